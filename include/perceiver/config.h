@@ -1,0 +1,152 @@
+// Plain configuration structures: what a YAML file, a checkpoint's metadata or a C++ program says about a
+// model, its data and its training. Every field's meaning, unit and default is documented once, in the
+// schema that `perceiver config --explain` prints (src/config/schema.cpp); defaults here are those.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace perceiver {
+
+enum class ModelType { perceiver_ar, transformer };
+enum class Activation { identity, squared_relu, gelu, silu, relu };
+enum class PositionEncoding { rotary, absolute };
+enum class PositionSource { data, terminal_relative, terminal_relative_negated };
+enum class PositionTable { sinusoidal, fourier, learned };
+enum class QueryStyle { none, mlp, learned };
+enum class AttentionWidth { kv, q };
+
+/// The network (docs/model.md; Hawthorne et al. 2022, section 3). Channels and counts, no units.
+struct ModelConfig {
+  ModelType type = ModelType::perceiver_ar;
+  int64_t vocabulary = 259;  ///< V: ids 0 = PAD, 1 = EOS, 2 = SOS, data from 3 on
+  int64_t context_length = 2048;  ///< N, tokens
+  int64_t latents = 256;          ///< M
+  int64_t latents_per_position = 1;  ///< K
+  int64_t input_channels = 256;      ///< E
+  int64_t latent_channels = 0;       ///< Z; 0 = input_channels
+  int64_t layers = 6;                ///< self-attention blocks
+  int64_t cross_heads = 4;
+  int64_t self_heads = 4;
+  int64_t cross_widening = 4;
+  int64_t self_widening = 4;
+  Activation activation = Activation::squared_relu;
+  AttentionWidth attention_width = AttentionWidth::kv;
+  bool query_residual = true;
+  QueryStyle query_style = QueryStyle::none;
+  int64_t query_mlp_layers = 2;                            ///< for query_style mlp
+  Activation query_activation = Activation::squared_relu;  ///< for query_style mlp
+  bool shared_learned_query = false;                       ///< for query_style learned: one row for all
+  bool query_offset = false;
+  std::vector<int64_t> extra_cross_attention_after;  ///< layer indices, from 0
+  PositionEncoding position_encoding = PositionEncoding::rotary;
+  PositionSource position_source = PositionSource::data;
+  double rotary_fraction = 0.5;
+  double rotary_head_fraction = 1.0;
+  double max_wavelength = 0;  ///< positions; 0 = context_length
+  PositionTable position_table = PositionTable::sinusoidal;
+  std::vector<int64_t> position_sizes;  ///< rows of each axis' table; empty = [context_length + 2]
+  bool learnable_positions = false;
+  double residual_dropout = 0.1;
+  double context_dropout = 0.0;
+  double latent_dropout = 0.0;
+  int64_t train_input_positions = 0;  ///< 0 = all
+  bool zero_initial_logits = true;
+
+  int64_t z_channels() const { return latent_channels > 0 ? latent_channels : input_channels; }
+  int64_t axes() const { return position_sizes.empty() ? 1 : static_cast<int64_t>(position_sizes.size()); }
+};
+
+enum class Dataset { text, copy };
+
+struct DataConfig {
+  Dataset type = Dataset::text;
+  std::vector<std::string> train;       ///< files and folders; for `split: fraction` the whole corpus
+  std::vector<std::string> validation;  ///< empty: a fraction of `train`
+  std::vector<std::string> test;        ///< empty: a fraction of `train`
+  double validation_fraction = 0.05;    ///< of documents (of the bytes when there is one document)
+  double test_fraction = 0.0;
+  int64_t copy_length = 32;  ///< tokens of a whole sequence, SOS included: SOS, payload, mirrored payload
+  uint64_t seed = 0;         ///< of the split and the copy task
+};
+
+enum class Reduction { mean, sum };
+
+struct LossConfig {
+  double z_loss = 1e-4;
+  double label_smoothing = 0.0;
+  Reduction reduction = Reduction::mean;
+};
+
+enum class OptimizerType { adam, adamw, sgd, lamb, adafactor };
+
+struct OptimizerConfig {
+  OptimizerType type = OptimizerType::adam;
+  double learning_rate = 3e-4;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0.0;
+  double momentum = 0.9;  ///< sgd
+  bool nesterov = false;  ///< sgd
+  double clip_norm = 1.0;  ///< global norm; 0 = off
+};
+
+enum class ScheduleType { constant, cosine, steps, t5, linear };
+
+struct ScheduleConfig {
+  ScheduleType type = ScheduleType::constant;
+  int64_t warmup_steps = 0;
+  double warmup_initial = 0.0;            ///< learning rate at step 0
+  double final_learning_rate = 0.0;       ///< cosine, linear
+  int64_t decay_steps = 0;                ///< cosine, linear: 0 = train.steps
+  std::vector<int64_t> step_boundaries;   ///< steps
+  std::vector<double> step_factors;       ///< steps
+};
+
+enum class Precision { float32, float64 };
+enum class Recompute { none, block, attention_mlp };
+
+struct TrainConfig {
+  int64_t steps = 1000;
+  int64_t batch = 16;          ///< examples per step
+  int64_t micro_batches = 1;   ///< a step's batch in this many equal parts
+  Precision precision = Precision::float32;
+  Recompute recompute = Recompute::none;
+  uint64_t seed = 0;
+  double ema_decay = 0.0;  ///< 0 = off
+  int64_t log_every = 10;
+  int64_t max_nonfinite_steps = 10;
+  double max_minutes = 0;  ///< 0 = no limit
+  bool tensorboard = true;
+};
+
+struct EvalConfig {
+  int64_t every = 0;          ///< steps; 0 = only at the end
+  int64_t max_documents = 0;  ///< 0 = all
+  int64_t stride = 0;         ///< 0 = latents
+  int64_t latents = 0;        ///< 0 = model.latents
+  int64_t batch = 0;          ///< 0 = train.batch
+};
+
+struct CheckpointConfig {
+  int64_t every = 0;  ///< steps; 0 = only at the end
+  int64_t keep = 3;
+  bool keep_best = true;
+};
+
+struct Config {
+  std::string device = "auto";  ///< auto | cpu | cuda
+  int64_t threads = 0;          ///< CPU threads; 0 = all
+  ModelConfig model;
+  DataConfig data;
+  LossConfig loss;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  TrainConfig train;
+  EvalConfig eval;
+  CheckpointConfig checkpoint;
+};
+
+}  // namespace perceiver

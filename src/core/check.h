@@ -1,0 +1,31 @@
+// Throwing perceiver::Error with formatted messages.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "perceiver/error.h"
+
+namespace perceiver {
+
+/// Throws a `user` error: something the caller passed is wrong and can be mended by them.
+template <typename... Args>
+[[noreturn]] void throw_user(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(ErrorKind::user, fmt::format(format, std::forward<Args>(args)...));
+}
+
+/// Throws a `failure` error: the machine or this library could not do what was rightly asked.
+template <typename... Args>
+[[noreturn]] void throw_failure(fmt::format_string<Args...> format, Args&&... args) {
+  throw Error(ErrorKind::failure, fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace perceiver
+
+/// Internal consistency: a false condition is a bug in this library, never the user's mistake.
+#define PERCEIVER_ASSERT(condition)                                                            \
+  do {                                                                                         \
+    if (!(condition))                                                                          \
+      ::perceiver::throw_failure("internal error: {} does not hold ({}:{})", #condition, __FILE__, __LINE__); \
+  } while (false)

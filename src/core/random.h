@@ -1,0 +1,74 @@
+// Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+// SC 2011). A value depends on its key and counter alone, so masks and batches are the same whatever the device,
+// the number of threads, the world size or the recomputation.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace perceiver {
+
+using PhiloxBlock = std::array<uint32_t, 4>;
+
+/// Ten rounds of Philox4x32. counter[0] is the fastest-changing word.
+constexpr PhiloxBlock philox(PhiloxBlock counter, uint32_t key0, uint32_t key1) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t product0 = uint64_t{0xD2511F53u} * counter[0];
+    const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter[2];
+    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0, static_cast<uint32_t>(product1),
+               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1, static_cast<uint32_t>(product0)};
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  return counter;
+}
+
+/// What a stream of random numbers is for; streams of different purposes never overlap.
+enum class RandomPurpose : uint32_t {
+  initialization = 1,
+  dropout = 2,
+  context_dropout = 3,
+  latent_dropout = 4,
+  input_positions = 5,
+  batch = 6,
+  split = 7,
+  copy_task = 8,
+  sampling = 9,
+};
+
+/// A stream of uniform numbers keyed by (seed, purpose, a, b): `a` and `b` are e.g. step and example.
+class RandomStream {
+ public:
+  RandomStream(uint64_t seed, RandomPurpose purpose, uint64_t a = 0, uint32_t b = 0)
+      : seed_(seed), high_{static_cast<uint32_t>(a), static_cast<uint32_t>(a >> 32) ^ (static_cast<uint32_t>(purpose) << 24), b} {}
+
+  /// Uniform 32-bit word.
+  uint32_t next() {
+    if (used_ == 4) refill();
+    return block_[used_++];
+  }
+  uint64_t next64() { return (uint64_t{next()} << 32) | next(); }
+  /// Uniform in [0, 1), 53 bits.
+  double uniform() { return static_cast<double>(next64() >> 11) * 0x1.0p-53; }
+  /// Uniform integer in [0, n), without bias (rejection); n > 0.
+  uint64_t below(uint64_t n) {
+    const uint64_t limit = UINT64_MAX - UINT64_MAX % n;
+    uint64_t x = next64();
+    while (x >= limit) x = next64();
+    return x % n;
+  }
+
+ private:
+  void refill() {
+    block_ = philox({counter_++, high_[0], high_[1], high_[2]}, static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
+    used_ = 0;
+  }
+
+  uint64_t seed_;
+  std::array<uint32_t, 3> high_;
+  uint32_t counter_ = 0;
+  PhiloxBlock block_{};
+  int used_ = 4;
+};
+
+}  // namespace perceiver
