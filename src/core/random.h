@@ -1,6 +1,6 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-// SC 2011). A value depends on its key and counter alone, so masks and batches are the same whatever the device,
-// the number of threads, the world size or the recomputation.
+// SC 2011). A value depends on its key and counter alone, so masks and batches are the same whatever the
+// device, the number of threads, the world size or the recomputation.
 #pragma once
 
 #include <array>
@@ -40,7 +40,9 @@ enum class RandomPurpose : uint32_t {
 class RandomStream {
  public:
   RandomStream(uint64_t seed, RandomPurpose purpose, uint64_t a = 0, uint32_t b = 0)
-      : seed_(seed), high_{static_cast<uint32_t>(a), static_cast<uint32_t>(a >> 32) ^ (static_cast<uint32_t>(purpose) << 24), b} {}
+      : seed_(seed),
+        high_{static_cast<uint32_t>(a),
+              static_cast<uint32_t>(a >> 32) ^ (static_cast<uint32_t>(purpose) << 24), b} {}
 
   /// Uniform 32-bit word.
   uint32_t next() {
@@ -60,7 +62,8 @@ class RandomStream {
 
  private:
   void refill() {
-    block_ = philox({counter_++, high_[0], high_[1], high_[2]}, static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
+    block_ = philox({counter_++, high_[0], high_[1], high_[2]}, static_cast<uint32_t>(seed_),
+                    static_cast<uint32_t>(seed_ >> 32));
     used_ = 0;
   }
 
