@@ -69,13 +69,14 @@ struct BlockLimits {
   }
 };
 
-/// Sets the scores of hidden keys to -infinity. `query` is the block's first query.
+/// Sets the scores of hidden keys to -infinity; false where all are visible. `query` is the block's first
+/// query.
 template <typename T>
-void hide(const Head<T>& head, const BlockLimits& limits, int64_t key_begin, int64_t key_count, int64_t query,
+bool hide(const Head<T>& head, const BlockLimits& limits, int64_t key_begin, int64_t key_count, int64_t query,
           T* scores) {
   const uint8_t* mask = head.key_mask();
   const bool ragged = key_begin + key_count > limits.smallest;
-  if (!ragged && mask == nullptr) return;
+  if (!ragged && mask == nullptr) return false;
   constexpr T kHidden = -std::numeric_limits<T>::infinity();
   for (int64_t n = 0; n < key_count; ++n) {
     const int32_t key = static_cast<int32_t>(key_begin + n);
@@ -90,6 +91,15 @@ void hide(const Head<T>& head, const BlockLimits& limits, int64_t key_begin, int
     if (!ragged) continue;
     for (int64_t i = 0; i < kQueryTile; ++i) row[i] = key < limits.limit[i] ? row[i] : kHidden;
   }
+  return true;
+}
+
+/// exp(scores), and exactly 0 for hidden ones, where Eigen's vectorised exp stops at the smallest normal
+/// number.
+template <typename T>
+Lanes<T> exponential(const LanesMap<T>& scores, const Lanes<T>& shift, bool some_hidden) {
+  if (!some_hidden) return (scores - shift).exp();
+  return (scores == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), (scores - shift).exp());
 }
 
 struct ForwardTag;
@@ -111,19 +121,19 @@ void forward_block(const Head<T>& head, int64_t query) {
     const int64_t keys = std::min(kKeyTile, limits.largest - key);
     multiply<T>(keys, kQueryTile, d, {head.key() + key * k.kv_stride, k.kv_stride, 1}, packed_q, kQueryTile,
                 scores, kQueryTile, false);
-    hide(head, limits, key, keys, query, scores);
+    const bool some_hidden = hide(head, limits, key, keys, query, scores);
 
     Lanes<T> new_largest = largest;
     for (int64_t n = 0; n < keys; ++n) new_largest = new_largest.max(LanesMap<T>(scores + n * kQueryTile));
     // A row that has seen nothing yet keeps -infinity; subtracting 0 from its scores leaves them hidden.
     const Lanes<T> shift =
         (new_largest == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), new_largest);
-    const Lanes<T> correction = (largest - shift).exp();
+    const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), (largest - shift).exp());
     largest = new_largest;
     sum *= correction;
     for (int64_t n = 0; n < keys; ++n) {
       LanesMap<T> row(scores + n * kQueryTile);
-      row = (row - shift).exp();
+      row = exponential<T>(row, shift, some_hidden);
       sum += row;
     }
     for (int64_t i = 0; i < count; ++i)
@@ -165,10 +175,10 @@ void backward_tile(const BackwardTask<T>& task, int64_t query, int64_t key, int6
   multiply<T>(keys, kQueryTile, d, {key_rows, k.kv_stride, 1}, packed_q, kQueryTile, p, kQueryTile, false);
   multiply<T>(keys, kQueryTile, d, {value_rows, k.kv_stride, 1}, packed_d_out, kQueryTile, ds, kQueryTile,
               false);
-  hide(task.head, limits, key, keys, query, p);
+  const bool some_hidden = hide(task.head, limits, key, keys, query, p);
   for (int64_t n = 0; n < keys; ++n) {
     LanesMap<T> p_row(p + n * kQueryTile), ds_row(ds + n * kQueryTile);
-    p_row = (p_row - lse).exp();
+    p_row = exponential<T>(p_row, lse, some_hidden);
     ds_row = p_row * (ds_row - delta) * scale;
   }
   const int64_t kv_offset = (task.head.b * k.keys + key) * k.kv_stride + task.head.h * d;
