@@ -62,7 +62,7 @@ MappedFile::~MappedFile() {
 void MappedFile::read(int64_t offset, std::span<uint8_t> out) const {
   const auto count = static_cast<int64_t>(out.size());
   if (offset < 0 || offset > size_ || count > size_ - offset)
-    throw_failure("{}: bytes {} to {} lie outside the file's {} bytes", path_, offset, offset + count, size_);
+    throw_failure("{}: {} bytes at offset {} are more than the file's {}", path_, count, offset, size_);
   if (count == 0) return;
   static const int64_t page = ::sysconf(_SC_PAGESIZE);
   const int64_t first = offset / page * page;

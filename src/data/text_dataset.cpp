@@ -1,5 +1,6 @@
 #include "data/text_dataset.h"
 
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <algorithm>
@@ -136,7 +137,7 @@ void TextDataset::split_bytes(const Document& whole, double validation, double t
 }
 
 int64_t TextDataset::character_start(const Document& document, int64_t offset) const {
-  for (int64_t start = offset; start > std::max<int64_t>(0, offset - 4); --start) {
+  for (int64_t start = offset; start >= std::max<int64_t>(0, offset - 3); --start) {
     uint8_t byte = 0;
     if (start < document.last) files_.read(document.file, start, {&byte, 1});
     if ((byte & 0xC0) != 0x80) return start;
