@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <string>
+#include <chrono>
+#include <set>
+#include <thread>
+#include <vector>
 
 #include "fake_dataset.h"
 #include "perceiver/error.h"

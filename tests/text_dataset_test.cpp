@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <fstream>
 #include <set>
 #include <thread>
