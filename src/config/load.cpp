@@ -1,0 +1,98 @@
+#include "config/load.h"
+
+#include "config/node.h"
+#include "config/read_value.h"
+#include "config/schema.h"
+#include "config/validate.h"
+#include "config/words.h"
+#include "config/yaml_text.h"
+#include "core/check.h"
+#include "io/atomic_file.h"
+
+namespace perceiver {
+namespace {
+
+[[noreturn]] void throw_unknown(const std::string& path, const std::string& place) {
+  throw_user("{}: unknown key {}; the nearest known key is '{}' (perceiver config --explain lists all)",
+             place, quote(path), nearest_config_path(path));
+}
+
+void apply(const std::string& path, const ConfigNode& node, const std::string& source, Config& config);
+
+/// Puts one entry of a section ("" = the top level) into `config`.
+void apply_entry(const std::string& section, const ConfigNode& key, const ConfigNode& value,
+                 const std::string& source, Config& config) {
+  const std::string place = describe_place(source, key.position);
+  if (key.text.find('.') != std::string::npos)
+    throw_user("{}: the key {} has a dot in it; write sections as nested mappings", place, quote(key.text));
+  const std::string path = section.empty() ? key.text : section + "." + key.text;
+  // A section holds no further section, so below one only keys are known.
+  const bool opens_section = section.empty() && !path.empty() && is_config_section(path);
+  if (!opens_section && !find_config_key(path)) throw_unknown(path, place);
+  apply(path, value, source, config);
+}
+
+/// Puts the values of `node` into `config`; `path` is that of a key or a section, "" the whole configuration.
+void apply(const std::string& path, const ConfigNode& node, const std::string& source, Config& config) {
+  const std::string place = describe_place(source, node.position);
+  if (const ConfigKey* key = find_config_key(path)) {
+    key->set(config, read_value(*key, node, source));
+    return;
+  }
+  if (!is_config_section(path)) throw_unknown(path, place);
+  if (node.kind == ConfigNode::Kind::null) return;
+  if (node.kind != ConfigNode::Kind::mapping)
+    throw_user("{}: {} must be a mapping of keys to values, not {}", place,
+               path.empty() ? "the configuration" : quote(path), describe_found(node));
+  for (size_t i = 0; i < node.keys.size(); ++i)
+    apply_entry(path, node.keys[i], node.items[i], source, config);
+}
+
+void apply_override(const std::string& override_text, Config& config) {
+  const std::string source = "--set " + quote(override_text);
+  const size_t equals = override_text.find('=');
+  if (equals == std::string::npos || equals == 0)
+    throw_user("{}: must have the form key=value, e.g. --set train.steps=200", source);
+  apply(override_text.substr(0, equals), parse_yaml_value(override_text.substr(equals + 1), source), source,
+        config);
+}
+
+}  // namespace
+
+Config read_config(std::string_view text, const std::string& source,
+                   const std::vector<std::string>& overrides) {
+  Config config;
+  apply("", parse_yaml(text, source), source, config);
+  for (const std::string& each : overrides) apply_override(each, config);
+  return config;
+}
+
+Config parse_config(std::string_view text, const std::string& source,
+                    const std::vector<std::string>& overrides) {
+  Config config = read_config(text, source, overrides);
+  resolve(config);
+  validate(config, source);
+  return config;
+}
+
+Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
+  return parse_config(read_file(path, max_config_text), path.string(), overrides);
+}
+
+Config config_from_json(std::string_view text, const std::string& source) {
+  Config config;
+  apply("", parse_json(text, source), source, config);
+  resolve(config);
+  validate(config, source);
+  return config;
+}
+
+ModelConfig model_from_json(std::string_view text, const std::string& source) {
+  Config config;
+  apply("model", parse_json(text, source), source, config);
+  resolve(config.model);
+  validate(config.model, source);
+  return config.model;
+}
+
+}  // namespace perceiver

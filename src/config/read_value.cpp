@@ -1,0 +1,139 @@
+#include "config/read_value.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <optional>
+
+#include "config/words.h"
+#include "core/check.h"
+
+namespace perceiver {
+namespace {
+
+using Kind = ConfigNode::Kind;
+
+/// A number that makes up the whole of a plain scalar. Quoted scalars are texts, never numbers.
+template <typename Number>
+std::optional<Number> read_number(const ConfigNode& node) {
+  if (node.kind != Kind::plain) return std::nullopt;
+  std::string_view text = node.text;
+  if (text.size() > 1 && text[0] == '+' && text[1] != '-') text.remove_prefix(1);
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+std::optional<bool> read_bool(const ConfigNode& node) {
+  if (node.kind != Kind::plain) return std::nullopt;
+  if (node.text == "true" || node.text == "True" || node.text == "TRUE") return true;
+  if (node.text == "false" || node.text == "False" || node.text == "FALSE") return false;
+  return std::nullopt;
+}
+
+std::optional<int64_t> read_integer(const ConfigNode& node, const ValueRange& range) {
+  const std::optional<int64_t> value = read_number<int64_t>(node);
+  // Bounds are far below 2^53, so the conversion decides nothing wrongly.
+  return value && range.contains(static_cast<double>(*value)) ? value : std::nullopt;
+}
+
+std::optional<double> read_real(const ConfigNode& node, const ValueRange& range) {
+  const std::optional<double> value = read_number<double>(node);
+  return value && std::isfinite(*value) && range.contains(*value) ? value : std::nullopt;
+}
+
+/// A path or other free text; not empty, and without zero bytes, which no file name has.
+std::optional<std::string> read_text(const ConfigNode& node) {
+  const bool usable = node.is_scalar() && !node.text.empty() && node.text.find('\0') == std::string::npos;
+  return usable && is_utf8(node.text) ? std::optional(node.text) : std::nullopt;
+}
+
+std::optional<std::string> read_choice(const ConfigKey& key, const ConfigNode& node) {
+  const bool known =
+      node.is_scalar() && std::find(key.choices.begin(), key.choices.end(), node.text) != key.choices.end();
+  return known ? std::optional(node.text) : std::nullopt;
+}
+
+/// Every item of a sequence by `read`; empty, with `bad` naming the item, if one is not what it should be.
+template <typename Element, typename Read>
+std::optional<std::vector<Element>> read_list(const ConfigNode& node, Read read, const ConfigNode*& bad) {
+  if (node.kind != Kind::sequence) return std::nullopt;
+  std::vector<Element> values;
+  for (const ConfigNode& item : node.items) {
+    std::optional<Element> value = read(item);
+    if (!value) {
+      bad = &item;
+      return std::nullopt;
+    }
+    values.push_back(std::move(*value));
+  }
+  return values;
+}
+
+template <typename Type>
+std::optional<ConfigValue> widen(std::optional<Type> value) {
+  return value ? std::optional<ConfigValue>(std::move(*value)) : std::nullopt;
+}
+
+/// The value, or nothing, with `bad` naming the node that is to blame.
+std::optional<ConfigValue> try_read(const ConfigKey& key, const ConfigNode& node, const ConfigNode*& bad) {
+  switch (key.kind) {
+    case ValueKind::boolean:
+      return widen(read_bool(node));
+    case ValueKind::integer:
+      return widen(read_integer(node, key.range));
+    case ValueKind::seed:
+      return widen(read_number<uint64_t>(node));
+    case ValueKind::real:
+      return widen(read_real(node, key.range));
+    case ValueKind::choice:
+      return widen(read_choice(key, node));
+    case ValueKind::integers:
+      return widen(read_list<int64_t>(
+          node, [&](const ConfigNode& item) { return read_integer(item, key.range); }, bad));
+    case ValueKind::reals:
+      return widen(read_list<double>(
+          node, [&](const ConfigNode& item) { return read_real(item, key.range); }, bad));
+    case ValueKind::texts:
+      if (!node.is_scalar()) return widen(read_list<std::string>(node, read_text, bad));
+      if (std::optional<std::string> text = read_text(node)) return std::vector<std::string>{*text};
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::string suggestion(const ConfigKey& key, const ConfigNode& node) {
+  if (key.kind != ValueKind::choice || !node.is_scalar()) return "";
+  const std::vector<std::string_view> choices(key.choices.begin(), key.choices.end());
+  return fmt::format("; did you mean '{}'?", choices[nearest_word(node.text, choices)]);
+}
+
+}  // namespace
+
+ConfigValue read_value(const ConfigKey& key, const ConfigNode& node, const std::string& source) {
+  const ConfigNode* bad = &node;
+  std::optional<ConfigValue> value = try_read(key, node, bad);
+  if (!value)
+    throw_user("{}: {} must be {}, not {}{}", describe_place(source, bad->position), key.path,
+               describe_values(key), describe_found(*bad), suggestion(key, *bad));
+  return std::move(*value);
+}
+
+std::string describe_found(const ConfigNode& node) {
+  switch (node.kind) {
+    case Kind::null:
+      return "nothing";
+    case Kind::sequence:
+      return "a list";
+    case Kind::mapping:
+      return "a mapping";
+    case Kind::quoted:
+      return "the text " + quote(node.text);
+    case Kind::plain:
+      return quote(node.text);
+  }
+  return "";
+}
+
+}  // namespace perceiver

@@ -1,0 +1,70 @@
+// The one table of all configuration keys. Reading YAML, JSON and overrides, writing them, and
+// `perceiver config --explain` all work from it.
+#pragma once
+
+#include <functional>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "perceiver/config.h"
+
+namespace perceiver {
+
+enum class ValueKind { boolean, integer, seed, real, choice, integers, reals, texts };
+
+/// A key's value; `choice` is the spelled-out name. The alternatives stand in the order of ValueKind.
+using ConfigValue = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>,
+                                 std::vector<double>, std::vector<std::string>>;
+
+/// What numbers are allowed; for lists it holds for each element.
+struct ValueRange {
+  double min = -std::numeric_limits<double>::infinity();
+  double max = std::numeric_limits<double>::infinity();
+  bool min_excluded = false;
+  bool max_excluded = false;
+
+  bool contains(double value) const {
+    return (min_excluded ? value > min : value >= min) && (max_excluded ? value < max : value <= max);
+  }
+};
+
+struct ConfigKey {
+  std::string path;  ///< e.g. "model.latents"
+  ValueKind kind;
+  ValueRange range;                  ///< of numbers
+  std::vector<std::string> choices;  ///< of a choice
+  std::string doc;                   ///< meaning and unit
+  std::function<ConfigValue(const Config&)> get;
+  std::function<void(Config&, const ConfigValue&)> set;  ///< the value must have been checked
+
+  std::string_view section() const;  ///< "model"; "" for a key of the top level
+  std::string_view name() const;     ///< "latents"
+};
+
+struct ConfigSection {
+  std::string name;  ///< "" = the top level
+  std::string doc;
+};
+
+/// In the order in which they are written and explained.
+const std::vector<ConfigSection>& config_sections();
+/// Grouped by section, in their order.
+const std::vector<ConfigKey>& config_keys();
+
+/// The key of that full path, or nullptr.
+const ConfigKey* find_config_key(std::string_view path);
+bool is_config_section(std::string_view name);
+/// The known key or section that somebody who wrote `path` probably meant.
+std::string nearest_config_path(std::string_view path);
+
+/// What values a key takes, e.g. "an integer from 1 to 1000000", "one of adam, sgd", "a list of integers >=
+/// 0".
+std::string describe_values(const ConfigKey& key);
+/// A value as YAML writes it on one line: true, 12, 0.0003, adam, [1, 2], ["a b.txt"]. Doubles read back
+/// exactly.
+std::string format_value(const ConfigValue& value);
+
+}  // namespace perceiver

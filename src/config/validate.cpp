@@ -1,0 +1,223 @@
+#include "config/validate.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/check.h"
+
+namespace perceiver {
+namespace {
+
+constexpr int64_t byte_vocabulary = 259;
+
+/// Throws "source: message" unless the condition holds.
+class Checker {
+ public:
+  explicit Checker(std::string_view source) : source_(source) {}
+
+  template <typename... Args>
+  void require(bool condition, fmt::format_string<Args...> format, Args&&... args) const {
+    if (!condition) throw_user("{}: {}", source_, fmt::format(format, std::forward<Args>(args)...));
+  }
+
+ private:
+  std::string_view source_;
+};
+
+bool is_transformer(const ModelConfig& model) {
+  return model.type == ModelType::transformer;
+}
+
+int64_t cross_width(const ModelConfig& model) {
+  return model.attention_width == AttentionWidth::kv ? model.input_channels : model.z_channels();
+}
+
+void check_latents(const ModelConfig& model, const Checker& check) {
+  check.require(model.latents <= model.context_length,
+                "model.latents ({}) must not exceed model.context_length ({})", model.latents,
+                model.context_length);
+  check.require(model.latents % model.latents_per_position == 0,
+                "model.latents ({}) must be a multiple of model.latents_per_position ({})", model.latents,
+                model.latents_per_position);
+  check.require(model.latents_per_position == 1 || model.position_encoding == PositionEncoding::absolute,
+                "model.latents_per_position ({}) above 1 needs model.position_encoding: absolute",
+                model.latents_per_position);
+  check.require(model.train_input_positions <= model.context_length,
+                "model.train_input_positions ({}) must not exceed model.context_length ({})",
+                model.train_input_positions, model.context_length);
+}
+
+void check_heads(const ModelConfig& model, const Checker& check) {
+  check.require(model.z_channels() % model.self_heads == 0,
+                "model.self_heads ({}) must divide the latents' channels ({})", model.self_heads,
+                model.z_channels());
+  check.require(
+      is_transformer(model) || cross_width(model) % model.cross_heads == 0,
+      "model.cross_heads ({}) must divide the cross-attention's channels ({}, model.attention_width: {})",
+      model.cross_heads, cross_width(model), model.attention_width == AttentionWidth::kv ? "kv" : "q");
+}
+
+void check_rotary(const ModelConfig& model, const Checker& check) {
+  check.require(
+      model.position_sizes.size() <= 1,
+      "model.position_sizes has {} axes but rotary positions have one; use model.position_encoding: absolute",
+      model.position_sizes.size());
+  check.require(model.z_channels() / model.self_heads >= 2,
+                "rotary positions need at least 2 channels per head; the self-attention has {}",
+                model.z_channels() / model.self_heads);
+  check.require(is_transformer(model) || cross_width(model) / model.cross_heads >= 2,
+                "rotary positions need at least 2 channels per head; the cross-attention has {}",
+                cross_width(model) / model.cross_heads);
+  check.require(
+      model.max_wavelength == 0 || model.max_wavelength >= static_cast<double>(model.context_length),
+      "model.max_wavelength ({}) must be 0 or at least model.context_length ({})", model.max_wavelength,
+      model.context_length);
+}
+
+void check_absolute(const ModelConfig& model, const Checker& check) {
+  check.require(
+      model.position_source != PositionSource::terminal_relative_negated,
+      "model.position_source: terminal_relative_negated has no rows in absolute tables; use rotary");
+  check.require(model.position_source == PositionSource::data || model.axes() == 1,
+                "model.position_source: terminal_relative gives one position per token, model.position_sizes "
+                "has {} axes",
+                model.axes());
+  check.require(!model.query_offset, "model.query_offset needs model.position_encoding: rotary");
+  // Data positions run from 1 (0 is padding), terminal-relative ones from 0.
+  const int64_t rows = model.context_length + (model.position_source == PositionSource::data ? 1 : 0);
+  check.require(
+      model.position_sizes.size() != 1 || model.position_sizes[0] >= rows,
+      "model.position_sizes ({}) is too small for model.context_length {}; at least {} rows are needed",
+      model.position_sizes.empty() ? 0 : model.position_sizes[0], model.context_length, rows);
+  const bool fixed_bands = model.position_table != PositionTable::learned;
+  const int64_t fewest = model.position_table == PositionTable::sinusoidal ? 4 : 2;
+  check.require(!fixed_bands || (model.input_channels % 2 == 0 && model.input_channels >= fewest),
+                "model.input_channels ({}) must be even and at least {} for sinusoidal or fourier positions",
+                model.input_channels, fewest);
+}
+
+void check_query(const ModelConfig& model, const Checker& check) {
+  check.require(!model.shared_learned_query || model.query_style == QueryStyle::learned,
+                "model.shared_learned_query needs model.query_style: learned");
+}
+
+void check_extra_cross_attention(const ModelConfig& model, const Checker& check) {
+  std::set<int64_t> seen;
+  for (const int64_t layer : model.extra_cross_attention_after) {
+    check.require(layer >= 0 && layer < model.layers,
+                  "model.extra_cross_attention_after names layer {}, but layers are 0 to {}", layer,
+                  model.layers - 1);
+    check.require(seen.insert(layer).second, "model.extra_cross_attention_after names layer {} twice", layer);
+  }
+}
+
+/// A transformer has neither cross-attention nor a query that differs from its input.
+void check_transformer(const ModelConfig& model, const Checker& check) {
+  check.require(
+      model.latents == model.context_length,
+      "model.type: transformer needs model.latents ({}) equal to model.context_length ({}); leave it out",
+      model.latents, model.context_length);
+  check.require(
+      model.extra_cross_attention_after.empty(),
+      "model.type: transformer has no cross-attention; model.extra_cross_attention_after must be empty");
+  check.require(model.query_style != QueryStyle::learned,
+                "model.type: transformer computes on its input; model.query_style cannot be learned");
+  check.require(model.latents_per_position == 1,
+                "model.type: transformer needs model.latents_per_position: 1");
+  check.require(model.context_dropout == 0 && model.train_input_positions == 0,
+                "model.type: transformer has no cross-attention; model.context_dropout and "
+                "model.train_input_positions must be 0");
+}
+
+void check_schedule(const Config& config, const Checker& check) {
+  const ScheduleConfig& schedule = config.schedule;
+  const bool steps = schedule.type == ScheduleType::steps;
+  check.require(schedule.step_boundaries.size() == schedule.step_factors.size(),
+                "schedule.step_boundaries has {} entries, schedule.step_factors {}; they must be as many",
+                schedule.step_boundaries.size(), schedule.step_factors.size());
+  check.require(steps || schedule.step_boundaries.empty(),
+                "schedule.step_boundaries needs schedule.type: steps");
+  check.require(!steps || !schedule.step_boundaries.empty(),
+                "schedule.type: steps needs schedule.step_boundaries");
+  const auto& boundaries = schedule.step_boundaries;
+  const bool rising =
+      std::adjacent_find(boundaries.begin(), boundaries.end(), std::greater_equal<>()) == boundaries.end();
+  check.require(rising, "schedule.step_boundaries must rise");
+  const bool decays = schedule.type == ScheduleType::cosine || schedule.type == ScheduleType::linear;
+  check.require(!decays || schedule.decay_steps == 0 || schedule.decay_steps > schedule.warmup_steps,
+                "schedule.decay_steps ({}) must be greater than schedule.warmup_steps ({})",
+                schedule.decay_steps, schedule.warmup_steps);
+}
+
+void check_data(const Config& config, const Checker& check) {
+  const DataConfig& data = config.data;
+  check.require(config.model.vocabulary >= byte_vocabulary,
+                "model.vocabulary ({}) is too small for bytes; data.type text and copy need {}",
+                config.model.vocabulary, byte_vocabulary);
+  check.require(config.model.axes() == 1,
+                "data.type text and copy have one position axis, model.position_sizes {}",
+                config.model.axes());
+  check.require(data.validation_fraction + data.test_fraction < 1,
+                "data.validation_fraction ({}) and data.test_fraction ({}) leave nothing to train on",
+                data.validation_fraction, data.test_fraction);
+}
+
+void check_training(const Config& config, const Checker& check) {
+  check.require(config.train.batch % config.train.micro_batches == 0,
+                "train.batch ({}) must be a multiple of train.micro_batches ({})", config.train.batch,
+                config.train.micro_batches);
+  const OptimizerConfig& optimizer = config.optimizer;
+  check.require(!optimizer.nesterov || (optimizer.type == OptimizerType::sgd && optimizer.momentum > 0),
+                "optimizer.nesterov needs optimizer.type: sgd and optimizer.momentum above 0");
+}
+
+void check_evaluation(const Config& config, const Checker& check) {
+  const ModelConfig& model = config.model;
+  const int64_t latents = config.eval.latents > 0 ? config.eval.latents : model.latents;
+  check.require(latents <= model.context_length,
+                "eval.latents ({}) must not exceed model.context_length ({})", latents, model.context_length);
+  check.require(latents % model.latents_per_position == 0,
+                "eval.latents ({}) must be a multiple of model.latents_per_position ({})", latents,
+                model.latents_per_position);
+  check.require(!is_transformer(model) || latents == model.latents,
+                "eval.latents cannot differ from model.context_length for model.type: transformer");
+  check.require(config.eval.stride <= latents / model.latents_per_position,
+                "eval.stride ({}) must not exceed the {} positions that evaluation predicts at a time",
+                config.eval.stride, latents / model.latents_per_position);
+}
+
+}  // namespace
+
+void resolve(ModelConfig& model) {
+  model.latent_channels = model.z_channels();
+  if (is_transformer(model) && model.latents == ModelConfig().latents) model.latents = model.context_length;
+}
+
+void resolve(Config& config) {
+  resolve(config.model);
+}
+
+void validate(const ModelConfig& model, std::string_view source) {
+  const Checker check(source);
+  if (is_transformer(model)) check_transformer(model, check);
+  check_latents(model, check);
+  check_heads(model, check);
+  if (model.position_encoding == PositionEncoding::rotary) {
+    check_rotary(model, check);
+  } else {
+    check_absolute(model, check);
+  }
+  check_query(model, check);
+  check_extra_cross_attention(model, check);
+}
+
+void validate(const Config& config, std::string_view source) {
+  validate(config.model, source);
+  const Checker check(source);
+  check_data(config, check);
+  check_training(config, check);
+  check_schedule(config, check);
+  check_evaluation(config, check);
+}
+
+}  // namespace perceiver

@@ -1,0 +1,71 @@
+// Files that appear whole or not at all: written under a temporary name beside the final one, synchronised to
+// the disk, then renamed. A process killed at any moment leaves the previous file as it was, and at most a
+// temporary that remove_stale_temporaries (io/atomic_folder.h) clears away.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "io/file_descriptor.h"
+
+namespace perceiver {
+
+/// A file being written from its beginning, unbuffered: hand it large pieces. Every error is a `failure` that
+/// names the path, the byte offset and the system's reason.
+class OutputFile {
+ public:
+  /// Creates the file, or empties an existing one.
+  explicit OutputFile(std::filesystem::path path);
+  /// Takes over an open descriptor.
+  OutputFile(FileDescriptor file, std::filesystem::path path);
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  /// Synchronises to the disk and closes. What was written is only safe after this returned.
+  void finish();
+  /// Bytes written so far.
+  uint64_t size() const { return size_; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  FileDescriptor file_;
+  std::filesystem::path path_;
+  uint64_t size_ = 0;
+};
+
+/// Writes a file under a temporary name; commit() gives it its final one. Without a commit, the temporary is
+/// removed and an earlier file of that name stays.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile();
+
+  void write(std::span<const std::byte> bytes) { output_.write(bytes); }
+  void write(std::string_view text) { output_.write(text); }
+  /// Where to stream to; its finish() is commit's business.
+  OutputFile& output() { return output_; }
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  OutputFile output_;
+  bool committed_ = false;
+};
+
+void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
+void write_file_atomically(const std::filesystem::path& path, std::string_view text);
+
+/// The whole content of a file (or pipe) of at most `max_bytes` bytes. `user` error when it is missing,
+/// unreadable or longer.
+std::string read_file(const std::filesystem::path& path, uint64_t max_bytes);
+
+/// Makes the names in a folder (creations, renames, removals) survive a power cut.
+void sync_directory(const std::filesystem::path& path);
+
+}  // namespace perceiver

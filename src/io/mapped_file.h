@@ -1,0 +1,28 @@
+// A read-only view of a file's bytes that the operating system loads as they are touched.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+
+namespace perceiver {
+
+/// Owns a read-only mapping of a whole regular file. The file must not be shortened while it is mapped (the
+/// system would end the process with SIGBUS); files written by AtomicFile never are.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  /// `user` error when the file cannot be opened, `failure` when it cannot be mapped.
+  explicit MappedFile(const std::filesystem::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace perceiver

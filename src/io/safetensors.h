@@ -1,0 +1,104 @@
+// The safetensors format (https://github.com/huggingface/safetensors, format description): 8 bytes of
+// little-endian header length, a JSON header, then the tensors' bytes without holes. Reader and writer, both
+// free of any tensor class.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/mapped_file.h"
+
+namespace perceiver {
+
+class OutputFile;
+
+/// Longest header accepted, bytes.
+constexpr uint64_t safetensors_max_header = 100ull << 20;
+/// Most dimensions of a tensor.
+constexpr size_t safetensors_max_rank = 64;
+
+/// Bytes of one element: F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL; 0 for any
+/// other.
+size_t safetensors_dtype_size(std::string_view dtype);
+
+/// One tensor of a file. A scalar has an empty shape; a dimension may be 0.
+struct SafetensorsEntry {
+  std::string name;
+  std::string dtype;           ///< as in the file, e.g. "F32"
+  std::vector<int64_t> shape;  ///< row-major
+  uint64_t begin = 0;          ///< first byte, counted from the end of the header
+  uint64_t end = 0;            ///< one past the last byte
+};
+
+/// A safetensors file mapped into memory, its header read and checked: known dtypes, no name twice, shapes
+/// that agree with their bytes, tensors side by side from the first byte to the last. Anything else is a
+/// `user` error that names the file, the byte offset and the tensor.
+class SafetensorsFile {
+ public:
+  static SafetensorsFile open(const std::filesystem::path& path);
+  /// Reads a file that is already in memory and stays there; `source` names it in errors.
+  static SafetensorsFile parse(std::span<const std::byte> file, const std::string& source);
+
+  /// The header's `__metadata__`.
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  /// The metadata of that key, or nullptr.
+  const std::string* find_metadata(const std::string& key) const;
+  /// In the order of their bytes.
+  const std::vector<SafetensorsEntry>& entries() const { return entries_; }
+  /// The tensor of that name, or nullptr.
+  const SafetensorsEntry* find(std::string_view name) const;
+  /// The tensor's bytes, valid as long as this object. Files of other writers may not align them to the
+  /// element size: copy them out rather than casting.
+  std::span<const std::byte> bytes(const SafetensorsEntry& entry) const;
+  /// The file's name as errors give it.
+  const std::string& source() const { return source_; }
+
+ private:
+  SafetensorsFile() = default;
+  void read(std::span<const std::byte> file);
+
+  MappedFile mapping_;
+  std::string source_;
+  std::span<const std::byte> data_;
+  std::map<std::string, std::string> metadata_;
+  std::vector<SafetensorsEntry> entries_;
+  std::map<std::string, size_t, std::less<>> index_;
+};
+
+/// Collects tensors and writes them as one file. The tensors' bytes are not copied: they must live until
+/// write() has returned. Tensors are laid out by falling element size, so that each is aligned to its own.
+class SafetensorsWriter {
+ public:
+  /// `key` and `value` are UTF-8; a second value replaces the first.
+  void set_metadata(const std::string& key, std::string value) { metadata_[key] = std::move(value); }
+  /// Throws a `failure` when the name is taken, the dtype unknown or `bytes` not as long as the shape says.
+  void add(std::string name, std::string dtype, std::vector<int64_t> shape, std::span<const std::byte> bytes);
+  /// Streams the file and returns the XXH3-64 checksum of all its bytes. `file` must be empty so far;
+  /// finishing it is left to the caller.
+  uint64_t write(OutputFile& file) const;
+  /// Writes a whole file under a temporary name, then renames it; returns its checksum.
+  uint64_t write_atomically(const std::filesystem::path& path) const;
+
+ private:
+  struct Tensor {
+    SafetensorsEntry entry;
+    std::span<const std::byte> bytes;
+  };
+  std::string header(const std::vector<const Tensor*>& order) const;
+
+  std::map<std::string, std::string> metadata_;
+  std::vector<Tensor> tensors_;
+  std::set<std::string> names_;
+};
+
+/// Bytes of a tensor, or -1 where the product overflows, a dimension is negative or the dtype unknown.
+int64_t safetensors_byte_count(std::string_view dtype, std::span<const int64_t> shape);
+
+}  // namespace perceiver

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Builds the fuzz targets with clang and runs them one after the other, each for RUNS executions.
+#   tools/fuzz.sh [RUNS] [TARGET...]      (default: 1000000 executions of every target)
+# What a run learns is kept in build-fuzz/corpus/TARGET; a finding stops the script with the input's file name.
+set -eu
+cd "$(dirname "$0")/.."
+runs=${1:-1000000}
+[ $# -gt 0 ] && shift
+targets=${*:-"fuzz_safetensors fuzz_config"}
+build=build-fuzz
+
+cmake -S fuzz -B $build -G Ninja -DCMAKE_CXX_COMPILER=clang++ > $build.log 2>&1 || { cat $build.log; exit 1; }
+mv $build.log $build/configure.log
+ninja -C $build -j2 $targets
+
+for target in $targets; do
+  name=${target#fuzz_}
+  corpus=$build/corpus/$target
+  mkdir -p "$corpus" "$build/findings"
+  echo "$target: $runs executions"
+  "$build/$target" "$corpus" "fuzz/seeds/$name" -runs="$runs" -max_len=512 -dict="fuzz/$name.dict" \
+    -artifact_prefix="$build/findings/$name-" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -print_funcs=0 -verbosity=0
+done
