@@ -13,7 +13,7 @@ enum class ModelType { perceiver_ar, transformer };
 enum class Activation { identity, squared_relu, gelu, silu, relu };
 enum class PositionEncoding { rotary, absolute };
 enum class PositionSource { data, terminal_relative, terminal_relative_negated };
-enum class PositionTable { sinusoidal, fourier, learned };
+enum class PositionTable { sinusoidal, fourier, learned, random };
 enum class QueryStyle { none, mlp, learned };
 enum class AttentionWidth { kv, q };
 

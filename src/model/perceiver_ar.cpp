@@ -11,9 +11,12 @@ namespace {
 constexpr double kEmbeddingDeviation = 1.0;
 constexpr double kLearnedQueryDeviation = 0.02;
 
+bool is_formula(PositionTable table) {
+  return table == PositionTable::sinusoidal || table == PositionTable::fourier;
+}
+
 Initialization position_initialization(const ModelConfig& config, int64_t size) {
-  if (config.position_table == PositionTable::learned)
-    return {Initializer::truncated_normal, kEmbeddingDeviation, {}};
+  if (!is_formula(config.position_table)) return {Initializer::truncated_normal, kEmbeddingDeviation, {}};
   return {Initializer::values, 0,
           [kind = config.position_table, size, channels = config.input_channels](int64_t element) {
             return position_table_value(kind, size, channels, element / channels, element % channels);
@@ -51,9 +54,12 @@ PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContex
   declare();
   parameters_.allocate(*context_, type_);
   const std::vector<int64_t> sizes = table_sizes(config_);
-  for (size_t axis = 0; axis < sizes.size(); ++axis)
+  const bool trained = config_.learnable_positions || config_.position_table == PositionTable::learned;
+  for (size_t axis = 0; axis < sizes.size(); ++axis) {
     if (!position_embeddings_[axis].value)
       position_embeddings_[axis] = fixed_table(*context_, type_, config_, sizes[axis]);
+    if (!trained) position_embeddings_[axis].gradient = nullptr;
+  }
 }
 
 int64_t PerceiverAR::attention_width() const {
@@ -67,8 +73,8 @@ void PerceiverAR::declare() {
                       {Initializer::truncated_normal, kEmbeddingDeviation, {}});
   const std::vector<int64_t> sizes = table_sizes(config_);
   position_embeddings_.resize(sizes.size());
-  const bool trained_tables = config_.learnable_positions || config_.position_table == PositionTable::learned;
-  for (size_t axis = 0; axis < sizes.size() && trained_tables; ++axis)
+  const bool stored = config_.learnable_positions || !is_formula(config_.position_table);
+  for (size_t axis = 0; axis < sizes.size() && stored; ++axis)
     parameters_.declare(position_embeddings_[axis], "position_embedding." + std::to_string(axis) + ".weight",
                         {sizes[axis], e}, position_initialization(config_, sizes[axis]));
 

@@ -52,7 +52,7 @@ void fill_angles(const ops::RotaryTable& table, double wavelength, int64_t posit
 
 double position_table_value(PositionTable kind, int64_t size, int64_t channels, int64_t row,
                             int64_t channel) {
-  PERCEIVER_ASSERT(kind != PositionTable::learned);
+  PERCEIVER_ASSERT(kind == PositionTable::sinusoidal || kind == PositionTable::fourier);
   if (kind == PositionTable::sinusoidal) return sinusoidal(channels, row, channel);
   return fourier(size, channels, row, channel);
 }
