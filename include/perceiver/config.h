@@ -13,7 +13,7 @@ enum class ModelType { perceiver_ar, transformer };
 enum class Activation { identity, squared_relu, gelu, silu, relu };
 enum class PositionEncoding { rotary, absolute };
 enum class PositionSource { data, terminal_relative, terminal_relative_negated };
-enum class PositionTable { sinusoidal, fourier, learned };
+enum class PositionTable { sinusoidal, fourier, learned, random };
 enum class QueryStyle { none, mlp, learned };
 enum class AttentionWidth { kv, q };
 
@@ -58,16 +58,16 @@ struct ModelConfig {
   int64_t axes() const { return position_sizes.empty() ? 1 : static_cast<int64_t>(position_sizes.size()); }
 };
 
-enum class Dataset { text, copy };
+enum class DatasetType { text, copy };
 
 struct DataConfig {
-  Dataset type = Dataset::text;
+  DatasetType type = DatasetType::text;
   std::vector<std::string> train;       ///< files and folders; for `split: fraction` the whole corpus
   std::vector<std::string> validation;  ///< empty: a fraction of `train`
   std::vector<std::string> test;        ///< empty: a fraction of `train`
   double validation_fraction = 0.05;    ///< of documents (of the bytes when there is one document)
   double test_fraction = 0.0;
-  int64_t copy_length = 32;  ///< tokens of a whole sequence, SOS included: SOS, payload, mirrored payload
+  int64_t copy_length = 32;  ///< tokens of a whole sequence: SOS, payload, mirrored payload, EOS
   uint64_t seed = 0;         ///< of the split and the copy task
 };
 

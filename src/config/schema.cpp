@@ -30,7 +30,7 @@ struct Names<PositionSource> {
 };
 template <>
 struct Names<PositionTable> {
-  static constexpr std::array values{"sinusoidal", "fourier", "learned"};
+  static constexpr std::array values{"sinusoidal", "fourier", "learned", "random"};
 };
 template <>
 struct Names<QueryStyle> {
@@ -41,7 +41,7 @@ struct Names<AttentionWidth> {
   static constexpr std::array values{"kv", "q"};
 };
 template <>
-struct Names<Dataset> {
+struct Names<DatasetType> {
   static constexpr std::array values{"text", "copy"};
 };
 template <>
@@ -200,7 +200,7 @@ std::vector<ConfigKey> model_keys() {
       bind(MEMBER(model.max_wavelength), between(0, 1e12),
            "Longest rotary wavelength, positions; at least context_length; 0 = context_length."),
       bind(MEMBER(model.position_table), any(),
-           "First values of the absolute position tables: sinusoidal, fourier (bands) or learned (random)."),
+           "Absolute position tables: sinusoidal and fourier are formulas, learned starts random and is trained, random stays as drawn."),
       bind(MEMBER(model.position_sizes), between(1, most_tokens),
            "Rows of each axis' absolute position table, one number per axis; [] = one axis of context_length "
            "+ 2 "

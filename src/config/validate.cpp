@@ -89,7 +89,7 @@ void check_absolute(const ModelConfig& model, const Checker& check) {
       model.position_sizes.size() != 1 || model.position_sizes[0] >= rows,
       "model.position_sizes ({}) is too small for model.context_length {}; at least {} rows are needed",
       model.position_sizes.empty() ? 0 : model.position_sizes[0], model.context_length, rows);
-  const bool fixed_bands = model.position_table != PositionTable::learned;
+  const bool fixed_bands = model.position_table == PositionTable::sinusoidal || model.position_table == PositionTable::fourier;
   const int64_t fewest = model.position_table == PositionTable::sinusoidal ? 4 : 2;
   check.require(!fixed_bands || (model.input_channels % 2 == 0 && model.input_channels >= fewest),
                 "model.input_channels ({}) must be even and at least {} for sinusoidal or fourier positions",

@@ -24,8 +24,9 @@ template <typename... Args>
 }  // namespace perceiver
 
 /// Internal consistency: a false condition is a bug in this library, never the user's mistake.
-#define PERCEIVER_ASSERT(condition)                                                            \
-  do {                                                                                         \
-    if (!(condition))                                                                          \
-      ::perceiver::throw_failure("internal error: {} does not hold ({}:{})", #condition, __FILE__, __LINE__); \
+#define PERCEIVER_ASSERT(condition)                                                                \
+  do {                                                                                             \
+    if (!(condition))                                                                              \
+      ::perceiver::throw_failure("internal error: {} does not hold ({}:{})", #condition, __FILE__, \
+                                 __LINE__);                                                        \
   } while (false)

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "io/mapped_file.h"
+#include "io/file_view.h"
 
 namespace perceiver {
 
@@ -64,7 +64,7 @@ class SafetensorsFile {
   SafetensorsFile() = default;
   void read(std::span<const std::byte> file);
 
-  MappedFile mapping_;
+  FileView mapping_;
   std::string source_;
   std::span<const std::byte> data_;
   std::map<std::string, std::string> metadata_;

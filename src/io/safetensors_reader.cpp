@@ -91,7 +91,7 @@ int64_t safetensors_byte_count(std::string_view dtype, std::span<const int64_t> 
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   SafetensorsFile result;
   result.source_ = path.string();
-  result.mapping_ = MappedFile(path);
+  result.mapping_ = FileView(path);
   result.read(result.mapping_.bytes());
   return result;
 }

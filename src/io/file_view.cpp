@@ -1,4 +1,4 @@
-#include "io/mapped_file.h"
+#include "io/file_view.h"
 
 #include <sys/mman.h>
 
@@ -11,7 +11,7 @@
 
 namespace perceiver {
 
-MappedFile::MappedFile(const std::filesystem::path& path) {
+FileView::FileView(const std::filesystem::path& path) {
   const FileDescriptor file = open_for_reading(path);
   const size_t size = regular_file_size(file, path);
   if (size == 0) return;  // an empty mapping is not allowed, nor needed
@@ -23,16 +23,16 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   size_ = size;
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept
+FileView::FileView(FileView&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+FileView& FileView::operator=(FileView&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
 }
 
-MappedFile::~MappedFile() {
+FileView::~FileView() {
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 

@@ -9,14 +9,14 @@ namespace perceiver {
 
 /// Owns a read-only mapping of a whole regular file. The file must not be shortened while it is mapped (the
 /// system would end the process with SIGBUS); files written by AtomicFile never are.
-class MappedFile {
+class FileView {
  public:
-  MappedFile() = default;
+  FileView() = default;
   /// `user` error when the file cannot be opened, `failure` when it cannot be mapped.
-  explicit MappedFile(const std::filesystem::path& path);
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-  ~MappedFile();
+  explicit FileView(const std::filesystem::path& path);
+  FileView(FileView&& other) noexcept;
+  FileView& operator=(FileView&& other) noexcept;
+  ~FileView();
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 

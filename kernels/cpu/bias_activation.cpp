@@ -1,0 +1,125 @@
+// Bias and activation of a linear layer, and their backward with the bias gradient (column sums in a fixed
+// order).
+#include <Eigen/Core>
+
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/kernels.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+template <typename T>
+using Row = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
+template <typename T>
+using ConstRow = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
+
+constexpr double kGeluSlope = 0.7978845608028654;  // sqrt(2 / pi)
+constexpr double kGeluCubic = 0.044715;
+
+template <typename T>
+void activate(Activation activation, const ConstRow<T>& x, Row<T> y) {
+  switch (activation) {
+    case Activation::identity:
+      y = x;
+      return;
+    case Activation::squared_relu:
+      y = x.max(T(0)).square();
+      return;
+    case Activation::relu:
+      y = x.max(T(0));
+      return;
+    case Activation::silu:
+      y = x / (T(1) + (-x).exp());
+      return;
+    case Activation::gelu:
+      y = T(0.5) * x * (T(1) + (T(kGeluSlope) * (x + T(kGeluCubic) * x.cube())).tanh());
+      return;
+  }
+}
+
+/// d = d * activation'(x), in place.
+template <typename T>
+void differentiate(Activation activation, const ConstRow<T>& x, const ConstRow<T>& d_out, Row<T> d) {
+  switch (activation) {
+    case Activation::identity:
+      d = d_out;
+      return;
+    case Activation::squared_relu:
+      d = T(2) * x.max(T(0)) * d_out;
+      return;
+    case Activation::relu:
+      d = (x > T(0)).select(d_out, T(0));
+      return;
+    case Activation::silu: {
+      d = d_out * (T(1) / (T(1) + (-x).exp())) * (T(1) + x * (T(1) - T(1) / (T(1) + (-x).exp())));
+      return;
+    }
+    case Activation::gelu: {
+      const auto t = (T(kGeluSlope) * (x + T(kGeluCubic) * x.cube())).tanh().eval();
+      d = d_out * (T(0.5) * (T(1) + t) +
+                   T(0.5 * kGeluSlope) * x * (T(1) - t.square()) * (T(1) + T(3 * kGeluCubic) * x.square()));
+      return;
+    }
+  }
+}
+
+template <typename T>
+void forward(const BiasActivation& k) {
+  const int64_t columns = k.columns;
+  T* pre = static_cast<T*>(k.pre);
+  T* out = static_cast<T*>(k.out);
+  const T* bias = static_cast<const T*>(k.bias);
+  parallel_for(k.rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      Row<T> x(pre + r * columns, columns);
+      if (bias != nullptr) x += ConstRow<T>(bias, columns);
+      if (out != nullptr)
+        activate<T>(k.activation, ConstRow<T>(x.data(), columns), Row<T>(out + r * columns, columns));
+    }
+  });
+}
+
+struct BiasTag;
+
+template <typename T>
+void backward(const BiasActivationBackward& k) {
+  const int64_t columns = k.columns;
+  const T* pre = static_cast<const T*>(k.pre);
+  const T* d_out = static_cast<const T*>(k.d_out);
+  T* d_pre = static_cast<T*>(k.d_pre);
+  T* sums = scratch<BiasTag, T>(static_cast<size_t>(kReductionParts * columns));
+  parallel_for(kReductionParts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      Row<T> sum(sums + part * columns, columns);
+      sum.setZero();
+      for (int64_t r = k.rows * part / kReductionParts; r < k.rows * (part + 1) / kReductionParts; ++r) {
+        const ConstRow<T> d(d_out + r * columns, columns);
+        if (k.activation == Activation::identity) {
+          sum += d;
+          continue;
+        }
+        Row<T> target(d_pre + r * columns, columns);
+        differentiate<T>(k.activation, ConstRow<T>(pre + r * columns, columns), d, target);
+        sum += target;
+      }
+    }
+  });
+  if (k.d_bias == nullptr) return;
+  Row<T> d_bias(static_cast<T*>(k.d_bias), columns);
+  if (!k.accumulate_bias) d_bias.setZero();
+  for (int64_t part = 0; part < kReductionParts; ++part) d_bias += Row<T>(sums + part * columns, columns);
+}
+
+}  // namespace
+
+void bias_activation(const BiasActivation& k) {
+  with_type(k.type, [&]<typename T>() { forward<T>(k); });
+}
+
+void bias_activation_backward(const BiasActivationBackward& k) {
+  if (k.activation == Activation::identity && k.d_bias == nullptr) return;
+  with_type(k.type, [&]<typename T>() { backward<T>(k); });
+}
+
+}  // namespace perceiver::kernels::cpu

@@ -1,0 +1,63 @@
+// Sums and checks over flat arrays.
+#include <Eigen/Core>
+
+#include <cmath>
+
+#include "kernels/cpu/parallel.h"
+#include "kernels/kernels.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+template <typename T>
+using ConstArray = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
+template <typename T>
+using Array = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
+
+template <typename T>
+int64_t non_finite(const CountNonFinite& k) {
+  const T* x = static_cast<const T*>(k.x);
+  int64_t count = 0;
+#pragma omp parallel for reduction(+ : count)
+  for (int64_t i = 0; i < k.elements; ++i) count += !std::isfinite(x[i]);
+  return count;
+}
+
+template <typename T>
+double squares(const SumOfSquares& k) {
+  double parts[kReductionParts];
+  parallel_for(kReductionParts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t first = k.elements * part / kReductionParts,
+                    last = k.elements * (part + 1) / kReductionParts;
+      parts[part] = ConstArray<T>(static_cast<const T*>(k.x) + first, last - first)
+                        .template cast<double>()
+                        .square()
+                        .sum();
+    }
+  });
+  double sum = 0;
+  for (double part : parts) sum += part;
+  return sum;
+}
+
+}  // namespace
+
+void add(const Add& k) {
+  with_type(k.type, [&]<typename T>() {
+    parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
+      Array<T>(static_cast<T*>(k.target) + begin, end - begin) +=
+          ConstArray<T>(static_cast<const T*>(k.source) + begin, end - begin);
+    });
+  });
+}
+
+void count_non_finite(const CountNonFinite& k) {
+  with_type(k.type, [&]<typename T>() { *k.count = non_finite<T>(k); });
+}
+
+void sum_of_squares(const SumOfSquares& k) {
+  with_type(k.type, [&]<typename T>() { *k.sum = squares<T>(k); });
+}
+
+}  // namespace perceiver::kernels::cpu

@@ -1,0 +1,144 @@
+// Residual add with dropout, and LayerNorm, in one pass over each row; dropout alone.
+#include <Eigen/Core>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu/dropout.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/kernels.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+constexpr double kEpsilon = 1e-5;
+
+template <typename T>
+using Row = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
+template <typename T>
+using ConstRow = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
+
+struct FactorTag;
+struct SumTag;
+
+/// sum = residual + dropout(branch) for one row.
+template <typename T>
+void add_row(const ResidualLayerNorm& k, int64_t r, T* factors) {
+  Row<T> sum(static_cast<T*>(k.sum) + r * k.columns, k.columns);
+  const ConstRow<T> branch(static_cast<const T*>(k.branch) + r * k.columns, k.columns);
+  if (k.mask.threshold > 0) {
+    dropout_factors(k.mask, r * k.columns, k.columns, factors);
+    sum = branch * Row<T>(factors, k.columns);
+  } else {
+    sum = branch;
+  }
+  if (k.residual != nullptr) sum += ConstRow<T>(static_cast<const T*>(k.residual) + r * k.columns, k.columns);
+}
+
+template <typename T>
+void forward(const ResidualLayerNorm& k) {
+  const T* input = static_cast<const T*>(k.branch != nullptr ? k.sum : k.residual);
+  const ConstRow<T> scale(static_cast<const T*>(k.scale), k.columns);
+  const ConstRow<T> offset(static_cast<const T*>(k.offset), k.columns);
+  parallel_for(k.rows, 16, [&](int64_t begin, int64_t end) {
+    T* factors = scratch<FactorTag, T>(static_cast<size_t>(k.columns));
+    for (int64_t r = begin; r < end; ++r) {
+      if (k.branch != nullptr) add_row<T>(k, r, factors);
+      if (k.y == nullptr) continue;
+      const ConstRow<T> x(input + r * k.columns, k.columns);
+      const T mean = x.mean();
+      const T rstd = T(1) / std::sqrt((x - mean).square().mean() + T(kEpsilon));
+      Row<T>(static_cast<T*>(k.y) + r * k.columns, k.columns) = (x - mean) * rstd * scale + offset;
+      static_cast<T*>(k.mean)[r] = mean;
+      static_cast<T*>(k.rstd)[r] = rstd;
+    }
+  });
+}
+
+template <typename T>
+void backward_row(const ResidualLayerNormBackward& k, int64_t r, const ConstRow<T>& scale, Row<T> d_scale,
+                  Row<T> d_offset, T* work) {
+  const int64_t columns = k.columns;
+  const ConstRow<T> x(static_cast<const T*>(k.x) + r * columns, columns);
+  const ConstRow<T> d_y(static_cast<const T*>(k.d_y) + r * columns, columns);
+  const T mean = static_cast<const T*>(k.mean)[r], rstd = static_cast<const T*>(k.rstd)[r];
+  Row<T> normal(work, columns), g(work + columns, columns);
+  normal = (x - mean) * rstd;
+  g = d_y * scale;
+  d_scale += d_y * normal;
+  d_offset += d_y;
+  const T mean_g = g.mean(), mean_gn = (g * normal).mean();
+  g = rstd * (g - mean_g - normal * mean_gn);
+  if (k.d_sum != nullptr) g += ConstRow<T>(static_cast<const T*>(k.d_sum) + r * columns, columns);
+  Row<T> d_x(static_cast<T*>(k.d_x) + r * columns, columns);
+  if (k.accumulate_x) {
+    d_x += g;
+  } else {
+    d_x = g;
+  }
+  if (k.d_branch == nullptr) return;
+  dropout_factors(k.mask, r * columns, columns, normal.data());
+  Row<T>(static_cast<T*>(k.d_branch) + r * columns, columns) = d_x * normal;
+}
+
+template <typename T>
+void finish(const T* sums, int64_t columns, int64_t offset, void* target, bool accumulate) {
+  if (target == nullptr) return;
+  Row<T> total(static_cast<T*>(target), columns);
+  if (!accumulate) total.setZero();
+  for (int64_t part = 0; part < kReductionParts; ++part)
+    total += ConstRow<T>(sums + part * 2 * columns + offset, columns);
+}
+
+template <typename T>
+void backward(const ResidualLayerNormBackward& k) {
+  const int64_t columns = k.columns;
+  const ConstRow<T> scale(static_cast<const T*>(k.scale), columns);
+  T* sums = scratch<SumTag, T>(static_cast<size_t>(kReductionParts * 2 * columns));
+  parallel_for(kReductionParts, 1, [&](int64_t begin, int64_t end) {
+    T* work = scratch<FactorTag, T>(static_cast<size_t>(2 * columns));
+    for (int64_t part = begin; part < end; ++part) {
+      Row<T> d_scale(sums + part * 2 * columns, columns), d_offset(sums + (part * 2 + 1) * columns, columns);
+      d_scale.setZero();
+      d_offset.setZero();
+      for (int64_t r = k.rows * part / kReductionParts; r < k.rows * (part + 1) / kReductionParts; ++r)
+        backward_row<T>(k, r, scale, d_scale, d_offset, work);
+    }
+  });
+  finish(sums, columns, 0, k.d_scale, k.accumulate_scale);
+  finish(sums, columns, columns, k.d_offset, k.accumulate_offset);
+}
+
+template <typename T>
+void drop(const Dropout& k) {
+  const T* x = static_cast<const T*>(k.x);
+  T* y = static_cast<T*>(k.y);
+  constexpr int64_t kChunk = 1024;
+  parallel_for((k.elements + kChunk - 1) / kChunk, 4, [&](int64_t begin, int64_t end) {
+    T factors[kChunk];
+    std::fill_n(factors, kChunk, T(1));
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t first = chunk * kChunk, count = std::min(kChunk, k.elements - first);
+      if (k.mask.threshold > 0) dropout_factors(k.mask, first, count, factors);
+      for (int64_t i = 0; i < count; ++i)
+        y[first + i] = x[first + i] * factors[i] + (k.accumulate ? y[first + i] : T(0));
+    }
+  });
+}
+
+}  // namespace
+
+void residual_layer_norm(const ResidualLayerNorm& k) {
+  with_type(k.type, [&]<typename T>() { forward<T>(k); });
+}
+
+void residual_layer_norm_backward(const ResidualLayerNormBackward& k) {
+  with_type(k.type, [&]<typename T>() { backward<T>(k); });
+}
+
+void dropout(const Dropout& k) {
+  with_type(k.type, [&]<typename T>() { drop<T>(k); });
+}
+
+}  // namespace perceiver::kernels::cpu

@@ -1,0 +1,315 @@
+// The kernels' interface: one plain argument struct and one function per kernel, the same for every backend.
+// Pointers, sizes and strides only, never a Tensor, so that a kernel can be read, tested and timed alone. A
+// backend defines every function in its own namespace; one that it lacks is a link error.
+//
+// `type` is the element type T of the activations and weights; statistics, log-sum-exp, losses and parameter
+// gradients are in its accumulation type (f32, or f64 for f64). Strides and leading dimensions count
+// elements. A `bool accumulate` adds to the target instead of overwriting it.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "perceiver/config.h"
+
+namespace perceiver::kernels {
+
+/// Where a kernel runs.
+struct Launch {
+  Device device;
+  void* stream = nullptr;
+};
+
+/// C [m, n] = op(A) [m, k] · op(B) [k, n], row-major. C has `out_type`, A and B `type`.
+struct Gemm {
+  DType type, out_type;
+  bool transpose_a, transpose_b;
+  int64_t m, n, k;
+  const void* a;
+  int64_t lda;
+  const void* b;
+  int64_t ldb;
+  void* c;
+  int64_t ldc;
+  bool accumulate;
+};
+
+/// pre [rows, columns] += bias in place; out = activation(pre). `bias` may be null; `out` is null for
+/// identity.
+struct BiasActivation {
+  DType type;
+  int64_t rows, columns;
+  Activation activation;
+  void* pre;
+  const void* bias;
+  void* out;
+};
+
+/// d_pre = d_out * activation'(pre) (d_pre may be d_out; untouched for identity); d_bias (+)= column sums of
+/// d_pre.
+struct BiasActivationBackward {
+  DType type;
+  int64_t rows, columns;
+  Activation activation;
+  const void* pre;  // null for identity
+  const void* d_out;
+  void* d_pre;   // null for identity
+  void* d_bias;  // null: not wanted
+  bool accumulate_bias;
+};
+
+/// Dropout mask: element e of op `op` in step `step` survives iff its Philox word is at least `threshold`,
+/// and is then multiplied by `scale`. Element 0 of the tensor is element `first_element` of the whole batch.
+struct DropoutMask {
+  uint64_t seed = 0;
+  uint64_t step = 0;
+  uint32_t op = 0;
+  uint32_t threshold = 0;  // 0: no dropout
+  double scale = 1;
+  int64_t first_element = 0;
+};
+
+/// sum = residual + dropout(branch) (either may be null, not both; `sum` null when branch is); y =
+/// LayerNorm(sum) when `y` is not null. LayerNorm over the last axis with eps 1e-5; mean, rstd [rows] in the
+/// accumulation type.
+struct ResidualLayerNorm {
+  DType type;
+  int64_t rows, columns;
+  const void* residual;
+  const void* branch;
+  DropoutMask mask;
+  void* sum;
+  const void* scale;
+  const void* offset;
+  void* y;
+  void* mean;
+  void* rstd;
+};
+
+/// d_x = LayerNormBackward(d_y) + d_sum (null: none), (+)= into d_x; d_scale, d_offset (+)= (null: not
+/// wanted). d_branch = dropout'(d_x) when not null (only without accumulate_x).
+struct ResidualLayerNormBackward {
+  DType type;
+  int64_t rows, columns;
+  const void* x;  // the normalised input: `sum`, or `residual` where there was no branch
+  const void* scale;
+  const void* mean;
+  const void* rstd;
+  const void* d_y;
+  const void* d_sum;
+  void* d_x;
+  bool accumulate_x;
+  DropoutMask mask;
+  void* d_branch;
+  void* d_scale;
+  void* d_offset;
+  bool accumulate_scale;
+  bool accumulate_offset;
+};
+
+/// y = dropout(x), elementwise over `elements`; y may be x.
+struct Dropout {
+  DType type;
+  int64_t elements;
+  const void* x;
+  DropoutMask mask;
+  void* y;
+  bool accumulate;
+};
+
+inline constexpr int kMaxTables = 8;
+
+/// out [rows, columns] = sum over tables t of table_t[ids_t[row * id_stride_t]].
+struct Embedding {
+  DType type;
+  int64_t rows, columns;
+  int tables;
+  const void* table[kMaxTables];
+  const int32_t* ids[kMaxTables];
+  int64_t id_stride[kMaxTables];
+  void* out;
+};
+
+/// d_table [table_rows, columns] (+)= sum of the rows of d_out by id, in a fixed order. `scratch` holds
+/// table_rows + 1 + rows int32.
+struct EmbeddingBackward {
+  DType type;
+  int64_t rows, columns, table_rows;
+  const int32_t* ids;
+  int64_t id_stride;
+  const void* d_out;
+  void* d_table;
+  bool accumulate;
+  int32_t* scratch;
+};
+
+/// Rotates, in place, the first 2 * bands channels of the first `heads` heads of every row by its position's
+/// angles, in interleaved pairs. Row r starts at x + r * row_stride, head h at + h * head_dim. Tables are
+/// [positions, bands] in the accumulation type, for |position|; `direction` is +1, or -1 for the inverse.
+struct Rotary {
+  DType type;
+  int64_t rows, row_stride, heads, head_dim, bands;
+  void* x;
+  const int32_t* positions;  // [rows]
+  const void* cosine;
+  const void* sine;
+  int direction;
+};
+
+/// Scaled dot-product attention, scale 1/sqrt(head_dim), softmax in the accumulation type. Query row i of
+/// example b sees the keys n with first[b] <= n < limit[b, i] and key_mask[b, n] != 0, and (where
+/// `self_visible`) always key i itself if it lies in that range. limit must not decrease with i. Rows that
+/// see nothing give 0, and lse = +inf. Row i of example b of q starts at q + (b * queries + i) * q_stride,
+/// head h at + h * head_dim; likewise k, v, out.
+struct Attention {
+  DType type;
+  int64_t batch, heads, queries, keys, head_dim;
+  const void* q;
+  int64_t q_stride;
+  const void* k;
+  const void* v;
+  int64_t kv_stride;
+  const int32_t* first;     // [batch], null: 0
+  const int32_t* limit;     // [batch, queries]
+  const uint8_t* key_mask;  // [batch, keys], null: all visible
+  bool self_visible;
+  void* out;
+  int64_t out_stride;
+  void* lse;  // [batch, heads, queries]
+};
+
+/// Gradients of the above; all overwritten.
+struct AttentionBackward {
+  Attention forward;
+  const void* d_out;  // stride of `out`
+  void* d_q;          // stride of q
+  void* d_k;
+  void* d_v;  // stride of k, v
+};
+
+/// Softmax cross-entropy of logits [rows, vocabulary] against targets [rows] (0 = PAD: no loss), label
+/// smoothing and z-loss (MODEL.md section 4). Writes nll [rows] (nats, of the true target), loss [rows] (with
+/// smoothing and z-loss), z [rows] (the z-loss term), correct [rows]; PAD rows get 0. Where `gradient`,
+/// logits become d loss / d logits * scale.
+struct CrossEntropy {
+  DType type;
+  int64_t rows, vocabulary;
+  void* logits;
+  const int32_t* targets;
+  double label_smoothing, z_loss;
+  bool gradient;
+  double gradient_scale;
+  void* nll;  // accumulation type; null where not wanted, likewise the next three
+  void* loss;
+  void* z;
+  uint8_t* correct;
+};
+
+/// totals[0..4] (f64) = sum of loss, nll, z, correct, number of targets over `rows`; summed in a fixed order.
+struct LossTotals {
+  DType type;  // accumulation type of loss, nll, z
+  int64_t rows;
+  const void* loss;
+  const void* nll;
+  const void* z;
+  const uint8_t* correct;
+  const int32_t* targets;
+  double* totals;
+};
+
+/// y [rows * copies, columns]: row r * copies + c = x[r] + encoding[c] (MODEL.md section 2, latents per
+/// position).
+struct RepeatRows {
+  DType type;
+  int64_t rows, copies, columns;
+  const void* x;
+  const void* encoding;
+  void* y;
+};
+
+/// d_x (+)= sums over copies; d_encoding (+)= sums over rows. Either may be null.
+struct RepeatRowsBackward {
+  DType type;
+  int64_t rows, copies, columns;
+  const void* d_y;
+  void* d_x;
+  bool accumulate_x;
+  void* d_encoding;
+  bool accumulate_encoding;
+};
+
+/// y [rows, columns] = mean over the `copies` rows of each group of x [rows * copies, columns].
+struct AverageRows {
+  DType type;
+  int64_t rows, copies, columns;
+  const void* x;
+  void* y;
+};
+
+/// d_x [rows * copies, columns] (+)= d_y / copies.
+struct AverageRowsBackward {
+  DType type;
+  int64_t rows, copies, columns;
+  const void* d_y;
+  void* d_x;
+  bool accumulate;
+};
+
+/// target += source, elementwise.
+struct Add {
+  DType type;
+  int64_t elements;
+  const void* source;
+  void* target;
+};
+
+/// Number of NaN and infinite elements.
+struct CountNonFinite {
+  DType type;
+  int64_t elements;
+  const void* x;
+  int64_t* count;
+};
+
+/// Sum of squares in f64, in a fixed order.
+struct SumOfSquares {
+  DType type;
+  int64_t elements;
+  const void* x;
+  double* sum;
+};
+
+#define PERCEIVER_FOR_EACH_KERNEL(K)                         \
+  K(gemm, Gemm)                                              \
+  K(bias_activation, BiasActivation)                         \
+  K(bias_activation_backward, BiasActivationBackward)        \
+  K(residual_layer_norm, ResidualLayerNorm)                  \
+  K(residual_layer_norm_backward, ResidualLayerNormBackward) \
+  K(dropout, Dropout)                                        \
+  K(embedding, Embedding)                                    \
+  K(embedding_backward, EmbeddingBackward)                   \
+  K(rotary, Rotary)                                          \
+  K(attention, Attention)                                    \
+  K(attention_backward, AttentionBackward)                   \
+  K(cross_entropy, CrossEntropy)                             \
+  K(loss_totals, LossTotals)                                 \
+  K(repeat_rows, RepeatRows)                                 \
+  K(repeat_rows_backward, RepeatRowsBackward)                \
+  K(average_rows, AverageRows)                               \
+  K(average_rows_backward, AverageRowsBackward)              \
+  K(add, Add)                                                \
+  K(count_non_finite, CountNonFinite)                        \
+  K(sum_of_squares, SumOfSquares)
+
+// Declares each kernel of each backend, and the function that calls the one of the launch's device.
+#define PERCEIVER_DECLARE(function, Arguments)                      \
+  namespace cpu {                                                   \
+  void function(const Arguments& arguments);                        \
+  }                                                                 \
+  inline void function(const Launch&, const Arguments& arguments) { \
+    cpu::function(arguments);                                       \
+  }
+PERCEIVER_FOR_EACH_KERNEL(PERCEIVER_DECLARE)
+#undef PERCEIVER_DECLARE
+
+}  // namespace perceiver::kernels

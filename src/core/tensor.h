@@ -1,0 +1,97 @@
+// A tensor is a small value: shape, element type and a share of contiguous storage. Copying a tensor shares
+// its storage; nothing is cast, copied or moved between devices behind the caller's back.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/device_context.h"
+#include "core/dtype.h"
+
+namespace perceiver {
+
+/// Up to four extents, row-major; the last is the fastest.
+class Shape {
+ public:
+  static constexpr int kMaxRank = 4;
+
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> extents);
+  explicit Shape(std::span<const int64_t> extents);
+
+  int rank() const { return rank_; }
+  int64_t operator[](int axis) const { return extents_[static_cast<size_t>(axis)]; }
+  int64_t last() const { return rank_ == 0 ? 1 : extents_[static_cast<size_t>(rank_ - 1)]; }
+  int64_t elements() const;
+  /// Product of all extents but the last: the number of rows of the tensor seen as a matrix.
+  int64_t rows() const { return last() == 0 ? 0 : elements() / last(); }
+  std::vector<int64_t> vector() const { return {extents_.begin(), extents_.begin() + rank_}; }
+  bool operator==(const Shape&) const = default;
+  std::string text() const;
+
+ private:
+  std::array<int64_t, kMaxRank> extents_{};
+  int rank_ = 0;
+};
+
+class Tensor {
+ public:
+  Tensor() = default;
+
+  /// Memory with unspecified contents from the context's allocator; throws `failure` when there is none.
+  static Tensor empty(DeviceContext& context, DType dtype, Shape shape);
+  static Tensor zeros(DeviceContext& context, DType dtype, Shape shape);
+  /// A copy of host values.
+  template <typename T>
+  static Tensor from_host(DeviceContext& context, Shape shape, std::span<const T> values) {
+    Tensor tensor = empty(context, DTypeOf<T>::value, shape);
+    tensor.copy_from_host(std::as_bytes(values));
+    return tensor;
+  }
+
+  explicit operator bool() const { return storage_ != nullptr; }
+  const Shape& shape() const { return shape_; }
+  DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
+  int64_t elements() const { return shape_.elements(); }
+  size_t bytes() const { return static_cast<size_t>(elements()) * size_of(dtype_); }
+  void* data() const { return data_; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+  /// Whether no other tensor shares the storage, so that writing in place is seen by nobody else.
+  bool unique() const { return shared_by(1); }
+  bool shared_by(long holders) const { return storage_.use_count() == holders; }
+
+  /// The same storage from element `offset` on, seen with another shape.
+  Tensor view(int64_t offset, Shape shape) const;
+  Tensor reshaped(Shape shape) const { return view(0, shape); }
+
+  /// Both throw `failure` unless sizes agree.
+  void copy_from_host(std::span<const std::byte> source) const;
+  void copy_to_host(std::span<std::byte> target) const;
+  template <typename T>
+  std::vector<T> to_host() const {
+    std::vector<T> values(static_cast<size_t>(elements()));
+    copy_to_host(std::as_writable_bytes(std::span<T>(values)));
+    return values;
+  }
+  void fill_zero() const;
+
+ private:
+  std::shared_ptr<void> storage_;
+  void* data_ = nullptr;
+  Shape shape_;
+  DType dtype_ = DType::f32;
+  Device device_;
+};
+
+}  // namespace perceiver

@@ -1,0 +1,75 @@
+#include "data/copy_task.h"
+
+#include <vector>
+
+#include "core/check.h"
+#include "core/random.h"
+#include "data/byte_tokenizer.h"
+
+namespace perceiver {
+namespace {
+
+constexpr uint32_t checksums = 16;
+
+/// A checksum that belongs to `split`, each of its checksums equally likely.
+uint32_t draw_checksum(Split split, RandomStream& random) {
+  if (split == Split::validation) return 0;
+  if (split == Split::test) return 1;
+  return 2 + static_cast<uint32_t>(random.below(checksums - 2));
+}
+
+/// All bytes but the last are free; the last has its low four bits chosen such that the checksum comes out
+/// right.
+std::vector<uint8_t> draw_payload(Split split, int64_t length, RandomStream& random) {
+  std::vector<uint8_t> payload(length);
+  uint32_t word = 0, sum = 0;
+  for (int64_t i = 0; i < length; ++i) {
+    word = i % 4 == 0 ? random.next() : word >> 8;
+    payload[i] = static_cast<uint8_t>(word);
+    sum += payload[i];
+  }
+  const uint32_t others = sum - payload.back();
+  const uint32_t low = (draw_checksum(split, random) - others) % checksums;
+  payload.back() = static_cast<uint8_t>(payload.back() / checksums * checksums + low);
+  return payload;
+}
+
+}  // namespace
+
+CopyTask::CopyTask(int64_t length, uint64_t seed) : length_(length), payload_((length - 1) / 2), seed_(seed) {
+  if (length < min_length || length > max_length)
+    throw_user("data.copy_length must be from {} to {}, it is {}", min_length, max_length, length);
+}
+
+int64_t CopyTask::vocabulary() const {
+  return byte_vocabulary;
+}
+
+std::string CopyTask::tokenizer() const {
+  return std::string(ByteTokenizer::kind);
+}
+
+std::string CopyTask::document_name(Split split, int64_t document) const {
+  return fmt::format("copy task, {} sequence {}", split_name(split), document);
+}
+
+void CopyTask::read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const {
+  PERCEIVER_ASSERT(document >= 0 && document < sequences);
+  PERCEIVER_ASSERT(first >= 0 && count >= 0 && first <= length_ && count <= length_ - first);
+  RandomStream random(seed_, RandomPurpose::copy_task, static_cast<uint64_t>(document),
+                      static_cast<uint32_t>(split));
+  const std::vector<uint8_t> payload = draw_payload(split, payload_, random);
+  const int64_t last = length_ - 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t token = first + i;
+    const int64_t byte =
+        token <= payload_ ? token - 1 : last - 1 - token;  // the mirror's axis is the palindrome's
+    out[i] = token == 0 ? sos_token : token == last ? eos_token : byte_token(payload[byte]);
+  }
+}
+
+std::unique_ptr<Dataset> open_copy_task(const DataConfig& config) {
+  return std::make_unique<CopyTask>(config.copy_length, config.seed);
+}
+
+}  // namespace perceiver

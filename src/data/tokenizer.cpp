@@ -1,0 +1,32 @@
+#include "data/tokenizer.h"
+
+#include "core/check.h"
+#include "data/byte_tokenizer.h"
+
+namespace perceiver {
+namespace {
+
+using Maker = std::unique_ptr<Tokenizer> (*)(std::string_view serialized);
+
+/// One line per kind. A kind's serialized form is its name, or its name, a line feed and whatever it needs.
+struct Kind {
+  std::string_view name;
+  Maker make;
+};
+
+constexpr Kind kinds[] = {
+    {ByteTokenizer::kind, ByteTokenizer::make},
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> make_tokenizer(std::string_view serialized) {
+  const std::string_view name = serialized.substr(0, serialized.find('\n'));
+  for (const Kind& kind : kinds) {
+    if (kind.name == name) return kind.make(serialized);
+  }
+  throw_user("unknown tokenizer '{}': this version knows 'bytes'; was the model made by a later one?",
+             name.substr(0, 64));
+}
+
+}  // namespace perceiver

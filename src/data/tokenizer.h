@@ -1,0 +1,37 @@
+// Text to token ids and back. A tokenizer knows nothing of documents: SOS and EOS are added by the data set.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace perceiver {
+
+inline constexpr int32_t pad_token = 0;
+inline constexpr int32_t eos_token = 1;
+inline constexpr int32_t sos_token = 2;
+inline constexpr int32_t special_tokens = 3;  ///< data ids start here
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  /// Number of ids, PAD, EOS and SOS included.
+  virtual int64_t vocabulary() const = 0;
+  /// Short name of the kind, e.g. "bytes".
+  virtual std::string name() const = 0;
+  /// Everything `make_tokenizer` needs to build the same tokenizer again; goes into a model file's metadata.
+  virtual std::string serialized() const = 0;
+  /// Token ids of `text`, without SOS and EOS.
+  virtual std::vector<int32_t> encode(std::string_view text) const = 0;
+  /// The bytes of `ids`; PAD, EOS and SOS stand for none. An id outside the vocabulary is an error.
+  virtual std::string decode(std::span<const int32_t> ids) const = 0;
+};
+
+/// The tokenizer that `serialized()` described; an unknown description is an error.
+std::unique_ptr<Tokenizer> make_tokenizer(std::string_view serialized);
+
+}  // namespace perceiver

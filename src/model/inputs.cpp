@@ -1,0 +1,256 @@
+#include "model/inputs.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/check.h"
+#include "core/random.h"
+
+namespace perceiver {
+namespace {
+
+using Ints = std::vector<int32_t>;
+
+Tensor upload(DeviceContext& context, const Ints& values) {
+  return Tensor::from_host<int32_t>(context, {static_cast<int64_t>(values.size())}, values);
+}
+
+Tensor upload(DeviceContext& context, const std::vector<uint8_t>& values) {
+  return Tensor::from_host<uint8_t>(context, {static_cast<int64_t>(values.size())}, values);
+}
+
+/// Position of column n of example b along `axis`, as the model counts it.
+int32_t position_of(const ModelConfig& config, const Batch& batch, int64_t b, int64_t n, int64_t axis) {
+  if (n < 0 || n >= batch.lengths[b]) return 0;
+  const int32_t from_end = static_cast<int32_t>(batch.lengths[b] - 1 - n);
+  switch (config.position_source) {
+    case PositionSource::data:
+      return batch.positions[(b * batch.length + n) * batch.axes + axis];
+    case PositionSource::terminal_relative:
+      return from_end;
+    case PositionSource::terminal_relative_negated:
+      return -from_end;
+  }
+  return 0;
+}
+
+void check_lengths(const ModelConfig& config, const Batch& batch) {
+  if (batch.size < 1 || batch.length < 1)
+    throw_user("empty batch: {} examples of {} tokens", batch.size, batch.length);
+  const auto cells = static_cast<size_t>(batch.size * batch.length);
+  PERCEIVER_ASSERT(batch.tokens.size() == cells && batch.targets.size() == cells &&
+                   batch.lengths.size() == static_cast<size_t>(batch.size));
+  PERCEIVER_ASSERT(batch.positions.size() == cells * static_cast<size_t>(batch.axes));
+  if (config.position_source == PositionSource::data && batch.axes != config.axes())
+    throw_user("the data has positions of {} axes, the model takes {} (model.position_sizes)", batch.axes,
+               config.axes());
+}
+
+void check_tokens(const ModelConfig& config, const Batch& batch) {
+  for (int64_t b = 0; b < batch.size; ++b) {
+    const int64_t length = batch.lengths[b];
+    if (length < 0 || length > batch.length)
+      throw_user("example {}: length {} outside 0 to {}", b, length, batch.length);
+    for (int64_t n = 0; n < batch.length; ++n) {
+      const int64_t cell = b * batch.length + n;
+      const int32_t token = batch.tokens[cell], target = batch.targets[cell];
+      if (token < 0 || token >= config.vocabulary || target < 0 || target >= config.vocabulary)
+        throw_user("example {}, column {}: token id {} outside the vocabulary of {}", b, n,
+                   token < 0 || token >= config.vocabulary ? token : target, config.vocabulary);
+      if ((token == 0) != (n >= length))
+        throw_user("example {}, column {}: PAD inside a row of length {}", b, n, length);
+    }
+  }
+}
+
+void check_positions(const ModelConfig& config, const Batch& batch) {
+  if (config.position_encoding != PositionEncoding::absolute) return;
+  for (int64_t axis = 0; axis < config.axes(); ++axis) {
+    const int64_t size =
+        config.position_sizes.empty() ? config.context_length + 2 : config.position_sizes[axis];
+    for (int64_t b = 0; b < batch.size; ++b) {
+      for (int64_t n = 0; n < batch.lengths[b]; ++n) {
+        const int32_t position = position_of(config, batch, b, n, axis);
+        if (position < 0 || position >= size)
+          throw_user("example {}, column {}: position {} outside the table of {} rows of axis {}", b, n,
+                     position, size, axis);
+      }
+    }
+  }
+}
+
+int64_t latents_of(const ModelConfig& config, const Batch& batch, const PassOptions& options) {
+  const int64_t latents = config.type == ModelType::transformer ? batch.length
+                          : options.latents > 0                 ? options.latents
+                                                                : config.latents;
+  if (latents % config.latents_per_position != 0)
+    throw_user("{} latents are not a multiple of model.latents_per_position {}", latents,
+               config.latents_per_position);
+  const bool own_rows = config.query_style == QueryStyle::learned && !config.shared_learned_query;
+  if (own_rows && latents != config.latents)
+    throw_user("{} latents asked for, but the learned query has a row for each of exactly {}", latents,
+               config.latents);
+  return latents;
+}
+
+/// The columns of example b that are embedded: all, or a sorted random choice of exactly `wanted` of its
+/// tokens.
+Ints kept_columns(const Batch& batch, int64_t b, int64_t wanted, const RandomKey& key) {
+  const int64_t length = batch.lengths[b];
+  Ints kept;
+  if (length <= wanted) {
+    kept.resize(static_cast<size_t>(length));
+    std::iota(kept.begin(), kept.end(), 0);
+    return kept;
+  }
+  RandomStream random(key.seed, RandomPurpose::input_positions, key.step,
+                      static_cast<uint32_t>(key.first_example + b));
+  int64_t missing = wanted;
+  for (int64_t n = 0; n < length && missing > 0; ++n) {
+    if (random.below(static_cast<uint64_t>(length - n)) >= static_cast<uint64_t>(missing)) continue;
+    kept.push_back(static_cast<int32_t>(n));
+    --missing;
+  }
+  return kept;
+}
+
+/// 0 for each dropped key, by a stream of the example.
+std::vector<uint8_t> drop_keys(RandomPurpose purpose, double rate, int64_t examples, int64_t keys,
+                               const RandomKey& key) {
+  std::vector<uint8_t> mask(static_cast<size_t>(examples * keys));
+  const auto threshold = static_cast<uint32_t>(std::llround(std::ldexp(rate, 32)));
+  for (int64_t b = 0; b < examples; ++b) {
+    RandomStream random(key.seed, purpose, key.step, static_cast<uint32_t>(key.first_example + b));
+    for (int64_t n = 0; n < keys; ++n) mask[b * keys + n] = random.next() >= threshold;
+  }
+  return mask;
+}
+
+class InputBuilder {
+ public:
+  InputBuilder(DeviceContext& context, const ModelConfig& config, const Batch& batch,
+               const PassOptions& options)
+      : context_(context), config_(config), batch_(batch), options_(options) {
+    in_.batch = batch.size;
+    in_.latents = latents_of(config, batch, options);
+    in_.latent_positions = in_.latents / config.latents_per_position;
+    if (options.random.first_example < 0)
+      throw_user("negative example number {}", options.random.first_example);
+  }
+
+  ModelInputs build() {
+    const bool subset = options_.training && config_.train_input_positions > 0;
+    in_.columns = subset ? std::min(config_.train_input_positions, batch_.length) : batch_.length;
+    build_latents();
+    if (config_.type == ModelType::perceiver_ar) build_context();
+    build_dropout();
+    return std::move(in_);
+  }
+
+ private:
+  void build_latents() {
+    const int64_t unique = in_.latent_positions, copies = config_.latents_per_position, axes = config_.axes();
+    Ints tokens, rows, targets, table_positions, rotary, limit, first;
+    for (int64_t b = 0; b < batch_.size; ++b) {
+      const int64_t start = batch_.lengths[b] - unique;
+      first.push_back(static_cast<int32_t>(std::max<int64_t>(0, -start) * copies));
+      for (int64_t u = 0; u < unique; ++u) {
+        const int64_t step = start + u;
+        const bool valid = step >= 0;
+        in_.steps.push_back(valid ? static_cast<int32_t>(step) : -1);
+        tokens.push_back(valid ? batch_.tokens[b * batch_.length + step] : 0);
+        targets.push_back(valid ? batch_.targets[b * batch_.length + step] : 0);
+        rows.push_back(config_.shared_learned_query ? 0 : static_cast<int32_t>(u));
+        for (int64_t a = 0; a < axes; ++a)
+          table_positions.push_back(position_of(config_, batch_, b, step, a));
+        const int32_t position =
+            valid ? position_of(config_, batch_, b, step, 0) + (config_.query_offset ? 1 : 0) : 0;
+        in_.largest_position = std::max<int64_t>(in_.largest_position, std::abs(position));
+        rotary.insert(rotary.end(), static_cast<size_t>(copies), position);
+        limit.insert(limit.end(), static_cast<size_t>(copies),
+                     valid ? static_cast<int32_t>((u + 1) * copies) : 0);
+      }
+    }
+    in_.target_count =
+        std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target != 0; });
+    in_.latent_tokens = upload(context_, tokens);
+    in_.latent_rows = upload(context_, rows);
+    in_.targets = upload(context_, targets);
+    if (config_.position_encoding == PositionEncoding::absolute)
+      in_.latent_table_positions = upload(context_, table_positions);
+    if (config_.position_encoding == PositionEncoding::rotary)
+      in_.latent_rotary_positions = upload(context_, rotary);
+    in_.self.first = upload(context_, first);
+    in_.self.limit = upload(context_, limit);
+  }
+
+  void build_context() {
+    const int64_t columns = in_.columns, axes = config_.axes(), copies = config_.latents_per_position;
+    const auto cells = static_cast<size_t>(batch_.size * columns);
+    Ints tokens(cells, 0), positions(cells * static_cast<size_t>(axes), 0), rotary(cells, 0), limit;
+    limit.reserve(static_cast<size_t>(batch_.size * in_.latents));
+    for (int64_t b = 0; b < batch_.size; ++b) {
+      const Ints kept = kept_columns(batch_, b, columns, options_.random);
+      for (size_t i = 0; i < kept.size(); ++i) {
+        const size_t cell = static_cast<size_t>(b * columns) + i;
+        tokens[cell] = batch_.tokens[b * batch_.length + kept[i]];
+        for (int64_t a = 0; a < axes; ++a)
+          positions[cell * static_cast<size_t>(axes) + a] = position_of(config_, batch_, b, kept[i], a);
+        rotary[cell] = position_of(config_, batch_, b, kept[i], 0);
+        in_.largest_position = std::max<int64_t>(in_.largest_position, std::abs(rotary[cell]));
+      }
+      for (int64_t u = 0; u < in_.latent_positions; ++u) {
+        const int32_t step = in_.steps[b * in_.latent_positions + u];
+        const auto visible = std::upper_bound(kept.begin(), kept.end(), step) - kept.begin();
+        limit.insert(limit.end(), static_cast<size_t>(copies), static_cast<int32_t>(visible));
+      }
+    }
+    in_.tokens = upload(context_, tokens);
+    if (config_.position_encoding == PositionEncoding::absolute) in_.positions = upload(context_, positions);
+    if (config_.position_encoding == PositionEncoding::rotary)
+      in_.rotary_positions = upload(context_, rotary);
+    in_.cross.limit = upload(context_, limit);
+  }
+
+  void build_dropout() {
+    if (!options_.training) return;
+    if (config_.context_dropout > 0 && config_.type == ModelType::perceiver_ar)
+      in_.cross.key_mask = upload(context_, drop_keys(RandomPurpose::context_dropout, config_.context_dropout,
+                                                      in_.batch, in_.columns, options_.random));
+    if (config_.latent_dropout > 0) {
+      in_.self.key_mask = upload(context_, drop_keys(RandomPurpose::latent_dropout, config_.latent_dropout,
+                                                     in_.batch, in_.latents, options_.random));
+      in_.self.self_visible = true;
+    }
+  }
+
+  DeviceContext& context_;
+  const ModelConfig& config_;
+  const Batch& batch_;
+  const PassOptions& options_;
+  ModelInputs in_;
+};
+
+}  // namespace
+
+ModelInputs make_inputs(DeviceContext& context, const ModelConfig& config, const Batch& batch,
+                        const PassOptions& options) {
+  check_lengths(config, batch);
+  check_tokens(config, batch);
+  check_positions(config, batch);
+  return InputBuilder(context, config, batch, options).build();
+}
+
+int64_t count_targets(const ModelConfig& config, const Batch& batch, int64_t latents) {
+  PassOptions options;
+  options.latents = latents;
+  const int64_t unique = latents_of(config, batch, options) / config.latents_per_position;
+  int64_t count = 0;
+  for (int64_t b = 0; b < batch.size; ++b)
+    for (int64_t n = std::max<int64_t>(0, batch.lengths[b] - unique); n < batch.lengths[b]; ++n)
+      count += batch.targets[b * batch.length + n] != 0;
+  return count;
+}
+
+}  // namespace perceiver

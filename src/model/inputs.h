@@ -1,0 +1,51 @@
+// From a batch of token rows to what one pass of the model reads: aligned latents, visibility limits,
+// positions, kept context (MODEL.md sections 1 to 4). All of it is integer work on the host, linear in batch
+// * context.
+#pragma once
+
+#include "core/tensor.h"
+#include "data/batch.h"
+#include "ops/ops.h"
+#include "perceiver/config.h"
+
+namespace perceiver {
+
+/// How a batch is passed through the model.
+struct PassOptions {
+  int64_t latents = 0;    ///< M of this pass; 0: the configuration's
+  bool training = false;  ///< dropout, context and latent dropout, train_input_positions
+  RandomKey random;       ///< of this pass
+};
+
+/// Device tensors of one pass. B examples, C context columns (the row's length, or train_input_positions), U
+/// = M / K latent positions, M latents, A axes.
+struct ModelInputs {
+  int64_t batch = 0, columns = 0, latents = 0, latent_positions = 0;
+
+  Tensor tokens;            ///< i32 [B * C]
+  Tensor positions;         ///< i32 [B * C, A], table rows (absolute)
+  Tensor rotary_positions;  ///< i32 [B * C] (rotary)
+
+  Tensor latent_tokens;            ///< i32 [B * U]
+  Tensor latent_table_positions;   ///< i32 [B * U, A] (absolute)
+  Tensor latent_rotary_positions;  ///< i32 [B * M] (rotary)
+  Tensor latent_rows;              ///< i32 [B * U]: row of the learned query table
+  Tensor targets;                  ///< i32 [B * U], 0 where there is nothing to predict
+
+  ops::AttentionMask cross, self;
+
+  std::vector<int32_t> steps;    ///< host [B, U]: s(b, u), -1 where invalid
+  int64_t target_count = 0;      ///< targets that are not PAD
+  int64_t largest_position = 0;  ///< of |rotary position|
+};
+
+/// Throws `user` for ids outside the vocabulary, positions outside their tables, lengths that disagree with
+/// the row, or a number of latents that the model cannot take.
+ModelInputs make_inputs(DeviceContext& context, const ModelConfig& config, const Batch& batch,
+                        const PassOptions& options);
+
+/// Number of non-PAD targets that a pass with `latents` latents scores in `batch`: known before anything
+/// runs.
+int64_t count_targets(const ModelConfig& config, const Batch& batch, int64_t latents);
+
+}  // namespace perceiver

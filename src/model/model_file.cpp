@@ -1,0 +1,158 @@
+#include "model/model_file.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "config/load.h"
+#include "config/save.h"
+#include "config/validate.h"
+#include "core/check.h"
+
+namespace perceiver {
+namespace {
+
+constexpr const char* kFormat = "perceiver";
+constexpr const char* kFormatVersion = "1";
+constexpr const char* kModelFile = "model.safetensors";
+
+std::string dtype_name(DType type) {
+  return type == DType::f64 ? "F64" : "F32";
+}
+
+template <typename From, typename To>
+void convert(std::span<const std::byte> bytes, To* target) {
+  const size_t count = bytes.size() / sizeof(From);
+  for (size_t i = 0; i < count; ++i) {
+    From value;
+    std::memcpy(&value, bytes.data() + i * sizeof(From), sizeof(From));
+    target[i] = static_cast<To>(value);
+  }
+}
+
+template <typename To>
+void read_values(const SafetensorsFile& file, const SafetensorsEntry& entry, const Tensor& target) {
+  std::vector<To> values(static_cast<size_t>(target.elements()));
+  if (entry.dtype == "F32") {
+    convert<float>(file.bytes(entry), values.data());
+  } else if (entry.dtype == "F64") {
+    convert<double>(file.bytes(entry), values.data());
+  } else {
+    throw_user("{}: tensor {} is {}; parameters are F32 or F64", file.source(), entry.name, entry.dtype);
+  }
+  target.copy_from_host(std::as_bytes(std::span<const To>(values)));
+}
+
+std::string required(const SafetensorsFile& file, const std::string& key) {
+  const std::string* value = file.find_metadata(key);
+  if (value == nullptr)
+    throw_user(
+        "{}: no '{}' in its metadata, so it is no model file of this program; `perceiver import` reads those "
+        "of others",
+        file.source(), key);
+  return *value;
+}
+
+int64_t integer(const SafetensorsFile& file, const std::string& key, const std::string& text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0)
+    throw_user("{}: metadata '{}' is '{}', not a count", file.source(), key, text);
+  return value;
+}
+
+}  // namespace
+
+void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata,
+               const Tensor& flat) {
+  writer.set_metadata("format", kFormat);
+  writer.set_metadata("format_version", kFormatVersion);
+  writer.set_metadata("model", model_to_json(metadata.model).dump());
+  writer.set_metadata("tokenizer", metadata.tokenizer);
+  writer.set_metadata("modality", metadata.modality);
+  writer.set_metadata("step", std::to_string(metadata.step));
+  if (!metadata.run.empty()) writer.set_metadata("run", metadata.run);
+  PERCEIVER_ASSERT(flat.device().kind == DeviceKind::cpu);
+  for (const ParameterInfo& info : model.parameters().infos()) {
+    const Tensor value = flat.view(info.offset, info.shape);
+    writer.add(info.name, dtype_name(flat.dtype()), info.shape.vector(),
+               {static_cast<const std::byte*>(value.data()), value.bytes()});
+  }
+}
+
+void save_model(const std::filesystem::path& path, const PerceiverAR& model, const ModelMetadata& metadata) {
+  SafetensorsWriter writer;
+  add_model(writer, model, metadata, model.parameters().values());
+  writer.write_atomically(path);
+}
+
+ModelMetadata read_metadata(const SafetensorsFile& file) {
+  if (required(file, "format") != kFormat) throw_user("{}: its format is not '{}'", file.source(), kFormat);
+  if (const std::string version = required(file, "format_version"); version != kFormatVersion)
+    throw_user("{}: format version {}; this program reads version {}", file.source(), version,
+               kFormatVersion);
+  ModelMetadata metadata;
+  metadata.model = model_from_json(required(file, "model"), file.source());
+  metadata.tokenizer = required(file, "tokenizer");
+  metadata.modality = required(file, "modality");
+  metadata.step = integer(file, "step", required(file, "step"));
+  if (const std::string* run = file.find_metadata("run")) metadata.run = *run;
+  return metadata;
+}
+
+void read_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape,
+                 const Tensor& target) {
+  const SafetensorsEntry* entry = file.find(name);
+  if (entry == nullptr) throw_user("{}: tensor {} is missing", file.source(), name);
+  if (entry->shape != shape.vector())
+    throw_user("{}: tensor {} has shape [{}], the model's is {}", file.source(), name,
+               fmt::join(entry->shape, ", "), shape.text());
+  if (target.dtype() == DType::f64) return read_values<double>(file, *entry, target);
+  read_values<float>(file, *entry, target);
+}
+
+void read_parameters(const SafetensorsFile& file, PerceiverAR& model) {
+  const ParameterStore& store = model.parameters();
+  for (const ParameterInfo& info : store.infos()) read_tensor(file, info.name, info.shape, store.value(info));
+  for (const SafetensorsEntry& entry : file.entries())
+    if (store.find(entry.name) == nullptr)
+      throw_user("{}: the model has no tensor {}", file.source(), entry.name);
+}
+
+LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context,
+                       DType type) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  LoadedModel loaded;
+  loaded.metadata = read_metadata(file);
+  loaded.model = std::make_unique<PerceiverAR>(loaded.metadata.model, std::move(context), type);
+  read_parameters(file, *loaded.model);
+  return loaded;
+}
+
+std::filesystem::path find_model_file(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (fs::is_regular_file(path, ignored)) return path;
+  if (!fs::exists(path, ignored)) throw_user("{}: no such checkpoint", path.string());
+  if (fs::is_regular_file(path / kModelFile, ignored)) return path / kModelFile;
+  const fs::path checkpoints = path / "checkpoints";
+  if (fs::is_regular_file(checkpoints / "best" / kModelFile, ignored))
+    return checkpoints / "best" / kModelFile;
+  fs::path newest;
+  if (fs::is_directory(checkpoints, ignored)) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(checkpoints)) {
+      const std::string name = entry.path().filename().string();
+      const bool complete = name.starts_with("step-") && name.find(".tmp") == std::string::npos;
+      if (complete && fs::is_regular_file(entry.path() / kModelFile, ignored))
+        newest = std::max(newest, entry.path());
+    }
+  }
+  if (newest.empty())
+    throw_user("{}: holds no {} and no checkpoints/step-*/{}; is it a run or checkpoint folder?",
+               path.string(), kModelFile, kModelFile);
+  return newest / kModelFile;
+}
+
+}  // namespace perceiver

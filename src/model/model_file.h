@@ -1,0 +1,53 @@
+// Model files: all parameters by name, with everything that sampling needs in the metadata, as safetensors
+// (DESIGN: "a model file alone is enough to sample").
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "io/safetensors.h"
+#include "model/perceiver_ar.h"
+#include "perceiver/config.h"
+
+namespace perceiver {
+
+/// What a model file says beside its parameters.
+struct ModelMetadata {
+  ModelConfig model;
+  std::string tokenizer = "bytes";  ///< as make_tokenizer reads it
+  std::string modality = "text";
+  int64_t step = 0;  ///< training steps taken
+  std::string run;   ///< the run's whole configuration as JSON, or empty
+};
+
+/// Sets the metadata and adds every parameter of `flat` (laid out as the model's flat buffer: its values, or
+/// their moving average) to the writer. `flat` must live until the file is written.
+void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata,
+               const Tensor& flat);
+
+/// Writes a model file atomically.
+void save_model(const std::filesystem::path& path, const PerceiverAR& model, const ModelMetadata& metadata);
+
+/// Throws `user` for a file that is no model file of this library.
+ModelMetadata read_metadata(const SafetensorsFile& file);
+
+/// Copies the tensor `name` of `file` (F32 or F64) into `target` of the same number of elements, converting
+/// between the two; throws `user` where it is missing or has another shape than `shape`.
+void read_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape,
+                 const Tensor& target);
+
+/// Fills all parameters of `model` from a model file; throws `user` for missing or superfluous tensors.
+void read_parameters(const SafetensorsFile& file, PerceiverAR& model);
+
+struct LoadedModel {
+  std::unique_ptr<PerceiverAR> model;
+  ModelMetadata metadata;
+};
+LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context, DType type);
+
+/// The model file that `path` means: itself, the one of a checkpoint folder, or that of a run folder's best
+/// checkpoint (the newest where there is no best). Throws `user` with what was looked for.
+std::filesystem::path find_model_file(const std::filesystem::path& path);
+
+}  // namespace perceiver

@@ -1,0 +1,193 @@
+#include "model/perceiver_ar.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "model/positions.h"
+
+namespace perceiver {
+namespace {
+
+constexpr double kEmbeddingDeviation = 1.0;
+constexpr double kLearnedQueryDeviation = 0.02;
+
+bool is_formula(PositionTable table) {
+  return table == PositionTable::sinusoidal || table == PositionTable::fourier;
+}
+
+Initialization position_initialization(const ModelConfig& config, int64_t size) {
+  if (!is_formula(config.position_table)) return {Initializer::truncated_normal, kEmbeddingDeviation, {}};
+  return {Initializer::values, 0,
+          [kind = config.position_table, size, channels = config.input_channels](int64_t element) {
+            return position_table_value(kind, size, channels, element / channels, element % channels);
+          }};
+}
+
+/// A fixed position table, which is no parameter.
+Variable fixed_table(DeviceContext& context, DType type, const ModelConfig& config, int64_t size) {
+  const Initialization values = position_initialization(config, size);
+  const Tensor table = Tensor::empty(context, type, {size, config.input_channels});
+  const auto fill = [&]<typename T>() {
+    std::vector<T> host(static_cast<size_t>(table.elements()));
+    for (size_t i = 0; i < host.size(); ++i) host[i] = static_cast<T>(values.value(static_cast<int64_t>(i)));
+    table.copy_from_host(std::as_bytes(std::span<const T>(host)));
+  };
+  if (type == DType::f64) {
+    fill.operator()<double>();
+  } else {
+    fill.operator()<float>();
+  }
+  return Tape::constant(table);
+}
+
+std::vector<int64_t> table_sizes(const ModelConfig& config) {
+  if (config.position_encoding != PositionEncoding::absolute) return {};
+  return config.position_sizes.empty() ? std::vector<int64_t>{config.context_length + 2}
+                                       : config.position_sizes;
+}
+
+}  // namespace
+
+PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContext> context, DType type)
+    : config_(config), context_(std::move(context)), type_(type) {
+  std::sort(config_.extra_cross_attention_after.begin(), config_.extra_cross_attention_after.end());
+  declare();
+  parameters_.allocate(*context_, type_);
+  const std::vector<int64_t> sizes = table_sizes(config_);
+  const bool trained = config_.learnable_positions || config_.position_table == PositionTable::learned;
+  for (size_t axis = 0; axis < sizes.size(); ++axis) {
+    if (!position_embeddings_[axis].value)
+      position_embeddings_[axis] = fixed_table(*context_, type_, config_, sizes[axis]);
+    if (!trained) position_embeddings_[axis].gradient = nullptr;
+  }
+}
+
+int64_t PerceiverAR::attention_width() const {
+  return config_.attention_width == AttentionWidth::kv ? config_.input_channels : config_.z_channels();
+}
+
+void PerceiverAR::declare() {
+  const int64_t e = config_.input_channels, z = config_.z_channels();
+  const bool perceiver = config_.type == ModelType::perceiver_ar;
+  parameters_.declare(token_embedding_, "token_embedding.weight", {config_.vocabulary, e},
+                      {Initializer::truncated_normal, kEmbeddingDeviation, {}});
+  const std::vector<int64_t> sizes = table_sizes(config_);
+  position_embeddings_.resize(sizes.size());
+  const bool stored = config_.learnable_positions || !is_formula(config_.position_table);
+  for (size_t axis = 0; axis < sizes.size() && stored; ++axis)
+    parameters_.declare(position_embeddings_[axis], "position_embedding." + std::to_string(axis) + ".weight",
+                        {sizes[axis], e}, position_initialization(config_, sizes[axis]));
+
+  if (config_.query_style == QueryStyle::learned) {
+    const int64_t rows = config_.shared_learned_query ? 1 : config_.latents / config_.latents_per_position;
+    parameters_.declare(learned_query_, "query.learned", {rows, z},
+                        {Initializer::truncated_normal, kLearnedQueryDeviation, {}});
+  } else {
+    declare_linear(parameters_, query_linear_, "query.linear", e, z);
+  }
+  if (config_.latents_per_position > 1)
+    parameters_.declare(index_encoding_, "query.index_encoding", {config_.latents_per_position, z},
+                        {Initializer::truncated_normal, kLearnedQueryDeviation, {}});
+  if (config_.query_style == QueryStyle::mlp)
+    query_mlp_.resize(static_cast<size_t>(config_.query_mlp_layers));
+  for (size_t i = 0; i < query_mlp_.size(); ++i)
+    declare_linear(parameters_, query_mlp_[i], "query.mlp." + std::to_string(i), z, z);
+
+  cross_.resize(perceiver ? 1 + config_.extra_cross_attention_after.size() : 0);
+  for (size_t i = 0; i < cross_.size(); ++i)
+    cross_[i].declare(parameters_, "cross." + std::to_string(i), config_);
+  self_.resize(static_cast<size_t>(config_.layers));
+  for (size_t i = 0; i < self_.size(); ++i)
+    self_[i].declare(parameters_, "self." + std::to_string(i), config_);
+  declare_norm(parameters_, output_norm_, "output.norm", z);
+  declare_linear(parameters_, output_, "output.linear", z, config_.vocabulary,
+                 config_.zero_initial_logits ? Initializer::zeros : Initializer::fan_in);
+}
+
+ModelInputs PerceiverAR::prepare(const Batch& batch, const PassOptions& options) const {
+  return make_inputs(*context_, config_, batch, options);
+}
+
+const ops::RotaryTable& PerceiverAR::rotary_table(ops::RotaryTable& cached, int64_t heads, int64_t head_dim,
+                                                  int64_t largest) const {
+  const bool fits = cached.heads > 0 && (!cached.cosine || cached.cosine.shape()[0] > largest);
+  if (!fits)
+    cached = make_rotary_table(*context_, type_, config_, heads, head_dim,
+                               std::max(largest, config_.context_length + 2) + 1);
+  return cached;
+}
+
+Variable PerceiverAR::embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const {
+  std::vector<ops::Lookup> lookups{{token_embedding_, tokens, 1, 0}};
+  const auto axes = static_cast<int64_t>(position_embeddings_.size());
+  for (int64_t axis = 0; axis < axes; ++axis)
+    lookups.push_back({position_embeddings_[static_cast<size_t>(axis)], positions, axes, axis});
+  return ops::embedding(tape, lookups, rows);
+}
+
+Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
+  const int64_t rows = inputs.batch * inputs.latent_positions;
+  Variable z;
+  if (config_.query_style == QueryStyle::learned) {
+    const ops::Lookup lookup{learned_query_, inputs.latent_rows, 1, 0};
+    z = ops::embedding(tape, {&lookup, 1}, rows);
+  } else {
+    z = ops::linear(tape, embed(tape, inputs.latent_tokens, inputs.latent_table_positions, rows),
+                    query_linear_);
+  }
+  if (config_.latents_per_position > 1) z = ops::repeat_rows(tape, z, index_encoding_);
+  for (const ops::LinearParameters& layer : query_mlp_)
+    z = ops::linear(tape, z, layer, config_.query_activation);
+  return z;
+}
+
+Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const {
+  tape.enter("input");
+  const int64_t largest = inputs.largest_position;
+  const BlockPass self_pass{
+      inputs.batch,
+      inputs.self,
+      rotary_table(self_rotary_, config_.self_heads, config_.z_channels() / config_.self_heads, largest),
+      inputs.latent_rotary_positions,
+      inputs.latent_rotary_positions,
+      config_.residual_dropout,
+      recompute};
+  const BlockPass cross_pass{
+      inputs.batch,
+      inputs.cross,
+      rotary_table(cross_rotary_, config_.cross_heads, attention_width() / config_.cross_heads, largest),
+      inputs.latent_rotary_positions,
+      inputs.rotary_positions,
+      config_.residual_dropout,
+      recompute};
+  Variable z = queries(tape, inputs);
+  Variable x;
+  if (!cross_.empty()) {
+    x = embed(tape, inputs.tokens, inputs.positions, inputs.batch * inputs.columns);
+    z = cross_[0].forward(tape, z, x, cross_pass);
+  }
+  size_t next_extra = 0;
+  const std::vector<int64_t>& extra = config_.extra_cross_attention_after;
+  for (size_t layer = 0; layer < self_.size(); ++layer) {
+    z = self_[layer].forward(tape, z, self_pass);
+    if (next_extra < extra.size() && extra[next_extra] == static_cast<int64_t>(layer))
+      z = cross_[++next_extra].forward(tape, z, x, cross_pass);
+  }
+  tape.enter("output");
+  z = ops::layer_norm(tape, z, output_norm_);
+  return config_.latents_per_position > 1 ? ops::average_rows(tape, z, config_.latents_per_position) : z;
+}
+
+ops::LossResult PerceiverAR::loss(Tape& tape, const ModelInputs& inputs, const ops::LossOptions& options,
+                                  Recompute recompute) const {
+  return ops::output_loss(tape, trunk(tape, inputs, recompute), output_, inputs.targets, options);
+}
+
+Tensor PerceiverAR::logits(const ModelInputs& inputs) const {
+  Tape tape(*context_, false);
+  const Variable z = trunk(tape, inputs, Recompute::none);
+  return ops::linear(tape, z, output_)
+      .value.reshaped({inputs.batch, inputs.latent_positions, config_.vocabulary});
+}
+
+}  // namespace perceiver

@@ -1,0 +1,64 @@
+// Perceiver AR, and the decoder-only Transformer as the same model with latents = context and no
+// cross-attention (docs/model.md; Hawthorne et al. 2022).
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "model/inputs.h"
+#include "nn/blocks.h"
+#include "nn/parameters.h"
+#include "perceiver/config.h"
+
+namespace perceiver {
+
+class PerceiverAR {
+ public:
+  /// Allocates the parameters, uninitialised. `config` must be valid (config/validate.h).
+  PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContext> context, DType type);
+  PerceiverAR(const PerceiverAR&) = delete;
+  PerceiverAR& operator=(const PerceiverAR&) = delete;
+
+  const ModelConfig& config() const { return config_; }
+  DeviceContext& context() const { return *context_; }
+  DType type() const { return type_; }
+  ParameterStore& parameters() { return parameters_; }
+  const ParameterStore& parameters() const { return parameters_; }
+
+  /// Aligned latents, limits and positions of a batch; throws `user` for a batch that the model cannot take.
+  ModelInputs prepare(const Batch& batch, const PassOptions& options) const;
+
+  /// Losses of a pass; with a recording tape, tape.backward() then writes the parameters' gradients.
+  ops::LossResult loss(Tape& tape, const ModelInputs& inputs, const ops::LossOptions& options,
+                       Recompute recompute) const;
+
+  /// Logits [B, U, V] without gradients; meaningless at invalid latents.
+  Tensor logits(const ModelInputs& inputs) const;
+
+ private:
+  void declare();
+  const ops::RotaryTable& rotary_table(ops::RotaryTable& cached, int64_t heads, int64_t head_dim,
+                                       int64_t largest) const;
+  Variable embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const;
+  Variable queries(Tape& tape, const ModelInputs& inputs) const;
+  Variable trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const;
+  int64_t attention_width() const;
+
+  ModelConfig config_;
+  std::shared_ptr<DeviceContext> context_;
+  DType type_;
+  ParameterStore parameters_;
+
+  Variable token_embedding_;
+  std::vector<Variable> position_embeddings_;  // one an axis; constants unless learnable
+  ops::LinearParameters query_linear_;
+  Variable learned_query_, index_encoding_;
+  std::vector<ops::LinearParameters> query_mlp_;
+  std::vector<CrossBlock> cross_;  // the first, then the extra ones in order
+  std::vector<SelfBlock> self_;
+  ops::NormParameters output_norm_;
+  ops::LinearParameters output_;
+  mutable ops::RotaryTable cross_rotary_, self_rotary_;
+};
+
+}  // namespace perceiver

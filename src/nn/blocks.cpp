@@ -1,0 +1,138 @@
+#include "nn/blocks.h"
+
+#include <vector>
+
+namespace perceiver {
+namespace {
+
+/// Projections `parts` (say q, k, v) of the same input, packed into one weight.
+void declare_packed_linear(ParameterStore& store, ops::LinearParameters& linear, const std::string& name,
+                           const std::vector<std::string>& parts, int64_t in, int64_t out) {
+  std::vector<std::string> weights, biases;
+  for (const std::string& part : parts) {
+    weights.push_back(name + "." + part + ".weight");
+    biases.push_back(name + "." + part + ".bias");
+  }
+  store.declare_packed(linear.weight, weights, {out, in}, {Initializer::fan_in, 0, {}});
+  store.declare_packed(linear.bias, biases, {out}, {Initializer::zeros, 0, {}});
+}
+
+/// Runs `branch` on `x`, keeping or recomputing what its backward needs.
+Variable run_branch(Tape& tape, const Variable& x, Recompute recompute,
+                    std::function<Variable(Tape&, const Variable&)> branch) {
+  return recompute == Recompute::attention_mlp ? recomputed(tape, x, std::move(branch)) : branch(tape, x);
+}
+
+int64_t per_example(const Variable& z, const BlockPass& pass) {
+  return z.value.elements() / pass.batch;
+}
+
+}  // namespace
+
+void declare_norm(ParameterStore& store, ops::NormParameters& norm, const std::string& name,
+                  int64_t channels) {
+  store.declare(norm.scale, name + ".scale", {channels}, {Initializer::ones, 0, {}});
+  store.declare(norm.offset, name + ".offset", {channels}, {Initializer::zeros, 0, {}});
+}
+
+void declare_linear(ParameterStore& store, ops::LinearParameters& linear, const std::string& name, int64_t in,
+                    int64_t out, Initializer weight) {
+  store.declare(linear.weight, name + ".weight", {out, in}, {weight, 0, {}});
+  store.declare(linear.bias, name + ".bias", {out}, {Initializer::zeros, 0, {}});
+}
+
+void Mlp::declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,
+                  Activation activation) {
+  activation_ = activation;
+  declare_linear(store, first_, name + ".0", channels, widening * channels);
+  declare_linear(store, second_, name + ".1", widening * channels, channels);
+}
+
+Variable Mlp::forward(Tape& tape, const Variable& x) const {
+  return ops::linear(tape, ops::linear(tape, x, first_, activation_), second_);
+}
+
+void SelfBlock::declare(ParameterStore& store, const std::string& name, const ModelConfig& config) {
+  name_ = name;
+  heads_ = config.self_heads;
+  channels_ = config.z_channels();
+  declare_norm(store, norm_, name + ".norm", channels_);
+  declare_packed_linear(store, qkv_, name + ".attention", {"q", "k", "v"}, channels_, channels_);
+  declare_linear(store, out_, name + ".attention.out", channels_, channels_);
+  declare_norm(store, norm_mlp_, name + ".norm_mlp", channels_);
+  mlp_.declare(store, name + ".mlp", channels_, config.self_widening, config.activation);
+}
+
+Variable SelfBlock::forward(Tape& tape, const Variable& z, const BlockPass& pass) const {
+  tape.enter(name_);
+  if (pass.recompute != Recompute::block) return plain(tape, z, pass);
+  return recomputed(tape, z, [this, pass](Tape& t, const Variable& input) { return plain(t, input, pass); });
+}
+
+Variable SelfBlock::plain(Tape& tape, const Variable& z, const BlockPass& pass) const {
+  const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
+  const Variable attended =
+      run_branch(tape, ops::layer_norm(tape, z, norm_), pass.recompute,
+                 [this, pass](Tape& t, const Variable& h) { return attend(t, h, pass); });
+  const auto [sum, normal] = ops::residual_layer_norm(tape, z, attended, norm_mlp_, site);
+  const Variable widened = run_branch(tape, normal, pass.recompute,
+                                      [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
+  return ops::residual_add(tape, sum, widened, site);
+}
+
+Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& pass) const {
+  const int64_t head_dim = channels_ / heads_;
+  const Variable qkv = ops::linear(tape, normal, qkv_);
+  ops::rotary(tape, qkv, 0, head_dim, pass.rotary, pass.query_positions);
+  ops::rotary(tape, qkv, channels_, head_dim, pass.rotary, pass.key_positions);
+  const Variable mixed =
+      ops::attention(tape, {qkv, qkv, 0, channels_, 2 * channels_, pass.batch, heads_, head_dim}, pass.mask);
+  return ops::linear(tape, mixed, out_);
+}
+
+void CrossBlock::declare(ParameterStore& store, const std::string& name, const ModelConfig& config) {
+  name_ = name;
+  heads_ = config.cross_heads;
+  query_residual_ = config.query_residual;
+  const int64_t e = config.input_channels, z = config.z_channels();
+  width_ = config.attention_width == AttentionWidth::kv ? e : z;
+  declare_norm(store, norm_q_, name + ".norm_q", z);
+  declare_norm(store, norm_kv_, name + ".norm_kv", e);
+  declare_linear(store, q_, name + ".attention.q", z, width_);
+  declare_packed_linear(store, kv_, name + ".attention", {"k", "v"}, e, width_);
+  declare_linear(store, out_, name + ".attention.out", width_, z);
+  declare_norm(store, norm_mlp_, name + ".norm_mlp", z);
+  mlp_.declare(store, name + ".mlp", z, config.cross_widening, config.activation);
+}
+
+Variable CrossBlock::forward(Tape& tape, const Variable& z, const Variable& x, const BlockPass& pass) const {
+  tape.enter(name_);
+  if (pass.recompute != Recompute::block) return plain(tape, z, x, pass);
+  return recomputed(tape, z,
+                    [this, pass, x](Tape& t, const Variable& input) { return plain(t, input, x, pass); });
+}
+
+Variable CrossBlock::plain(Tape& tape, const Variable& z, const Variable& x, const BlockPass& pass) const {
+  const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
+  const Variable attended =
+      run_branch(tape, ops::layer_norm(tape, z, norm_q_), pass.recompute,
+                 [this, pass, x](Tape& t, const Variable& h) { return attend(t, h, x, pass); });
+  const auto [sum, normal] =
+      ops::residual_layer_norm(tape, query_residual_ ? z : Variable{}, attended, norm_mlp_, site);
+  const Variable widened = run_branch(tape, normal, pass.recompute,
+                                      [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
+  return ops::residual_add(tape, sum, widened, site);
+}
+
+Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Variable& x,
+                            const BlockPass& pass) const {
+  const int64_t head_dim = width_ / heads_;
+  const Variable q = ops::linear(tape, normal, q_);
+  const Variable kv = ops::linear(tape, ops::layer_norm(tape, x, norm_kv_), kv_);
+  ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
+  ops::rotary(tape, kv, 0, head_dim, pass.rotary, pass.key_positions);
+  const Variable read = ops::attention(tape, {q, kv, 0, 0, width_, pass.batch, heads_, head_dim}, pass.mask);
+  return ops::linear(tape, read, out_);
+}
+
+}  // namespace perceiver

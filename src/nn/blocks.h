@@ -1,0 +1,77 @@
+// The two blocks of Perceiver AR (MODEL.md section 3): CrossBlock reads the context into the latents,
+// SelfBlock mixes the latents.
+#pragma once
+
+#include <string>
+
+#include "nn/parameters.h"
+#include "ops/ops.h"
+#include "perceiver/config.h"
+
+namespace perceiver {
+
+/// What a block needs to know of a pass beside its latents.
+struct BlockPass {
+  int64_t batch = 0;
+  ops::AttentionMask mask;
+  ops::RotaryTable rotary;  ///< of this kind of block's heads
+  Tensor query_positions;   ///< i32 [B * M] (rotary)
+  Tensor key_positions;     ///< i32 [B * keys] (rotary)
+  double residual_dropout = 0;
+  Recompute recompute = Recompute::none;
+};
+
+/// Linear, activation, linear (docs/model.md, Mlp); its dropout belongs to the residual add.
+class Mlp {
+ public:
+  void declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,
+               Activation activation);
+  Variable forward(Tape& tape, const Variable& x) const;
+
+ private:
+  ops::LinearParameters first_, second_;
+  Activation activation_ = Activation::squared_relu;
+};
+
+class SelfBlock {
+ public:
+  void declare(ParameterStore& store, const std::string& name, const ModelConfig& config);
+  /// z [B * M, Z] → [B * M, Z].
+  Variable forward(Tape& tape, const Variable& z, const BlockPass& pass) const;
+
+ private:
+  Variable plain(Tape& tape, const Variable& z, const BlockPass& pass) const;
+  Variable attend(Tape& tape, const Variable& normal, const BlockPass& pass) const;
+
+  std::string name_;
+  int64_t heads_ = 1, channels_ = 0;
+  ops::NormParameters norm_, norm_mlp_;
+  ops::LinearParameters qkv_, out_;
+  Mlp mlp_;
+};
+
+class CrossBlock {
+ public:
+  void declare(ParameterStore& store, const std::string& name, const ModelConfig& config);
+  /// z [B * M, Z], x [B * C, E] → [B * M, Z].
+  Variable forward(Tape& tape, const Variable& z, const Variable& x, const BlockPass& pass) const;
+
+ private:
+  Variable plain(Tape& tape, const Variable& z, const Variable& x, const BlockPass& pass) const;
+  Variable attend(Tape& tape, const Variable& normal, const Variable& x, const BlockPass& pass) const;
+
+  std::string name_;
+  int64_t heads_ = 1, width_ = 0;
+  bool query_residual_ = true;
+  ops::NormParameters norm_q_, norm_kv_, norm_mlp_;
+  ops::LinearParameters q_, kv_, out_;
+  Mlp mlp_;
+};
+
+/// Declares a LayerNorm's and a linear layer's parameters under `name`.
+void declare_norm(ParameterStore& store, ops::NormParameters& norm, const std::string& name,
+                  int64_t channels);
+void declare_linear(ParameterStore& store, ops::LinearParameters& linear, const std::string& name, int64_t in,
+                    int64_t out, Initializer weight = Initializer::fan_in);
+
+}  // namespace perceiver

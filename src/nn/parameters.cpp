@@ -1,0 +1,115 @@
+#include "nn/parameters.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.h"
+#include "core/random.h"
+
+namespace perceiver {
+namespace {
+
+constexpr int64_t kAlignment = 16;  // elements between parameters: vector loads never straddle two
+// Standard deviation of a standard normal cut at two standard deviations.
+constexpr double kTruncatedDeviation = 0.87962566103423978;
+
+/// A standard normal cut at +-2, by rejection.
+double truncated_normal(RandomStream& random) {
+  for (;;) {
+    const double radius = std::sqrt(-2 * std::log(1 - random.uniform()));
+    const double x = radius * std::cos(2 * M_PI * random.uniform());
+    if (std::abs(x) < 2) return x;
+  }
+}
+
+double draw(const ParameterInfo& info, RandomStream& random, int64_t element) {
+  const Initialization& how = info.initialization;
+  switch (how.kind) {
+    case Initializer::zeros:
+      return 0;
+    case Initializer::ones:
+      return 1;
+    case Initializer::values:
+      return how.value(element);
+    case Initializer::truncated_normal:
+      return how.deviation * truncated_normal(random);
+    case Initializer::fan_in:
+      return truncated_normal(random) /
+             (kTruncatedDeviation * std::sqrt(static_cast<double>(info.shape.last())));
+  }
+  return 0;
+}
+
+template <typename T>
+void initialize_values(const std::vector<ParameterInfo>& infos, uint64_t seed, const Tensor& values) {
+  std::vector<T> host(static_cast<size_t>(values.elements()), T(0));
+  for (size_t place = 0; place < infos.size(); ++place) {
+    RandomStream random(seed, RandomPurpose::initialization, place);
+    for (int64_t i = 0; i < infos[place].elements(); ++i)
+      host[static_cast<size_t>(infos[place].offset + i)] = static_cast<T>(draw(infos[place], random, i));
+  }
+  values.copy_from_host(std::as_bytes(std::span<const T>(host)));
+}
+
+}  // namespace
+
+void ParameterStore::declare(Variable& target, std::string name, Shape shape, Initialization initialization) {
+  declare_packed(target, {std::move(name)}, shape, std::move(initialization));
+}
+
+void ParameterStore::declare_packed(Variable& target, const std::vector<std::string>& names, Shape each,
+                                    Initialization initialization) {
+  PERCEIVER_ASSERT(!values_);
+  size_ = (size_ + kAlignment - 1) / kAlignment * kAlignment;
+  std::vector<int64_t> whole = each.vector();
+  whole[0] *= static_cast<int64_t>(names.size());
+  declarations_.push_back({&target, Shape(whole), size_});
+  for (const std::string& name : names) {
+    infos_.push_back({name, each, size_, initialization});
+    size_ += each.elements();
+  }
+}
+
+void ParameterStore::allocate(DeviceContext& context, DType type) {
+  values_ = Tensor::zeros(context, type, {size_});
+  gradients_ = Tensor::zeros(context, accumulation_type(type), {size_});
+  for (const Declaration& declaration : declarations_) {
+    auto slot = std::make_shared<Gradient>();
+    slot->tensor = gradients_.view(declaration.offset, declaration.shape);
+    slot->shape = declaration.shape;
+    slot->dtype = gradients_.dtype();
+    slot->preallocated = true;
+    slots_.push_back(slot);
+    *declaration.target = {values_.view(declaration.offset, declaration.shape), slot};
+  }
+}
+
+void ParameterStore::initialize(uint64_t seed) {
+  if (values_.dtype() == DType::f64) return initialize_values<double>(infos_, seed, values_);
+  initialize_values<float>(infos_, seed, values_);
+}
+
+int64_t ParameterStore::count() const {
+  int64_t total = 0;
+  for (const ParameterInfo& info : infos_) total += info.elements();
+  return total;
+}
+
+const ParameterInfo* ParameterStore::find(const std::string& name) const {
+  const auto found = std::find_if(infos_.begin(), infos_.end(),
+                                  [&](const ParameterInfo& info) { return info.name == name; });
+  return found == infos_.end() ? nullptr : &*found;
+}
+
+void ParameterStore::start_gradients() {
+  for (const auto& slot : slots_) slot->written = false;
+}
+
+void ParameterStore::finish_gradients() {
+  for (const auto& slot : slots_) {
+    if (!slot->written) slot->tensor.fill_zero();
+    slot->written = true;
+  }
+}
+
+}  // namespace perceiver

@@ -1,0 +1,59 @@
+#include "core/check.h"
+#include "ops/ops.h"
+
+namespace perceiver::ops {
+namespace {
+
+/// Address of a column of the first row.
+void* column_of(const Tensor& matrix, int64_t column) {
+  return static_cast<std::byte*>(matrix.data()) + static_cast<size_t>(column) * size_of(matrix.dtype());
+}
+
+kernels::Attention arguments_of(const AttentionInputs& in, const AttentionMask& mask, const Tensor& out,
+                                const Tensor& lse) {
+  const int64_t queries = in.q.shape()[0] / in.batch, keys = in.kv.shape()[0] / in.batch;
+  kernels::Attention k{};
+  k.type = in.q.value.dtype();
+  k.batch = in.batch;
+  k.heads = in.heads;
+  k.queries = queries;
+  k.keys = keys;
+  k.head_dim = in.head_dim;
+  k.q = column_of(in.q.value, in.q_column);
+  k.q_stride = in.q.shape()[1];
+  k.k = column_of(in.kv.value, in.k_column);
+  k.v = column_of(in.kv.value, in.v_column);
+  k.kv_stride = in.kv.shape()[1];
+  k.first = mask.first.as<int32_t>();
+  k.limit = mask.limit.as<int32_t>();
+  k.key_mask = mask.key_mask.as<uint8_t>();
+  k.self_visible = mask.self_visible;
+  k.out = out.data();
+  k.out_stride = out.shape()[1];
+  k.lse = lse.data();
+  return k;
+}
+
+}  // namespace
+
+Variable attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask) {
+  const int64_t rows = in.q.shape()[0], width = in.heads * in.head_dim;
+  PERCEIVER_ASSERT(rows % in.batch == 0 && in.kv.shape()[0] % in.batch == 0 && mask.limit.elements() == rows);
+  const Variable out = tape.result(in.q.value.dtype(), {rows, width});
+  const Tensor lse = Tensor::empty(tape.context(), accumulation_type(out.value.dtype()),
+                                   {in.batch, in.heads, rows / in.batch});
+  kernels::attention(tape.launch(), arguments_of(in, mask, out.value, lse));
+  tape.record("attention", out, [&tape, in, mask, lse, out_value = out.value, d_out = out.gradient] {
+    const bool packed = in.q.gradient == in.kv.gradient;
+    const GradientTarget d_q = tape.target(in.q);
+    const GradientTarget d_kv = packed ? d_q : tape.target(in.kv);
+    PERCEIVER_ASSERT(d_q && d_kv && !d_q.accumulate && !d_kv.accumulate);
+    kernels::attention_backward(
+        tape.launch(),
+        {arguments_of(in, mask, out_value, lse), d_out->tensor.data(), column_of(d_q.tensor, in.q_column),
+         column_of(d_kv.tensor, in.k_column), column_of(d_kv.tensor, in.v_column)});
+  });
+  return out;
+}
+
+}  // namespace perceiver::ops

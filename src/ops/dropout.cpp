@@ -1,0 +1,20 @@
+#include <cmath>
+
+#include "ops/ops.h"
+
+namespace perceiver::ops {
+
+kernels::DropoutMask next_mask(Tape& tape, DropoutSite site) {
+  RandomKey& key = tape.random();
+  kernels::DropoutMask mask;
+  mask.seed = key.seed;
+  mask.step = key.step;
+  mask.op = key.op++;
+  mask.first_element = key.first_example * site.per_example;
+  if (!tape.training() || site.rate <= 0) return mask;
+  mask.threshold = static_cast<uint32_t>(std::llround(std::ldexp(site.rate, 32)));
+  mask.scale = 1 / (1 - site.rate);
+  return mask;
+}
+
+}  // namespace perceiver::ops

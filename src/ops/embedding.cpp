@@ -1,0 +1,43 @@
+#include "core/check.h"
+#include "ops/ops.h"
+
+namespace perceiver::ops {
+namespace {
+
+void backward_of(Tape& tape, const Lookup& lookup, int64_t rows, const Tensor& d_out) {
+  const GradientTarget d_table = tape.target(lookup.table);
+  if (!d_table) return;
+  const int64_t entries = lookup.table.shape()[0], columns = lookup.table.shape()[1];
+  const Tensor scratch = Tensor::empty(tape.context(), DType::i32, {entries + 1 + rows});
+  kernels::embedding_backward(
+      tape.launch(),
+      {d_out.dtype(), rows, columns, entries, lookup.ids.as<int32_t>() + lookup.column, lookup.stride,
+       d_out.data(), d_table.tensor.data(), d_table.accumulate, scratch.as<int32_t>()});
+}
+
+}  // namespace
+
+Variable embedding(Tape& tape, std::span<const Lookup> lookups, int64_t rows) {
+  PERCEIVER_ASSERT(!lookups.empty() && lookups.size() <= kernels::kMaxTables);
+  const Tensor& first = lookups[0].table.value;
+  const int64_t columns = first.shape()[1];
+  const Variable out = tape.result(first.dtype(), {rows, columns});
+  kernels::Embedding arguments{first.dtype(),   rows, columns, static_cast<int>(lookups.size()), {}, {}, {},
+                               out.value.data()};
+  for (size_t t = 0; t < lookups.size(); ++t) {
+    PERCEIVER_ASSERT(lookups[t].table.shape()[1] == columns &&
+                     lookups[t].ids.elements() >= rows * lookups[t].stride);
+    arguments.table[t] = lookups[t].table.value.data();
+    arguments.ids[t] = lookups[t].ids.as<int32_t>() + lookups[t].column;
+    arguments.id_stride[t] = lookups[t].stride;
+  }
+  kernels::embedding(tape.launch(), arguments);
+  tape.record(
+      "embedding", out,
+      [&tape, terms = std::vector<Lookup>(lookups.begin(), lookups.end()), rows, gradient = out.gradient] {
+        for (const Lookup& lookup : terms) backward_of(tape, lookup, rows, gradient->tensor);
+      });
+  return out;
+}
+
+}  // namespace perceiver::ops

@@ -1,0 +1,98 @@
+#include "core/check.h"
+#include "ops/ops.h"
+
+namespace perceiver::ops {
+namespace {
+
+struct Statistics {
+  Tensor mean, rstd;  // [rows]
+};
+
+Statistics statistics_of(Tape& tape, DType type, int64_t rows) {
+  const DType wide = accumulation_type(type);
+  return {Tensor::empty(tape.context(), wide, {rows}), Tensor::empty(tape.context(), wide, {rows})};
+}
+
+kernels::ResidualLayerNormBackward backward_arguments(Tape& tape, const Tensor& x, const NormParameters& norm,
+                                                      const Statistics& statistics, const Tensor& d_y) {
+  kernels::ResidualLayerNormBackward arguments{};
+  arguments.type = x.dtype();
+  arguments.rows = x.shape()[0];
+  arguments.columns = x.shape()[1];
+  arguments.x = x.data();
+  arguments.scale = norm.scale.value.data();
+  arguments.mean = statistics.mean.data();
+  arguments.rstd = statistics.rstd.data();
+  arguments.d_y = d_y.data();
+  const GradientTarget d_scale = tape.target(norm.scale), d_offset = tape.target(norm.offset);
+  arguments.d_scale = d_scale.tensor.data();
+  arguments.d_offset = d_offset.tensor.data();
+  arguments.accumulate_scale = d_scale.accumulate;
+  arguments.accumulate_offset = d_offset.accumulate;
+  return arguments;
+}
+
+}  // namespace
+
+Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm) {
+  const Tensor& in = x.value;
+  PERCEIVER_ASSERT(in.shape().rank() == 2 && norm.scale.value.elements() == in.shape()[1]);
+  const int64_t rows = in.shape()[0], columns = in.shape()[1];
+  const Variable y = tape.result(in.dtype(), in.shape());
+  const Statistics statistics = statistics_of(tape, in.dtype(), rows);
+  kernels::residual_layer_norm(tape.launch(), {in.dtype(),
+                                               rows,
+                                               columns,
+                                               in.data(),
+                                               nullptr,
+                                               {},
+                                               nullptr,
+                                               norm.scale.value.data(),
+                                               norm.offset.value.data(),
+                                               y.value.data(),
+                                               statistics.mean.data(),
+                                               statistics.rstd.data()});
+  tape.record("layer_norm", y, [&tape, x, norm, statistics, d_y = y.gradient] {
+    auto arguments = backward_arguments(tape, x.value, norm, statistics, d_y->tensor);
+    const GradientTarget d_x = tape.target(x);
+    PERCEIVER_ASSERT(d_x);
+    arguments.d_x = d_x.tensor.data();
+    arguments.accumulate_x = d_x.accumulate;
+    kernels::residual_layer_norm_backward(tape.launch(), arguments);
+  });
+  return y;
+}
+
+ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Variable& branch,
+                                 const NormParameters& norm, DropoutSite site) {
+  const Tensor& in = branch.value;
+  const bool has_residual = static_cast<bool>(residual.value);
+  PERCEIVER_ASSERT(in.shape().rank() == 2 && norm.scale.value.elements() == in.shape()[1]);
+  PERCEIVER_ASSERT(!has_residual || residual.shape() == in.shape());
+  const int64_t rows = in.shape()[0], columns = in.shape()[1];
+  const kernels::DropoutMask mask = next_mask(tape, site);
+  const ResidualNorm out{tape.result(in.dtype(), in.shape()), tape.result(in.dtype(), in.shape())};
+  const Statistics statistics = statistics_of(tape, in.dtype(), rows);
+  kernels::residual_layer_norm(
+      tape.launch(), {in.dtype(), rows, columns, has_residual ? residual.value.data() : nullptr, in.data(),
+                      mask, out.sum.value.data(), norm.scale.value.data(), norm.offset.value.data(),
+                      out.normal.value.data(), statistics.mean.data(), statistics.rstd.data()});
+  tape.record("residual_layer_norm", out.normal,
+              [&tape, residual, branch, norm, mask, statistics, sum = out.sum, d_y = out.normal.gradient] {
+                auto arguments = backward_arguments(tape, sum.value, norm, statistics, d_y->tensor);
+                const Tensor d_sum = sum.gradient->written ? sum.gradient->tensor : Tensor();
+                const Tensor d_x = Tensor::empty(tape.context(), sum.value.dtype(), sum.shape());
+                const Tensor d_branch =
+                    mask.threshold > 0 ? Tensor::empty(tape.context(), d_x.dtype(), d_x.shape()) : d_x;
+                arguments.d_sum = d_sum.data();
+                arguments.d_x = d_x.data();
+                arguments.mask = mask;
+                arguments.d_branch = mask.threshold > 0 ? d_branch.data() : nullptr;
+                kernels::residual_layer_norm_backward(tape.launch(), arguments);
+                tape.give(branch, d_branch);
+                tape.give(residual, d_x);
+              });
+  return out;
+}
+
+}  // namespace perceiver::ops

@@ -1,0 +1,89 @@
+#include <algorithm>
+
+#include "core/check.h"
+#include "ops/ops.h"
+
+namespace perceiver::ops {
+namespace {
+
+/// Logits of rows [begin, begin + count), with bias.
+void chunk_logits(Tape& tape, const Tensor& x, const LinearParameters& parameters, int64_t begin,
+                  int64_t count, const Tensor& logits) {
+  const int64_t in = x.shape()[1], vocabulary = parameters.weight.shape()[0];
+  kernels::gemm(tape.launch(), {x.dtype(), x.dtype(), false, true, count, vocabulary, in,
+                                x.view(begin * in, {count, in}).data(), in, parameters.weight.value.data(),
+                                in, logits.data(), vocabulary, false});
+  kernels::bias_activation(tape.launch(), {x.dtype(), count, vocabulary, Activation::identity, logits.data(),
+                                           parameters.bias.value.data(), nullptr});
+}
+
+int64_t chunk_rows(int64_t rows, int64_t vocabulary) {
+  constexpr int64_t kLogits = int64_t{1} << 20;
+  return std::min(rows, std::max<int64_t>(64, kLogits / vocabulary));
+}
+
+void backward_of(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& targets,
+                 const LossOptions& options) {
+  const DType type = x.value.dtype();
+  const int64_t rows = x.shape()[0], in = x.shape()[1], vocabulary = parameters.weight.shape()[0];
+  const int64_t chunk = chunk_rows(rows, vocabulary);
+  const Tensor logits = Tensor::empty(tape.context(), type, {chunk, vocabulary});
+  const GradientTarget d_x = tape.target(x), d_weight = tape.target(parameters.weight),
+                       d_bias = tape.target(parameters.bias);
+  PERCEIVER_ASSERT(d_x && d_weight && d_bias);
+  for (int64_t begin = 0; begin < rows; begin += chunk) {
+    const int64_t count = std::min(chunk, rows - begin);
+    chunk_logits(tape, x.value, parameters, begin, count, logits);
+    kernels::cross_entropy(
+        tape.launch(),
+        {type, count, vocabulary, logits.data(), targets.as<int32_t>() + begin, options.label_smoothing,
+         options.z_loss, true, options.gradient_scale, nullptr, nullptr, nullptr, nullptr});
+    kernels::bias_activation_backward(
+        tape.launch(), {type, count, vocabulary, Activation::identity, nullptr, logits.data(), nullptr,
+                        d_bias.tensor.data(), d_bias.accumulate || begin > 0});
+    kernels::gemm(tape.launch(), {type, d_weight.tensor.dtype(), true, false, vocabulary, in, count,
+                                  logits.data(), vocabulary, x.value.view(begin * in, {count, in}).data(), in,
+                                  d_weight.tensor.data(), in, d_weight.accumulate || begin > 0});
+    kernels::gemm(tape.launch(), {type, type, false, false, count, in, vocabulary, logits.data(), vocabulary,
+                                  parameters.weight.value.data(), in,
+                                  d_x.tensor.view(begin * in, {count, in}).data(), in, d_x.accumulate});
+  }
+}
+
+}  // namespace
+
+LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& parameters,
+                       const Tensor& targets, const LossOptions& options) {
+  const DType type = x.value.dtype(), wide = accumulation_type(type);
+  const int64_t rows = x.shape()[0], vocabulary = parameters.weight.shape()[0];
+  PERCEIVER_ASSERT(targets.elements() == rows && parameters.weight.shape()[1] == x.shape()[1]);
+  DeviceContext& context = tape.context();
+  LossResult result{Tensor::empty(context, wide, {rows}), Tensor::empty(context, wide, {rows}),
+                    Tensor::empty(context, wide, {rows}), Tensor::empty(context, DType::u8, {rows}),
+                    Tensor::empty(context, DType::f64, {5})};
+  const int64_t chunk = chunk_rows(rows, vocabulary);
+  {
+    const Tensor logits = Tensor::empty(context, type, {chunk, vocabulary});
+    for (int64_t begin = 0; begin < rows; begin += chunk) {
+      const int64_t count = std::min(chunk, rows - begin);
+      chunk_logits(tape, x.value, parameters, begin, count, logits);
+      kernels::cross_entropy(tape.launch(),
+                             {type, count, vocabulary, logits.data(), targets.as<int32_t>() + begin,
+                              options.label_smoothing, options.z_loss, false, 0,
+                              result.nll.view(begin, {count}).data(), result.loss.view(begin, {count}).data(),
+                              result.z.view(begin, {count}).data(), result.correct.as<uint8_t>() + begin});
+    }
+  }
+  kernels::loss_totals(tape.launch(),
+                       {wide, rows, result.loss.data(), result.nll.data(), result.z.data(),
+                        result.correct.as<uint8_t>(), targets.as<int32_t>(), result.totals.as<double>()});
+  // A root: its gradient counts as written from the start.
+  Variable root{result.loss, std::make_shared<Gradient>()};
+  root.gradient->written = true;
+  tape.record("output_loss", root, [&tape, x, parameters, targets, options] {
+    backward_of(tape, x, parameters, targets, options);
+  });
+  return result;
+}
+
+}  // namespace perceiver::ops

@@ -1,0 +1,27 @@
+#include "core/check.h"
+#include "ops/ops.h"
+
+namespace perceiver::ops {
+
+Variable residual_add(Tape& tape, const Variable& residual, const Variable& branch, DropoutSite site) {
+  const Tensor& in = branch.value;
+  PERCEIVER_ASSERT(in.shape().rank() == 2 && residual.shape() == in.shape());
+  const kernels::DropoutMask mask = next_mask(tape, site);
+  const Variable sum = tape.result(in.dtype(), in.shape());
+  kernels::residual_layer_norm(
+      tape.launch(), {in.dtype(), in.shape()[0], in.shape()[1], residual.value.data(), in.data(), mask,
+                      sum.value.data(), nullptr, nullptr, nullptr, nullptr, nullptr});
+  tape.record("residual_add", sum, [&tape, residual, branch, mask, d_sum = sum.gradient] {
+    Tensor d_branch = d_sum->tensor;
+    if (mask.threshold > 0) {
+      d_branch = Tensor::empty(tape.context(), d_sum->dtype, d_sum->shape);
+      kernels::dropout(tape.launch(), {d_branch.dtype(), d_branch.elements(), d_sum->tensor.data(), mask,
+                                       d_branch.data(), false});
+    }
+    tape.give(branch, d_branch);
+    tape.give(residual, d_sum->tensor);
+  });
+  return sum;
+}
+
+}  // namespace perceiver::ops

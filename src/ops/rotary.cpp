@@ -1,0 +1,24 @@
+#include "core/check.h"
+#include "ops/ops.h"
+
+namespace perceiver::ops {
+
+void rotary(Tape& tape, const Variable& x, int64_t column, int64_t head_dim, const RotaryTable& table,
+            const Tensor& positions) {
+  if (table.bands == 0 || table.heads == 0) return;
+  const int64_t rows = x.shape()[0], columns = x.shape()[1];
+  PERCEIVER_ASSERT(column + table.heads * head_dim <= columns && 2 * table.bands <= head_dim &&
+                   positions.elements() == rows);
+  const auto rotate = [&tape, column, rows, columns, head_dim, table, positions](const Tensor& target,
+                                                                                 int direction) {
+    const Tensor part = target.view(column, {target.elements() - column});
+    kernels::rotary(tape.launch(),
+                    {target.dtype(), rows, columns, table.heads, head_dim, table.bands, part.data(),
+                     positions.as<int32_t>(), table.cosine.data(), table.sine.data(), direction});
+  };
+  rotate(x.value, 1);
+  // In place in both directions: whoever made `x` gets the gradient of the unrotated values.
+  tape.record("rotary", x, [rotate, gradient = x.gradient] { rotate(gradient->tensor, -1); });
+}
+
+}  // namespace perceiver::ops

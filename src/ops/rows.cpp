@@ -1,0 +1,37 @@
+#include "core/check.h"
+#include "ops/ops.h"
+
+namespace perceiver::ops {
+
+Variable repeat_rows(Tape& tape, const Variable& x, const Variable& encoding) {
+  const int64_t rows = x.shape()[0], columns = x.shape()[1], copies = encoding.shape()[0];
+  PERCEIVER_ASSERT(encoding.shape()[1] == columns);
+  const DType type = x.value.dtype();
+  const Variable y = tape.result(type, {rows * copies, columns});
+  kernels::repeat_rows(tape.launch(),
+                       {type, rows, copies, columns, x.value.data(), encoding.value.data(), y.value.data()});
+  tape.record("repeat_rows", y, [&tape, x, encoding, rows, copies, columns, d_y = y.gradient] {
+    const GradientTarget d_x = tape.target(x), d_encoding = tape.target(encoding);
+    kernels::repeat_rows_backward(tape.launch(),
+                                  {d_y->dtype, rows, copies, columns, d_y->tensor.data(), d_x.tensor.data(),
+                                   d_x.accumulate, d_encoding.tensor.data(), d_encoding.accumulate});
+  });
+  return y;
+}
+
+Variable average_rows(Tape& tape, const Variable& x, int64_t copies) {
+  PERCEIVER_ASSERT(x.shape()[0] % copies == 0);
+  const int64_t rows = x.shape()[0] / copies, columns = x.shape()[1];
+  const DType type = x.value.dtype();
+  const Variable y = tape.result(type, {rows, columns});
+  kernels::average_rows(tape.launch(), {type, rows, copies, columns, x.value.data(), y.value.data()});
+  tape.record("average_rows", y, [&tape, x, rows, copies, columns, d_y = y.gradient] {
+    const GradientTarget d_x = tape.target(x);
+    if (!d_x) return;
+    kernels::average_rows_backward(tape.launch(), {d_y->dtype, rows, copies, columns, d_y->tensor.data(),
+                                                   d_x.tensor.data(), d_x.accumulate});
+  });
+  return y;
+}
+
+}  // namespace perceiver::ops

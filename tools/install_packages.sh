@@ -1,0 +1,13 @@
+#!/bin/sh
+# Installs what building needs, on Debian 12 or Ubuntu 24.04 and later.
+set -eu
+packages="g++ cmake ninja-build libeigen3-dev libyaml-cpp-dev nlohmann-json3-dev libfmt-dev libcli11-dev libdnnl-dev libxxhash-dev libgtest-dev libgmock-dev"
+missing=""
+for package in $packages; do
+  dpkg-query -W -f='${Status}' "$package" 2> /dev/null | grep -q "install ok installed" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+root=""
+[ "$(id -u)" -eq 0 ] || root="sudo"
+$root apt-get update -qq
+DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends $missing
