@@ -1,0 +1,193 @@
+// Updates of the parameters from their gradients, and the weights' moving average. Elementwise work runs over
+// the tiles of the parameter table, which alone decides the order of sums: results are the same bit by bit
+// whatever the number of threads.
+#include <Eigen/Core>
+
+#include <cmath>
+
+#include "kernels/cpu/parallel.h"
+#include "kernels/kernels.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+// Elements of flat buffers that are worked on together: they stay in the first-level cache from one
+// expression to the next.
+constexpr int64_t kBlock = 4096;
+
+template <typename T>
+using Array = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
+template <typename T>
+using ConstArray = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
+
+template <typename T>
+Array<T> slice(void* base, int64_t begin, int64_t elements) {
+  return {static_cast<T*>(base) + begin, elements};
+}
+
+template <typename T>
+ConstArray<T> slice(const void* base, int64_t begin, int64_t elements) {
+  return {static_cast<const T*>(base) + begin, elements};
+}
+
+template <typename Body>
+void for_each_tile(const ParameterTile* tiles, int64_t count, Body&& body) {
+  parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile) body(tile, tiles[tile]);
+  });
+}
+
+/// The scalars of Adam's formulas in the element type.
+template <typename T>
+struct AdamScalars {
+  T rate, scale, beta1, beta2, epsilon, first_correction, second_correction;
+
+  template <typename Arguments>
+  explicit AdamScalars(const Arguments& k)
+      : rate(static_cast<T>(k.scalars->learning_rate)),
+        scale(static_cast<T>(k.scalars->gradient_scale)),
+        beta1(static_cast<T>(k.beta1)),
+        beta2(static_cast<T>(k.beta2)),
+        epsilon(static_cast<T>(k.epsilon)),
+        first_correction(static_cast<T>(1 / (1 - std::pow(k.beta1, k.scalars->update)))),
+        second_correction(static_cast<T>(1 / (1 - std::pow(k.beta2, k.scalars->update)))) {}
+
+  template <typename Moment, typename Gradient>
+  void follow(Moment& first, Moment& second, const Gradient& gradient) const {
+    first = beta1 * first + (1 - beta1) * gradient;
+    second = beta2 * second + (1 - beta2) * gradient.square();
+  }
+  template <typename Moment>
+  auto direction(const Moment& first, const Moment& second) const {
+    return first * first_correction / ((second * second_correction).sqrt() + epsilon);
+  }
+};
+
+template <typename T>
+void adam_tile(const Adam& k, const AdamScalars<T>& s, const ParameterTile& tile) {
+  auto p = slice<T>(k.parameters, tile.begin, tile.elements);
+  auto m = slice<T>(k.first_moment, tile.begin, tile.elements);
+  auto v = slice<T>(k.second_moment, tile.begin, tile.elements);
+  const auto g = slice<T>(k.gradients, tile.begin, tile.elements);
+  const T decay = static_cast<T>(tile.weight_decay);
+  if (decay > 0 && !k.decoupled) {
+    s.follow(m, v, s.scale * g + decay * p);
+  } else {
+    s.follow(m, v, s.scale * g);
+  }
+  if (decay > 0 && k.decoupled) p *= 1 - s.rate * decay;
+  p -= s.rate * s.direction(m, v);
+}
+
+template <typename T>
+void sgd_tile(const Sgd& k, const ParameterTile& tile) {
+  const T rate = static_cast<T>(k.scalars->learning_rate), scale = static_cast<T>(k.scalars->gradient_scale);
+  const T decay = static_cast<T>(tile.weight_decay), momentum = static_cast<T>(k.momentum);
+  auto p = slice<T>(k.parameters, tile.begin, tile.elements);
+  const auto g = scale * slice<T>(k.gradients, tile.begin, tile.elements) + decay * p;
+  if (k.momentum_buffer == nullptr) {
+    p -= rate * g;
+    return;
+  }
+  auto b = slice<T>(k.momentum_buffer, tile.begin, tile.elements);
+  b = momentum * b + g;
+  if (k.nesterov) {
+    p -= rate * (g + momentum * b);
+  } else {
+    p -= rate * b;
+  }
+}
+
+/// Moves the moments and leaves the squared norms of parameter and direction in the tile's place of `norms`.
+template <typename T>
+void lamb_measure(const Lamb& k, const AdamScalars<T>& s, int64_t index) {
+  const ParameterTile& tile = k.tiles[index];
+  const auto p = slice<T>(static_cast<const void*>(k.parameters), tile.begin, tile.elements);
+  auto m = slice<T>(k.first_moment, tile.begin, tile.elements);
+  auto v = slice<T>(k.second_moment, tile.begin, tile.elements);
+  s.follow(m, v, s.scale * slice<T>(k.gradients, tile.begin, tile.elements));
+  const auto u = s.direction(m, v) + static_cast<T>(tile.weight_decay) * p;
+  k.norms[2 * index] = p.template cast<double>().square().sum();
+  k.norms[2 * index + 1] = u.template cast<double>().square().sum();
+}
+
+/// Replaces the squared norms of a parameter's tiles by its trust ratio.
+void lamb_ratios(const Lamb& k) {
+  for (int64_t first = 0, last = 0; first < k.tile_count; first = last) {
+    double parameter = 0, direction = 0;
+    for (last = first; last < k.tile_count && k.tiles[last].parameter == k.tiles[first].parameter; ++last) {
+      parameter += k.norms[2 * last];
+      direction += k.norms[2 * last + 1];
+    }
+    const bool scaled = k.tiles[first].layerwise && parameter > 0 && direction > 0;
+    const double ratio = scaled ? std::sqrt(parameter / direction) : 1;
+    for (int64_t tile = first; tile < last; ++tile) k.norms[2 * tile] = ratio;
+  }
+}
+
+template <typename T>
+void lamb_apply(const Lamb& k, const AdamScalars<T>& s, int64_t index) {
+  const ParameterTile& tile = k.tiles[index];
+  auto p = slice<T>(k.parameters, tile.begin, tile.elements);
+  const auto m = slice<T>(k.first_moment, tile.begin, tile.elements);
+  const auto v = slice<T>(k.second_moment, tile.begin, tile.elements);
+  const T rate = static_cast<T>(k.scalars->learning_rate * k.norms[2 * index]);
+  p -= rate * (s.direction(m, v) + static_cast<T>(tile.weight_decay) * p);
+}
+
+}  // namespace
+
+void clip_scale(const ClipScale& k) {
+  const double norm = std::sqrt(*k.sum_of_squares);
+  const bool clips = k.clip_norm > 0 && norm > k.clip_norm;
+  k.scalars->gradient_scale = clips ? k.clip_norm / norm : 1;
+}
+
+void adam(const Adam& k) {
+  with_type(k.type, [&]<typename T>() {
+    const AdamScalars<T> scalars(k);
+    for_each_tile(k.tiles, k.tile_count,
+                  [&](int64_t, const ParameterTile& tile) { adam_tile<T>(k, scalars, tile); });
+  });
+}
+
+void sgd(const Sgd& k) {
+  with_type(k.type, [&]<typename T>() {
+    for_each_tile(k.tiles, k.tile_count, [&](int64_t, const ParameterTile& tile) { sgd_tile<T>(k, tile); });
+  });
+}
+
+void lamb(const Lamb& k) {
+  with_type(k.type, [&]<typename T>() {
+    const AdamScalars<T> scalars(k);
+    for_each_tile(k.tiles, k.tile_count,
+                  [&](int64_t index, const ParameterTile&) { lamb_measure<T>(k, scalars, index); });
+    lamb_ratios(k);
+    for_each_tile(k.tiles, k.tile_count,
+                  [&](int64_t index, const ParameterTile&) { lamb_apply<T>(k, scalars, index); });
+  });
+}
+
+void moving_average(const MovingAverage& k) {
+  with_type(k.type, [&]<typename T>() {
+    const T decay = static_cast<T>(k.scalars->average_decay);
+    const int64_t blocks = (k.elements + kBlock - 1) / kBlock;
+    parallel_for(blocks, 4, [&](int64_t first, int64_t last) {
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t begin = block * kBlock, elements = std::min(kBlock, k.elements - begin);
+        auto average = slice<T>(k.average, begin, elements);
+        average += (1 - decay) * (slice<T>(k.values, begin, elements) - average);
+      }
+    });
+  });
+}
+
+void exchange(const Exchange& k) {
+  with_type(k.type, [&]<typename T>() {
+    parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
+      slice<T>(k.a, begin, end - begin).swap(slice<T>(k.b, begin, end - begin));
+    });
+  });
+}
+
+}  // namespace perceiver::kernels::cpu

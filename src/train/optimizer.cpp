@@ -1,0 +1,216 @@
+#include "train/optimizer.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace perceiver {
+namespace {
+
+// Small enough that a tile of parameter, gradient and two moments stays in the second-level cache.
+constexpr int64_t kTileElements = 4096;
+
+kernels::Launch launch_of(const DeviceContext& context) {
+  return {context.device(), context.stream()};
+}
+
+/// A table of plain structs in the device's memory.
+template <typename Entry>
+Tensor upload(DeviceContext& context, const std::vector<Entry>& entries) {
+  const Tensor table =
+      Tensor::empty(context, DType::u8, {static_cast<int64_t>(entries.size() * sizeof(Entry))});
+  table.copy_from_host(std::as_bytes(std::span<const Entry>(entries)));
+  return table;
+}
+
+/// What the optimizers that work elementwise share: the tiles, and flat buffers as state.
+class TiledOptimizer : public Optimizer {
+ public:
+  std::vector<NamedTensor> state() const override {
+    std::vector<NamedTensor> tensors;
+    for (const NamedTensor& buffer : buffers_)
+      for (const ParameterInfo& info : parameters_.infos())
+        tensors.push_back(
+            {fmt::format("{}/{}", buffer.name, info.name), buffer.tensor.view(info.offset, info.shape)});
+    return tensors;
+  }
+
+ protected:
+  TiledOptimizer(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
+      : config_(config), context_(context), parameters_(parameters) {
+    const std::vector<kernels::ParameterTile> tiles = parameter_tiles(parameters, config.weight_decay);
+    tile_count_ = static_cast<int64_t>(tiles.size());
+    tiles_ = upload(context, tiles);
+  }
+
+  Tensor add_buffer(std::string name) {
+    const Tensor& values = parameters_.values();
+    buffers_.push_back({std::move(name), Tensor::zeros(context_, values.dtype(), values.shape())});
+    return buffers_.back().tensor;
+  }
+
+  DType type() const { return parameters_.values().dtype(); }
+  const kernels::ParameterTile* tiles() const {
+    return static_cast<const kernels::ParameterTile*>(tiles_.data());
+  }
+
+  OptimizerConfig config_;
+  DeviceContext& context_;
+  ParameterStore& parameters_;
+  int64_t tile_count_ = 0;
+
+ private:
+  Tensor tiles_;
+  std::vector<NamedTensor> buffers_;
+};
+
+class Adam final : public TiledOptimizer {
+ public:
+  Adam(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
+      : TiledOptimizer(config, context, parameters),
+        first_(add_buffer("adam.first_moment")),
+        second_(add_buffer("adam.second_moment")) {}
+
+  void update(const kernels::StepScalars* scalars) override {
+    kernels::adam(launch_of(context_),
+                  {type(), tiles(), tile_count_, parameters_.values().data(), parameters_.gradients().data(),
+                   first_.data(), second_.data(), config_.beta1, config_.beta2, config_.epsilon,
+                   config_.type == OptimizerType::adamw, scalars});
+  }
+
+ private:
+  Tensor first_, second_;
+};
+
+class Sgd final : public TiledOptimizer {
+ public:
+  Sgd(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
+      : TiledOptimizer(config, context, parameters) {
+    if (config.momentum > 0) momentum_ = add_buffer("sgd.momentum");
+  }
+
+  void update(const kernels::StepScalars* scalars) override {
+    kernels::sgd(launch_of(context_),
+                 {type(), tiles(), tile_count_, parameters_.values().data(), parameters_.gradients().data(),
+                  momentum_.data(), config_.momentum, config_.nesterov, scalars});
+  }
+
+ private:
+  Tensor momentum_;  // none where momentum is 0
+};
+
+class Lamb final : public TiledOptimizer {
+ public:
+  Lamb(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
+      : TiledOptimizer(config, context, parameters),
+        first_(add_buffer("lamb.first_moment")),
+        second_(add_buffer("lamb.second_moment")),
+        norms_(Tensor::empty(context, DType::f64, {2 * tile_count_})) {}
+
+  void update(const kernels::StepScalars* scalars) override {
+    kernels::lamb(launch_of(context_),
+                  {type(), tiles(), tile_count_, parameters_.values().data(), parameters_.gradients().data(),
+                   first_.data(), second_.data(), config_.beta1, config_.beta2, config_.epsilon,
+                   norms_.as<double>(), scalars});
+  }
+
+ private:
+  Tensor first_, second_, norms_;
+};
+
+class Adafactor final : public Optimizer {
+ public:
+  Adafactor(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
+      : context_(context), parameters_(parameters) {
+    int64_t size = 0;
+    for (const ParameterInfo& info : parameters.infos()) table_.push_back(entry(info, config, size));
+    moments_ = Tensor::zeros(context, parameters.values().dtype(), {size});
+    device_table_ = upload(context, table_);
+  }
+
+  void update(const kernels::StepScalars* scalars) override {
+    kernels::adafactor(
+        launch_of(context_),
+        {moments_.dtype(), static_cast<const kernels::AdafactorParameter*>(device_table_.data()),
+         static_cast<int64_t>(table_.size()), parameters_.values().data(), parameters_.gradients().data(),
+         moments_.data(), scalars});
+  }
+
+  std::vector<NamedTensor> state() const override {
+    std::vector<NamedTensor> tensors;
+    for (size_t i = 0; i < table_.size(); ++i) {
+      const ParameterInfo& info = parameters_.infos()[i];
+      const kernels::AdafactorParameter& moments = table_[i];
+      if (moments.factored) {
+        tensors.push_back({fmt::format("adafactor.row_moment/{}", info.name),
+                           moments_.view(moments.row_moment, {moments.rows})});
+        tensors.push_back({fmt::format("adafactor.column_moment/{}", info.name),
+                           moments_.view(moments.column_moment, {moments.columns})});
+      } else {
+        tensors.push_back({fmt::format("adafactor.second_moment/{}", info.name),
+                           moments_.view(moments.row_moment, info.shape)});
+      }
+    }
+    return tensors;
+  }
+
+ private:
+  /// Appends a parameter's moments to a buffer of `size` elements so far.
+  static kernels::AdafactorParameter entry(const ParameterInfo& info, const OptimizerConfig& config,
+                                           int64_t& size) {
+    const bool factored = info.shape.rank() >= 2;
+    kernels::AdafactorParameter entry{};
+    entry.begin = info.offset;
+    entry.rows = info.shape.rows();
+    entry.columns = info.shape.last();
+    entry.factored = factored;
+    entry.row_moment = size;
+    entry.column_moment = size + entry.rows;
+    entry.weight_decay = decays(info) ? config.weight_decay : 0;
+    size += factored ? entry.rows + entry.columns : info.elements();
+    return entry;
+  }
+
+  DeviceContext& context_;
+  ParameterStore& parameters_;
+  std::vector<kernels::AdafactorParameter> table_;
+  Tensor moments_, device_table_;
+};
+
+}  // namespace
+
+bool decays(const ParameterInfo& parameter) {
+  const bool table = parameter.name.find("_embedding.") != std::string::npos ||
+                     parameter.name == "query.learned" || parameter.name == "query.index_encoding";
+  return parameter.shape.rank() >= 2 && !table;
+}
+
+std::vector<kernels::ParameterTile> parameter_tiles(const ParameterStore& parameters, double weight_decay) {
+  std::vector<kernels::ParameterTile> tiles;
+  for (size_t i = 0; i < parameters.infos().size(); ++i) {
+    const ParameterInfo& info = parameters.infos()[i];
+    const int64_t elements = info.elements();
+    for (int64_t begin = 0; begin < elements; begin += kTileElements)
+      tiles.push_back({info.offset + begin, std::min(kTileElements, elements - begin),
+                       static_cast<int64_t>(i), decays(info) ? weight_decay : 0, info.shape.rank() >= 2});
+  }
+  return tiles;
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceContext& context,
+                                          ParameterStore& parameters) {
+  switch (config.type) {
+    case OptimizerType::adam:
+    case OptimizerType::adamw:
+      return std::make_unique<Adam>(config, context, parameters);
+    case OptimizerType::sgd:
+      return std::make_unique<Sgd>(config, context, parameters);
+    case OptimizerType::lamb:
+      return std::make_unique<Lamb>(config, context, parameters);
+    case OptimizerType::adafactor:
+      return std::make_unique<Adafactor>(config, context, parameters);
+  }
+  throw_failure("internal error: unknown optimizer type {}", static_cast<int>(config.type));
+}
+
+}  // namespace perceiver

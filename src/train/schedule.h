@@ -1,0 +1,18 @@
+// The learning rate as a function of the step.
+#pragma once
+
+#include "perceiver/config.h"
+
+namespace perceiver {
+
+/// Learning rate of step `step`, counted from 0. During the first w = warmup_steps steps it rises linearly
+/// from warmup_initial (at step 0) to the base rate (at step w). From there on, with d = decay_steps
+/// (train.steps where that is 0):
+///   constant  base
+///   cosine    from base at step w to final_learning_rate at step d by half a period, then constant
+///   linear    likewise by a straight line
+///   steps     base times all factors whose boundary is at most `step`
+///   t5        base * sqrt(w / step), w at least 1; the authors' base * sqrt(w / ((step - w) + w))
+double learning_rate(const Config& config, int64_t step);
+
+}  // namespace perceiver
