@@ -1,0 +1,122 @@
+#include "train/checkpoint.h"
+
+#include <nlohmann/json.hpp>
+
+#include "config/save.h"
+#include "core/check.h"
+#include "io/atomic_folder.h"
+#include "io/checksum.h"
+#include "model/model_file.h"
+
+namespace perceiver {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxStateBytes = 16 << 20;
+constexpr const char* kOptimizerFormat = "perceiver optimizer state";
+
+ModelMetadata metadata_of(const CheckpointState& state, const PerceiverAR& model,
+                          const DataDescription& data) {
+  ModelMetadata metadata;
+  metadata.model = model.config();
+  metadata.tokenizer = data.tokenizer;
+  metadata.modality = data.modality;
+  metadata.step = state.step;
+  metadata.run = config_to_json(state.config).dump();
+  return metadata;
+}
+
+/// Streams a file into the folder; its record goes into state.json.
+FileRecord write_tensors(const AtomicFolder& folder, const char* name, const SafetensorsWriter& writer) {
+  OutputFile file = folder.create_file(name);
+  const uint64_t checksum = writer.write(file);
+  const uint64_t bytes = file.size();
+  file.finish();
+  return {bytes, checksum};
+}
+
+FileRecord write_model(const AtomicFolder& folder, const char* name, const PerceiverAR& model,
+                       const ModelMetadata& metadata, const Tensor& flat) {
+  SafetensorsWriter writer;
+  add_model(writer, model, metadata, flat);
+  return write_tensors(folder, name, writer);
+}
+
+FileRecord write_optimizer(const AtomicFolder& folder, const Learner& learner) {
+  SafetensorsWriter writer;
+  writer.set_metadata("format", kOptimizerFormat);
+  const std::vector<NamedTensor> tensors = learner.optimizer_state();
+  for (const NamedTensor& each : tensors) {
+    PERCEIVER_ASSERT(each.tensor.device().kind == DeviceKind::cpu);
+    writer.add(each.name, each.tensor.dtype() == DType::f64 ? "F64" : "F32", each.tensor.shape().vector(),
+               {static_cast<const std::byte*>(each.tensor.data()), each.tensor.bytes()});
+  }
+  return write_tensors(folder, optimizer_file_name, writer);
+}
+
+ParsedState parse_state(const fs::path& folder) {
+  const fs::path path = folder / state_file_name;
+  return state_from_json(read_file(path, kMaxStateBytes), path.string());
+}
+
+void verify_file(const fs::path& path, const FileRecord& record) {
+  std::error_code error;
+  const uint64_t bytes = fs::file_size(path, error);
+  if (error) throw_user("{}: {}", path.string(), error.message());
+  if (bytes != record.bytes) throw_user("{}: has {} bytes instead of {}", path.string(), bytes, record.bytes);
+  if (file_checksum(path) != record.checksum)
+    throw_user("{}: its checksum is not that of {}", path.string(), state_file_name);
+}
+
+void load_average(const fs::path& path, const PerceiverAR& model, const Tensor& average) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  for (const ParameterInfo& info : model.parameters().infos())
+    read_tensor(file, info.name, info.shape, average.view(info.offset, info.shape));
+}
+
+}  // namespace
+
+void write_checkpoint(const fs::path& folder, const CheckpointState& state, const PerceiverAR& model,
+                      const Learner& learner, const DataDescription& data) {
+  AtomicFolder target(folder);
+  const ModelMetadata metadata = metadata_of(state, model, data);
+  std::map<std::string, FileRecord> files;
+  files[model_file_name] = write_model(target, model_file_name, model, metadata, model.parameters().values());
+  if (learner.average())
+    files[average_file_name] = write_model(target, average_file_name, model, metadata, learner.average());
+  files[optimizer_file_name] = write_optimizer(target, learner);
+  target.write_file(state_file_name, state_to_json(state, files));
+  target.commit();
+}
+
+CheckpointState read_checkpoint_state(const fs::path& folder) {
+  return parse_state(folder).state;
+}
+
+CheckpointState verify_checkpoint(const fs::path& folder) {
+  ParsedState parsed = parse_state(folder);
+  for (const char* name : {model_file_name, optimizer_file_name})
+    if (!parsed.files.contains(name))
+      throw_user("{}: names no {}", (folder / state_file_name).string(), name);
+  if (parsed.state.config.train.ema_decay > 0 && !parsed.files.contains(average_file_name))
+    throw_user("{}: names no {}", (folder / state_file_name).string(), average_file_name);
+  for (const auto& [name, record] : parsed.files) {
+    if (fs::path(name).filename() != name)
+      throw_user("{}: '{}' is no file name", (folder / state_file_name).string(), name);
+    verify_file(folder / name, record);
+  }
+  return std::move(parsed.state);
+}
+
+void load_checkpoint(const fs::path& folder, PerceiverAR& model, Learner& learner) {
+  const CheckpointState state = read_checkpoint_state(folder);
+  read_parameters(SafetensorsFile::open(folder / model_file_name), model);
+  const SafetensorsFile file = SafetensorsFile::open(folder / optimizer_file_name);
+  for (const NamedTensor& each : learner.optimizer_state())
+    read_tensor(file, each.name, each.tensor.shape(), each.tensor);
+  if (learner.average()) load_average(folder / average_file_name, model, learner.average());
+  learner.set_updates(state.updates);
+}
+
+}  // namespace perceiver

@@ -1,0 +1,39 @@
+// A checkpoint: a folder that holds everything a run continues from, bit by bit.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "train/checkpoint_state.h"
+#include "train/learner.h"
+
+namespace perceiver {
+
+inline constexpr const char* model_file_name = "model.safetensors";          ///< the weights
+inline constexpr const char* average_file_name = "ema.safetensors";          ///< their moving average, if any
+inline constexpr const char* optimizer_file_name = "optimizer.safetensors";  ///< Optimizer::state
+inline constexpr const char* state_file_name = "state.json";                 ///< CheckpointState, checksums
+
+/// How the data went into tokens; goes into the model file's metadata.
+struct DataDescription {
+  std::string tokenizer;  ///< as make_tokenizer reads it
+  std::string modality;
+};
+
+/// Writes a checkpoint folder under a temporary name, synchronises it and gives it its final one; a
+/// checkpoint of that name is replaced. On any failure nothing has changed.
+void write_checkpoint(const std::filesystem::path& folder, const CheckpointState& state,
+                      const PerceiverAR& model, const Learner& learner, const DataDescription& data);
+
+/// Reads state.json alone. Throws `user` where it is missing or damaged.
+CheckpointState read_checkpoint_state(const std::filesystem::path& folder);
+
+/// Reads the state and holds every file against its size and checksum; throws `user` with what is wrong.
+CheckpointState verify_checkpoint(const std::filesystem::path& folder);
+
+/// Fills model and learner from a checkpoint that verify_checkpoint found good, made with the same model and
+/// optimizer.
+void load_checkpoint(const std::filesystem::path& folder, PerceiverAR& model, Learner& learner);
+
+}  // namespace perceiver

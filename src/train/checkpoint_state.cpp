@@ -1,0 +1,124 @@
+#include "train/checkpoint_state.h"
+
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "config/load.h"
+#include "config/save.h"
+#include "core/check.h"
+#include "io/checksum.h"
+
+namespace perceiver {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kFormat = "perceiver checkpoint";
+constexpr int kFormatVersion = 1;
+
+std::string hexadecimal(uint64_t value) {
+  return fmt::format("{:016x}", value);
+}
+
+uint64_t from_hexadecimal(const std::string& text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
+  if (error != std::errc() || end != text.data() + text.size()) throw_user("'{}' is no checksum", text);
+  return value;
+}
+
+std::string checksum_of(const json& document) {
+  const std::string text = document.dump();
+  Checksum checksum;
+  checksum.update(std::as_bytes(std::span(text.data(), text.size())));
+  return hexadecimal(checksum.digest());
+}
+
+json optional_number(const std::optional<double>& value) {
+  return value ? json(*value) : json(nullptr);
+}
+
+std::optional<double> read_optional(const json& value) {
+  if (value.is_null()) return std::nullopt;
+  return value.get<double>();
+}
+
+json sums_to_json(const LossSums& sums) {
+  return {{"loss", sums.loss},
+          {"nll", sums.nll},
+          {"z_loss", sums.z_loss},
+          {"correct", sums.correct},
+          {"targets", sums.targets}};
+}
+
+LossSums sums_from_json(const json& value) {
+  return {value.at("loss").get<double>(), value.at("nll").get<double>(), value.at("z_loss").get<double>(),
+          value.at("correct").get<double>(), value.at("targets").get<int64_t>()};
+}
+
+int64_t count(const json& value) {
+  const auto number = value.get<int64_t>();
+  if (number < 0) throw_user("{} is no count", number);
+  return number;
+}
+
+ParsedState read_document(const json& document, const std::string& source) {
+  ParsedState parsed;
+  CheckpointState& state = parsed.state;
+  state.step = count(document.at("step"));
+  state.updates = count(document.at("updates"));
+  state.skipped = count(document.at("skipped"));
+  state.elapsed = document.at("elapsed_seconds").get<double>();
+  state.loss = read_optional(document.at("loss"));
+  state.validation_loss = read_optional(document.at("validation_loss"));
+  if (const json& best = document.at("best"); !best.is_null())
+    state.best = BestValidation{count(best.at("step")), best.at("validation_loss").get<double>()};
+  state.interval = sums_from_json(document.at("interval"));
+  state.config = config_from_json(document.at("config").dump(), source);
+  for (const auto& [name, record] : document.at("files").items())
+    parsed.files[name] = {record.at("bytes").get<uint64_t>(),
+                          from_hexadecimal(record.at("xxh3_64").get<std::string>())};
+  return parsed;
+}
+
+}  // namespace
+
+std::string state_to_json(const CheckpointState& state, const std::map<std::string, FileRecord>& files) {
+  json document{{"format", kFormat},
+                {"format_version", kFormatVersion},
+                {"library_version", PERCEIVER_VERSION},
+                {"step", state.step},
+                {"updates", state.updates},
+                {"skipped", state.skipped},
+                {"elapsed_seconds", state.elapsed},
+                {"data_cursor", {{"next_step", state.step}, {"split", "train"}}},
+                {"seeds", {{"train", state.config.train.seed}, {"data", state.config.data.seed}}},
+                {"loss", optional_number(state.loss)},
+                {"validation_loss", optional_number(state.validation_loss)},
+                {"best", nullptr},
+                {"interval", sums_to_json(state.interval)},
+                {"moving_average", state.config.train.ema_decay > 0},
+                {"config", config_to_json(state.config)},
+                {"files", json::object()}};
+  if (state.best) document["best"] = {{"step", state.best->step}, {"validation_loss", state.best->loss}};
+  for (const auto& [name, record] : files)
+    document["files"][name] = {{"bytes", record.bytes}, {"xxh3_64", hexadecimal(record.checksum)}};
+  document["checksum"] = checksum_of(document);
+  return document.dump(2) + "\n";
+}
+
+ParsedState state_from_json(std::string_view text, const std::string& source) {
+  try {
+    json document = json::parse(text);
+    const json checksum = document.at("checksum");
+    document.erase("checksum");
+    if (checksum != checksum_of(document)) throw_user("{}: its checksum does not fit its content", source);
+    if (document.at("format") != kFormat || document.at("format_version") != kFormatVersion)
+      throw_user("{}: not of format '{}', version {}", source, kFormat, kFormatVersion);
+    return read_document(document, source);
+  } catch (const json::exception& error) {
+    throw_user("{}: not the state of a checkpoint: {}", source, error.what());
+  }
+}
+
+}  // namespace perceiver

@@ -1,0 +1,37 @@
+#include "train/config_change.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "config/schema.h"
+#include "core/check.h"
+
+namespace perceiver {
+namespace {
+
+constexpr std::array<std::string_view, 4> kFixedSections{"model", "data", "loss", "optimizer"};
+constexpr std::array<std::string_view, 5> kFixedKeys{"train.batch", "train.micro_batches", "train.precision",
+                                                     "train.seed", "train.ema_decay"};
+
+bool is_fixed(const ConfigKey& key) {
+  const auto among = [](const auto& names, std::string_view name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  return among(kFixedSections, key.section()) || among(kFixedKeys, key.path);
+}
+
+}  // namespace
+
+void check_config_change(const Config& before, const Config& wanted, const std::string& run) {
+  for (const ConfigKey& key : config_keys()) {
+    if (!is_fixed(key) || key.get(before) == key.get(wanted)) continue;
+    throw_user(
+        "{} was trained with {}: {} and cannot be resumed with {}; put the old value back, or start a new "
+        "run "
+        "in another folder",
+        run, key.path, format_value(key.get(before)), format_value(key.get(wanted)));
+  }
+}
+
+}  // namespace perceiver

@@ -1,0 +1,35 @@
+// metrics.jsonl: one JSON object per line and entry of the log.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "io/atomic_file.h"
+#include "train/observer.h"
+
+namespace perceiver {
+
+/// {"step", "loss" (nats per target), "bits", "objective", "z_loss", "accuracy", "gradient_norm",
+/// "learning_rate", "targets_per_second", "inputs_per_second", "elapsed" (seconds), "skipped"}; null where a
+/// number is not finite.
+std::string metrics_line(const LogEntry& entry);
+/// {"step", "validation_loss" (nats per target), "validation_bits", "validation_seconds"}, and
+/// "validation_bits_per_<unit>" where known.
+std::string metrics_line(const EvalEntry& entry);
+
+/// Removes the lines of steps after `last_step`, and what is no entry (the end of a line that a killed
+/// process did not finish); rewritten atomically. Nothing happens where the file is missing.
+void drop_metrics_after(const std::filesystem::path& path, int64_t last_step);
+
+/// The file, open for adding lines, each by one write. Errors are `failure`s.
+class MetricsFile {
+ public:
+  explicit MetricsFile(const std::filesystem::path& path);
+  void add(const LogEntry& entry) { output_.write(metrics_line(entry) + "\n"); }
+  void add(const EvalEntry& entry) { output_.write(metrics_line(entry) + "\n"); }
+
+ private:
+  OutputFile output_;
+};
+
+}  // namespace perceiver

@@ -1,0 +1,29 @@
+// Where the entries of a run go: the metrics file, TensorBoard, the observer.
+#pragma once
+
+#include <optional>
+
+#include "train/metrics.h"
+#include "train/observer.h"
+#include "train/run_folder.h"
+#include "train/tensorboard.h"
+
+namespace perceiver {
+
+class RunLog {
+ public:
+  /// Continues the files of `folder` behind step `step`: later entries are dropped. `observer` may be null.
+  RunLog(const RunFolder& folder, int64_t step, bool tensorboard, TrainObserver* observer);
+
+  void add(const LogEntry& entry);
+  void add(const EvalEntry& entry);
+  void checkpoint(int64_t step, const std::filesystem::path& path);
+  void message(const std::string& text);
+
+ private:
+  MetricsFile metrics_;
+  std::optional<EventFile> events_;
+  TrainObserver* observer_;
+};
+
+}  // namespace perceiver

@@ -1,0 +1,30 @@
+// Speed of training: what was done since the last entry of the log, and how long it took.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+namespace perceiver {
+
+/// Seconds since its construction.
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
+/// Counts since the last restart; the time of steps alone, without validations and checkpoints.
+struct StepClock {
+  int64_t steps = 0;
+  int64_t targets = 0;
+  int64_t inputs = 0;
+  double seconds = 0;
+
+  double per_second(int64_t count) const { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
+  double seconds_per_step() const { return steps > 0 ? seconds / static_cast<double>(steps) : 0; }
+};
+
+}  // namespace perceiver

@@ -1,0 +1,102 @@
+// A training run from a configuration: data, model, steps, validations, checkpoints, resuming.
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "model/perceiver_ar.h"
+#include "perceiver/config.h"
+#include "train/checkpoint.h"
+#include "train/learner.h"
+#include "train/observer.h"
+#include "train/run_folder.h"
+#include "train/run_log.h"
+#include "train/step_clock.h"
+
+namespace perceiver {
+
+struct ValidationScore {
+  double loss = 0;                      ///< nats per target
+  std::optional<double> bits_per_unit;  ///< where the data have a unit
+  std::string unit;                     ///< e.g. "byte"
+};
+/// Scores the validation split.
+using Validate = std::function<ValidationScore(const PerceiverAR&, const Dataset&)>;
+
+struct TrainOptions {
+  std::filesystem::path folder;             ///< of the run; created
+  bool resume = false;                      ///< continue the run that the folder holds
+  const std::atomic<bool>* stop = nullptr;  ///< once true, the run saves and ends after the present step
+  TrainObserver* observer = nullptr;
+  Validate validate;  ///< none: no validation
+};
+
+enum class TrainStatus { finished, interrupted, out_of_time };
+
+struct TrainResult {
+  TrainStatus status = TrainStatus::finished;
+  int64_t step = 0;                  ///< steps done
+  std::filesystem::path checkpoint;  ///< the newest one; empty if none was written
+};
+
+/// A run depends on its configuration and its data alone: the same losses and weights, bit by bit, with the
+/// same number of threads, whether or not it was stopped or killed and resumed in between.
+class Trainer {
+ public:
+  /// Opens or creates everything. Throws `user` for a folder that holds a run already (without `resume`) or
+  /// no usable one (with it), for a configuration that does not fit the data or the run to be resumed.
+  Trainer(Config config, TrainOptions options);
+
+  /// Trains to train.steps, or until `stop` or train.max_minutes. Throws `failure` after
+  /// train.max_nonfinite_steps steps in a row that were not finite, and for what cannot be written; the last
+  /// good checkpoint stays.
+  TrainResult run();
+
+  PerceiverAR& model() { return *model_; }
+  const Dataset& data() const { return *data_; }
+  const Learner& learner() const { return *learner_; }
+  const CheckpointState& state() const { return state_; }
+
+ private:
+  void start();
+  void resume();
+  void step();
+  void account(const StepReport& report, double seconds);
+  void reject(const StepReport& report);
+  void after_step();
+  void log();
+  /// Whether this was the best validation of the run.
+  bool evaluate();
+  void save();
+  bool weights_are_finite() const;
+  TrainResult finish(TrainStatus status);
+  double elapsed() const { return state_.elapsed + watch_.seconds(); }
+  bool due(int64_t every) const;
+  bool stopped() const;
+  bool out_of_time() const;
+
+  Config config_;
+  TrainOptions options_;
+  RunFolder folder_;
+  std::unique_ptr<Dataset> data_;
+  std::unique_ptr<PerceiverAR> model_;
+  std::unique_ptr<Learner> learner_;
+  CheckpointState state_;  ///< `elapsed`: before this process
+  std::optional<RunLog> log_;
+  std::unique_ptr<Loader> loader_;
+  Batch batch_;
+  StepReport last_;         ///< the last finite step
+  StepClock clock_;         ///< since the last entry of the log
+  Stopwatch watch_;         ///< since this process began
+  int64_t rejected_ = 0;    ///< steps in a row that were not finite, up to now
+  int64_t saved_ = -1;      ///< step of the newest checkpoint; -1: none
+  int64_t confirmed_ = -1;  ///< step of the newest checkpoint that a finite step followed
+};
+
+}  // namespace perceiver
