@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/random.h"
 #include "tools/commands.h"
+#include "train/learner.h"
 
 namespace perceiver::program {
 namespace {
@@ -61,28 +62,6 @@ Batch random_batch(const ModelConfig& model, int64_t size) {
   return batch;
 }
 
-/// One training step's forward and backward.
-class Stepper {
- public:
-  Stepper(const Config& config, PerceiverAR& model) : config_(config), model_(model) {}
-
-  void run(const Batch& batch, int64_t step) {
-    const PassOptions pass{0, true, {config_.train.seed, static_cast<uint64_t>(step), 0, 0}};
-    const ModelInputs inputs = model_.prepare(batch, pass);
-    model_.parameters().start_gradients();
-    Tape tape(model_.context(), true, true, pass.random);
-    const ops::LossOptions loss{config_.loss.label_smoothing, config_.loss.z_loss,
-                                1.0 / static_cast<double>(inputs.target_count)};
-    model_.loss(tape, inputs, loss, config_.train.recompute);
-    tape.backward();
-    model_.parameters().finish_gradients();
-  }
-
- private:
-  const Config& config_;
-  PerceiverAR& model_;
-};
-
 int run_train(const Options& options, int threads) {
   const Config config = load_config(options.config, options.set);
   check_device(config.device);
@@ -90,12 +69,12 @@ int run_train(const Options& options, int threads) {
   const DType type = config.train.precision == Precision::float64 ? DType::f64 : DType::f32;
   PerceiverAR model(config.model, context, type);
   model.parameters().initialize(config.train.seed);
-  Stepper stepper(config, model);
+  Learner learner(config, model);
   const Batch batch = random_batch(config.model, config.train.batch);
   std::vector<double> seconds;
   for (int64_t step = 0; step < options.warmup + options.steps; ++step) {
     const auto start = std::chrono::steady_clock::now();
-    stepper.run(batch, step);
+    learner.step(step, batch);
     if (step >= options.warmup)
       seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }

@@ -26,6 +26,7 @@ void add_eval(CLI::App& app, Globals& globals, Action& action);
 void add_import(CLI::App& app, Globals& globals, Action& action);
 void add_info(CLI::App& app, Globals& globals, Action& action);
 void add_sample(CLI::App& app, Globals& globals, Action& action);
+void add_train(CLI::App& app, Globals& globals, Action& action);
 
 /// Loads the model that a run folder, checkpoint folder or model file means, in float32.
 LoadedModel open_checkpoint(const std::string& path, int threads);

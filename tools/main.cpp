@@ -55,7 +55,7 @@ int parse_and_run(int argc, char** argv) {
   app.add_option("--threads", globals.threads, "CPU threads (default: all)")->check(CLI::Range(1, 4096));
   app.require_subcommand(1);
   app.fallthrough();
-  for (const auto add : {add_eval, add_sample, add_info, add_config, add_import, add_bench})
+  for (const auto add : {add_train, add_eval, add_sample, add_info, add_config, add_import, add_bench})
     add(app, globals, action);
   try {
     app.parse(argc, argv);
