@@ -18,6 +18,20 @@ Config checked(Config config) {
   return config;
 }
 
+std::unique_ptr<Dataset> open_fitting(const Config& config) {
+  std::unique_ptr<Dataset> data = open_dataset(config.data);
+  check_fits(*data, config.model);
+  return data;
+}
+
+/// A folder to resume from is not made by looking for it.
+const std::filesystem::path& checked(const TrainOptions& options) {
+  std::error_code ignored;
+  if (options.resume && !std::filesystem::is_directory(options.folder, ignored))
+    throw_user("{}: there is no such folder to resume a run in", options.folder.string());
+  return options.folder;
+}
+
 std::unique_ptr<PerceiverAR> make_model(const Config& config) {
   const DType type = config.train.precision == Precision::float64 ? DType::f64 : DType::f32;
   return std::make_unique<PerceiverAR>(config.model, DeviceContext::cpu(static_cast<int>(config.threads)),
@@ -33,9 +47,8 @@ DataDescription describe(const Dataset& data, DatasetType type) {
 Trainer::Trainer(Config config, TrainOptions options)
     : config_(checked(std::move(config))),
       options_(std::move(options)),
-      folder_(options_.folder),
-      data_(open_dataset(config_.data)) {
-  check_fits(*data_, config_.model);
+      data_(open_fitting(config_)),
+      folder_(checked(options_)) {
   model_ = make_model(config_);
   if (options_.resume) {
     resume();
@@ -71,8 +84,15 @@ void Trainer::resume() {
     log_->message(
         fmt::format("the checkpoint of step {} is damaged ({}); it is now {}, and {} is used instead",
                     damaged.step, damaged.reason, store.set_aside(damaged.step).string(), source));
-  // A process killed between writing a checkpoint and linking it as the best left the link to be made here.
-  const auto steps = store.steps();
+  if (config_.checkpoint.keep_best) link_best();
+  log_->message(fmt::format("resuming {} at step {}", source, state_.step));
+}
+
+void Trainer::link_best() {
+  // A process killed between writing a checkpoint and linking it left the link to be made here; and the best
+  // checkpoint may be gone if the run goes back to one before it.
+  const CheckpointStore& store = folder_.checkpoints();
+  const std::vector<int64_t> steps = store.steps();
   const bool kept = state_.best && std::find(steps.begin(), steps.end(), state_.best->step) != steps.end();
   if (!kept) {
     state_.best.reset();
@@ -80,7 +100,6 @@ void Trainer::resume() {
   } else if (store.best() != state_.best->step) {
     store.set_best(state_.best->step);
   }
-  log_->message(fmt::format("resuming {} at step {}", source, state_.step));
 }
 
 TrainResult Trainer::run() {
@@ -106,10 +125,10 @@ void Trainer::step() {
   loader_->next(batch_);
   const StepReport report = learner_->step(state_.step, batch_);
   ++state_.step;
+  last_ = report;
   account(report, watch.seconds());
   if (!report.finite) return reject(report);
   rejected_ = 0;
-  last_ = report;
   state_.loss = report.sums.mean(report.sums.nll);
   if (saved_ == confirmed_) return;
   confirmed_ = saved_;
@@ -183,7 +202,8 @@ bool Trainer::evaluate() {
   entry.bits_per_unit = score.bits_per_unit;
   entry.unit = score.unit;
   entry.seconds = watch.seconds();
-  entry.is_best = std::isfinite(score.loss) && (!state_.best || score.loss < state_.best->loss);
+  entry.is_best =
+      rejected_ == 0 && std::isfinite(score.loss) && (!state_.best || score.loss < state_.best->loss);
   if (std::isfinite(score.loss)) state_.validation_loss = score.loss;
   if (entry.is_best) state_.best = BestValidation{state_.step, score.loss};
   log_->add(entry);

@@ -58,7 +58,7 @@ class Trainer {
   /// good checkpoint stays.
   TrainResult run();
 
-  PerceiverAR& model() { return *model_; }
+  PerceiverAR& model() const { return *model_; }
   const Dataset& data() const { return *data_; }
   const Learner& learner() const { return *learner_; }
   const CheckpointState& state() const { return state_; }
@@ -66,6 +66,8 @@ class Trainer {
  private:
   void start();
   void resume();
+  /// Makes `best` what the resumed state says.
+  void link_best();
   void step();
   void account(const StepReport& report, double seconds);
   void reject(const StepReport& report);
@@ -83,8 +85,8 @@ class Trainer {
 
   Config config_;
   TrainOptions options_;
-  RunFolder folder_;
   std::unique_ptr<Dataset> data_;
+  RunFolder folder_;
   std::unique_ptr<PerceiverAR> model_;
   std::unique_ptr<Learner> learner_;
   CheckpointState state_;  ///< `elapsed`: before this process
