@@ -5,11 +5,13 @@
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
+#include <iostream>
 
 #include "config/load.h"
 #include "core/check.h"
 #include "eval/evaluator.h"
 #include "tools/commands.h"
+#include "train/progress.h"
 #include "train/trainer.h"
 
 namespace perceiver::program {
@@ -28,43 +30,6 @@ void request_stop(int signal) {
   stop_requested = true;
   ::signal(signal, SIG_DFL);
 }
-
-std::string duration(double seconds) {
-  const auto s = static_cast<int64_t>(seconds + 0.5);
-  if (s >= 3600) return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
-  return s >= 60 ? fmt::format("{}m{:02}s", s / 60, s % 60) : fmt::format("{}s", s);
-}
-
-/// One line on stderr that is rewritten on a terminal; plain lines elsewhere.
-class Progress final : public TrainObserver {
- public:
-  void on_log(const LogEntry& e) override {
-    const std::string skipped = e.skipped > 0 ? fmt::format("  skipped {}", e.skipped) : "";
-    show(fmt::format("step {}/{}  loss {:.4f} nats {:.4f} bits  accuracy {:.3f}  lr {:.2e}  {:.0f} tokens/s  "
-                     "{} left{}",
-                     e.step, e.steps, e.loss, e.bits(), e.accuracy, e.learning_rate, e.targets_per_second,
-                     duration(e.remaining), skipped),
-         terminal_);
-  }
-  void on_eval(const EvalEntry& e) override {
-    const std::string unit =
-        e.bits_per_unit ? fmt::format("  {:.4f} bits per {}", *e.bits_per_unit, e.unit) : "";
-    show(fmt::format("step {}  validation {:.4f} nats {:.4f} bits{}{}  ({})", e.step, e.loss, e.bits(), unit,
-                     e.is_best ? "  best" : "", duration(e.seconds)),
-         false);
-  }
-  void on_message(const std::string& text) override { show(text, false); }
-
- private:
-  void show(const std::string& line, bool stays_open) {
-    std::fprintf(stderr, "%s%s%s", open_ ? "\r\033[K" : "", line.c_str(), stays_open ? "" : "\n");
-    std::fflush(stderr);
-    open_ = stays_open;
-  }
-
-  bool terminal_ = isatty(STDERR_FILENO) != 0;
-  bool open_ = false;
-};
 
 Validate validator(const Config& config) {
   EvaluationOptions options;
@@ -86,7 +51,7 @@ int run(const Options& options, int threads) {
   if (threads > 0) config.threads = threads;
   const std::string folder =
       options.run.empty() ? "runs/" + std::filesystem::path(options.config).stem().string() : options.run;
-  Progress progress;
+  Progress progress(std::cerr, isatty(STDERR_FILENO) != 0);
   TrainOptions train;
   train.folder = folder;
   train.resume = options.resume;
