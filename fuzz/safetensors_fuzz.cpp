@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 #include <vector>
 
 #include "io/safetensors.h"
@@ -30,10 +31,16 @@ void check(const perceiver::SafetensorsFile& file) {
   static_cast<void>(read);
 }
 
+/// Errors are for one line of a terminal.
+void check_message(std::string_view message) {
+  for (const char c : message) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
+}
+
 void parse(std::span<const std::byte> file) {
   try {
     check(perceiver::SafetensorsFile::parse(file, "fuzz"));
-  } catch (const perceiver::Error&) {
+  } catch (const perceiver::Error& error) {
+    check_message(error.what());
   }
 }
 

@@ -11,6 +11,7 @@
 #include <csignal>
 #include <fstream>
 
+#include "core/random.h"
 #include "io/atomic_folder.h"
 #include "io/checksum.h"
 #include "io/temporary_name.h"
@@ -241,6 +242,31 @@ TEST_F(FilesTest, StaleTemporariesOfKilledWritersAreRemoved) {
   EXPECT_EQ(names().size(), 3u);
   EXPECT_EQ(remove_stale_temporaries(folder_), 2);
   EXPECT_THAT(names(), testing::ElementsAre("notes.tmp-draft"));
+}
+
+TEST_F(FilesTest, AKillAtAnyMomentLeavesAWholeFolder) {
+  const fs::path path = folder_ / "best";
+  const auto write = [&](const std::string& text) {
+    AtomicFolder folder(path);
+    folder.write_file("a", text);
+    folder.write_file("b", text);
+    folder.commit();
+  };
+  write("first");
+  RandomStream random(1, RandomPurpose::batch);
+  for (int i = 0; i < 40; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0)
+      for (int version = 0;; ++version) write(std::to_string(version));
+    ::usleep(static_cast<useconds_t>(random.below(5000)));
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    EXPECT_EQ(get(path / "a"), get(path / "b"));
+    remove_stale_temporaries(folder_);
+    EXPECT_THAT(names(), testing::ElementsAre("best"));
+  }
+  write("last");
+  EXPECT_EQ(get(path / "b"), "last");
 }
 
 TEST_F(FilesTest, TemporariesInUseStay) {

@@ -10,6 +10,7 @@
 #include "config/validate.h"
 #include "config/words.h"
 #include "core/random.h"
+#include "core/text.h"
 #include "io/atomic_file.h"
 #include "perceiver/error.h"
 
@@ -227,6 +228,12 @@ TEST(Config, DamagedYamlIsRefusedWithItsPlace) {
   EXPECT_THAT(yaml_error("model: {}\n\x04train: {}\n"), StartsWith("c.yaml:2: control character 0x04"));
   EXPECT_THAT(yaml_error(std::string("model: {}\0", 10)), HasSubstr("control character"));
   EXPECT_THAT(yaml_error("data: {train: \xff}"), HasSubstr("UTF-8"));
+}
+
+TEST(Config, SyntaxErrorsAreOnePrintableLine) {
+  for (const std::string text :
+       {"{\"a\\", "a: \"\\q\"", "a: \"\\\t\"", "a: \"\\x\n\"", "@", "a: `", "!<\t> b", "&\t b"})
+    for (const char c : yaml_error(text)) EXPECT_TRUE(static_cast<unsigned char>(c) >= 0x20) << text;
 }
 
 TEST(Config, HugeTextsAreRefusedQuickly) {

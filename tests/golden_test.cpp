@@ -111,9 +111,8 @@ void check_gradients(const PerceiverAR& model, const SafetensorsFile& file, doub
     ASSERT_EQ(actual.size(), expected.size()) << name.ours;
     std::vector<double> difference(actual.size());
     std::transform(actual.begin(), actual.end(), expected.begin(), difference.begin(), std::minus<>());
-    // Gradients that vanish exactly (a key's bias) are rounding noise in float32: judged by an absolute
-    // floor.
-    EXPECT_LE(norm(difference), tolerance * std::max(norm(expected), 1e-3)) << name.ours;
+    // A gradient that vanishes by symmetry (a key's bias without rotation) is rounding noise in the files.
+    EXPECT_LE(norm(difference), tolerance * std::max(norm(expected), 1e-3 * all)) << name.ours;
   }
 }
 

@@ -220,6 +220,11 @@ TEST(Safetensors, RejectsHolesAndOverlaps) {
   EXPECT_THAT(error_of_header(two("1,5", "5,9"), 9), HasSubstr("leave a hole"));
 }
 
+TEST(Safetensors, ErrorsShowNamesOnOnePrintableLine) {
+  EXPECT_THAT(error_of_header(R"({"a\n\u001b[2J":{}})", 0), HasSubstr("tensor 'a\\x0a\\x1b[2J' lacks"));
+  EXPECT_THAT(error_of_header("{\"" + std::string(1000, 'x') + "\":{}}", 0), HasSubstr("xxx...' lacks"));
+}
+
 TEST(Safetensors, ErrorsGiveTheByteOffset) {
   EXPECT_THAT(error_of_header(R"({"a":[]})", 0), HasSubstr("byte 13: "));
 }

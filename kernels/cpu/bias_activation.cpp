@@ -1,18 +1,12 @@
 // Bias and activation of a linear layer, and their backward with the bias gradient (column sums in a fixed
 // order).
-#include <Eigen/Core>
-
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/row.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
-
-template <typename T>
-using Row = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
-template <typename T>
-using ConstRow = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
 
 constexpr double kGeluSlope = 0.7978845608028654;  // sqrt(2 / pi)
 constexpr double kGeluCubic = 0.044715;

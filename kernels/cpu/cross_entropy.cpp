@@ -1,16 +1,12 @@
 // Softmax cross-entropy with label smoothing and z-loss (MODEL.md section 4), and the sums over rows.
-#include <Eigen/Core>
-
 #include <cmath>
 
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/row.h"
 #include "kernels/kernels.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
-
-template <typename T>
-using Row = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
 
 struct Smoothing {
   double on, off, normalizer;

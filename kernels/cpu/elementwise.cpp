@@ -1,18 +1,12 @@
 // Sums and checks over flat arrays.
-#include <Eigen/Core>
-
 #include <cmath>
 
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/row.h"
 #include "kernels/kernels.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
-
-template <typename T>
-using ConstArray = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
-template <typename T>
-using Array = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
 
 template <typename T>
 int64_t non_finite(const CountNonFinite& k) {
@@ -30,7 +24,7 @@ double squares(const SumOfSquares& k) {
     for (int64_t part = begin; part < end; ++part) {
       const int64_t first = k.elements * part / kReductionParts,
                     last = k.elements * (part + 1) / kReductionParts;
-      parts[part] = ConstArray<T>(static_cast<const T*>(k.x) + first, last - first)
+      parts[part] = ConstRow<T>(static_cast<const T*>(k.x) + first, last - first)
                         .template cast<double>()
                         .square()
                         .sum();
@@ -46,8 +40,8 @@ double squares(const SumOfSquares& k) {
 void add(const Add& k) {
   with_type(k.type, [&]<typename T>() {
     parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
-      Array<T>(static_cast<T*>(k.target) + begin, end - begin) +=
-          ConstArray<T>(static_cast<const T*>(k.source) + begin, end - begin);
+      Row<T>(static_cast<T*>(k.target) + begin, end - begin) +=
+          ConstRow<T>(static_cast<const T*>(k.source) + begin, end - begin);
     });
   });
 }

@@ -1,19 +1,13 @@
 // Sums of table rows, and their backward: rows are sorted by id (a stable counting sort), then each table row
 // sums its own rows in their order, so that the result does not depend on the number of threads.
-#include <Eigen/Core>
-
 #include <algorithm>
 
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/row.h"
 #include "kernels/kernels.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
-
-template <typename T>
-using Row = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
-template <typename T>
-using ConstRow = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
 
 template <typename T>
 void gather(const Embedding& k) {

@@ -1,11 +1,10 @@
 // Residual add with dropout, and LayerNorm, in one pass over each row; dropout alone.
-#include <Eigen/Core>
-
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/dropout.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/row.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
 
@@ -13,11 +12,6 @@ namespace perceiver::kernels::cpu {
 namespace {
 
 constexpr double kEpsilon = 1e-5;
-
-template <typename T>
-using Row = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
-template <typename T>
-using ConstRow = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
 
 struct FactorTag;
 struct SumTag;

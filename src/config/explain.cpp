@@ -3,8 +3,8 @@
 #include <string_view>
 
 #include "config/schema.h"
-#include "config/words.h"
 #include "core/check.h"
+#include "core/text.h"
 
 namespace perceiver {
 namespace {

@@ -4,9 +4,9 @@
 #include "config/read_value.h"
 #include "config/schema.h"
 #include "config/validate.h"
-#include "config/words.h"
 #include "config/yaml_text.h"
 #include "core/check.h"
+#include "core/text.h"
 #include "io/atomic_file.h"
 
 namespace perceiver {

@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "config/words.h"
 #include "core/check.h"
+#include "core/text.h"
 
 namespace perceiver {
 

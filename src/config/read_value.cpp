@@ -7,6 +7,7 @@
 
 #include "config/words.h"
 #include "core/check.h"
+#include "core/text.h"
 
 namespace perceiver {
 namespace {

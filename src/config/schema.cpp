@@ -200,7 +200,8 @@ std::vector<ConfigKey> model_keys() {
       bind(MEMBER(model.max_wavelength), between(0, 1e12),
            "Longest rotary wavelength, positions; at least context_length; 0 = context_length."),
       bind(MEMBER(model.position_table), any(),
-           "Absolute position tables: sinusoidal and fourier are formulas, learned starts random and is trained, random stays as drawn."),
+           "Absolute position tables: sinusoidal and fourier are formulas, learned starts random and is "
+           "trained, random stays as drawn."),
       bind(MEMBER(model.position_sizes), between(1, most_tokens),
            "Rows of each axis' absolute position table, one number per axis; [] = one axis of context_length "
            "+ 2 "
@@ -239,8 +240,8 @@ std::vector<ConfigKey> data_keys() {
            "if there is one document only."),
       bind(MEMBER(data.test_fraction), from_below(0, 1),
            "Part of train that is kept for testing when it has no paths of its own, as for validation."),
-      bind(MEMBER(data.copy_length), between(4, most_tokens),
-           "Length of a copy sequence, tokens: the start token, the random half and its mirror image."),
+      bind(MEMBER(data.copy_length), between(4, 131072),
+           "Length of a copy sequence, tokens: start, random bytes, their mirror image, end."),
       bind(MEMBER(data.seed), any(), "Seed of the split and of the copy task."),
   };
 }

@@ -89,7 +89,8 @@ void check_absolute(const ModelConfig& model, const Checker& check) {
       model.position_sizes.size() != 1 || model.position_sizes[0] >= rows,
       "model.position_sizes ({}) is too small for model.context_length {}; at least {} rows are needed",
       model.position_sizes.empty() ? 0 : model.position_sizes[0], model.context_length, rows);
-  const bool fixed_bands = model.position_table == PositionTable::sinusoidal || model.position_table == PositionTable::fourier;
+  const bool fixed_bands =
+      model.position_table == PositionTable::sinusoidal || model.position_table == PositionTable::fourier;
   const int64_t fewest = model.position_table == PositionTable::sinusoidal ? 4 : 2;
   check.require(!fixed_bands || (model.input_channels % 2 == 0 && model.input_channels >= fewest),
                 "model.input_channels ({}) must be even and at least {} for sinusoidal or fourier positions",
@@ -157,6 +158,10 @@ void check_data(const Config& config, const Checker& check) {
   check.require(config.model.axes() == 1,
                 "data.type text and copy have one position axis, model.position_sizes {}",
                 config.model.axes());
+  // A row holds what is read; the sequence's last token is only a target.
+  check.require(data.type != DatasetType::copy || data.copy_length - 1 <= config.model.context_length,
+                "data.copy_length ({}) must not exceed model.context_length + 1 ({})", data.copy_length,
+                config.model.context_length + 1);
   check.require(data.validation_fraction + data.test_fraction < 1,
                 "data.validation_fraction ({}) and data.test_fraction ({}) leave nothing to train on",
                 data.validation_fraction, data.test_fraction);

@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "config/words.h"
 #include "core/check.h"
+#include "core/text.h"
 
 namespace perceiver {
 namespace {
@@ -108,7 +108,8 @@ class YamlHandler : public YAML::EventHandler {
   const bool located = with_lines && error.mark.line >= 0;
   const std::string place =
       located ? fmt::format("{}:{}:{}", source, error.mark.line + 1, error.mark.column + 1) : source;
-  throw_user("{}: YAML syntax error: {}", place, error.msg);
+  // yaml-cpp puts characters of the text, its end mark among them, into messages as they are.
+  throw_user("{}: YAML syntax error: {}", place, printable(error.msg));
 }
 
 ConfigNode parse_yaml_text(std::string_view text, const std::string& source, bool with_lines) {

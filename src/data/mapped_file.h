@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "io/file_view.h"
+
 namespace perceiver {
 
 /// A whole file, mapped for reading; its descriptor is closed at once. Pages are read when touched, so a file
@@ -18,12 +20,8 @@ class MappedFile {
  public:
   /// Throws if `path` is missing, a folder, no regular file, unreadable or empty.
   explicit MappedFile(const std::string& path);
-  ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
 
-  int64_t size() const { return size_; }
-  std::span<const uint8_t> bytes() const { return {data_, static_cast<size_t>(size_)}; }
+  int64_t size() const { return static_cast<int64_t>(view_.bytes().size()); }
   /// Copies bytes [offset, offset + out.size()) and gives their pages back, so that what has been read does
   /// not count as this process's memory (it stays in the system's cache). Throws if the range is outside the
   /// file.
@@ -31,8 +29,7 @@ class MappedFile {
 
  private:
   std::string path_;
-  const uint8_t* data_ = nullptr;
-  int64_t size_ = 0;
+  FileView view_;
 };
 
 /// Any number of files of which at most `max_mapped` are mapped at a time: the system limits the mappings of

@@ -60,7 +60,7 @@ void throw_output_failure(const std::string& action, const std::filesystem::path
 }
 
 FileDescriptor open_for_reading(const std::filesystem::path& path) {
-  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file.valid()) {
     const int error = errno;
     throw_user("cannot open '{}': {}; {}", path.string(), std::strerror(error), input_advice(error));

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/check.h"
+#include "core/text.h"
 
 namespace perceiver {
 namespace {
@@ -80,7 +81,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
   bool end_object() override {
     if (place_ == Place::top) return go(Place::done);
     if (place_ == Place::tensor && !(has_dtype_ && has_shape_ && has_range_))
-      fail(fmt::format("tensor '{}' lacks \"{}\"", entry().name,
+      fail(fmt::format("tensor {} lacks \"{}\"", quote(entry().name),
                        !has_dtype_   ? "dtype"
                        : !has_shape_ ? "shape"
                                      : "data_offsets"));
@@ -90,7 +91,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
   bool key(std::string& name) override {
     if (place_ == Place::tensor) return tensor_key(name);
     const bool fresh = place_ == Place::top ? names_.insert(name).second : !header_.metadata.contains(name);
-    if (!fresh) fail(fmt::format("the name '{}' appears twice", name));
+    if (!fresh) fail(fmt::format("the name {} appears twice", quote(name)));
     key_ = name;
     return true;
   }
@@ -103,7 +104,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
 
   bool end_array() override {
     if (place_ == Place::range && offsets_ != 2)
-      fail(fmt::format("tensor '{}': \"data_offsets\" must hold two numbers", entry().name));
+      fail(fmt::format("tensor {}: \"data_offsets\" must hold two numbers", quote(entry().name)));
     return go(Place::tensor);
   }
 
@@ -114,7 +115,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
     }
     if (place_ != Place::tensor_dtype) reject_value("a string");
     if (safetensors_dtype_size(value) == 0)
-      fail(fmt::format("tensor '{}' has the unknown dtype '{}'", entry().name, value));
+      fail(fmt::format("tensor {} has the unknown dtype {}", quote(entry().name), quote(value)));
     entry().dtype = value;
     return go(Place::tensor);
   }
@@ -122,7 +123,8 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
   bool number_unsigned(number_unsigned_t value) override {
     if (place_ == Place::shape) return dimension(value);
     if (place_ != Place::range) reject_value("a number");
-    if (offsets_ == 2) fail(fmt::format("tensor '{}': \"data_offsets\" must hold two numbers", entry().name));
+    if (offsets_ == 2)
+      fail(fmt::format("tensor {}: \"data_offsets\" must hold two numbers", quote(entry().name)));
     (offsets_ == 0 ? entry().begin : entry().end) = value;
     ++offsets_;
     return true;
@@ -148,33 +150,35 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
   bool tensor_key(const std::string& name) {
     if (name == "dtype") return claim(has_dtype_, name, Place::tensor_dtype);
     if (name == "shape") return claim(has_shape_, name, Place::tensor_shape);
-    if (name != "data_offsets") fail(fmt::format("tensor '{}' has the unknown key '{}'", entry().name, name));
+    if (name != "data_offsets")
+      fail(fmt::format("tensor {} has the unknown key {}", quote(entry().name), quote(name)));
     offsets_ = 0;
     return claim(has_range_, name, Place::tensor_range);
   }
 
   bool claim(bool& seen, const std::string& name, Place place) {
-    if (seen) fail(fmt::format("tensor '{}': \"{}\" appears twice", entry().name, name));
+    if (seen) fail(fmt::format("tensor {}: \"{}\" appears twice", quote(entry().name), name));
     seen = true;
     return go(place);
   }
 
   bool dimension(number_unsigned_t value) {
     if (value > static_cast<number_unsigned_t>(INT64_MAX) || entry().shape.size() == safetensors_max_rank)
-      fail(fmt::format("tensor '{}' has too large a shape", entry().name));
+      fail(fmt::format("tensor {} has too large a shape", quote(entry().name)));
     entry().shape.push_back(static_cast<int64_t>(value));
     return true;
   }
 
   [[noreturn]] void reject_value(const char* what) {
     const bool in_tensor = place_ != Place::start && place_ != Place::top && place_ != Place::metadata;
-    fail(fmt::format("the header has {} in the wrong place ({} '{}')", what, in_tensor ? "tensor" : "key",
-                     in_tensor ? entry().name : key_));
+    fail(fmt::format("the header has {} in the wrong place ({} {})", what, in_tensor ? "tensor" : "key",
+                     quote(in_tensor ? entry().name : key_)));
   }
 
   [[noreturn]] void fail(const std::string& what) const {
     const bool started = furthest_ != text_.data();
-    const uint64_t offset = file_offset_ + static_cast<uint64_t>(furthest_ - text_.data()) - (started ? 1 : 0);
+    const uint64_t offset =
+        file_offset_ + static_cast<uint64_t>(furthest_ - text_.data()) - (started ? 1 : 0);
     throw_user("{}: byte {}: {}; the file is damaged or no safetensors file", source_, offset, what);
   }
 

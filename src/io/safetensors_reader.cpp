@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/text.h"
 #include "io/safetensors.h"
 #include "io/safetensors_header.h"
 
@@ -43,11 +44,11 @@ uint64_t header_length(std::span<const std::byte> file, const std::string& sourc
 void check_bytes(const SafetensorsEntry& entry, uint64_t data_start, const std::string& source) {
   const int64_t wanted = safetensors_byte_count(entry.dtype, entry.shape);
   if (wanted < 0)
-    throw_user("{}: byte {}: the shape of tensor '{}' is too large; the file is damaged", source, data_start,
-               entry.name);
+    throw_user("{}: byte {}: the shape of tensor {} is too large; the file is damaged", source, data_start,
+               quote(entry.name));
   if (entry.begin > entry.end || entry.end - entry.begin != static_cast<uint64_t>(wanted))
-    throw_user("{}: byte {}: tensor '{}' needs {} bytes but has the range {} to {}; the file is damaged",
-               source, data_start, entry.name, wanted, entry.begin, entry.end);
+    throw_user("{}: byte {}: tensor {} needs {} bytes but has the range {} to {}; the file is damaged",
+               source, data_start, quote(entry.name), wanted, entry.begin, entry.end);
 }
 
 /// The tensors, ordered by their bytes, must fill the data from its first byte to its last.
@@ -56,13 +57,13 @@ void check_layout(const std::vector<SafetensorsEntry>& entries, uint64_t data_st
   uint64_t next = 0;
   for (const SafetensorsEntry& entry : entries) {
     if (entry.end > data_size)
-      throw_user("{}: byte {}: tensor '{}' ends {} bytes behind the end of the file; the file was cut off",
-                 source, data_start + data_size, entry.name, entry.end - data_size);
+      throw_user("{}: byte {}: tensor {} ends {} bytes behind the end of the file; the file was cut off",
+                 source, data_start + data_size, quote(entry.name), entry.end - data_size);
     if (entry.begin != next)
       throw_user(
-          "{}: byte {}: tensor '{}' begins at data byte {} where {} was due (tensors {}); the file is "
+          "{}: byte {}: tensor {} begins at data byte {} where {} was due (tensors {}); the file is "
           "damaged",
-          source, data_start + next, entry.name, entry.begin, next,
+          source, data_start + next, quote(entry.name), entry.begin, next,
           entry.begin < next ? "overlap" : "leave a hole");
     next = entry.end;
   }

@@ -17,6 +17,16 @@ namespace {
 constexpr const char* kFormat = "perceiver";
 constexpr const char* kFormatVersion = "1";
 constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kAverageFile = "ema.safetensors";
+
+/// A checkpoint folder's weights: their moving average where the run kept one. Empty where the folder is no
+/// checkpoint.
+std::filesystem::path weights_in(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(folder / kAverageFile, ignored)) return folder / kAverageFile;
+  if (std::filesystem::is_regular_file(folder / kModelFile, ignored)) return folder / kModelFile;
+  return {};
+}
 
 std::string dtype_name(DType type) {
   return type == DType::f64 ? "F64" : "F32";
@@ -136,23 +146,21 @@ std::filesystem::path find_model_file(const std::filesystem::path& path) {
   std::error_code ignored;
   if (fs::is_regular_file(path, ignored)) return path;
   if (!fs::exists(path, ignored)) throw_user("{}: no such checkpoint", path.string());
-  if (fs::is_regular_file(path / kModelFile, ignored)) return path / kModelFile;
+  if (const fs::path own = weights_in(path); !own.empty()) return own;
   const fs::path checkpoints = path / "checkpoints";
-  if (fs::is_regular_file(checkpoints / "best" / kModelFile, ignored))
-    return checkpoints / "best" / kModelFile;
+  if (const fs::path best = weights_in(checkpoints / "best"); !best.empty()) return best;
   fs::path newest;
   if (fs::is_directory(checkpoints, ignored)) {
     for (const fs::directory_entry& entry : fs::directory_iterator(checkpoints)) {
       const std::string name = entry.path().filename().string();
       const bool complete = name.starts_with("step-") && name.find(".tmp") == std::string::npos;
-      if (complete && fs::is_regular_file(entry.path() / kModelFile, ignored))
-        newest = std::max(newest, entry.path());
+      if (complete && !weights_in(entry.path()).empty()) newest = std::max(newest, entry.path());
     }
   }
   if (newest.empty())
     throw_user("{}: holds no {} and no checkpoints/step-*/{}; is it a run or checkpoint folder?",
                path.string(), kModelFile, kModelFile);
-  return newest / kModelFile;
+  return weights_in(newest);
 }
 
 }  // namespace perceiver

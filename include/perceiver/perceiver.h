@@ -1,0 +1,7 @@
+// Everything the library offers.
+#pragma once
+
+#include "perceiver/config.h"
+#include "perceiver/error.h"
+#include "perceiver/model.h"
+#include "perceiver/version.h"

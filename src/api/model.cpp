@@ -1,0 +1,99 @@
+#include "perceiver/model.h"
+
+#include "data/tokenizer.h"
+#include "data/utf8_stream.h"
+#include "eval/evaluator.h"
+#include "generate/exact_generator.h"
+#include "model/model_file.h"
+
+namespace perceiver {
+namespace {
+
+/// One document held in memory, in every split.
+class OneDocument final : public Dataset {
+ public:
+  OneDocument(const Tokenizer& tokenizer, std::string_view text)
+      : vocabulary_(tokenizer.vocabulary()),
+        tokenizer_(tokenizer.serialized()),
+        bytes_(static_cast<int64_t>(text.size())) {
+    tokens_ = tokenizer.encode(text);
+    tokens_.insert(tokens_.begin(), sos_token);
+    tokens_.push_back(eos_token);
+  }
+
+  int64_t vocabulary() const override { return vocabulary_; }
+  std::string tokenizer() const override { return tokenizer_; }
+  std::string unit() const override { return "byte"; }
+  int64_t documents(Split) const override { return 1; }
+  std::string document_name(Split, int64_t) const override { return "the text"; }
+  int64_t document_length(Split, int64_t) const override { return static_cast<int64_t>(tokens_.size()); }
+  int64_t scored_units(Split, int64_t) const override { return bytes_; }
+  void read(Split, int64_t, int64_t first, int64_t count, int32_t* out) const override {
+    std::copy_n(tokens_.begin() + first, count, out);
+  }
+
+ private:
+  int64_t vocabulary_;
+  std::string tokenizer_;
+  int64_t bytes_;
+  std::vector<int32_t> tokens_;
+};
+
+}  // namespace
+
+struct Model::State {
+  LoadedModel loaded;
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+
+Model::Model(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const std::string& path, const LoadOptions& options) {
+  auto state = std::make_unique<State>();
+  const DType type = options.precision == Precision::float64 ? DType::f64 : DType::f32;
+  state->loaded = load_model(find_model_file(path), DeviceContext::cpu(options.threads), type);
+  state->tokenizer = make_tokenizer(state->loaded.metadata.tokenizer);
+  return Model(std::move(state));
+}
+
+const ModelConfig& Model::config() const {
+  return state_->loaded.model->config();
+}
+int64_t Model::parameter_count() const {
+  return state_->loaded.model->parameters().count();
+}
+std::string Model::tokenizer() const {
+  return state_->tokenizer->name();
+}
+
+Score Model::score(std::string_view text) const {
+  const OneDocument document(*state_->tokenizer, text);
+  const EvaluationResult result = evaluate(*state_->loaded.model, document, Split::test, {});
+  return {result.nats, result.tokens, result.units};
+}
+
+std::string Model::generate(std::string_view prompt, const GenerateOptions& options,
+                            const TextCallback& on_text) const {
+  GenerationRequest request;
+  request.prompt = state_->tokenizer->encode(prompt);
+  request.prompt.insert(request.prompt.begin(), sos_token);
+  request.tokens = options.tokens;
+  request.sampling = {options.temperature, options.top_k, options.top_p, options.min_p, options.seed};
+  request.ignore_eos = options.ignore_eos;
+  std::string whole;
+  Utf8Stream characters;
+  const auto hand_over = [&](const std::string& text) {
+    whole += text;
+    return text.empty() || !on_text || on_text(text);
+  };
+  generate_exactly(*state_->loaded.model, request, [&](int64_t, const SampledToken& token) {
+    return hand_over(characters.put(state_->tokenizer->decode({&token.token, 1})));
+  });
+  hand_over(characters.flush());
+  return whole;
+}
+
+}  // namespace perceiver

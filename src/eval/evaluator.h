@@ -1,0 +1,53 @@
+// Likelihood of a split: every token of every document scored exactly once (docs/model.md section 5).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "data/windows.h"
+#include "model/perceiver_ar.h"
+
+namespace perceiver {
+
+/// 0 stands for the named default.
+struct EvaluationOptions {
+  int64_t stride = 0;         ///< S, targets per window; 0 = latents
+  int64_t latents = 0;        ///< M; 0 = the model's
+  int64_t batch = 1;          ///< windows at once
+  int64_t max_documents = 0;  ///< only the first so many; 0 = all (64 of data made on the fly)
+};
+
+struct PositionBucket {
+  double nats = 0;
+  int64_t tokens = 0;
+};
+
+struct EvaluationResult {
+  int64_t documents = 0;
+  int64_t tokens = 0;  ///< targets scored
+  int64_t units = 0;   ///< bytes (or what the data set counts) that they stand for
+  std::string unit;
+  double nats = 0;  ///< total
+  int64_t correct = 0;
+  double seconds = 0;
+  int64_t latents = 0, stride = 0;
+  std::array<PositionBucket, position_bucket_starts.size()> buckets;  ///< by place in the document
+
+  double nats_per_token() const { return nats / static_cast<double>(tokens); }
+  double bits_per_token() const;
+  double bits_per_unit() const;
+  double nats_per_unit() const { return nats / static_cast<double>(units); }
+  double perplexity() const;  ///< per token
+  double accuracy() const { return static_cast<double>(correct) / static_cast<double>(tokens); }
+  double tokens_per_second() const { return static_cast<double>(tokens) / seconds; }
+};
+
+/// Throws `user` for a split without documents, data that do not fit the model, or options that contradict
+/// each other. `progress` (optional) is told scored and total tokens after each batch.
+EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split split,
+                          const EvaluationOptions& options,
+                          const std::function<void(int64_t, int64_t)>& progress = {});
+
+}  // namespace perceiver

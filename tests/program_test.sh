@@ -1,0 +1,51 @@
+#!/bin/sh
+# The program as a user meets it: commands that work, and one clear line with exit code 2 for each mistake.
+#   program_test.sh PROGRAM SOURCE_FOLDER
+set -u
+program=$1
+source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+fail() { echo "FAILED: $*"; failed=1; }
+# works WHAT COMMAND...: exit code 0; output in $work/out
+works() { what=$1; shift; "$@" > "$work/out" 2> "$work/err" || fail "$what: exit code $?: $(cat "$work/err")"; }
+prints() { grep -q -- "$1" "$work/out" || fail "expected '$1' in: $(head -c 2000 "$work/out")"; }
+# refuses CODE PATTERN COMMAND...: that exit code, and one line on stderr that matches
+refuses() {
+  code=$1; pattern=$2; shift 2
+  "$@" > "$work/out" 2> "$work/err"
+  got=$?
+  [ $got -eq "$code" ] || fail "$*: exit code $got, not $code"
+  [ "$(wc -l < "$work/err")" -eq 1 ] || fail "$*: not one line: $(cat "$work/err")"
+  grep -q "^perceiver: error: .*$pattern" "$work/err" || fail "$*: expected '$pattern' in: $(cat "$work/err")"
+}
+
+model=$work/model.safetensors
+works version "$program" --version
+works help "$program" --help; prints "perceiver train"
+works import "$program" import --from official "$source/tests/golden/rotary_ragged.safetensors" --out "$model"
+works info "$program" info "$model"; prints "237763"
+works info-json "$program" info "$model" --json; prints '"parameter_count": 237763'
+head -c 3000 "$source/README.md" > "$work/text.txt"
+works eval "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --json; prints '"bits_per_byte"'
+works sweep "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --latents 4,8; prints "bits/byte"
+works sample "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --seed 3; prints "^To be"
+cp "$work/out" "$work/first"
+works sample-again "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --seed 3
+cmp -s "$work/out" "$work/first" || fail "the same seed gave another text"
+works explain "$program" config --explain model; prints "model.latents"
+for config in "$source"/configs/*.yaml "$source"/configs/*/*.yaml; do works "$config" "$program" config "$config"; prints "context_length"; done
+works bench "$program" bench train --config "$source/configs/copy32.yaml" --set train.batch=2 --steps 2 --warmup 1; prints '"tflops"'
+
+printf 'model:\n  latnts: 4\n' > "$work/typo.yaml"
+refuses 2 "typo.yaml:2.*latnts.*latents" "$program" config "$work/typo.yaml"
+refuses 2 "did you mean 'sample'" "$program" sampl
+refuses 2 "no such checkpoint" "$program" info "$work/none"
+refuses 2 "temperature" "$program" sample --checkpoint "$model" --temperature nan
+refuses 2 "top-p" "$program" sample --checkpoint "$model" --top-p 0
+refuses 2 "validation" "$program" eval --checkpoint "$model" --split valid
+head -c 1000 "$model" > "$work/cut.safetensors"
+refuses 2 "cut.safetensors" "$program" info "$work/cut.safetensors"
+exit $failed

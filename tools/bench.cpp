@@ -1,0 +1,124 @@
+// perceiver bench: how fast the parts run on this machine, as JSON.
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "config/load.h"
+#include "core/check.h"
+#include "core/random.h"
+#include "tools/commands.h"
+#include "train/learner.h"
+
+namespace perceiver::program {
+namespace {
+
+struct Options {
+  std::string config;
+  std::vector<std::string> set;
+  int64_t steps = 10, warmup = 3;
+};
+
+/// Floating-point operations of a training step: three times those of forward, attention at its causal area.
+double step_operations(const ModelConfig& c, int64_t batch) {
+  const auto n = static_cast<double>(c.context_length), m = static_cast<double>(c.latents),
+             e = static_cast<double>(c.input_channels), z = static_cast<double>(c.z_channels()),
+             layers = static_cast<double>(c.layers), v = static_cast<double>(c.vocabulary);
+  const double a = c.attention_width == AttentionWidth::kv ? e : z;
+  const double u = m / static_cast<double>(c.latents_per_position);
+  double forward = 2 * u * e * z;
+  if (c.type == ModelType::perceiver_ar) {
+    const double read =
+        c.train_input_positions > 0 ? std::min(n, static_cast<double>(c.train_input_positions)) : n;
+    const double area = m * read - m * (std::min(m, read) - 1) / 2;
+    const double cross = 4 * m * z * a + 4 * read * e * a + 4 * a * area +
+                         4 * m * static_cast<double>(c.cross_widening) * z * z;
+    forward += cross * static_cast<double>(1 + c.extra_cross_attention_after.size());
+  }
+  forward += layers * (2 * m * (4 + 2 * static_cast<double>(c.self_widening)) * z * z + 2 * z * m * (m + 1));
+  forward += 2 * u * z * v;
+  return 3 * forward * static_cast<double>(batch);
+}
+
+Batch random_batch(const ModelConfig& model, int64_t size) {
+  Batch batch;
+  batch.resize(size, model.context_length, model.axes());
+  RandomStream random(0, RandomPurpose::batch);
+  const auto token = [&] {
+    return static_cast<int32_t>(3 + random.below(static_cast<uint64_t>(model.vocabulary - 3)));
+  };
+  std::generate(batch.tokens.begin(), batch.tokens.end(), token);
+  std::generate(batch.targets.begin(), batch.targets.end(), token);
+  for (int64_t i = 0; i < size * model.context_length; ++i)
+    for (int64_t a = 0; a < model.axes(); ++a) {
+      const int64_t rows = model.position_sizes.empty() ? model.context_length + 2
+                                                        : model.position_sizes[static_cast<size_t>(a)];
+      batch.positions[static_cast<size_t>(i * model.axes() + a)] =
+          static_cast<int32_t>((i % model.context_length + 1) % rows);
+    }
+  std::fill(batch.lengths.begin(), batch.lengths.end(), static_cast<int32_t>(model.context_length));
+  return batch;
+}
+
+int run_train(const Options& options, int threads) {
+  const Config config = load_config(options.config, options.set);
+  check_device(config.device);
+  const auto context = DeviceContext::cpu(threads > 0 ? threads : static_cast<int>(config.threads));
+  const DType type = config.train.precision == Precision::float64 ? DType::f64 : DType::f32;
+  PerceiverAR model(config.model, context, type);
+  model.parameters().initialize(config.train.seed);
+  Learner learner(config, model);
+  const Batch batch = random_batch(config.model, config.train.batch);
+  std::vector<double> seconds;
+  for (int64_t step = 0; step < options.warmup + options.steps; ++step) {
+    const auto start = std::chrono::steady_clock::now();
+    learner.step(step, batch);
+    if (step >= options.warmup)
+      seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const double median = seconds[seconds.size() / 2];
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const MemoryStatistics memory = context->allocator().statistics();
+  const double examples = static_cast<double>(config.train.batch);
+  const nlohmann::ordered_json out{
+      {"benchmark", "train"},
+      {"config", options.config},
+      {"device", "cpu"},
+      {"threads", context->threads()},
+      {"parameters", model.parameters().count()},
+      {"steps", options.steps},
+      {"step_ms", {{"median", median * 1e3}, {"min", seconds.front() * 1e3}, {"max", seconds.back() * 1e3}}},
+      {"latent_tokens_per_second", examples * static_cast<double>(config.model.latents) / median},
+      {"input_tokens_per_second", examples * static_cast<double>(config.model.context_length) / median},
+      {"tflops", step_operations(config.model, config.train.batch) / median / 1e12},
+      {"peak_allocated_mib", static_cast<double>(memory.peak_bytes) / (1 << 20)},
+      {"peak_resident_mib", static_cast<double>(usage.ru_maxrss) / 1024}};
+  std::printf("%s\n", out.dump(2).c_str());
+  return 0;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Globals& globals, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
+  bench->require_subcommand(1);
+  CLI::App* train = bench->add_subcommand("train", "Time training steps on random tokens; prints JSON");
+  train->add_option("--config", options->config, "Configuration (YAML)")->required();
+  train->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
+  train->add_option("--steps", options->steps, "Timed steps")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  train->add_option("--warmup", options->warmup, "Steps before the clock starts")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  train->callback([options, &globals, &action] {
+    action = [options, &globals] { return run_train(*options, globals.threads); };
+  });
+}
+
+}  // namespace perceiver::program

@@ -1,0 +1,41 @@
+// The program's subcommands. Each file of this folder adds one to the parser, with the function that runs it.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "model/model_file.h"
+#include "perceiver/config.h"
+
+namespace perceiver::program {
+
+/// What every subcommand shares.
+struct Globals {
+  int threads = 0;  ///< 0 = all
+};
+
+/// The function to call once the command line has been parsed.
+using Action = std::function<int()>;
+void add_bench(CLI::App& app, Globals& globals, Action& action);
+void add_config(CLI::App& app, Globals& globals, Action& action);
+void add_eval(CLI::App& app, Globals& globals, Action& action);
+void add_import(CLI::App& app, Globals& globals, Action& action);
+void add_info(CLI::App& app, Globals& globals, Action& action);
+void add_sample(CLI::App& app, Globals& globals, Action& action);
+void add_train(CLI::App& app, Globals& globals, Action& action);
+
+/// Loads the model that a run folder, checkpoint folder or model file means, in float32.
+LoadedModel open_checkpoint(const std::string& path, int threads);
+
+/// The configuration of the run that made a model, with overrides; defaults and the model's own where the
+/// file holds none.
+Config run_config(const ModelMetadata& metadata, const std::vector<std::string>& overrides);
+
+/// Throws `user` unless `device` can be used by this build.
+void check_device(const std::string& device);
+
+}  // namespace perceiver::program

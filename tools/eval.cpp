@@ -1,0 +1,137 @@
+// perceiver eval: likelihood of a split.
+#include <unistd.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "eval/evaluator.h"
+#include "tools/commands.h"
+
+namespace perceiver::program {
+namespace {
+
+struct Options {
+  std::string checkpoint, split = "validation";
+  std::vector<std::string> set;
+  std::vector<int64_t> latents;
+  EvaluationOptions evaluation{0, 0, 8, 0};
+  bool json = false;
+};
+
+Split split_of(const std::string& name) {
+  for (const Split split : {Split::train, Split::validation, Split::test})
+    if (name == split_name(split)) return split;
+  throw_user("split '{}' is unknown; train, validation or test", name);
+}
+
+nlohmann::ordered_json as_json(const EvaluationResult& r) {
+  nlohmann::ordered_json out{{"documents", r.documents},
+                             {"tokens", r.tokens},
+                             {r.unit + "s", r.units},
+                             {"latents", r.latents},
+                             {"stride", r.stride},
+                             {"nats_per_token", r.nats_per_token()},
+                             {"bits_per_token", r.bits_per_token()},
+                             {"nats_per_" + r.unit, r.nats_per_unit()},
+                             {"bits_per_" + r.unit, r.bits_per_unit()},
+                             {"perplexity", r.perplexity()},
+                             {"accuracy", r.accuracy()},
+                             {"tokens_per_second", r.tokens_per_second()}};
+  for (size_t i = 0; i < r.buckets.size(); ++i)
+    if (r.buckets[i].tokens > 0)
+      out["nats_by_position"][position_bucket_name(static_cast<int64_t>(i))] = {
+          {"tokens", r.buckets[i].tokens},
+          {"nats_per_token", r.buckets[i].nats / static_cast<double>(r.buckets[i].tokens)}};
+  return out;
+}
+
+void print_text(const EvaluationResult& r) {
+  std::printf("%lld documents, %lld tokens, %lld %ss; %lld latents, stride %lld\n",
+              static_cast<long long>(r.documents), static_cast<long long>(r.tokens),
+              static_cast<long long>(r.units), r.unit.c_str(), static_cast<long long>(r.latents),
+              static_cast<long long>(r.stride));
+  std::printf("  nats per token   %8.4f    nats per %-6s %8.4f\n", r.nats_per_token(), r.unit.c_str(),
+              r.nats_per_unit());
+  std::printf("  bits per token   %8.4f    bits per %-6s %8.4f\n", r.bits_per_token(), r.unit.c_str(),
+              r.bits_per_unit());
+  std::printf("  perplexity       %8.4f    accuracy        %8.4f\n", r.perplexity(), r.accuracy());
+  std::printf("  tokens per second %.0f\n  nats per token by place in the document:\n",
+              r.tokens_per_second());
+  for (size_t i = 0; i < r.buckets.size(); ++i)
+    if (r.buckets[i].tokens > 0)
+      std::printf("    %-16s %8.4f  (%lld tokens)\n", position_bucket_name(static_cast<int64_t>(i)).c_str(),
+                  r.buckets[i].nats / static_cast<double>(r.buckets[i].tokens),
+                  static_cast<long long>(r.buckets[i].tokens));
+}
+
+void print_table(const std::vector<EvaluationResult>& results) {
+  std::printf("%8s %8s %14s %14s %9s %12s\n", "latents", "stride", "nats/token",
+              ("bits/" + results[0].unit).c_str(), "accuracy", "tokens/s");
+  for (const EvaluationResult& r : results)
+    std::printf("%8lld %8lld %14.4f %14.4f %9.4f %12.0f\n", static_cast<long long>(r.latents),
+                static_cast<long long>(r.stride), r.nats_per_token(), r.bits_per_unit(), r.accuracy(),
+                r.tokens_per_second());
+}
+
+int run(const Options& options, int threads) {
+  const Split split = split_of(options.split);
+  const LoadedModel loaded = open_checkpoint(options.checkpoint, threads);
+  const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  const auto progress = [terminal](int64_t done, int64_t total) {
+    if (terminal)
+      std::fprintf(stderr, "\r%lld of %lld tokens%s", static_cast<long long>(done),
+                   static_cast<long long>(total), done == total ? "\r\033[K" : "");
+  };
+  std::vector<EvaluationResult> results;
+  for (const int64_t latents : options.latents.empty() ? std::vector<int64_t>{0} : options.latents) {
+    EvaluationOptions evaluation = options.evaluation;
+    evaluation.latents = latents;
+    results.push_back(evaluate(*loaded.model, *data, split, evaluation, progress));
+  }
+  if (options.json) {
+    nlohmann::ordered_json out = nlohmann::ordered_json::array();
+    for (const EvaluationResult& result : results) out.push_back(as_json(result));
+    std::printf("%s\n", (results.size() == 1 ? out[0] : out).dump(2).c_str());
+  } else if (results.size() == 1) {
+    print_text(results[0]);
+  } else {
+    print_table(results);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, Globals& globals, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("eval", "Score every token of a split exactly once");
+  command->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
+      ->required();
+  command->add_option("--split", options->split, "train, validation or test")->capture_default_str();
+  command
+      ->add_option("--stride", options->evaluation.stride,
+                   "Targets per window (default: latents; 1 = exact sliding window)")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--latents", options->latents,
+                   "Latents, or a list such as 64,128,256 for a table (default: the model's)")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--max-documents", options->evaluation.max_documents, "Only the first so many documents")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--batch", options->evaluation.batch, "Windows at once")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--set", options->set, "Override the run's configuration, e.g. data.validation=other.txt")
+      ->take_all();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([options, &globals, &action] {
+    action = [options, &globals] { return run(*options, globals.threads); };
+  });
+}
+
+}  // namespace perceiver::program

@@ -1,0 +1,38 @@
+// perceiver import: other people's weights as model files of this program.
+#include <cstdio>
+
+#include "core/check.h"
+#include "model/import_official.h"
+#include "tools/commands.h"
+
+namespace perceiver::program {
+
+void add_import(CLI::App& app, Globals& globals, Action& action) {
+  struct Options {
+    std::string from = "official", file, out;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("import", "Convert weights of the authors' code into a model file");
+  command
+      ->add_option("--from", options->from, "Whose: official (google-research/perceiver-ar as safetensors)")
+      ->check(CLI::IsMember({"official"}));
+  command
+      ->add_option("file", options->file,
+                   "Safetensors file with tensors param/<module>/<name> and metadata 'config'")
+      ->required();
+  command->add_option("--out", options->out, "Model file to write")->required();
+  command->callback([options, &globals, &action] {
+    action = [options, &globals] {
+      const SafetensorsFile file = SafetensorsFile::open(options->file);
+      const auto model = import_official(file, DeviceContext::cpu(globals.threads), DType::f32);
+      ModelMetadata metadata;
+      metadata.model = model->config();
+      save_model(options->out, *model, metadata);
+      std::printf("%s: %lld parameters\n", options->out.c_str(),
+                  static_cast<long long>(model->parameters().count()));
+      return 0;
+    };
+  });
+}
+
+}  // namespace perceiver::program

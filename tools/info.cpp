@@ -1,0 +1,74 @@
+// perceiver info: what a checkpoint holds.
+#include <cstdio>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "config/save.h"
+#include "tools/commands.h"
+
+namespace perceiver::program {
+namespace {
+
+/// Parameters by part: the name up to the second dot for blocks, to the first otherwise.
+std::vector<std::pair<std::string, int64_t>> parts(const PerceiverAR& model) {
+  std::vector<std::pair<std::string, int64_t>> result;
+  for (const ParameterInfo& info : model.parameters().infos()) {
+    const size_t first = info.name.find('.');
+    const bool block = info.name.starts_with("cross.") || info.name.starts_with("self.");
+    const std::string part = info.name.substr(0, block ? info.name.find('.', first + 1) : first);
+    if (result.empty() || result.back().first != part) result.emplace_back(part, 0);
+    result.back().second += info.elements();
+  }
+  return result;
+}
+
+void print_text(const LoadedModel& loaded, const std::string& file) {
+  const nlohmann::json model = model_to_json(loaded.metadata.model);
+  std::printf("%s\n\n%-28s %s\n%-28s %s\n%-28s %lld\n", file.c_str(), "modality",
+              loaded.metadata.modality.c_str(), "tokenizer", loaded.metadata.tokenizer.c_str(),
+              "training steps", static_cast<long long>(loaded.metadata.step));
+  std::printf("\nmodel\n");
+  for (const auto& [key, value] : model.items())
+    std::printf("  %-28s %s\n", key.c_str(), value.dump().c_str());
+  std::printf("\nparameters\n");
+  for (const auto& [part, count] : parts(*loaded.model))
+    std::printf("  %-28s %12lld\n", part.c_str(), static_cast<long long>(count));
+  std::printf("  %-28s %12lld\n", "total", static_cast<long long>(loaded.model->parameters().count()));
+}
+
+void print_json(const LoadedModel& loaded, const std::string& file) {
+  nlohmann::ordered_json out;
+  out["file"] = file;
+  out["modality"] = loaded.metadata.modality;
+  out["tokenizer"] = loaded.metadata.tokenizer;
+  out["step"] = loaded.metadata.step;
+  out["model"] = model_to_json(loaded.metadata.model);
+  for (const auto& [part, count] : parts(*loaded.model)) out["parameters"][part] = count;
+  out["parameter_count"] = loaded.model->parameters().count();
+  std::printf("%s\n", out.dump(2).c_str());
+}
+
+}  // namespace
+
+void add_info(CLI::App& app, Globals& globals, Action& action) {
+  struct Options {
+    std::string checkpoint;
+    bool json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("info", "Configuration, parameters, tokenizer and step of a checkpoint");
+  command->add_option("checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
+      ->required();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([options, &globals, &action] {
+    action = [options, &globals] {
+      const std::string file = find_model_file(options->checkpoint).string();
+      const LoadedModel loaded = open_checkpoint(file, globals.threads);
+      options->json ? print_json(loaded, file) : print_text(loaded, file);
+      return 0;
+    };
+  });
+}
+
+}  // namespace perceiver::program

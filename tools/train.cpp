@@ -1,0 +1,89 @@
+// perceiver train: a run from a YAML file.
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+
+#include "config/load.h"
+#include "core/check.h"
+#include "eval/evaluator.h"
+#include "tools/commands.h"
+#include "train/progress.h"
+#include "train/trainer.h"
+
+namespace perceiver::program {
+namespace {
+
+struct Options {
+  std::string config, run;
+  std::vector<std::string> set;
+  bool resume = false;
+};
+
+std::atomic<bool> stop_requested = false;
+
+/// The first signal asks the run to save and end; the second ends the program the usual way.
+void request_stop(int signal) {
+  stop_requested = true;
+  ::signal(signal, SIG_DFL);
+}
+
+Validate validator(const Config& config) {
+  EvaluationOptions options;
+  options.stride = config.eval.stride;
+  options.latents = config.eval.latents;
+  options.batch = config.eval.batch > 0 ? config.eval.batch : config.train.batch;
+  options.max_documents = config.eval.max_documents;
+  return [options](const PerceiverAR& model, const Dataset& data) {
+    const EvaluationResult result = evaluate(model, data, Split::validation, options);
+    return ValidationScore{result.nats_per_token(),
+                           result.units > 0 ? std::optional(result.bits_per_unit()) : std::nullopt,
+                           result.unit};
+  };
+}
+
+int run(const Options& options, int threads) {
+  Config config = load_config(options.config, options.set);
+  check_device(config.device);
+  if (threads > 0) config.threads = threads;
+  const std::string folder =
+      options.run.empty() ? "runs/" + std::filesystem::path(options.config).stem().string() : options.run;
+  Progress progress(std::cerr, isatty(STDERR_FILENO) != 0);
+  TrainOptions train;
+  train.folder = folder;
+  train.resume = options.resume;
+  train.stop = &stop_requested;
+  train.observer = &progress;
+  train.validate = validator(config);
+  Trainer trainer(config, train);
+  ::signal(SIGINT, request_stop);
+  ::signal(SIGTERM, request_stop);
+  const TrainResult result = trainer.run();
+  const char* how = result.status == TrainStatus::finished      ? "finished"
+                    : result.status == TrainStatus::interrupted ? "stopped; go on with --resume"
+                                                                : "train.max_minutes are over";
+  progress.on_message(fmt::format("{} at step {}", how, result.step));
+  std::printf("%s\n", result.checkpoint.string().c_str());
+  return 0;
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, Globals& globals, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("train", "Train a model from a configuration; prints the last checkpoint");
+  command->add_option("config", options->config, "Configuration (YAML; see perceiver config --explain)")
+      ->required();
+  command->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
+  command->add_option("--run", options->run, "Folder of the run (default: runs/<name of the configuration>)");
+  command->add_flag("--resume", options->resume, "Continue the run that the folder holds");
+  command->callback([options, &globals, &action] {
+    action = [options, &globals] { return run(*options, globals.threads); };
+  });
+}
+
+}  // namespace perceiver::program
