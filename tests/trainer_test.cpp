@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "config/load.h"
+#include "core/check.h"
 #include "model/model_file.h"
 #include "tests/tiny_run.h"
 
@@ -303,6 +304,30 @@ TEST(Trainer, ValidatesTheMovingAverage) {
   const LoadedModel loaded =
       load_model(result.checkpoint / average_file_name, DeviceContext::cpu(1), DType::f32);
   EXPECT_EQ(loaded.model->parameters().values().to_host<float>(), validated);
+}
+
+TEST(Trainer, AFailingValidationCostsNoSteps) {
+  const TempFolder folder;
+  TrainOptions options = run_options(folder.path("run"));
+  options.validate = [](const PerceiverAR&, const Dataset&) -> ValidationScore {
+    throw_failure("no memory for it");
+  };
+  EXPECT_EQ(error_of(ErrorKind::failure, [&] { Trainer(tiny_config(2), options).run(); }),
+            "no memory for it");
+  EXPECT_EQ(verify_checkpoint(checkpoint_path(folder.path("run"), 2)).step, 2);
+}
+
+TEST(Trainer, DataWithoutValidationAreNotValidated) {
+  const TempFolder folder;
+  Config config = tiny_config(2);
+  config.data.type = DatasetType::text;
+  config.data.train = {folder.write("text.txt", std::string(500, 'a'))};
+  config.data.validation_fraction = 0;
+  TrainOptions options = run_options(folder.path("run"));
+  options.validate = [](const PerceiverAR&, const Dataset&) -> ValidationScore {
+    throw_failure("called without a validation split");
+  };
+  EXPECT_EQ(Trainer(config, options).run().status, TrainStatus::finished);
 }
 
 /// Puts a NaN into the weights after step `from`, and takes it out again after step `to`.

@@ -167,7 +167,7 @@ bool Trainer::due(int64_t every) const {
 
 void Trainer::after_step() {
   if (due(config_.train.log_every)) log();
-  const bool best = options_.validate && due(config_.eval.every) && evaluate();
+  const bool best = validates() && due(config_.eval.every) && evaluate_or_save();
   if (due(config_.checkpoint.every) || (best && config_.checkpoint.keep_best)) save();
 }
 
@@ -190,6 +190,19 @@ void Trainer::log() {
   state_.interval = {};
   clock_ = {};
   log_->add(entry);
+}
+
+bool Trainer::validates() const {
+  return options_.validate && data_->documents(Split::validation) > 0;
+}
+
+bool Trainer::evaluate_or_save() {
+  try {
+    return evaluate();
+  } catch (...) {
+    save();  // a validation that fails must not cost the steps before it
+    throw;
+  }
 }
 
 bool Trainer::evaluate() {

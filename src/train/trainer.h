@@ -26,7 +26,7 @@ struct ValidationScore {
   std::optional<double> bits_per_unit;  ///< where the data have a unit
   std::string unit;                     ///< e.g. "byte"
 };
-/// Scores the validation split.
+/// Scores the validation split; not called where the data have none.
 using Validate = std::function<ValidationScore(const PerceiverAR&, const Dataset&)>;
 
 struct TrainOptions {
@@ -73,8 +73,10 @@ class Trainer {
   void reject(const StepReport& report);
   void after_step();
   void log();
-  /// Whether this was the best validation of the run.
+  /// Whether this was the best validation of the run; the second saves before it passes an exception on.
   bool evaluate();
+  bool evaluate_or_save();
+  bool validates() const;
   void save();
   bool weights_are_finite() const;
   TrainResult finish(TrainStatus status);
