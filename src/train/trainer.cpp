@@ -227,6 +227,7 @@ void Trainer::save() {
   }
   CheckpointState state = state_;
   state.elapsed = elapsed();
+  state.updates = learner_->updates();
   const CheckpointStore& store = folder_.checkpoints();
   write_checkpoint(store.path(state_.step), state, *model_, *learner_, describe(*data_, config_.data.type));
   if (state_.best && state_.best->step == state_.step && config_.checkpoint.keep_best)
