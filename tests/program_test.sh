@@ -39,6 +39,20 @@ works explain "$program" config --explain model; prints "model.latents"
 for config in "$source"/configs/*.yaml "$source"/configs/*/*.yaml; do works "$config" "$program" config "$config"; prints "context_length"; done
 works bench "$program" bench train --config "$source/configs/copy32.yaml" --set train.batch=2 --steps 2 --warmup 1; prints '"tflops"'
 
+# A run that is stopped and resumed ends with the same bytes as one that is not.
+small="$source/configs/copy32.yaml --set model.input_channels=32 --set model.layers=1 --set train.batch=4 --set eval.every=0 --set eval.max_documents=4"
+works train "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/whole"
+works first-half "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/parts"
+rm -r "$work/parts/checkpoints/step-000000012" "$work/parts/checkpoints/step-000000010"; rm -f "$work/parts/checkpoints/best"
+works resume "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/parts" --resume
+for file in model optimizer; do
+  cmp -s "$work/whole/checkpoints/step-000000012/$file.safetensors" "$work/parts/checkpoints/step-000000012/$file.safetensors" || fail "resumed $file differs"
+done
+refuses 2 "resume" "$program" train $small --set train.steps=12 --run "$work/whole"
+works run-info "$program" info "$work/whole"; prints "validation loss"
+works run-eval "$program" eval --checkpoint "$work/whole" --max-documents 4; prints "bits per token"
+works run-sample "$program" sample --checkpoint "$work/whole" --tokens 5 --prompt x
+
 printf 'model:\n  latnts: 4\n' > "$work/typo.yaml"
 refuses 2 "typo.yaml:2.*latnts.*latents" "$program" config "$work/typo.yaml"
 refuses 2 "did you mean 'sample'" "$program" sampl

@@ -1,10 +1,13 @@
 // perceiver info: what a checkpoint holds.
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "config/save.h"
 #include "tools/commands.h"
+#include "train/checkpoint.h"
 
 namespace perceiver::program {
 namespace {
@@ -22,11 +25,26 @@ std::vector<std::pair<std::string, int64_t>> parts(const PerceiverAR& model) {
   return result;
 }
 
+/// What the run knew when it wrote the checkpoint; nothing for a model file on its own.
+std::optional<CheckpointState> state_beside(const std::string& file) {
+  const std::filesystem::path folder = std::filesystem::path(file).parent_path();
+  if (!std::filesystem::exists(folder / state_file_name)) return std::nullopt;
+  return read_checkpoint_state(folder);
+}
+
+void print_loss(const char* name, const std::optional<double>& nats) {
+  if (nats) std::printf("%-28s %.4f nats per token\n", name, *nats);
+}
+
 void print_text(const LoadedModel& loaded, const std::string& file) {
   const nlohmann::json model = model_to_json(loaded.metadata.model);
   std::printf("%s\n\n%-28s %s\n%-28s %s\n%-28s %lld\n", file.c_str(), "modality",
               loaded.metadata.modality.c_str(), "tokenizer", loaded.metadata.tokenizer.c_str(),
               "training steps", static_cast<long long>(loaded.metadata.step));
+  if (const auto state = state_beside(file)) {
+    print_loss("training loss", state->loss);
+    print_loss("validation loss", state->validation_loss);
+  }
   std::printf("\nmodel\n");
   for (const auto& [key, value] : model.items())
     std::printf("  %-28s %s\n", key.c_str(), value.dump().c_str());
@@ -42,6 +60,10 @@ void print_json(const LoadedModel& loaded, const std::string& file) {
   out["modality"] = loaded.metadata.modality;
   out["tokenizer"] = loaded.metadata.tokenizer;
   out["step"] = loaded.metadata.step;
+  if (const auto state = state_beside(file)) {
+    if (state->loss) out["loss"] = *state->loss;
+    if (state->validation_loss) out["validation_loss"] = *state->validation_loss;
+  }
   out["model"] = model_to_json(loaded.metadata.model);
   for (const auto& [part, count] : parts(*loaded.model)) out["parameters"][part] = count;
   out["parameter_count"] = loaded.model->parameters().count();
