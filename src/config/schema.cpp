@@ -261,7 +261,11 @@ std::vector<ConfigKey> loss_keys() {
 std::vector<ConfigKey> optimizer_keys() {
   return {
       bind(MEMBER(optimizer.type), any(),
-           "adam, adamw (weight decay apart from the gradient), sgd (with momentum), lamb or adafactor."),
+           "adam, adamw (weight decay apart from the gradient), sgd (with momentum), lamb (the step of each "
+           "matrix in "
+           "proportion to its norm) or adafactor (second moments by rows and columns, decaying by 1 - "
+           "step^-0.8; "
+           "updates clipped to a root mean square of 1; no first moment)."),
       bind(MEMBER(optimizer.learning_rate), at_least(0),
            "Highest learning rate; the schedule scales it. Per step, no unit."),
       bind(MEMBER(optimizer.beta1), from_below(0, 1),
@@ -270,7 +274,11 @@ std::vector<ConfigKey> optimizer_keys() {
            "Decay of the second moment per step: adam, adamw, lamb."),
       bind(MEMBER(optimizer.epsilon), above(0), "Added to the root of the second moment: adam, adamw, lamb."),
       bind(MEMBER(optimizer.weight_decay), at_least(0),
-           "Weight decay, as a part of each weight per unit of learning rate; 0 = off."),
+           "Weight decay, as a part of each weight per unit of learning rate; 0 = off. It applies to the "
+           "matrices of "
+           "linear layers, not to biases, LayerNorm parameters, embeddings and learned tables. adam and sgd "
+           "add it to "
+           "the gradient, lamb to the direction it scales, adamw and adafactor take it from the weights."),
       bind(MEMBER(optimizer.momentum), from_below(0, 1), "Momentum of sgd; 0 = off."),
       bind(MEMBER(optimizer.nesterov), any(), "Nesterov's form of sgd's momentum."),
       bind(MEMBER(optimizer.clip_norm), at_least(0),
@@ -310,14 +318,16 @@ std::vector<ConfigKey> train_keys() {
            "attention and MLP separately. The results are the same bit by bit."),
       bind(MEMBER(train.seed), any(), "Seed of initial weights, batches and dropout."),
       bind(MEMBER(train.ema_decay), from_below(0, 1),
-           "Decay per step of an exponential average of the weights, kept in checkpoints beside them; 0 = "
-           "off."),
+           "Decay per step of an exponential average of the weights, kept in checkpoints beside them and "
+           "used for "
+           "validation and sampling; the first updates use (1 + update) / (10 + update) where that is less. "
+           "0 = off."),
       bind(MEMBER(train.log_every), between(1, most_steps),
            "Steps between two entries of the metrics and the log."),
       bind(MEMBER(train.max_nonfinite_steps), between(1, most_steps),
            "Training stops after this many steps in a row whose loss or gradient is not finite."),
       bind(MEMBER(train.max_minutes), at_least(0),
-           "Training saves and stops after this time, minutes; 0 = no limit."),
+           "Training saves and stops after this time, minutes, counted anew when resumed; 0 = no limit."),
       bind(MEMBER(train.tensorboard), any(), "Write TensorBoard event files beside the metrics."),
   };
 }
@@ -341,7 +351,9 @@ std::vector<ConfigKey> checkpoint_keys() {
            "Steps between two checkpoints; 0 = only at the end."),
       bind(MEMBER(checkpoint.keep), between(1, 1'000'000), "Newest checkpoints that are kept."),
       bind(MEMBER(checkpoint.keep_best), any(),
-           "Also keep the checkpoint with the smallest validation loss."),
+           "Also keep the checkpoint with the smallest validation loss; one is saved at each validation that "
+           "is the "
+           "best so far."),
   };
 }
 
