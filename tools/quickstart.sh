@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 tools/install_packages.sh
-cmake -S . -B build -G Ninja -DPERCEIVER_TESTS=OFF > /dev/null
+cmake -S . -B build -G Ninja > /dev/null
 ninja -C build perceiver_program
 
 text=${1:-}

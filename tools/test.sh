@@ -10,6 +10,6 @@ if [ -n "${SANITIZE:-}" ]; then
   options="-DPERCEIVER_SANITIZE=$SANITIZE -DCMAKE_BUILD_TYPE=RelWithDebInfo"
 fi
 if command -v ccache > /dev/null; then options="$options -DCMAKE_CXX_COMPILER_LAUNCHER=ccache"; fi
-cmake -S . -B "$build" -G Ninja $options
+cmake -S . -B "$build" -G Ninja -DPERCEIVER_TESTS=ON $options
 ninja -C "$build"
 ctest --test-dir "$build" --output-on-failure -j 2
