@@ -1,6 +1,8 @@
 // The kernels' interface: one plain argument struct and one function per kernel, the same for every backend.
 // Pointers, sizes and strides only, never a Tensor, so that a kernel can be read, tested and timed alone. A
-// backend defines every function in its own namespace; one that it lacks is a link error.
+// backend defines every function in its own namespace; one that it lacks is a link error. Every pointer is to
+// the device's memory, results and scalars included, so that a sequence of launches depends on nothing that
+// the host would have to wait for, and can be recorded once and replayed (a CUDA graph).
 //
 // `type` is the element type T of the activations and weights; statistics, log-sum-exp, losses and parameter
 // gradients are in its accumulation type (f32, or f64 for f64). Strides and leading dimensions count
@@ -10,17 +12,18 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/launch.h"
 #include "perceiver/config.h"
 
 namespace perceiver::kernels {
 
-/// Where a kernel runs.
-struct Launch {
-  Device device;
-  void* stream = nullptr;
-};
+using perceiver::Launch;
 
-/// C [m, n] = op(A) [m, k] · op(B) [k, n], row-major. C has `out_type`, A and B `type`.
+/// How products of f32 are computed: in full, or (faster, CUDA alone) with operands rounded to tf32.
+enum class Products : uint8_t { full, tf32 };
+
+/// C [m, n] = op(A) [m, k] · op(B) [k, n] + bias [n], row-major. C has `out_type`, A, B and bias `type`; bias
+/// is null for none and only without accumulate.
 struct Gemm {
   DType type, out_type;
   bool transpose_a, transpose_b;
@@ -32,6 +35,8 @@ struct Gemm {
   void* c;
   int64_t ldc;
   bool accumulate;
+  const void* bias = nullptr;
+  Products products = Products::full;
 };
 
 /// pre [rows, columns] += bias in place; out = activation(pre). `bias` may be null; `out` is null for
@@ -58,11 +63,11 @@ struct BiasActivationBackward {
   bool accumulate_bias;
 };
 
-/// Dropout mask: element e of op `op` in step `step` survives iff its Philox word is at least `threshold`,
+/// Dropout mask: element e of op `op` in step *step survives iff its Philox word is at least `threshold`,
 /// and is then multiplied by `scale`. Element 0 of the tensor is element `first_element` of the whole batch.
 struct DropoutMask {
   uint64_t seed = 0;
-  uint64_t step = 0;
+  const uint64_t* step = nullptr;  // null only where nothing is dropped
   uint32_t op = 0;
   uint32_t threshold = 0;  // 0: no dropout
   double scale = 1;
@@ -189,23 +194,22 @@ struct AttentionBackward {
 
 /// Softmax cross-entropy of logits [rows, vocabulary] against targets [rows] (0 = PAD: no loss), label
 /// smoothing and z-loss (MODEL.md section 4). Writes nll [rows] (nats, of the true target), loss [rows] (with
-/// smoothing and z-loss), z [rows] (the z-loss term), correct [rows]; PAD rows get 0. Where `gradient`,
-/// logits become d loss / d logits * scale.
+/// smoothing and z-loss), z [rows] (the z-loss term), correct [rows]; PAD rows get 0. Where `gradient_scale` is
+/// not null, logits become d loss / d logits * *gradient_scale.
 struct CrossEntropy {
   DType type;
   int64_t rows, vocabulary;
   void* logits;
   const int32_t* targets;
   double label_smoothing, z_loss;
-  bool gradient;
-  double gradient_scale;
+  const double* gradient_scale;
   void* nll;  // accumulation type; null where not wanted, likewise the next three
   void* loss;
   void* z;
   uint8_t* correct;
 };
 
-/// totals[0..4] (f64) = sum of loss, nll, z, correct, number of targets over `rows`; summed in a fixed order.
+/// totals[0..4] (f64) (+)= sum of loss, nll, z, correct, number of targets over `rows`; in a fixed order.
 struct LossTotals {
   DType type;  // accumulation type of loss, nll, z
   int64_t rows;
@@ -215,6 +219,7 @@ struct LossTotals {
   const uint8_t* correct;
   const int32_t* targets;
   double* totals;
+  bool accumulate;
 };
 
 /// y [rows * copies, columns]: row r * copies + c = x[r] + encoding[c] (MODEL.md section 2, latents per
@@ -263,7 +268,7 @@ struct Add {
   void* target;
 };
 
-/// Number of NaN and infinite elements.
+/// *count = number of NaN and infinite elements.
 struct CountNonFinite {
   DType type;
   int64_t elements;
@@ -271,7 +276,7 @@ struct CountNonFinite {
   int64_t* count;
 };
 
-/// Sum of squares in f64, in a fixed order.
+/// *sum = sum of squares in f64, in a fixed order.
 struct SumOfSquares {
   DType type;
   int64_t elements;
@@ -279,19 +284,35 @@ struct SumOfSquares {
   double* sum;
 };
 
-/// What an update of the parameters reads that differs from step to step. It lives in device memory, so that
-/// the launches of a step are the same every time.
-struct StepScalars {
-  double learning_rate;
-  double gradient_scale;  // every gradient is multiplied by this first (clipping)
-  double update;          // number of this update, from 1
-  double average_decay;   // of the weights' moving average
+/// y = x, elementwise, rounded to `to`; y and x do not overlap.
+struct Cast {
+  DType from, to;
+  int64_t elements;
+  const void* x;
+  void* y;
 };
 
-/// scalars->gradient_scale = min(1, clip_norm / sqrt(sum_of_squares)); 1 where clip_norm is 0.
-struct ClipScale {
+/// What differs from step to step and from update to update.
+struct StepScalars {
+  // Written by the host before a step.
+  uint64_t step;          // key of the step's random numbers
+  double loss_scale;      // d objective / d (sum of losses)
+  double learning_rate;
+  // Written by step_control.
+  double update;          // number of the last update, from 1; 0: none yet
+  double gradient_scale;  // every gradient is multiplied by this first (clipping)
+  double average_decay;   // of the weights' moving average
+  double gradient_norm;   // global, before clipping
+  uint64_t finite;        // 0: losses or gradients are not, and no update takes place
+};
+
+/// Decides on an update: finite iff the sum of squared gradients and the sum of losses are; then update += 1, gradient_scale = min(1, clip_norm / norm) (1 where clip_norm
+/// is 0), average_decay = min(ema_decay, (1 + update) / (10 + update)). Kernels that take `scalars` below do
+/// nothing unless scalars->finite.
+struct StepControl {
   const double* sum_of_squares;
-  double clip_norm;
+  const double* loss;
+  double clip_norm, ema_decay;
   StepScalars* scalars;
 };
 
@@ -412,7 +433,8 @@ struct Exchange {
   K(add, Add)                                                \
   K(count_non_finite, CountNonFinite)                        \
   K(sum_of_squares, SumOfSquares)                            \
-  K(clip_scale, ClipScale)                                   \
+  K(cast, Cast)                                              \
+  K(step_control, StepControl)                               \
   K(adam, Adam)                                              \
   K(sgd, Sgd)                                                \
   K(lamb, Lamb)                                              \
@@ -421,6 +443,19 @@ struct Exchange {
   K(exchange, Exchange)
 
 // Declares each kernel of each backend, and the function that calls the one of the launch's device.
+#ifdef PERCEIVER_CUDA
+#define PERCEIVER_DECLARE(function, Arguments)                                       \
+  namespace cpu {                                                                    \
+  void function(const Arguments& arguments);                                         \
+  }                                                                                  \
+  namespace cuda {                                                                   \
+  void function(const Launch& launch, const Arguments& arguments);                   \
+  }                                                                                  \
+  inline void function(const Launch& launch, const Arguments& arguments) {           \
+    if (launch.device.kind == DeviceKind::cuda) return cuda::function(launch, arguments); \
+    cpu::function(arguments);                                                        \
+  }
+#else
 #define PERCEIVER_DECLARE(function, Arguments)                      \
   namespace cpu {                                                   \
   void function(const Arguments& arguments);                        \
@@ -428,6 +463,7 @@ struct Exchange {
   inline void function(const Launch&, const Arguments& arguments) { \
     cpu::function(arguments);                                       \
   }
+#endif
 PERCEIVER_FOR_EACH_KERNEL(PERCEIVER_DECLARE)
 #undef PERCEIVER_DECLARE
 

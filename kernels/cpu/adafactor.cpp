@@ -137,6 +137,7 @@ class ParameterUpdate {
 }  // namespace
 
 void adafactor(const Adafactor& k) {
+  if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
     for (int64_t i = 0; i < k.parameter_count; ++i) ParameterUpdate<T>(k, k.table[i]).run();
   });

@@ -28,7 +28,7 @@ void row_loss(const CrossEntropy& k, const Smoothing& soft, int64_t r) {
   T nll = 0, loss = 0, z = 0;
   bool correct = false;
   if (target == 0) {
-    if (k.gradient) logits.setZero();
+    if (k.gradient_scale != nullptr) logits.setZero();
   } else {
     Eigen::Index best = 0;
     const T largest = logits.maxCoeff(&best);
@@ -42,8 +42,8 @@ void row_loss(const CrossEntropy& k, const Smoothing& soft, int64_t r) {
     const T others = log_z * T(k.vocabulary - 1) - (mean_logit * T(k.vocabulary) - chosen);
     loss = static_cast<T>(soft.on) * nll + static_cast<T>(soft.off) * others -
            static_cast<T>(soft.normalizer) + z;
-    if (k.gradient) {
-      const T scale = static_cast<T>(k.gradient_scale);
+    if (k.gradient_scale != nullptr) {
+      const T scale = static_cast<T>(*k.gradient_scale);
       const T weight = scale * (T(1) + T(2) * static_cast<T>(k.z_loss) * log_z);
       logits = weight * (logits - log_z).exp() - scale * static_cast<T>(soft.off);
       logits[target] -= scale * static_cast<T>(soft.on - soft.off);
@@ -65,7 +65,7 @@ void sum_rows(const LossTotals& k) {
     sums[3] += k.correct[r];
     sums[4] += k.targets[r] != 0;
   }
-  std::copy_n(sums, 5, k.totals);
+  for (int i = 0; i < 5; ++i) k.totals[i] = sums[i] + (k.accumulate ? k.totals[i] : 0);
 }
 
 }  // namespace

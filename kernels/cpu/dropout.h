@@ -16,14 +16,15 @@ void dropout_factors(const DropoutMask& mask, int64_t first, int64_t count, T* f
   const uint64_t element = static_cast<uint64_t>(mask.first_element + first);
   uint64_t block = element / 4;
   int64_t written = -static_cast<int64_t>(element % 4);
+  const uint64_t step = *mask.step;
   const T scale = static_cast<T>(mask.scale);
   while (written < count) {
     uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) {
       const uint64_t b = block + static_cast<uint64_t>(lane);
       c0[lane] = static_cast<uint32_t>(b);
-      c1[lane] = static_cast<uint32_t>(mask.step);
-      c2[lane] = static_cast<uint32_t>((mask.step >> 32) ^ (b >> 32)) ^
+      c1[lane] = static_cast<uint32_t>(step);
+      c2[lane] = static_cast<uint32_t>((step >> 32) ^ (b >> 32)) ^
                  (static_cast<uint32_t>(RandomPurpose::dropout) << 24);
       c3[lane] = mask.op;
     }

@@ -46,6 +46,17 @@ void add(const Add& k) {
   });
 }
 
+void cast(const Cast& k) {
+  with_type(k.from, [&]<typename From>() {
+    with_type(k.to, [&]<typename To>() {
+      parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
+        Row<To>(static_cast<To*>(k.y) + begin, end - begin) =
+            ConstRow<From>(static_cast<const From*>(k.x) + begin, end - begin).template cast<To>();
+      });
+    });
+  });
+}
+
 void count_non_finite(const CountNonFinite& k) {
   with_type(k.type, [&]<typename T>() { *k.count = non_finite<T>(k); });
 }

@@ -47,10 +47,16 @@ void gemm_f64(const Gemm& g) {
 }  // namespace
 
 void gemm(const Gemm& g) {
-  PERCEIVER_ASSERT(g.type == g.out_type && g.k > 0);
+  PERCEIVER_ASSERT(g.type == g.out_type && g.k > 0 && !(g.bias != nullptr && g.accumulate));
   if (g.m == 0 || g.n == 0) return;
-  if (g.type == DType::f64) return gemm_f64(g);
-  gemm_f32(g);
+  if (g.type == DType::f64) {
+    gemm_f64(g);
+  } else {
+    gemm_f32(g);
+  }
+  if (g.bias == nullptr) return;
+  PERCEIVER_ASSERT(g.ldc == g.n);
+  bias_activation({g.type, g.m, g.n, Activation::identity, g.c, g.bias, nullptr});
 }
 
 }  // namespace perceiver::kernels::cpu

@@ -3,6 +3,7 @@
 // whatever the number of threads.
 #include <Eigen/Core>
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/parallel.h"
@@ -14,6 +15,7 @@ namespace {
 // Elements of flat buffers that are worked on together: they stay in the first-level cache from one
 // expression to the next.
 constexpr int64_t kBlock = 4096;
+constexpr double kAverageWarmup = 10;
 
 template <typename T>
 using Array = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
@@ -137,13 +139,20 @@ void lamb_apply(const Lamb& k, const AdamScalars<T>& s, int64_t index) {
 
 }  // namespace
 
-void clip_scale(const ClipScale& k) {
-  const double norm = std::sqrt(*k.sum_of_squares);
-  const bool clips = k.clip_norm > 0 && norm > k.clip_norm;
-  k.scalars->gradient_scale = clips ? k.clip_norm / norm : 1;
+void step_control(const StepControl& k) {
+  StepScalars& scalars = *k.scalars;
+  const bool finite = std::isfinite(*k.sum_of_squares) && std::isfinite(*k.loss);
+  scalars.gradient_norm = std::sqrt(*k.sum_of_squares);
+  scalars.finite = finite;
+  if (!finite) return;
+  scalars.update += 1;
+  const bool clips = k.clip_norm > 0 && scalars.gradient_norm > k.clip_norm;
+  scalars.gradient_scale = clips ? k.clip_norm / scalars.gradient_norm : 1;
+  scalars.average_decay = std::min(k.ema_decay, (1 + scalars.update) / (kAverageWarmup + scalars.update));
 }
 
 void adam(const Adam& k) {
+  if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
     const AdamScalars<T> scalars(k);
     for_each_tile(k.tiles, k.tile_count,
@@ -152,12 +161,14 @@ void adam(const Adam& k) {
 }
 
 void sgd(const Sgd& k) {
+  if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
     for_each_tile(k.tiles, k.tile_count, [&](int64_t, const ParameterTile& tile) { sgd_tile<T>(k, tile); });
   });
 }
 
 void lamb(const Lamb& k) {
+  if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
     const AdamScalars<T> scalars(k);
     for_each_tile(k.tiles, k.tile_count,
@@ -169,6 +180,7 @@ void lamb(const Lamb& k) {
 }
 
 void moving_average(const MovingAverage& k) {
+  if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
     const T decay = static_cast<T>(k.scalars->average_decay);
     const int64_t blocks = (k.elements + kBlock - 1) / kBlock;

@@ -19,6 +19,7 @@ namespace perceiver {
 struct RandomKey {
   uint64_t seed = 0;
   uint64_t step = 0;
+  const uint64_t* device_step = nullptr;  ///< the same, in the device's memory; needed where elements are dropped
   int64_t first_example = 0;  ///< place of the pass' first example in the whole batch
   uint32_t op = 0;            ///< number of the next operation that draws
 };

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/check.h"
 #include "ops/ops.h"
 
 namespace perceiver::ops {
@@ -8,10 +9,11 @@ kernels::DropoutMask next_mask(Tape& tape, DropoutSite site) {
   RandomKey& key = tape.random();
   kernels::DropoutMask mask;
   mask.seed = key.seed;
-  mask.step = key.step;
+  mask.step = key.device_step;
   mask.op = key.op++;
   mask.first_element = key.first_example * site.per_example;
   if (!tape.training() || site.rate <= 0) return mask;
+  PERCEIVER_ASSERT(key.device_step != nullptr);
   mask.threshold = static_cast<uint32_t>(std::llround(std::ldexp(site.rate, 32)));
   mask.scale = 1 / (1 - site.rate);
   return mask;

@@ -92,7 +92,7 @@ Variable attention(Tape& tape, const AttentionInputs& inputs, const AttentionMas
 struct LossOptions {
   double label_smoothing = 0;
   double z_loss = 0;
-  double gradient_scale = 1;  ///< d objective / d (sum of losses)
+  const double* gradient_scale = nullptr;  ///< device: d objective / d (sum of losses); null: 1
 };
 
 struct LossResult {
@@ -104,7 +104,7 @@ struct LossResult {
 };
 
 /// Output projection and loss in chunks of rows, so that the logits are never whole in memory. `targets` is
-/// i32 [rows], 0 = PAD = no loss. A root: its backward starts from `gradient_scale`. MODEL.md section 4.
+/// i32 [rows], 0 = PAD = no loss. A root: its backward starts from *gradient_scale. MODEL.md section 4.
 LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& parameters,
                        const Tensor& targets, const LossOptions& options);
 

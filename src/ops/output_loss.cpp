@@ -37,7 +37,7 @@ void backward_of(Tape& tape, const Variable& x, const LinearParameters& paramete
     kernels::cross_entropy(
         tape.launch(),
         {type, count, vocabulary, logits.data(), targets.as<int32_t>() + begin, options.label_smoothing,
-         options.z_loss, true, options.gradient_scale, nullptr, nullptr, nullptr, nullptr});
+         options.z_loss, options.gradient_scale, nullptr, nullptr, nullptr, nullptr});
     kernels::bias_activation_backward(
         tape.launch(), {type, count, vocabulary, Activation::identity, nullptr, logits.data(), nullptr,
                         d_bias.tensor.data(), d_bias.accumulate || begin > 0});
@@ -69,7 +69,7 @@ LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& pa
       chunk_logits(tape, x.value, parameters, begin, count, logits);
       kernels::cross_entropy(tape.launch(),
                              {type, count, vocabulary, logits.data(), targets.as<int32_t>() + begin,
-                              options.label_smoothing, options.z_loss, false, 0,
+                              options.label_smoothing, options.z_loss, nullptr,
                               result.nll.view(begin, {count}).data(), result.loss.view(begin, {count}).data(),
                               result.z.view(begin, {count}).data(), result.correct.as<uint8_t>() + begin});
     }

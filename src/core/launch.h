@@ -1,0 +1,20 @@
+// Where kernels run: what a device context hands to every launch.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace perceiver {
+
+/// All work of one stream is in order, so that successive launches share the workspace.
+struct Launch {
+  Device device;
+  void* stream = nullptr;       ///< cudaStream_t; null on the CPU, where a launch is a call
+  void* workspace = nullptr;    ///< device memory for partial results, aligned to 256 bytes
+  int64_t workspace_bytes = 0;  ///< CUDA: at least 64 MiB
+  int processors = 1;           ///< streaming multiprocessors
+  void* library = nullptr;      ///< handles and caches of the matrix products (kernels/cuda/gemm.cu)
+};
+
+}  // namespace perceiver
