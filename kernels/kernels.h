@@ -19,9 +19,6 @@ namespace perceiver::kernels {
 
 using perceiver::Launch;
 
-/// How products of f32 are computed: in full, or (faster, CUDA alone) with operands rounded to tf32.
-enum class Products : uint8_t { full, tf32 };
-
 /// C [m, n] = op(A) [m, k] · op(B) [k, n] + bias [n], row-major. C has `out_type`, A, B and bias `type`; bias
 /// is null for none and only without accumulate.
 struct Gemm {
@@ -36,7 +33,6 @@ struct Gemm {
   int64_t ldc;
   bool accumulate;
   const void* bias = nullptr;
-  Products products = Products::full;
 };
 
 /// pre [rows, columns] += bias in place; out = activation(pre). `bias` may be null; `out` is null for

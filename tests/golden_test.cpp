@@ -127,8 +127,9 @@ void check_file(const fs::path& path, DType type, const Tolerances& tolerances, 
 
   model->parameters().start_gradients();
   Tape tape(model->context(), true);
-  const ops::LossOptions options{configuration.value("label_smoothing", 0.0),
-                                 configuration.value("z_loss", 0.0), 1};
+  ops::LossOptions options;
+  options.label_smoothing = configuration.value("label_smoothing", 0.0);
+  options.z_loss = configuration.value("z_loss", 0.0);
   const ops::LossResult result = model->loss(tape, inputs, options, recompute);
   const double* totals = result.totals.as<double>();
   const double loss = floats(file, "out/loss_sum")[0], z = floats(file, "out/z_loss_sum")[0];

@@ -54,6 +54,7 @@ inline double weighted_sum(const Tensor& output, const std::vector<double>& weig
 inline void check_gradients(const Function& function, const std::vector<Tensor>& inputs,
                             double tolerance = 1e-6, RandomKey key = {7, 3, 0, 0}, bool training = true,
                             int64_t samples = 40) {
+  key.device_step = &key.step;
   Tape tape(cpu(), true, training, key);
   std::vector<Variable> leaves;
   for (const Tensor& input : inputs) leaves.push_back(leaf(input));

@@ -59,10 +59,14 @@ struct Pass {
 
 Pass run(PerceiverAR& model, const Batch& batch, Recompute recompute, bool backward = true,
          PassOptions options = {0, true, {3, 5, 0, 0}}) {
+  options.random.device_step = &options.random.step;
   const ModelInputs inputs = model.prepare(batch, options);
   model.parameters().start_gradients();
   Tape tape(model.context(), backward, options.training, options.random);
-  const ops::LossResult result = model.loss(tape, inputs, {0.1, 1e-2, 1}, recompute);
+  ops::LossOptions loss;
+  loss.label_smoothing = 0.1;
+  loss.z_loss = 1e-2;
+  const ops::LossResult result = model.loss(tape, inputs, loss, recompute);
   tape.backward();
   if (!backward) return {result.totals.as<double>()[0], {}};
   model.parameters().finish_gradients();
@@ -204,8 +208,9 @@ TEST(Model, ContextSubsetKeepsExactlySoManySortedColumns) {
   config.train_input_positions = 5;
   const Batch batch = random_batch(config, 4, 4, false);
   std::vector<int> uses(12, 0);
+  ModelInputs inputs;
   for (uint64_t step = 0; step < 200; ++step) {
-    const ModelInputs inputs = make_inputs(testing::cpu(), config, batch, {0, true, {1, step, 0, 0}});
+    make_inputs(testing::cpu(), config, batch, {0, true, {1, step, 0, 0}}, inputs);
     ASSERT_EQ(inputs.columns, 5);
     const std::vector<int32_t> positions = inputs.rotary_positions.to_host<int32_t>();
     for (int64_t b = 0; b < 4; ++b) {
@@ -252,13 +257,14 @@ TEST(Model, RejectsWhatItCannotTake) {
   const ModelConfig config = small_model();
   Batch batch = random_batch(config, 2, 4, false);
   batch.tokens[5] = 13;
-  EXPECT_THROW(make_inputs(testing::cpu(), config, batch, {}), Error);
+  ModelInputs inputs;
+  EXPECT_THROW(make_inputs(testing::cpu(), config, batch, {}, inputs), Error);
   batch.tokens[5] = 0;
-  EXPECT_THROW(make_inputs(testing::cpu(), config, batch, {}), Error);
+  EXPECT_THROW(make_inputs(testing::cpu(), config, batch, {}, inputs), Error);
   ModelConfig absolute = config;
   absolute.position_encoding = PositionEncoding::absolute;
   absolute.position_sizes = {9};
-  EXPECT_THROW(make_inputs(testing::cpu(), absolute, random_batch(config, 2, 4, false), {}), Error);
+  EXPECT_THROW(make_inputs(testing::cpu(), absolute, random_batch(config, 2, 4, false), {}, inputs), Error);
 }
 
 // No score matrix and no float mask: 131072 x 1024 floats of either would alone take 512 MiB, and a step with
@@ -274,9 +280,9 @@ TEST(Model, ALongContextStaysUnderTwoGibibytes) {
   PerceiverAR model(config, DeviceContext::cpu(2), DType::f32);
   model.parameters().initialize(1);
   const Batch batch = random_batch(config, 1, 4, false);
-  model.context().allocator().reset_peak();
+  model.context().reset_peak();
   run(model, batch, Recompute::none);
-  EXPECT_LT(model.context().allocator().statistics().peak_bytes, int64_t{512} << 20);
+  EXPECT_LT(model.context().statistics().peak_bytes, int64_t{512} << 20);
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   EXPECT_LT(usage.ru_maxrss, long{2} << 20) << "KiB resident";
@@ -288,10 +294,10 @@ TEST(Model, NothingIsAllocatedFromTheSystemAfterTheFirstPass) {
   model.parameters().initialize(1);
   const Batch batch = random_batch(config, 3, 4);
   run(model, batch, Recompute::none);
-  const int64_t before = model.context().allocator().statistics().system_allocations;
+  const int64_t before = model.context().statistics().system_allocations;
   for (uint64_t step = 0; step < 5; ++step)
     run(model, batch, Recompute::none, true, {0, true, {3, step, 0, 0}});
-  EXPECT_EQ(model.context().allocator().statistics().system_allocations, before);
+  EXPECT_EQ(model.context().statistics().system_allocations, before);
 }
 
 }  // namespace

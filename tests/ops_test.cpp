@@ -276,13 +276,17 @@ TEST(OutputLoss, GradientsWithSmoothingAndZLoss) {
   const Tensor x = random_tensor({rows, 3}, 1), weight = random_tensor({vocabulary, 3}, 2, 0.5),
                bias = random_tensor({vocabulary}, 3);
   const Tensor target_tensor = ints(targets);
-  const ops::LossOptions options{0.1, 0.01, 0.25};
+  const double scale = 0.25;
+  ops::LossOptions options;
+  options.label_smoothing = 0.1;
+  options.z_loss = 0.01;
+  options.gradient_scale = &scale;
   const auto objective = [&] {
     Tape tape(cpu(), false);
     const auto result = ops::output_loss(
         tape, Tape::constant(x), {Tape::constant(weight), Tape::constant(bias)}, target_tensor, options);
     EXPECT_EQ(result.totals.as<double>()[4], 146);
-    return options.gradient_scale * result.totals.as<double>()[0];
+    return scale * result.totals.as<double>()[0];
   };
   Tape tape(cpu(), true);
   const Variable leaves[] = {testing::leaf(x), testing::leaf(weight), testing::leaf(bias)};
@@ -310,10 +314,12 @@ TEST(OutputLoss, PerfectPredictionCostsNothing) {
     std::vector<double> logits(5, smoothing > 0 ? std::log(smoothing / 4) : -40.0);
     logits[3] = smoothing > 0 ? std::log(1 - smoothing) : 40.0;
     Tape tape(cpu(), false);
+    ops::LossOptions options;
+    options.label_smoothing = smoothing;
     const auto result = ops::output_loss(tape, Tape::constant(x),
                                          {Tape::constant(Tensor::zeros(cpu(), DType::f64, {5, 1})),
                                           Tape::constant(Tensor::from_host<double>(cpu(), {5}, logits))},
-                                         ints({3}), {smoothing, 0, 1});
+                                         ints({3}), options);
     EXPECT_NEAR(result.totals.as<double>()[0], 0, 1e-12);
     EXPECT_EQ(result.totals.as<double>()[3], 1);
   }
@@ -323,7 +329,8 @@ TEST(Dropout, RateScaleAndIndependenceOfMicroBatches) {
   const Tensor ones = random_tensor({64, 32}, 1, 0, 1);
   const Tensor none = Tensor::zeros(cpu(), DType::f64, {64, 32});
   const auto run = [&](const Tensor& branch, int64_t first_example) {
-    Tape tape(cpu(), false, true, {5, 9, first_example, 0});
+    const uint64_t step = 9;
+    Tape tape(cpu(), false, true, {5, step, first_example, 0, &step});
     return ops::residual_add(tape, Tape::constant(none.view(0, branch.shape())), Tape::constant(branch),
                              {0.25, 4 * 32})
         .value.to_host<double>();

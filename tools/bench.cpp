@@ -9,6 +9,7 @@
 #include "config/load.h"
 #include "core/check.h"
 #include "core/random.h"
+#include "model/precision.h"
 #include "tools/commands.h"
 #include "train/learner.h"
 
@@ -62,33 +63,43 @@ Batch random_batch(const ModelConfig& model, int64_t size) {
   return batch;
 }
 
-int run_train(const Options& options, int threads) {
+/// When each of `steps` steps was finished, in seconds, with as many in flight as the learner takes.
+std::vector<double> finish_times(Learner& learner, const Batch& batch, int64_t steps) {
+  std::vector<double> times;
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t step = 0; static_cast<int64_t>(times.size()) < steps;) {
+    while (step < steps && learner.in_flight() < learner.capacity()) learner.start(step++, batch);
+    learner.finish();
+    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return times;
+}
+
+int run_train(const Options& options, const Globals& globals) {
   const Config config = load_config(options.config, options.set);
-  check_device(config.device);
-  const auto context = DeviceContext::cpu(threads > 0 ? threads : static_cast<int>(config.threads));
-  const DType type = config.train.precision == Precision::float64 ? DType::f64 : DType::f32;
+  const int threads = globals.threads > 0 ? globals.threads : static_cast<int>(config.threads);
+  const auto context = DeviceContext::open(globals.device.empty() ? config.device : globals.device, threads);
+  const DType type = apply_precision(config.train.precision, *context);
   PerceiverAR model(config.model, context, type);
   model.parameters().initialize(config.train.seed);
   Learner learner(config, model);
   const Batch batch = random_batch(config.model, config.train.batch);
+  const std::vector<double> finished = finish_times(learner, batch, options.warmup + options.steps);
   std::vector<double> seconds;
-  for (int64_t step = 0; step < options.warmup + options.steps; ++step) {
-    const auto start = std::chrono::steady_clock::now();
-    learner.step(step, batch);
-    if (step >= options.warmup)
-      seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
+  for (size_t step = static_cast<size_t>(options.warmup); step < finished.size(); ++step)
+    seconds.push_back(finished[step] - (step == 0 ? 0 : finished[step - 1]));
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  const MemoryStatistics memory = context->allocator().statistics();
+  const MemoryStatistics memory = context->statistics();
   const double examples = static_cast<double>(config.train.batch);
   const nlohmann::ordered_json out{
       {"benchmark", "train"},
       {"config", options.config},
-      {"device", "cpu"},
+      {"device", context->name()},
       {"threads", context->threads()},
+      {"precision", name_of(type)},
       {"parameters", model.parameters().count()},
       {"steps", options.steps},
       {"step_ms", {{"median", median * 1e3}, {"min", seconds.front() * 1e3}, {"max", seconds.back() * 1e3}}},
@@ -117,7 +128,7 @@ void add_bench(CLI::App& app, Globals& globals, Action& action) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   train->callback([options, &globals, &action] {
-    action = [options, &globals] { return run_train(*options, globals.threads); };
+    action = [options, &globals] { return run_train(*options, globals); };
   });
 }
 

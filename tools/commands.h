@@ -15,7 +15,8 @@ namespace perceiver::program {
 
 /// What every subcommand shares.
 struct Globals {
-  int threads = 0;  ///< 0 = all
+  int threads = 0;     ///< 0 = all
+  std::string device;  ///< "auto", "cpu" or "cuda"; empty: what the configuration says, else auto
 };
 
 /// The function to call once the command line has been parsed.
@@ -28,14 +29,11 @@ void add_info(CLI::App& app, Globals& globals, Action& action);
 void add_sample(CLI::App& app, Globals& globals, Action& action);
 void add_train(CLI::App& app, Globals& globals, Action& action);
 
-/// Loads the model that a run folder, checkpoint folder or model file means, in float32.
-LoadedModel open_checkpoint(const std::string& path, int threads);
+/// Loads the model that a run folder, checkpoint folder or model file means, onto the device asked for.
+LoadedModel open_checkpoint(const std::string& path, const Globals& globals);
 
 /// The configuration of the run that made a model, with overrides; defaults and the model's own where the
 /// file holds none.
 Config run_config(const ModelMetadata& metadata, const std::vector<std::string>& overrides);
-
-/// Throws `user` unless `device` can be used by this build.
-void check_device(const std::string& device);
 
 }  // namespace perceiver::program

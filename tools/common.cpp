@@ -1,12 +1,16 @@
 #include "config/load.h"
 #include "config/save.h"
 #include "core/check.h"
+#include "model/precision.h"
 #include "tools/commands.h"
 
 namespace perceiver::program {
 
-LoadedModel open_checkpoint(const std::string& path, int threads) {
-  return load_model(find_model_file(path), DeviceContext::cpu(threads), DType::f32);
+LoadedModel open_checkpoint(const std::string& path, const Globals& globals) {
+  const std::string file = find_model_file(path).string();
+  auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
+  const DType type = apply_precision(Precision::automatic, *context);
+  return load_model(file, std::move(context), type);
 }
 
 Config run_config(const ModelMetadata& metadata, const std::vector<std::string>& overrides) {
@@ -15,11 +19,6 @@ Config run_config(const ModelMetadata& metadata, const std::vector<std::string>&
   config.model = metadata.model;
   return overrides.empty() ? config
                            : parse_config(to_yaml(config), "the checkpoint's run configuration", overrides);
-}
-
-void check_device(const std::string& device) {
-  if (device == "cuda")
-    throw_user("device: cuda, but this program was built without CUDA; use device: cpu or auto");
 }
 
 }  // namespace perceiver::program

@@ -74,9 +74,9 @@ void print_table(const std::vector<EvaluationResult>& results) {
                 r.tokens_per_second());
 }
 
-int run(const Options& options, int threads) {
+int run(const Options& options, const Globals& globals) {
   const Split split = split_of(options.split);
-  const LoadedModel loaded = open_checkpoint(options.checkpoint, threads);
+  const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
   const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
   const bool terminal = isatty(STDERR_FILENO) != 0;
   const auto progress = [terminal](int64_t done, int64_t total) {
@@ -130,7 +130,7 @@ void add_eval(CLI::App& app, Globals& globals, Action& action) {
       ->take_all();
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, &globals, &action] {
-    action = [options, &globals] { return run(*options, globals.threads); };
+    action = [options, &globals] { return run(*options, globals); };
   });
 }
 

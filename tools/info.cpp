@@ -86,7 +86,7 @@ void add_info(CLI::App& app, Globals& globals, Action& action) {
   command->callback([options, &globals, &action] {
     action = [options, &globals] {
       const std::string file = find_model_file(options->checkpoint).string();
-      const LoadedModel loaded = open_checkpoint(file, globals.threads);
+      const LoadedModel loaded = load_model(file, DeviceContext::cpu(globals.threads), DType::f32);
       options->json ? print_json(loaded, file) : print_text(loaded, file);
       return 0;
     };

@@ -53,6 +53,8 @@ int parse_and_run(int argc, char** argv) {
   app.footer(kExamples);
   app.set_version_flag("--version", std::string("perceiver ") + version);
   app.add_option("--threads", globals.threads, "CPU threads (default: all)")->check(CLI::Range(1, 4096));
+  app.add_option("--device", globals.device, "auto (a GPU where there is one), cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.require_subcommand(1);
   app.fallthrough();
   for (const auto add : {add_train, add_eval, add_sample, add_info, add_config, add_import, add_bench})

@@ -40,8 +40,8 @@ void print_json(const Tokenizer& tokenizer, const std::string& prompt,
   std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
-int run(Options& options, int threads) {
-  const LoadedModel loaded = open_checkpoint(options.checkpoint, threads);
+int run(Options& options, const Globals& globals) {
+  const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
   const auto tokenizer = make_tokenizer(loaded.metadata.tokenizer);
   if (!options.prompt_file.empty()) options.prompt = read_file(options.prompt_file, kLongestPrompt);
   options.request.prompt = {sos_token};
@@ -105,7 +105,7 @@ void add_sample(CLI::App& app, Globals& globals, Action& action) {
   command->add_flag("--ignore-eos", options->request.ignore_eos, "Never end before --tokens");
   command->add_flag("--json", options->json, "Print JSON with log-probabilities (nats)");
   command->callback([options, &globals, &action] {
-    action = [options, &globals] { return run(*options, globals.threads); };
+    action = [options, &globals] { return run(*options, globals); };
   });
 }
 

@@ -45,10 +45,10 @@ Validate validator(const Config& config) {
   };
 }
 
-int run(const Options& options, int threads) {
+int run(const Options& options, const Globals& globals) {
   Config config = load_config(options.config, options.set);
-  check_device(config.device);
-  if (threads > 0) config.threads = threads;
+  if (globals.threads > 0) config.threads = globals.threads;
+  if (!globals.device.empty()) config.device = globals.device;
   const std::string folder =
       options.run.empty() ? "runs/" + std::filesystem::path(options.config).stem().string() : options.run;
   Progress progress(std::cerr, isatty(STDERR_FILENO) != 0);
@@ -82,7 +82,7 @@ void add_train(CLI::App& app, Globals& globals, Action& action) {
   command->add_option("--run", options->run, "Folder of the run (default: runs/<name of the configuration>)");
   command->add_flag("--resume", options->resume, "Continue the run that the folder holds");
   command->callback([options, &globals, &action] {
-    action = [options, &globals] { return run(*options, globals.threads); };
+    action = [options, &globals] { return run(*options, globals); };
   });
 }
 

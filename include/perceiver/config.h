@@ -105,14 +105,14 @@ struct ScheduleConfig {
   std::vector<double> step_factors;       ///< steps
 };
 
-enum class Precision { float32, float64 };
+enum class Precision { automatic, bfloat16, tf32, float32, float64 };
 enum class Recompute { none, block, attention_mlp };
 
 struct TrainConfig {
   int64_t steps = 1000;
   int64_t batch = 16;          ///< examples per step
   int64_t micro_batches = 1;   ///< a step's batch in this many equal parts
-  Precision precision = Precision::float32;
+  Precision precision = Precision::automatic;
   Recompute recompute = Recompute::none;
   uint64_t seed = 0;
   double ema_decay = 0.0;  ///< 0 = off
@@ -120,6 +120,7 @@ struct TrainConfig {
   int64_t max_nonfinite_steps = 10;
   double max_minutes = 0;  ///< 0 = no limit
   bool tensorboard = true;
+  bool cuda_graph = true;  ///< GPU: steps are replayed as recorded graphs
 };
 
 struct EvalConfig {

@@ -18,8 +18,9 @@
 namespace perceiver {
 
 struct LoadOptions {
-  int threads = 0;                           ///< CPU threads; 0 = all
-  Precision precision = Precision::float32;  ///< of weights and computation
+  std::string device = "auto";                 ///< "cpu", "cuda", or "auto": a GPU where there is one
+  int threads = 0;                             ///< CPU threads; 0 = all
+  Precision precision = Precision::automatic;  ///< of the computation; automatic: bf16 on a GPU, else f32
 };
 
 /// Likelihood of a text as one document: every token predicted once, with all the context the model can take.

@@ -5,6 +5,7 @@
 #include "eval/evaluator.h"
 #include "generate/exact_generator.h"
 #include "model/model_file.h"
+#include "model/precision.h"
 
 namespace perceiver {
 namespace {
@@ -53,8 +54,9 @@ Model::~Model() = default;
 
 Model Model::load(const std::string& path, const LoadOptions& options) {
   auto state = std::make_unique<State>();
-  const DType type = options.precision == Precision::float64 ? DType::f64 : DType::f32;
-  state->loaded = load_model(find_model_file(path), DeviceContext::cpu(options.threads), type);
+  auto context = DeviceContext::open(options.device, options.threads);
+  const DType type = apply_precision(options.precision, *context);
+  state->loaded = load_model(find_model_file(path), std::move(context), type);
   state->tokenizer = make_tokenizer(state->loaded.metadata.tokenizer);
   return Model(std::move(state));
 }

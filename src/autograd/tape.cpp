@@ -67,8 +67,12 @@ void Tape::backward() {
 void Tape::check(const Tensor& tensor, std::string_view direction, std::string_view name,
                  const std::string& scope) {
   if (offender_ == nullptr || offender_->has_value()) return;
+  // As many bytes as an int64; only a step that went wrong is checked, so that the allocation does not matter.
+  const Tensor counter = Tensor::empty(context_, DType::f64, {1});
+  kernels::count_non_finite(
+      launch(), {tensor.dtype(), tensor.elements(), tensor.data(), static_cast<int64_t*>(counter.data())});
   int64_t count = 0;
-  kernels::count_non_finite(launch(), {tensor.dtype(), tensor.elements(), tensor.data(), &count});
+  counter.copy_to_host(std::as_writable_bytes(std::span(&count, 1)));
   if (count == 0) return;
   *offender_ = fmt::format("{} of {} in {}: {} of {} values are not finite", direction, name,
                            scope.empty() ? "the model" : scope, count, tensor.elements());

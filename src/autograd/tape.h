@@ -19,9 +19,9 @@ namespace perceiver {
 struct RandomKey {
   uint64_t seed = 0;
   uint64_t step = 0;
-  const uint64_t* device_step = nullptr;  ///< the same, in the device's memory; needed where elements are dropped
   int64_t first_example = 0;  ///< place of the pass' first example in the whole batch
   uint32_t op = 0;            ///< number of the next operation that draws
+  const uint64_t* device_step = nullptr;  ///< `step` in the device's memory; where elements are dropped
 };
 
 /// Where an operation writes a gradient.
@@ -38,7 +38,7 @@ class Tape {
       : context_(context), recording_(recording), training_(training), random_(random) {}
 
   DeviceContext& context() const { return context_; }
-  kernels::Launch launch() const { return {context_.device(), context_.stream()}; }
+  const Launch& launch() const { return context_.launch(); }
   bool recording() const { return recording_; }
   bool training() const { return training_; }
   RandomKey& random() { return random_; }

@@ -58,7 +58,7 @@ struct Names<ScheduleType> {
 };
 template <>
 struct Names<Precision> {
-  static constexpr std::array values{"float32", "float64"};
+  static constexpr std::array values{"auto", "bfloat16", "tf32", "float32", "float64"};
 };
 template <>
 struct Names<Recompute> {
@@ -312,7 +312,9 @@ std::vector<ConfigKey> train_keys() {
       bind(MEMBER(train.micro_batches), between(1, 1 << 20),
            "Equal parts in which a step's batch is computed one after the other, to save memory; must divide "
            "batch."),
-      bind(MEMBER(train.precision), any(), "Floating-point type of weights and computation."),
+      bind(MEMBER(train.precision), any(), "Floating-point type of the computation; auto is bfloat16 on a GPU and float32 on the CPU. bfloat16 keeps "
+           "weights, optimizer state, statistics and gradients of weights in float32; tf32 is float32 with "
+           "products of operands rounded to ten bits. bfloat16 and tf32 need a GPU, float64 the CPU."),
       bind(MEMBER(train.recompute), any(),
            "What the backward pass computes again instead of keeping it in memory: nothing, whole blocks, or "
            "attention and MLP separately. The results are the same bit by bit."),
@@ -328,6 +330,8 @@ std::vector<ConfigKey> train_keys() {
            "Training stops after this many steps in a row whose loss or gradient is not finite."),
       bind(MEMBER(train.max_minutes), at_least(0),
            "Training saves and stops after this time, minutes, counted anew when resumed; 0 = no limit."),
+      bind(MEMBER(train.cuda_graph), any(),
+           "On a GPU: record the launches of a step once and replay them. The results are the same bit by bit."),
       bind(MEMBER(train.tensorboard), any(), "Write TensorBoard event files beside the metrics."),
   };
 }

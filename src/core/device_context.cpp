@@ -2,9 +2,11 @@
 
 #include <omp.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 
 #include "core/check.h"
 
@@ -21,9 +23,16 @@ size_t rounded(size_t bytes) {
   return (std::max<size_t>(bytes, 1) + step - 1) / step * step;
 }
 
-class CpuAllocator final : public CachingAllocator {
+class CpuMemory final : public DeviceMemory {
  public:
-  ~CpuAllocator() override { trim(); }
+  ~CpuMemory() override { trim(); }
+
+  void upload(void* target, const void* source, size_t bytes) override { move(target, source, bytes); }
+  void download(void* target, const void* source, size_t bytes) override { move(target, source, bytes); }
+  void copy(void* target, const void* source, size_t bytes) override { move(target, source, bytes); }
+  void zero(void* target, size_t bytes) override {
+    if (bytes > 0) std::memset(target, 0, bytes);
+  }
 
  protected:
   void* system_allocate(size_t bytes) override {
@@ -33,11 +42,56 @@ class CpuAllocator final : public CachingAllocator {
     return pointer;
   }
   void system_release(void* pointer, size_t) noexcept override { std::free(pointer); }
+  std::string capacity() const override {
+    const int64_t bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+    return fmt::format("{} MiB of memory in all", bytes >> 20);
+  }
+
+ private:
+  static void move(void* target, const void* source, size_t bytes) {
+    if (bytes > 0) std::memcpy(target, source, bytes);
+  }
+};
+
+class CpuMailbox final : public Mailbox {
+ public:
+  explicit CpuMailbox(size_t bytes) : content_(bytes) {}
+  void post(size_t offset, const void* source, size_t bytes) override {
+    PERCEIVER_ASSERT(offset + bytes <= content_.size());
+    std::memcpy(content_.data() + offset, source, bytes);
+  }
+  void seal() override {}
+  const std::byte* wait() override { return content_.data(); }
+
+ private:
+  std::vector<std::byte> content_;
+};
+
+class CpuContext final : public DeviceContext {
+ public:
+  explicit CpuContext(int threads) : DeviceContext("cpu", threads) { memory_ = new_arena(); }
+
+  std::unique_ptr<Mailbox> new_mailbox(size_t bytes) const override {
+    return std::make_unique<CpuMailbox>(bytes);
+  }
+  std::unique_ptr<RecordedWork> record(const std::function<void()>&) const override { return nullptr; }
+  void synchronize() const override {}
+
+ protected:
+  void make_current() const override {}
+  std::shared_ptr<DeviceMemory> make_memory() const override { return std::make_shared<CpuMemory>(); }
 };
 
 }  // namespace
 
-void* CachingAllocator::allocate(size_t bytes) {
+void MemoryStatistics::add(const MemoryStatistics& other) {
+  live_bytes += other.live_bytes;
+  peak_bytes += other.peak_bytes;
+  reserved_bytes += other.reserved_bytes;
+  system_allocations += other.system_allocations;
+}
+
+void* DeviceMemory::allocate(size_t bytes) {
   const size_t size = rounded(bytes);
   std::lock_guard lock(mutex_);
   void* pointer = nullptr;
@@ -45,40 +99,44 @@ void* CachingAllocator::allocate(size_t bytes) {
     pointer = found->second.back();
     found->second.pop_back();
   } else {
-    pointer = system_allocate(size);
-    if (pointer == nullptr) {
-      trim_locked();
-      pointer = system_allocate(size);
-    }
-    if (pointer == nullptr) {
-      throw_failure(
-          "out of memory: {} MiB asked for while {} MiB are in use; lower train.batch (or raise "
-          "train.micro_batches), "
-          "model.context_length or model.latents, or set train.recompute: block",
-          size >> 20, statistics_.live_bytes >> 20);
-    }
-    ++statistics_.system_allocations;
-    statistics_.reserved_bytes += static_cast<int64_t>(size);
-    sizes_.emplace(pointer, size);
+    pointer = system_allocate_or_throw(size);
   }
   statistics_.live_bytes += static_cast<int64_t>(size);
   statistics_.peak_bytes = std::max(statistics_.peak_bytes, statistics_.live_bytes);
   return pointer;
 }
 
-void CachingAllocator::release(void* pointer) noexcept {
+void* DeviceMemory::system_allocate_or_throw(size_t size) {
+  void* pointer = system_allocate(size);
+  if (pointer == nullptr) {
+    trim_locked();
+    pointer = system_allocate(size);
+  }
+  if (pointer == nullptr) {
+    throw_failure(
+        "out of memory: {} MiB asked for while {} MiB are in use, and there are {}; lower train.batch (or "
+        "raise train.micro_batches), model.context_length or model.latents, or set train.recompute: block",
+        (size + (1 << 20) - 1) >> 20, statistics_.live_bytes >> 20, capacity());
+  }
+  ++statistics_.system_allocations;
+  statistics_.reserved_bytes += static_cast<int64_t>(size);
+  sizes_.emplace(pointer, size);
+  return pointer;
+}
+
+void DeviceMemory::release(void* pointer) noexcept {
   std::lock_guard lock(mutex_);
   const size_t size = sizes_.at(pointer);
   free_[size].push_back(pointer);
   statistics_.live_bytes -= static_cast<int64_t>(size);
 }
 
-void CachingAllocator::trim() {
+void DeviceMemory::trim() {
   std::lock_guard lock(mutex_);
   trim_locked();
 }
 
-void CachingAllocator::trim_locked() {
+void DeviceMemory::trim_locked() {
   for (auto& [size, blocks] : free_) {
     for (void* block : blocks) {
       sizes_.erase(block);
@@ -89,22 +147,50 @@ void CachingAllocator::trim_locked() {
   }
 }
 
-MemoryStatistics CachingAllocator::statistics() const {
+MemoryStatistics DeviceMemory::statistics() const {
   std::lock_guard lock(mutex_);
   return statistics_;
 }
 
-void CachingAllocator::reset_peak() {
+void DeviceMemory::reset_peak() {
   std::lock_guard lock(mutex_);
   statistics_.peak_bytes = statistics_.live_bytes;
+}
+
+std::shared_ptr<DeviceMemory> DeviceContext::new_arena() {
+  std::shared_ptr<DeviceMemory> arena = make_memory();
+  std::erase_if(arenas_, [](const auto& each) { return each.expired(); });
+  arenas_.push_back(arena);
+  return arena;
+}
+
+MemoryStatistics DeviceContext::statistics() const {
+  MemoryStatistics sum;
+  for (const auto& each : arenas_)
+    if (const auto arena = each.lock()) sum.add(arena->statistics());
+  return sum;
+}
+
+void DeviceContext::reset_peak() {
+  for (const auto& each : arenas_)
+    if (const auto arena = each.lock()) arena->reset_peak();
 }
 
 std::shared_ptr<DeviceContext> DeviceContext::cpu(int threads) {
   const int available = std::max(1, omp_get_num_procs());
   const int used = threads > 0 ? threads : available;
   omp_set_num_threads(used);
-  return std::shared_ptr<DeviceContext>(
-      new DeviceContext(Device{DeviceKind::cpu, 0}, std::make_shared<CpuAllocator>(), used));
+  return std::make_shared<CpuContext>(used);
 }
+
+#ifndef PERCEIVER_CUDA
+std::shared_ptr<DeviceContext> DeviceContext::cuda(int) {
+  throw_user("device: cuda, but this build computes on the CPU alone; use device: cpu or auto");
+}
+
+std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads) {
+  return device == "cuda" ? cuda() : cpu(threads);
+}
+#endif
 
 }  // namespace perceiver

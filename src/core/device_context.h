@@ -3,12 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/dtype.h"
+#include "core/launch.h"
 
 namespace perceiver {
 
@@ -17,16 +21,19 @@ struct MemoryStatistics {
   int64_t peak_bytes = 0;          ///< largest `live_bytes` so far
   int64_t reserved_bytes = 0;      ///< taken from the system
   int64_t system_allocations = 0;  ///< how often the system was asked
+
+  void add(const MemoryStatistics& other);
 };
 
-/// Keeps freed blocks for reuse, by exact rounded size: after the first training step every request is met
-/// from the cache and the system is not asked again. Thread-safe.
-class CachingAllocator {
+/// A device's memory: blocks, and copies in the order of the device's stream. Freed blocks are kept for reuse
+/// by exact rounded size: after the first training step every request is met from the cache and the system is
+/// not asked again. Allocation is thread-safe.
+class DeviceMemory {
  public:
-  CachingAllocator() = default;
-  virtual ~CachingAllocator() = default;
-  CachingAllocator(const CachingAllocator&) = delete;
-  CachingAllocator& operator=(const CachingAllocator&) = delete;
+  DeviceMemory() = default;
+  virtual ~DeviceMemory() = default;
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
 
   void* allocate(size_t bytes);
   void release(void* pointer) noexcept;
@@ -35,12 +42,23 @@ class CachingAllocator {
   MemoryStatistics statistics() const;
   void reset_peak();
 
+  /// Copies from the host, in stream order; `source` may be changed as soon as this returns.
+  virtual void upload(void* target, const void* source, size_t bytes) = 0;
+  /// Copies to the host, and waits for it.
+  virtual void download(void* target, const void* source, size_t bytes) = 0;
+  /// Within the device, in stream order.
+  virtual void copy(void* target, const void* source, size_t bytes) = 0;
+  virtual void zero(void* target, size_t bytes) = 0;
+
  protected:
   /// Memory of at least `bytes`, aligned to 64 bytes, or null.
   virtual void* system_allocate(size_t bytes) = 0;
   virtual void system_release(void* pointer, size_t bytes) noexcept = 0;
+  /// What there is in all, in words; for the message when it does not suffice.
+  virtual std::string capacity() const = 0;
 
  private:
+  void* system_allocate_or_throw(size_t size);
   void trim_locked();
 
   mutable std::mutex mutex_;
@@ -49,26 +67,93 @@ class CachingAllocator {
   MemoryStatistics statistics_;
 };
 
+/// Small results on their way to the host while the device goes on working: `post` what was computed so far,
+/// `seal`, and later `wait` for exactly that.
+class Mailbox {
+ public:
+  virtual ~Mailbox() = default;
+  /// Copies `bytes` from the device to `offset`, in stream order.
+  virtual void post(size_t offset, const void* source, size_t bytes) = 0;
+  virtual void seal() = 0;
+  /// What was posted before the last `seal`.
+  virtual const std::byte* wait() = 0;
+};
+
+/// Launches recorded once, to be replayed as one (a CUDA graph). Holds no memory.
+class RecordedWork {
+ public:
+  virtual ~RecordedWork() = default;
+  virtual void replay() = 0;
+};
+
 class DeviceContext {
  public:
   /// The CPU, with `threads` worker threads (0: as many as the machine has).
   static std::shared_ptr<DeviceContext> cpu(int threads = 0);
+  /// GPU `index`; throws `user` where there is none or the library was built without CUDA.
+  static std::shared_ptr<DeviceContext> cuda(int index = 0);
+  /// "cpu", "cuda", or "auto": the first GPU if there is one that this build can use, else the CPU.
+  static std::shared_ptr<DeviceContext> open(const std::string& device, int threads = 0);
 
-  Device device() const { return device_; }
-  CachingAllocator& allocator() { return *allocator_; }
-  /// Tensors share the allocator, so that they may outlive the context.
-  const std::shared_ptr<CachingAllocator>& shared_allocator() const { return allocator_; }
+  virtual ~DeviceContext() = default;
+  DeviceContext(const DeviceContext&) = delete;
+  DeviceContext& operator=(const DeviceContext&) = delete;
+
+  Device device() const { return launch_.device; }
+  bool is_cuda() const { return device().kind == DeviceKind::cuda; }
+  /// E.g. "cpu" or "NVIDIA H100 80GB HBM3".
+  const std::string& name() const { return name_; }
   int threads() const { return threads_; }
-  /// Opaque queue of the device that kernels are enqueued on; null on the CPU, where a launch is a call.
-  void* stream() const { return nullptr; }
+  void set_products(Products products) { launch_.products = products; }
+  /// For the next kernel; makes the device the calling thread's.
+  const Launch& launch() const {
+    make_current();
+    return launch_;
+  }
+
+  /// Tensors share the memory, so that they may outlive the context.
+  const std::shared_ptr<DeviceMemory>& memory() const { return memory_; }
+  /// Memory of its own on the same device and stream: blocks freed to it are reused from it alone.
+  std::shared_ptr<DeviceMemory> new_arena();
+  /// Of the context's memory and all arenas.
+  MemoryStatistics statistics() const;
+  void reset_peak();
+
+  virtual std::unique_ptr<Mailbox> new_mailbox(size_t bytes) const = 0;
+  /// Records what `work` launches without running it; it must neither allocate from the system nor wait.
+  /// Null where the device cannot: then nothing was called.
+  virtual std::unique_ptr<RecordedWork> record(const std::function<void()>& work) const = 0;
+  /// Waits until all that was enqueued is done.
+  virtual void synchronize() const = 0;
+
+ protected:
+  DeviceContext(std::string name, int threads) : name_(std::move(name)), threads_(threads) {}
+  virtual void make_current() const = 0;
+  virtual std::shared_ptr<DeviceMemory> make_memory() const = 0;
+
+  Launch launch_;
+  std::shared_ptr<DeviceMemory> memory_;
 
  private:
-  DeviceContext(Device device, std::shared_ptr<CachingAllocator> allocator, int threads)
-      : device_(device), allocator_(std::move(allocator)), threads_(threads) {}
+  friend class ArenaScope;
 
-  Device device_;
-  std::shared_ptr<CachingAllocator> allocator_;
+  std::string name_;
   int threads_;
+  std::vector<std::weak_ptr<DeviceMemory>> arenas_;  ///< the context's own memory included
+};
+
+/// As long as this lives, new tensors of the context come from `arena`.
+class ArenaScope {
+ public:
+  ArenaScope(DeviceContext& context, std::shared_ptr<DeviceMemory> arena)
+      : context_(context), outer_(std::exchange(context.memory_, std::move(arena))) {}
+  ~ArenaScope() { context_.memory_ = std::move(outer_); }
+  ArenaScope(const ArenaScope&) = delete;
+  ArenaScope& operator=(const ArenaScope&) = delete;
+
+ private:
+  DeviceContext& context_;
+  std::shared_ptr<DeviceMemory> outer_;
 };
 
 }  // namespace perceiver

@@ -7,6 +7,9 @@
 
 namespace perceiver {
 
+/// How products of f32 matrices are computed: in full, or (faster, CUDA alone) with operands rounded to tf32.
+enum class Products : uint8_t { full, tf32 };
+
 /// All work of one stream is in order, so that successive launches share the workspace.
 struct Launch {
   Device device;
@@ -14,6 +17,7 @@ struct Launch {
   void* workspace = nullptr;    ///< device memory for partial results, aligned to 256 bytes
   int64_t workspace_bytes = 0;  ///< CUDA: at least 64 MiB
   int processors = 1;           ///< streaming multiprocessors
+  Products products = Products::full;
   void* library = nullptr;      ///< handles and caches of the matrix products (kernels/cuda/gemm.cu)
 };
 

@@ -29,9 +29,10 @@ Tensor Tensor::empty(DeviceContext& context, DType dtype, Shape shape) {
   tensor.shape_ = shape;
   tensor.dtype_ = dtype;
   tensor.device_ = context.device();
-  tensor.data_ = context.allocator().allocate(tensor.bytes());
+  tensor.memory_ = context.memory().get();
+  tensor.data_ = tensor.memory_->allocate(tensor.bytes());
   tensor.storage_ = std::shared_ptr<void>(
-      tensor.data_, [allocator = context.shared_allocator()](void* pointer) { allocator->release(pointer); });
+      tensor.data_, [memory = context.memory()](void* pointer) { memory->release(pointer); });
   return tensor;
 }
 
@@ -51,16 +52,38 @@ Tensor Tensor::view(int64_t offset, Shape shape) const {
 
 void Tensor::copy_from_host(std::span<const std::byte> source) const {
   PERCEIVER_ASSERT(source.size() == bytes());
-  if (!source.empty()) std::memcpy(data_, source.data(), source.size());
+  if (source.empty()) return;
+  if (memory_ != nullptr) return memory_->upload(data_, source.data(), source.size());
+  std::memcpy(data_, source.data(), source.size());
 }
 
 void Tensor::copy_to_host(std::span<std::byte> target) const {
   PERCEIVER_ASSERT(target.size() == bytes());
-  if (!target.empty()) std::memcpy(target.data(), data_, target.size());
+  if (target.empty()) return;
+  if (memory_ != nullptr) return memory_->download(target.data(), data_, target.size());
+  std::memcpy(target.data(), data_, target.size());
+}
+
+void Tensor::copy_from(const Tensor& source) const {
+  PERCEIVER_ASSERT(memory_ != nullptr && device_ == source.device_ && bytes() == source.bytes());
+  memory_->copy(data_, source.data_, bytes());
 }
 
 void Tensor::fill_zero() const {
-  if (bytes() > 0) std::memset(data_, 0, bytes());
+  if (bytes() == 0) return;
+  if (memory_ != nullptr) return memory_->zero(data_, bytes());
+  std::memset(data_, 0, bytes());
+}
+
+Tensor Tensor::on_host() const {
+  if (device_.kind == DeviceKind::cpu) return *this;
+  Tensor host;
+  host.shape_ = shape_;
+  host.dtype_ = dtype_;
+  host.storage_ = std::shared_ptr<std::byte[]>(new std::byte[bytes()]);
+  host.data_ = host.storage_.get();
+  copy_to_host({static_cast<std::byte*>(host.data_), bytes()});
+  return host;
 }
 
 }  // namespace perceiver

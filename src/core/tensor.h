@@ -84,10 +84,15 @@ class Tensor {
     copy_to_host(std::as_writable_bytes(std::span<T>(values)));
     return values;
   }
+  /// From a tensor of the same device, in stream order.
+  void copy_from(const Tensor& source) const;
   void fill_zero() const;
+  /// The tensor itself where it is on the CPU, else a copy there.
+  Tensor on_host() const;
 
  private:
   std::shared_ptr<void> storage_;
+  DeviceMemory* memory_ = nullptr;  ///< kept alive by the storage; null: plain memory of the host
   void* data_ = nullptr;
   Shape shape_;
   DType dtype_ = DType::f32;

@@ -5,15 +5,10 @@
 #include <numbers>
 
 #include "core/check.h"
+#include "core/host_values.h"
 
 namespace perceiver {
 namespace {
-
-std::vector<double> host_doubles(const Tensor& tensor) {
-  if (tensor.dtype() == DType::f64) return tensor.to_host<double>();
-  const std::vector<float> values = tensor.to_host<float>();
-  return {values.begin(), values.end()};
-}
 
 /// Adds what one batch of windows scored.
 void add_batch(const WindowBatch& windows, const ops::LossResult& loss, int64_t positions,

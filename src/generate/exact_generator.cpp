@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/host_values.h"
 #include "data/tokenizer.h"
 
 namespace perceiver {
@@ -46,10 +47,7 @@ Batch last_tokens(const std::vector<const std::vector<int32_t>*>& sequences, int
 /// Logits after the last token of row b.
 std::vector<double> last_logits(const Tensor& logits, int64_t b) {
   const int64_t positions = logits.shape()[1], vocabulary = logits.shape()[2];
-  const Tensor row = logits.view(((b + 1) * positions - 1) * vocabulary, {vocabulary});
-  if (row.dtype() == DType::f64) return row.to_host<double>();
-  const std::vector<float> values = row.to_host<float>();
-  return {values.begin(), values.end()};
+  return host_doubles(logits.view(((b + 1) * positions - 1) * vocabulary, {vocabulary}));
 }
 
 }  // namespace

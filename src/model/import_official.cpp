@@ -8,6 +8,7 @@
 
 #include "config/validate.h"
 #include "core/check.h"
+#include "core/host_values.h"
 #include "model/positions.h"
 
 namespace perceiver {
@@ -193,12 +194,6 @@ void keep_stored_tables(const SafetensorsFile& file, ModelConfig& config) {
   }
 }
 
-template <typename T>
-void fill(const Tensor& target, const std::vector<double>& values) {
-  const std::vector<T> narrowed(values.begin(), values.end());
-  target.copy_from_host(std::as_bytes(std::span<const T>(narrowed)));
-}
-
 }  // namespace
 
 ModelConfig official_config(const std::string& text, const std::string& source) {
@@ -273,8 +268,9 @@ std::unique_ptr<PerceiverAR> import_official(const SafetensorsFile& file,
     if (shape != info.shape.vector())
       throw_user("{}: {} has shape [{}], the configuration asks for {}", file.source(), entry.name,
                  fmt::join(shape, ", "), info.shape.text());
-    type == DType::f64 ? fill<double>(store.value(info), values) : fill<float>(store.value(info), values);
+    fill(store.value(info), [&](int64_t i) { return values[static_cast<size_t>(i)]; });
   }
+  store.publish();
   return model;
 }
 

@@ -12,12 +12,12 @@ namespace {
 
 using Ints = std::vector<int32_t>;
 
-Tensor upload(DeviceContext& context, const Ints& values) {
-  return Tensor::from_host<int32_t>(context, {static_cast<int64_t>(values.size())}, values);
-}
-
-Tensor upload(DeviceContext& context, const std::vector<uint8_t>& values) {
-  return Tensor::from_host<uint8_t>(context, {static_cast<int64_t>(values.size())}, values);
+/// Puts values into `slot`, in place where it has their size already.
+template <typename T>
+void upload(DeviceContext& context, Tensor& slot, const std::vector<T>& values) {
+  const Shape shape{static_cast<int64_t>(values.size())};
+  if (!slot || slot.shape() != shape) slot = Tensor::empty(context, DTypeOf<T>::value, shape);
+  slot.copy_from_host(std::as_bytes(std::span<const T>(values)));
 }
 
 /// Position of column n of example b along `axis`, as the model counts it.
@@ -130,22 +130,23 @@ std::vector<uint8_t> drop_keys(RandomPurpose purpose, double rate, int64_t examp
 class InputBuilder {
  public:
   InputBuilder(DeviceContext& context, const ModelConfig& config, const Batch& batch,
-               const PassOptions& options)
-      : context_(context), config_(config), batch_(batch), options_(options) {
+               const PassOptions& options, ModelInputs& inputs)
+      : context_(context), config_(config), batch_(batch), options_(options), in_(inputs) {
     in_.batch = batch.size;
     in_.latents = latents_of(config, batch, options);
     in_.latent_positions = in_.latents / config.latents_per_position;
+    in_.steps.clear();
+    in_.largest_position = 0;
     if (options.random.first_example < 0)
       throw_user("negative example number {}", options.random.first_example);
   }
 
-  ModelInputs build() {
+  void build() {
     const bool subset = options_.training && config_.train_input_positions > 0;
     in_.columns = subset ? std::min(config_.train_input_positions, batch_.length) : batch_.length;
     build_latents();
     if (config_.type == ModelType::perceiver_ar) build_context();
     build_dropout();
-    return std::move(in_);
   }
 
  private:
@@ -174,15 +175,15 @@ class InputBuilder {
     }
     in_.target_count =
         std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target != 0; });
-    in_.latent_tokens = upload(context_, tokens);
-    in_.latent_rows = upload(context_, rows);
-    in_.targets = upload(context_, targets);
+    upload(context_, in_.latent_tokens, tokens);
+    upload(context_, in_.latent_rows, rows);
+    upload(context_, in_.targets, targets);
     if (config_.position_encoding == PositionEncoding::absolute)
-      in_.latent_table_positions = upload(context_, table_positions);
+      upload(context_, in_.latent_table_positions, table_positions);
     if (config_.position_encoding == PositionEncoding::rotary)
-      in_.latent_rotary_positions = upload(context_, rotary);
-    in_.self.first = upload(context_, first);
-    in_.self.limit = upload(context_, limit);
+      upload(context_, in_.latent_rotary_positions, rotary);
+    upload(context_, in_.self.first, first);
+    upload(context_, in_.self.limit, limit);
   }
 
   void build_context() {
@@ -206,20 +207,23 @@ class InputBuilder {
         limit.insert(limit.end(), static_cast<size_t>(copies), static_cast<int32_t>(visible));
       }
     }
-    in_.tokens = upload(context_, tokens);
-    if (config_.position_encoding == PositionEncoding::absolute) in_.positions = upload(context_, positions);
+    upload(context_, in_.tokens, tokens);
+    if (config_.position_encoding == PositionEncoding::absolute) upload(context_, in_.positions, positions);
     if (config_.position_encoding == PositionEncoding::rotary)
-      in_.rotary_positions = upload(context_, rotary);
-    in_.cross.limit = upload(context_, limit);
+      upload(context_, in_.rotary_positions, rotary);
+    upload(context_, in_.cross.limit, limit);
   }
 
   void build_dropout() {
+    if (!options_.training || config_.context_dropout <= 0) in_.cross.key_mask = {};
+    if (!options_.training || config_.latent_dropout <= 0) in_.self.key_mask = {};
+    in_.self.self_visible = false;
     if (!options_.training) return;
     if (config_.context_dropout > 0 && config_.type == ModelType::perceiver_ar)
-      in_.cross.key_mask = upload(context_, drop_keys(RandomPurpose::context_dropout, config_.context_dropout,
+      upload(context_, in_.cross.key_mask, drop_keys(RandomPurpose::context_dropout, config_.context_dropout,
                                                       in_.batch, in_.columns, options_.random));
     if (config_.latent_dropout > 0) {
-      in_.self.key_mask = upload(context_, drop_keys(RandomPurpose::latent_dropout, config_.latent_dropout,
+      upload(context_, in_.self.key_mask, drop_keys(RandomPurpose::latent_dropout, config_.latent_dropout,
                                                      in_.batch, in_.latents, options_.random));
       in_.self.self_visible = true;
     }
@@ -229,17 +233,17 @@ class InputBuilder {
   const ModelConfig& config_;
   const Batch& batch_;
   const PassOptions& options_;
-  ModelInputs in_;
+  ModelInputs& in_;
 };
 
 }  // namespace
 
-ModelInputs make_inputs(DeviceContext& context, const ModelConfig& config, const Batch& batch,
-                        const PassOptions& options) {
+void make_inputs(DeviceContext& context, const ModelConfig& config, const Batch& batch,
+                 const PassOptions& options, ModelInputs& inputs) {
   check_lengths(config, batch);
   check_tokens(config, batch);
   check_positions(config, batch);
-  return InputBuilder(context, config, batch, options).build();
+  InputBuilder(context, config, batch, options, inputs).build();
 }
 
 int64_t count_targets(const ModelConfig& config, const Batch& batch, int64_t latents) {

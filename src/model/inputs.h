@@ -41,8 +41,10 @@ struct ModelInputs {
 
 /// Throws `user` for ids outside the vocabulary, positions outside their tables, lengths that disagree with
 /// the row, or a number of latents that the model cannot take.
-ModelInputs make_inputs(DeviceContext& context, const ModelConfig& config, const Batch& batch,
-                        const PassOptions& options);
+/// Tensors of `inputs` that have the right size are overwritten in place, so that a recorded step finds its
+/// inputs where they were.
+void make_inputs(DeviceContext& context, const ModelConfig& config, const Batch& batch,
+                 const PassOptions& options, ModelInputs& inputs);
 
 /// Number of non-PAD targets that a pass with `latents` latents scores in `batch`: known before anything
 /// runs.

@@ -84,7 +84,7 @@ void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelM
   writer.set_metadata("modality", metadata.modality);
   writer.set_metadata("step", std::to_string(metadata.step));
   if (!metadata.run.empty()) writer.set_metadata("run", metadata.run);
-  PERCEIVER_ASSERT(flat.device().kind == DeviceKind::cpu);
+  PERCEIVER_ASSERT(flat.device().kind == DeviceKind::cpu);  // the writer keeps pointers
   for (const ParameterInfo& info : model.parameters().infos()) {
     const Tensor value = flat.view(info.offset, info.shape);
     writer.add(info.name, dtype_name(flat.dtype()), info.shape.vector(),
@@ -94,7 +94,8 @@ void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelM
 
 void save_model(const std::filesystem::path& path, const PerceiverAR& model, const ModelMetadata& metadata) {
   SafetensorsWriter writer;
-  add_model(writer, model, metadata, model.parameters().values());
+  const Tensor values = model.parameters().values().on_host();
+  add_model(writer, model, metadata, values);
   writer.write_atomically(path);
 }
 
@@ -129,6 +130,7 @@ void read_parameters(const SafetensorsFile& file, PerceiverAR& model) {
   for (const SafetensorsEntry& entry : file.entries())
     if (store.find(entry.name) == nullptr)
       throw_user("{}: the model has no tensor {}", file.source(), entry.name);
+  store.publish();
 }
 
 LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context,

@@ -1,8 +1,10 @@
 #include "model/perceiver_ar.h"
 
 #include <algorithm>
+#include <array>
 
 #include "core/check.h"
+#include "core/host_values.h"
 #include "model/positions.h"
 
 namespace perceiver {
@@ -27,16 +29,7 @@ Initialization position_initialization(const ModelConfig& config, int64_t size) 
 Variable fixed_table(DeviceContext& context, DType type, const ModelConfig& config, int64_t size) {
   const Initialization values = position_initialization(config, size);
   const Tensor table = Tensor::empty(context, type, {size, config.input_channels});
-  const auto fill = [&]<typename T>() {
-    std::vector<T> host(static_cast<size_t>(table.elements()));
-    for (size_t i = 0; i < host.size(); ++i) host[i] = static_cast<T>(values.value(static_cast<int64_t>(i)));
-    table.copy_from_host(std::as_bytes(std::span<const T>(host)));
-  };
-  if (type == DType::f64) {
-    fill.operator()<double>();
-  } else {
-    fill.operator()<float>();
-  }
+  fill(table, values.value);
   return Tape::constant(table);
 }
 
@@ -105,16 +98,43 @@ void PerceiverAR::declare() {
 }
 
 ModelInputs PerceiverAR::prepare(const Batch& batch, const PassOptions& options) const {
-  return make_inputs(*context_, config_, batch, options);
+  ModelInputs inputs;
+  prepare(batch, options, inputs);
+  return inputs;
 }
 
-const ops::RotaryTable& PerceiverAR::rotary_table(ops::RotaryTable& cached, int64_t heads, int64_t head_dim,
-                                                  int64_t largest) const {
-  const bool fits = cached.heads > 0 && (!cached.cosine || cached.cosine.shape()[0] > largest);
-  if (!fits)
-    cached = make_rotary_table(*context_, type_, config_, heads, head_dim,
-                               std::max(largest, config_.context_length + 2) + 1);
-  return cached;
+bool PerceiverAR::prepare(const Batch& batch, const PassOptions& options, ModelInputs& inputs) const {
+  const auto places = [&inputs] {
+    return std::array{inputs.tokens.data(),
+                      inputs.positions.data(),
+                      inputs.rotary_positions.data(),
+                      inputs.latent_tokens.data(),
+                      inputs.latent_table_positions.data(),
+                      inputs.latent_rotary_positions.data(),
+                      inputs.latent_rows.data(),
+                      inputs.targets.data(),
+                      inputs.cross.limit.data(),
+                      inputs.cross.key_mask.data(),
+                      inputs.self.first.data(),
+                      inputs.self.limit.data(),
+                      inputs.self.key_mask.data()};
+  };
+  const auto before = places();
+  make_inputs(*context_, config_, batch, options, inputs);
+  const bool new_tables = extend_rotary_tables(inputs.largest_position);
+  return new_tables || places() != before;
+}
+
+bool PerceiverAR::extend_rotary_tables(int64_t largest) const {
+  const bool reach = rotary_positions_ > largest;
+  if (config_.position_encoding != PositionEncoding::rotary || reach) return false;
+  rotary_positions_ = std::max(largest, config_.context_length + 2) + 1;
+  const auto table = [&](int64_t width, int64_t heads) {
+    return make_rotary_table(*context_, type_, config_, heads, width / heads, rotary_positions_);
+  };
+  self_rotary_ = table(config_.z_channels(), config_.self_heads);
+  if (!cross_.empty()) cross_rotary_ = table(attention_width(), config_.cross_heads);
+  return true;
 }
 
 Variable PerceiverAR::embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const {
@@ -143,23 +163,20 @@ Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
 
 Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const {
   tape.enter("input");
-  const int64_t largest = inputs.largest_position;
-  const BlockPass self_pass{
-      inputs.batch,
-      inputs.self,
-      rotary_table(self_rotary_, config_.self_heads, config_.z_channels() / config_.self_heads, largest),
-      inputs.latent_rotary_positions,
-      inputs.latent_rotary_positions,
-      config_.residual_dropout,
-      recompute};
-  const BlockPass cross_pass{
-      inputs.batch,
-      inputs.cross,
-      rotary_table(cross_rotary_, config_.cross_heads, attention_width() / config_.cross_heads, largest),
-      inputs.latent_rotary_positions,
-      inputs.rotary_positions,
-      config_.residual_dropout,
-      recompute};
+  const BlockPass self_pass{inputs.batch,
+                            inputs.self,
+                            self_rotary_,
+                            inputs.latent_rotary_positions,
+                            inputs.latent_rotary_positions,
+                            config_.residual_dropout,
+                            recompute};
+  const BlockPass cross_pass{inputs.batch,
+                             inputs.cross,
+                             cross_rotary_,
+                             inputs.latent_rotary_positions,
+                             inputs.rotary_positions,
+                             config_.residual_dropout,
+                             recompute};
   Variable z = queries(tape, inputs);
   Variable x;
   if (!cross_.empty()) {

@@ -27,6 +27,9 @@ class PerceiverAR {
 
   /// Aligned latents, limits and positions of a batch; throws `user` for a batch that the model cannot take.
   ModelInputs prepare(const Batch& batch, const PassOptions& options) const;
+  /// The same, reusing the tensors of `inputs`. Returns whether anything that a recorded pass relies on is at
+  /// a new place: a tensor of `inputs`, or the rotary tables.
+  bool prepare(const Batch& batch, const PassOptions& options, ModelInputs& inputs) const;
 
   /// Losses of a pass; with a recording tape, tape.backward() then writes the parameters' gradients.
   ops::LossResult loss(Tape& tape, const ModelInputs& inputs, const ops::LossOptions& options,
@@ -37,8 +40,8 @@ class PerceiverAR {
 
  private:
   void declare();
-  const ops::RotaryTable& rotary_table(ops::RotaryTable& cached, int64_t heads, int64_t head_dim,
-                                       int64_t largest) const;
+  /// Makes the rotary tables reach to position `largest`; returns whether they are new.
+  bool extend_rotary_tables(int64_t largest) const;
   Variable embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const;
   Variable queries(Tape& tape, const ModelInputs& inputs) const;
   Variable trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const;
@@ -59,6 +62,7 @@ class PerceiverAR {
   ops::NormParameters output_norm_;
   ops::LinearParameters output_;
   mutable ops::RotaryTable cross_rotary_, self_rotary_;
+  mutable int64_t rotary_positions_ = 0;  ///< rows of the rotary tables
 };
 
 }  // namespace perceiver

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/random.h"
+#include "kernels/kernels.h"
 
 namespace perceiver {
 namespace {
@@ -43,6 +44,7 @@ double draw(const ParameterInfo& info, RandomStream& random, int64_t element) {
 template <typename T>
 void initialize_values(const std::vector<ParameterInfo>& infos, uint64_t seed, const Tensor& values) {
   std::vector<T> host(static_cast<size_t>(values.elements()), T(0));
+#pragma omp parallel for schedule(dynamic, 1)
   for (size_t place = 0; place < infos.size(); ++place) {
     RandomStream random(seed, RandomPurpose::initialization, place);
     for (int64_t i = 0; i < infos[place].elements(); ++i)
@@ -71,8 +73,11 @@ void ParameterStore::declare_packed(Variable& target, const std::vector<std::str
 }
 
 void ParameterStore::allocate(DeviceContext& context, DType type) {
-  values_ = Tensor::zeros(context, type, {size_});
+  context_ = &context;
+  values_ = Tensor::zeros(context, accumulation_type(type), {size_});
   gradients_ = Tensor::zeros(context, accumulation_type(type), {size_});
+  if (type != values_.dtype()) rounded_ = Tensor::zeros(context, type, {size_});
+  const Tensor& read = rounded_ ? rounded_ : values_;
   for (const Declaration& declaration : declarations_) {
     auto slot = std::make_shared<Gradient>();
     slot->tensor = gradients_.view(declaration.offset, declaration.shape);
@@ -80,13 +85,23 @@ void ParameterStore::allocate(DeviceContext& context, DType type) {
     slot->dtype = gradients_.dtype();
     slot->preallocated = true;
     slots_.push_back(slot);
-    *declaration.target = {values_.view(declaration.offset, declaration.shape), slot};
+    *declaration.target = {read.view(declaration.offset, declaration.shape), slot};
   }
 }
 
 void ParameterStore::initialize(uint64_t seed) {
-  if (values_.dtype() == DType::f64) return initialize_values<double>(infos_, seed, values_);
-  initialize_values<float>(infos_, seed, values_);
+  if (values_.dtype() == DType::f64) {
+    initialize_values<double>(infos_, seed, values_);
+  } else {
+    initialize_values<float>(infos_, seed, values_);
+  }
+  publish();
+}
+
+void ParameterStore::publish() const {
+  if (!rounded_) return;
+  kernels::cast(context_->launch(), {values_.dtype(), rounded_.dtype(), values_.elements(), values_.data(),
+                                     rounded_.data()});
 }
 
 int64_t ParameterStore::count() const {

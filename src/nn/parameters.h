@@ -48,10 +48,12 @@ class ParameterStore {
   void declare_packed(Variable& target, const std::vector<std::string>& names, Shape each,
                       Initialization initialization);
 
-  /// Allocates values (`type`) and gradients (its accumulation type) of everything declared. Values are
-  /// unspecified.
+  /// Allocates values and gradients of everything declared, in the accumulation type of `type`, and what the
+  /// operations read: the values themselves, or where `type` is bf16 a rounded copy. Values are unspecified.
   void allocate(DeviceContext& context, DType type);
-  /// Draws initial values from (seed, place of the parameter, element) alone; docs/model.md, "Initial
+  /// After the values changed: rounds them anew for the operations. Enqueued; no allocation.
+  void publish() const;
+  /// Draws initial values, and publishes them, from (seed, place of the parameter, element) alone; docs/model.md, "Initial
   /// values".
   void initialize(uint64_t seed);
 
@@ -80,7 +82,8 @@ class ParameterStore {
   std::vector<Declaration> declarations_;
   std::vector<std::shared_ptr<Gradient>> slots_;
   int64_t size_ = 0;
-  Tensor values_, gradients_;
+  const DeviceContext* context_ = nullptr;
+  Tensor values_, gradients_, rounded_;  ///< `rounded_`: only for bf16
 };
 
 }  // namespace perceiver

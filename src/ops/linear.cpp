@@ -30,13 +30,10 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
   const Variable y = tape.result(type, {rows, out});
   const Tensor pre = activated ? Tensor::empty(tape.context(), type, {rows, out}) : y.value;
   kernels::gemm(tape.launch(), {type, type, false, true, rows, out, in, x.value.data(), in, weight.data(), in,
-                                pre.data(), out, false});
-  const Tensor& bias = parameters.bias.value;
-  if (activated || bias) {
+                                pre.data(), out, false, parameters.bias.value.data()});
+  if (activated)
     kernels::bias_activation(tape.launch(),
-                             {type, rows, out, activation, pre.data(), bias ? bias.data() : nullptr,
-                              activated ? y.value.data() : nullptr});
-  }
+                             {type, rows, out, activation, pre.data(), nullptr, y.value.data()});
   tape.record(
       "linear", y, [&tape, x, parameters, activation, kept = activated ? pre : Tensor(), d_y = y.gradient] {
         const Tensor d_out = d_y->tensor;

@@ -93,6 +93,8 @@ struct LossOptions {
   double label_smoothing = 0;
   double z_loss = 0;
   const double* gradient_scale = nullptr;  ///< device: d objective / d (sum of losses); null: 1
+  Tensor totals;                   ///< where to put LossResult::totals; none: a new tensor
+  bool accumulate_totals = false;  ///< adds to them instead
 };
 
 struct LossResult {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "core/check.h"
 #include "ops/ops.h"
@@ -10,11 +11,10 @@ namespace {
 void chunk_logits(Tape& tape, const Tensor& x, const LinearParameters& parameters, int64_t begin,
                   int64_t count, const Tensor& logits) {
   const int64_t in = x.shape()[1], vocabulary = parameters.weight.shape()[0];
-  kernels::gemm(tape.launch(), {x.dtype(), x.dtype(), false, true, count, vocabulary, in,
-                                x.view(begin * in, {count, in}).data(), in, parameters.weight.value.data(),
-                                in, logits.data(), vocabulary, false});
-  kernels::bias_activation(tape.launch(), {x.dtype(), count, vocabulary, Activation::identity, logits.data(),
-                                           parameters.bias.value.data(), nullptr});
+  kernels::gemm(tape.launch(),
+                {x.dtype(), x.dtype(), false, true, count, vocabulary, in,
+                 x.view(begin * in, {count, in}).data(), in, parameters.weight.value.data(), in,
+                 logits.data(), vocabulary, false, parameters.bias.value.data()});
 }
 
 int64_t chunk_rows(int64_t rows, int64_t vocabulary) {
@@ -31,13 +31,19 @@ void backward_of(Tape& tape, const Variable& x, const LinearParameters& paramete
   const GradientTarget d_x = tape.target(x), d_weight = tape.target(parameters.weight),
                        d_bias = tape.target(parameters.bias);
   PERCEIVER_ASSERT(d_x && d_weight && d_bias);
+  Tensor one;
+  const double* gradient_scale = options.gradient_scale;
+  if (gradient_scale == nullptr) {
+    one = Tensor::from_host<double>(tape.context(), {1}, std::array{1.0});
+    gradient_scale = one.as<double>();
+  }
   for (int64_t begin = 0; begin < rows; begin += chunk) {
     const int64_t count = std::min(chunk, rows - begin);
     chunk_logits(tape, x.value, parameters, begin, count, logits);
     kernels::cross_entropy(
         tape.launch(),
         {type, count, vocabulary, logits.data(), targets.as<int32_t>() + begin, options.label_smoothing,
-         options.z_loss, options.gradient_scale, nullptr, nullptr, nullptr, nullptr});
+         options.z_loss, gradient_scale, nullptr, nullptr, nullptr, nullptr});
     kernels::bias_activation_backward(
         tape.launch(), {type, count, vocabulary, Activation::identity, nullptr, logits.data(), nullptr,
                         d_bias.tensor.data(), d_bias.accumulate || begin > 0});
@@ -60,7 +66,7 @@ LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& pa
   DeviceContext& context = tape.context();
   LossResult result{Tensor::empty(context, wide, {rows}), Tensor::empty(context, wide, {rows}),
                     Tensor::empty(context, wide, {rows}), Tensor::empty(context, DType::u8, {rows}),
-                    Tensor::empty(context, DType::f64, {5})};
+                    options.totals ? options.totals : Tensor::empty(context, DType::f64, {5})};
   const int64_t chunk = chunk_rows(rows, vocabulary);
   {
     const Tensor logits = Tensor::empty(context, type, {chunk, vocabulary});
@@ -76,7 +82,8 @@ LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& pa
   }
   kernels::loss_totals(tape.launch(),
                        {wide, rows, result.loss.data(), result.nll.data(), result.z.data(),
-                        result.correct.as<uint8_t>(), targets.as<int32_t>(), result.totals.as<double>()});
+                        result.correct.as<uint8_t>(), targets.as<int32_t>(), result.totals.as<double>(),
+                        options.accumulate_totals});
   // A root: its gradient counts as written from the start.
   Variable root{result.loss, std::make_shared<Gradient>()};
   root.gradient->written = true;

@@ -39,16 +39,17 @@ FileRecord write_tensors(const AtomicFolder& folder, const char* name, const Saf
 FileRecord write_model(const AtomicFolder& folder, const char* name, const PerceiverAR& model,
                        const ModelMetadata& metadata, const Tensor& flat) {
   SafetensorsWriter writer;
-  add_model(writer, model, metadata, flat);
+  const Tensor host = flat.on_host();
+  add_model(writer, model, metadata, host);
   return write_tensors(folder, name, writer);
 }
 
 FileRecord write_optimizer(const AtomicFolder& folder, const Learner& learner) {
   SafetensorsWriter writer;
   writer.set_metadata("format", kOptimizerFormat);
-  const std::vector<NamedTensor> tensors = learner.optimizer_state();
-  for (const NamedTensor& each : tensors) {
-    PERCEIVER_ASSERT(each.tensor.device().kind == DeviceKind::cpu);
+  std::vector<NamedTensor> tensors = learner.optimizer_state();
+  for (NamedTensor& each : tensors) {
+    each.tensor = each.tensor.on_host();
     writer.add(each.name, each.tensor.dtype() == DType::f64 ? "F64" : "F32", each.tensor.shape().vector(),
                {static_cast<const std::byte*>(each.tensor.data()), each.tensor.bytes()});
   }

@@ -10,10 +10,6 @@ namespace {
 // Small enough that a tile of parameter, gradient and two moments stays in the second-level cache.
 constexpr int64_t kTileElements = 4096;
 
-kernels::Launch launch_of(const DeviceContext& context) {
-  return {context.device(), context.stream()};
-}
-
 /// A table of plain structs in the device's memory.
 template <typename Entry>
 Tensor upload(DeviceContext& context, const std::vector<Entry>& entries) {
@@ -72,7 +68,7 @@ class Adam final : public TiledOptimizer {
         second_(add_buffer("adam.second_moment")) {}
 
   void update(const kernels::StepScalars* scalars) override {
-    kernels::adam(launch_of(context_),
+    kernels::adam(context_.launch(),
                   {type(), tiles(), tile_count_, parameters_.values().data(), parameters_.gradients().data(),
                    first_.data(), second_.data(), config_.beta1, config_.beta2, config_.epsilon,
                    config_.type == OptimizerType::adamw, scalars});
@@ -90,7 +86,7 @@ class Sgd final : public TiledOptimizer {
   }
 
   void update(const kernels::StepScalars* scalars) override {
-    kernels::sgd(launch_of(context_),
+    kernels::sgd(context_.launch(),
                  {type(), tiles(), tile_count_, parameters_.values().data(), parameters_.gradients().data(),
                   momentum_.data(), config_.momentum, config_.nesterov, scalars});
   }
@@ -108,7 +104,7 @@ class Lamb final : public TiledOptimizer {
         norms_(Tensor::empty(context, DType::f64, {2 * tile_count_})) {}
 
   void update(const kernels::StepScalars* scalars) override {
-    kernels::lamb(launch_of(context_),
+    kernels::lamb(context_.launch(),
                   {type(), tiles(), tile_count_, parameters_.values().data(), parameters_.gradients().data(),
                    first_.data(), second_.data(), config_.beta1, config_.beta2, config_.epsilon,
                    norms_.as<double>(), scalars});
@@ -130,7 +126,7 @@ class Adafactor final : public Optimizer {
 
   void update(const kernels::StepScalars* scalars) override {
     kernels::adafactor(
-        launch_of(context_),
+        context_.launch(),
         {moments_.dtype(), static_cast<const kernels::AdafactorParameter*>(device_table_.data()),
          static_cast<int64_t>(table_.size()), parameters_.values().data(), parameters_.gradients().data(),
          moments_.data(), scalars});

@@ -6,6 +6,7 @@
 #include "config/save.h"
 #include "config/validate.h"
 #include "core/check.h"
+#include "model/precision.h"
 #include "train/config_change.h"
 
 namespace perceiver {
@@ -14,7 +15,6 @@ namespace {
 Config checked(Config config) {
   resolve(config);
   validate(config);
-  if (config.device == "cuda") throw_user("device: cuda, but this build computes on the CPU alone; use cpu");
   return config;
 }
 
@@ -32,10 +32,10 @@ const std::filesystem::path& checked(const TrainOptions& options) {
   return options.folder;
 }
 
-std::unique_ptr<PerceiverAR> make_model(const Config& config) {
-  const DType type = config.train.precision == Precision::float64 ? DType::f64 : DType::f32;
-  return std::make_unique<PerceiverAR>(config.model, DeviceContext::cpu(static_cast<int>(config.threads)),
-                                       type);
+std::shared_ptr<DeviceContext> open_device(const Config& config) {
+  auto context = DeviceContext::open(config.device, static_cast<int>(config.threads));
+  apply_precision(config.train.precision, *context);
+  return context;
 }
 
 DataDescription describe(const Dataset& data, DatasetType type) {
@@ -47,9 +47,11 @@ DataDescription describe(const Dataset& data, DatasetType type) {
 Trainer::Trainer(Config config, TrainOptions options)
     : config_(checked(std::move(config))),
       options_(std::move(options)),
+      context_(open_device(config_)),
       data_(open_fitting(config_)),
       folder_(checked(options_)) {
-  model_ = make_model(config_);
+  model_ = std::make_unique<PerceiverAR>(config_.model, context_,
+                                         apply_precision(config_.train.precision, *context_));
   if (options_.resume) {
     resume();
   } else {
@@ -225,9 +227,11 @@ bool Trainer::evaluate() {
 
 bool Trainer::weights_are_finite() const {
   const Tensor& values = model_->parameters().values();
+  const Tensor counter = Tensor::empty(model_->context(), DType::f64, {1});  // as large as an int64
+  kernels::count_non_finite(model_->context().launch(), {values.dtype(), values.elements(), values.data(),
+                                                         static_cast<int64_t*>(counter.data())});
   int64_t count = 0;
-  kernels::count_non_finite({values.device(), nullptr},
-                            {values.dtype(), values.elements(), values.data(), &count});
+  counter.copy_to_host(std::as_writable_bytes(std::span(&count, 1)));
   return count == 0;
 }
 

@@ -87,6 +87,7 @@ class Trainer {
 
   Config config_;
   TrainOptions options_;
+  std::shared_ptr<DeviceContext> context_;
   std::unique_ptr<Dataset> data_;
   RunFolder folder_;
   std::unique_ptr<PerceiverAR> model_;

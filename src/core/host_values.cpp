@@ -1,0 +1,56 @@
+#include "core/host_values.h"
+
+#include <bit>
+#include <cmath>
+
+#include "core/check.h"
+
+namespace perceiver {
+namespace {
+
+float from_bf16(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+
+/// Rounds a double to bf16 in one rounding, to nearest, ties to even.
+uint16_t to_bf16(double value) {
+  float narrow = static_cast<float>(value);
+  const double error = value - static_cast<double>(narrow);
+  // A float halfway between two bf16 values decides a tie that the double may not have had.
+  if ((std::bit_cast<uint32_t>(narrow) & 0xFFFF) == 0x8000 && error != 0 && std::isfinite(narrow))
+    narrow = std::nextafter(narrow, error > 0 ? INFINITY : -INFINITY);
+  const uint32_t bits = std::bit_cast<uint32_t>(narrow);
+  if (std::isnan(narrow)) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+template <typename T>
+void fill_with(const Tensor& tensor, const auto& value) {
+  std::vector<T> host(static_cast<size_t>(tensor.elements()));
+  for (size_t i = 0; i < host.size(); ++i) host[i] = static_cast<T>(value(static_cast<int64_t>(i)));
+  tensor.copy_from_host(std::as_bytes(std::span<const T>(host)));
+}
+
+}  // namespace
+
+std::vector<double> host_doubles(const Tensor& tensor) {
+  if (tensor.dtype() == DType::f64) return tensor.to_host<double>();
+  if (tensor.dtype() == DType::f32) {
+    const std::vector<float> values = tensor.to_host<float>();
+    return {values.begin(), values.end()};
+  }
+  PERCEIVER_ASSERT(tensor.dtype() == DType::bf16);
+  const std::vector<uint16_t> bits = tensor.to_host<uint16_t>();
+  std::vector<double> values(bits.size());
+  for (size_t i = 0; i < bits.size(); ++i) values[i] = static_cast<double>(from_bf16(bits[i]));
+  return values;
+}
+
+void fill(const Tensor& tensor, const std::function<double(int64_t)>& value) {
+  if (tensor.dtype() == DType::f64) return fill_with<double>(tensor, value);
+  if (tensor.dtype() == DType::f32) return fill_with<float>(tensor, value);
+  PERCEIVER_ASSERT(tensor.dtype() == DType::bf16);
+  fill_with<uint16_t>(tensor, [&](int64_t i) { return to_bf16(value(i)); });
+}
+
+}  // namespace perceiver
