@@ -15,6 +15,7 @@ namespace perceiver {
 
 inline Config tiny_config(int64_t steps = 8) {
   Config config;
+  config.device = "cpu";
   config.threads = 1;
   config.model.context_length = 16;
   config.model.latents = 8;
