@@ -130,6 +130,7 @@ void add_bench(CLI::App& app, Globals& globals, Action& action) {
   train->callback([options, &globals, &action] {
     action = [options, &globals] { return run_train(*options, globals); };
   });
+  add_bench_attention(*bench, globals, action);
 }
 
 }  // namespace perceiver::program
