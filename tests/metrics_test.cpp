@@ -86,8 +86,9 @@ TEST(Metrics, NumbersThatAreNotFiniteAreNull) {
 TEST(Metrics, DropsLaterAndUnfinishedLines) {
   const TempFolder folder;
   const std::string first = metrics_line(log_entry(10)) + "\n", second = metrics_line(eval_entry(20)) + "\n";
-  const std::string path = folder.write(
-      "metrics.jsonl", first + second + metrics_line(log_entry(30)) + "\n[1]\n{\"stop\": 1}\n{\"step\": 4");
+  const std::string path =
+      folder.write("metrics.jsonl", first + second + metrics_line(log_entry(30)) + "\n[1]\n{\"stop\": 1}\n" +
+                                        std::string(200'000, '[') + "\n{\"step\": 4");
   drop_metrics_after(path, 20);
   EXPECT_EQ(read_file(path, 1 << 20), first + second);
   drop_metrics_after(path, 10);

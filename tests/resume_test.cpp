@@ -200,6 +200,55 @@ TEST_F(Damage, AnEmptyStateAndTheOneBeforeCut) {
   expect_fallback(3, "not the state of a checkpoint");
 }
 
+TEST_F(Damage, AStateOfNothingButBrackets) {
+  std::ofstream(file(5, state_file_name)) << std::string(200'000, '[');
+  EXPECT_THAT(error_of(ErrorKind::user, [&] { read_checkpoint_state(checkpoint_path(run(), 5)); }),
+              HasSubstr("nested more than"));
+  expect_fallback(4, "nested more than");
+}
+
+/// Resuming fails with `message`, and every checkpoint stays where it is.
+class Unreadable : public Damage {
+ protected:
+  void expect_refusal(ErrorKind kind, const std::string& message) {
+    EXPECT_THAT(error_of(kind, [&] { train(config_, run(), true); }), HasSubstr(message));
+    EXPECT_THAT(checkpoint_steps(run()), ElementsAre(1, 2, 3, 4, 5));
+    EXPECT_FALSE(fs::exists(run() + "/checkpoints/damaged-step-000000005"));
+    EXPECT_EQ(timeless_metrics(run()), metrics_);
+  }
+};
+
+TEST_F(Unreadable, AFileOutOfReachIsNoDamage) {
+  const fs::path path = file(5, model_file_name);
+  fs::rename(path, path.string() + ".kept");
+  fs::create_symlink(path.filename(), path);  // stands for any error that is not the file's own
+  expect_refusal(ErrorKind::failure, "Too many levels of symbolic links");
+  fs::rename(path.string() + ".kept", path);
+  EXPECT_EQ(train(config_, run(), true).step, 5);
+}
+
+TEST_F(Unreadable, AStateOutOfReachIsNoDamage) {
+  const fs::path path = file(5, state_file_name);
+  fs::remove(path);
+  fs::create_symlink(path.filename(), path);
+  expect_refusal(ErrorKind::failure, "Too many levels of symbolic links");
+}
+
+TEST_F(Unreadable, ANewerFormatIsNoDamage) {
+  std::string text = file_bytes(file(5, state_file_name));
+  const std::string version = "\"format_version\": 1";
+  text.replace(text.find(version), version.size(), "\"format_version\": 2");
+  std::ofstream(file(5, state_file_name)) << text;
+  expect_refusal(ErrorKind::user, "format version 2 of a newer program");
+}
+
+TEST_F(Unreadable, ARenamedFolderIsNoDamage) {
+  fs::rename(checkpoint_path(run(), 5), checkpoint_path(run(), 6));
+  EXPECT_THAT(error_of(ErrorKind::user, [&] { train(config_, run(), true); }),
+              HasSubstr("its state is that of step 5"));
+  EXPECT_THAT(checkpoint_steps(run()), ElementsAre(1, 2, 3, 4, 6));
+}
+
 TEST_F(Damage, OfEveryCheckpointIsAnError) {
   for (int64_t step = 1; step <= 5; ++step) fs::resize_file(file(step, model_file_name), 0);
   EXPECT_THAT(error_of(ErrorKind::user, [&] { train(config_, run(), true); }),
