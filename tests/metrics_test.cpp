@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "perceiver/error.h"
 #include "tests/temp_folder.h"
 #include "train/progress.h"
 
@@ -81,6 +82,23 @@ TEST(Metrics, NumbersThatAreNotFiniteAreNull) {
   const nlohmann::json line = nlohmann::json::parse(metrics_line(entry));
   EXPECT_TRUE(line.at("loss").is_null());
   EXPECT_TRUE(line.at("gradient_norm").is_null());
+}
+
+TEST(Metrics, DropsEntriesOfIntervalsThatWereCutShort) {
+  const TempFolder folder;
+  LogEntry cut = log_entry(15);
+  cut.partial = true;
+  const std::string rest = metrics_line(log_entry(10)) + "\n" + metrics_line(eval_entry(15)) + "\n";
+  const std::string path = folder.write("metrics.jsonl", rest + metrics_line(cut) + "\n");
+  drop_metrics_after(path, 15);
+  EXPECT_EQ(read_file(path, 1 << 20), rest);
+}
+
+TEST(Metrics, WhatCannotBeReadIsNotReplaced) {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder.path("metrics.jsonl"));
+  EXPECT_THROW(drop_metrics_after(folder.path("metrics.jsonl"), 5), Error);
+  EXPECT_TRUE(std::filesystem::is_directory(folder.path("metrics.jsonl")));
 }
 
 TEST(Metrics, DropsLaterAndUnfinishedLines) {

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -357,6 +358,46 @@ TEST(Resume, AFullDiskCostsNoCheckpoint) {
   EXPECT_EQ(std::distance(fs::directory_iterator(run + "/checkpoints"), fs::directory_iterator()), 1);
   train(config, run, true);
   expect_same_run(folder.path("whole"), run, 6);
+}
+
+// The disk fills up behind the checkpoint of step 2, within one process.
+TEST(Resume, ADiskThatFillsUpDuringARunLeavesTheLastCheckpoint) {
+  const TempFolder folder;
+  Config config = tiny_config(6);
+  config.checkpoint.every = 2;
+  config.checkpoint.keep = 1;
+  train(config, folder.path("whole"));
+  struct Filler : Recorder {
+    void on_checkpoint(int64_t, const fs::path&) override { limit.emplace(20000); }
+    std::optional<FileSizeLimit> limit;
+  } filler;
+  const std::string run = folder.path("run");
+  const std::string message = error_of(ErrorKind::failure, [&] { train(config, run, false, &filler); });
+  filler.limit.reset();
+  EXPECT_THAT(message, HasSubstr("step-000000004"));
+  EXPECT_THAT(message, HasSubstr("File too large"));
+  EXPECT_EQ(message.find('\n'), std::string::npos);
+  EXPECT_THAT(checkpoint_steps(run), ElementsAre(2));
+  EXPECT_EQ(std::distance(fs::directory_iterator(run + "/checkpoints"), fs::directory_iterator()), 1);
+  train(config, run, true);
+  expect_same_run(folder.path("whole"), run, 6);
+}
+
+TEST(Resume, AfterATimeLimitItGoesOnBitwise) {
+  const TempFolder folder;
+  Config config = tiny_config(400);
+  config.train.log_every = 7;
+  train(config, folder.path("whole"));
+  Config limited = config;
+  limited.train.max_minutes = 1e-4;
+  const std::string run = folder.path("run");
+  ASSERT_EQ(Trainer(limited, validated_options(run, false)).run().status, TrainStatus::out_of_time);
+  EXPECT_EQ(Trainer(limited, validated_options(run, true)).run().status, TrainStatus::out_of_time);
+  train(config, run, true);
+  EXPECT_EQ(checkpoint_bytes(folder.path("whole"), 400), checkpoint_bytes(run, 400));
+  std::vector<nlohmann::json> entries = timeless_metrics(run);
+  EXPECT_GE(std::erase_if(entries, [](const auto& entry) { return entry.contains("validation_loss"); }), 1u);
+  EXPECT_EQ(entries, timeless_metrics(folder.path("whole")));
 }
 
 constexpr const char* kFolderVariable = "PERCEIVER_TEST_RUN";
