@@ -126,6 +126,7 @@ TEST(JsonDocument, DeepNestingIsRefused) {
   for (const std::string& text : {nested(json_max_depth + 2), nested(200'000), std::string(200'000, '[')})
     EXPECT_THAT(document_error(text), HasSubstr("x.json: nested more than 32 levels deep"));
   EXPECT_THAT(document_error("{\"a\": 1"), StartsWith("x.json: not valid JSON"));
+  EXPECT_EQ(document_error("{\"a\x7f").find('\x7f'), std::string::npos);
   EXPECT_THAT(document_error(""), StartsWith("x.json: not valid JSON"));
 }
 

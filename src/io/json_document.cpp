@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/text.h"
 
 namespace perceiver {
 
@@ -15,7 +16,7 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& sou
   try {
     return nlohmann::json::parse(text, check_depth);
   } catch (const nlohmann::json::exception& error) {
-    throw_user("{}: not valid JSON: {}", source, error.what());
+    throw_user("{}: not valid JSON: {}", source, printable(error.what()));  // it quotes the text
   }
 }
 

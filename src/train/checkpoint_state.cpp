@@ -6,6 +6,7 @@
 #include "config/load.h"
 #include "config/save.h"
 #include "core/check.h"
+#include "core/text.h"
 #include "io/checksum.h"
 #include "io/json_document.h"
 
@@ -148,7 +149,7 @@ ParsedState state_from_json(std::string_view text, const std::string& source) {
     check_checksum(document, source);
     return read_document(document, source);
   } catch (const json::exception& error) {
-    throw_user("{}: not the state of a checkpoint: {}", source, error.what());
+    throw_user("{}: not the state of a checkpoint: {}", source, printable(error.what()));
   }
 }
 
