@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "perceiver/error.h"
 #include "tests/temp_folder.h"
 #include "train/progress.h"
 
@@ -83,11 +84,29 @@ TEST(Metrics, NumbersThatAreNotFiniteAreNull) {
   EXPECT_TRUE(line.at("gradient_norm").is_null());
 }
 
+TEST(Metrics, DropsEntriesOfIntervalsThatWereCutShort) {
+  const TempFolder folder;
+  LogEntry cut = log_entry(15);
+  cut.partial = true;
+  const std::string rest = metrics_line(log_entry(10)) + "\n" + metrics_line(eval_entry(15)) + "\n";
+  const std::string path = folder.write("metrics.jsonl", rest + metrics_line(cut) + "\n");
+  drop_metrics_after(path, 15);
+  EXPECT_EQ(read_file(path, 1 << 20), rest);
+}
+
+TEST(Metrics, WhatCannotBeReadIsNotReplaced) {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder.path("metrics.jsonl"));
+  EXPECT_THROW(drop_metrics_after(folder.path("metrics.jsonl"), 5), Error);
+  EXPECT_TRUE(std::filesystem::is_directory(folder.path("metrics.jsonl")));
+}
+
 TEST(Metrics, DropsLaterAndUnfinishedLines) {
   const TempFolder folder;
   const std::string first = metrics_line(log_entry(10)) + "\n", second = metrics_line(eval_entry(20)) + "\n";
-  const std::string path = folder.write(
-      "metrics.jsonl", first + second + metrics_line(log_entry(30)) + "\n[1]\n{\"stop\": 1}\n{\"step\": 4");
+  const std::string path =
+      folder.write("metrics.jsonl", first + second + metrics_line(log_entry(30)) + "\n[1]\n{\"stop\": 1}\n" +
+                                        std::string(200'000, '[') + "\n{\"step\": 4");
   drop_metrics_after(path, 20);
   EXPECT_EQ(read_file(path, 1 << 20), first + second);
   drop_metrics_after(path, 10);

@@ -286,6 +286,27 @@ TEST(Optimizer, AdamsFirstUpdateIsTheSignOfTheGradient) {
   }
 }
 
+// 1 - 0.999 computed in float is wrong by one part in 10^5, and lasting: all of the moment is made of it.
+TEST(Optimizer, AdamsMomentsBeginExactly) {
+  Parameters parameters(DType::f32);
+  const auto made = make_optimizer(optimizer(OptimizerType::adam), parameters.context(), parameters.store());
+  parameters.draw_gradients(1);
+  made->update(parameters.scalars(0.125, 1, 1));
+  const auto gradient = parameters.store().gradient(parameters.store().infos()[0]).to_host<float>();
+  const std::vector<NamedTensor> state = made->state();
+  const double beta1 = optimizer(OptimizerType::adam).beta1, beta2 = optimizer(OptimizerType::adam).beta2;
+  for (const NamedTensor& each : state) {
+    if (!each.name.ends_with("/" + parameters.store().infos()[0].name)) continue;
+    const bool second = each.name.find("second") != std::string::npos;
+    const auto moment = each.tensor.to_host<float>();
+    for (size_t i = 0; i < moment.size(); ++i) {
+      const double g = static_cast<double>(gradient[i]);
+      const double expected = second ? (1 - beta2) * g * g : (1 - beta1) * g;
+      EXPECT_NEAR(static_cast<double>(moment[i]), expected, 3e-7 * std::abs(expected)) << each.name;
+    }
+  }
+}
+
 // A constant gradient of a rank-one pattern is factored exactly: |update| = lr everywhere.
 TEST(Optimizer, AdafactorIsExactForRankOneGradients) {
   Parameters parameters(DType::f64);

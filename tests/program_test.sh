@@ -39,16 +39,49 @@ works explain "$program" config --explain model; prints "model.latents"
 for config in "$source"/configs/*.yaml "$source"/configs/*/*.yaml; do works "$config" "$program" config "$config"; prints "context_length"; done
 works bench "$program" bench train --config "$source/configs/copy32.yaml" --set train.batch=2 --steps 2 --warmup 1; prints '"tflops"'
 
-# A run that is stopped and resumed ends with the same bytes as one that is not.
-small="$source/configs/copy32.yaml --set model.input_channels=32 --set model.layers=1 --set train.batch=4 --set eval.every=0 --set eval.max_documents=4"
+# What two runs that should be the same differ in; the clock's part of the metrics is left out.
+differences() {
+  for run in "$1" "$2"; do sed -E 's/"(targets_per_second|inputs_per_second|elapsed|validation_seconds)":[^,}]*//g' "$run/metrics.jsonl" > "$run/timeless"; done
+  diff "$1/timeless" "$2/timeless"; diff "$1/config.yaml" "$2/config.yaml"
+  (cd "$1/checkpoints" && cksum step-*/*.safetensors); (cd "$2/checkpoints" && cksum step-*/*.safetensors)
+}
+
+# A run that is stopped and resumed ends with the same bytes as one that is not, given the same number of threads:
+# left to itself it is that of the processors, which a container may change from one process to the next.
+small="$source/configs/copy32.yaml --set model.input_channels=32 --set model.layers=1 --set train.batch=4 --set eval.every=0 --set eval.max_documents=4 --set threads=2"
 works train "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/whole"
 works first-half "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/parts"
 rm -r "$work/parts/checkpoints/step-000000012" "$work/parts/checkpoints/step-000000010"; rm -f "$work/parts/checkpoints/best"
 works resume "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/parts" --resume
 for file in model optimizer; do
-  cmp -s "$work/whole/checkpoints/step-000000012/$file.safetensors" "$work/parts/checkpoints/step-000000012/$file.safetensors" || fail "resumed $file differs"
+  cmp -s "$work/whole/checkpoints/step-000000012/$file.safetensors" "$work/parts/checkpoints/step-000000012/$file.safetensors" || fail "resumed $file differs; $(nproc) processors; $(differences "$work/whole" "$work/parts")"
 done
 refuses 2 "resume" "$program" train $small --set train.steps=12 --run "$work/whole"
+
+# A limit of the file size ends a run as a full disk does: with one line, the last checkpoint being whole.
+works before-limit "$program" train $small --set train.steps=2 --run "$work/limited"
+limited() { (ulimit -f 32; exec "$program" train $small --set train.steps=4 --run "$work/limited" --resume); }
+limited > "$work/out" 2> "$work/err"; [ $? -eq 1 ] || fail "file size limit: wrong exit code"
+grep -q "^perceiver: error: .*File too large" "$work/err" || fail "file size limit: $(cat "$work/err")"
+works after-limit "$program" train $small --set train.steps=4 --run "$work/limited" --resume
+
+# A run that was killed before it saved anything is not written over; --resume starts it over.
+rm -r "$work/limited/checkpoints"
+refuses 2 "saved no checkpoint" "$program" train $small --set train.steps=2 --run "$work/limited"
+works start-over "$program" train $small --set train.steps=2 --run "$work/limited" --resume
+
+# Brackets without end are damage, not the end of the program.
+head -c 200000 /dev/zero | tr '\0' '[' > "$work/limited/checkpoints/step-000000002/state.json"
+refuses 2 "nested more than" "$program" info "$work/limited"
+refuses 2 "nested more than" "$program" train $small --set train.steps=2 --run "$work/limited" --resume
+
+# SIGINT during a validation: saved, nothing recorded, exit code 0.
+slow="$small --set train.steps=2 --set eval.max_documents=100000000 --set eval.stride=1"
+"$program" train $slow --run "$work/slow" > "$work/out" 2> "$work/err" & running=$!
+until grep -q "step 2/2" "$work/err" || ! kill -0 $running 2> /dev/null; do sleep 0.1; done
+kill -INT $running; wait $running; [ $? -eq 0 ] || fail "stop in a validation: $(cat "$work/err")"
+grep -q "stopped; go on with --resume at step 2" "$work/err" || fail "stop in a validation: $(cat "$work/err")"
+grep -q validation_loss "$work/slow/metrics.jsonl" && fail "a validation that was stopped is recorded"
 works run-info "$program" info "$work/whole"; prints "validation loss"
 works run-eval "$program" eval --checkpoint "$work/whole" --max-documents 4; prints "bits per token"
 works run-sample "$program" sample --checkpoint "$work/whole" --tokens 5 --prompt x

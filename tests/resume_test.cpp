@@ -10,6 +10,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -200,6 +201,55 @@ TEST_F(Damage, AnEmptyStateAndTheOneBeforeCut) {
   expect_fallback(3, "not the state of a checkpoint");
 }
 
+TEST_F(Damage, AStateOfNothingButBrackets) {
+  std::ofstream(file(5, state_file_name)) << std::string(200'000, '[');
+  EXPECT_THAT(error_of(ErrorKind::user, [&] { read_checkpoint_state(checkpoint_path(run(), 5)); }),
+              HasSubstr("nested more than"));
+  expect_fallback(4, "nested more than");
+}
+
+/// Resuming fails with `message`, and every checkpoint stays where it is.
+class Unreadable : public Damage {
+ protected:
+  void expect_refusal(ErrorKind kind, const std::string& message) {
+    EXPECT_THAT(error_of(kind, [&] { train(config_, run(), true); }), HasSubstr(message));
+    EXPECT_THAT(checkpoint_steps(run()), ElementsAre(1, 2, 3, 4, 5));
+    EXPECT_FALSE(fs::exists(run() + "/checkpoints/damaged-step-000000005"));
+    EXPECT_EQ(timeless_metrics(run()), metrics_);
+  }
+};
+
+TEST_F(Unreadable, AFileOutOfReachIsNoDamage) {
+  const fs::path path = file(5, model_file_name);
+  fs::rename(path, path.string() + ".kept");
+  fs::create_symlink(path.filename(), path);  // stands for any error that is not the file's own
+  expect_refusal(ErrorKind::failure, "Too many levels of symbolic links");
+  fs::rename(path.string() + ".kept", path);
+  EXPECT_EQ(train(config_, run(), true).step, 5);
+}
+
+TEST_F(Unreadable, AStateOutOfReachIsNoDamage) {
+  const fs::path path = file(5, state_file_name);
+  fs::remove(path);
+  fs::create_symlink(path.filename(), path);
+  expect_refusal(ErrorKind::failure, "Too many levels of symbolic links");
+}
+
+TEST_F(Unreadable, ANewerFormatIsNoDamage) {
+  std::string text = file_bytes(file(5, state_file_name));
+  const std::string version = "\"format_version\": 1";
+  text.replace(text.find(version), version.size(), "\"format_version\": 2");
+  std::ofstream(file(5, state_file_name)) << text;
+  expect_refusal(ErrorKind::user, "format version 2 of a newer program");
+}
+
+TEST_F(Unreadable, ARenamedFolderIsNoDamage) {
+  fs::rename(checkpoint_path(run(), 5), checkpoint_path(run(), 6));
+  EXPECT_THAT(error_of(ErrorKind::user, [&] { train(config_, run(), true); }),
+              HasSubstr("its state is that of step 5"));
+  EXPECT_THAT(checkpoint_steps(run()), ElementsAre(1, 2, 3, 4, 6));
+}
+
 TEST_F(Damage, OfEveryCheckpointIsAnError) {
   for (int64_t step = 1; step <= 5; ++step) fs::resize_file(file(step, model_file_name), 0);
   EXPECT_THAT(error_of(ErrorKind::user, [&] { train(config_, run(), true); }),
@@ -308,6 +358,46 @@ TEST(Resume, AFullDiskCostsNoCheckpoint) {
   EXPECT_EQ(std::distance(fs::directory_iterator(run + "/checkpoints"), fs::directory_iterator()), 1);
   train(config, run, true);
   expect_same_run(folder.path("whole"), run, 6);
+}
+
+// The disk fills up behind the checkpoint of step 2, within one process.
+TEST(Resume, ADiskThatFillsUpDuringARunLeavesTheLastCheckpoint) {
+  const TempFolder folder;
+  Config config = tiny_config(6);
+  config.checkpoint.every = 2;
+  config.checkpoint.keep = 1;
+  train(config, folder.path("whole"));
+  struct Filler : Recorder {
+    void on_checkpoint(int64_t, const fs::path&) override { limit.emplace(20000); }
+    std::optional<FileSizeLimit> limit;
+  } filler;
+  const std::string run = folder.path("run");
+  const std::string message = error_of(ErrorKind::failure, [&] { train(config, run, false, &filler); });
+  filler.limit.reset();
+  EXPECT_THAT(message, HasSubstr("step-000000004"));
+  EXPECT_THAT(message, HasSubstr("File too large"));
+  EXPECT_EQ(message.find('\n'), std::string::npos);
+  EXPECT_THAT(checkpoint_steps(run), ElementsAre(2));
+  EXPECT_EQ(std::distance(fs::directory_iterator(run + "/checkpoints"), fs::directory_iterator()), 1);
+  train(config, run, true);
+  expect_same_run(folder.path("whole"), run, 6);
+}
+
+TEST(Resume, AfterATimeLimitItGoesOnBitwise) {
+  const TempFolder folder;
+  Config config = tiny_config(400);
+  config.train.log_every = 7;
+  train(config, folder.path("whole"));
+  Config limited = config;
+  limited.train.max_minutes = 1e-4;
+  const std::string run = folder.path("run");
+  ASSERT_EQ(Trainer(limited, validated_options(run, false)).run().status, TrainStatus::out_of_time);
+  EXPECT_EQ(Trainer(limited, validated_options(run, true)).run().status, TrainStatus::out_of_time);
+  train(config, run, true);
+  EXPECT_EQ(checkpoint_bytes(folder.path("whole"), 400), checkpoint_bytes(run, 400));
+  std::vector<nlohmann::json> entries = timeless_metrics(run);
+  EXPECT_GE(std::erase_if(entries, [](const auto& entry) { return entry.contains("validation_loss"); }), 1u);
+  EXPECT_EQ(entries, timeless_metrics(folder.path("whole")));
 }
 
 constexpr const char* kFolderVariable = "PERCEIVER_TEST_RUN";

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string>
+
+#include "config/schema.h"
 
 namespace perceiver {
 namespace {
@@ -72,7 +75,9 @@ TEST(Schedule, T5FallsWithTheRootOfTheStep) {
   EXPECT_NEAR(learning_rate(config, 1000), 0.05, 1e-12);
   const Config cold = schedule(ScheduleType::t5, 0);
   EXPECT_DOUBLE_EQ(learning_rate(cold, 0), 0.5);
+  EXPECT_DOUBLE_EQ(learning_rate(cold, 1), 0.5);
   EXPECT_DOUBLE_EQ(learning_rate(cold, 4), 0.25);
+  EXPECT_NE(find_config_key("schedule.type")->doc.find("w = warmup_steps, at least 1"), std::string::npos);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "config/load.h"
@@ -403,6 +404,177 @@ TEST(Trainer, AnUntriedCheckpointReplacesNone) {
   EXPECT_THAT(checkpoint_steps(folder.path("run")), ElementsAre(1, 2));
 }
 
+/// Scales the embeddings so that the loss overflows during the steps after `from` up to `to`: finite weights,
+/// infinite losses.
+class Inflater : public Recorder {
+ public:
+  Inflater(int64_t from, int64_t to) : from_(from), to_(to) {}
+  void on_log(const LogEntry& entry) override {
+    Recorder::on_log(entry);
+    if (entry.step == from_) scale(1e30f);
+    if (entry.step == to_) scale(1e-30f);
+  }
+  Trainer* trainer = nullptr;
+
+ private:
+  void scale(float factor) const {
+    const Tensor& values = trainer->model().parameters().values();
+    for (int64_t i = 0; i < values.elements(); ++i) values.as<float>()[i] *= factor;
+  }
+  int64_t from_, to_;
+};
+
+TEST(Trainer, SavesAtItsEndThoughTheLastStepWasSkipped) {
+  const TempFolder folder;
+  Inflater inflater(2, 3);
+  Trainer trainer(tiny_config(3), run_options(folder.path("run"), false, &inflater));
+  inflater.trainer = &trainer;
+  const TrainResult result = trainer.run();
+  EXPECT_EQ(result.status, TrainStatus::finished);
+  EXPECT_EQ(trainer.state().skipped, 1);
+  ASSERT_EQ(result.checkpoint, checkpoint_path(folder.path("run"), 3));
+  const CheckpointState state = verify_checkpoint(result.checkpoint);
+  EXPECT_EQ(state.updates, 2);
+  EXPECT_EQ(state.rejected, 1);
+}
+
+TEST(Trainer, ACheckpointDueAtASkippedStepWaitsForTheNext) {
+  const TempFolder folder;
+  Inflater inflater(3, 5);
+  Config config = tiny_config(8);
+  config.checkpoint.every = 4;
+  Trainer trainer(config, run_options(folder.path("run"), false, &inflater));
+  inflater.trainer = &trainer;
+  trainer.run();
+  EXPECT_EQ(trainer.state().skipped, 2);
+  EXPECT_THAT(inflater.checkpoints, ElementsAre(6, 8));
+}
+
+TEST(Trainer, AnUselessLastCheckpointReplacesNone) {
+  const TempFolder folder;
+  Inflater inflater(4, -1);
+  Config config = tiny_config(6);
+  config.checkpoint.every = 2;
+  config.checkpoint.keep = 1;
+  {
+    Trainer trainer(config, run_options(folder.path("run"), false, &inflater));
+    inflater.trainer = &trainer;
+    EXPECT_EQ(trainer.run().checkpoint, checkpoint_path(folder.path("run"), 6));
+  }
+  // Step 4 was finite and confirmed the checkpoint of step 2; that of step 4 holds the inflated weights.
+  EXPECT_THAT(checkpoint_steps(folder.path("run")), ElementsAre(2, 4, 6));
+
+  // The count of skipped steps goes on where it was, and the advice does not name what was saved meanwhile.
+  config.train.steps = 20;
+  config.train.max_nonfinite_steps = 5;
+  const std::string message = error_of(ErrorKind::failure, [&] { train(config, folder.path("run"), true); });
+  EXPECT_THAT(message, HasSubstr("training stopped at step 9: 5 steps in a row"));
+  EXPECT_THAT(message, HasSubstr("last good checkpoint: " + checkpoint_path(folder.path("run"), 4)));
+  EXPECT_THAT(checkpoint_steps(folder.path("run")), ElementsAre(2, 4, 6));
+}
+
+TEST(Trainer, WeightsThatAreNotFiniteAtTheEndAreAnError) {
+  const TempFolder folder;
+  Spoiler spoiler(3, -1);
+  Config config = tiny_config(4);
+  config.checkpoint.every = 2;
+  Trainer trainer(config, run_options(folder.path("run"), false, &spoiler));
+  spoiler.trainer = &trainer;
+  const std::string message = error_of(ErrorKind::failure, [&] { trainer.run(); });
+  EXPECT_THAT(message, HasSubstr("no checkpoint at step 4"));
+  EXPECT_THAT(message, HasSubstr("last good checkpoint: " + checkpoint_path(folder.path("run"), 2)));
+  EXPECT_THAT(checkpoint_steps(folder.path("run")), ElementsAre(2));
+}
+
+TEST(Trainer, ATimeLimitLogsTheRestAndValidates) {
+  const TempFolder folder;
+  Config config = tiny_config(1'000'000);
+  config.train.max_minutes = 0.2 / 60;
+  config.train.log_every = 1'000'000;
+  Recorder recorder;
+  TrainOptions options = run_options(folder.path("run"), false, &recorder);
+  options.validate = [](const PerceiverAR&, const Dataset&) { return ValidationScore{1, {}, ""}; };
+  const TrainResult result = Trainer(config, options).run();
+  EXPECT_EQ(result.status, TrainStatus::out_of_time);
+  ASSERT_EQ(recorder.logs.size(), 1u);
+  EXPECT_TRUE(recorder.logs[0].partial);
+  EXPECT_EQ(recorder.logs[0].step, result.step);
+  ASSERT_EQ(recorder.evals.size(), 1u);
+  EXPECT_EQ(recorder.evals[0].step, result.step);
+  const CheckpointState state = verify_checkpoint(result.checkpoint);
+  EXPECT_EQ(state.best.value().step, result.step);
+  EXPECT_GT(state.interval.targets, 0);
+  EXPECT_EQ(fs::read_symlink(folder.path("run/checkpoints/best")), result.checkpoint.filename());
+}
+
+/// A validation during which the run is asked to stop, as the `at`th one begins.
+struct Interruption {
+  std::optional<ValidationScore> operator()(const PerceiverAR&, const Dataset&) {
+    if (++calls == at) stop = true;
+    if (stop) return std::nullopt;
+    return ValidationScore{1.0 / calls, {}, ""};
+  }
+  int at = 0, calls = 0;
+  std::atomic<bool> stop = false;
+};
+
+TrainOptions interrupted_options(const std::string& folder, bool resume, Interruption& interruption,
+                                 TrainObserver* observer) {
+  TrainOptions options = run_options(folder, resume, observer);
+  options.validate = std::ref(interruption);
+  options.stop = &interruption.stop;
+  return options;
+}
+
+TEST(Trainer, AStopDuringAValidationRecordsNoneOfIt) {
+  for (const int64_t at : {2, 4}) {  // in the middle, and at the last step
+    const TempFolder folder;
+    Config config = tiny_config(8);
+    config.eval.every = 2;
+    Recorder recorder;
+    Interruption interruption;
+    interruption.at = static_cast<int>(at);
+    const TrainResult result =
+        Trainer(config, interrupted_options(folder.path("run"), false, interruption, &recorder)).run();
+    EXPECT_EQ(result.status, TrainStatus::interrupted);
+    EXPECT_EQ(result.step, 2 * at);
+    EXPECT_EQ(interruption.calls, at);
+    EXPECT_EQ(recorder.evals.size(), static_cast<size_t>(at - 1));
+    const CheckpointState state = verify_checkpoint(result.checkpoint);
+    EXPECT_EQ(state.step, 2 * at);
+    EXPECT_EQ(state.validated, 2 * at - 2);
+
+    // The validation that was left is made up.
+    Recorder second;
+    Interruption none;
+    none.calls = static_cast<int>(at);
+    EXPECT_EQ(Trainer(config, interrupted_options(folder.path("run"), true, none, &second)).run().status,
+              TrainStatus::finished);
+    ASSERT_EQ(second.evals.size(), static_cast<size_t>(5 - at));
+    EXPECT_EQ(second.evals[0].step, 2 * at);
+    EXPECT_EQ(verify_checkpoint(checkpoint_path(folder.path("run"), 8)).validated, 8);
+  }
+}
+
+TEST(Trainer, AStopLogsTheRestOfItsInterval) {
+  const TempFolder folder;
+  Config config = tiny_config(8);
+  config.train.log_every = 3;
+  config.checkpoint.every = 4;
+  struct Stopper : Recorder {
+    void on_checkpoint(int64_t, const fs::path&) override { stop = true; }
+    std::atomic<bool> stop = false;
+  } stopper;
+  TrainOptions options = run_options(folder.path("run"), false, &stopper);
+  options.stop = &stopper.stop;
+  EXPECT_EQ(Trainer(config, options).run().status, TrainStatus::interrupted);
+  ASSERT_EQ(stopper.logs.size(), 2u);
+  EXPECT_FALSE(stopper.logs[0].partial);
+  EXPECT_TRUE(stopper.logs[1].partial);
+  EXPECT_EQ(stopper.logs[1].step, 4);
+  EXPECT_EQ(timeless_metrics(folder.path("run"))[1].at("partial"), true);
+}
+
 TEST(Trainer, DoesNotWriteOverARun) {
   const TempFolder folder;
   train(tiny_config(1), folder.path("run"));
@@ -410,6 +582,23 @@ TEST(Trainer, DoesNotWriteOverARun) {
   EXPECT_THAT(message, HasSubstr("already holds a run of 1 steps"));
   EXPECT_THAT(message, HasSubstr("--resume"));
   EXPECT_THAT(message, HasSubstr("another folder"));
+}
+
+TEST(Trainer, ARunWithoutCheckpointsIsRefusedOrStartedOver) {
+  const TempFolder folder;
+  train(tiny_config(3), folder.path("whole"));
+  train(tiny_config(3), folder.path("run"));
+  fs::remove_all(folder.path("run/checkpoints"));
+  const std::string metrics = file_bytes(folder.path("run/metrics.jsonl"));
+  const std::string message = error_of(ErrorKind::user, [&] { train(tiny_config(3), folder.path("run")); });
+  EXPECT_THAT(message, HasSubstr("saved no checkpoint: start it over with --resume, delete the folder"));
+  EXPECT_EQ(file_bytes(folder.path("run/metrics.jsonl")), metrics);
+
+  Recorder recorder;
+  EXPECT_EQ(train(tiny_config(3), folder.path("run"), true, &recorder).step, 3);
+  EXPECT_TRUE(recorder.told("holds no checkpoint yet; the run starts at step 0"));
+  EXPECT_EQ(timeless_metrics(folder.path("run")), timeless_metrics(folder.path("whole")));
+  EXPECT_EQ(checkpoint_bytes(folder.path("run"), 3), checkpoint_bytes(folder.path("whole"), 3));
 }
 
 TEST(Trainer, OneProcessTrainsInAFolder) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "core/check.h"
 #include "core/host_values.h"
@@ -68,9 +69,9 @@ double median_ms(DeviceContext& context, int repeats, const std::function<void()
     samples.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() * 1e3 /
                       calls);
   }
-  samples.erase(samples.begin(), samples.begin() + 2);
-  std::nth_element(samples.begin(), samples.begin() + repeats / 2, samples.end());
-  return samples[static_cast<size_t>(repeats / 2)];
+  const auto first = samples.begin() + 2, middle = first + repeats / 2;  // two to warm up
+  std::nth_element(first, middle, samples.end());
+  return *middle;
 }
 
 void run_case(DeviceContext& context, DType type, const Case& c, int repeats) {
@@ -120,16 +121,13 @@ void run_case(DeviceContext& context, DType type, const Case& c, int repeats) {
 int run(const Options& options, const Globals& globals) {
   const auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
   const DType type = apply_precision(precision_of(options.precision), *context);
-  std::vector<Case> cases;
   if (!options.shape.empty()) {
     const auto& s = options.shape;
     if (s[2] > s[3]) throw_user("--shape: {} queries, but only {} keys", s[2], s[3]);
-    cases.push_back({s[0], s[1], s[2], s[3], s[4]});
-  } else if (context->is_cuda()) {
-    cases.assign(std::begin(kGpuCases), std::end(kGpuCases));
-  } else {
-    cases.assign(std::begin(kCpuCases), std::end(kCpuCases));
+    run_case(*context, type, {s[0], s[1], s[2], s[3], s[4]}, options.repeats);
+    return 0;
   }
+  const std::span<const Case> cases = context->is_cuda() ? std::span<const Case>(kGpuCases) : kCpuCases;
   for (const Case& each : cases) run_case(*context, type, each, options.repeats);
   return 0;
 }

@@ -1,4 +1,6 @@
 // perceiver: train, evaluate and sample Perceiver AR.
+#include <signal.h>
+
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -74,6 +76,7 @@ int parse_and_run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  ::signal(SIGXFSZ, SIG_IGN);  // so that writing past `ulimit -f` is an error as any other, not the end
   try {
     return parse_and_run(argc, argv);
   } catch (const perceiver::Error& error) {

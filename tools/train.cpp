@@ -31,17 +31,29 @@ void request_stop(int signal) {
   ::signal(signal, SIG_DFL);
 }
 
+/// Leaves a validation between two of its batches.
+struct Stopped {};
+void poll_stop(int64_t, int64_t) {
+  if (stop_requested) throw Stopped();
+}
+
+ValidationScore score(const EvaluationResult& result) {
+  return {result.nats_per_token(), result.units > 0 ? std::optional(result.bits_per_unit()) : std::nullopt,
+          result.unit};
+}
+
 Validate validator(const Config& config) {
   EvaluationOptions options;
   options.stride = config.eval.stride;
   options.latents = config.eval.latents;
   options.batch = config.eval.batch > 0 ? config.eval.batch : config.train.batch;
   options.max_documents = config.eval.max_documents;
-  return [options](const PerceiverAR& model, const Dataset& data) {
-    const EvaluationResult result = evaluate(model, data, Split::validation, options);
-    return ValidationScore{result.nats_per_token(),
-                           result.units > 0 ? std::optional(result.bits_per_unit()) : std::nullopt,
-                           result.unit};
+  return [options](const PerceiverAR& model, const Dataset& data) -> std::optional<ValidationScore> {
+    try {
+      return score(evaluate(model, data, Split::validation, options, poll_stop));
+    } catch (const Stopped&) {
+      return std::nullopt;
+    }
   };
 }
 

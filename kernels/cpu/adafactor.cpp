@@ -36,7 +36,8 @@ class ParameterUpdate {
         column_moment_(static_cast<T*>(k.moments) + parameter.column_moment),
         rate_(static_cast<T>(k.scalars->learning_rate)),
         scale_(static_cast<T>(k.scalars->gradient_scale)),
-        decay_(static_cast<T>(1 - std::pow(k.scalars->update, kDecayExponent))) {
+        decay_(static_cast<T>(1 - std::pow(k.scalars->update, kDecayExponent))),
+        rest_(static_cast<T>(std::pow(k.scalars->update, kDecayExponent))) {
     const int64_t elements = parameter.rows * parameter.columns;
     parts_ = std::clamp<int64_t>(elements / kPartElements, 1, std::min(kReductionParts, parameter.rows));
   }
@@ -72,7 +73,7 @@ class ParameterUpdate {
   void follow_whole() {
     for_each_row([&](int64_t, int64_t row) {
       Row<T> moment(row_moment_ + row * parameter_.columns, parameter_.columns);
-      moment = decay_ * moment + (1 - decay_) * squares(row);
+      moment = decay_ * moment + rest_ * squares(row);
     });
   }
 
@@ -84,11 +85,11 @@ class ParameterUpdate {
     for_each_row([&](int64_t part, int64_t row) {
       const auto square = squares(row);
       Row<T>(sums + part * columns, columns) += square;
-      row_moment_[row] = decay_ * row_moment_[row] + (1 - decay_) * square.mean();
+      row_moment_[row] = decay_ * row_moment_[row] + rest_ * square.mean();
     });
     Row<T> total(sums, columns), moment(column_moment_, columns);
     for (int64_t part = 1; part < parts_; ++part) total += Row<T>(sums + part * columns, columns);
-    moment = decay_ * moment + (1 - decay_) * (total / static_cast<T>(parameter_.rows));
+    moment = decay_ * moment + rest_ * (total / static_cast<T>(parameter_.rows));
     mean_row_moment_ = Row<T>(row_moment_, parameter_.rows).mean();
   }
 
@@ -129,7 +130,7 @@ class ParameterUpdate {
   const T* gradients_;
   T* row_moment_;
   T* column_moment_;
-  T rate_, scale_, decay_;
+  T rate_, scale_, decay_, rest_;
   T mean_row_moment_ = 0;
   int64_t parts_;
 };

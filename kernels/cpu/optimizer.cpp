@@ -39,10 +39,11 @@ void for_each_tile(const ParameterTile* tiles, int64_t count, Body&& body) {
   });
 }
 
-/// The scalars of Adam's formulas in the element type.
+/// The scalars of Adam's formulas in the element type. 1 - beta is rounded once: of a float beta2 of 0.999 it
+/// would be wrong in the fifth digit.
 template <typename T>
 struct AdamScalars {
-  T rate, scale, beta1, beta2, epsilon, first_correction, second_correction;
+  T rate, scale, beta1, beta2, rest1, rest2, epsilon, first_correction, second_correction;
 
   template <typename Arguments>
   explicit AdamScalars(const Arguments& k)
@@ -50,14 +51,16 @@ struct AdamScalars {
         scale(static_cast<T>(k.scalars->gradient_scale)),
         beta1(static_cast<T>(k.beta1)),
         beta2(static_cast<T>(k.beta2)),
+        rest1(static_cast<T>(1 - k.beta1)),
+        rest2(static_cast<T>(1 - k.beta2)),
         epsilon(static_cast<T>(k.epsilon)),
         first_correction(static_cast<T>(1 / (1 - std::pow(k.beta1, k.scalars->update)))),
         second_correction(static_cast<T>(1 / (1 - std::pow(k.beta2, k.scalars->update)))) {}
 
   template <typename Moment, typename Gradient>
   void follow(Moment& first, Moment& second, const Gradient& gradient) const {
-    first = beta1 * first + (1 - beta1) * gradient;
-    second = beta2 * second + (1 - beta2) * gradient.square();
+    first = beta1 * first + rest1 * gradient;
+    second = beta2 * second + rest2 * gradient.square();
   }
   template <typename Moment>
   auto direction(const Moment& first, const Moment& second) const {
@@ -182,13 +185,13 @@ void lamb(const Lamb& k) {
 void moving_average(const MovingAverage& k) {
   if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
-    const T decay = static_cast<T>(k.scalars->average_decay);
+    const T rest = static_cast<T>(1 - k.scalars->average_decay);
     const int64_t blocks = (k.elements + kBlock - 1) / kBlock;
     parallel_for(blocks, 4, [&](int64_t first, int64_t last) {
       for (int64_t block = first; block < last; ++block) {
         const int64_t begin = block * kBlock, elements = std::min(kBlock, k.elements - begin);
         auto average = slice<T>(k.average, begin, elements);
-        average += (1 - decay) * (slice<T>(k.values, begin, elements) - average);
+        average += rest * (slice<T>(k.values, begin, elements) - average);
       }
     });
   });

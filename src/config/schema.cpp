@@ -290,7 +290,10 @@ std::vector<ConfigKey> schedule_keys() {
   return {
       bind(MEMBER(schedule.type), any(),
            "Course of the learning rate after the warm-up: constant; cosine or linear down to "
-           "final_learning_rate; steps (factors at given steps); t5 (inverse square root of the step)."),
+           "final_learning_rate; steps (factors at given steps); t5 (learning_rate * sqrt(w / step) from "
+           "step w "
+           "on, w = warmup_steps, at least 1: without a warm-up the rate falls by ten in the first 100 "
+           "steps)."),
       bind(MEMBER(schedule.warmup_steps), between(0, most_steps),
            "Steps over which the learning rate rises linearly from warmup_initial; 0 = no warm-up."),
       bind(MEMBER(schedule.warmup_initial), at_least(0), "Learning rate at step 0 of the warm-up."),
@@ -329,7 +332,8 @@ std::vector<ConfigKey> train_keys() {
       bind(MEMBER(train.max_nonfinite_steps), between(1, most_steps),
            "Training stops after this many steps in a row whose loss or gradient is not finite."),
       bind(MEMBER(train.max_minutes), at_least(0),
-           "Training saves and stops after this time, minutes, counted anew when resumed; 0 = no limit."),
+           "Training validates, saves and stops after this time, minutes, counted anew when resumed; 0 = no "
+           "limit."),
       bind(MEMBER(train.cuda_graph), any(),
            "On a GPU: record the launches of a step once and replay them. The results are the same bit by bit."),
       bind(MEMBER(train.tensorboard), any(), "Write TensorBoard event files beside the metrics."),
@@ -338,7 +342,8 @@ std::vector<ConfigKey> train_keys() {
 
 std::vector<ConfigKey> eval_keys() {
   return {
-      bind(MEMBER(eval.every), between(0, most_steps), "Steps between two validations; 0 = only at the end."),
+      bind(MEMBER(eval.every), between(0, most_steps),
+           "Steps between two validations; 0 = only at the end. There is one at the end in any case."),
       bind(MEMBER(eval.max_documents), between(0, most_steps), "Documents used in a validation; 0 = all."),
       bind(MEMBER(eval.stride), between(0, most_tokens),
            "Tokens scored per window; smaller gives each more context and costs more. 0 = as many as there "

@@ -9,6 +9,7 @@
 #include "config/validate.h"
 #include "core/check.h"
 #include "core/host_values.h"
+#include "io/json_document.h"
 #include "model/positions.h"
 
 namespace perceiver {
@@ -197,7 +198,7 @@ void keep_stored_tables(const SafetensorsFile& file, ModelConfig& config) {
 }  // namespace
 
 ModelConfig official_config(const std::string& text, const std::string& source) {
-  const json object = json::parse(text, nullptr, false);
+  const json object = parse_json_document(text, source);
   if (!object.is_object()) throw_user("{}: its 'config' is no JSON object", source);
   const Keys keys(object, source);
   ModelConfig model;

@@ -56,18 +56,35 @@ FileRecord write_optimizer(const AtomicFolder& folder, const Learner& learner) {
   return write_tensors(folder, optimizer_file_name, writer);
 }
 
+template <typename... Args>
+[[noreturn]] void throw_damage(fmt::format_string<Args...> format, Args&&... args) {
+  throw CheckpointDamage(fmt::format(format, std::forward<Args>(args)...));
+}
+
+/// A checkpoint is whole or not there, so a file it lacks was lost; one that cannot be asked for its size may
+/// be as good as ever.
+uint64_t member_size(const fs::path& path) {
+  std::error_code error;
+  const uint64_t bytes = fs::file_size(path, error);
+  if (!error) return bytes;
+  const bool lost = error == std::errc::no_such_file_or_directory || error == std::errc::is_a_directory;
+  if (lost) throw_damage("{}: {}", path.string(), error.message());
+  throw_failure("cannot read '{}': {}; make it readable and try again", path.string(), error.message());
+}
+
 ParsedState parse_state(const fs::path& folder) {
   const fs::path path = folder / state_file_name;
+  if (const uint64_t bytes = member_size(path); bytes > kMaxStateBytes)
+    throw_damage("{}: {} bytes are too many for the state of a checkpoint", path.string(), bytes);
   return state_from_json(read_file(path, kMaxStateBytes), path.string());
 }
 
 void verify_file(const fs::path& path, const FileRecord& record) {
-  std::error_code error;
-  const uint64_t bytes = fs::file_size(path, error);
-  if (error) throw_user("{}: {}", path.string(), error.message());
-  if (bytes != record.bytes) throw_user("{}: has {} bytes instead of {}", path.string(), bytes, record.bytes);
+  const uint64_t bytes = member_size(path);
+  if (bytes != record.bytes)
+    throw_damage("{}: has {} bytes instead of {}", path.string(), bytes, record.bytes);
   if (file_checksum(path) != record.checksum)
-    throw_user("{}: its checksum is not that of {}", path.string(), state_file_name);
+    throw_damage("{}: its checksum is not that of {}", path.string(), state_file_name);
 }
 
 void load_average(const fs::path& path, const PerceiverAR& model, const Tensor& average) {

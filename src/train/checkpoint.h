@@ -26,10 +26,11 @@ struct DataDescription {
 void write_checkpoint(const std::filesystem::path& folder, const CheckpointState& state,
                       const PerceiverAR& model, const Learner& learner, const DataDescription& data);
 
-/// Reads state.json alone. Throws `user` where it is missing or damaged.
+/// Reads state.json alone. Throws as state_from_json does, CheckpointDamage where the file is missing.
 CheckpointState read_checkpoint_state(const std::filesystem::path& folder);
 
-/// Reads the state and holds every file against its size and checksum; throws `user` with what is wrong.
+/// Reads the state and holds every file against its size and checksum. Throws CheckpointDamage with what is
+/// wrong, another Error where it cannot be told.
 CheckpointState verify_checkpoint(const std::filesystem::path& folder);
 
 /// Fills model and learner from a checkpoint that verify_checkpoint found good, made with the same model and

@@ -6,7 +6,9 @@
 #include "config/load.h"
 #include "config/save.h"
 #include "core/check.h"
+#include "core/text.h"
 #include "io/checksum.h"
+#include "io/json_document.h"
 
 namespace perceiver {
 namespace {
@@ -57,6 +59,7 @@ LossSums sums_from_json(const json& value) {
 }
 
 int64_t count(const json& value) {
+  if (!value.is_number_integer()) throw_user("{} is no count", value.dump());
   const auto number = value.get<int64_t>();
   if (number < 0) throw_user("{} is no count", number);
   return number;
@@ -71,6 +74,9 @@ ParsedState read_document(const json& document, const std::string& source) {
   state.elapsed = document.at("elapsed_seconds").get<double>();
   state.loss = read_optional(document.at("loss"));
   state.validation_loss = read_optional(document.at("validation_loss"));
+  // Checkpoints without these two are of runs that ended with their validation or were not to have one.
+  state.rejected = document.value("skipped_in_a_row", int64_t{0});
+  state.validated = document.value("validated_step", state.step);
   if (const json& best = document.at("best"); !best.is_null())
     state.best = BestValidation{count(best.at("step")), best.at("validation_loss").get<double>()};
   state.interval = sums_from_json(document.at("interval"));
@@ -79,6 +85,33 @@ ParsedState read_document(const json& document, const std::string& source) {
     parsed.files[name] = {record.at("bytes").get<uint64_t>(),
                           from_hexadecimal(record.at("xxh3_64").get<std::string>())};
   return parsed;
+}
+
+json parse_state(std::string_view text, const std::string& source) {
+  try {
+    json document = parse_json_document(text, source);
+    if (document.is_object()) return document;
+  } catch (const Error& error) {
+    throw CheckpointDamage(fmt::format("{}; not the state of a checkpoint", error.what()));
+  }
+  throw CheckpointDamage(fmt::format("{}: not the state of a checkpoint", source));
+}
+
+/// Comes before the checksum, which a newer version may compute in another way.
+void check_version(const json& document, const std::string& source) {
+  const auto version = document.find("format_version");
+  if (version == document.end() || !version->is_number_integer() || *version <= kFormatVersion) return;
+  throw_user("{}: format version {} of a newer program; this one reads version {}", source, version->dump(),
+             kFormatVersion);
+}
+
+void check_checksum(json& document, const std::string& source) {
+  const json checksum = document.value("checksum", json());
+  document.erase("checksum");
+  if (checksum != checksum_of(document))
+    throw CheckpointDamage(fmt::format("{}: its checksum does not fit its content", source));
+  if (document.at("format") != kFormat || document.at("format_version") != kFormatVersion)
+    throw_user("{}: not of format '{}', version {}", source, kFormat, kFormatVersion);
 }
 
 }  // namespace
@@ -90,11 +123,13 @@ std::string state_to_json(const CheckpointState& state, const std::map<std::stri
                 {"step", state.step},
                 {"updates", state.updates},
                 {"skipped", state.skipped},
+                {"skipped_in_a_row", state.rejected},
                 {"elapsed_seconds", state.elapsed},
                 {"data_cursor", {{"next_step", state.step}, {"split", "train"}}},
                 {"seeds", {{"train", state.config.train.seed}, {"data", state.config.data.seed}}},
                 {"loss", optional_number(state.loss)},
                 {"validation_loss", optional_number(state.validation_loss)},
+                {"validated_step", state.validated},
                 {"best", nullptr},
                 {"interval", sums_to_json(state.interval)},
                 {"moving_average", state.config.train.ema_decay > 0},
@@ -109,15 +144,12 @@ std::string state_to_json(const CheckpointState& state, const std::map<std::stri
 
 ParsedState state_from_json(std::string_view text, const std::string& source) {
   try {
-    json document = json::parse(text);
-    const json checksum = document.at("checksum");
-    document.erase("checksum");
-    if (checksum != checksum_of(document)) throw_user("{}: its checksum does not fit its content", source);
-    if (document.at("format") != kFormat || document.at("format_version") != kFormatVersion)
-      throw_user("{}: not of format '{}', version {}", source, kFormat, kFormatVersion);
+    json document = parse_state(text, source);
+    check_version(document, source);
+    check_checksum(document, source);
     return read_document(document, source);
   } catch (const json::exception& error) {
-    throw_user("{}: not the state of a checkpoint: {}", source, error.what());
+    throw_user("{}: not the state of a checkpoint: {}", source, printable(error.what()));
   }
 }
 

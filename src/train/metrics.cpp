@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "core/check.h"
+#include "io/json_document.h"
 
 namespace perceiver {
 namespace {
@@ -21,10 +22,18 @@ OutputFile open_for_appending(const fs::path& path) {
   return {std::move(file), path};
 }
 
-/// The step of an entry; none for a line that is not one.
+nlohmann::json parse_line(const std::string& line) {
+  try {
+    return parse_json_document(line, "a line of the metrics");
+  } catch (const Error&) {
+    return nullptr;
+  }
+}
+
+/// The step of an entry; none for a line that is not one, or one of an interval that was cut short.
 std::optional<int64_t> step_of(const std::string& line) {
-  const ordered_json entry = ordered_json::parse(line, nullptr, false);
-  if (!entry.is_object()) return std::nullopt;
+  const nlohmann::json entry = parse_line(line);
+  if (!entry.is_object() || entry.contains("partial")) return std::nullopt;
   const auto step = entry.find("step");
   if (step == entry.end() || !step->is_number_integer()) return std::nullopt;
   return step->get<int64_t>();
@@ -33,19 +42,20 @@ std::optional<int64_t> step_of(const std::string& line) {
 }  // namespace
 
 std::string metrics_line(const LogEntry& entry) {
-  return ordered_json{{"step", entry.step},
-                      {"loss", entry.loss},
-                      {"bits", entry.bits()},
-                      {"objective", entry.objective},
-                      {"z_loss", entry.z_loss},
-                      {"accuracy", entry.accuracy},
-                      {"gradient_norm", entry.gradient_norm},
-                      {"learning_rate", entry.learning_rate},
-                      {"targets_per_second", entry.targets_per_second},
-                      {"inputs_per_second", entry.inputs_per_second},
-                      {"elapsed", entry.elapsed},
-                      {"skipped", entry.skipped}}
-      .dump();
+  ordered_json line{{"step", entry.step},
+                    {"loss", entry.loss},
+                    {"bits", entry.bits()},
+                    {"objective", entry.objective},
+                    {"z_loss", entry.z_loss},
+                    {"accuracy", entry.accuracy},
+                    {"gradient_norm", entry.gradient_norm},
+                    {"learning_rate", entry.learning_rate},
+                    {"targets_per_second", entry.targets_per_second},
+                    {"inputs_per_second", entry.inputs_per_second},
+                    {"elapsed", entry.elapsed},
+                    {"skipped", entry.skipped}};
+  if (entry.partial) line["partial"] = true;
+  return line.dump();
 }
 
 std::string metrics_line(const EvalEntry& entry) {
@@ -58,14 +68,18 @@ std::string metrics_line(const EvalEntry& entry) {
 }
 
 void drop_metrics_after(const fs::path& path, int64_t last_step) {
+  std::error_code error;
+  if (!fs::exists(path, error) && !error) return;
   std::ifstream input(path, std::ios::binary);
-  if (!input) return;
+  if (!input) throw_output_failure("read", path, errno);
   AtomicFile output(path);
   std::string line, kept;
   while (std::getline(input, line)) {
     const std::optional<int64_t> step = step_of(line);
     if (step && *step <= last_step) kept.append(line).push_back('\n');
   }
+  // What could not be read must not be lost by writing the rest.
+  if (input.bad()) throw_output_failure("read", path, EIO);
   output.write(kept);
   output.commit();
 }

@@ -11,14 +11,15 @@ namespace perceiver {
 
 /// {"step", "loss" (nats per target), "bits", "objective", "z_loss", "accuracy", "gradient_norm",
 /// "learning_rate", "targets_per_second", "inputs_per_second", "elapsed" (seconds), "skipped"}; null where a
-/// number is not finite.
+/// number is not finite; "partial": true where the run was stopped before the entry was due.
 std::string metrics_line(const LogEntry& entry);
 /// {"step", "validation_loss" (nats per target), "validation_bits", "validation_seconds"}, and
 /// "validation_bits_per_<unit>" where known.
 std::string metrics_line(const EvalEntry& entry);
 
-/// Removes the lines of steps after `last_step`, and what is no entry (the end of a line that a killed
-/// process did not finish); rewritten atomically. Nothing happens where the file is missing.
+/// Makes the file what it was in an uninterrupted run when `last_step` was done: removes the lines of later
+/// steps, partial entries (the next one covers their steps too) and what is no entry (the end of a line that
+/// a killed process did not finish); rewritten atomically. Nothing happens where the file is missing.
 void drop_metrics_after(const std::filesystem::path& path, int64_t last_step);
 
 /// The file, open for adding lines, each by one write. Errors are `failure`s.

@@ -25,6 +25,7 @@ struct LogEntry {
   double elapsed = 0;            ///< seconds of training, those before resuming included
   double remaining = 0;          ///< seconds, by the present speed of steps
   int64_t skipped = 0;           ///< steps of the run that were not finite
+  bool partial = false;          ///< the run was stopped before the entry was due
 
   double bits() const { return loss / 0.693147180559945309417232121458; }
 };

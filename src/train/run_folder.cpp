@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <ranges>
 
@@ -35,12 +37,31 @@ RunFolder::RunFolder(fs::path path)
   checkpoints_.prepare();
 }
 
+bool RunFolder::has_traces() const {
+  const std::array paths{config(), metrics(), tensorboard()};
+  return std::ranges::any_of(paths, [](const fs::path& path) {
+    std::error_code ignored;
+    return fs::exists(fs::symlink_status(path, ignored));
+  });
+}
+
 void RunFolder::require_no_run() const {
   const std::vector<int64_t> steps = checkpoints_.steps();
-  if (steps.empty()) return;
-  throw_user(
-      "{} already holds a run of {} steps: continue it with --resume, or start the new run in another folder",
-      name(), steps.back());
+  if (!steps.empty())
+    throw_user(
+        "{} already holds a run of {} steps: continue it with --resume, or start the new run in another "
+        "folder",
+        name(), steps.back());
+  if (has_traces())
+    throw_user(
+        "{} already holds a run, which saved no checkpoint: start it over with --resume, delete the folder, "
+        "or choose another",
+        name());
+}
+
+void RunFolder::require_begun() const {
+  if (!has_traces())
+    throw_user("{} holds no checkpoint to resume from; start the run without --resume", name());
 }
 
 ResumePoint RunFolder::find_resume_point() const {
@@ -49,14 +70,14 @@ ResumePoint RunFolder::find_resume_point() const {
   for (const int64_t step : std::views::reverse(steps)) {
     try {
       point.state = verify_checkpoint(checkpoints_.path(step));
-      if (point.state.step != step) throw_user("its state is that of step {}", point.state.step);
+      if (point.state.step != step)
+        throw_user("{}: its state is that of step {}; give the folder back its name",
+                   checkpoints_.path(step).string(), point.state.step);
       return point;
-    } catch (const Error& error) {
+    } catch (const CheckpointDamage& error) {
       point.damaged.push_back({step, error.what()});
     }
   }
-  if (steps.empty())
-    throw_user("{} holds no checkpoint to resume from; start the run without --resume", name());
   throw_user("{} holds no usable checkpoint ({} damaged; the newest: {}); start a new run in another folder",
              name(), point.damaged.size(), point.damaged.front().reason);
 }

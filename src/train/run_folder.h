@@ -34,12 +34,18 @@ class RunFolder {
   std::filesystem::path tensorboard() const { return path_ / "tensorboard"; }
   const CheckpointStore& checkpoints() const { return checkpoints_; }
 
-  /// Throws `user` when there are checkpoints already.
+  /// Throws `user` when the folder holds a run already, be it one that has no checkpoint yet.
   void require_no_run() const;
-  /// The newest checkpoint whose files are what was written; throws `user` when there is none.
+  /// Throws `user` unless a run was begun here.
+  void require_begun() const;
+  /// The newest checkpoint whose files are what was written; throws `user` when there is none. What keeps one
+  /// from being read, but says nothing about its content, is thrown on: passing it over would lose steps.
   ResumePoint find_resume_point() const;
 
  private:
+  /// Whether a run left anything here beside checkpoints.
+  bool has_traces() const;
+
   std::filesystem::path path_;
   FileDescriptor lock_;
   CheckpointStore checkpoints_;

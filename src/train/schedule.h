@@ -12,7 +12,8 @@ namespace perceiver {
 ///   cosine    from base at step w to final_learning_rate at step d by half a period, then constant
 ///   linear    likewise by a straight line
 ///   steps     base times all factors whose boundary is at most `step`
-///   t5        base * sqrt(w / step), w at least 1; the authors' base * sqrt(w / ((step - w) + w))
+///   t5        base * sqrt(w / step), the authors' base * sqrt(w / ((step - w) + w)), where their w is at
+///             least 1; w = 0 counts as 1 here, so that step 0, as step 1, has the base rate
 double learning_rate(const Config& config, int64_t step);
 
 }  // namespace perceiver

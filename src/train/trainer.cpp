@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "config/save.h"
 #include "config/validate.h"
 #include "core/check.h"
 #include "model/precision.h"
 #include "train/config_change.h"
+#include "train/schedule.h"
 
 namespace perceiver {
 namespace {
@@ -50,24 +52,24 @@ Trainer::Trainer(Config config, TrainOptions options)
       context_(open_device(config_)),
       data_(open_fitting(config_)),
       folder_(checked(options_)) {
+  const bool goes_on = options_.resume && !folder_.checkpoints().steps().empty();
+  if (!goes_on) options_.resume ? folder_.require_begun() : folder_.require_no_run();
   model_ = std::make_unique<PerceiverAR>(config_.model, context_,
                                          apply_precision(config_.train.precision, *context_));
-  if (options_.resume) {
+  if (goes_on) {
     resume();
   } else {
     start();
   }
-  write_file_atomically(folder_.config(), to_yaml(config_));
-  loader_ = std::make_unique<Loader>(*data_, Split::train, config_.model, config_.train.batch,
-                                     config_.train.seed, state_.step);
 }
 
 void Trainer::start() {
-  folder_.require_no_run();
   model_->parameters().initialize(config_.train.seed);
   learner_ = std::make_unique<Learner>(config_, *model_);
   state_.config = config_;
-  log_.emplace(folder_, -1, config_.train.tensorboard, options_.observer);
+  open_files();
+  if (options_.resume)
+    log_->message(fmt::format("{} holds no checkpoint yet; the run starts at step 0", folder_.name()));
 }
 
 void Trainer::resume() {
@@ -76,10 +78,15 @@ void Trainer::resume() {
   state_ = std::move(point.state);
   state_.config = config_;
   saved_ = state_.step;
+  changed_ = false;
+  // An interval that was cut short is told of again at the end if no step follows.
+  logged_ = state_.interval.targets > 0 ? -1 : state_.step;
+  last_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
+  last_.learning_rate = learning_rate(config_, std::max<int64_t>(0, state_.step - 1));
   const CheckpointStore& store = folder_.checkpoints();
   learner_ = std::make_unique<Learner>(config_, *model_);
   load_checkpoint(store.path(state_.step), *model_, *learner_);
-  log_.emplace(folder_, state_.step, config_.train.tensorboard, options_.observer);
+  open_files();
 
   const std::string source = store.path(state_.step).string();
   for (const DamagedCheckpoint& damaged : point.damaged)
@@ -88,6 +95,13 @@ void Trainer::resume() {
                     damaged.step, damaged.reason, store.set_aside(damaged.step).string(), source));
   if (config_.checkpoint.keep_best) link_best();
   log_->message(fmt::format("resuming {} at step {}", source, state_.step));
+}
+
+void Trainer::open_files() {
+  loader_ = std::make_unique<Loader>(*data_, Split::train, config_.model, config_.train.batch,
+                                     config_.train.seed, state_.step);
+  write_file_atomically(folder_.config(), to_yaml(config_));
+  log_.emplace(folder_, saved_, config_.train.tensorboard, options_.observer);
 }
 
 void Trainer::link_best() {
@@ -105,11 +119,14 @@ void Trainer::link_best() {
 }
 
 TrainResult Trainer::run() {
+  if (state_.step > 0) evaluate_and_save();  // a validation may be missing that the run was stopped in
   while (state_.step < config_.train.steps) {
-    if (stopped()) return finish(TrainStatus::interrupted);
-    if (out_of_time()) return finish(TrainStatus::out_of_time);
-    step();
-    after_step();
+    const bool stops = stopped(), ends = stops || out_of_time();
+    if (ends && learner_->in_flight() == 0)
+      return finish(stops ? TrainStatus::interrupted : TrainStatus::out_of_time);
+    step(ends);
+    if (due(config_.train.log_every)) log(false);
+    evaluate_and_save();
   }
   return finish(TrainStatus::finished);
 }
@@ -122,15 +139,36 @@ bool Trainer::out_of_time() const {
   return config_.train.max_minutes > 0 && watch_.seconds() >= 60 * config_.train.max_minutes;
 }
 
-void Trainer::step() {
+/// The next step after which weights or state are looked at, so that none after it may have been started.
+int64_t Trainer::next_stop() const {
+  if (owes_save_) return state_.step + 1;
+  int64_t stop = config_.train.steps;
+  for (const int64_t every : {config_.eval.every, config_.checkpoint.every})
+    if (every > 0) stop = std::min(stop, (state_.step / every + 1) * every);
+  return stop;
+}
+
+void Trainer::start_steps() {
+  const int64_t stop = next_stop();
+  while (learner_->in_flight() < learner_->capacity()) {
+    const int64_t step = state_.step + learner_->in_flight();
+    if (step >= stop) return;
+    loader_->next(batch_);
+    learner_->start(step, batch_);
+  }
+}
+
+void Trainer::step(bool last_ones) {
   const Stopwatch watch;
-  loader_->next(batch_);
-  const StepReport report = learner_->step(state_.step, batch_);
+  if (!last_ones) start_steps();
+  const StepReport report = learner_->finish();
   ++state_.step;
   last_ = report;
+  changed_ = true;
+  sound_ = report.finite;
   account(report, watch.seconds());
   if (!report.finite) return reject(report);
-  rejected_ = 0;
+  state_.rejected = 0;
   state_.loss = report.sums.mean(report.sums.nll);
   if (saved_ == confirmed_) return;
   confirmed_ = saved_;
@@ -146,34 +184,45 @@ void Trainer::account(const StepReport& report, double seconds) {
 }
 
 void Trainer::reject(const StepReport& report) {
-  ++rejected_;
+  ++state_.rejected;
   ++state_.skipped;
   log_->message(fmt::format(
       "step {}: loss {}, gradient norm {}; first at fault: {}; the step is skipped ({} in a row, {} in all)",
-      state_.step, report.sums.mean(report.sums.loss), report.gradient_norm, report.offender, rejected_,
+      state_.step, report.sums.mean(report.sums.loss), report.gradient_norm, report.offender, state_.rejected,
       state_.skipped));
-  if (rejected_ < config_.train.max_nonfinite_steps) return;
-  const std::string kept = confirmed_ >= 0 ? folder_.checkpoints().path(confirmed_).string()
-                           : saved_ >= 0   ? folder_.checkpoints().path(saved_).string()
-                                           : "none";
+  if (state_.rejected < config_.train.max_nonfinite_steps) return;
   throw_failure(
       "training stopped at step {}: {} steps in a row had a loss or gradient that is not finite, first at "
       "fault: {}; last good checkpoint: {}; try a lower optimizer.learning_rate, a longer "
       "schedule.warmup_steps or a smaller optimizer.clip_norm",
-      state_.step, rejected_, report.offender, kept);
+      state_.step, state_.rejected, report.offender, last_good_checkpoint());
+}
+
+std::string Trainer::last_good_checkpoint() const {
+  const CheckpointStore& store = folder_.checkpoints();
+  if (confirmed_ >= 0) return store.path(confirmed_).string();
+  std::vector<int64_t> steps = store.steps();
+  std::erase_if(steps, [&](int64_t step) { return step > state_.step - state_.rejected; });
+  return steps.empty() ? "none" : store.path(steps.back()).string();
 }
 
 bool Trainer::due(int64_t every) const {
   return state_.step == config_.train.steps || (every > 0 && state_.step % every == 0);
 }
 
-void Trainer::after_step() {
-  if (due(config_.train.log_every)) log();
-  const bool best = validates() && due(config_.eval.every) && evaluate_or_save();
-  if (due(config_.checkpoint.every) || (best && config_.checkpoint.keep_best)) save();
+// A skipped step leaves the weights as they were, so they could be saved as well as before it. But if it is
+// they that are at fault, each checkpoint of the steps that follow would be as useless: one that is due then
+// waits for the next finite step, or for the end of the run. Such a last one may be useless too, so none is
+// removed for it: `prune` runs only behind a finite step.
+void Trainer::evaluate_and_save() {
+  const bool validates = due(config_.eval.every) && lacks_validation() && !stopped();
+  const bool best = validates && evaluate_or_save();
+  owes_save_ = owes_save_ || (changed_ && due(config_.checkpoint.every));
+  const bool saves = (best && config_.checkpoint.keep_best) || (owes_save_ && state_.rejected == 0);
+  if (saves) save_if_finite();
 }
 
-void Trainer::log() {
+void Trainer::log(bool partial) {
   const LossSums& sums = state_.interval;
   LogEntry entry;
   entry.step = state_.step;
@@ -189,20 +238,23 @@ void Trainer::log() {
   entry.elapsed = elapsed();
   entry.remaining = clock_.seconds_per_step() * static_cast<double>(config_.train.steps - state_.step);
   entry.skipped = state_.skipped;
+  entry.partial = partial;
+  logged_ = state_.step;
+  log_->add(entry);
+  if (partial) return;  // a resumed run goes on with the interval as if it had not been stopped
   state_.interval = {};
   clock_ = {};
-  log_->add(entry);
 }
 
-bool Trainer::validates() const {
-  return options_.validate && data_->documents(Split::validation) > 0;
+bool Trainer::lacks_validation() const {
+  return options_.validate && state_.validated != state_.step && data_->documents(Split::validation) > 0;
 }
 
 bool Trainer::evaluate_or_save() {
   try {
     return evaluate();
   } catch (...) {
-    save();  // a validation that fails must not cost the steps before it
+    if (changed_) save_if_finite();  // a validation that fails must not cost the steps before it
     throw;
   }
 }
@@ -210,17 +262,21 @@ bool Trainer::evaluate_or_save() {
 bool Trainer::evaluate() {
   const Stopwatch watch;
   const AveragedWeights averaged(*learner_);
-  const ValidationScore score = options_.validate(*model_, *data_);
+  const std::optional<ValidationScore> score = options_.validate(*model_, *data_);
+  if (!score) return false;
+  const bool finite = std::isfinite(score->loss);
   EvalEntry entry;
   entry.step = state_.step;
-  entry.loss = score.loss;
-  entry.bits_per_unit = score.bits_per_unit;
-  entry.unit = score.unit;
+  entry.loss = score->loss;
+  entry.bits_per_unit = score->bits_per_unit;
+  entry.unit = score->unit;
   entry.seconds = watch.seconds();
-  entry.is_best =
-      rejected_ == 0 && std::isfinite(score.loss) && (!state_.best || score.loss < state_.best->loss);
-  if (std::isfinite(score.loss)) state_.validation_loss = score.loss;
-  if (entry.is_best) state_.best = BestValidation{state_.step, score.loss};
+  entry.is_best = finite && (!state_.best || score->loss < state_.best->loss);
+  if (finite) state_.validation_loss = score->loss;
+  if (entry.is_best) state_.best = BestValidation{state_.step, score->loss};
+  state_.validated = state_.step;
+  changed_ = true;
+  sound_ = sound_ && finite;
   log_->add(entry);
   return entry.is_best;
 }
@@ -236,12 +292,6 @@ bool Trainer::weights_are_finite() const {
 }
 
 void Trainer::save() {
-  if (rejected_ > 0 || !weights_are_finite()) {
-    log_->message(
-        fmt::format("no checkpoint at step {}: {}", state_.step,
-                    rejected_ > 0 ? "its loss or gradient was not finite" : "some weights are not finite"));
-    return;
-  }
   CheckpointState state = state_;
   state.elapsed = elapsed();
   state.updates = learner_->updates();
@@ -250,12 +300,27 @@ void Trainer::save() {
   if (state_.best && state_.best->step == state_.step && config_.checkpoint.keep_best)
     store.set_best(state_.step);
   saved_ = state_.step;
+  changed_ = owes_save_ = false;
   log_->checkpoint(state_.step, store.path(state_.step));
 }
 
+void Trainer::save_if_finite() {
+  if (weights_are_finite()) return save();
+  log_->message(fmt::format("no checkpoint at step {}: some weights are not finite", state_.step));
+}
+
 TrainResult Trainer::finish(TrainStatus status) {
-  if (saved_ != state_.step) save();
-  if (status == TrainStatus::finished && rejected_ == 0) folder_.checkpoints().prune(config_.checkpoint.keep);
+  if (logged_ != state_.step) log(true);
+  const bool validates = status != TrainStatus::interrupted && lacks_validation();
+  if (validates && !stopped()) evaluate_or_save();
+  if (validates && lacks_validation()) status = TrainStatus::interrupted;  // in its validation
+  if (changed_ && !weights_are_finite())
+    throw_failure(
+        "no checkpoint at step {}, where training ended: some weights are not finite; last good checkpoint: "
+        "{}; try a lower optimizer.learning_rate or a longer schedule.warmup_steps",
+        state_.step, last_good_checkpoint());
+  if (changed_) save();
+  if (status == TrainStatus::finished && sound_) folder_.checkpoints().prune(config_.checkpoint.keep);
   return {status, state_.step, saved_ >= 0 ? folder_.checkpoints().path(saved_) : std::filesystem::path()};
 }
 

@@ -26,12 +26,13 @@ struct ValidationScore {
   std::optional<double> bits_per_unit;  ///< where the data have a unit
   std::string unit;                     ///< e.g. "byte"
 };
-/// Scores the validation split; not called where the data have none.
-using Validate = std::function<ValidationScore(const PerceiverAR&, const Dataset&)>;
+/// Scores the validation split; not called where the data have none. Should poll `stop` of the options and,
+/// once it is true, give up and return nothing.
+using Validate = std::function<std::optional<ValidationScore>(const PerceiverAR&, const Dataset&)>;
 
 struct TrainOptions {
-  std::filesystem::path folder;             ///< of the run; created
-  bool resume = false;                      ///< continue the run that the folder holds
+  std::filesystem::path folder;  ///< of the run; created
+  bool resume = false;  ///< continue the run that the folder holds; from step 0 if it has no checkpoint yet
   const std::atomic<bool>* stop = nullptr;  ///< once true, the run saves and ends after the present step
   TrainObserver* observer = nullptr;
   Validate validate;  ///< none: no validation
@@ -53,9 +54,9 @@ class Trainer {
   /// no usable one (with it), for a configuration that does not fit the data or the run to be resumed.
   Trainer(Config config, TrainOptions options);
 
-  /// Trains to train.steps, or until `stop` or train.max_minutes. Throws `failure` after
-  /// train.max_nonfinite_steps steps in a row that were not finite, and for what cannot be written; the last
-  /// good checkpoint stays.
+  /// Trains to train.steps, or until `stop` or train.max_minutes; saves, and validates unless stopped. Throws
+  /// `failure` after train.max_nonfinite_steps steps in a row that were not finite, and for what cannot be
+  /// written; the last good checkpoint stays.
   TrainResult run();
 
   PerceiverAR& model() const { return *model_; }
@@ -66,18 +67,27 @@ class Trainer {
  private:
   void start();
   void resume();
+  /// Loader, config.yaml and log, behind the newest checkpoint.
+  void open_files();
   /// Makes `best` what the resumed state says.
   void link_best();
-  void step();
+  int64_t next_stop() const;
+  void start_steps();
+  /// Finishes a step, with others started behind it unless these are the `last_ones`.
+  void step(bool last_ones);
   void account(const StepReport& report, double seconds);
   void reject(const StepReport& report);
-  void after_step();
-  void log();
+  /// The validation and the checkpoint that are due now.
+  void evaluate_and_save();
+  void log(bool partial);
   /// Whether this was the best validation of the run; the second saves before it passes an exception on.
   bool evaluate();
   bool evaluate_or_save();
-  bool validates() const;
+  bool lacks_validation() const;
   void save();
+  void save_if_finite();
+  /// The newest checkpoint from before the steps that were rejected, for an error message.
+  std::string last_good_checkpoint() const;
   bool weights_are_finite() const;
   TrainResult finish(TrainStatus status);
   double elapsed() const { return state_.elapsed + watch_.seconds(); }
@@ -96,12 +106,15 @@ class Trainer {
   std::optional<RunLog> log_;
   std::unique_ptr<Loader> loader_;
   Batch batch_;
-  StepReport last_;         ///< the last finite step
+  StepReport last_;         ///< the last step
   StepClock clock_;         ///< since the last entry of the log
   Stopwatch watch_;         ///< since this process began
-  int64_t rejected_ = 0;    ///< steps in a row that were not finite, up to now
+  int64_t logged_ = 0;      ///< step of the last entry of the log
   int64_t saved_ = -1;      ///< step of the newest checkpoint; -1: none
   int64_t confirmed_ = -1;  ///< step of the newest checkpoint that a finite step followed
+  bool sound_ = false;      ///< whether the last thing computed, step or validation, was finite
+  bool changed_ = true;     ///< since the newest checkpoint
+  bool owes_save_ = false;  ///< a checkpoint was due at a step that was rejected
 };
 
 }  // namespace perceiver
