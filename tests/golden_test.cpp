@@ -115,10 +115,13 @@ void check_gradients(const PerceiverAR& model, const SafetensorsFile& file, doub
 }
 
 void check_file(const fs::path& path, const std::shared_ptr<DeviceContext>& context, DType type,
-                const Tolerances& tolerances, Recompute recompute) {
+                const Tolerances& tolerances, Recompute recompute, ContextProjection projection) {
   SCOPED_TRACE(path.filename().string() + " " + std::string(name_of(type)));
   const SafetensorsFile file = SafetensorsFile::open(path);
   const auto model = import_official(file, context, type);
+  const bool rotary = model->config().position_encoding == PositionEncoding::rotary;
+  if (projection == ContextProjection::table && !rotary) return;
+  model->set_context_projection(projection);
   const auto configuration = nlohmann::json::parse(*file.find_metadata("config"));
   const ModelInputs inputs = model->prepare(golden_batch(file), {});
   EXPECT_EQ(inputs.steps, integers(file, "out/latent_last_steps"));
@@ -152,28 +155,35 @@ TEST(Golden, FolderHasFiles) {
   EXPECT_FALSE(golden_files(false).empty()) << golden_folder();
 }
 
+/// Each file by both projections of the context where it has rotary positions, else directly.
+void check_projections(const fs::path& path, const std::shared_ptr<DeviceContext>& context, DType type,
+                       const Tolerances& tolerances, Recompute recompute) {
+  for (const ContextProjection projection : {ContextProjection::direct, ContextProjection::table})
+    check_file(path, context, type, tolerances, recompute, projection);
+}
+
 TEST(Golden, Float32) {
   for (const fs::path& path : golden_files(false))
-    check_file(path, DeviceContext::cpu(2), DType::f32, {1e-4, 1e-5, 1e-3}, Recompute::none);
+    check_projections(path, DeviceContext::cpu(2), DType::f32, {1e-4, 1e-5, 1e-3}, Recompute::none);
 }
 
 // The files are float32 themselves, so float64 meets their rounding, not ours.
 TEST(Golden, Float64) {
   for (const fs::path& path : golden_files(false))
-    check_file(path, DeviceContext::cpu(2), DType::f64, {2e-5, 2e-6, 1e-4}, Recompute::block);
+    check_projections(path, DeviceContext::cpu(2), DType::f64, {2e-5, 2e-6, 1e-4}, Recompute::block);
 }
 
 TEST(Golden, Float32OnTheGpu) {
   SKIP_WITHOUT_GPU();
   for (const fs::path& path : golden_files(false))
-    check_file(path, testing::gpu(), DType::f32, {1e-4, 1e-5, 1e-3}, Recompute::none);
+    check_projections(path, testing::gpu(), DType::f32, {1e-4, 1e-5, 1e-3}, Recompute::none);
 }
 
 // bf16 keeps eight bits: what is checked here is that nothing but rounding differs.
 TEST(Golden, Bfloat16OnTheGpu) {
   SKIP_WITHOUT_GPU();
   for (const fs::path& path : golden_files(false))
-    check_file(path, testing::gpu(), DType::bf16, {6e-2, 2e-2, 1.5e-1}, Recompute::block);
+    check_projections(path, testing::gpu(), DType::bf16, {6e-2, 2e-2, 1.5e-1}, Recompute::block);
 }
 
 }  // namespace

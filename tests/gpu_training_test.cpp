@@ -76,7 +76,7 @@ void expect_near(const std::vector<double>& a, const std::vector<double>& b, dou
 }
 
 std::vector<Config> variants(Precision precision) {
-  std::vector<Config> result(6, gpu_config(precision));
+  std::vector<Config> result(7, gpu_config(precision));
   result[1].model.position_encoding = PositionEncoding::absolute;
   result[1].model.position_table = PositionTable::learned;
   result[1].model.query_style = QueryStyle::mlp;
@@ -86,9 +86,12 @@ std::vector<Config> variants(Precision precision) {
   result[3].train.micro_batches = 3;
   result[3].train.ema_decay = 0.99;
   result[4].model.latents_per_position = 2;
+  result[4].model.position_encoding = PositionEncoding::absolute;
   result[4].model.train_input_positions = 12;
   result[4].model.query_style = QueryStyle::learned;
   result[4].loss.reduction = Reduction::sum;
+  result[6].model.context_projection = ContextProjection::table;
+  result[6].model.extra_cross_attention_after = {0, 1};
   result[5].model.type = ModelType::transformer;
   result[5].model.latents = 16;
   result[5].optimizer.type = OptimizerType::lamb;

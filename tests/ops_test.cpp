@@ -25,7 +25,7 @@ TEST(Embedding, GradientsOfSeveralTables) {
       [&](Tape& tape, const std::vector<Variable>& in) {
         const ops::Lookup lookups[] = {
             {in[0], tokens, 1, 0}, {in[1], positions, 2, 0}, {in[2], positions, 2, 1}};
-        return ops::embedding(tape, lookups, 6);
+        return ops::embedding(tape, lookups, 6, DType::f64);
       },
       {random_tensor({5, 3}, 1), random_tensor({3, 3}, 2), random_tensor({3, 3}, 3)});
 }
@@ -35,7 +35,7 @@ TEST(Embedding, AddsUpOverTwoUsesOfOneTable) {
   check_gradients(
       [&](Tape& tape, const std::vector<Variable>& in) {
         const ops::Lookup a{in[0], first, 1, 0}, b{in[0], second, 1, 0};
-        return ops::residual_add(tape, ops::embedding(tape, {&a, 1}, 3), ops::embedding(tape, {&b, 1}, 3),
+        return ops::residual_add(tape, ops::embedding(tape, {&a, 1}, 3, DType::f64), ops::embedding(tape, {&b, 1}, 3, DType::f64),
                                  {});
       },
       {random_tensor({4, 5}, 1)});

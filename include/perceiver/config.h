@@ -16,6 +16,7 @@ enum class PositionSource { data, terminal_relative, terminal_relative_negated }
 enum class PositionTable { sinusoidal, fourier, learned, random };
 enum class QueryStyle { none, mlp, learned };
 enum class AttentionWidth { kv, q };
+enum class ContextProjection { automatic, table, direct };
 
 /// The network (docs/model.md; Hawthorne et al. 2022, section 3). Channels and counts, no units.
 struct ModelConfig {
@@ -53,6 +54,7 @@ struct ModelConfig {
   double latent_dropout = 0.0;
   int64_t train_input_positions = 0;  ///< 0 = all
   bool zero_initial_logits = true;
+  ContextProjection context_projection = ContextProjection::automatic;
 
   int64_t z_channels() const { return latent_channels > 0 ? latent_channels : input_channels; }
   int64_t axes() const { return position_sizes.empty() ? 1 : static_cast<int64_t>(position_sizes.size()); }

@@ -61,6 +61,10 @@ struct Names<Precision> {
   static constexpr std::array values{"auto", "bfloat16", "tf32", "float32", "float64"};
 };
 template <>
+struct Names<ContextProjection> {
+  static constexpr std::array values{"auto", "table", "direct"};
+};
+template <>
 struct Names<Recompute> {
   static constexpr std::array values{"none", "block", "attention_mlp"};
 };
@@ -221,6 +225,10 @@ std::vector<ConfigKey> model_keys() {
            "costing nothing; 0 = all."),
       bind(MEMBER(model.zero_initial_logits), any(),
            "Start with zero weights of the last layer, so that every token is equally likely at first."),
+      bind(MEMBER(model.context_projection), any(),
+           "How the context becomes keys and values. With rotary positions they depend on the token alone: table "
+           "projects each token of the vocabulary once and gathers, direct projects every token of the context. "
+           "Both give the same numbers up to rounding; auto takes the smaller product."),
   };
 }
 

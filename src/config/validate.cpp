@@ -75,6 +75,8 @@ void check_rotary(const ModelConfig& model, const Checker& check) {
 }
 
 void check_absolute(const ModelConfig& model, const Checker& check) {
+  check.require(model.context_projection != ContextProjection::table,
+                "model.context_projection: table needs model.position_encoding: rotary; use auto or direct");
   check.require(
       model.position_source != PositionSource::terminal_relative_negated,
       "model.position_source: terminal_relative_negated has no rows in absolute tables; use rotary");

@@ -41,6 +41,13 @@ std::vector<int64_t> table_sizes(const ModelConfig& config) {
 
 }  // namespace
 
+bool projects_table(const ModelConfig& config, int64_t tokens) {
+  if (config.position_encoding != PositionEncoding::rotary) return false;
+  if (config.context_projection != ContextProjection::automatic)
+    return config.context_projection == ContextProjection::table;
+  return config.vocabulary < tokens;
+}
+
 PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContext> context, DType type)
     : config_(config), context_(std::move(context)), type_(type) {
   std::sort(config_.extra_cross_attention_after.begin(), config_.extra_cross_attention_after.end());
@@ -142,7 +149,7 @@ Variable PerceiverAR::embed(Tape& tape, const Tensor& tokens, const Tensor& posi
   const auto axes = static_cast<int64_t>(position_embeddings_.size());
   for (int64_t axis = 0; axis < axes; ++axis)
     lookups.push_back({position_embeddings_[static_cast<size_t>(axis)], positions, axes, axis});
-  return ops::embedding(tape, lookups, rows);
+  return ops::embedding(tape, lookups, rows, type_);
 }
 
 Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
@@ -150,7 +157,7 @@ Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
   Variable z;
   if (config_.query_style == QueryStyle::learned) {
     const ops::Lookup lookup{learned_query_, inputs.latent_rows, 1, 0};
-    z = ops::embedding(tape, {&lookup, 1}, rows);
+    z = ops::embedding(tape, {&lookup, 1}, rows, type_);
   } else {
     z = ops::linear(tape, embed(tape, inputs.latent_tokens, inputs.latent_table_positions, rows),
                     query_linear_);
@@ -159,6 +166,12 @@ Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
   for (const ops::LinearParameters& layer : query_mlp_)
     z = ops::linear(tape, z, layer, config_.query_activation);
   return z;
+}
+
+Context PerceiverAR::context_of(Tape& tape, const ModelInputs& inputs) const {
+  const int64_t rows = inputs.batch * inputs.columns;
+  if (!projects_table(config_, rows)) return {embed(tape, inputs.tokens, inputs.positions, rows), {}, {}};
+  return {{}, parameters_.unrounded(token_embedding_), inputs.tokens};
 }
 
 Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const {
@@ -178,17 +191,17 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
                              config_.residual_dropout,
                              recompute};
   Variable z = queries(tape, inputs);
-  Variable x;
+  Context context;
   if (!cross_.empty()) {
-    x = embed(tape, inputs.tokens, inputs.positions, inputs.batch * inputs.columns);
-    z = cross_[0].forward(tape, z, x, cross_pass);
+    context = context_of(tape, inputs);
+    z = cross_[0].forward(tape, z, context, cross_pass);
   }
   size_t next_extra = 0;
   const std::vector<int64_t>& extra = config_.extra_cross_attention_after;
   for (size_t layer = 0; layer < self_.size(); ++layer) {
     z = self_[layer].forward(tape, z, self_pass);
     if (next_extra < extra.size() && extra[next_extra] == static_cast<int64_t>(layer))
-      z = cross_[++next_extra].forward(tape, z, x, cross_pass);
+      z = cross_[++next_extra].forward(tape, z, context, cross_pass);
   }
   tape.enter("output");
   z = ops::layer_norm(tape, z, output_norm_);

@@ -12,6 +12,10 @@
 
 namespace perceiver {
 
+/// Whether a pass over `tokens` context tokens, of all examples together, projects the token table instead of
+/// the tokens (nn/blocks.h, Context): model.context_projection, or the smaller of the two.
+bool projects_table(const ModelConfig& config, int64_t tokens);
+
 class PerceiverAR {
  public:
   /// Allocates the parameters, uninitialised. `config` must be valid (config/validate.h).
@@ -24,6 +28,9 @@ class PerceiverAR {
   DType type() const { return type_; }
   ParameterStore& parameters() { return parameters_; }
   const ParameterStore& parameters() const { return parameters_; }
+
+  /// Changes how later passes project the context; not what they compute.
+  void set_context_projection(ContextProjection how) { config_.context_projection = how; }
 
   /// Aligned latents, limits and positions of a batch; throws `user` for a batch that the model cannot take.
   ModelInputs prepare(const Batch& batch, const PassOptions& options) const;
@@ -43,6 +50,7 @@ class PerceiverAR {
   /// Makes the rotary tables reach to position `largest`; returns whether they are new.
   bool extend_rotary_tables(int64_t largest) const;
   Variable embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const;
+  Context context_of(Tape& tape, const ModelInputs& inputs) const;
   Variable queries(Tape& tape, const ModelInputs& inputs) const;
   Variable trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const;
   int64_t attention_width() const;

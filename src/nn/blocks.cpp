@@ -91,6 +91,7 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
 }
 
 void CrossBlock::declare(ParameterStore& store, const std::string& name, const ModelConfig& config) {
+  store_ = &store;
   name_ = name;
   heads_ = config.cross_heads;
   query_residual_ = config.query_residual;
@@ -105,18 +106,18 @@ void CrossBlock::declare(ParameterStore& store, const std::string& name, const M
   mlp_.declare(store, name + ".mlp", z, config.cross_widening, config.activation);
 }
 
-Variable CrossBlock::forward(Tape& tape, const Variable& z, const Variable& x, const BlockPass& pass) const {
+Variable CrossBlock::forward(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const {
   tape.enter(name_);
-  if (pass.recompute != Recompute::block) return plain(tape, z, x, pass);
+  if (pass.recompute != Recompute::block) return plain(tape, z, context, pass);
   return recomputed(tape, z,
-                    [this, pass, x](Tape& t, const Variable& input) { return plain(t, input, x, pass); });
+                    [this, pass, context](Tape& t, const Variable& input) { return plain(t, input, context, pass); });
 }
 
-Variable CrossBlock::plain(Tape& tape, const Variable& z, const Variable& x, const BlockPass& pass) const {
+Variable CrossBlock::plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const {
   const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
   const Variable attended =
       run_branch(tape, ops::layer_norm(tape, z, norm_q_), pass.recompute,
-                 [this, pass, x](Tape& t, const Variable& h) { return attend(t, h, x, pass); });
+                 [this, pass, context](Tape& t, const Variable& h) { return attend(t, h, context, pass); });
   const auto [sum, normal] =
       ops::residual_layer_norm(tape, query_residual_ ? z : Variable{}, attended, norm_mlp_, site);
   const Variable widened = run_branch(tape, normal, pass.recompute,
@@ -124,15 +125,26 @@ Variable CrossBlock::plain(Tape& tape, const Variable& z, const Variable& x, con
   return ops::residual_add(tape, sum, widened, site);
 }
 
-Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Variable& x,
+Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& context,
                             const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
   const Variable q = ops::linear(tape, normal, q_);
-  const Variable kv = ops::linear(tape, ops::layer_norm(tape, x, norm_kv_), kv_);
+  const Variable kv = keys_and_values(tape, context, q.value.dtype());
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
   ops::rotary(tape, kv, 0, head_dim, pass.rotary, pass.key_positions);
   const Variable read = ops::attention(tape, {q, kv, 0, 0, width_, pass.batch, heads_, head_dim}, pass.mask);
   return ops::linear(tape, read, out_);
+}
+
+Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, DType type) const {
+  if (context.x.value) return ops::linear(tape, ops::layer_norm(tape, context.x, norm_kv_), kv_);
+  // In the accumulation type throughout, weights unrounded: it is V rows, and their gradients are sums over the
+  // whole batch that must not be rounded before the products.
+  const ops::NormParameters norm{store_->unrounded(norm_kv_.scale), store_->unrounded(norm_kv_.offset)};
+  const ops::LinearParameters kv{store_->unrounded(kv_.weight), store_->unrounded(kv_.bias)};
+  const Variable table = ops::linear(tape, ops::layer_norm(tape, context.table, norm), kv);
+  const ops::Lookup lookup{table, context.tokens, 1, 0};
+  return ops::embedding(tape, {&lookup, 1}, context.tokens.elements(), type);
 }
 
 }  // namespace perceiver

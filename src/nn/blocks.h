@@ -50,16 +50,28 @@ class SelfBlock {
   Mlp mlp_;
 };
 
+/// What a CrossBlock reads: embedded tokens, or the token ids and their table. Without absolute positions a key
+/// and a value depend on the token alone; then projecting the table and gathering gives the same numbers as
+/// gathering and projecting, for the cost of V rows instead of B * C.
+struct Context {
+  Variable x;      ///< [B * C, E]; no value: by table
+  Variable table;  ///< [V, E], unrounded
+  Tensor tokens;   ///< i32 [B * C]
+};
+
 class CrossBlock {
  public:
   void declare(ParameterStore& store, const std::string& name, const ModelConfig& config);
-  /// z [B * M, Z], x [B * C, E] → [B * M, Z].
-  Variable forward(Tape& tape, const Variable& z, const Variable& x, const BlockPass& pass) const;
+  /// z [B * M, Z] → [B * M, Z].
+  Variable forward(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
 
  private:
-  Variable plain(Tape& tape, const Variable& z, const Variable& x, const BlockPass& pass) const;
-  Variable attend(Tape& tape, const Variable& normal, const Variable& x, const BlockPass& pass) const;
+  Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
+  Variable attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass) const;
+  /// Keys and values [B * C, 2 A], not yet rotated.
+  Variable keys_and_values(Tape& tape, const Context& context, DType type) const;
 
+  const ParameterStore* store_ = nullptr;
   std::string name_;
   int64_t heads_ = 1, width_ = 0;
   bool query_residual_ = true;

@@ -98,6 +98,13 @@ void ParameterStore::initialize(uint64_t seed) {
   publish();
 }
 
+Variable ParameterStore::unrounded(const Variable& parameter) const {
+  if (!rounded_) return parameter;
+  const auto bytes = static_cast<std::byte*>(parameter.value.data()) - static_cast<std::byte*>(rounded_.data());
+  return {values_.view(bytes / static_cast<int64_t>(size_of(rounded_.dtype())), parameter.shape()),
+          parameter.gradient};
+}
+
 void ParameterStore::publish() const {
   if (!rounded_) return;
   kernels::cast(context_->launch(), {values_.dtype(), rounded_.dtype(), values_.elements(), values_.data(),

@@ -51,6 +51,8 @@ class ParameterStore {
   /// Allocates values and gradients of everything declared, in the accumulation type of `type`, and what the
   /// operations read: the values themselves, or where `type` is bf16 a rounded copy. Values are unspecified.
   void allocate(DeviceContext& context, DType type);
+  /// The unrounded values of a declared parameter that operations read, with the same gradient.
+  Variable unrounded(const Variable& parameter) const;
   /// After the values changed: rounds them anew for the operations. Enqueued; no allocation.
   void publish() const;
   /// Draws initial values, and publishes them, from (seed, place of the parameter, element) alone; docs/model.md, "Initial

@@ -15,19 +15,29 @@ void backward_of(Tape& tape, const Lookup& lookup, int64_t rows, const Tensor& d
        d_out.data(), d_table.tensor.data(), d_table.accumulate, scratch.as<int32_t>()});
 }
 
+/// The table in the element type of the result.
+Tensor rounded(Tape& tape, const Tensor& table, DType type) {
+  if (table.dtype() == type) return table;
+  const Tensor copy = Tensor::empty(tape.context(), type, table.shape());
+  kernels::cast(tape.launch(), {table.dtype(), type, table.elements(), table.data(), copy.data()});
+  return copy;
+}
+
 }  // namespace
 
-Variable embedding(Tape& tape, std::span<const Lookup> lookups, int64_t rows) {
+Variable embedding(Tape& tape, std::span<const Lookup> lookups, int64_t rows, DType type) {
   PERCEIVER_ASSERT(!lookups.empty() && lookups.size() <= kernels::kMaxTables);
   const Tensor& first = lookups[0].table.value;
   const int64_t columns = first.shape()[1];
-  const Variable out = tape.result(first.dtype(), {rows, columns});
-  kernels::Embedding arguments{first.dtype(),   rows, columns, static_cast<int>(lookups.size()), {}, {}, {},
+  const Variable out = tape.result(type, {rows, columns});
+  std::vector<Tensor> tables;
+  kernels::Embedding arguments{type,   rows, columns, static_cast<int>(lookups.size()), {}, {}, {},
                                out.value.data()};
   for (size_t t = 0; t < lookups.size(); ++t) {
     PERCEIVER_ASSERT(lookups[t].table.shape()[1] == columns &&
                      lookups[t].ids.elements() >= rows * lookups[t].stride);
-    arguments.table[t] = lookups[t].table.value.data();
+    tables.push_back(rounded(tape, lookups[t].table.value, type));
+    arguments.table[t] = tables.back().data();
     arguments.ids[t] = lookups[t].ids.as<int32_t>() + lookups[t].column;
     arguments.id_stride[t] = lookups[t].stride;
   }

@@ -20,8 +20,9 @@ struct Lookup {
   int64_t column = 0;
 };
 
-/// [rows, columns]: sum of the looked-up rows. MODEL.md section 3, x = TokenEmbedding + position embeddings.
-Variable embedding(Tape& tape, std::span<const Lookup> lookups, int64_t rows);
+/// [rows, columns] of `type`: sum of the looked-up rows. MODEL.md section 3, x = TokenEmbedding + position
+/// embeddings. Tables of another type than `type` are rounded first.
+Variable embedding(Tape& tape, std::span<const Lookup> lookups, int64_t rows, DType type);
 
 /// A dropout site: survivors are scaled by 1 / (1 - rate). `per_example` elements belong to each example.
 struct DropoutSite {
