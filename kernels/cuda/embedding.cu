@@ -1,0 +1,527 @@
+// Sums of table rows, and their backward.
+//
+// Forward: a thread owns one 16-byte vector of the columns and walks down the rows (column_grid.cuh), four rows
+// at a time; a block's 512-byte slice of a small table stays in the first-level cache. Memory: the output is
+// written once, tables that fit into a cache are read once.
+//
+// Backward: rows are sorted by id, then summed along the sorted order.
+//  1. Stable radix sort of the row numbers by id, in passes of at most 10 bits (one pass for small tables, two
+//     up to 2^20 rows), each of three launches: digits are counted per tile of 4096 rows; a warp per digit scans
+//     its counts over the tiles; each tile ranks its rows and scatters them. Ranks come from matches within a
+//     warp and per-warp counters, without atomics, so that equal ids keep their order.
+//  2. The sorted order is cut into chunks of equally many rows, whatever the ids, and a warp sums one chunk in
+//     one slice of 32 vectors: d_out is read once, in 512-byte pieces, 8 in flight a warp, the sum stays in
+//     registers. A segment (the rows of one id) that lies within a chunk is written to the table at once; one
+//     that crosses into other chunks leaves a part per chunk in the workspace.
+//  3. Segments that cross chunks are listed, and a block for each of them and 128 columns adds its parts in the
+//     chunks' order.
+// Where the target is overwritten, rows that no id names are cleared.
+#include <algorithm>
+#include <bit>
+
+#include "kernels/cuda/column_grid.cuh"
+
+namespace perceiver::kernels::cuda {
+namespace {
+
+template <typename T, int N>
+__global__ void __launch_bounds__(ColumnGrid::kThreads) gather_kernel(ColumnGrid grid, Embedding k) {
+  constexpr int kUnroll = ColumnGrid::kUnroll;
+  const int64_t column = grid.vector() * N;
+  if (column >= k.columns) return;
+  T* out = static_cast<T*>(k.out) + column;
+  for (int64_t first = grid.first_row(); first < grid.rows; first += grid.row_step()) {
+    float sum[kUnroll][N] = {};
+    for (int t = 0; t < k.tables; ++t) {
+      const T* table = static_cast<const T*>(k.table[t]) + column;
+      Pack<T, N> entries[kUnroll];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t r = first + u * ColumnGrid::kWalkers;
+        if (r < grid.rows)
+          entries[u] = load_pack<N>(table + k.ids[t][r * k.id_stride[t]] * k.columns);
+      }
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u)
+#pragma unroll
+        for (int i = 0; i < N; ++i) sum[u][i] += to_float(entries[u].x[i]);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t r = first + u * ColumnGrid::kWalkers;
+      if (r < grid.rows) store(out + r * k.columns, sum[u]);
+    }
+  }
+}
+
+// Backward, step 1: the sort.
+
+constexpr int kSortWarps = 8;
+constexpr int kSortThreads = 32 * kSortWarps;
+constexpr int kSortRows = 4096;  // a tile
+constexpr int kMaxBits = 10;
+
+struct SortPass {
+  int64_t rows;
+  const int32_t* ids;
+  int64_t id_stride;
+  const int32_t* from;  // row numbers in the order of the pass before; null: 0, 1, 2 …
+  int32_t* to;
+  int32_t* counts;  // [digits, tiles]; after the scan, of the rows before a tile with this digit
+  int32_t* totals;  // [digits]
+  int64_t tiles;
+  int shift, digits;
+  int32_t* present;  // [table rows], set where an id occurs; null: not wanted
+
+  __device__ int32_t row(int64_t i) const { return from == nullptr ? static_cast<int32_t>(i) : from[i]; }
+  __device__ int32_t id(int32_t row) const { return ids[row * id_stride]; }
+  __device__ int digit(int32_t id) const { return (id >> shift) & (digits - 1); }
+};
+
+/// The lanes of the warp with the same digit; a lane without a row has the digit -1.
+__device__ inline unsigned same_digit(int digit) {
+  return __match_any_sync(0xffffffffu, digit);
+}
+
+/// counter[digit] += number of the warp's rows with that digit, for its part of the tile.
+__device__ inline void count_digits(const SortPass& pass, int64_t begin, int64_t end, int32_t* counter) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int64_t base = begin; base < end; base += 32) {
+    const int64_t i = base + lane;
+    int digit = -1;
+    if (i < end) {
+      const int32_t id = pass.id(pass.row(i));
+      digit = pass.digit(id);
+      if (pass.present != nullptr) pass.present[id] = 1;
+    }
+    const unsigned same = same_digit(digit);
+    if (digit >= 0 && lane == __ffs(static_cast<int>(same)) - 1) counter[digit] += __popc(same);
+    __syncwarp();
+  }
+}
+
+/// A warp's rows of the block's tile: successive warps have successive parts.
+struct WarpPart {
+  int64_t begin, end;
+
+  __device__ explicit WarpPart(int64_t rows) {
+    begin = static_cast<int64_t>(blockIdx.x) * kSortRows + threadIdx.x / 32 * (kSortRows / kSortWarps);
+    end = min(rows, begin + kSortRows / kSortWarps);
+  }
+};
+
+/// counter [warps][digits] of the block's tile.
+__device__ inline void count_tile(const SortPass& pass, int32_t* counter) {
+  for (int i = static_cast<int>(threadIdx.x); i < kSortWarps * pass.digits; i += kSortThreads) counter[i] = 0;
+  __syncthreads();
+  const WarpPart part(pass.rows);
+  count_digits(pass, part.begin, part.end, counter + threadIdx.x / 32 * pass.digits);
+  __syncthreads();
+}
+
+__global__ void __launch_bounds__(kSortThreads) count_kernel(SortPass pass) {
+  extern __shared__ int32_t counter[];
+  count_tile(pass, counter);
+  for (int digit = static_cast<int>(threadIdx.x); digit < pass.digits; digit += kSortThreads) {
+    int32_t sum = 0;
+    for (int warp = 0; warp < kSortWarps; ++warp) sum += counter[warp * pass.digits + digit];
+    pass.counts[digit * pass.tiles + blockIdx.x] = sum;
+  }
+}
+
+__device__ inline int32_t warp_inclusive_scan(int32_t x) {
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int32_t before = __shfl_up_sync(0xffffffffu, x, static_cast<unsigned>(offset));
+    if (static_cast<int>(threadIdx.x) % 32 >= offset) x += before;
+  }
+  return x;
+}
+
+/// A warp per digit: counts become those of the tiles before.
+__global__ void __launch_bounds__(kSortThreads) scan_kernel(SortPass pass) {
+  const int digit = static_cast<int>(blockIdx.x) * kSortWarps + static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (digit >= pass.digits) return;
+  int32_t* counts = pass.counts + digit * pass.tiles;
+  int32_t before = 0;
+  for (int64_t base = 0; base < pass.tiles; base += 32) {
+    const int64_t tile = base + lane;
+    const int32_t own = tile < pass.tiles ? counts[tile] : 0;
+    const int32_t inclusive = warp_inclusive_scan(own);
+    if (tile < pass.tiles) counts[tile] = before + inclusive - own;
+    before += __shfl_sync(0xffffffffu, inclusive, 31);
+  }
+  if (lane == 0) pass.totals[digit] = before;
+}
+
+/// start[digit] = number of rows with a smaller digit. Every block scans the totals again, which takes less than
+/// another launch.
+__device__ inline void scan_totals(const SortPass& pass, int32_t* start) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (threadIdx.x / 32 == 0) {
+    int32_t before = 0;
+    for (int base = 0; base < pass.digits; base += 32) {
+      const int digit = base + lane;
+      const int32_t own = digit < pass.digits ? pass.totals[digit] : 0;
+      const int32_t inclusive = warp_inclusive_scan(own);
+      if (digit < pass.digits) start[digit] = before + inclusive - own;
+      before += __shfl_sync(0xffffffffu, inclusive, 31);
+    }
+  }
+  __syncthreads();
+}
+
+__global__ void __launch_bounds__(kSortThreads) scatter_kernel(SortPass pass) {
+  extern __shared__ int32_t counter[];  // [warps][digits], then [digits]
+  int32_t* start = counter + kSortWarps * pass.digits;
+  scan_totals(pass, start);
+  count_tile(pass, counter);
+  // Counts become the place of the warp's first row with the digit.
+  for (int digit = static_cast<int>(threadIdx.x); digit < pass.digits; digit += kSortThreads) {
+    int32_t place = start[digit] + pass.counts[digit * pass.tiles + blockIdx.x];
+    for (int warp = 0; warp < kSortWarps; ++warp) {
+      const int32_t count = counter[warp * pass.digits + digit];
+      counter[warp * pass.digits + digit] = place;
+      place += count;
+    }
+  }
+  __syncthreads();
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int32_t* place = counter + threadIdx.x / 32 * pass.digits;
+  const WarpPart part(pass.rows);
+  for (int64_t base = part.begin; base < part.end; base += 32) {
+    const int64_t i = base + lane;
+    const int32_t row = i < part.end ? pass.row(i) : 0;
+    const int digit = i < part.end ? pass.digit(pass.id(row)) : -1;
+    const unsigned same = same_digit(digit);
+    const int rank = __popc(same & ((1u << lane) - 1));
+    const int32_t first = digit >= 0 ? place[digit] : 0;
+    __syncwarp();
+    if (digit >= 0) {
+      pass.to[first + rank] = row;
+      if (rank == 0) place[digit] = first + __popc(same);
+    }
+    __syncwarp();
+  }
+}
+
+// Backward, steps 2 and 3: the sums.
+
+constexpr int kChunkThreads = 256;
+constexpr int kChunkBlocks = 3;  // of a multiprocessor, as many as the registers allow
+constexpr int kSliceVectors = 32;
+constexpr int64_t kMinChunkRows = 16;
+constexpr int kRowsInFlight = 8;
+constexpr int kCombineThreads = 256;
+
+/// A segment that crosses chunks: from the end of `first` to the start of `last`.
+struct SegmentSum {
+  int64_t rows, columns, slices, chunks, chunk_rows;
+  const int32_t* ids;
+  int64_t id_stride;
+  const int32_t* order;
+  const void* d_out;
+  float* table;
+  bool accumulate;
+  // Of each chunk: the part of the segment that began in an earlier chunk, and of the one that goes on in the
+  // next.
+  float* heads;
+  float* tails;
+  int32_t* spans;  // first chunks of the segments that cross chunks
+  int32_t* span_count;
+
+  __device__ int32_t id(int64_t i) const { return ids[order[i] * id_stride]; }
+  __device__ int64_t begin(int64_t chunk) const { return chunk * chunk_rows; }
+  __device__ int64_t end(int64_t chunk) const { return min(rows, (chunk + 1) * chunk_rows); }
+};
+
+template <int N>
+__device__ inline void write_sum(float* target, const float (&sum)[N], bool accumulate) {
+  float old[N] = {};
+  if (accumulate) load(static_cast<const float*>(target), old);
+#pragma unroll
+  for (int i = 0; i < N; ++i) old[i] += sum[i];
+  store(target, old);
+}
+
+/// One warp's chunk and slice.
+template <typename T, int N>
+class ChunkSum {
+ public:
+  __device__ ChunkSum(const SegmentSum& k, int64_t chunk, int64_t column)
+      : k_(k), chunk_(chunk), column_(column), active_(column < k.columns) {}
+
+  __device__ void run() {
+    const int64_t begin = k_.begin(chunk_), end = k_.end(chunk_);
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    current_ = k_.id(begin);
+    began_before_ = begin > 0 && k_.id(begin - 1) == current_;
+    for (int64_t base = begin; base < end; base += 32) {
+      int32_t row = 0, id = 0;
+      if (base + lane < end) {
+        row = k_.order[base + lane];
+        id = k_.ids[row * k_.id_stride];
+      }
+      const int count = static_cast<int>(min(int64_t{32}, end - base));
+      for (int i = 0; i < count; i += kRowsInFlight) add_rows(row, id, i, count);
+    }
+    finish(end < k_.rows && k_.id(end) == current_);
+  }
+
+ private:
+  /// Adds the rows of lanes [i, i + kRowsInFlight).
+  __device__ void add_rows(int32_t row, int32_t id, int i, int count) {
+    Pack<T, N> packs[kRowsInFlight];
+#pragma unroll
+    for (int u = 0; u < kRowsInFlight; ++u) {
+      const int64_t r = __shfl_sync(0xffffffffu, row, i + u);
+      if (active_ && i + u < count)
+        packs[u] = load_pack<N>(static_cast<const T*>(k_.d_out) + r * k_.columns + column_);
+    }
+#pragma unroll
+    for (int u = 0; u < kRowsInFlight; ++u) {
+      const int32_t next = __shfl_sync(0xffffffffu, id, i + u);
+      if (i + u >= count) break;
+      if (next != current_) {
+        finish(false);
+        current_ = next;
+        began_before_ = false;
+      }
+#pragma unroll
+      for (int j = 0; j < N; ++j) sum_[j] += to_float(packs[u].x[j]);
+    }
+  }
+
+  /// The current segment ends here, or goes on in the next chunk.
+  __device__ void finish(bool goes_on) {
+    if (active_) {
+      if (began_before_ || goes_on) {
+        store((began_before_ ? k_.heads : k_.tails) + chunk_ * k_.columns + column_, sum_);
+      } else {
+        write_sum(k_.table + current_ * k_.columns + column_, sum_, k_.accumulate);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum_[j] = 0;
+  }
+
+  const SegmentSum& k_;
+  int64_t chunk_, column_;
+  bool active_, began_before_ = false;
+  int64_t current_ = 0;
+  float sum_[N] = {};
+};
+
+template <typename T, int N>
+__global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
+    chunk_kernel(const __grid_constant__ SegmentSum k) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * (kChunkThreads / 32) + threadIdx.x / 32;
+  const int64_t chunk = item / k.slices, slice = item % k.slices;
+  if (chunk >= k.chunks) return;
+  ChunkSum<T, N>(k, chunk, (slice * kSliceVectors + threadIdx.x % 32) * N).run();
+}
+
+/// One block lists the segments that cross chunks, in their order.
+__global__ void __launch_bounds__(1024) list_kernel(const __grid_constant__ SegmentSum k) {
+  __shared__ int32_t warp_counts[32];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  int32_t listed = 0;
+  for (int64_t base = 0; base < k.chunks; base += blockDim.x) {
+    const int64_t chunk = base + threadIdx.x;
+    bool starts = false;
+    if (chunk < k.chunks && k.end(chunk) < k.rows) {
+      const int32_t id = k.id(k.end(chunk));
+      const bool fills = k.begin(chunk) > 0 && k.id(k.begin(chunk) - 1) == id;
+      starts = k.id(k.end(chunk) - 1) == id && !fills;
+    }
+    const unsigned starting = __ballot_sync(0xffffffffu, starts);
+    __syncthreads();
+    if (lane == 0) warp_counts[warp] = __popc(starting);
+    __syncthreads();
+    int32_t place = listed + __popc(starting & ((1u << lane) - 1));
+    for (int w = 0; w < 32; ++w) {
+      if (w < warp) place += warp_counts[w];
+      listed += warp_counts[w];
+    }
+    if (starts) k.spans[place] = static_cast<int32_t>(chunk);
+  }
+  if (threadIdx.x == 0) *k.span_count = listed;
+}
+
+/// The number of chunks behind `first` whose first row has the same id as the last row of `first`. Call it from
+/// all of a block.
+__device__ inline int64_t chunks_after(const SegmentSum& k, int64_t first) {
+  const int32_t id = k.id(k.end(first) - 1);
+  int64_t count = 0;
+  for (int64_t base = first + 1; base < k.chunks; base += kCombineThreads) {
+    const int64_t chunk = base + threadIdx.x;
+    const int found = __syncthreads_count(chunk < k.chunks && k.id(k.begin(chunk)) == id);
+    count += found;
+    if (found < kCombineThreads) break;
+  }
+  return count;
+}
+
+/// Sums the parts of a segment that crosses chunks: thread x a vector of columns, the 8 warps successive parts.
+template <int N>
+__global__ void __launch_bounds__(kCombineThreads) combine_kernel(const __grid_constant__ SegmentSum k) {
+  constexpr int kWarps = kCombineThreads / 32;
+  __shared__ float shared[kWarps][32][N];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t slices = (k.columns + 32 * N - 1) / (32 * N), items = *k.span_count * slices;
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    const int64_t first = k.spans[item / slices], column = (item % slices * 32 + lane) * N;
+    const int64_t heads = chunks_after(k, first);
+    float sum[N] = {};
+    if (column < k.columns) {
+      if (warp == 0) load(static_cast<const float*>(k.tails) + first * k.columns + column, sum);
+#pragma unroll 8
+      for (int64_t head = warp; head < heads; head += kWarps) {
+        float part[N];
+        load(static_cast<const float*>(k.heads) + (first + 1 + head) * k.columns + column, part);
+#pragma unroll
+        for (int i = 0; i < N; ++i) sum[i] += part[i];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) shared[warp][lane][i] = sum[i];
+    __syncthreads();
+    if (warp == 0 && column < k.columns) {
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w)
+#pragma unroll
+        for (int i = 0; i < N; ++i) sum[i] += shared[w][lane][i];
+      write_sum(k.table + k.id(k.end(first) - 1) * k.columns + column, sum, k.accumulate);
+    }
+    __syncthreads();
+  }
+}
+
+/// Clears the table rows that no id names; a warp a row.
+template <int N>
+__global__ void __launch_bounds__(kChunkThreads)
+    clear_kernel(int64_t table_rows, int64_t columns, const int32_t* present, float* table) {
+  const float zeros[N] = {};
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kChunkThreads / 32) + threadIdx.x / 32;
+  if (row >= table_rows || present[row] != 0) return;
+  for (int64_t column = threadIdx.x % 32 * N; column < columns; column += 32 * N)
+    store(table + row * columns + column, zeros);
+}
+
+/// Hands out pieces of the workspace.
+class Workspace {
+ public:
+  explicit Workspace(const Launch& launch)
+      : next_(static_cast<char*>(launch.workspace)), end_(next_ + launch.workspace_bytes) {}
+
+  template <typename T>
+  T* take(int64_t count) {
+    char* piece = next_;
+    next_ += ceil_div(count * static_cast<int64_t>(sizeof(T)), 256) * 256;
+    require(next_ <= end_, "a larger workspace for embedding_backward");
+    return reinterpret_cast<T*>(piece);
+  }
+
+ private:
+  char* next_;
+  char* end_;
+};
+
+void sort_pass(const Launch& launch, const SortPass& pass) {
+  const size_t counter = sizeof(int32_t) * kSortWarps * static_cast<size_t>(pass.digits);
+  const size_t start = sizeof(int32_t) * static_cast<size_t>(pass.digits);
+  const unsigned tiles = static_cast<unsigned>(pass.tiles);
+  const unsigned digit_blocks = static_cast<unsigned>(ceil_div(pass.digits, kSortWarps));
+  count_kernel<<<tiles, kSortThreads, counter, stream_of(launch)>>>(pass);
+  scan_kernel<<<digit_blocks, kSortThreads, 0, stream_of(launch)>>>(pass);
+  scatter_kernel<<<tiles, kSortThreads, counter + start, stream_of(launch)>>>(pass);
+  check_launch("embedding_backward: sort");
+}
+
+/// order [rows] = row numbers sorted by id, stable; marks `present` on the way.
+void sort_rows(const Launch& launch, const EmbeddingBackward& k, int32_t* order, int32_t* present) {
+  const int bits = std::max(1, static_cast<int>(std::bit_width(static_cast<uint64_t>(k.table_rows - 1))));
+  const int passes = static_cast<int>(ceil_div(bits, kMaxBits));
+  const int bits_per_pass = static_cast<int>(ceil_div(bits, passes));
+  const int64_t tiles = ceil_div(k.rows, kSortRows);
+  Workspace workspace(launch);
+  SortPass pass{};
+  pass.rows = k.rows, pass.ids = k.ids, pass.id_stride = k.id_stride;
+  pass.tiles = tiles, pass.digits = 1 << bits_per_pass;
+  pass.totals = workspace.take<int32_t>(pass.digits);
+  pass.counts = workspace.take<int32_t>(pass.digits * tiles);
+  int32_t* other = passes > 1 ? workspace.take<int32_t>(k.rows) : nullptr;
+  for (int i = 0; i < passes; ++i) {
+    pass.shift = i * bits_per_pass;
+    pass.to = (passes - 1 - i) % 2 == 0 ? order : other;
+    pass.present = i == 0 ? present : nullptr;
+    sort_pass(launch, pass);
+    pass.from = pass.to;
+  }
+}
+
+template <typename T, int N>
+void sum_segments(const Launch& launch, const EmbeddingBackward& k, const int32_t* order) {
+  SegmentSum s{};
+  s.rows = k.rows, s.columns = k.columns;
+  s.slices = ceil_div(k.columns, kSliceVectors * N);
+  // One wave of warps.
+  const int64_t wanted = std::max<int64_t>(1, int64_t{kChunkBlocks} * kChunkThreads / 32 * launch.processors / s.slices);
+  s.chunk_rows = std::max(kMinChunkRows, ceil_div(k.rows, wanted));
+  s.chunks = ceil_div(k.rows, s.chunk_rows);
+  s.ids = k.ids, s.id_stride = k.id_stride, s.order = order;
+  s.d_out = k.d_out, s.table = static_cast<float*>(k.d_table), s.accumulate = k.accumulate;
+  Workspace workspace(launch);  // the sort's pieces are no longer needed
+  s.heads = workspace.take<float>(s.chunks * k.columns);
+  s.tails = workspace.take<float>(s.chunks * k.columns);
+  s.spans = workspace.take<int32_t>(s.chunks);
+  s.span_count = workspace.take<int32_t>(1);
+  const int64_t blocks = ceil_div(s.chunks * s.slices, kChunkThreads / 32);
+  chunk_kernel<T, N><<<static_cast<unsigned>(blocks), kChunkThreads, 0, stream_of(launch)>>>(s);
+  list_kernel<<<1, 1024, 0, stream_of(launch)>>>(s);
+  const unsigned combine_blocks = static_cast<unsigned>(8 * launch.processors);
+  combine_kernel<(N > 1 ? 4 : 1)><<<combine_blocks, kCombineThreads, 0, stream_of(launch)>>>(s);
+  check_launch("embedding_backward");
+}
+
+template <int N>
+void clear_absent(const Launch& launch, const EmbeddingBackward& k, const int32_t* present) {
+  const int64_t blocks = ceil_div(k.table_rows, kChunkThreads / 32);
+  clear_kernel<N><<<static_cast<unsigned>(blocks), kChunkThreads, 0, stream_of(launch)>>>(
+      k.table_rows, k.columns, present, static_cast<float*>(k.d_table));
+  check_launch("embedding_backward: clear");
+}
+
+}  // namespace
+
+void embedding(const Launch& launch, const Embedding& k) {
+  if (k.rows == 0) return;
+  with_type(k.type, [&]<typename T>() {
+    bool wide = wide_rows<T>(k.columns, {k.out});
+    for (int t = 0; t < k.tables; ++t) wide = wide && aligned({k.table[t]});
+    with_width<T>(wide, [&]<int N>() {
+      const ColumnGrid grid(k.rows, k.columns / N, streaming_blocks(launch));
+      gather_kernel<T, N><<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(grid, k);
+    });
+  });
+  check_launch("embedding");
+}
+
+void embedding_backward(const Launch& launch, const EmbeddingBackward& k) {
+  require(k.rows < INT32_MAX && k.table_rows < INT32_MAX, "fewer than 2^31 rows");
+  int32_t* present = k.accumulate ? nullptr : k.scratch;
+  int32_t* order = k.scratch + k.table_rows + 1;
+  const auto table_bytes = static_cast<size_t>(k.table_rows) * sizeof(int32_t);
+  if (present != nullptr)
+    check(cudaMemsetAsync(present, 0, table_bytes, stream_of(launch)), "embedding_backward");
+  if (k.rows > 0) sort_rows(launch, k, order, present);
+  with_type(k.type, [&]<typename T>() {
+    with_width<T>(wide_rows<T>(k.columns, {k.d_out, k.d_table}), [&]<int N>() {
+      if (k.rows > 0) sum_segments<T, N>(launch, k, order);
+      if (present != nullptr) clear_absent<(N > 1 ? 4 : 1)>(launch, k, present);
+    });
+  });
+}
+
+}  // namespace perceiver::kernels::cuda
