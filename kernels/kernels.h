@@ -157,6 +157,10 @@ struct Rotary {
   int direction;
 };
 
+/// Which implementation of attention runs on CUDA: `portable` needs bf16 and head widths that are multiples of
+/// 16 up to 128, `reference` takes everything. The CPU has one only.
+enum class AttentionKernel : uint8_t { automatic, reference, portable };
+
 /// Scaled dot-product attention, scale 1/sqrt(head_dim), softmax in the accumulation type. Query row i of
 /// example b sees the keys n with first[b] <= n < limit[b, i] and key_mask[b, n] != 0, and (where
 /// `self_visible`) always key i itself if it lies in that range. limit must not decrease with i. Rows that
@@ -177,6 +181,7 @@ struct Attention {
   void* out;
   int64_t out_stride;
   void* lse;  // [batch, heads, queries]
+  AttentionKernel kernel = AttentionKernel::automatic;
 };
 
 /// Gradients of the above; all overwritten.
@@ -186,6 +191,8 @@ struct AttentionBackward {
   void* d_q;          // stride of q
   void* d_k;
   void* d_v;  // stride of k, v
+  /// CUDA: attention_backward_workspace() bytes, aligned to 256; null where that is 0.
+  void* scratch = nullptr;
 };
 
 /// Softmax cross-entropy of logits [rows, vocabulary] against targets [rows] (0 = PAD: no loss), label
@@ -462,5 +469,20 @@ struct Exchange {
 #endif
 PERCEIVER_FOR_EACH_KERNEL(PERCEIVER_DECLARE)
 #undef PERCEIVER_DECLARE
+
+/// Bytes that AttentionBackward::scratch must hold; 0 where the launch's workspace (64 MiB) is enough.
+#ifdef PERCEIVER_CUDA
+namespace cuda {
+int64_t attention_backward_workspace(const AttentionBackward& arguments, int processors);
+}
+inline int64_t attention_backward_workspace(const Launch& launch, const AttentionBackward& arguments) {
+  if (launch.device.kind != DeviceKind::cuda) return 0;
+  return cuda::attention_backward_workspace(arguments, launch.processors);
+}
+#else
+inline int64_t attention_backward_workspace(const Launch&, const AttentionBackward&) {
+  return 0;
+}
+#endif
 
 }  // namespace perceiver::kernels
