@@ -10,7 +10,7 @@
 //     its counts over the tiles; each tile ranks its rows and scatters them. Ranks come from matches within a
 //     warp and per-warp counters, without atomics, so that equal ids keep their order.
 //  2. The sorted order is cut into chunks of equally many rows, whatever the ids, and a warp sums one chunk in
-//     one slice of 32 vectors: d_out is read once, in 512-byte pieces, 8 in flight a warp, the sum stays in
+//     one slice of 32 vectors: d_out is read once, in 512-byte pieces, 4 in flight a warp, the sum stays in
 //     registers. A segment (the rows of one id) that lies within a chunk is written to the table at once; one
 //     that crosses into other chunks leaves a part per chunk in the workspace.
 //  3. Segments that cross chunks are listed, and a block for each of them and 128 columns adds its parts in the
@@ -209,10 +209,10 @@ __global__ void __launch_bounds__(kSortThreads) scatter_kernel(SortPass pass) {
 // Backward, steps 2 and 3: the sums.
 
 constexpr int kChunkThreads = 256;
-constexpr int kChunkBlocks = 3;  // of a multiprocessor, as many as the registers allow
+constexpr int kChunkBlocks = 4;  // of a multiprocessor, as many as the registers allow
 constexpr int kSliceVectors = 32;
 constexpr int64_t kMinChunkRows = 16;
-constexpr int kRowsInFlight = 8;
+constexpr int kRowsInFlight = 4;
 constexpr int kCombineThreads = 256;
 
 /// A segment that crosses chunks: from the end of `first` to the start of `last`.
