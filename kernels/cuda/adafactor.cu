@@ -58,33 +58,48 @@ __device__ inline void plan_parameter(const AdafactorParameter& p, int64_t min_r
   plan.items = divide_up(p.factored ? p.rows : p.rows * p.columns, plan.item_length);
 }
 
-/// Numbers the items in the parameters' order; returns whether their results fit.
-__device__ inline bool number_items(const Work& w) {
+/// Moves `next` past a parameter's items; the plan gets the numbers before.
+__device__ inline void number_items(const AdafactorParameter& p, Plan& plan, Plan& next) {
+  plan.first_item = next.first_item;
+  plan.first_column_item = next.first_column_item;
+  plan.parts = next.parts;
+  next.first_item += plan.items;
+  if (!p.factored) return;
+  next.first_column_item += divide_up(p.columns, 32) + 1;
+  next.parts += plan.items * p.columns;
+}
+
+/// Plans all parameters, each thread a run of them; returns whether their results fit. Call it from all of a
+/// block.
+__device__ inline bool plan_all(const Work& w, int64_t min_rows) {
+  __shared__ Plan sums[kThreads];
+  const int64_t count = w.k.parameter_count;
+  const int64_t begin = count * threadIdx.x / kThreads, end = count * (threadIdx.x + 1) / kThreads;
   Plan next{};
-  for (int64_t i = 0; i < w.k.parameter_count; ++i) {
-    const AdafactorParameter& p = w.k.table[i];
-    Plan& plan = w.plans[i];
-    plan.first_item = next.first_item;
-    plan.first_column_item = next.first_column_item;
-    plan.parts = next.parts;
-    next.first_item += plan.items;
-    if (!p.factored) continue;
-    next.first_column_item += divide_up(p.columns, 32) + 1;
-    next.parts += plan.items * p.columns;
+  for (int64_t i = begin; i < end; ++i) {
+    plan_parameter(w.k.table[i], min_rows, w.plans[i]);
+    number_items(w.k.table[i], w.plans[i], next);
   }
-  w.plans[w.k.parameter_count] = next;
-  return 2 * next.first_item + next.parts <= w.room;
+  sums[threadIdx.x] = next;
+  __syncthreads();
+  Plan total{}, before{};
+  for (unsigned thread = 0; thread < kThreads; ++thread) {
+    if (thread == threadIdx.x) before = total;
+    total.first_item += sums[thread].first_item;
+    total.first_column_item += sums[thread].first_column_item;
+    total.parts += sums[thread].parts;
+  }
+  for (int64_t i = begin; i < end; ++i) number_items(w.k.table[i], w.plans[i], before);
+  if (threadIdx.x == 0) w.plans[count] = total;
+  __syncthreads();
+  return 2 * total.first_item + total.parts <= w.room;
 }
 
 /// One block. Items become longer where the parts would not fit; 64 MiB suffice for some 10^10 elements.
 __global__ void __launch_bounds__(kThreads) plan_kernel(Work w) {
   if (!w.k.scalars->finite) return;
   for (int64_t min_rows = kMinItemRows;; min_rows *= 2) {
-    for (int64_t i = threadIdx.x; i < w.k.parameter_count; i += kThreads)
-      plan_parameter(w.k.table[i], min_rows, w.plans[i]);
-    __syncthreads();
-    const bool fits = threadIdx.x == 0 && number_items(w);
-    if (__syncthreads_or(fits)) return;
+    if (plan_all(w, min_rows)) return;
     if (min_rows >= kMaxItemRows) __trap();
   }
 }
