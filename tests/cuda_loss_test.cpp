@@ -85,8 +85,9 @@ TYPED_TEST(CudaEmbedding, SumsSegments) {
       const DeviceArray<int32_t> ids(c.ids), a_scratch(scratch.size());
       const Array<T> a_d_out(d_out);
       const Array<float> d_table(old);
-      kernels::embedding_backward(this->launch(), {kType<T>, c.rows, c.columns, c.table_rows, ids.data(), c.stride,
-                                                   a_d_out.data(), d_table.data(), accumulate, a_scratch.data()});
+      kernels::embedding_backward(
+          this->launch(), {kType<T>, c.rows, c.columns, c.table_rows, ids.data(), c.stride, a_d_out.data(),
+                           d_table.data(), accumulate, a_scratch.data()});
       expect_close(d_table.read(), expected, {1e-5, 1e-5}, "d_table");
     }
 }
@@ -100,10 +101,13 @@ TYPED_TEST(CudaEmbedding, SegmentsRepeat) {
   const DeviceArray<int32_t> ids(skewed), scratch(static_cast<size_t>(table_rows + 1 + rows));
   const Array<T> d_out(random_values<T>(rows * columns, 2));
   const Array<float> d_table(table_rows * columns);
-  this->expect_repeatable([] {}, [&] {
-    kernels::embedding_backward(this->launch(), {kType<T>, rows, columns, table_rows, ids.data(), 1, d_out.data(),
-                                                 d_table.data(), false, scratch.data()});
-  }, d_table);
+  this->expect_repeatable([] {},
+                          [&] {
+                            kernels::embedding_backward(
+                                this->launch(), {kType<T>, rows, columns, table_rows, ids.data(), 1,
+                                                 d_out.data(), d_table.data(), false, scratch.data()});
+                          },
+                          d_table);
 }
 
 /// The launches can be recorded once and replayed on other contents.
@@ -112,15 +116,16 @@ TYPED_TEST(CudaEmbedding, SegmentsReplay) {
   const int64_t rows = 5000, columns = 64;
   const int32_t table_rows = 3000;
   const Values d_out = random_values<T>(rows * columns, 2);
-  const DeviceArray<int32_t> ids(static_cast<size_t>(rows)), scratch(static_cast<size_t>(table_rows + 1 + rows));
+  const DeviceArray<int32_t> ids(static_cast<size_t>(rows)),
+      scratch(static_cast<size_t>(table_rows + 1 + rows));
   const Array<T> a_d_out(d_out);
   const Array<float> d_table(table_rows * columns);
   const auto stream = static_cast<cudaStream_t>(this->launch().stream);
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t replay = nullptr;
   require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  kernels::embedding_backward(this->launch(), {kType<T>, rows, columns, table_rows, ids.data(), 1, a_d_out.data(),
-                                               d_table.data(), false, scratch.data()});
+  kernels::embedding_backward(this->launch(), {kType<T>, rows, columns, table_rows, ids.data(), 1,
+                                               a_d_out.data(), d_table.data(), false, scratch.data()});
   require_cuda(cudaStreamEndCapture(stream, &graph), "capture");
   require_cuda(cudaGraphInstantiate(&replay, graph, 0), "instantiate");
   for (const int32_t below : {1, 40, table_rows}) {
@@ -148,7 +153,7 @@ struct LossCase {
   int64_t shift = 0;
 };
 
-const LossCase kLossCases[] = {{70, 259, 0.1, 1e-4}, {33, 512},       {9, 1024, 0.1},     {5, 1000, 0, 1e-3},
+const LossCase kLossCases[] = {{70, 259, 0.1, 1e-4},  {33, 512},      {9, 1024, 0.1},     {5, 1000, 0, 1e-3},
                                {6, 32768, 0.1, 1e-4}, {7, 4099, 0.2}, {3, 2048, 0, 0, 1}, {65, 2, 0.1},
                                {9, 4096, 0, 1e-4}};
 
@@ -161,9 +166,9 @@ void check_loss(const Launch& launch, const LossCase& c, bool gradient, bool sta
   Ints targets = random_ints(c.rows, 2, static_cast<int32_t>(c.vocabulary));
   for (size_t r = 0; r < rows; ++r) {
     double* row = logits.data() + r * static_cast<size_t>(c.vocabulary);
-    if (r % 4 == 1 && targets[r] != 0) row[targets[r]] = 16;                           // correct
-    if (r % 8 == 5 && targets[r] != 0) row[targets[r] / 2] = 16;                       // a tie, met earlier
-    if (r % 8 == 1 && targets[r] + 1 < c.vocabulary) row[c.vocabulary - 1] = 16;       // a tie, met later
+    if (r % 4 == 1 && targets[r] != 0) row[targets[r]] = 16;                      // correct
+    if (r % 8 == 5 && targets[r] != 0) row[targets[r] / 2] = 16;                  // a tie, met earlier
+    if (r % 8 == 1 && targets[r] + 1 < c.vocabulary) row[c.vocabulary - 1] = 16;  // a tie, met later
   }
   targets[0] = 0;
   double scale = 0.37;
@@ -207,8 +212,8 @@ TYPED_TEST(CudaLoss, NotANumberShows) {
     const Array<T> a_logits(logits);
     const DeviceArray<int32_t> targets(Ints{5});
     const Array<float> loss(1);
-    kernels::cross_entropy(this->launch(), {kType<T>, 1, vocabulary, a_logits.data(), targets.data(), 0, 0, nullptr,
-                                            nullptr, loss.data(), nullptr, nullptr});
+    kernels::cross_entropy(this->launch(), {kType<T>, 1, vocabulary, a_logits.data(), targets.data(), 0, 0,
+                                            nullptr, nullptr, loss.data(), nullptr, nullptr});
     EXPECT_TRUE(std::isnan(loss.read()[0]));
   }
 }
@@ -229,8 +234,8 @@ TEST_F(CudaTotals, SumRows) {
     for (const bool accumulate : {false, true}) {
       kernels::cpu::loss_totals({DType::f64, rows, loss.data(), nll.data(), z.data(), correct.data(),
                                  targets.data(), totals.data(), accumulate});
-      kernels::loss_totals(launch(), {DType::f32, rows, a_loss.data(), a_nll.data(), a_z.data(), a_correct.data(),
-                                      a_targets.data(), a_totals.data(), accumulate});
+      kernels::loss_totals(launch(), {DType::f32, rows, a_loss.data(), a_nll.data(), a_z.data(),
+                                      a_correct.data(), a_targets.data(), a_totals.data(), accumulate});
       expect_close(a_totals.read(), totals, {1e-12, 1e-12}, "totals");
     }
   }
@@ -301,9 +306,11 @@ TYPED_TEST(CudaFlat, SumOfSquaresRepeats) {
   const int64_t n = 300001;
   const Array<T> x(random_values<T>(n, 1));
   const Array<double> sum(1);
-  this->expect_repeatable([] {}, [&] {
-    kernels::sum_of_squares(this->launch(), {kType<T>, n, x.data(), sum.data()});
-  }, sum);
+  this->expect_repeatable([] {},
+                          [&] {
+                            kernels::sum_of_squares(this->launch(), {kType<T>, n, x.data(), sum.data()});
+                          },
+                          sum);
 }
 
 TYPED_TEST(CudaFlat, CountNonFinite) {

@@ -10,8 +10,8 @@ using namespace testing;
 using kernels::ParameterTile;
 using kernels::StepScalars;
 
-/// Parameters of uneven sizes, cut into tiles of at most 4096; the third begins at an odd element, and the gaps
-/// between parameters belong to nobody.
+/// Parameters of uneven sizes, cut into tiles of at most 4096; the third begins at an odd element, and the
+/// gaps between parameters belong to nobody.
 struct Parameters {
   int64_t elements = 0;
   std::vector<ParameterTile> tiles;
@@ -20,8 +20,8 @@ struct Parameters {
     const int64_t sizes[] = {10000, 4096, 33, 130 * 70, 1};
     for (int64_t i = 0; i < 5; ++i) {
       for (int64_t begin = 0; begin < sizes[i]; begin += 4096)
-        tiles.push_back({elements + begin, std::min<int64_t>(4096, sizes[i] - begin), i, i % 2 == 0 ? 0.1 : 0,
-                         i != 2});
+        tiles.push_back(
+            {elements + begin, std::min<int64_t>(4096, sizes[i] - begin), i, i % 2 == 0 ? 0.1 : 0, i != 2});
       elements += sizes[i] + (i == 1 ? 3 : i == 2 ? 4 : 0);
     }
   }
@@ -43,8 +43,14 @@ class CudaOptimizers : public CudaKernelTest<float> {
 
   /// Scalars of update `t` on both sides.
   void set_scalars(int64_t t, bool finite = true) {
-    host_ = {static_cast<uint64_t>(t), 1, 0.01 / static_cast<double>(t), static_cast<double>(t),
-             t == 2 ? 0.5 : 1, 0.9, 1, finite};
+    host_ = {static_cast<uint64_t>(t),
+             1,
+             0.01 / static_cast<double>(t),
+             static_cast<double>(t),
+             t == 2 ? 0.5 : 1,
+             0.9,
+             1,
+             finite};
     device_->write({host_});
   }
 
@@ -80,9 +86,9 @@ TEST_F(CudaOptimizers, Adam) {
     run([&](double* gradients, float* a_gradients) {
       kernels::cpu::adam({DType::f64, parameters_.tiles.data(), tile_count(), values_.data(), gradients,
                           first_.data(), second_.data(), 0.9, 0.999, 1e-8, decoupled, &host_});
-      kernels::adam(launch(), {DType::f32, tiles_->data(), tile_count(), a_values_->data(), a_gradients,
-                               a_first_->data(), a_second_->data(), 0.9, 0.999, 1e-8, decoupled,
-                               device_scalars()});
+      kernels::adam(launch(),
+                    {DType::f32, tiles_->data(), tile_count(), a_values_->data(), a_gradients,
+                     a_first_->data(), a_second_->data(), 0.9, 0.999, 1e-8, decoupled, device_scalars()});
     });
 }
 
@@ -92,9 +98,9 @@ TEST_F(CudaOptimizers, Sgd) {
       run([&](double* gradients, float* a_gradients) {
         kernels::cpu::sgd({DType::f64, parameters_.tiles.data(), tile_count(), values_.data(), gradients,
                            momentum > 0 ? first_.data() : nullptr, momentum, nesterov, &host_});
-        kernels::sgd(launch(), {DType::f32, tiles_->data(), tile_count(), a_values_->data(), a_gradients,
-                                momentum > 0 ? a_first_->data() : nullptr, momentum, nesterov,
-                                device_scalars()});
+        kernels::sgd(launch(),
+                     {DType::f32, tiles_->data(), tile_count(), a_values_->data(), a_gradients,
+                      momentum > 0 ? a_first_->data() : nullptr, momentum, nesterov, device_scalars()});
       });
 }
 
@@ -107,20 +113,22 @@ TEST_F(CudaOptimizers, Lamb) {
   run([&](double* gradients, float* a_gradients) {
     kernels::cpu::lamb({DType::f64, parameters_.tiles.data(), tile_count(), values_.data(), gradients,
                         first_.data(), second_.data(), 0.9, 0.999, 1e-6, norms.data(), &host_});
-    kernels::lamb(launch(), {DType::f32, tiles_->data(), tile_count(), a_values_->data(), a_gradients,
-                             a_first_->data(), a_second_->data(), 0.9, 0.999, 1e-6, a_norms.data(),
-                             device_scalars()});
+    kernels::lamb(launch(),
+                  {DType::f32, tiles_->data(), tile_count(), a_values_->data(), a_gradients, a_first_->data(),
+                   a_second_->data(), 0.9, 0.999, 1e-6, a_norms.data(), device_scalars()});
   });
 }
 
-/// Many parameters, with and without factored moments, some of several parts, some behind the last factored one.
+/// Many parameters, with and without factored moments, some of several parts, some behind the last factored
+/// one.
 TEST_F(CudaOptimizers, Adafactor) {
   struct Matrix {
     int64_t rows, columns;
     bool factored;
   };
-  const Matrix matrices[] = {{1, 40, false}, {300, 512, true},   {1, 512, false}, {130, 70, true}, {1, 5, true},
-                             {2100, 3, true}, {1, 70000, false}, {7, 1, true},    {65, 2048, true}, {1, 9, false}};
+  const Matrix matrices[] = {{1, 40, false},   {300, 512, true}, {1, 512, false},   {130, 70, true},
+                             {1, 5, true},     {2100, 3, true},  {1, 70000, false}, {7, 1, true},
+                             {65, 2048, true}, {1, 9, false}};
   std::vector<kernels::AdafactorParameter> table;
   int64_t elements = 0, moments = 0;
   for (const Matrix& m : matrices) {
@@ -146,21 +154,25 @@ TEST_F(CudaOptimizers, Adafactor) {
   expect_close(a_values.read(), values, {2e-5, 1e-5}, "parameters");
   expect_close(a_state.read(), state, {2e-5, 1e-8}, "moments");
 
-  expect_repeatable([&] { a_values.write(values), a_state.write(state); }, [&] {
-    kernels::adafactor(launch(), {DType::f32, a_table.data(), count, a_values.data(), a_values.data(),
-                                  a_state.data(), device_scalars()});
-  }, a_state);
+  expect_repeatable([&] { a_values.write(values), a_state.write(state); },
+                    [&] {
+                      kernels::adafactor(launch(), {DType::f32, a_table.data(), count, a_values.data(),
+                                                    a_values.data(), a_state.data(), device_scalars()});
+                    },
+                    a_state);
 }
 
 TEST_F(CudaOptimizers, LambRepeats) {
   const Array<float> gradients(random_values<float>(parameters_.elements, 3));
   const DeviceArray<double> norms(static_cast<size_t>(2 * tile_count()));
   set_scalars(1);
-  expect_repeatable([&] { a_values_->write(values_), a_first_->write(first_), a_second_->write(second_); }, [&] {
-    kernels::lamb(launch(), {DType::f32, tiles_->data(), tile_count(), a_values_->data(), gradients.data(),
-                             a_first_->data(), a_second_->data(), 0.9, 0.999, 1e-6, norms.data(),
-                             device_scalars()});
-  }, *a_values_);
+  expect_repeatable([&] { a_values_->write(values_), a_first_->write(first_), a_second_->write(second_); },
+                    [&] {
+                      kernels::lamb(launch(), {DType::f32, tiles_->data(), tile_count(), a_values_->data(),
+                                               gradients.data(), a_first_->data(), a_second_->data(), 0.9,
+                                               0.999, 1e-6, norms.data(), device_scalars()});
+                    },
+                    *a_values_);
 }
 
 TEST_F(CudaOptimizers, MovingAverage) {
@@ -180,10 +192,11 @@ TEST_F(CudaOptimizers, NothingMovesUnlessFinite) {
   const Array<float> gradients(random_values<float>(parameters_.elements, 3));
   const DeviceArray<double> norms(static_cast<size_t>(2 * tile_count()));
   float *p = a_values_->data(), *m = a_first_->data(), *v = a_second_->data(), *g = gradients.data();
-  const DeviceArray<kernels::AdafactorParameter> table(
-      std::vector<kernels::AdafactorParameter>{{0, 10, 20, true, 0, 10, 0.1}, {200, 1, 20, false, 30, 30, 0}});
+  const DeviceArray<kernels::AdafactorParameter> table(std::vector<kernels::AdafactorParameter>{
+      {0, 10, 20, true, 0, 10, 0.1}, {200, 1, 20, false, 30, 30, 0}});
   const int64_t n = tile_count();
-  kernels::adam(launch(), {DType::f32, tiles_->data(), n, p, g, m, v, 0.9, 0.99, 1e-8, true, device_scalars()});
+  kernels::adam(launch(),
+                {DType::f32, tiles_->data(), n, p, g, m, v, 0.9, 0.99, 1e-8, true, device_scalars()});
   kernels::sgd(launch(), {DType::f32, tiles_->data(), n, p, g, m, 0.9, true, device_scalars()});
   kernels::lamb(launch(),
                 {DType::f32, tiles_->data(), n, p, g, m, v, 0.9, 0.99, 1e-8, norms.data(), device_scalars()});
@@ -199,8 +212,14 @@ TEST_F(CudaOptimizers, StepControl) {
   struct Case {
     double squares, loss, clip, ema;
   };
-  for (const Case& c : {Case{4, 1, 1, 0.999}, {4, 1, 3, 0.2}, {0, 1, 1, 0.99}, {4, 1, 0, 0.99}, {inf, 1, 1, 0.9},
-                        {nan, 1, 1, 0.9}, {4, nan, 1, 0.9}, {4, -inf, 0, 0.9}}) {
+  for (const Case& c : {Case{4, 1, 1, 0.999},
+                        {4, 1, 3, 0.2},
+                        {0, 1, 1, 0.99},
+                        {4, 1, 0, 0.99},
+                        {inf, 1, 1, 0.9},
+                        {nan, 1, 1, 0.9},
+                        {4, nan, 1, 0.9},
+                        {4, -inf, 0, 0.9}}) {
     set_scalars(3);
     const DeviceArray<double> squares(std::vector<double>{c.squares}), loss(std::vector<double>{c.loss});
     kernels::cpu::step_control({&c.squares, &c.loss, c.clip, c.ema, &host_});

@@ -40,12 +40,21 @@ struct NormCase {
   bool residual = true, branch = true, norm = true;
 };
 
-const NormCase kNormCases[] = {
-    {9, 512},          {5, 1024, 0.3},          {6, 8192},           {3, 1280, 0.2, 4},
-    {7, 1, 0.5},       {4, 259, 0.4, 3},        {10, 48, 0.3, 1},    {5, 64, 0.3, 2, 1},
-    {2, 8191, 0.1, 5}, {33, 256, 0, 0, 0, false}, {8, 512, 0.5, 6, 0, false},
-    {9, 768, 0, 0, 0, true, false}, {5, 33, 0, 0, 0, true, false}, {6, 520, 0.3, 3, 0, true, true, false},
-    {3, 17, 0.3, 0, 0, false, true, false}};
+const NormCase kNormCases[] = {{9, 512},
+                               {5, 1024, 0.3},
+                               {6, 8192},
+                               {3, 1280, 0.2, 4},
+                               {7, 1, 0.5},
+                               {4, 259, 0.4, 3},
+                               {10, 48, 0.3, 1},
+                               {5, 64, 0.3, 2, 1},
+                               {2, 8191, 0.1, 5},
+                               {33, 256, 0, 0, 0, false},
+                               {8, 512, 0.5, 6, 0, false},
+                               {9, 768, 0, 0, 0, true, false},
+                               {5, 33, 0, 0, 0, true, false},
+                               {6, 520, 0.3, 3, 0, true, true, false},
+                               {3, 17, 0.3, 0, 0, false, true, false}};
 
 template <typename T>
 void check_norm(const Launch& launch, const NormCase& c) {
@@ -63,8 +72,18 @@ void check_norm(const Launch& launch, const NormCase& c) {
   // The device normalises what it has stored.
   const Values stored = rounded<T>(sum);
   Values y(sum), mean(static_cast<size_t>(c.rows)), rstd(mean);
-  kernels::cpu::residual_layer_norm({DType::f64, c.rows, c.columns, stored.data(), nullptr, {}, nullptr,
-                                     scale.data(), offset.data(), y.data(), mean.data(), rstd.data()});
+  kernels::cpu::residual_layer_norm({DType::f64,
+                                     c.rows,
+                                     c.columns,
+                                     stored.data(),
+                                     nullptr,
+                                     {},
+                                     nullptr,
+                                     scale.data(),
+                                     offset.data(),
+                                     y.data(),
+                                     mean.data(),
+                                     rstd.data()});
 
   const Array<T> d_residual(residual, c.shift), d_branch(branch, c.shift), d_scale(scale), d_offset(offset),
       d_sum(n, c.shift), d_y(n, c.shift);
@@ -92,17 +111,16 @@ struct NormBackwardCase {
   bool d_sum = true, accumulate_x = false, d_branch = false, scale = true, offset = true, accumulate = false;
 };
 
-const NormBackwardCase kNormBackwardCases[] = {
-    {900, 512},
-    {1700, 1024, 0.3, 0, 0, true, false, true},
-    {40, 8192, 0.2, 4, 0, false, false, true},
-    {300, 1280, 0, 0, 0, true, true},
-    {7, 1, 0.5, 0, 0, true, false, true},
-    {50, 259, 0.4, 3, 0, true, false, true, true, true, true},
-    {21, 64, 0.3, 1, 1, true, false, true},
-    {3, 48, 0, 0, 0, false, true, false, true, false, true},
-    {5, 8191, 0.1, 2, 0, true, false, true, false, true},
-    {11, 256, 0, 0, 0, false, false, true, false, false}};
+const NormBackwardCase kNormBackwardCases[] = {{900, 512},
+                                               {1700, 1024, 0.3, 0, 0, true, false, true},
+                                               {40, 8192, 0.2, 4, 0, false, false, true},
+                                               {300, 1280, 0, 0, 0, true, true},
+                                               {7, 1, 0.5, 0, 0, true, false, true},
+                                               {50, 259, 0.4, 3, 0, true, false, true, true, true, true},
+                                               {21, 64, 0.3, 1, 1, true, false, true},
+                                               {3, 48, 0, 0, 0, false, true, false, true, false, true},
+                                               {5, 8191, 0.1, 2, 0, true, false, true, false, true},
+                                               {11, 256, 0, 0, 0, false, false, true, false, false}};
 
 template <typename T>
 void check_norm_backward(const Launch& launch, const NormBackwardCase& c) {
@@ -114,8 +132,18 @@ void check_norm_backward(const Launch& launch, const NormBackwardCase& c) {
                old_offset = random_values<float>(c.columns, 7);
   const Masks masks(c.rate, c.first);
   Values y(x), mean(static_cast<size_t>(c.rows)), rstd(mean);
-  kernels::cpu::residual_layer_norm({DType::f64, c.rows, c.columns, x.data(), nullptr, {}, nullptr,
-                                     scale.data(), scale.data(), y.data(), mean.data(), rstd.data()});
+  kernels::cpu::residual_layer_norm({DType::f64,
+                                     c.rows,
+                                     c.columns,
+                                     x.data(),
+                                     nullptr,
+                                     {},
+                                     nullptr,
+                                     scale.data(),
+                                     scale.data(),
+                                     y.data(),
+                                     mean.data(),
+                                     rstd.data()});
   mean = rounded<float>(mean), rstd = rounded<float>(rstd);
   const auto branch_alone = [&](Values d_x) {  // dropout of d_x as stored
     Values d_branch = rounded<T>(d_x);
@@ -124,10 +152,23 @@ void check_norm_backward(const Launch& launch, const NormBackwardCase& c) {
     return d_branch;
   };
   Values d_x(old), d_scale(old_scale), d_offset(old_offset);
-  kernels::cpu::residual_layer_norm_backward(
-      {DType::f64, c.rows, c.columns, x.data(), scale.data(), mean.data(), rstd.data(), d_y.data(),
-       c.d_sum ? d_sum.data() : nullptr, d_x.data(), c.accumulate_x, {}, nullptr, d_scale.data(),
-       d_offset.data(), c.accumulate, c.accumulate});
+  kernels::cpu::residual_layer_norm_backward({DType::f64,
+                                              c.rows,
+                                              c.columns,
+                                              x.data(),
+                                              scale.data(),
+                                              mean.data(),
+                                              rstd.data(),
+                                              d_y.data(),
+                                              c.d_sum ? d_sum.data() : nullptr,
+                                              d_x.data(),
+                                              c.accumulate_x,
+                                              {},
+                                              nullptr,
+                                              d_scale.data(),
+                                              d_offset.data(),
+                                              c.accumulate,
+                                              c.accumulate});
 
   const Array<T> a_x(x, c.shift), a_scale(scale), a_d_y(d_y, c.shift), a_d_sum(d_sum, c.shift),
       a_d_x(old, c.shift), a_d_branch(n, c.shift);
@@ -139,8 +180,7 @@ void check_norm_backward(const Launch& launch, const NormBackwardCase& c) {
                c.offset ? a_d_offset.data() : nullptr, c.accumulate, c.accumulate});
   const Bound bound{bound_of<T>().relative, 3e-5};
   expect_close(a_d_x.read(), d_x, bound, "d_x");
-  if (c.d_branch)
-    expect_close(a_d_branch.read(), branch_alone(a_d_x.read()), bound_of<T>(), "d_branch");
+  if (c.d_branch) expect_close(a_d_branch.read(), branch_alone(a_d_x.read()), bound_of<T>(), "d_branch");
   expect_close(a_d_scale.read(), c.scale ? d_scale : old_scale, {1e-5, 3e-5}, "d_scale");
   expect_close(a_d_offset.read(), c.offset ? d_offset : old_offset, {1e-5, 3e-5}, "d_offset");
 }
@@ -156,12 +196,27 @@ TYPED_TEST(CudaRows, LayerNormBackwardRepeats) {
       d_x(n);
   const Array<float> mean(random_values<float>(rows, 4)), rstd(random_values<float>(rows, 5, 0.1, 1)),
       d_scale(columns), d_offset(columns);
-  this->expect_repeatable([] {}, [&] {
-    kernels::residual_layer_norm_backward(
-        this->launch(), {kType<T>, rows, columns, x.data(), scale.data(), mean.data(), rstd.data(), d_y.data(),
-                         nullptr, d_x.data(), false, {}, nullptr, d_scale.data(), d_offset.data(), false,
-                         false});
-  }, d_scale);
+  this->expect_repeatable([] {},
+                          [&] {
+                            kernels::residual_layer_norm_backward(this->launch(), {kType<T>,
+                                                                                   rows,
+                                                                                   columns,
+                                                                                   x.data(),
+                                                                                   scale.data(),
+                                                                                   mean.data(),
+                                                                                   rstd.data(),
+                                                                                   d_y.data(),
+                                                                                   nullptr,
+                                                                                   d_x.data(),
+                                                                                   false,
+                                                                                   {},
+                                                                                   nullptr,
+                                                                                   d_scale.data(),
+                                                                                   d_offset.data(),
+                                                                                   false,
+                                                                                   false});
+                          },
+                          d_scale);
 }
 
 /// With ones for input, what dropout leaves is the mask.
@@ -271,10 +326,13 @@ TYPED_TEST(CudaRows, BiasGradientRepeats) {
   const int64_t rows = 9000, columns = 264;
   const Array<T> d_out(random_values<T>(rows * columns, 1));
   const Array<float> d_bias(columns);
-  this->expect_repeatable([] {}, [&] {
-    kernels::bias_activation_backward(this->launch(), {kType<T>, rows, columns, Activation::identity, nullptr,
-                                                       d_out.data(), nullptr, d_bias.data(), false});
-  }, d_bias);
+  this->expect_repeatable([] {},
+                          [&] {
+                            kernels::bias_activation_backward(
+                                this->launch(), {kType<T>, rows, columns, Activation::identity, nullptr,
+                                                 d_out.data(), nullptr, d_bias.data(), false});
+                          },
+                          d_bias);
 }
 
 /// Activations far out stay finite where the function is.
@@ -289,8 +347,8 @@ TYPED_TEST(CudaRows, ActivationsOfLargeInputs) {
         {DType::f64, 1, n, activation, x.data(), ones.data(), d.data(), nullptr, false});
     const Array<T> a_x(x), a_ones(ones), a_out(n), a_d(n);
     kernels::bias_activation(this->launch(), {kType<T>, 1, n, activation, a_x.data(), nullptr, a_out.data()});
-    kernels::bias_activation_backward(this->launch(), {kType<T>, 1, n, activation, a_x.data(), a_ones.data(),
-                                                       a_d.data(), nullptr, false});
+    kernels::bias_activation_backward(
+        this->launch(), {kType<T>, 1, n, activation, a_x.data(), a_ones.data(), a_d.data(), nullptr, false});
     const Bound bound{sizeof(T) == 2 ? 1.0 / 128 : 1e-5, 1e-12};
     expect_close(a_out.read(), out, bound, "out");
     expect_close(a_d.read(), d, {bound.relative, 1e-6}, "d");
@@ -316,16 +374,17 @@ TYPED_TEST(CudaRows, RepeatRows) {
     expect_close(a_y.read(), y, bound_of<T>(), "y");
     for (const bool accumulate : {false, true}) {
       Values d_x(x), d_encoding(old_encoding);
-      kernels::cpu::repeat_rows_backward({DType::f64, rows, copies, columns, d_y.data(), d_x.data(), accumulate,
-                                          d_encoding.data(), accumulate});
+      kernels::cpu::repeat_rows_backward({DType::f64, rows, copies, columns, d_y.data(), d_x.data(),
+                                          accumulate, d_encoding.data(), accumulate});
       const Array<T> a_d_x(x);
       const Array<float> a_d_encoding(old_encoding);
-      kernels::repeat_rows_backward(this->launch(), {kType<T>, rows, copies, columns, a_d_y.data(), a_d_x.data(),
-                                                     accumulate, a_d_encoding.data(), accumulate});
+      kernels::repeat_rows_backward(this->launch(),
+                                    {kType<T>, rows, copies, columns, a_d_y.data(), a_d_x.data(), accumulate,
+                                     a_d_encoding.data(), accumulate});
       expect_close(a_d_x.read(), d_x, bound_of<T>(), "d_x");
       expect_close(a_d_encoding.read(), d_encoding, {1e-5, 1e-5}, "d_encoding");
-      kernels::repeat_rows_backward(this->launch(), {kType<T>, rows, copies, columns, a_d_y.data(), nullptr,
-                                                     false, nullptr, false});
+      kernels::repeat_rows_backward(
+          this->launch(), {kType<T>, rows, copies, columns, a_d_y.data(), nullptr, false, nullptr, false});
     }
   }
 }
@@ -358,7 +417,7 @@ struct RotaryCase {
 
 TYPED_TEST(CudaRows, Rotary) {
   using T = TypeParam;
-  const RotaryCase cases[] = {{70, 192, 3, 64, 32}, {70, 200, 3, 64, 16}, {9, 50, 2, 20, 5},
+  const RotaryCase cases[] = {{70, 192, 3, 64, 32},  {70, 200, 3, 64, 16}, {9, 50, 2, 20, 5},
                               {33, 64, 1, 64, 4, 1}, {5, 3, 1, 3, 1},      {40, 512, 8, 64, 2}};
   for (const RotaryCase& c : cases) {
     const int64_t positions = 50, n = c.rows * c.stride;

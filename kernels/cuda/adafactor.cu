@@ -1,9 +1,9 @@
 // Adafactor (Shazeer and Stern 2018, algorithms 4 and 5).
 //
 // The parameters' shapes are known on the device alone, so a first launch plans the work: every parameter is
-// cut into items of about 65536 elements (runs of whole rows of a matrix, at most 1024; runs of elements where
-// the second moment is kept whole), and each item gets its place in the workspace. The next launches run over
-// the items of all parameters with a grid that stays resident:
+// cut into items of about 65536 elements (runs of whole rows of a matrix, at most 1024; runs of elements
+// where the second moment is kept whole), and each item gets its place in the workspace. The next launches
+// run over the items of all parameters with a grid that stays resident:
 //  1. moments: row sums move the row moments at once; column sums leave a part per item;
 //  2. columns: the parts are added in order and move the column moments; the mean of the row moments;
 //  3. measure: the squares of the update, in f64, one sum per item;
@@ -17,8 +17,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kLaneColumns = 4;                     // of a lane, 32 apart
-constexpr int kSpan = 32 * kLaneColumns;            // columns of a warp
+constexpr int kLaneColumns = 4;           // of a lane, 32 apart
+constexpr int kSpan = 32 * kLaneColumns;  // columns of a warp
 constexpr int kBlocksPerProcessor = 4;
 constexpr int64_t kItemElements = 65536;
 constexpr int64_t kMinItemRows = 64;
@@ -123,7 +123,8 @@ __device__ inline Scalars block_scalars(const StepScalars& scalars) {
   __shared__ Scalars shared;
   if (threadIdx.x == 0) {
     const double rest = pow(scalars.update, kDecayExponent);
-    shared = {static_cast<float>(scalars.gradient_scale), static_cast<float>(1 - rest), static_cast<float>(rest)};
+    shared = {static_cast<float>(scalars.gradient_scale), static_cast<float>(1 - rest),
+              static_cast<float>(rest)};
   }
   __syncthreads();
   return shared;
@@ -207,7 +208,8 @@ __device__ inline void follow_rows(const Work& w, const Item& item, const Scalar
   for (int i = static_cast<int>(threadIdx.x); i < kMaxItemRows; i += kThreads) row_sums[i] = 0;
   __syncthreads();
   float* part = w.column_sums(item.plan) + item.number * item.p.columns;
-  for (int64_t column = 0; column < item.p.columns; column += kSpan) sum_span(item, s, column, row_sums, part);
+  for (int64_t column = 0; column < item.p.columns; column += kSpan)
+    sum_span(item, s, column, row_sums, part);
   for (int64_t row = item.begin + threadIdx.x; row < item.end; row += kThreads) {
     const float mean = row_sums[row - item.begin] / static_cast<float>(item.p.columns);
     item.row_moment[row] = s.decay * item.row_moment[row] + s.rest * mean;
@@ -342,7 +344,8 @@ Work work_of(const Launch& launch, const Adafactor& k) {
   const int64_t room = launch.workspace_bytes - plan_bytes - mean_bytes;
   require(room > 0, "a larger workspace for adafactor");
   return {k, reinterpret_cast<Plan*>(base), reinterpret_cast<float*>(base + plan_bytes),
-          reinterpret_cast<double*>(base + plan_bytes + mean_bytes), room / static_cast<int64_t>(sizeof(float))};
+          reinterpret_cast<double*>(base + plan_bytes + mean_bytes),
+          room / static_cast<int64_t>(sizeof(float))};
 }
 
 }  // namespace
