@@ -61,7 +61,7 @@ template <typename T>
 class DeviceArray {
  public:
   explicit DeviceArray(size_t count) : count_(count) {
-    require_cuda(cudaMalloc(&base_, bytes() + 2 * kGuard), "array");
+    require_cuda(cudaMalloc(reinterpret_cast<void**>(&base_), bytes() + 2 * kGuard), "array");
     require_cuda(cudaMemset(base_, 0xFF, bytes() + 2 * kGuard), "poison");
     require_cuda(cudaMemset(base_, kMark, kGuard), "guard");
     require_cuda(cudaMemset(base_ + kGuard + bytes(), kMark, kGuard), "guard");

@@ -1,9 +1,9 @@
 // Adafactor (Shazeer and Stern 2018, algorithms 4 and 5).
 //
 // The parameters' shapes are known on the device alone, so a first launch plans the work: every parameter is
-// cut into items of about 65536 elements (runs of whole rows of a matrix, at most 1024; runs of elements where
-// the second moment is kept whole), and each item gets its place in the workspace. The next launches run over
-// the items of all parameters with a grid that stays resident:
+// cut into items of about 65536 elements (runs of whole rows of a matrix, at most 1024; runs of elements
+// where the second moment is kept whole), and each item gets its place in the workspace. The next launches
+// run over the items of all parameters with a grid that stays resident:
 //  1. moments: row sums move the row moments at once; column sums leave a part per item;
 //  2. columns: the parts are added in order and move the column moments; the mean of the row moments;
 //  3. measure: the squares of the update, in f64, one sum per item;
@@ -17,8 +17,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kLaneColumns = 4;                     // of a lane, 32 apart
-constexpr int kSpan = 32 * kLaneColumns;            // columns of a warp
+constexpr int kLaneColumns = 4;           // of a lane, 32 apart
+constexpr int kSpan = 32 * kLaneColumns;  // columns of a warp
 constexpr int kBlocksPerProcessor = 4;
 constexpr int64_t kItemElements = 65536;
 constexpr int64_t kMinItemRows = 64;
@@ -58,33 +58,48 @@ __device__ inline void plan_parameter(const AdafactorParameter& p, int64_t min_r
   plan.items = divide_up(p.factored ? p.rows : p.rows * p.columns, plan.item_length);
 }
 
-/// Numbers the items in the parameters' order; returns whether their results fit.
-__device__ inline bool number_items(const Work& w) {
+/// Moves `next` past a parameter's items; the plan gets the numbers before.
+__device__ inline void number_items(const AdafactorParameter& p, Plan& plan, Plan& next) {
+  plan.first_item = next.first_item;
+  plan.first_column_item = next.first_column_item;
+  plan.parts = next.parts;
+  next.first_item += plan.items;
+  if (!p.factored) return;
+  next.first_column_item += divide_up(p.columns, 32) + 1;
+  next.parts += plan.items * p.columns;
+}
+
+/// Plans all parameters, each thread a run of them; returns whether their results fit. Call it from all of a
+/// block.
+__device__ inline bool plan_all(const Work& w, int64_t min_rows) {
+  __shared__ Plan sums[kThreads];
+  const int64_t count = w.k.parameter_count;
+  const int64_t begin = count * threadIdx.x / kThreads, end = count * (threadIdx.x + 1) / kThreads;
   Plan next{};
-  for (int64_t i = 0; i < w.k.parameter_count; ++i) {
-    const AdafactorParameter& p = w.k.table[i];
-    Plan& plan = w.plans[i];
-    plan.first_item = next.first_item;
-    plan.first_column_item = next.first_column_item;
-    plan.parts = next.parts;
-    next.first_item += plan.items;
-    if (!p.factored) continue;
-    next.first_column_item += divide_up(p.columns, 32) + 1;
-    next.parts += plan.items * p.columns;
+  for (int64_t i = begin; i < end; ++i) {
+    plan_parameter(w.k.table[i], min_rows, w.plans[i]);
+    number_items(w.k.table[i], w.plans[i], next);
   }
-  w.plans[w.k.parameter_count] = next;
-  return 2 * next.first_item + next.parts <= w.room;
+  sums[threadIdx.x] = next;
+  __syncthreads();
+  Plan total{}, before{};
+  for (unsigned thread = 0; thread < kThreads; ++thread) {
+    if (thread == threadIdx.x) before = total;
+    total.first_item += sums[thread].first_item;
+    total.first_column_item += sums[thread].first_column_item;
+    total.parts += sums[thread].parts;
+  }
+  for (int64_t i = begin; i < end; ++i) number_items(w.k.table[i], w.plans[i], before);
+  if (threadIdx.x == 0) w.plans[count] = total;
+  __syncthreads();
+  return 2 * total.first_item + total.parts <= w.room;
 }
 
 /// One block. Items become longer where the parts would not fit; 64 MiB suffice for some 10^10 elements.
 __global__ void __launch_bounds__(kThreads) plan_kernel(Work w) {
   if (!w.k.scalars->finite) return;
   for (int64_t min_rows = kMinItemRows;; min_rows *= 2) {
-    for (int64_t i = threadIdx.x; i < w.k.parameter_count; i += kThreads)
-      plan_parameter(w.k.table[i], min_rows, w.plans[i]);
-    __syncthreads();
-    const bool fits = threadIdx.x == 0 && number_items(w);
-    if (__syncthreads_or(fits)) return;
+    if (plan_all(w, min_rows)) return;
     if (min_rows >= kMaxItemRows) __trap();
   }
 }
@@ -108,7 +123,8 @@ __device__ inline Scalars block_scalars(const StepScalars& scalars) {
   __shared__ Scalars shared;
   if (threadIdx.x == 0) {
     const double rest = pow(scalars.update, kDecayExponent);
-    shared = {static_cast<float>(scalars.gradient_scale), static_cast<float>(1 - rest), static_cast<float>(rest)};
+    shared = {static_cast<float>(scalars.gradient_scale), static_cast<float>(1 - rest),
+              static_cast<float>(rest)};
   }
   __syncthreads();
   return shared;
@@ -192,7 +208,8 @@ __device__ inline void follow_rows(const Work& w, const Item& item, const Scalar
   for (int i = static_cast<int>(threadIdx.x); i < kMaxItemRows; i += kThreads) row_sums[i] = 0;
   __syncthreads();
   float* part = w.column_sums(item.plan) + item.number * item.p.columns;
-  for (int64_t column = 0; column < item.p.columns; column += kSpan) sum_span(item, s, column, row_sums, part);
+  for (int64_t column = 0; column < item.p.columns; column += kSpan)
+    sum_span(item, s, column, row_sums, part);
   for (int64_t row = item.begin + threadIdx.x; row < item.end; row += kThreads) {
     const float mean = row_sums[row - item.begin] / static_cast<float>(item.p.columns);
     item.row_moment[row] = s.decay * item.row_moment[row] + s.rest * mean;
@@ -327,7 +344,8 @@ Work work_of(const Launch& launch, const Adafactor& k) {
   const int64_t room = launch.workspace_bytes - plan_bytes - mean_bytes;
   require(room > 0, "a larger workspace for adafactor");
   return {k, reinterpret_cast<Plan*>(base), reinterpret_cast<float*>(base + plan_bytes),
-          reinterpret_cast<double*>(base + plan_bytes + mean_bytes), room / static_cast<int64_t>(sizeof(float))};
+          reinterpret_cast<double*>(base + plan_bytes + mean_bytes),
+          room / static_cast<int64_t>(sizeof(float))};
 }
 
 }  // namespace

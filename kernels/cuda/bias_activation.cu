@@ -62,8 +62,8 @@ __device__ inline float derivative(Activation activation, float x) {
 /// The choice is made once for N elements.
 template <int N>
 __device__ inline void activate(Activation activation, float (&x)[N]) {
-#define PERCEIVER_CASE(name)                                                       \
-  case Activation::name:                                                           \
+#define PERCEIVER_CASE(name)                                                                \
+  case Activation::name:                                                                    \
     _Pragma("unroll") for (int i = 0; i < N; ++i) x[i] = activated(Activation::name, x[i]); \
     return;
   switch (activation) {
@@ -78,8 +78,8 @@ __device__ inline void activate(Activation activation, float (&x)[N]) {
 
 template <int N>
 __device__ inline void differentiate(Activation activation, const float (&x)[N], float (&d)[N]) {
-#define PERCEIVER_CASE(name)                                                        \
-  case Activation::name:                                                            \
+#define PERCEIVER_CASE(name)                                                                  \
+  case Activation::name:                                                                      \
     _Pragma("unroll") for (int i = 0; i < N; ++i) d[i] *= derivative(Activation::name, x[i]); \
     return;
   switch (activation) {

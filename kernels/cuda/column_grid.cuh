@@ -1,7 +1,7 @@
-// How kernels over the columns of a matrix divide it: blocks of 32 x 8 threads, where thread x owns one vector
-// of N columns (a warp reads 32 neighbouring vectors, 512 bytes) and walks down the rows with the 8 threads y,
-// several rows at a time. What belongs to a column (a bias, a sum) stays in registers. Blocks of the same rows
-// follow each other, so that those running together work on one stretch of memory.
+// How kernels over the columns of a matrix divide it: blocks of 32 x 8 threads, where thread x owns one
+// vector of N columns (a warp reads 32 neighbouring vectors, 512 bytes) and walks down the rows with the 8
+// threads y, several rows at a time. What belongs to a column (a bias, a sum) stays in registers. Blocks of
+// the same rows follow each other, so that those running together work on one stretch of memory.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@ struct ColumnGrid {
   static constexpr int kLanes = 32;
   static constexpr int kWalkers = 8;
   static constexpr int kThreads = kLanes * kWalkers;
-  static constexpr int kUnroll = 4;                    // rows of a thread in flight together
+  static constexpr int kUnroll = 4;                     // rows of a thread in flight together
   static constexpr int64_t kRows = kWalkers * kUnroll;  // rows of a block in flight together
 
   int64_t rows, vectors;
@@ -45,7 +45,8 @@ inline int64_t streaming_blocks(const Launch& launch) {
   return int64_t{32} * launch.processors;
 }
 
-/// Blocks of a kernel with sums in registers: one wave of `per_processor` blocks, as its __launch_bounds__ say.
+/// Blocks of a kernel with sums in registers: one wave of `per_processor` blocks, as its __launch_bounds__
+/// say.
 inline int64_t resident_blocks(const Launch& launch, int per_processor) {
   return int64_t{per_processor} * launch.processors;
 }

@@ -61,15 +61,15 @@ void sum_parts(const Launch& launch, const PartSums& sums) {
   check_launch("column sums");
 }
 
-void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, const void* x, float* target,
-                 bool accumulate) {
+void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, const void* x,
+                 float* target, bool accumulate) {
   float* parts = static_cast<float*>(launch.workspace);
   unsigned count = 0;
   with_type(type, [&]<typename T>() {
     with_width<T>(wide_rows<T>(columns, {x}), [&]<int N>() {
       ColumnGrid grid(rows, columns / N, resident_blocks(launch, kSumBlocks));
-      grid.row_blocks = static_cast<unsigned>(
-          std::min<int64_t>(grid.row_blocks, parts_that_fit(launch, columns)));
+      grid.row_blocks =
+          static_cast<unsigned>(std::min<int64_t>(grid.row_blocks, parts_that_fit(launch, columns)));
       count = grid.row_blocks;
       sum_columns_kernel<T, N><<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(
           grid, static_cast<const T*>(x), parts);

@@ -5,8 +5,8 @@
 
 namespace perceiver::kernels::cuda {
 
-/// target[t] [columns] (+)= sum over `count` parts of part [t * columns + column]; part p starts at parts + p *
-/// stride. Null targets are left out.
+/// target[t] [columns] (+)= sum over `count` parts of part [t * columns + column]; part p starts at parts + p
+/// * stride. Null targets are left out.
 struct PartSums {
   const float* parts;
   int64_t count, stride, columns;
@@ -16,16 +16,16 @@ struct PartSums {
 void sum_parts(const Launch& launch, const PartSums& sums);
 
 /// target [columns] (+)= column sums of x [rows, columns] of `type`. Uses the workspace.
-void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, const void* x, float* target,
-                 bool accumulate);
+void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, const void* x,
+                 float* target, bool accumulate);
 
 /// Most row blocks whose parts of `floats` each fit into the workspace.
 inline int64_t parts_that_fit(const Launch& launch, int64_t floats) {
   return std::max<int64_t>(1, launch.workspace_bytes / (floats * static_cast<int64_t>(sizeof(float))));
 }
 
-/// The end of a kernel on a ColumnGrid: sums the 8 walkers' `sum` and writes the block's part. Call it from all
-/// threads.
+/// The end of a kernel on a ColumnGrid: sums the 8 walkers' `sum` and writes the block's part. Call it from
+/// all threads.
 template <int N>
 __device__ inline void write_part(const ColumnGrid& grid, const float (&sum)[N], float* parts) {
   __shared__ float shared[ColumnGrid::kWalkers][N][ColumnGrid::kLanes];

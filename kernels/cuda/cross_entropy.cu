@@ -1,9 +1,9 @@
 // Softmax cross-entropy with label smoothing and z-loss, and the sums over rows.
 //
-// Up to 1024 ids a warp holds one row in registers (16 or 32 elements a lane): one read and, for gradients, one
-// write. Larger vocabularies take a block of 512 threads per row: the first pass keeps each thread's running
-// maximum and sum of exponentials (Milakov and Gimelshein 2018), the second writes the gradient; it finds the
-// row in the second-level cache, so that device memory again sees one read and one write.
+// Up to 1024 ids a warp holds one row in registers (16 or 32 elements a lane): one read and, for gradients,
+// one write. Larger vocabularies take a block of 512 threads per row: the first pass keeps each thread's
+// running maximum and sum of exponentials (Milakov and Gimelshein 2018), the second writes the gradient; it
+// finds the row in the second-level cache, so that device memory again sees one read and one write.
 //
 // The sums over rows: at most 256 blocks write five f64 each, one block adds them up in their order.
 #include <cmath>
@@ -18,7 +18,8 @@ namespace {
 constexpr int kWarpThreads = 256;
 constexpr int kBlockThreads = 512;
 
-/// Soft targets: `on` for the target, `off` for each other id; `normalizer` makes a perfect prediction's loss 0.
+/// Soft targets: `on` for the target, `off` for each other id; `normalizer` makes a perfect prediction's loss
+/// 0.
 struct Smoothing {
   float on, off, normalizer;
 };
@@ -27,7 +28,8 @@ Smoothing smoothing(double amount, int64_t vocabulary) {
   const double others = static_cast<double>(vocabulary - 1);
   const double on = 1 - amount, off = amount / others;
   const double off_entropy = off > 0 ? others * off * std::log(off) : 0;
-  return {static_cast<float>(on), static_cast<float>(off), static_cast<float>(-(on * std::log(on) + off_entropy))};
+  return {static_cast<float>(on), static_cast<float>(off),
+          static_cast<float>(-(on * std::log(on) + off_entropy))};
 }
 
 /// What a row's loss and gradient need of its logits.
@@ -63,7 +65,8 @@ __device__ inline RowGradient finish_row(const CrossEntropy& k, const Smoothing&
   }
   if (k.gradient_scale == nullptr) return {};
   const float scale = static_cast<float>(*k.gradient_scale);
-  return {scale * (1 + 2 * z_loss * log_z) / sums.exponentials, scale * soft.off, scale * (soft.on - soft.off)};
+  return {scale * (1 + 2 * z_loss * log_z) / sums.exponentials, scale * soft.off,
+          scale * (soft.on - soft.off)};
 }
 
 /// One warp a row of at most 32 * kElements logits; element e of a lane is logit 32 * e + lane.

@@ -36,7 +36,9 @@ class DropoutFactors {
   }
 
  private:
-  __device__ float survives(uint32_t word) const { return word >= threshold_ ? scale_ : 0.0f; }
+  __device__ float survives(uint32_t word) const {
+    return word >= threshold_ ? scale_ : 0.0f;
+  }
 
   __device__ PhiloxBlock draw(uint64_t block) const {
     const uint32_t high = static_cast<uint32_t>((step_ >> 32) ^ (block >> 32)) ^

@@ -127,7 +127,8 @@ struct NonFinite {
 };
 
 template <typename Term, typename T, int N>
-__global__ void __launch_bounds__(kSumThreads) sum_kernel(const T* x, int64_t elements, typename Term::Sum* parts) {
+__global__ void __launch_bounds__(kSumThreads)
+    sum_kernel(const T* x, int64_t elements, typename Term::Sum* parts) {
   const int64_t vectors = elements / N;
   const int64_t end = vectors * (blockIdx.x + 1) / gridDim.x;
   typename Term::Sum sum = 0;
@@ -145,7 +146,8 @@ __global__ void __launch_bounds__(kSumThreads) sum_kernel(const T* x, int64_t el
 }
 
 template <typename Sum>
-__global__ void __launch_bounds__(kSumThreads) finish_sum_kernel(const Sum* parts, int64_t count, Sum* total) {
+__global__ void __launch_bounds__(kSumThreads)
+    finish_sum_kernel(const Sum* parts, int64_t count, Sum* total) {
   Sum sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += parts[i];
   sum = block_sum<kSumThreads>(sum);
@@ -181,7 +183,7 @@ void cast(const Launch& launch, const Cast& k) {
   with_type(k.from, [&]<typename From>() {
     with_type(k.to, [&]<typename To>() {
       const CastOp<From, To> op{static_cast<const From*>(k.x), static_cast<To*>(k.y)};
-      constexpr int kElements = kWide<From> > kWide<To> ? kWide<From> : kWide<To>;
+      constexpr int kElements = kWide < From >> kWide<To> ? kWide<From> : kWide<To>;
       for_each_element<kElements>(launch, k.elements, aligned({k.x, k.y}), op, "cast");
     });
   });

@@ -50,8 +50,9 @@ void for_each_element(const Launch& launch, int64_t elements, bool wide, const O
     elementwise_kernel<Op, N>
         <<<static_cast<unsigned>(blocks), kElementwiseThreads, 0, stream_of(launch)>>>(elements, op);
   } else {
-    elementwise_kernel<Op, 1><<<static_cast<unsigned>(ceil_div(elements, kBlock)), kElementwiseThreads, 0,
-                                stream_of(launch)>>>(elements, op);
+    elementwise_kernel<Op, 1>
+        <<<static_cast<unsigned>(ceil_div(elements, kBlock)), kElementwiseThreads, 0, stream_of(launch)>>>(
+            elements, op);
   }
   check_launch(name);
 }

@@ -1,19 +1,22 @@
 // Sums of table rows, and their backward.
 //
-// Forward: a thread owns one 16-byte vector of the columns and walks down the rows (column_grid.cuh), four rows
-// at a time; a block's 512-byte slice of a small table stays in the first-level cache. Memory: the output is
-// written once, tables that fit into a cache are read once.
+// Forward: a thread owns one 16-byte vector of the columns and walks down the rows (column_grid.cuh), four
+// rows at a time; a block's 512-byte slice of a small table stays in the first-level cache. Memory: the
+// output is written once, tables that fit into a cache are read once.
 //
 // Backward: rows are sorted by id, then summed along the sorted order.
-//  1. Stable radix sort of the row numbers by id, in passes of at most 10 bits (one pass for small tables, two
-//     up to 2^20 rows), each of three launches: digits are counted per tile of 4096 rows; a warp per digit scans
-//     its counts over the tiles; each tile ranks its rows and scatters them. Ranks come from matches within a
-//     warp and per-warp counters, without atomics, so that equal ids keep their order.
-//  2. The sorted order is cut into chunks of equally many rows, whatever the ids, and a warp sums one chunk in
-//     one slice of 32 vectors: d_out is read once, in 512-byte pieces, 8 in flight a warp, the sum stays in
+//  1. Stable radix sort of the row numbers by id, in passes of at most 10 bits (one pass for small tables,
+//  two
+//     up to 2^20 rows), each of three launches: digits are counted per tile of 4096 rows; a warp per digit
+//     scans its counts over the tiles; each tile ranks its rows and scatters them. Ranks come from matches
+//     within a warp and per-warp counters, without atomics, so that equal ids keep their order.
+//  2. The sorted order is cut into chunks of equally many rows, whatever the ids, and a warp sums one chunk
+//  in
+//     one slice of 32 vectors: d_out is read once, in 512-byte pieces, 4 in flight a warp, the sum stays in
 //     registers. A segment (the rows of one id) that lies within a chunk is written to the table at once; one
 //     that crosses into other chunks leaves a part per chunk in the workspace.
-//  3. Segments that cross chunks are listed, and a block for each of them and 128 columns adds its parts in the
+//  3. Segments that cross chunks are listed, and a block for each of them and 128 columns adds its parts in
+//  the
 //     chunks' order.
 // Where the target is overwritten, rows that no id names are cleared.
 #include <algorithm>
@@ -38,8 +41,7 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads) gather_kernel(ColumnGrid
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const int64_t r = first + u * ColumnGrid::kWalkers;
-        if (r < grid.rows)
-          entries[u] = load_pack<N>(table + k.ids[t][r * k.id_stride[t]] * k.columns);
+        if (r < grid.rows) entries[u] = load_pack<N>(table + k.ids[t][r * k.id_stride[t]] * k.columns);
       }
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u)
@@ -155,8 +157,8 @@ __global__ void __launch_bounds__(kSortThreads) scan_kernel(SortPass pass) {
   if (lane == 0) pass.totals[digit] = before;
 }
 
-/// start[digit] = number of rows with a smaller digit. Every block scans the totals again, which takes less than
-/// another launch.
+/// start[digit] = number of rows with a smaller digit. Every block scans the totals again, which takes less
+/// than another launch.
 __device__ inline void scan_totals(const SortPass& pass, int32_t* start) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x / 32 == 0) {
@@ -209,10 +211,10 @@ __global__ void __launch_bounds__(kSortThreads) scatter_kernel(SortPass pass) {
 // Backward, steps 2 and 3: the sums.
 
 constexpr int kChunkThreads = 256;
-constexpr int kChunkBlocks = 3;  // of a multiprocessor, as many as the registers allow
+constexpr int kChunkBlocks = 4;  // of a multiprocessor, as many as the registers allow
 constexpr int kSliceVectors = 32;
 constexpr int64_t kMinChunkRows = 16;
-constexpr int kRowsInFlight = 8;
+constexpr int kRowsInFlight = 4;
 constexpr int kCombineThreads = 256;
 
 /// A segment that crosses chunks: from the end of `first` to the start of `last`.
@@ -349,8 +351,8 @@ __global__ void __launch_bounds__(1024) list_kernel(const __grid_constant__ Segm
   if (threadIdx.x == 0) *k.span_count = listed;
 }
 
-/// The number of chunks behind `first` whose first row has the same id as the last row of `first`. Call it from
-/// all of a block.
+/// The number of chunks behind `first` whose first row has the same id as the last row of `first`. Call it
+/// from all of a block.
 __device__ inline int64_t chunks_after(const SegmentSum& k, int64_t first) {
   const int32_t id = k.id(k.end(first) - 1);
   int64_t count = 0;
@@ -363,7 +365,8 @@ __device__ inline int64_t chunks_after(const SegmentSum& k, int64_t first) {
   return count;
 }
 
-/// Sums the parts of a segment that crosses chunks: thread x a vector of columns, the 8 warps successive parts.
+/// Sums the parts of a segment that crosses chunks: thread x a vector of columns, the 8 warps successive
+/// parts.
 template <int N>
 __global__ void __launch_bounds__(kCombineThreads) combine_kernel(const __grid_constant__ SegmentSum k) {
   constexpr int kWarps = kCombineThreads / 32;
@@ -467,7 +470,8 @@ void sum_segments(const Launch& launch, const EmbeddingBackward& k, const int32_
   s.rows = k.rows, s.columns = k.columns;
   s.slices = ceil_div(k.columns, kSliceVectors * N);
   // One wave of warps.
-  const int64_t wanted = std::max<int64_t>(1, int64_t{kChunkBlocks} * kChunkThreads / 32 * launch.processors / s.slices);
+  const int64_t wanted =
+      std::max<int64_t>(1, int64_t{kChunkBlocks} * kChunkThreads / 32 * launch.processors / s.slices);
   s.chunk_rows = std::max(kMinChunkRows, ceil_div(k.rows, wanted));
   s.chunks = ceil_div(k.rows, s.chunk_rows);
   s.ids = k.ids, s.id_stride = k.id_stride, s.order = order;

@@ -6,8 +6,8 @@
 // Memory: every operand is read or written once; scale and offset come from the first-level cache.
 //
 // Backward: a grid that stays resident walks over the rows and keeps its share of d_scale and d_offset in
-// registers, then writes one part [2, columns] per block into the workspace, and column_sums.cu adds the parts.
-// Which rows a block takes depends on the shape and the number of multiprocessors alone.
+// registers, then writes one part [2, columns] per block into the workspace, and column_sums.cu adds the
+// parts. Which rows a block takes depends on the shape and the number of multiprocessors alone.
 //
 // The add alone (no LayerNorm) is a flat elementwise kernel.
 #include "kernels/cuda/column_sums.cuh"
@@ -142,8 +142,7 @@ __device__ void write_parts(const float (&sums)[2][Shape::kPacks][Shape::N], int
     for (int which = 0; which < 2; ++which)
 #pragma unroll
       for (int p = 0; p < Shape::kPacks; ++p)
-        if (Shape::column(p) < columns)
-          store(parts + which * columns + Shape::column(p), sums[which][p]);
+        if (Shape::column(p) < columns) store(parts + which * columns + Shape::column(p), sums[which][p]);
   } else {
     __shared__ float total[2][32 * Shape::kPacks * Shape::N];
     for (int warp = 0; warp < Shape::kBackwardThreads / 32; ++warp) {
@@ -233,8 +232,8 @@ template <typename Shape, bool kDrops>
 int64_t launch_backward(const Launch& launch, const ResidualLayerNormBackward& k, float* parts) {
   constexpr int kThreads = Shape::kBackwardThreads;
   const int64_t resident = launch.processors * Shape::backward_blocks(kDrops);
-  const int64_t blocks = std::min({resident, ceil_div(k.rows, kThreads / Shape::kGroup),
-                                   parts_that_fit(launch, 2 * k.columns)});
+  const int64_t blocks =
+      std::min({resident, ceil_div(k.rows, kThreads / Shape::kGroup), parts_that_fit(launch, 2 * k.columns)});
   if (blocks > 0)
     backward_kernel<Shape, kDrops>
         <<<static_cast<unsigned>(blocks), kThreads, 0, stream_of(launch)>>>(k, parts);

@@ -1,10 +1,10 @@
 // Updates of the parameters from their gradients, and the weights' moving average.
 //
-// One launch over all tiles of the parameter table: a grid that stays resident (256 threads a block, one tile a
-// block at a time) so that each block computes Adam's bias corrections only once, in double. Every buffer is
-// read and written once, in 16-byte accesses where the tile begins at a multiple of 4. LAMB measures and moves
-// the moments in one launch, forms the ratios from the tiles' norms in a second (a warp per parameter, its
-// tiles in a fixed order) and applies them in a third.
+// One launch over all tiles of the parameter table: a grid that stays resident (256 threads a block, one tile
+// a block at a time) so that each block computes Adam's bias corrections only once, in double. Every buffer
+// is read and written once, in 16-byte accesses where the tile begins at a multiple of 4. LAMB measures and
+// moves the moments in one launch, forms the ratios from the tiles' norms in a second (a warp per parameter,
+// its tiles in a fixed order) and applies them in a third.
 #include <algorithm>
 
 #include "kernels/cuda/elementwise.cuh"
@@ -174,7 +174,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) lamb_measure_ke
   for (int64_t t = blockIdx.x; t < k.tile_count; t += gridDim.x) {
     const ParameterTile tile = k.tiles[t];
     double parameter = 0, direction = 0;
-    for_each_vector(tile, wide, LambMeasure{k, s, static_cast<float>(tile.weight_decay), parameter, direction});
+    for_each_vector(tile, wide,
+                    LambMeasure{k, s, static_cast<float>(tile.weight_decay), parameter, direction});
     parameter = block_sum<kThreads>(parameter);
     direction = block_sum<kThreads>(direction);
     if (threadIdx.x == 0) {

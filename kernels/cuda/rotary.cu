@@ -1,9 +1,9 @@
 // Rotary position encoding, in place.
 //
 // The "columns" of the grid (column_grid.cuh) are the vectors of rotated channels of all heads of a row: a
-// thread owns one vector of pairs (16 bytes) of one head, and walks down the rows, four at a time. Memory: the
-// rotated channels are read and written once; a position's cosines and sines are shared by its heads and come
-// from the caches.
+// thread owns one vector of pairs (16 bytes) of one head, and walks down the rows, four at a time. Memory:
+// the rotated channels are read and written once; a position's cosines and sines are shared by its heads and
+// come from the caches.
 #include "kernels/cuda/column_grid.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -60,8 +60,7 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads) rotary_kernel(ColumnGrid
 template <typename T, int kPairs, bool kSingle>
 void rotate(const Launch& launch, const Rotary& k) {
   const ColumnGrid grid(k.rows, k.heads * (k.bands / kPairs), streaming_blocks(launch));
-  rotary_kernel<T, kPairs, kSingle>
-      <<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(grid, k);
+  rotary_kernel<T, kPairs, kSingle><<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(grid, k);
   check_launch("rotary");
 }
 

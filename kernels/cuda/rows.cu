@@ -68,7 +68,8 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads) group_sum_kernel(ColumnG
 }
 
 template <typename T, int N>
-__global__ void __launch_bounds__(ColumnGrid::kThreads) spread_kernel(ColumnGrid grid, AverageRowsBackward k) {
+__global__ void __launch_bounds__(ColumnGrid::kThreads)
+    spread_kernel(ColumnGrid grid, AverageRowsBackward k) {
   const int64_t column = grid.vector() * N;
   if (column >= k.columns) return;
   const float divisor = static_cast<float>(k.copies);
