@@ -364,6 +364,11 @@ class BackwardBlock {
     accumulate<4>(packed, q, kRow, sum_);
   }
 
+  /// For the two warps that share keys.
+  __device__ void pair_barrier() const {
+    asm volatile("bar.sync %0, 64;" ::"r"(1 + key_warp()) : "memory");
+  }
+
   /// 64 queries, by a pair of warps. Both multiply alike: [K, Q, dO] the first, [V, dO, Q] the second.
   __device__ void paired_step(int tile, int stage) {
     const uint32_t q = shared_ + S::kQ + stage * S::kQueryTile,
@@ -391,9 +396,9 @@ class BackwardBlock {
           const uint32_t(&p)[4] = packed[m][step];
           exchange[(m * 4 + step) * 128] = uint4{p[0], p[1], p[2], p[3]};
         }
-      asm volatile("bar.arrive %0, 64;" ::"r"(1 + key_warp()) : "memory");
+      pair_barrier();
     } else {
-      asm volatile("bar.sync %0, 64;" ::"r"(1 + key_warp()) : "memory");
+      pair_barrier();
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         const float4 x[2] = {statistics(stage, 0, 2 * step), statistics(stage, 0, 2 * step + 1)};
@@ -666,7 +671,7 @@ void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch s
 }  // namespace
 
 int attention_portable_backward_shared_bytes(const AttentionBackward& a) {
-  return with_shape(a.forward.head_dim, []<typename S>() { return S::kSharedBytes; });
+  return with_shape(a.forward.head_dim, [&]<typename S>() { return S::kSharedBytes; });
 }
 
 int64_t attention_portable_backward_bytes(const AttentionBackward& a, int processors) {
