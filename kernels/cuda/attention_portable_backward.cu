@@ -278,16 +278,23 @@ class BackwardBlock {
   }
 
   template <int kCount>
+  __device__ static uint4 packed_fragment(const float (&s)[2][kCount][4], int m, int step) {
+    const float(&x)[4] = s[m][2 * step], (&y)[4] = s[m][2 * step + 1];
+    return {pack(x[0], x[1]), pack(x[2], x[3]), pack(y[0], y[1]), pack(y[2], y[3])};
+  }
+
+  template <int kCount>
   __device__ static void pack_tiles(const float (&s)[2][kCount][4], uint32_t (&packed)[2][kCount / 2][4]) {
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
-      for (int step = 0; step < kCount / 2; ++step)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float* pair = &s[m][2 * step + i / 2][i % 2 * 2];
-          packed[m][step][i] = pack(pair[0], pair[1]);
-        }
+      for (int step = 0; step < kCount / 2; ++step) {
+        const uint4 four = packed_fragment(s, m, step);
+        packed[m][step][0] = four.x;
+        packed[m][step][1] = four.y;
+        packed[m][step][2] = four.z;
+        packed[m][step][3] = four.w;
+      }
   }
 
   /// Sets the scores of hidden keys to -infinity. The scores' queries start at `row` of the tile.
@@ -364,6 +371,11 @@ class BackwardBlock {
     accumulate<4>(packed, q, kRow, sum_);
   }
 
+  /// For the two warps that share keys.
+  __device__ void pair_barrier() const {
+    asm volatile("bar.sync %0, 64;" ::"r"(1 + key_warp()) : "memory");
+  }
+
   /// 64 queries, by a pair of warps. Both multiply alike: [K, Q, dO] the first, [V, dO, Q] the second.
   __device__ void paired_step(int tile, int stage) {
     const uint32_t q = shared_ + S::kQ + stage * S::kQueryTile,
@@ -371,7 +383,6 @@ class BackwardBlock {
     float s[2][8][4];
     product<8>(shared_ + (leads() ? S::kK : S::kV), leads() ? q : d_out, 0, s);
     uint4* exchange = reinterpret_cast<uint4*>(memory_ + S::kP) + key_warp() * 32 + lane_;
-    uint32_t packed[2][4][4];
     if (leads()) {
       hide<8>(tile, stage, 0, s);
 #pragma unroll
@@ -383,17 +394,17 @@ class BackwardBlock {
           for (int e = 0; e < 4; ++e)
             s[m][n][e] = exp2_fast(fmaf(s[m][n][e], a_.scale_log2, e % 2 == 0 ? -x.x : -x.z));
       }
-      pack_tiles<8>(s, packed);
 #pragma unroll
       for (int m = 0; m < 2; ++m)
 #pragma unroll
-        for (int step = 0; step < 4; ++step) {
-          const uint32_t(&p)[4] = packed[m][step];
-          exchange[(m * 4 + step) * 128] = uint4{p[0], p[1], p[2], p[3]};
-        }
-      asm volatile("bar.arrive %0, 64;" ::"r"(1 + key_warp()) : "memory");
+        for (int step = 0; step < 4; ++step) exchange[(m * 4 + step) * 128] = packed_fragment(s, m, step);
+    }
+    // Outside the branches, so that both of the pair wait at the same instruction.
+    pair_barrier();
+    uint32_t packed[2][4][4];
+    if (leads()) {
+      pack_tiles<8>(s, packed);
     } else {
-      asm volatile("bar.sync %0, 64;" ::"r"(1 + key_warp()) : "memory");
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         const float4 x[2] = {statistics(stage, 0, 2 * step), statistics(stage, 0, 2 * step + 1)};
@@ -666,7 +677,7 @@ void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch s
 }  // namespace
 
 int attention_portable_backward_shared_bytes(const AttentionBackward& a) {
-  return with_shape(a.forward.head_dim, []<typename S>() { return S::kSharedBytes; });
+  return with_shape(a.forward.head_dim, [&]<typename S>() { return S::kSharedBytes; });
 }
 
 int64_t attention_portable_backward_bytes(const AttentionBackward& a, int processors) {

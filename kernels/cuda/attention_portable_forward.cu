@@ -4,7 +4,7 @@
 // A block of 4 warps owns 128 queries of one head, 32 to a warp, and walks over the keys in tiles from the
 // last visible one down, so that the tiles that need masks come first. Per tile S = Q K^T (mma.sync m16n8k16,
 // bf16 in, f32 out), online softmax in base 2, and O += P V with P taken over from S's registers. The copy of
-// V runs under S, that of the next K under the softmax and O += P V (cp.async); two to three blocks per
+// V runs under S, that of the next K under the softmax and O += P V (cp.async); two blocks per
 // multiprocessor hide what is left. Tiles begin at the example's first key, so only limits, ends and key
 // masks need masking.
 //
@@ -35,7 +35,7 @@ struct ForwardArguments {
   float* partial_lse2;  // [splits, batch, heads, queries], base 2, -inf where nothing is seen
 };
 
-/// Tiles of kKeys keys, at least kBlocks blocks per multiprocessor.
+/// Tiles of kKeys keys, kBlocks blocks per multiprocessor.
 template <int kD, int kKeysPerTile, int kBlocksPerProcessor>
 struct Shape {
   static constexpr int D = kD, kKeys = kKeysPerTile, kBlocks = kBlocksPerProcessor;
@@ -87,8 +87,8 @@ class ForwardBlock {
     const int key_tiles = max(key_end_ - first_key_ + kKeys - 1, 0) / kKeys;
     const int begin = static_cast<int>(static_cast<int64_t>(key_tiles) * split_ / a_.splits);
     const int end = static_cast<int>(static_cast<int64_t>(key_tiles) * (split_ + 1) / a_.splits);
-    // Tiles below this one need no mask.
-    const int clear = k.key_mask != nullptr ? 0 : max(smallest - first_key_, 0) / kKeys;
+    // Tiles below this one are within every query's limit.
+    const int clear = max(smallest - first_key_, 0) / kKeys;
     if (begin < end) {
       copy_tile<kQueries, D, kThreads>(q_tile_,
                                        static_cast<const __nv_bfloat16*>(k.q) +
@@ -98,9 +98,13 @@ class ForwardBlock {
       copy_keys(k_tile_, k.k, end - 1);
       copy_commit();
     }
-    int t = end - 1;
-    for (; t >= max(begin, clear); --t) step<true>(t, t > begin);
-    for (; t >= begin; --t) step<false>(t, t > begin);
+    for (int t = end - 1; t >= begin; --t) {
+      if (t >= clear || !all_seen(t)) {
+        step<true>(t, t > begin);
+      } else {
+        step<false>(t, t > begin);
+      }
+    }
     finish();
   }
 
@@ -168,6 +172,17 @@ class ForwardBlock {
     }
   }
 
+  /// Whether the key mask lets all keys of a tile pass that lies within the keys; the same for all warps.
+  __device__ bool all_seen(int t) const {
+    const Attention& k = a_.k;
+    if (k.key_mask == nullptr) return true;
+    const uint8_t* mask = k.key_mask + example_ * k.keys + first_key_ + t * kKeys + lane_;
+    bool seen = true;
+#pragma unroll
+    for (int w = 0; w < kKeys / 32; ++w) seen &= mask[w * 32] != 0;
+    return __all_sync(0xFFFFFFFFu, seen);
+  }
+
   /// One bit per key of the tile.
   __device__ void read_key_mask(int t, uint32_t (&seen)[kKeys / 32]) const {
     const Attention& k = a_.k;
@@ -189,9 +204,22 @@ class ForwardBlock {
     for (int w = 0; w < kKeys / 32; ++w) all &= seen[w];
     const int32_t* limits = a_.k.limit + example_ * a_.k.queries + first_query_;
     // The same for the whole warp: limits rise with the rows.
-    if (all == 0xFFFFFFFFu && warp_ * 32 + 32 <= query_count_ &&
-        tile_key + kKeys <= min(limits[warp_ * 32], key_end_))
+    const bool within = tile_key + kKeys <= min(limits[min(warp_ * 32, query_count_ - 1)], key_end_);
+    const bool has_own =
+        a_.k.self_visible && tile_key < first_query_ + kQueries && first_query_ < tile_key + kKeys;
+    if (within && !has_own) {
+      if (all == 0xFFFFFFFFu) return;
+#pragma unroll
+      for (int n = 0; n < kKeyColumns; ++n) {
+        const uint32_t bits = seen[n / 4] >> (lane_ % 4 * 2);
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (!(bits & (1u << ((n * 8 + e) % 32))))
+#pragma unroll
+            for (int r = 0; r < 4; ++r) s[r / 2][n][r % 2 * 2 + e] = -INFINITY;
+      }
       return;
+    }
     // All relative to this thread's first key, so that columns are compared with constants.
     const int thread_key = tile_key + lane_ % 4 * 2;
     int limit[4], own[4];
