@@ -35,8 +35,14 @@ struct Gemm {
   const void* bias = nullptr;
 };
 
+/// Whether backward reads the activation's result instead of its argument: these two tell the derivative from
+/// it as exactly, and the argument need not be kept.
+constexpr bool derives_from_output(Activation activation) {
+  return activation == Activation::relu || activation == Activation::squared_relu;
+}
+
 /// pre [rows, columns] += bias in place; out = activation(pre). `bias` may be null; `out` is null for
-/// identity.
+/// identity; it may be `pre` where there is no bias.
 struct BiasActivation {
   DType type;
   int64_t rows, columns;
@@ -46,13 +52,13 @@ struct BiasActivation {
   void* out;
 };
 
-/// d_pre = d_out * activation'(pre) (d_pre may be d_out; untouched for identity); d_bias (+)= column sums of
+/// d_pre = d_out * activation' (d_pre may be d_out; untouched for identity); d_bias (+)= column sums of
 /// d_pre.
 struct BiasActivationBackward {
   DType type;
   int64_t rows, columns;
   Activation activation;
-  const void* pre;  // null for identity
+  const void* kept;  // derives_from_output: activation(pre), else pre; null for identity
   const void* d_out;
   void* d_pre;   // null for identity
   void* d_bias;  // null: not wanted

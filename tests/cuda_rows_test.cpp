@@ -297,8 +297,10 @@ void check_bias_backward(const Launch& launch, const MatrixCase& c, Activation a
                          bool in_place) {
   const int64_t n = c.rows * c.columns;
   const bool activated = activation != Activation::identity;
-  const Values pre = random_values<T>(n, 1, 3), d_out = random_values<T>(n, 2),
-               old = random_values<float>(c.columns, 3);
+  const Values d_out = random_values<T>(n, 2), old = random_values<float>(c.columns, 3);
+  Values pre = random_values<T>(n, 1, 3);  // what backward keeps: of some activations the output, never negative
+  if (kernels::derives_from_output(activation))
+    for (double& value : pre) value = std::max(0.0, value);
   Values d_pre(d_out), d_bias(old);
   kernels::cpu::bias_activation_backward({DType::f64, c.rows, c.columns, activation, pre.data(), d_out.data(),
                                           d_pre.data(), d_bias.data(), in_place});

@@ -32,7 +32,7 @@ void activate(Activation activation, const ConstRow<T>& x, Row<T> y) {
   }
 }
 
-/// d = d * activation'(x), in place.
+/// d = d_out * activation', where x is what BiasActivationBackward::kept holds.
 template <typename T>
 void differentiate(Activation activation, const ConstRow<T>& x, const ConstRow<T>& d_out, Row<T> d) {
   switch (activation) {
@@ -40,7 +40,7 @@ void differentiate(Activation activation, const ConstRow<T>& x, const ConstRow<T
       d = d_out;
       return;
     case Activation::squared_relu:
-      d = T(2) * x.max(T(0)) * d_out;
+      d = T(2) * x.sqrt() * d_out;
       return;
     case Activation::relu:
       d = (x > T(0)).select(d_out, T(0));
@@ -79,7 +79,7 @@ struct BiasTag;
 template <typename T>
 void backward(const BiasActivationBackward& k) {
   const int64_t columns = k.columns;
-  const T* pre = static_cast<const T*>(k.pre);
+  const T* pre = static_cast<const T*>(k.kept);
   const T* d_out = static_cast<const T*>(k.d_out);
   T* d_pre = static_cast<T*>(k.d_pre);
   T* sums = scratch<BiasTag, T>(static_cast<size_t>(kReductionParts * columns));

@@ -39,12 +39,13 @@ __device__ inline float activated(Activation activation, float x) {
   return x;
 }
 
+/// x is what BiasActivationBackward::kept holds.
 __device__ inline float derivative(Activation activation, float x) {
   switch (activation) {
     case Activation::identity:
       return 1;
     case Activation::squared_relu:
-      return x < 0 ? 0 : 2 * x;
+      return 2 * sqrtf(x);
     case Activation::relu:
       return x > 0 ? 1 : 0;
     case Activation::silu: {
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads, kBackwardBlocks)
   const int64_t vector = grid.vector();
   float sum[N] = {};
   if (vector < grid.vectors) {
-    const T* pre = static_cast<const T*>(k.pre) + vector * N;
+    const T* pre = static_cast<const T*>(k.kept) + vector * N;
     const T* d_out = static_cast<const T*>(k.d_out) + vector * N;
     T* d_pre = static_cast<T*>(k.d_pre) + vector * N;
     for (int64_t row = grid.first_row(); row < grid.rows; row += grid.row_step()) {

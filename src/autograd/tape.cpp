@@ -93,13 +93,13 @@ Variable recomputed(Tape& tape, const Variable& input,
   output.gradient->dtype = value.dtype();
   tape.record(
       "recomputed block", output,
-      [&tape, input, start, block = std::move(block), scope = tape.scope(), gradient = output.gradient] {
+      [&tape, input = input.kept(), start, block = std::move(block), scope = tape.scope(), gradient = output.gradient] {
         Tape again(tape.context(), true, tape.training(), start);
         again.check_finite(tape.finite_check());
         again.enter(scope);
-        Variable copy{input.value, std::make_shared<Gradient>()};
-        copy.gradient->shape = input.shape();
-        copy.gradient->dtype = input.value.dtype();
+        Variable copy{input.read(), std::make_shared<Gradient>()};
+        copy.gradient->shape = copy.shape();
+        copy.gradient->dtype = copy.value.dtype();
         const Variable output_again = block(again, copy);
         again.give(output_again, gradient->tensor);
         again.backward();

@@ -1,6 +1,7 @@
 // Values with gradients.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "core/tensor.h"
@@ -22,7 +23,15 @@ struct Variable {
   Tensor value;
   std::shared_ptr<Gradient> gradient;  ///< null for constants
 
+  /// Where it is cheap to make the value again, how: then backward need not keep it.
+  std::shared_ptr<const std::function<Tensor()>> restore = {};
+
   const Shape& shape() const { return value.shape(); }
+  /// What a backward that reads the value keeps of it.
+  Variable kept() const { return {restore ? Tensor() : value, gradient, restore}; }
+  /// What a backward that only writes the gradient keeps.
+  Variable gradient_only() const { return {Tensor(), gradient}; }
+  Tensor read() const { return value || !restore ? value : (*restore)(); }
 };
 
 }  // namespace perceiver

@@ -32,26 +32,42 @@ kernels::ResidualLayerNormBackward backward_arguments(Tape& tape, const Tensor& 
   return arguments;
 }
 
+/// y = LayerNorm(x); the statistics are written, too.
+void normalise(Tape& tape, const Tensor& x, const NormParameters& norm, const Statistics& statistics,
+               const Tensor& y) {
+  kernels::ResidualLayerNorm arguments{};
+  arguments.type = x.dtype();
+  arguments.rows = x.shape()[0];
+  arguments.columns = x.shape()[1];
+  arguments.residual = x.data();
+  arguments.scale = norm.scale.value.data();
+  arguments.offset = norm.offset.value.data();
+  arguments.y = y.data();
+  arguments.mean = statistics.mean.data();
+  arguments.rstd = statistics.rstd.data();
+  kernels::residual_layer_norm(tape.launch(), arguments);
+}
+
+/// How to make LayerNorm(x) again: one pass over memory instead of keeping it until backward.
+std::shared_ptr<const std::function<Tensor()>> restoring(Tape& tape, const Tensor& x, const NormParameters& norm,
+                                                         const Statistics& statistics) {
+  if (!tape.recording()) return nullptr;
+  return std::make_shared<const std::function<Tensor()>>([&tape, x, norm, statistics] {
+    const Tensor y = Tensor::empty(tape.context(), x.dtype(), x.shape());
+    normalise(tape, x, norm, statistics, y);
+    return y;
+  });
+}
+
 }  // namespace
 
 Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm) {
   const Tensor& in = x.value;
   PERCEIVER_ASSERT(in.shape().rank() == 2 && norm.scale.value.elements() == in.shape()[1]);
-  const int64_t rows = in.shape()[0], columns = in.shape()[1];
-  const Variable y = tape.result(in.dtype(), in.shape());
-  const Statistics statistics = statistics_of(tape, in.dtype(), rows);
-  kernels::residual_layer_norm(tape.launch(), {in.dtype(),
-                                               rows,
-                                               columns,
-                                               in.data(),
-                                               nullptr,
-                                               {},
-                                               nullptr,
-                                               norm.scale.value.data(),
-                                               norm.offset.value.data(),
-                                               y.value.data(),
-                                               statistics.mean.data(),
-                                               statistics.rstd.data()});
+  Variable y = tape.result(in.dtype(), in.shape());
+  const Statistics statistics = statistics_of(tape, in.dtype(), in.shape()[0]);
+  normalise(tape, in, norm, statistics, y.value);
+  y.restore = restoring(tape, in, norm, statistics);
   tape.record("layer_norm", y, [&tape, x, norm, statistics, d_y = y.gradient] {
     auto arguments = backward_arguments(tape, x.value, norm, statistics, d_y->tensor);
     const GradientTarget d_x = tape.target(x);
@@ -71,14 +87,15 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
   PERCEIVER_ASSERT(!has_residual || residual.shape() == in.shape());
   const int64_t rows = in.shape()[0], columns = in.shape()[1];
   const kernels::DropoutMask mask = next_mask(tape, site);
-  const ResidualNorm out{tape.result(in.dtype(), in.shape()), tape.result(in.dtype(), in.shape())};
+  ResidualNorm out{tape.result(in.dtype(), in.shape()), tape.result(in.dtype(), in.shape())};
   const Statistics statistics = statistics_of(tape, in.dtype(), rows);
   kernels::residual_layer_norm(
       tape.launch(), {in.dtype(), rows, columns, has_residual ? residual.value.data() : nullptr, in.data(),
                       mask, out.sum.value.data(), norm.scale.value.data(), norm.offset.value.data(),
                       out.normal.value.data(), statistics.mean.data(), statistics.rstd.data()});
+  out.normal.restore = restoring(tape, out.sum.value, norm, statistics);
   tape.record("residual_layer_norm", out.normal,
-              [&tape, residual, branch, norm, mask, statistics, sum = out.sum, d_y = out.normal.gradient] {
+              [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), norm, mask, statistics, sum = out.sum, d_y = out.normal.gradient] {
                 auto arguments = backward_arguments(tape, sum.value, norm, statistics, d_y->tensor);
                 const Tensor d_sum = sum.gradient->written ? sum.gradient->tensor : Tensor();
                 const Tensor d_x = Tensor::empty(tape.context(), sum.value.dtype(), sum.shape());

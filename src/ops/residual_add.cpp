@@ -11,7 +11,8 @@ Variable residual_add(Tape& tape, const Variable& residual, const Variable& bran
   kernels::residual_layer_norm(
       tape.launch(), {in.dtype(), in.shape()[0], in.shape()[1], residual.value.data(), in.data(), mask,
                       sum.value.data(), nullptr, nullptr, nullptr, nullptr, nullptr});
-  tape.record("residual_add", sum, [&tape, residual, branch, mask, d_sum = sum.gradient] {
+  tape.record("residual_add", sum, [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), mask,
+                                   d_sum = sum.gradient] {
     Tensor d_branch = d_sum->tensor;
     if (mask.threshold > 0) {
       d_branch = Tensor::empty(tape.context(), d_sum->dtype, d_sum->shape);
