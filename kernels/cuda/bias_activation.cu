@@ -184,7 +184,7 @@ void bias_activation_backward(const Launch& launch, const BiasActivationBackward
   float* parts = d_bias != nullptr ? static_cast<float*>(launch.workspace) : nullptr;
   int64_t count = 0;
   with_type(k.type, [&]<typename T>() {
-    with_width<T>(wide_rows<T>(k.columns, {k.pre, k.d_out, k.d_pre}), [&]<int N>() {
+    with_width<T>(wide_rows<T>(k.columns, {k.kept, k.d_out, k.d_pre}), [&]<int N>() {
       ColumnGrid grid(k.rows, k.columns / N, resident_blocks(launch, kBackwardBlocks));
       count = std::min<int64_t>(grid.row_blocks, parts_that_fit(launch, k.columns));
       grid.row_blocks = static_cast<unsigned>(count);
