@@ -63,6 +63,7 @@ struct BiasActivationBackward {
   void* d_pre;   // null for identity
   void* d_bias;  // null: not wanted
   bool accumulate_bias;
+  int64_t stride = 0;  // identity: elements between rows of d_out, those beyond `columns` finite; 0: columns
 };
 
 /// Dropout mask: element e of op `op` in step *step survives iff its Philox word is at least `threshold`,
@@ -201,13 +202,13 @@ struct AttentionBackward {
   void* scratch = nullptr;
 };
 
-/// Softmax cross-entropy of logits [rows, vocabulary] against targets [rows] (0 = PAD: no loss), label
+/// Softmax cross-entropy of logits [rows, vocabulary], `stride` elements from row to row, against targets [rows] (0 = PAD: no loss), label
 /// smoothing and z-loss (MODEL.md section 4). Writes nll [rows] (nats, of the true target), loss [rows] (with
 /// smoothing and z-loss), z [rows] (the z-loss term), correct [rows]; PAD rows get 0. Where `gradient_scale` is
-/// not null, logits become d loss / d logits * *gradient_scale.
+/// not null, logits become d loss / d logits * *gradient_scale, and what lies between the rows becomes 0.
 struct CrossEntropy {
   DType type;
-  int64_t rows, vocabulary;
+  int64_t rows, vocabulary, stride;
   void* logits;
   const int32_t* targets;
   double label_smoothing, z_loss;

@@ -158,14 +158,14 @@ const LossCase kLossCases[] = {{70, 259, 0.1, 1e-4},  {33, 512},      {9, 1024, 
                                {9, 4096, 0, 1e-4}};
 
 template <typename T>
-void check_loss(const Launch& launch, const LossCase& c, bool gradient, bool statistics) {
+void check_loss(const Launch& launch, const LossCase& c, bool gradient, bool statistics, int64_t gap = 0) {
   SCOPED_TRACE(::testing::Message() << c.rows << " x " << c.vocabulary);
-  const int64_t n = c.rows * c.vocabulary;
+  const int64_t stride = c.vocabulary + gap, n = c.rows * stride;
   const auto rows = static_cast<size_t>(c.rows);
   Values logits = random_values<T>(n, 1, 3);
   Ints targets = random_ints(c.rows, 2, static_cast<int32_t>(c.vocabulary));
   for (size_t r = 0; r < rows; ++r) {
-    double* row = logits.data() + r * static_cast<size_t>(c.vocabulary);
+    double* row = logits.data() + r * static_cast<size_t>(stride);
     if (r % 4 == 1 && targets[r] != 0) row[targets[r]] = 16;                      // correct
     if (r % 8 == 5 && targets[r] != 0) row[targets[r] / 2] = 16;                  // a tie, met earlier
     if (r % 8 == 1 && targets[r] + 1 < c.vocabulary) row[c.vocabulary - 1] = 16;  // a tie, met later
@@ -174,7 +174,7 @@ void check_loss(const Launch& launch, const LossCase& c, bool gradient, bool sta
   double scale = 0.37;
   Values expected(logits), nll(rows), loss(rows), z(rows);
   std::vector<uint8_t> correct(rows);
-  kernels::cpu::cross_entropy({DType::f64, c.rows, c.vocabulary, expected.data(), targets.data(), c.smoothing,
+  kernels::cpu::cross_entropy({DType::f64, c.rows, c.vocabulary, stride, expected.data(), targets.data(), c.smoothing,
                                c.z_loss, gradient ? &scale : nullptr, nll.data(), loss.data(), z.data(),
                                correct.data()});
   const Array<T> a_logits(logits, c.shift);
@@ -183,7 +183,7 @@ void check_loss(const Launch& launch, const LossCase& c, bool gradient, bool sta
   const DeviceArray<uint8_t> a_correct(rows);
   const DeviceArray<double> a_scale(std::vector<double>{scale});
   kernels::cross_entropy(
-      launch, {kType<T>, c.rows, c.vocabulary, a_logits.data(), a_targets.data(), c.smoothing, c.z_loss,
+      launch, {kType<T>, c.rows, c.vocabulary, stride, a_logits.data(), a_targets.data(), c.smoothing, c.z_loss,
                gradient ? a_scale.data() : nullptr, statistics ? a_nll.data() : nullptr,
                statistics ? a_loss.data() : nullptr, statistics ? a_z.data() : nullptr,
                statistics ? a_correct.data() : nullptr});
@@ -200,6 +200,7 @@ TYPED_TEST(CudaLoss, CrossEntropy) {
     check_loss<TypeParam>(this->launch(), c, true, true);
     check_loss<TypeParam>(this->launch(), c, false, true);
     check_loss<TypeParam>(this->launch(), c, true, false);
+    check_loss<TypeParam>(this->launch(), c, true, true, 5);
   }
 }
 
@@ -212,7 +213,7 @@ TYPED_TEST(CudaLoss, NotANumberShows) {
     const Array<T> a_logits(logits);
     const DeviceArray<int32_t> targets(Ints{5});
     const Array<float> loss(1);
-    kernels::cross_entropy(this->launch(), {kType<T>, 1, vocabulary, a_logits.data(), targets.data(), 0, 0,
+    kernels::cross_entropy(this->launch(), {kType<T>, 1, vocabulary, vocabulary, a_logits.data(), targets.data(), 0, 0,
                                             nullptr, nullptr, loss.data(), nullptr, nullptr});
     EXPECT_TRUE(std::isnan(loss.read()[0]));
   }

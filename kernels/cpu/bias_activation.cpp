@@ -78,7 +78,7 @@ struct BiasTag;
 
 template <typename T>
 void backward(const BiasActivationBackward& k) {
-  const int64_t columns = k.columns;
+  const int64_t columns = k.columns, stride = k.stride > 0 ? k.stride : columns;
   const T* pre = static_cast<const T*>(k.kept);
   const T* d_out = static_cast<const T*>(k.d_out);
   T* d_pre = static_cast<T*>(k.d_pre);
@@ -88,7 +88,7 @@ void backward(const BiasActivationBackward& k) {
       Row<T> sum(sums + part * columns, columns);
       sum.setZero();
       for (int64_t r = k.rows * part / kReductionParts; r < k.rows * (part + 1) / kReductionParts; ++r) {
-        const ConstRow<T> d(d_out + r * columns, columns);
+        const ConstRow<T> d(d_out + r * stride, columns);
         if (k.activation == Activation::identity) {
           sum += d;
           continue;

@@ -1,4 +1,5 @@
 // Softmax cross-entropy with label smoothing and z-loss (MODEL.md section 4), and the sums over rows.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/parallel.h"
@@ -24,7 +25,9 @@ Smoothing smoothing(double amount, int64_t vocabulary) {
 template <typename T>
 void row_loss(const CrossEntropy& k, const Smoothing& soft, int64_t r) {
   const int64_t target = k.targets[r];
-  Row<T> logits(static_cast<T*>(k.logits) + r * k.vocabulary, k.vocabulary);
+  T* row = static_cast<T*>(k.logits) + r * k.stride;
+  Row<T> logits(row, k.vocabulary);
+  if (k.gradient_scale != nullptr) std::fill(row + k.vocabulary, row + k.stride, T(0));
   T nll = 0, loss = 0, z = 0;
   bool correct = false;
   if (target == 0) {

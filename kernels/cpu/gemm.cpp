@@ -55,7 +55,7 @@ void gemm(const Gemm& g) {
     gemm_f32(g);
   }
   if (g.bias == nullptr) return;
-  PERCEIVER_ASSERT(g.ldc == g.n);
+  PERCEIVER_ASSERT(g.ldc == g.n);  // on the CPU results have no gaps between rows
   bias_activation({g.type, g.m, g.n, Activation::identity, g.c, g.bias, nullptr});
 }
 

@@ -61,22 +61,22 @@ void sum_parts(const Launch& launch, const PartSums& sums) {
   check_launch("column sums");
 }
 
-void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, const void* x,
+void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, int64_t stride, const void* x,
                  float* target, bool accumulate) {
   float* parts = static_cast<float*>(launch.workspace);
   unsigned count = 0;
   with_type(type, [&]<typename T>() {
-    with_width<T>(wide_rows<T>(columns, {x}), [&]<int N>() {
-      ColumnGrid grid(rows, columns / N, resident_blocks(launch, kSumBlocks));
+    with_width<T>(wide_rows<T>(stride, {x}), [&]<int N>() {
+      ColumnGrid grid(rows, stride / N, resident_blocks(launch, kSumBlocks));
       grid.row_blocks =
-          static_cast<unsigned>(std::min<int64_t>(grid.row_blocks, parts_that_fit(launch, columns)));
+          static_cast<unsigned>(std::min<int64_t>(grid.row_blocks, parts_that_fit(launch, stride)));
       count = grid.row_blocks;
       sum_columns_kernel<T, N><<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(
           grid, static_cast<const T*>(x), parts);
     });
   });
   check_launch("column sums");
-  sum_parts(launch, {parts, count, columns, columns, {target, nullptr}, {accumulate, false}});
+  sum_parts(launch, {parts, count, stride, columns, {target, nullptr}, {accumulate, false}});
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -15,8 +15,8 @@ struct PartSums {
 };
 void sum_parts(const Launch& launch, const PartSums& sums);
 
-/// target [columns] (+)= column sums of x [rows, columns] of `type`. Uses the workspace.
-void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, const void* x,
+/// target [columns] (+)= column sums of x [rows, stride] of `type`, columns <= stride. Uses the workspace.
+void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, int64_t stride, const void* x,
                  float* target, bool accumulate);
 
 /// Most row blocks whose parts of `floats` each fit into the workspace.

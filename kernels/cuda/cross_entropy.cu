@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/cuda/vector.cuh"
 
@@ -77,11 +78,11 @@ __global__ void __launch_bounds__(kWarpThreads, kElements == 16 ? 3 : 2)
   if (row >= k.rows) return;
   const int lane = static_cast<int>(threadIdx.x) % 32, vocabulary = static_cast<int>(k.vocabulary);
   const int target = k.targets[row];
-  T* logits = static_cast<T*>(k.logits) + row * k.vocabulary;
+  T* logits = static_cast<T*>(k.logits) + row * k.stride;
   if (target == 0) {
     if (lane == 0) write_statistics(k, row, 0, 0, 0, false);
     if (k.gradient_scale == nullptr) return;
-    for (int i = lane; i < vocabulary; i += 32) logits[i] = from_float<T>(0);
+    for (int i = lane; i < k.stride; i += 32) logits[i] = from_float<T>(0);
     return;
   }
   logits += lane;
@@ -115,6 +116,7 @@ __global__ void __launch_bounds__(kWarpThreads, kElements == 16 ? 3 : 2)
 #pragma unroll
   for (int e = 0; e < kElements; ++e)
     if (32 * e < rest) logits[32 * e] = from_float<T>(gradient.of(x[e], 32 * e == target_rest));
+  for (int i = vocabulary; i + lane < k.stride; i += 32) logits[i] = from_float<T>(0);
 }
 
 /// A maximum and the sum of exponentials relative to it.
@@ -147,6 +149,13 @@ __device__ inline Running merge_block(Running own) {
   return all;
 }
 
+/// What lies between this row of logits and the next.
+template <typename T>
+__device__ inline void clear_rest(const CrossEntropy& k, T* logits) {
+  const int64_t i = k.vocabulary + threadIdx.x;
+  if (i < k.stride) logits[i] = from_float<T>(0);
+}
+
 /// One block a row. The maximum before the target decides whether the target is the first arg max.
 template <typename T, int N>
 __global__ void __launch_bounds__(kBlockThreads) block_kernel(CrossEntropy k, Smoothing soft) {
@@ -154,12 +163,13 @@ __global__ void __launch_bounds__(kBlockThreads) block_kernel(CrossEntropy k, Sm
   const int64_t row = blockIdx.x;
   const int target = k.targets[row], begin = static_cast<int>(threadIdx.x) * N;
   const int vocabulary = static_cast<int>(k.vocabulary);
-  T* logits = static_cast<T*>(k.logits) + row * k.vocabulary;
+  T* logits = static_cast<T*>(k.logits) + row * k.stride;
   if (target == 0) {
     const float zeros[N] = {};
     if (threadIdx.x == 0) write_statistics(k, row, 0, 0, 0, false);
     if (k.gradient_scale == nullptr) return;
     for (int i = begin; i < vocabulary; i += kStep) store(logits + i, zeros);
+    clear_rest<T>(k, logits);
     return;
   }
   Running own{-INFINITY, 0};
@@ -198,6 +208,7 @@ __global__ void __launch_bounds__(kBlockThreads) block_kernel(CrossEntropy k, Sm
     for (int j = 0; j < N; ++j) x[j] = gradient.of(__expf(x[j] - all.largest), i + j == target);
     store(logits + i, x);
   }
+  clear_rest<T>(k, logits);
 }
 
 constexpr int kTotals = 5;
@@ -239,7 +250,7 @@ void launch_rows(const Launch& launch, const CrossEntropy& k) {
   } else if (k.vocabulary <= 1024) {
     warp_kernel<T, 32><<<warps, kWarpThreads, 0, stream_of(launch)>>>(k, soft);
   } else {
-    with_width<T>(wide_rows<T>(k.vocabulary, {k.logits}), [&]<int N>() {
+    with_width<T>(wide_rows<T>(std::gcd(k.vocabulary, k.stride), {k.logits}), [&]<int N>() {
       block_kernel<T, N><<<static_cast<unsigned>(k.rows), kBlockThreads, 0, stream_of(launch)>>>(k, soft);
     });
   }
@@ -249,6 +260,7 @@ void launch_rows(const Launch& launch, const CrossEntropy& k) {
 }  // namespace
 
 void cross_entropy(const Launch& launch, const CrossEntropy& k) {
+  require(k.stride >= k.vocabulary && k.stride < k.vocabulary + kBlockThreads, "rows of logits close together");
   if (k.rows == 0) return;
   with_type(k.type, [&]<typename T>() { launch_rows<T>(launch, k); });
 }

@@ -122,7 +122,7 @@ void repeat_rows_backward(const Launch& launch, const RepeatRowsBackward& k) {
   if (k.d_x != nullptr)
     group_sum(launch, k.type, k.rows, {k.copies, k.columns, k.d_y, k.d_x, 1, k.accumulate_x});
   if (k.d_encoding != nullptr)
-    sum_columns(launch, k.type, k.rows, k.copies * k.columns, k.d_y, static_cast<float*>(k.d_encoding),
+    sum_columns(launch, k.type, k.rows, k.copies * k.columns, k.copies * k.columns, k.d_y, static_cast<float*>(k.d_encoding),
                 k.accumulate_encoding);
 }
 

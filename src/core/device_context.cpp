@@ -16,10 +16,11 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// Sizes are rounded so that near-equal requests share blocks; at most an eighth is wasted.
+// Sizes are rounded so that near-equal requests share blocks; at most an eighth is wasted, and of large blocks
+// less than 2 MiB.
 size_t rounded(size_t bytes) {
   size_t step = kAlignment;
-  while (step * 16 < bytes) step *= 2;
+  while (step < kHugePage && step * 16 < bytes) step *= 2;
   return (std::max<size_t>(bytes, 1) + step - 1) / step * step;
 }
 

@@ -7,27 +7,36 @@
 namespace perceiver::ops {
 namespace {
 
-/// Logits of rows [begin, begin + count), with bias.
-void chunk_logits(Tape& tape, const Tensor& x, const LinearParameters& parameters, int64_t begin,
-                  int64_t count, const Tensor& logits) {
-  const int64_t in = x.shape()[1], vocabulary = parameters.weight.shape()[0];
-  kernels::gemm(tape.launch(),
-                {x.dtype(), x.dtype(), false, true, count, vocabulary, in,
-                 x.view(begin * in, {count, in}).data(), in, parameters.weight.value.data(), in,
-                 logits.data(), vocabulary, false, parameters.bias.value.data()});
+/// Room for the logits of some rows. On a GPU rows start at multiples of 16 bytes, which matrix products need
+/// for their fast paths, and are more at a time, to fill it; on the CPU a chunk is to stay in the cache.
+struct Chunk {
+  int64_t rows, stride;
+  Tensor logits;  // [rows, stride]
+};
+
+Chunk make_chunk(const Tape& tape, DType type, int64_t rows, int64_t vocabulary) {
+  const bool gpu = tape.context().is_cuda();
+  const int64_t logits = int64_t{1} << (gpu ? 24 : 20);
+  const int64_t stride = gpu ? (vocabulary + 7) / 8 * 8 : vocabulary;
+  const int64_t count = std::min(rows, std::max<int64_t>(64, logits / vocabulary));
+  return {count, stride, Tensor::empty(tape.context(), type, {count, stride})};
 }
 
-int64_t chunk_rows(int64_t rows, int64_t vocabulary) {
-  constexpr int64_t kLogits = int64_t{1} << 20;
-  return std::min(rows, std::max<int64_t>(64, kLogits / vocabulary));
+/// Logits of rows [begin, begin + count), with bias.
+void chunk_logits(Tape& tape, const Tensor& x, const LinearParameters& parameters, int64_t begin,
+                  int64_t count, const Chunk& chunk) {
+  const int64_t in = x.shape()[1], vocabulary = parameters.weight.shape()[0];
+  kernels::gemm(tape.launch(), {x.dtype(), x.dtype(), false, true, count, vocabulary, in,
+                                x.view(begin * in, {count, in}).data(), in, parameters.weight.value.data(),
+                                in, chunk.logits.data(), chunk.stride, false, parameters.bias.value.data()});
 }
 
 void backward_of(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& targets,
                  const LossOptions& options) {
   const DType type = x.value.dtype();
   const int64_t rows = x.shape()[0], in = x.shape()[1], vocabulary = parameters.weight.shape()[0];
-  const int64_t chunk = chunk_rows(rows, vocabulary);
-  const Tensor logits = Tensor::empty(tape.context(), type, {chunk, vocabulary});
+  const Chunk chunk = make_chunk(tape, type, rows, vocabulary);
+  const Tensor& logits = chunk.logits;
   const GradientTarget d_x = tape.target(x), d_weight = tape.target(parameters.weight),
                        d_bias = tape.target(parameters.bias);
   PERCEIVER_ASSERT(d_x && d_weight && d_bias);
@@ -37,20 +46,20 @@ void backward_of(Tape& tape, const Variable& x, const LinearParameters& paramete
     one = Tensor::from_host<double>(tape.context(), {1}, std::array{1.0});
     gradient_scale = one.as<double>();
   }
-  for (int64_t begin = 0; begin < rows; begin += chunk) {
-    const int64_t count = std::min(chunk, rows - begin);
-    chunk_logits(tape, x.value, parameters, begin, count, logits);
+  for (int64_t begin = 0; begin < rows; begin += chunk.rows) {
+    const int64_t count = std::min(chunk.rows, rows - begin);
+    chunk_logits(tape, x.value, parameters, begin, count, chunk);
     kernels::cross_entropy(
         tape.launch(),
-        {type, count, vocabulary, logits.data(), targets.as<int32_t>() + begin, options.label_smoothing,
+        {type, count, vocabulary, chunk.stride, logits.data(), targets.as<int32_t>() + begin, options.label_smoothing,
          options.z_loss, gradient_scale, nullptr, nullptr, nullptr, nullptr});
     kernels::bias_activation_backward(
         tape.launch(), {type, count, vocabulary, Activation::identity, nullptr, logits.data(), nullptr,
-                        d_bias.tensor.data(), d_bias.accumulate || begin > 0});
+                        d_bias.tensor.data(), d_bias.accumulate || begin > 0, chunk.stride});
     kernels::gemm(tape.launch(), {type, d_weight.tensor.dtype(), true, false, vocabulary, in, count,
-                                  logits.data(), vocabulary, x.value.view(begin * in, {count, in}).data(), in,
+                                  logits.data(), chunk.stride, x.value.view(begin * in, {count, in}).data(), in,
                                   d_weight.tensor.data(), in, d_weight.accumulate || begin > 0});
-    kernels::gemm(tape.launch(), {type, type, false, false, count, in, vocabulary, logits.data(), vocabulary,
+    kernels::gemm(tape.launch(), {type, type, false, false, count, in, vocabulary, logits.data(), chunk.stride,
                                   parameters.weight.value.data(), in,
                                   d_x.tensor.view(begin * in, {count, in}).data(), in, d_x.accumulate});
   }
@@ -67,14 +76,13 @@ LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& pa
   LossResult result{Tensor::empty(context, wide, {rows}), Tensor::empty(context, wide, {rows}),
                     Tensor::empty(context, wide, {rows}), Tensor::empty(context, DType::u8, {rows}),
                     options.totals ? options.totals : Tensor::empty(context, DType::f64, {5})};
-  const int64_t chunk = chunk_rows(rows, vocabulary);
   {
-    const Tensor logits = Tensor::empty(context, type, {chunk, vocabulary});
-    for (int64_t begin = 0; begin < rows; begin += chunk) {
-      const int64_t count = std::min(chunk, rows - begin);
-      chunk_logits(tape, x.value, parameters, begin, count, logits);
+    const Chunk chunk = make_chunk(tape, type, rows, vocabulary);
+    for (int64_t begin = 0; begin < rows; begin += chunk.rows) {
+      const int64_t count = std::min(chunk.rows, rows - begin);
+      chunk_logits(tape, x.value, parameters, begin, count, chunk);
       kernels::cross_entropy(tape.launch(),
-                             {type, count, vocabulary, logits.data(), targets.as<int32_t>() + begin,
+                             {type, count, vocabulary, chunk.stride, chunk.logits.data(), targets.as<int32_t>() + begin,
                               options.label_smoothing, options.z_loss, nullptr,
                               result.nll.view(begin, {count}).data(), result.loss.view(begin, {count}).data(),
                               result.z.view(begin, {count}).data(), result.correct.as<uint8_t>() + begin});
