@@ -10,18 +10,20 @@
 
 namespace perceiver::kernels::cuda {
 
-struct ColumnGrid {
+/// `kRowsInFlight`: rows of a thread whose loads are issued together.
+template <int kRowsInFlight>
+struct BasicColumnGrid {
   static constexpr int kLanes = 32;
   static constexpr int kWalkers = 8;
   static constexpr int kThreads = kLanes * kWalkers;
-  static constexpr int kUnroll = 4;                     // rows of a thread in flight together
-  static constexpr int64_t kRows = kWalkers * kUnroll;  // rows of a block in flight together
+  static constexpr int kUnroll = kRowsInFlight;
+  static constexpr int64_t kRows = kWalkers * kUnroll;
 
   int64_t rows, vectors;
   unsigned column_blocks, row_blocks;
 
   /// About `blocks` blocks in all; at least one for each 32 vectors of columns.
-  ColumnGrid(int64_t rows, int64_t vectors, int64_t blocks)
+  BasicColumnGrid(int64_t rows, int64_t vectors, int64_t blocks)
       : rows(rows),
         vectors(vectors),
         column_blocks(static_cast<unsigned>(ceil_div(vectors, kLanes))),
@@ -39,6 +41,8 @@ struct ColumnGrid {
   __device__ int64_t first_row() const { return row_block() * kRows + threadIdx.y; }
   __device__ int64_t row_step() const { return row_blocks * kRows; }
 };
+
+using ColumnGrid = BasicColumnGrid<4>;
 
 /// Blocks of a kernel that keeps nothing from row to row: several waves, so that the last one costs little.
 inline int64_t streaming_blocks(const Launch& launch) {

@@ -26,19 +26,19 @@ inline int64_t parts_that_fit(const Launch& launch, int64_t floats) {
 
 /// The end of a kernel on a ColumnGrid: sums the 8 walkers' `sum` and writes the block's part. Call it from
 /// all threads.
-template <int N>
-__device__ inline void write_part(const ColumnGrid& grid, const float (&sum)[N], float* parts) {
-  __shared__ float shared[ColumnGrid::kWalkers][N][ColumnGrid::kLanes];
+template <int N, typename Grid>
+__device__ inline void write_part(const Grid& grid, const float (&sum)[N], float* parts) {
+  __shared__ float shared[Grid::kWalkers][N][Grid::kLanes];
 #pragma unroll
   for (int j = 0; j < N; ++j) shared[threadIdx.y][j][threadIdx.x] = sum[j];
   __syncthreads();
-  const int64_t first = static_cast<int64_t>(blockIdx.x % grid.column_blocks) * ColumnGrid::kLanes * N;
-  for (int i = static_cast<int>(threadIdx.y * ColumnGrid::kLanes + threadIdx.x); i < ColumnGrid::kLanes * N;
-       i += ColumnGrid::kThreads) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x % grid.column_blocks) * Grid::kLanes * N;
+  for (int i = static_cast<int>(threadIdx.y * Grid::kLanes + threadIdx.x); i < Grid::kLanes * N;
+       i += Grid::kThreads) {
     if (first + i >= grid.vectors * N) break;
     float total = 0;
 #pragma unroll
-    for (int walker = 0; walker < ColumnGrid::kWalkers; ++walker) total += shared[walker][i % N][i / N];
+    for (int walker = 0; walker < Grid::kWalkers; ++walker) total += shared[walker][i % N][i / N];
     parts[grid.row_block() * grid.vectors * N + first + i] = total;
   }
 }

@@ -17,7 +17,7 @@ namespace perceiver::kernels::cuda {
 namespace {
 
 constexpr int kWarpThreads = 256;
-constexpr int kBlockThreads = 512;
+constexpr float kLog2E = 1.4426950408889634f;
 
 /// Soft targets: `on` for the target, `off` for each other id; `normalizer` makes a perfect prediction's loss
 /// 0.
@@ -31,6 +31,13 @@ Smoothing smoothing(double amount, int64_t vocabulary) {
   const double off_entropy = off > 0 ? others * off * std::log(off) : 0;
   return {static_cast<float>(on), static_cast<float>(off),
           static_cast<float>(-(on * std::log(on) + off_entropy))};
+}
+
+/// exp(x) for x <= 0, a few units of the last place off where x is large; tiny results become 0.
+__device__ inline float fast_exp(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * kLog2E));
+  return y;
 }
 
 /// What a row's loss and gradient need of its logits.
@@ -72,7 +79,7 @@ __device__ inline RowGradient finish_row(const CrossEntropy& k, const Smoothing&
 
 /// One warp a row of at most 32 * kElements logits; element e of a lane is logit 32 * e + lane.
 template <typename T, int kElements>
-__global__ void __launch_bounds__(kWarpThreads, kElements == 16 ? 3 : 2)
+__global__ void __launch_bounds__(kWarpThreads, kElements == 32 ? 2 : 4)
     warp_kernel(CrossEntropy k, Smoothing soft) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kWarpThreads / 32) + threadIdx.x / 32;
   if (row >= k.rows) return;
@@ -85,16 +92,21 @@ __global__ void __launch_bounds__(kWarpThreads, kElements == 16 ? 3 : 2)
     for (int i = lane; i < k.stride; i += 32) logits[i] = from_float<T>(0);
     return;
   }
-  logits += lane;
+  logits += min(lane, vocabulary - 1);
   const int rest = vocabulary - lane, target_rest = target - lane;  // element e exists where 32 * e < rest
+  // Lanes without an element read one of the row's again rather than branch, so that all loads go out at
+  // once.
+  T raw[kElements];
+#pragma unroll
+  for (int e = 0; e < kElements; ++e) raw[e] = logits[32 * e < rest ? 32 * e : 0];
   float x[kElements];
   float largest = -INFINITY, total = 0;
 #pragma unroll
-  for (int e = 0; e < kElements; ++e) x[e] = 32 * e < rest ? to_float(logits[32 * e]) : -INFINITY;
-#pragma unroll
   for (int e = 0; e < kElements; ++e) {
+    const float value = to_float(raw[e]);
+    x[e] = 32 * e < rest ? value : -INFINITY;
     largest = fmaxf(largest, x[e]);
-    if (32 * e < rest) total += x[e];
+    total += 32 * e < rest ? value : 0.0f;
   }
   RowSums sums;
   sums.largest = warp_max(largest);
@@ -105,7 +117,7 @@ __global__ void __launch_bounds__(kWarpThreads, kElements == 16 ? 3 : 2)
   for (int e = 0; e < kElements; ++e) {
     if (32 * e == target_rest) chosen = x[e];
     earlier |= 32 * e < target_rest && x[e] == sums.largest;
-    x[e] = __expf(x[e] - sums.largest);
+    x[e] = fast_exp(x[e] - sums.largest);
     exponentials += x[e];
   }
   sums.chosen = __shfl_sync(0xffffffffu, chosen, target % 32);
@@ -116,53 +128,63 @@ __global__ void __launch_bounds__(kWarpThreads, kElements == 16 ? 3 : 2)
 #pragma unroll
   for (int e = 0; e < kElements; ++e)
     if (32 * e < rest) logits[32 * e] = from_float<T>(gradient.of(x[e], 32 * e == target_rest));
-  for (int i = vocabulary; i + lane < k.stride; i += 32) logits[i] = from_float<T>(0);
+  T* begin = static_cast<T*>(k.logits) + row * k.stride;
+  for (int64_t i = vocabulary + lane; i < k.stride; i += 32) begin[i] = from_float<T>(0);
 }
 
-/// A maximum and the sum of exponentials relative to it.
-struct Running {
-  float largest, exponentials;
+/// Maximum over a block, in every thread. Call it from all of them.
+template <int kThreads>
+__device__ inline float block_max(float x) {
+  __shared__ float parts[kThreads / 32];
+  x = warp_max(x);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+  __syncthreads();
+#pragma unroll
+  for (int warp = 0; warp < kThreads / 32; ++warp) x = fmaxf(x, parts[warp]);
+  return x;
+}
 
-  __device__ void merge(float other_largest, float other_exponentials) {
-    const float both = fmaxf(largest, other_largest);
-    if (both == -INFINITY) return;
-    exponentials = exponentials * __expf(largest - both) + other_exponentials * __expf(other_largest - both);
-    largest = both;
+/// The running sums of one thread over its logits.
+struct ThreadSums {
+  float largest = -INFINITY, exponentials = 0;  // exponentials relative to `largest`
+  float total = 0;
+  float before = -INFINITY;  // the largest before the target
+
+  /// Logits i, i + 1, ...; totals and maxima before the target only where they are wanted.
+  template <int N>
+  __device__ void add(const float (&x)[N], int i, int target, bool statistics) {
+    float above = largest, sum = 0;
+#pragma unroll
+    for (int j = 0; j < N; ++j) above = fmaxf(above, x[j]);
+    const float shift = above == -INFINITY ? 0 : above;  // nothing finite yet
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum += fast_exp(x[j] - shift);
+    exponentials = exponentials * fast_exp(largest - shift) + sum;
+    largest = above;
+    if (!statistics) return;
+#pragma unroll
+    for (int j = 0; j < N; ++j) total += x[j];
+    if (i >= target) return;
+#pragma unroll
+    for (int j = 0; j < N; ++j)
+      if (i + j < target) before = fmaxf(before, x[j]);
   }
 };
-
-/// The block's maximum and sum, merged in a fixed order, in every thread.
-__device__ inline Running merge_block(Running own) {
-  constexpr int kWarps = kBlockThreads / 32;
-  __shared__ Running parts[kWarps];
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    const float largest = __shfl_xor_sync(0xffffffffu, own.largest, offset);
-    const float exponentials = __shfl_xor_sync(0xffffffffu, own.exponentials, offset);
-    own.merge(largest, exponentials);
-  }
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = own;
-  __syncthreads();
-  Running all = parts[0];
-#pragma unroll
-  for (int warp = 1; warp < kWarps; ++warp) all.merge(parts[warp].largest, parts[warp].exponentials);
-  return all;
-}
 
 /// What lies between this row of logits and the next.
 template <typename T>
 __device__ inline void clear_rest(const CrossEntropy& k, T* logits) {
-  const int64_t i = k.vocabulary + threadIdx.x;
-  if (i < k.stride) logits[i] = from_float<T>(0);
+  for (int64_t i = k.vocabulary + threadIdx.x; i < k.stride; i += blockDim.x) logits[i] = from_float<T>(0);
 }
 
 /// One block a row. The maximum before the target decides whether the target is the first arg max.
-template <typename T, int N>
-__global__ void __launch_bounds__(kBlockThreads) block_kernel(CrossEntropy k, Smoothing soft) {
-  constexpr int kStep = kBlockThreads * N;
+template <typename T, int N, int kThreads>
+__global__ void __launch_bounds__(kThreads, 2048 / kThreads) block_kernel(CrossEntropy k, Smoothing soft) {
+  constexpr int kStep = kThreads * N;
   const int64_t row = blockIdx.x;
-  const int target = k.targets[row], begin = static_cast<int>(threadIdx.x) * N;
-  const int vocabulary = static_cast<int>(k.vocabulary);
+  const int target = k.targets[row], vocabulary = static_cast<int>(k.vocabulary);
+  const int begin = static_cast<int>(threadIdx.x) * N;
+  const bool statistics = k.loss != nullptr || k.correct != nullptr;
   T* logits = static_cast<T*>(k.logits) + row * k.stride;
   if (target == 0) {
     const float zeros[N] = {};
@@ -172,40 +194,31 @@ __global__ void __launch_bounds__(kBlockThreads) block_kernel(CrossEntropy k, Sm
     clear_rest<T>(k, logits);
     return;
   }
-  Running own{-INFINITY, 0};
-  float total = 0, before = -INFINITY;
-#pragma unroll 4
-  for (int i = begin; i < vocabulary; i += kStep) {
-    float x[N], largest = own.largest, sum = 0;
-    load(static_cast<const T*>(logits) + i, x);
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-      largest = fmaxf(largest, x[j]);
-      if (i + j < target) before = fmaxf(before, x[j]);
-      total += x[j];
-    }
-    const float shift = largest == -INFINITY ? 0 : largest;  // nothing finite yet
-#pragma unroll
-    for (int j = 0; j < N; ++j) sum += __expf(x[j] - shift);
-    own.exponentials = own.exponentials * __expf(own.largest - shift) + sum;
-    own.largest = largest;
-  }
-  const Running all = merge_block(own);
-  RowSums sums;
-  sums.largest = all.largest;
-  sums.exponentials = all.exponentials;
-  sums.total = block_sum<kBlockThreads>(total);
-  sums.chosen = to_float(logits[target]);
-  const bool earlier = __syncthreads_or(before == all.largest);  // and nobody writes before all have read
-  sums.correct = !earlier && sums.chosen == all.largest;
-  const RowGradient gradient = finish_row(k, soft, row, sums, threadIdx.x == 0);
-  if (k.gradient_scale == nullptr) return;
-#pragma unroll 4
+  ThreadSums own;
+#pragma unroll 2
   for (int i = begin; i < vocabulary; i += kStep) {
     float x[N];
     load(static_cast<const T*>(logits) + i, x);
+    own.add(x, i, target, statistics);
+  }
+  RowSums sums;
+  sums.largest = block_max<kThreads>(own.largest);
+  sums.exponentials = block_sum<kThreads>(
+      own.largest == -INFINITY ? own.exponentials : own.exponentials * fast_exp(own.largest - sums.largest));
+  sums.total = statistics ? block_sum<kThreads>(own.total) : 0;
+  sums.chosen = to_float(logits[target]);
+  const bool earlier =
+      __syncthreads_or(own.before == sums.largest);  // and nobody writes before all have read
+  sums.correct = !earlier && sums.chosen == sums.largest;
+  const RowGradient gradient = finish_row(k, soft, row, sums, threadIdx.x == 0);
+  if (k.gradient_scale == nullptr) return;
+  const int steps = (vocabulary - begin + kStep - 1) / kStep;
+#pragma unroll 2
+  for (int i = begin + (steps - 1) * kStep; i >= 0; i -= kStep) {
+    float x[N];
+    load(static_cast<const T*>(logits) + i, x);
 #pragma unroll
-    for (int j = 0; j < N; ++j) x[j] = gradient.of(__expf(x[j] - all.largest), i + j == target);
+    for (int j = 0; j < N; ++j) x[j] = gradient.of(fast_exp(x[j] - sums.largest), i + j == target);
     store(logits + i, x);
   }
   clear_rest<T>(k, logits);
@@ -241,18 +254,32 @@ __global__ void finish_totals_kernel(const double* parts, int64_t count, double*
   if (threadIdx.x % 32 == 0) totals[i] = sum + (accumulate ? totals[i] : 0);
 }
 
+template <typename T, int kElements>
+void launch_warps(const Launch& launch, const CrossEntropy& k, const Smoothing& soft) {
+  const unsigned blocks = static_cast<unsigned>(ceil_div(k.rows, kWarpThreads / 32));
+  warp_kernel<T, kElements><<<blocks, kWarpThreads, 0, stream_of(launch)>>>(k, soft);
+}
+
+template <typename T, int kThreads>
+void launch_blocks(const Launch& launch, const CrossEntropy& k, const Smoothing& soft) {
+  with_width<T>(wide_rows<T>(std::gcd(k.vocabulary, k.stride), {k.logits}), [&]<int N>() {
+    block_kernel<T, N, kThreads><<<static_cast<unsigned>(k.rows), kThreads, 0, stream_of(launch)>>>(k, soft);
+  });
+}
+
 template <typename T>
 void launch_rows(const Launch& launch, const CrossEntropy& k) {
   const Smoothing soft = smoothing(k.label_smoothing, k.vocabulary);
-  const unsigned warps = static_cast<unsigned>(ceil_div(k.rows, kWarpThreads / 32));
-  if (k.vocabulary <= 512) {
-    warp_kernel<T, 16><<<warps, kWarpThreads, 0, stream_of(launch)>>>(k, soft);
+  if (k.vocabulary <= 320) {
+    launch_warps<T, 10>(launch, k, soft);
+  } else if (k.vocabulary <= 512) {
+    launch_warps<T, 16>(launch, k, soft);
   } else if (k.vocabulary <= 1024) {
-    warp_kernel<T, 32><<<warps, kWarpThreads, 0, stream_of(launch)>>>(k, soft);
+    launch_warps<T, 32>(launch, k, soft);
+  } else if (k.vocabulary <= 8192) {
+    launch_blocks<T, 128>(launch, k, soft);
   } else {
-    with_width<T>(wide_rows<T>(std::gcd(k.vocabulary, k.stride), {k.logits}), [&]<int N>() {
-      block_kernel<T, N><<<static_cast<unsigned>(k.rows), kBlockThreads, 0, stream_of(launch)>>>(k, soft);
-    });
+    launch_blocks<T, 512>(launch, k, soft);
   }
   check_launch("cross_entropy");
 }
@@ -260,7 +287,7 @@ void launch_rows(const Launch& launch, const CrossEntropy& k) {
 }  // namespace
 
 void cross_entropy(const Launch& launch, const CrossEntropy& k) {
-  require(k.stride >= k.vocabulary && k.stride < k.vocabulary + kBlockThreads, "rows of logits close together");
+  require(k.stride >= k.vocabulary, "rows of logits that do not overlap");
   if (k.rows == 0) return;
   with_type(k.type, [&]<typename T>() { launch_rows<T>(launch, k); });
 }

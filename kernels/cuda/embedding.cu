@@ -8,17 +8,21 @@
 //  1. Stable radix sort of the row numbers by id, in passes of at most 10 bits (one pass for small tables,
 //  two
 //     up to 2^20 rows), each of three launches: digits are counted per tile of 4096 rows; a warp per digit
-//     scans its counts over the tiles; each tile ranks its rows and scatters them. Ranks come from matches
-//     within a warp and per-warp counters, without atomics, so that equal ids keep their order.
+//     scans its counts over the tiles; each tile ranks its rows and scatters them. Ranks come from ballots
+//     within a warp and per-warp counters, without atomics, so that equal ids keep their order and it takes
+//     as long for one id as for many.
 //  2. The sorted order is cut into chunks of equally many rows, whatever the ids, and a warp sums one chunk
 //  in
-//     one slice of 32 vectors: d_out is read once, in 512-byte pieces, 4 in flight a warp, the sum stays in
-//     registers. A segment (the rows of one id) that lies within a chunk is written to the table at once; one
-//     that crosses into other chunks leaves a part per chunk in the workspace.
+//     one slice of 32 vectors: d_out is read once, in 512-byte pieces, through a ring in shared memory that
+//     keeps 8 of a warp in flight; the sum stays in registers. A segment (the rows of one id) that lies
+//     within a chunk is written to the table at once; one that crosses into other chunks leaves a part per
+//     chunk in the workspace.
 //  3. Segments that cross chunks are listed, and a block for each of them and 128 columns adds its parts in
 //  the
 //     chunks' order.
 // Where the target is overwritten, rows that no id names are cleared.
+#include <cuda_pipeline.h>
+
 #include <algorithm>
 #include <bit>
 
@@ -80,50 +84,72 @@ struct SortPass {
   __device__ int digit(int32_t id) const { return (id >> shift) & (digits - 1); }
 };
 
-/// The lanes of the warp with the same digit; a lane without a row has the digit -1.
-__device__ inline unsigned same_digit(int digit) {
-  return __match_any_sync(0xffffffffu, digit);
-}
-
-/// counter[digit] += number of the warp's rows with that digit, for its part of the tile.
-__device__ inline void count_digits(const SortPass& pass, int64_t begin, int64_t end, int32_t* counter) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int64_t base = begin; base < end; base += 32) {
-    const int64_t i = base + lane;
-    int digit = -1;
-    if (i < end) {
-      const int32_t id = pass.id(pass.row(i));
-      digit = pass.digit(id);
-      if (pass.present != nullptr) pass.present[id] = 1;
-    }
-    const unsigned same = same_digit(digit);
-    if (digit >= 0 && lane == __ffs(static_cast<int>(same)) - 1) counter[digit] += __popc(same);
-    __syncwarp();
+/// The lanes of the warp with the same digit as this one, by a ballot per bit.
+__device__ inline unsigned same_digit(int digit, int digits) {
+  unsigned same = 0xffffffffu;
+  for (int bit = 1; bit < digits; bit *= 2) {
+    const unsigned set = __ballot_sync(0xffffffffu, (digit & bit) != 0);
+    same &= (digit & bit) != 0 ? set : ~set;
   }
+  return same;
 }
 
-/// A warp's rows of the block's tile: successive warps have successive parts.
-struct WarpPart {
-  int64_t begin, end;
+/// A warp's part of the block's tile: 512 successive rows, row 32 * i + lane of them in place i of a lane.
+struct WarpRows {
+  static constexpr int kSteps = kSortRows / kSortThreads;
 
-  __device__ explicit WarpPart(int64_t rows) {
-    begin = static_cast<int64_t>(blockIdx.x) * kSortRows + threadIdx.x / 32 * (kSortRows / kSortWarps);
-    end = min(rows, begin + kSortRows / kSortWarps);
+  int32_t row[kSteps];
+  int32_t digit[kSteps];
+  int32_t count;  // of rows; less than 512 at the end
+
+  /// All loads go out before the first is used.
+  __device__ explicit WarpRows(const SortPass& pass) {
+    const int64_t begin = static_cast<int64_t>(blockIdx.x) * kSortRows + threadIdx.x / 32 * (32 * kSteps);
+    count = static_cast<int32_t>(max(int64_t{0}, min(int64_t{32} * kSteps, pass.rows - begin)));
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) row[i] = exists(i) ? pass.row(begin + place(i)) : 0;
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) digit[i] = exists(i) ? pass.id(row[i]) : 0;
+    if (pass.present != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i)
+        if (exists(i)) pass.present[digit[i]] = 1;
+    }
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) digit[i] = pass.digit(digit[i]);
+  }
+  __device__ static int place(int i) {
+    return 32 * i + static_cast<int>(threadIdx.x) % 32;
+  }
+  __device__ bool exists(int i) const {
+    return place(i) < count;
+  }
+
+  /// The lanes whose row exists and has this lane's digit; place i.
+  __device__ unsigned peers(int i, int digits) const {
+    return same_digit(digit[i], digits) & __ballot_sync(0xffffffffu, exists(i));
   }
 };
 
 /// counter [warps][digits] of the block's tile.
-__device__ inline void count_tile(const SortPass& pass, int32_t* counter) {
+__device__ inline void count_tile(const SortPass& pass, const WarpRows& rows, int32_t* counter) {
   for (int i = static_cast<int>(threadIdx.x); i < kSortWarps * pass.digits; i += kSortThreads) counter[i] = 0;
   __syncthreads();
-  const WarpPart part(pass.rows);
-  count_digits(pass, part.begin, part.end, counter + threadIdx.x / 32 * pass.digits);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int32_t* own = counter + threadIdx.x / 32 * pass.digits;
+#pragma unroll
+  for (int i = 0; i < WarpRows::kSteps; ++i) {
+    const unsigned peers = rows.peers(i, pass.digits);
+    if (rows.exists(i) && lane == __ffs(static_cast<int>(peers)) - 1) own[rows.digit[i]] += __popc(peers);
+    __syncwarp();
+  }
   __syncthreads();
 }
 
 __global__ void __launch_bounds__(kSortThreads) count_kernel(SortPass pass) {
   extern __shared__ int32_t counter[];
-  count_tile(pass, counter);
+  const WarpRows rows(pass);
+  count_tile(pass, rows, counter);
   for (int digit = static_cast<int>(threadIdx.x); digit < pass.digits; digit += kSortThreads) {
     int32_t sum = 0;
     for (int warp = 0; warp < kSortWarps; ++warp) sum += counter[warp * pass.digits + digit];
@@ -177,8 +203,9 @@ __device__ inline void scan_totals(const SortPass& pass, int32_t* start) {
 __global__ void __launch_bounds__(kSortThreads) scatter_kernel(SortPass pass) {
   extern __shared__ int32_t counter[];  // [warps][digits], then [digits]
   int32_t* start = counter + kSortWarps * pass.digits;
+  const WarpRows rows(pass);
   scan_totals(pass, start);
-  count_tile(pass, counter);
+  count_tile(pass, rows, counter);
   // Counts become the place of the warp's first row with the digit.
   for (int digit = static_cast<int>(threadIdx.x); digit < pass.digits; digit += kSortThreads) {
     int32_t place = start[digit] + pass.counts[digit * pass.tiles + blockIdx.x];
@@ -191,18 +218,15 @@ __global__ void __launch_bounds__(kSortThreads) scatter_kernel(SortPass pass) {
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   int32_t* place = counter + threadIdx.x / 32 * pass.digits;
-  const WarpPart part(pass.rows);
-  for (int64_t base = part.begin; base < part.end; base += 32) {
-    const int64_t i = base + lane;
-    const int32_t row = i < part.end ? pass.row(i) : 0;
-    const int digit = i < part.end ? pass.digit(pass.id(row)) : -1;
-    const unsigned same = same_digit(digit);
-    const int rank = __popc(same & ((1u << lane) - 1));
-    const int32_t first = digit >= 0 ? place[digit] : 0;
+#pragma unroll
+  for (int i = 0; i < WarpRows::kSteps; ++i) {
+    const unsigned peers = rows.peers(i, pass.digits);
+    const int rank = __popc(peers & ((1u << lane) - 1));
+    const int32_t first = rows.exists(i) ? place[rows.digit[i]] : 0;
     __syncwarp();
-    if (digit >= 0) {
-      pass.to[first + rank] = row;
-      if (rank == 0) place[digit] = first + __popc(same);
+    if (rows.exists(i)) {
+      pass.to[first + rank] = rows.row[i];
+      if (rank == 0) place[rows.digit[i]] = first + __popc(peers);
     }
     __syncwarp();
   }
@@ -211,10 +235,10 @@ __global__ void __launch_bounds__(kSortThreads) scatter_kernel(SortPass pass) {
 // Backward, steps 2 and 3: the sums.
 
 constexpr int kChunkThreads = 256;
-constexpr int kChunkBlocks = 4;  // of a multiprocessor, as many as the registers allow
+constexpr int kChunkBlocks = 5;  // of a multiprocessor, as many as the registers allow
 constexpr int kSliceVectors = 32;
 constexpr int64_t kMinChunkRows = 16;
-constexpr int kRowsInFlight = 4;
+constexpr int kRowsInFlight = 8;
 constexpr int kCombineThreads = 256;
 
 /// A segment that crosses chunks: from the end of `first` to the start of `last`.
@@ -230,6 +254,8 @@ struct SegmentSum {
   // next.
   float* heads;
   float* tails;
+  int32_t* head_ids;  // [chunks], -1 where there is no such part
+  int32_t* tail_ids;
   int32_t* spans;  // first chunks of the segments that cross chunks
   int32_t* span_count;
 
@@ -247,52 +273,77 @@ __device__ inline void write_sum(float* target, const float (&sum)[N], bool accu
   store(target, old);
 }
 
-/// One warp's chunk and slice.
+/// One warp's chunk and slice. Each lane copies and reads its own vector of a row alone, so that the ring
+/// needs no barriers.
 template <typename T, int N>
 class ChunkSum {
  public:
-  __device__ ChunkSum(const SegmentSum& k, int64_t chunk, int64_t column)
-      : k_(k), chunk_(chunk), column_(column), active_(column < k.columns) {}
+  using Vector = Pack<T, N>;
+
+  /// `ring` holds the lane's place in row 0; rows are 32 vectors apart.
+  __device__ ChunkSum(const SegmentSum& k, int64_t chunk, int64_t column, Vector* ring)
+      : k_(k), chunk_(chunk), column_(column), end_(k.end(chunk)), ring_(ring), active_(column < k.columns) {}
 
   __device__ void run() {
-    const int64_t begin = k_.begin(chunk_), end = k_.end(chunk_);
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int64_t begin = k_.begin(chunk_);
     current_ = k_.id(begin);
     began_before_ = begin > 0 && k_.id(begin - 1) == current_;
-    for (int64_t base = begin; base < end; base += 32) {
-      int32_t row = 0, id = 0;
-      if (base + lane < end) {
-        row = k_.order[base + lane];
-        id = k_.ids[row * k_.id_stride];
+    if (column_ == 0) k_.head_ids[chunk_] = began_before_ ? current_ : -1;
+    Rows rows = fetch(begin), next = fetch(begin + 32);
+    for (int i = 0; i < kRowsInFlight; ++i) copy(rows, i, i, begin + i < end_);
+    for (int64_t base = begin; base < end_; base += 32) {
+      const int count = static_cast<int>(min(int64_t{32}, end_ - base));
+      for (int i = 0; i < count; ++i) {
+        __pipeline_wait_prior(kRowsInFlight - 1);
+        add(i % kRowsInFlight, __shfl_sync(0xffffffffu, rows.id, i));
+        const int ahead = i + kRowsInFlight;
+        copy(ahead < 32 ? rows : next, ahead % 32, i % kRowsInFlight, base + ahead < end_);
       }
-      const int count = static_cast<int>(min(int64_t{32}, end - base));
-      for (int i = 0; i < count; i += kRowsInFlight) add_rows(row, id, i, count);
+      rows = next;
+      next = fetch(base + 64);
     }
-    finish(end < k_.rows && k_.id(end) == current_);
+    const bool goes_on = end_ < k_.rows && k_.id(end_) == current_;
+    if (column_ == 0) k_.tail_ids[chunk_] = goes_on && !began_before_ ? current_ : -1;
+    finish(goes_on);
   }
 
  private:
-  /// Adds the rows of lanes [i, i + kRowsInFlight).
-  __device__ void add_rows(int32_t row, int32_t id, int i, int count) {
-    Pack<T, N> packs[kRowsInFlight];
-#pragma unroll
-    for (int u = 0; u < kRowsInFlight; ++u) {
-      const int64_t r = __shfl_sync(0xffffffffu, row, i + u);
-      if (active_ && i + u < count)
-        packs[u] = load_pack<N>(static_cast<const T*>(k_.d_out) + r * k_.columns + column_);
-    }
-#pragma unroll
-    for (int u = 0; u < kRowsInFlight; ++u) {
-      const int32_t next = __shfl_sync(0xffffffffu, id, i + u);
-      if (i + u >= count) break;
-      if (next != current_) {
-        finish(false);
-        current_ = next;
-        began_before_ = false;
+  /// The number and id of one row a lane.
+  struct Rows {
+    int32_t row, id;
+  };
+
+  __device__ Rows fetch(int64_t base) const {
+    const int64_t i = base + threadIdx.x % 32;
+    if (i >= end_) return {0, 0};
+    const int32_t row = k_.order[i];
+    return {row, k_.ids[row * k_.id_stride]};
+  }
+
+  /// Starts the copy of a lane's row into a place of the ring; what does not exist counts as well.
+  __device__ void copy(const Rows& rows, int lane, int place, bool exists) {
+    const int64_t row = __shfl_sync(0xffffffffu, rows.row, lane);
+    if (exists && active_) {
+      const T* from = static_cast<const T*>(k_.d_out) + row * k_.columns + column_;
+      if constexpr (sizeof(Vector) == 16) {
+        __pipeline_memcpy_async(ring_ + 32 * place, from, sizeof(Vector));
+      } else {
+        ring_[32 * place] = load_pack<N>(from);
       }
-#pragma unroll
-      for (int j = 0; j < N; ++j) sum_[j] += to_float(packs[u].x[j]);
     }
+    __pipeline_commit();
+  }
+
+  __device__ void add(int place, int32_t id) {
+    if (id != current_) {
+      finish(false);
+      current_ = id;
+      began_before_ = false;
+    }
+    float x[N] = {};
+    if (active_) unpack(ring_[32 * place], x);
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum_[j] += x[j];
   }
 
   /// The current segment ends here, or goes on in the next chunk.
@@ -309,19 +360,22 @@ class ChunkSum {
   }
 
   const SegmentSum& k_;
-  int64_t chunk_, column_;
+  int64_t chunk_, column_, end_;
+  Vector* ring_;
   bool active_, began_before_ = false;
-  int64_t current_ = 0;
+  int32_t current_ = 0;
   float sum_[N] = {};
 };
 
 template <typename T, int N>
 __global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
     chunk_kernel(const __grid_constant__ SegmentSum k) {
-  const int64_t item = static_cast<int64_t>(blockIdx.x) * (kChunkThreads / 32) + threadIdx.x / 32;
+  __shared__ Pack<T, N> rings[kChunkThreads / 32][kRowsInFlight][32];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * (kChunkThreads / 32) + warp;
   const int64_t chunk = item / k.slices, slice = item % k.slices;
   if (chunk >= k.chunks) return;
-  ChunkSum<T, N>(k, chunk, (slice * kSliceVectors + threadIdx.x % 32) * N).run();
+  ChunkSum<T, N>(k, chunk, (slice * kSliceVectors + lane) * N, &rings[warp][0][lane]).run();
 }
 
 /// One block lists the segments that cross chunks, in their order.
@@ -331,12 +385,7 @@ __global__ void __launch_bounds__(1024) list_kernel(const __grid_constant__ Segm
   int32_t listed = 0;
   for (int64_t base = 0; base < k.chunks; base += blockDim.x) {
     const int64_t chunk = base + threadIdx.x;
-    bool starts = false;
-    if (chunk < k.chunks && k.end(chunk) < k.rows) {
-      const int32_t id = k.id(k.end(chunk));
-      const bool fills = k.begin(chunk) > 0 && k.id(k.begin(chunk) - 1) == id;
-      starts = k.id(k.end(chunk) - 1) == id && !fills;
-    }
+    const bool starts = chunk < k.chunks && k.tail_ids[chunk] >= 0;
     const unsigned starting = __ballot_sync(0xffffffffu, starts);
     __syncthreads();
     if (lane == 0) warp_counts[warp] = __popc(starting);
@@ -351,14 +400,12 @@ __global__ void __launch_bounds__(1024) list_kernel(const __grid_constant__ Segm
   if (threadIdx.x == 0) *k.span_count = listed;
 }
 
-/// The number of chunks behind `first` whose first row has the same id as the last row of `first`. Call it
-/// from all of a block.
-__device__ inline int64_t chunks_after(const SegmentSum& k, int64_t first) {
-  const int32_t id = k.id(k.end(first) - 1);
+/// The number of chunks behind `first` that begin with the same segment. Call it from all of a block.
+__device__ inline int64_t chunks_after(const SegmentSum& k, int64_t first, int32_t id) {
   int64_t count = 0;
   for (int64_t base = first + 1; base < k.chunks; base += kCombineThreads) {
     const int64_t chunk = base + threadIdx.x;
-    const int found = __syncthreads_count(chunk < k.chunks && k.id(k.begin(chunk)) == id);
+    const int found = __syncthreads_count(chunk < k.chunks && k.head_ids[chunk] == id);
     count += found;
     if (found < kCombineThreads) break;
   }
@@ -375,7 +422,8 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(const __grid_c
   const int64_t slices = (k.columns + 32 * N - 1) / (32 * N), items = *k.span_count * slices;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t first = k.spans[item / slices], column = (item % slices * 32 + lane) * N;
-    const int64_t heads = chunks_after(k, first);
+    const int32_t id = k.tail_ids[first];
+    const int64_t heads = chunks_after(k, first, id);
     float sum[N] = {};
     if (column < k.columns) {
       if (warp == 0) load(static_cast<const float*>(k.tails) + first * k.columns + column, sum);
@@ -395,7 +443,7 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(const __grid_c
       for (int w = 1; w < kWarps; ++w)
 #pragma unroll
         for (int i = 0; i < N; ++i) sum[i] += shared[w][lane][i];
-      write_sum(k.table + k.id(k.end(first) - 1) * k.columns + column, sum, k.accumulate);
+      write_sum(k.table + id * k.columns + column, sum, k.accumulate);
     }
     __syncthreads();
   }
@@ -479,6 +527,8 @@ void sum_segments(const Launch& launch, const EmbeddingBackward& k, const int32_
   Workspace workspace(launch);  // the sort's pieces are no longer needed
   s.heads = workspace.take<float>(s.chunks * k.columns);
   s.tails = workspace.take<float>(s.chunks * k.columns);
+  s.head_ids = workspace.take<int32_t>(s.chunks);
+  s.tail_ids = workspace.take<int32_t>(s.chunks);
   s.spans = workspace.take<int32_t>(s.chunks);
   s.span_count = workspace.take<int32_t>(1);
   const int64_t blocks = ceil_div(s.chunks * s.slices, kChunkThreads / 32);

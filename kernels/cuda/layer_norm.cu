@@ -28,14 +28,6 @@ struct RowShape {
   static constexpr int N = kWidth;
   static constexpr int kGroup = kGroupThreads;
   static constexpr int kPacks = kElements / kWidth;
-  // Backward keeps two sums for each element of a thread, hence fewer and smaller blocks.
-  static constexpr int kBackwardThreads = kGroup == 32 ? 128 : kBlock;
-  static constexpr int backward_blocks(bool drops) {
-    if (kGroup > 32) return 1;
-    if (kElements == 16) return drops ? 3 : 4;
-    return sizeof(T) == 2 && !drops ? 3 : 2;
-  }
-
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % kGroup; }
   __device__ static int64_t column(int pack) { return (pack * kGroup + lane()) * N; }
   __device__ static float sum(float x) {
@@ -63,6 +55,22 @@ void with_shape(int64_t columns, bool wide, Body&& body) {
   }
 }
 
+/// Backward keeps two sums for each element of a thread, hence fewer elements a thread.
+template <typename T, typename Body>
+void with_backward_shape(int64_t columns, bool wide, Body&& body) {
+  require(columns <= kMaxColumns, "rows of at most 8192 elements in LayerNorm");
+  constexpr int N = kWide<T>;
+  if (!wide) {
+    body.template operator()<RowShape<T, 1, 512, 16>>();
+  } else if (columns <= 512) {
+    body.template operator()<RowShape<T, N, 32, 16>>();
+  } else if (columns <= 1024) {
+    body.template operator()<RowShape<T, N, 64, 16>>();
+  } else {
+    body.template operator()<RowShape<T, N, 512, 16>>();
+  }
+}
+
 /// A thread's share of a row, as it lies in memory.
 template <typename Shape>
 struct Share {
@@ -78,7 +86,7 @@ struct Share {
 };
 
 template <typename Shape>
-__global__ void __launch_bounds__(kBlock) forward_kernel(ResidualLayerNorm k) {
+__global__ void __launch_bounds__(kBlock, Shape::kGroup == 32 ? 3 : 2) forward_kernel(ResidualLayerNorm k) {
   using T = typename Shape::T;
   constexpr int N = Shape::N, kPacks = Shape::kPacks;
   const int64_t row =
@@ -133,19 +141,77 @@ __global__ void __launch_bounds__(kBlock) forward_kernel(ResidualLayerNorm k) {
   }
 }
 
-/// Writes a block's part of d_scale and d_offset: the warps' sums, added in their order.
+/// How the backward of a shape is launched: threads of a block, and blocks of a multiprocessor, as many as
+/// the registers allow, which the words of a dropout mask take as well.
 template <typename Shape>
-__device__ void write_parts(const float (&sums)[2][Shape::kPacks][Shape::N], int64_t columns, float* parts) {
-  parts += static_cast<int64_t>(blockIdx.x) * 2 * columns;
+constexpr int kBackwardThreads = Shape::kGroup == 32 ? 128 : Shape::kGroup;
+template <typename Shape, bool kDrops>
+constexpr int kBackwardBlocks =
+    Shape::kGroup == 512 ? 1
+                         : (sizeof(typename Shape::T) == 4 || kDrops ? 384 : 512) / kBackwardThreads<Shape>;
+
+/// What backward reads of a row.
+template <typename Shape>
+struct BackwardRow {
+  Share<Shape> x, d_y, d_sum;
+  float mean, rstd;
+
+  __device__ void load(const ResidualLayerNormBackward& k, int64_t row) {
+    if (row >= k.rows) return;
+    x.load(k.x, row, k.columns);
+    d_y.load(k.d_y, row, k.columns);
+    if (k.d_sum != nullptr) d_sum.load(k.d_sum, row, k.columns);
+    mean = static_cast<const float*>(k.mean)[row];
+    rstd = static_cast<const float*>(k.rstd)[row];
+  }
+};
+
+/// Two sums over the threads of a row, in each of them. Successive rows take turns with two places, so that
+/// one barrier a row is enough.
+template <typename Shape>
+__device__ inline float2 sum_pair(float2 x, int turn) {
+  x.x = warp_sum(x.x);
+  x.y = warp_sum(x.y);
   if constexpr (Shape::kGroup > 32) {
+    constexpr int kWarps = Shape::kGroup / 32;
+    __shared__ float2 parts[2][kWarps];
+    if (threadIdx.x % 32 == 0) parts[turn][threadIdx.x / 32] = x;
+    __syncthreads();
+    x = parts[turn][0];
 #pragma unroll
-    for (int which = 0; which < 2; ++which)
+    for (int warp = 1; warp < kWarps; ++warp) {
+      x.x += parts[turn][warp].x;
+      x.y += parts[turn][warp].y;
+    }
+  }
+  return x;
+}
+
+/// A thread's sums of d_scale and d_offset.
+template <typename Shape>
+struct ColumnSums {
+  float sums[2][Shape::kPacks][Shape::N] = {};
+
+  /// Writes the block's part; where a block holds several rows, the warps' sums are added in their order.
+  __device__ void write(int64_t columns, float* parts) const {
+    parts += static_cast<int64_t>(blockIdx.x) * 2 * columns;
+    if constexpr (Shape::kGroup > 32) {
 #pragma unroll
-      for (int p = 0; p < Shape::kPacks; ++p)
-        if (Shape::column(p) < columns) store(parts + which * columns + Shape::column(p), sums[which][p]);
-  } else {
+      for (int p = 0; p < Shape::kPacks; ++p) {
+        if (Shape::column(p) >= columns) continue;
+        store(parts + Shape::column(p), sums[0][p]);
+        store(parts + columns + Shape::column(p), sums[1][p]);
+      }
+    } else {
+      add_warps(columns, parts);
+    }
+  }
+
+ private:
+  __device__ void add_warps(int64_t columns, float* parts) const {
+    constexpr int kThreads = kBackwardThreads<Shape>;
     __shared__ float total[2][32 * Shape::kPacks * Shape::N];
-    for (int warp = 0; warp < Shape::kBackwardThreads / 32; ++warp) {
+    for (int warp = 0; warp < kThreads / 32; ++warp) {
       __syncthreads();
       if (static_cast<int>(threadIdx.x) / 32 != warp) continue;
 #pragma unroll
@@ -159,79 +225,94 @@ __device__ void write_parts(const float (&sums)[2][Shape::kPacks][Shape::N], int
           }
     }
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < columns; i += Shape::kBackwardThreads) {
+    for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
       parts[i] = total[0][i];
       parts[columns + i] = total[1][i];
     }
   }
-}
+};
 
-/// kDrops: whether there may be a dropout mask, whose words take registers.
-template <typename Shape, bool kDrops>
-__global__ void __launch_bounds__(Shape::kBackwardThreads, Shape::backward_blocks(kDrops))
-    backward_kernel(ResidualLayerNormBackward k, float* parts) {
-  using T = typename Shape::T;
-  constexpr int N = Shape::N, kPacks = Shape::kPacks, kGroups = Shape::kBackwardThreads / Shape::kGroup;
-  const DropoutFactors factors(k.mask);
-  float sums[2][kPacks][N] = {};  // of d_scale and d_offset
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / Shape::kGroup; row < k.rows;
-       row += static_cast<int64_t>(gridDim.x) * kGroups) {
-    Share<Shape> x_row, d_y_row, d_sum_row;
-    x_row.load(k.x, row, k.columns);
-    d_y_row.load(k.d_y, row, k.columns);
-    if (k.d_sum != nullptr) d_sum_row.load(k.d_sum, row, k.columns);
-    const float mean = static_cast<const float*>(k.mean)[row], rstd = static_cast<const float*>(k.rstd)[row];
-    float sum_g = 0, sum_gn = 0;
+/// Adds a row to the column sums; returns the means of g = d_y * scale and of g * normal.
+template <typename Shape>
+__device__ inline float2 gather_row(const ResidualLayerNormBackward& k, const BackwardRow<Shape>& in,
+                                    int turn, ColumnSums<Shape>& columns) {
+  constexpr int N = Shape::N;
+  float2 sums{0, 0};
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (Shape::column(p) >= k.columns) continue;
-      float scale[N];
-      load(static_cast<const T*>(k.scale) + Shape::column(p), scale);
+  for (int p = 0; p < Shape::kPacks; ++p) {
+    if (Shape::column(p) >= k.columns) continue;
+    float scale[N];
+    load(static_cast<const typename Shape::T*>(k.scale) + Shape::column(p), scale);
 #pragma unroll
-      for (int i = 0; i < N; ++i) {
-        const float normal = (to_float(x_row.packs[p].x[i]) - mean) * rstd;
-        const float d_y = to_float(d_y_row.packs[p].x[i]), g = d_y * scale[i];
-        sums[0][p][i] += d_y * normal;
-        sums[1][p][i] += d_y;
-        sum_g += g;
-        sum_gn += g * normal;
-      }
-    }
-    const float mean_g = Shape::sum(sum_g) / static_cast<float>(k.columns);
-    const float mean_gn = Shape::sum(sum_gn) / static_cast<float>(k.columns);
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const int64_t column = Shape::column(p), element = row * k.columns + column;
-      if (column >= k.columns) continue;
-      float scale[N], d_x[N], old[N] = {};
-      load(static_cast<const T*>(k.scale) + column, scale);
-      if (k.accumulate_x) load(static_cast<const T*>(k.d_x) + element, old);
-#pragma unroll
-      for (int i = 0; i < N; ++i) {
-        const float normal = (to_float(x_row.packs[p].x[i]) - mean) * rstd;
-        const float g = to_float(d_y_row.packs[p].x[i]) * scale[i];
-        d_x[i] = rstd * (g - mean_g - normal * mean_gn) + old[i];
-        if (k.d_sum != nullptr) d_x[i] += to_float(d_sum_row.packs[p].x[i]);
-      }
-      store(static_cast<T*>(k.d_x) + element, d_x);
-      if (k.d_branch == nullptr) continue;
-      if constexpr (kDrops) {
-        float factor[N];
-        factors.get(element, factor);
-#pragma unroll
-        for (int i = 0; i < N; ++i) d_x[i] = rounded<T>(d_x[i]) * factor[i];
-      }
-      store(static_cast<T*>(k.d_branch) + element, d_x);
+    for (int i = 0; i < N; ++i) {
+      const float normal = (to_float(in.x.packs[p].x[i]) - in.mean) * in.rstd;
+      const float d_y = to_float(in.d_y.packs[p].x[i]), g = d_y * scale[i];
+      columns.sums[0][p][i] += d_y * normal;
+      columns.sums[1][p][i] += d_y;
+      sums.x += g;
+      sums.y += g * normal;
     }
   }
-  if (parts != nullptr) write_parts<Shape>(sums, k.columns, parts);
+  sums = sum_pair<Shape>(sums, turn);
+  return {sums.x / static_cast<float>(k.columns), sums.y / static_cast<float>(k.columns)};
+}
+
+template <typename Shape, bool kDrops>
+__device__ inline void write_row(const ResidualLayerNormBackward& k, const BackwardRow<Shape>& in,
+                                 int64_t row, float2 means, const DropoutFactors& factors) {
+  using T = typename Shape::T;
+  constexpr int N = Shape::N;
+#pragma unroll
+  for (int p = 0; p < Shape::kPacks; ++p) {
+    const int64_t column = Shape::column(p), element = row * k.columns + column;
+    if (column >= k.columns) continue;
+    float scale[N], d_x[N], old[N] = {};
+    load(static_cast<const T*>(k.scale) + column, scale);
+    if (k.accumulate_x) load(static_cast<const T*>(k.d_x) + element, old);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float normal = (to_float(in.x.packs[p].x[i]) - in.mean) * in.rstd;
+      const float g = to_float(in.d_y.packs[p].x[i]) * scale[i];
+      d_x[i] = in.rstd * (g - means.x - normal * means.y) + old[i];
+      if (k.d_sum != nullptr) d_x[i] += to_float(in.d_sum.packs[p].x[i]);
+    }
+    store(static_cast<T*>(k.d_x) + element, d_x);
+    if (k.d_branch == nullptr) continue;
+    if constexpr (kDrops) {
+      float factor[N];
+      factors.get(element, factor);
+#pragma unroll
+      for (int i = 0; i < N; ++i) d_x[i] = rounded<T>(d_x[i]) * factor[i];
+    }
+    store(static_cast<T*>(k.d_branch) + element, d_x);
+  }
+}
+
+/// kDrops: whether there is a dropout mask.
+template <typename Shape, bool kDrops>
+__global__ void __launch_bounds__(kBackwardThreads<Shape>, kBackwardBlocks<Shape, kDrops>)
+    backward_kernel(ResidualLayerNormBackward k, float* parts) {
+  constexpr int kGroups = kBackwardThreads<Shape> / Shape::kGroup;
+  const DropoutFactors factors(k.mask);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kGroups;
+  ColumnSums<Shape> columns;
+  BackwardRow<Shape> next;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / Shape::kGroup;
+  next.load(k, row);
+  for (int turn = 0; row < k.rows; row += step, turn = 1 - turn) {
+    const BackwardRow<Shape> current = next;
+    next.load(k, row + step);
+    const float2 means = gather_row(k, current, turn, columns);
+    write_row<Shape, kDrops>(k, current, row, means, factors);
+  }
+  if (parts != nullptr) columns.write(k.columns, parts);
 }
 
 /// Returns the number of blocks, which is the number of parts.
 template <typename Shape, bool kDrops>
 int64_t launch_backward(const Launch& launch, const ResidualLayerNormBackward& k, float* parts) {
-  constexpr int kThreads = Shape::kBackwardThreads;
-  const int64_t resident = launch.processors * Shape::backward_blocks(kDrops);
+  constexpr int kThreads = kBackwardThreads<Shape>;
+  const int64_t resident = int64_t{launch.processors} * kBackwardBlocks<Shape, kDrops>;
   const int64_t blocks =
       std::min({resident, ceil_div(k.rows, kThreads / Shape::kGroup), parts_that_fit(launch, 2 * k.columns)});
   if (blocks > 0)
@@ -300,7 +381,7 @@ void residual_layer_norm_backward(const Launch& launch, const ResidualLayerNormB
   int64_t blocks = 0;
   with_type(k.type, [&]<typename T>() {
     const bool wide = wide_rows<T>(k.columns, {k.x, k.scale, k.d_y, k.d_sum, k.d_x, k.d_branch});
-    with_shape<T>(k.columns, wide, [&]<typename Shape>() {
+    with_backward_shape<T>(k.columns, wide, [&]<typename Shape>() {
       if (k.d_branch != nullptr && k.mask.threshold > 0) {
         blocks = launch_backward<Shape, true>(launch, k, parts);
       } else {
