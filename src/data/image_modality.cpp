@@ -108,7 +108,8 @@ class ImageModality final : public Modality {
   }
 
   Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
-    if (options.seconds > 0) throw_user("{}: pictures have no seconds; give rows, tokens or a mask", file.path);
+    if (options.seconds > 0)
+      throw_user("{}: pictures have no seconds; give rows, tokens or a mask", file.path);
     if (options.rows > shape_.height)
       throw_user("{} rows of a picture that has {}", options.rows, shape_.height);
     std::vector<int32_t> ids = encode(file)[0].ids;
@@ -252,7 +253,8 @@ const ModalityKind& image_modality() {
            "permutation), user (order_file)."},
           {"order_seed", "0", "Chooses the permutation of order random."},
           {"order_file", "",
-           "Text file with the permutation of order user: the numbers 0 to width * height * channels - 1, byte "
+           "Text file with the permutation of order user: the numbers 0 to width * height * channels - 1, "
+           "byte "
            "(y * width + x) * channels + channel, in the order of the sequence."},
           {"ids", "shared", "shared: a byte is id 3 + value; channel: 3 + 256 * channel + value."},
           {"background", "white", "What lies behind transparent pixels: white or black."},

@@ -1,12 +1,12 @@
 // MIDI files as the 388 events of piano performances.
 #include "core/check.h"
+#include "data/image/png_writer.h"
 #include "data/modality.h"
 #include "data/music/fluidsynth.h"
 #include "data/music/midi_writer.h"
 #include "data/music/music_tokens.h"
 #include "data/music/piano_roll.h"
 #include "data/music/roundtrip.h"
-#include "data/image/png_writer.h"
 
 namespace perceiver {
 
@@ -118,7 +118,8 @@ const ModalityKind& music_modality() {
            "0 to 12, 0 = off.",
            Use::training},
           {"stretch", "0",
-           "Each training crop is played faster or slower by a random factor from 1 - stretch to 1 + stretch; "
+           "Each training crop is played faster or slower by a random factor from 1 - stretch to 1 + "
+           "stretch; "
            "0 to 0.5, 0 = off.",
            Use::training},
       },

@@ -19,9 +19,10 @@ bool starts_with(std::span<const std::byte> bytes, std::span<const uint8_t> sign
 void check_image_size(int64_t width, int64_t height, const std::string& source, const ImageLimits& limits) {
   if (width < 1 || height < 1) throw_user("{}: an empty picture of {} x {} pixels", source, width, height);
   if (width > limits.side || height > limits.side || width * height > limits.pixels)
-    throw_user("{}: {} x {} pixels are too many; pictures of up to {} pixels, none of the sides longer than "
-               "{}, are read",
-               source, width, height, limits.pixels, limits.side);
+    throw_user(
+        "{}: {} x {} pixels are too many; pictures of up to {} pixels, none of the sides longer than "
+        "{}, are read",
+        source, width, height, limits.pixels, limits.side);
 }
 
 Image read_image(std::span<const std::byte> bytes, const std::string& source, Background background,

@@ -136,8 +136,8 @@ std::vector<int32_t> order_of_positions(std::span<const int32_t> positions, cons
   order.reserve(positions.size() / axes);
   for (size_t i = 0; i < positions.size(); i += axes) {
     const int64_t x = positions[i] - 2, y = positions[i + 1] - 2, channel = positions[i + 2] - 2;
-    const bool inside = x >= 0 && x < shape.width && y >= 0 && y < shape.height && channel >= 0 &&
-                        channel < shape.channels;
+    const bool inside =
+        x >= 0 && x < shape.width && y >= 0 && y < shape.height && channel >= 0 && channel < shape.channels;
     if (!inside) throw_user("position ({}, {}, {}) is outside the picture", x + 2, y + 2, channel + 2);
     order.push_back(static_cast<int32_t>((y * shape.width + x) * shape.channels + channel));
   }

@@ -31,8 +31,8 @@ struct ImageShape {
 /// the other; random: a permutation that `seed` and the number of dimensions choose. Not for `user`.
 std::vector<int32_t> make_image_order(ImageOrder order, const ImageShape& shape, uint64_t seed);
 
-/// A permutation from text: as many whole numbers as there are dimensions, between white space or commas, each
-/// from 0 once. Throws `user` with `source` and the line of the first that is wrong.
+/// A permutation from text: as many whole numbers as there are dimensions, between white space or commas,
+/// each from 0 once. Throws `user` with `source` and the line of the first that is wrong.
 std::vector<int32_t> parse_image_order(std::string_view text, const ImageShape& shape,
                                        const std::string& source);
 

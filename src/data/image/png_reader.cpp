@@ -108,8 +108,8 @@ void blend(Image& image, Background background) {
 int64_t expanded_channels(const PngSession& session) {
   const int type = png_get_color_type(session.png, session.info);
   const bool colour = (type & PNG_COLOR_MASK_COLOR) != 0;
-  const bool transparent = (type & PNG_COLOR_MASK_ALPHA) != 0 ||
-                           png_get_valid(session.png, session.info, PNG_INFO_tRNS) != 0;
+  const bool transparent =
+      (type & PNG_COLOR_MASK_ALPHA) != 0 || png_get_valid(session.png, session.info, PNG_INFO_tRNS) != 0;
   return (colour ? 3 : 1) + (transparent ? 1 : 0);
 }
 

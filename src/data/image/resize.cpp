@@ -49,7 +49,8 @@ Image centre_crop(const Image& image, int64_t width, int64_t height) {
   };
   const bool wide = image.width * height > image.height * width;
   Image part(wide ? std::min(image.width, scaled(image.height, width, height)) : image.width,
-             wide ? image.height : std::min(image.height, scaled(image.width, height, width)), image.channels);
+             wide ? image.height : std::min(image.height, scaled(image.width, height, width)),
+             image.channels);
   if (part.width == image.width && part.height == image.height) return image;
   const int64_t left = (image.width - part.width) / 2, top = (image.height - part.height) / 2;
   for (int64_t y = 0; y < part.height; ++y)

@@ -27,7 +27,8 @@ class WorkFolder {
   WorkFolder() {
     std::string pattern = (fs::temp_directory_path() / "perceiver_XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr)
-      throw_failure("cannot make a folder in {}: {}", fs::temp_directory_path().string(), std::strerror(errno));
+      throw_failure("cannot make a folder in {}: {}", fs::temp_directory_path().string(),
+                    std::strerror(errno));
     path_ = pattern;
   }
   ~WorkFolder() {

@@ -27,8 +27,8 @@ struct MidiTrack {
 /// Length of a tick: microseconds = numerator / denominator, the numerator being the tempo in files whose
 /// time is in fractions of quarter notes.
 struct MidiTimeBase {
-  bool follows_tempo = true;      ///< false: SMPTE time, which tempo changes leave alone
-  int64_t numerator = 500'000;    ///< until the first tempo change
+  bool follows_tempo = true;    ///< false: SMPTE time, which tempo changes leave alone
+  int64_t numerator = 500'000;  ///< until the first tempo change
   int64_t denominator = 1;
 };
 

@@ -35,8 +35,8 @@ std::vector<Placed> place(std::span<const Note> notes) {
   for (const Note& note : notes) {
     PERCEIVER_ASSERT(note.pitch >= 0 && note.pitch < 128 && note.velocity >= 1 && note.velocity < 128);
     PERCEIVER_ASSERT(note.onset >= 0 && note.offset >= note.onset);
-    placed.push_back({music_step_at(note.onset), music_step_at(note.offset), note.pitch,
-                      velocity_bin(note.velocity)});
+    placed.push_back(
+        {music_step_at(note.onset), music_step_at(note.offset), note.pitch, velocity_bin(note.velocity)});
   }
   // Stable: several notes of one pitch at one step stay in their order of time.
   std::stable_sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
@@ -121,9 +121,8 @@ std::vector<int32_t> encode_music(std::span<const Note> notes) {
     now = step;
   };
   while (next_begin < begins.size() || next_end < ends.size()) {
-    const bool ending =
-        next_end < ends.size() &&
-        (next_begin == begins.size() || ends[next_end].last <= begins[next_begin].first);
+    const bool ending = next_end < ends.size() &&
+                        (next_begin == begins.size() || ends[next_end].last <= begins[next_begin].first);
     if (ending) {
       wait_until(ends[next_end].last);
       ids.push_back(music_note_off + ends[next_end++].pitch);

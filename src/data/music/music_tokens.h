@@ -19,8 +19,8 @@ inline constexpr int32_t music_velocity = music_shift + 100;
 inline constexpr int32_t music_vocabulary = music_velocity + 32;
 static_assert(music_vocabulary == 391);
 
-inline constexpr int32_t music_longest_shift = 100;   ///< steps
-inline constexpr int64_t music_step = 10'000;         ///< microseconds
+inline constexpr int32_t music_longest_shift = 100;  ///< steps
+inline constexpr int64_t music_step = 10'000;        ///< microseconds
 
 /// The step nearest to a time; ties go to the later one. So a rounded time is off by 5 ms at most.
 constexpr int64_t music_step_at(int64_t microseconds) {

@@ -25,7 +25,8 @@ class Clock {
       : base_(base), numerator_(base.numerator), source_(source) {}
 
   void advance(int64_t tick) {
-    // Both factors fit into 41 bits; the first product that could be too long for 64 is refused by its length.
+    // Both factors fit into 41 bits; the first product that could be too long for 64 is refused by its
+    // length.
     const auto passed = static_cast<double>(tick - tick_) * static_cast<double>(numerator_);
     const auto limit = static_cast<double>(longest_performance) * static_cast<double>(base_.denominator);
     if (static_cast<double>(parts_) + passed > limit)
@@ -182,8 +183,9 @@ void play(const MidiFile& midi, size_t first, size_t last, const std::string& so
 /// Lets every pitch sound once at a time.
 void separate(Performance& performance) {
   std::vector<Note> notes = std::exchange(performance.notes, {});
-  std::sort(notes.begin(), notes.end(), [](const Note& a, const Note& b) {
-    return std::tie(a.pitch, a.onset, a.offset, a.velocity) < std::tie(b.pitch, b.onset, b.offset, b.velocity);
+  // Stable: notes without length at one moment stay in their order.
+  std::stable_sort(notes.begin(), notes.end(), [](const Note& a, const Note& b) {
+    return std::tie(a.pitch, a.onset, a.offset) < std::tie(b.pitch, b.onset, b.offset);
   });
   std::vector<Note>& kept = performance.notes;
   for (const Note& note : notes) {
@@ -200,7 +202,7 @@ void separate(Performance& performance) {
     }
     kept.push_back(note);
   }
-  std::sort(kept.begin(), kept.end(), [](const Note& a, const Note& b) {
+  std::stable_sort(kept.begin(), kept.end(), [](const Note& a, const Note& b) {
     return std::tie(a.onset, a.pitch, a.offset) < std::tie(b.onset, b.pitch, b.offset);
   });
 }

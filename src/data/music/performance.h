@@ -12,9 +12,9 @@ namespace perceiver {
 /// Times in microseconds from the beginning.
 struct Note {
   int64_t onset = 0;
-  int64_t offset = 0;    ///< ≥ onset
-  int32_t pitch = 60;    ///< 0 to 127, 60 is the middle C
-  int32_t velocity = 64; ///< 1 to 127
+  int64_t offset = 0;     ///< ≥ onset
+  int32_t pitch = 60;     ///< 0 to 127, 60 is the middle C
+  int32_t velocity = 64;  ///< 1 to 127
 
   bool operator==(const Note&) const = default;
 };
