@@ -21,8 +21,8 @@ class AudioModality final : public Modality {
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
-  std::vector<Sequence> encode(const SourceFile& file) const override {
-    std::vector<Sequence> documents;
+  std::vector<TokenSequence> encode(const SourceFile& file) const override {
+    std::vector<TokenSequence> documents;
     documents.push_back(tokens_of(read_audio(file.bytes, rate_, file.path)));
     return documents;
   }
@@ -35,7 +35,7 @@ class AudioModality final : public Modality {
   }
 
   std::vector<std::string_view> outputs() const override { return {".wav", ".flac"}; }
-  std::string decode(const Sequence& sequence, std::string_view ending) const override {
+  std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
     return write_audio(samples_of(sequence.ids), rate_, ending);
   }
 
@@ -58,8 +58,8 @@ class AudioModality final : public Modality {
   }
 
  private:
-  static Sequence tokens_of(const Audio& audio) {
-    Sequence document;
+  static TokenSequence tokens_of(const Audio& audio) {
+    TokenSequence document;
     document.units = static_cast<int64_t>(audio.samples.size());
     document.ids.reserve(audio.samples.size());
     for (const float sample : audio.samples) document.ids.push_back(mu_law_encode(sample) + special_tokens);

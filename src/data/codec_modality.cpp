@@ -41,7 +41,7 @@ class CodecModality final : public Modality {
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
-  std::vector<Sequence> encode(const SourceFile& file) const override {
+  std::vector<TokenSequence> encode(const SourceFile& file) const override {
     const NpyArray array = NpyArray::parse(file.bytes, file.path);
     const int64_t levels = static_cast<int64_t>(codes_.size());
     const size_t level_axis = levels_first_ ? 0 : 1;
@@ -51,14 +51,14 @@ class CodecModality final : public Modality {
     if (array.elements() > max_elements)
       throw_user("{}: {} codes; at most {} are read", file.path, array.elements(), max_elements);
     const int64_t frames = array.elements() / levels;
-    Sequence document;
+    TokenSequence document;
     document.units = array.elements();
     document.ids.reserve(static_cast<size_t>(array.elements()));
     for (int64_t frame = 0; frame < frames; ++frame)
       for (int64_t level = 0; level < levels; ++level)
         document.ids.push_back(
             id_of(array, levels_first_ ? level * frames + frame : frame * levels + level, level, file.path));
-    std::vector<Sequence> documents;
+    std::vector<TokenSequence> documents;
     documents.push_back(std::move(document));
     return documents;
   }
@@ -79,7 +79,7 @@ class CodecModality final : public Modality {
   std::vector<std::string_view> outputs() const override { return {".npy"}; }
 
   /// Ids that stand where another level is due are left out, and so is a frame that is not whole.
-  std::string decode(const Sequence& sequence, std::string_view ending) const override {
+  std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
     if (ending != ".npy") throw_user("codes are written as .npy, not as '{}'", ending);
     const auto levels = static_cast<int64_t>(codes_.size());
     std::vector<int32_t> codes;
@@ -100,7 +100,7 @@ class CodecModality final : public Modality {
   }
 
   std::string compare(const SourceFile& file) const override {
-    const Sequence document = encode(file).front();
+    const TokenSequence document = encode(file).front();
     const std::string back = decode(document, ".npy");
     const std::span<const std::byte> bytes = std::as_bytes(std::span(back));
     const bool same = encode({file.path, bytes}).front().ids == document.ids;

@@ -159,11 +159,17 @@ std::map<std::string, std::string> unpack_tokenizer(std::string_view modality, s
 Prompt Modality::prompt(const SourceFile& file, const PromptOptions& options) const {
   if (options.seconds > 0 || options.rows > 0 || !options.known.empty())
     throw_user("{}: a prompt of this kind of data can be limited in tokens only", file.path);
-  std::vector<Sequence> documents = encode(file);
+  std::vector<TokenSequence> documents = encode(file);
   if (documents.empty()) throw_user("{}: holds nothing to continue", file.path);
   Prompt prompt;
   prompt.beginning = std::move(documents.front());
   prompt.length = format().fixed_length;
+  const std::vector<int32_t>& positions = prompt.beginning.positions;
+  if (!positions.empty()) {  // they tell how long the whole is, too
+    prompt.positions.assign(static_cast<size_t>(format().axes), 1);
+    prompt.positions.insert(prompt.positions.end(), positions.begin(), positions.end());
+    prompt.length = static_cast<int64_t>(prompt.beginning.ids.size());
+  }
   const auto count = static_cast<size_t>(options.tokens);
   if (count == 0 || count >= prompt.beginning.ids.size()) return prompt;
   prompt.beginning.ids.resize(count);
@@ -174,7 +180,7 @@ Prompt Modality::prompt(const SourceFile& file, const PromptOptions& options) co
 
 std::string Modality::compare(const SourceFile& file) const {
   std::string report;
-  for (const Sequence& document : encode(file)) {
+  for (const TokenSequence& document : encode(file)) {
     const std::string back = decode(document, outputs().front());
     const bool same =
         back.size() == file.bytes.size() && std::memcmp(back.data(), file.bytes.data(), back.size()) == 0;

@@ -52,7 +52,7 @@ ShardBuilder::ShardBuilder(ShardDescription description) : description_(std::mov
   PERCEIVER_ASSERT(description_.axes >= 1 && description_.axes <= max_axes);
 }
 
-void ShardBuilder::add(std::string_view name, const Sequence& sequence) {
+void ShardBuilder::add(std::string_view name, const TokenSequence& sequence) {
   const auto good = [&](int32_t id) { return id >= special_tokens && id < description_.vocabulary; };
   PERCEIVER_ASSERT(!sequence.ids.empty() && std::all_of(sequence.ids.begin(), sequence.ids.end(), good));
   PERCEIVER_ASSERT(sequence.units > 0 && sequence.words >= 0);

@@ -13,15 +13,15 @@ namespace perceiver {
 namespace {
 
 /// The documents of a file, or why there are none.
-std::vector<Sequence> encode_file(const ListedFile& file, const ModalityKind& kind, const Modality& modality,
+std::vector<TokenSequence> encode_file(const ListedFile& file, const ModalityKind& kind, const Modality& modality,
                                   std::string& reason) {
   try {
     if (file.size == 0) throw_user("is empty");
     if (file.size > kind.max_file_bytes)
       throw_user("has {} bytes; at most {} are read, cut it into several", file.size, kind.max_file_bytes);
     const FileView content(file.path);
-    std::vector<Sequence> documents = modality.encode({file.path, content.bytes()});
-    std::erase_if(documents, [](const Sequence& document) { return document.ids.empty(); });
+    std::vector<TokenSequence> documents = modality.encode({file.path, content.bytes()});
+    std::erase_if(documents, [](const TokenSequence& document) { return document.ids.empty(); });
     if (documents.empty()) reason = "holds no tokens";
     return documents;
   } catch (const Error& error) {
@@ -66,7 +66,7 @@ ShardBuilder encode_shard(const ShardPlan& plan, const ModalityKind& kind, const
   ShardBuilder builder(describe_shard(kind.name, modality, std::string(split_name(plan.split))));
   for (const ListedFile& file : plan.files) {
     std::string reason;
-    const std::vector<Sequence> documents = encode_file(file, kind, modality, reason);
+    const std::vector<TokenSequence> documents = encode_file(file, kind, modality, reason);
     EncodeCounts counts{1, file.size, 0, -builder.tokens(), documents.empty() ? 1 : 0};
     for (size_t i = 0; i < documents.size(); ++i) {
       builder.add(documents.size() == 1 ? file.relative : fmt::format("{}#{}", file.relative, i + 1),

@@ -21,9 +21,9 @@ class TextModality final : public Modality {
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_->serialized(); }
 
-  std::vector<Sequence> encode(const SourceFile& file) const override {
+  std::vector<TokenSequence> encode(const SourceFile& file) const override {
     const std::string_view text(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size());
-    Sequence document;
+    TokenSequence document;
     try {
       document.ids = tokenizer_->encode(text);
     } catch (const Error& error) {
@@ -34,13 +34,13 @@ class TextModality final : public Modality {
     counter.add(text);
     document.words = counter.words();
     document.units = static_cast<int64_t>(text.size());
-    std::vector<Sequence> documents;
+    std::vector<TokenSequence> documents;
     documents.push_back(std::move(document));
     return documents;
   }
 
   std::vector<std::string_view> outputs() const override { return {".txt"}; }
-  std::string decode(const Sequence& sequence, std::string_view ending) const override {
+  std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
     if (ending != ".txt") throw_user("text is written as .txt, not as '{}'", ending);
     return tokenizer_->decode(sequence.ids);
   }

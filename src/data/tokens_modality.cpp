@@ -32,13 +32,13 @@ class TokensModality final : public Modality {
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
-  std::vector<Sequence> encode(const SourceFile& file) const override {
+  std::vector<TokenSequence> encode(const SourceFile& file) const override {
     const NpyArray array = NpyArray::parse(file.bytes, file.path);
     if (array.shape().size() != 1)
       throw_user("{}: {} dimensions; a sequence has one", file.path, array.shape().size());
     if (array.elements() > max_elements)
       throw_user("{}: {} values; at most {} are read", file.path, array.elements(), max_elements);
-    Sequence document;
+    TokenSequence document;
     document.units = array.elements();
     document.ids.reserve(static_cast<size_t>(array.elements()));
     for (int64_t i = 0; i < array.elements(); ++i) {
@@ -49,14 +49,14 @@ class TokensModality final : public Modality {
       document.ids.push_back(static_cast<int32_t>(value + special_tokens));
     }
     if (!position_values_.empty()) document.positions = read_positions(file.path, array.elements());
-    std::vector<Sequence> documents;
+    std::vector<TokenSequence> documents;
     documents.push_back(std::move(document));
     return documents;
   }
   int64_t estimate_tokens(int64_t file_bytes) const override { return file_bytes / 2; }
 
   std::vector<std::string_view> outputs() const override { return {".npy"}; }
-  std::string decode(const Sequence& sequence, std::string_view ending) const override {
+  std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
     if (ending != ".npy") throw_user("tokens are written as .npy, not as '{}'", ending);
     std::vector<int32_t> values;
     for (const int32_t id : sequence.ids) {
@@ -68,7 +68,7 @@ class TokensModality final : public Modality {
   }
 
   std::string compare(const SourceFile& file) const override {
-    const Sequence document = encode(file).front();
+    const TokenSequence document = encode(file).front();
     const std::string back = decode(document, ".npy");
     const NpyArray array = NpyArray::parse(std::as_bytes(std::span(back)), "the decoded array");
     bool same = array.elements() == static_cast<int64_t>(document.ids.size());
