@@ -119,7 +119,7 @@ TEST(ConfigRules, LatentChannelsFollowInputChannels) {
 }
 
 TEST(ConfigRules, Data) {
-  EXPECT_THAT(error_of({"model.vocabulary=258"}), HasSubstr("too small for bytes"));
+  EXPECT_THAT(error_of({"data.type=copy", "model.vocabulary=258"}), HasSubstr("too small for bytes"));
   EXPECT_EQ(error_of({"data.copy_length=3000"}), "no error");
   EXPECT_EQ(error_of({"data.type=copy", "data.copy_length=2049"}), "no error");
   EXPECT_THAT(error_of({"data.type=copy", "data.copy_length=2050"}), HasSubstr("data.copy_length (2050)"));

@@ -38,6 +38,10 @@ nlohmann::ordered_json as_json(const EvaluationResult& r) {
                              {"perplexity", r.perplexity()},
                              {"accuracy", r.accuracy()},
                              {"tokens_per_second", r.tokens_per_second()}};
+  if (r.words > 0) {
+    out["words"] = r.words;
+    out["word_perplexity"] = r.word_perplexity();
+  }
   for (size_t i = 0; i < r.buckets.size(); ++i)
     if (r.buckets[i].tokens > 0)
       out["nats_by_position"][position_bucket_name(static_cast<int64_t>(i))] = {
@@ -56,6 +60,9 @@ void print_text(const EvaluationResult& r) {
   std::printf("  bits per token   %8.4f    bits per %-6s %8.4f\n", r.bits_per_token(), r.unit.c_str(),
               r.bits_per_unit());
   std::printf("  perplexity       %8.4f    accuracy        %8.4f\n", r.perplexity(), r.accuracy());
+  if (r.words > 0)
+    std::printf("  word perplexity  %8.2f    (%lld words)\n", r.word_perplexity(),
+                static_cast<long long>(r.words));
   std::printf("  tokens per second %.0f\n  nats per token by place in the document:\n",
               r.tokens_per_second());
   for (size_t i = 0; i < r.buckets.size(); ++i)

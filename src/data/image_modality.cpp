@@ -100,8 +100,8 @@ class ImageModality final : public Modality {
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
-  std::vector<Sequence> encode(const SourceFile& file) const override {
-    Sequence sequence;
+  std::vector<TokenSequence> encode(const SourceFile& file) const override {
+    TokenSequence sequence;
     sequence.ids = encode_image(fitted(read_image(file.bytes, file.path, background_)), shape_, order_);
     sequence.units = shape_.dimensions();
     return {sequence};
@@ -125,14 +125,15 @@ class ImageModality final : public Modality {
   }
 
   std::vector<std::string_view> outputs() const override { return {".png"}; }
-  std::string decode(const Sequence& sequence, std::string_view ending) const override {
+  std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
     check_ending(ending);
     return write_png(picture(sequence));
   }
-  std::string decode_together(std::span<const Sequence> sequences, std::string_view ending) const override {
+  std::string decode_together(std::span<const TokenSequence> sequences,
+                              std::string_view ending) const override {
     check_ending(ending);
     std::vector<Image> images;
-    for (const Sequence& sequence : sequences) images.push_back(picture(sequence));
+    for (const TokenSequence& sequence : sequences) images.push_back(picture(sequence));
     return write_png(image_grid(images));
   }
 
@@ -148,7 +149,7 @@ class ImageModality final : public Modality {
     if (ending != ".png") throw_user("pictures are written as .png, not as {}", ending);
   }
 
-  Image picture(const Sequence& sequence) const {
+  Image picture(const TokenSequence& sequence) const {
     if (sequence.positions.empty()) return decode_image(sequence.ids, shape_, order_);
     std::span<const int32_t> positions = sequence.positions;
     if (positions.size() % 3 != 0) throw_user("pictures have three positions a token");

@@ -83,7 +83,7 @@ struct SequenceFormat {
 };
 
 /// The data tokens of one document (or of what was generated), without SOS and EOS.
-struct Sequence {
+struct TokenSequence {
   std::vector<int32_t> ids;        ///< [n], each 3 … V − 1
   std::vector<int32_t> positions;  ///< [n, A], each ≥ 1; empty unless the sequence's positions are its own
   int64_t units = 0;               ///< what bits per unit divides by
@@ -109,9 +109,9 @@ struct PromptOptions {
 
 /// The beginning of a sequence that is to be continued.
 struct Prompt {
-  Sequence beginning;
-  /// [L, A] of SOS and all tokens to come where they differ from the modality's, e.g. known pixels first;
-  /// else empty.
+  TokenSequence beginning;
+  /// [L, A] of SOS and all tokens to come where they differ from the modality's, e.g. known pixels first, or are
+  /// the sequence's own; else empty.
   std::vector<int32_t> positions;
   /// The mask that goes with `positions`; empty with them.
   SamplingMask mask;
@@ -134,7 +134,7 @@ class Modality {
   /// The documents of a file, one as a rule. Throws `user` with "<path>: byte <offset>: what is wrong" (or as
   /// near to it as the format allows) for a file that is damaged, too large or not of this kind: callers skip
   /// it and go on. Nothing is allocated on the word of the file alone.
-  virtual std::vector<Sequence> encode(const SourceFile& file) const = 0;
+  virtual std::vector<TokenSequence> encode(const SourceFile& file) const = 0;
   /// About how many data tokens a file of that size has; decides which files share a shard.
   virtual int64_t estimate_tokens(int64_t file_bytes) const {
     return format().fixed_length > 0 ? format().fixed_length : file_bytes;
@@ -154,9 +154,9 @@ class Modality {
   /// The bytes of a file of that ending. Takes whatever a model may have generated: ids in 0 … V − 1 in any
   /// order, special ones standing for nothing, the sequence cut short; `positions` as in `Prompt` if the
   /// sequence was made with its own. Throws `user` for an id outside the vocabulary or another ending.
-  virtual std::string decode(const Sequence& sequence, std::string_view ending) const = 0;
+  virtual std::string decode(const TokenSequence& sequence, std::string_view ending) const = 0;
   /// Several sequences as one file (pictures as a grid), or an empty string where there is no such thing.
-  virtual std::string decode_together(std::span<const Sequence>, std::string_view) const { return {}; }
+  virtual std::string decode_together(std::span<const TokenSequence>, std::string_view) const { return {}; }
 
   /// What is lost on the way through tokens and back, in some lines for a person. The default counts tokens
   /// and compares the file's bytes with those of its decoding.

@@ -39,10 +39,10 @@ class MusicModality final : public Modality {
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
-  std::vector<Sequence> encode(const SourceFile& file) const override {
+  std::vector<TokenSequence> encode(const SourceFile& file) const override {
     const Performance performance = perform(parse_midi(octets(file.bytes), file.path), file.path);
     if (performance.notes.empty()) throw_user("{}: has no note but percussion", file.path);
-    Sequence sequence;
+    TokenSequence sequence;
     sequence.ids = encode_music(performance.notes);
     sequence.units = static_cast<int64_t>(sequence.ids.size());
     return {sequence};
@@ -72,7 +72,7 @@ class MusicModality final : public Modality {
   }
 
   std::vector<std::string_view> outputs() const override { return {".mid", ".png", ".wav"}; }
-  std::string decode(const Sequence& sequence, std::string_view ending) const override {
+  std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
     const DecodedMusic music = decode_music(sequence.ids);
     if (ending == ".mid") return write_midi(music.notes);
     if (ending == ".wav") return render_wav(write_midi(music.notes));

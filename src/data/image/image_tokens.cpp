@@ -151,6 +151,11 @@ SamplingMask image_mask(const ImageShape& shape, std::span<const int32_t> order)
     mask.sets.push_back({{first_id(shape, c), first_id(shape, c) + 256}});
   mask.cycle.reserve(order.size());
   for (const int32_t byte : order) mask.cycle.push_back(static_cast<uint16_t>(byte % shape.channels));
+  // Pixel after pixel, the channels take turns; whoever lays the mask out has less to do.
+  const auto turns = static_cast<size_t>(shape.channels);
+  bool in_turn = true;
+  for (size_t i = 0; i < mask.cycle.size(); ++i) in_turn = in_turn && mask.cycle[i] == i % turns;
+  if (in_turn) mask.cycle.resize(turns);
   return mask;
 }
 
