@@ -22,6 +22,8 @@ namespace {
 constexpr int64_t largest_side = 512;
 constexpr uint64_t longest_order_file = uint64_t{16} << 20;
 constexpr int64_t largest_file = int64_t{256} << 20;
+constexpr int64_t smallest_tile = 16, largest_tile = 16'384;  ///< pixels of the file
+constexpr int64_t most_tile_tokens = int64_t{1} << 28;        ///< of one file
 /// Packed values: the permutation itself in place of the file that held it.
 constexpr const char* order_ids = "order_ids";
 
@@ -88,7 +90,10 @@ class ImageModality final : public Modality {
       : shape_(shape),
         order_(std::move(order)),
         background_(static_cast<Background>(options.word("background", {"white", "black"}))),
+        tile_(options.integer("tile", 0, largest_tile)),
         format_(image_format(shape_, order_)) {
+    if (tile_ > 0 && tile_ < smallest_tile)
+      throw_user("data.options.tile: {} is neither 0 nor from {} to {}", tile_, smallest_tile, largest_tile);
     auto values = options.values(ModalityOption::Use::tokens);
     if (read_order_kind(options) == ImageOrder::user) {
       values["order_file"] = "";
@@ -101,10 +106,19 @@ class ImageModality final : public Modality {
   std::string tokenizer() const override { return tokenizer_; }
 
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
-    TokenSequence sequence;
-    sequence.ids = encode_image(fitted(read_image(file.bytes, file.path, background_)), shape_, order_);
-    sequence.units = shape_.dimensions();
-    return {sequence};
+    const Image image = read_image(file.bytes, file.path, background_);
+    if (tile_ == 0) return {sequence(fitted(image))};
+    const int64_t columns = image.width / tile_, rows = image.height / tile_;
+    if (columns * rows == 0)
+      throw_user("{}: {} x {} pixels are less than a tile of {}", file.path, image.width, image.height,
+                 tile_);
+    if (columns * rows > most_tile_tokens / shape_.dimensions())
+      throw_user("{}: {} tiles of {} tokens are too many; make data.options.tile larger", file.path,
+                 columns * rows, shape_.dimensions());
+    std::vector<TokenSequence> tiles;
+    for (int64_t i = 0; i < columns * rows; ++i)
+      tiles.push_back(sequence(fitted(cut(image, i % columns * tile_, i / columns * tile_, tile_, tile_))));
+    return tiles;
   }
 
   Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
@@ -112,7 +126,7 @@ class ImageModality final : public Modality {
       throw_user("{}: pictures have no seconds; give rows, tokens or a mask", file.path);
     if (options.rows > shape_.height)
       throw_user("{} rows of a picture that has {}", options.rows, shape_.height);
-    std::vector<int32_t> ids = encode(file)[0].ids;
+    std::vector<int32_t> ids = sequence(fitted(read_image(file.bytes, file.path, background_))).ids;
     if (!options.known.empty()) return completion(ids, known_pixels(options.known));
     if (options.rows > 0) return completion(ids, known_rows(options.rows));
     Prompt prompt;
@@ -143,6 +157,13 @@ class ImageModality final : public Modality {
   Image fitted(const Image& image) const {
     const Image part = centre_crop(image, shape_.width, shape_.height);
     return area_resize(to_channels(part, shape_.channels), shape_.width, shape_.height);
+  }
+
+  TokenSequence sequence(const Image& image) const {
+    TokenSequence document;
+    document.ids = encode_image(image, shape_, order_);
+    document.units = shape_.dimensions();
+    return document;
   }
 
   static void check_ending(std::string_view ending) {
@@ -195,6 +216,7 @@ class ImageModality final : public Modality {
   ImageShape shape_;
   std::vector<int32_t> order_;
   Background background_;
+  int64_t tile_;  ///< pixels of a file's squares that are documents of their own; 0: the file is one
   SequenceFormat format_;
   std::string tokenizer_;
 };
@@ -258,6 +280,10 @@ const ModalityKind& image_modality() {
            "byte "
            "(y * width + x) * channels + channel, in the order of the sequence."},
           {"ids", "shared", "shared: a byte is id 3 + value; channel: 3 + 256 * channel + value."},
+          {"tile", "0",
+           "Cuts each file into squares of so many pixels, 16 to 16384, from the left and the top, each a "
+           "picture of its own; what is left at the right and the bottom is not used. 0 = files are taken "
+           "whole."},
           {"background", "white", "What lies behind transparent pixels: white or black."},
       },
       open_image,

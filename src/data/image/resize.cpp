@@ -42,20 +42,25 @@ void add_row(const Image& image, int64_t y, const std::vector<Cover>& columns, u
 
 }  // namespace
 
+Image cut(const Image& image, int64_t left, int64_t top, int64_t width, int64_t height) {
+  PERCEIVER_ASSERT(left >= 0 && top >= 0 && width >= 1 && height >= 1);
+  PERCEIVER_ASSERT(left + width <= image.width && top + height <= image.height);
+  if (width == image.width && height == image.height) return image;
+  Image part(width, height, image.channels);
+  for (int64_t y = 0; y < height; ++y)
+    std::copy_n(image.at(left, top + y), width * image.channels, part.at(0, y));
+  return part;
+}
+
 Image centre_crop(const Image& image, int64_t width, int64_t height) {
   PERCEIVER_ASSERT(width >= 1 && height >= 1 && image.width >= 1 && image.height >= 1);
   const auto scaled = [](int64_t side, int64_t by, int64_t over) {
     return std::max<int64_t>(1, (2 * side * by + over) / (2 * over));
   };
   const bool wide = image.width * height > image.height * width;
-  Image part(wide ? std::min(image.width, scaled(image.height, width, height)) : image.width,
-             wide ? image.height : std::min(image.height, scaled(image.width, height, width)),
-             image.channels);
-  if (part.width == image.width && part.height == image.height) return image;
-  const int64_t left = (image.width - part.width) / 2, top = (image.height - part.height) / 2;
-  for (int64_t y = 0; y < part.height; ++y)
-    std::copy_n(image.at(left, top + y), part.width * part.channels, part.at(0, y));
-  return part;
+  const int64_t w = wide ? std::min(image.width, scaled(image.height, width, height)) : image.width;
+  const int64_t h = wide ? image.height : std::min(image.height, scaled(image.width, height, width));
+  return cut(image, (image.width - w) / 2, (image.height - h) / 2, w, h);
 }
 
 Image area_resize(const Image& image, int64_t width, int64_t height) {

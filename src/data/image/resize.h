@@ -5,6 +5,9 @@
 
 namespace perceiver {
 
+/// The part of `width` x `height` pixels whose first is (left, top); it must lie in the picture.
+Image cut(const Image& image, int64_t left, int64_t top, int64_t width, int64_t height);
+
 /// The largest part with the proportions width : height, in the middle (a half pixel goes to the left or
 /// top); its sides are rounded to whole pixels, at least one.
 Image centre_crop(const Image& image, int64_t width, int64_t height);
