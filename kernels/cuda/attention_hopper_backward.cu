@@ -3,16 +3,21 @@
 // twice for it (7 products instead of 5), which costs less than adding dQ up in memory. One warpgroup feeds tiles
 // by TMA through a ring of stages, two compute (wgmma), as in the forward kernel.
 //
-// dK and dV: a block takes tiles of 128 keys, 64 to a warpgroup, and walks over the queries that see them, in tiles
-// of kQueries. Scores are held transposed, S^T = K Q^T and dP^T = V dO^T (keys by rows), so that P^T and dS^T are
-// operands from registers of dV += P^T dO and dK += dS^T Q. S^T of the next tile runs under what is left of dK.
-// Blocks stay and fetch the next tile of keys from a counter, whose K and V are copied while the last is worked on.
-// Registers of a computing thread: dK and dV D / 2 each, S^T and dP^T kQueries / 2 each, P^T and dS^T half of that,
-// of 240. Shared memory: two slots of K and V, kStages of Q, dO, log-sum-exp, delta and limits: 166 KiB at D = 64
-// (128 queries, 3 stages), 194 KiB at D = 128 (64 queries, 2 stages).
+// Both walk over tiles of 64 rows of the other side. While the registers of one tile's S and dP become P and dS, the
+// tensor cores have work from the same warpgroup: the gradients' products of the tile before, for dQ also S of the
+// tile behind. At D = 64 the own rows are operands from registers throughout, which leaves the bandwidth of shared
+// memory to the other operand. (dK and dV of heads of 128 take too many registers for that; there the compiler
+// itself waits for each product.)
 //
-// dQ: as the forward kernel, 128 queries a block: S = Q K^T, dP = dO V^T, dQ += dS K with dS from registers. Shared
-// memory: Q, dO and 4 stages of K and V: 160 KiB at D = 64 (128 keys), 192 KiB at D = 128 (64 keys).
+// dK and dV: a block takes tiles of 128 keys, 64 to a warpgroup, and walks over the queries that see them. Scores
+// are held transposed, S^T = K Q^T and dP^T = V dO^T (keys by rows), so that P^T and dS^T are operands from
+// registers of dV += P^T dO and dK += dS^T Q. Blocks stay and fetch the next tile of keys from a counter, whose K
+// and V are copied while the last is worked on. Registers of a computing thread, of 240: dK and dV D / 2 each, S^T
+// and dP^T 32 each, P^T and dS^T 16 each, at D = 64 also K and V, 16 each. Shared memory: two slots of K and V,
+// kStages of Q, dO, log-sum-exp, delta and limits: 166 KiB at D = 64 (6 stages), 194 KiB at D = 128 (2 stages).
+//
+// dQ: 128 queries a block, 64 to a warpgroup, as in the forward kernel: S = Q K^T, dP = dO V^T, dQ += dS K with dS
+// from registers. Shared memory: Q, dO and stages of K and V: 160 KiB at D = 64 (8 stages), 192 KiB at D = 128 (4).
 //
 // A first kernel computes delta = rowsum(dO * O) and lays out what is read by tiles of queries.
 #include <algorithm>
@@ -31,11 +36,12 @@ using namespace hopper;
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kWarps = 8;  // that compute
 constexpr int kKeyTile = 128, kQueryTile = 128;
+constexpr uint32_t kOwnTileBytes = 128 * kRowBytes;  // of 64 columns of the 128 rows that a block owns
 constexpr float kLog2E = 1.4426950408889634f;
 
 struct BackwardArguments {
-  CUtensorMap q, d_out, k, v;              // boxes of kQueries and 128 rows: dK and dV
-  CUtensorMap q_rows, d_out_rows, k_rows, v_rows;  // of 128 and kKeys rows: dQ
+  CUtensorMap q, d_out, k, v;                      // boxes of 64 and 128 rows: dK and dV
+  CUtensorMap q_rows, d_out_rows, k_rows, v_rows;  // of 128 and 64 rows: dQ
   AttentionBackward a;
   float scale, scale_log2;
   int query_tiles, key_tiles;  // of kQueries, of 128
@@ -48,8 +54,8 @@ struct BackwardArguments {
 template <int kD>
 struct Shape {
   static constexpr int D = kD, kTiles = D / kTileColumns;
-  static constexpr int kQueries = D == 64 ? 128 : 64, kKeys = kQueries;
-  static constexpr uint32_t kKeyTileBytes = kKeyTile * kRowBytes, kKeyBytes = kTiles * kKeyTileBytes;
+  static constexpr int kQueries = 64, kKeys = 64;
+  static constexpr uint32_t kKeyBytes = kTiles * kOwnTileBytes;
   static constexpr uint32_t kQueryTileBytes = kQueries * kRowBytes, kQueryBytes = kTiles * kQueryTileBytes;
 };
 
@@ -77,11 +83,33 @@ __device__ inline void copy_boxes(uint32_t target, uint32_t tile_bytes, const CU
     copy_box(target + tile * tile_bytes, map, barrier, column + tile * kTileColumns, row, example);
 }
 
+/// The own side's operand of a product, a warpgroup's 64 rows of D columns of `tiles`: from shared memory, or from
+/// registers (D = 64 alone), where it is loaded once.
+template <int D, bool kRegisters>
+struct OwnRows {
+  __device__ void load(uint32_t) {}
+  /// c = own rows · other rowsᵀ.
+  __device__ void multiply(float (&c)[32], uint32_t tiles, uint32_t other, uint32_t other_bytes) const {
+    product<D>(c, tiles + static_cast<uint32_t>(computing_warp() / 4 * 64 * kRowBytes), kOwnTileBytes, other,
+               other_bytes);
+  }
+  __device__ void settle_all() {}
+};
+template <>
+struct OwnRows<64, true> {
+  __device__ void load(uint32_t tiles) { load_operand(operand_, tiles, computing_warp() * 16); }
+  __device__ void multiply(float (&c)[32], uint32_t, uint32_t other, uint32_t other_bytes) const {
+    product<4>(c, operand_, other, other_bytes);
+  }
+  __device__ void settle_all() { settle(operand_); }
+  uint32_t operand_[16];
+};
+
 // --- dK and dV.
 
 template <typename S>
 struct KeyLayout {
-  static constexpr int kStages = S::D == 64 ? 3 : 2;
+  static constexpr int kStages = S::D == 64 ? 6 : 2;
   static constexpr uint32_t kSlotBytes = 2 * S::kKeyBytes;  // K, V
   static constexpr uint32_t kStatisticsBytes = 2 * S::kQueries * 4, kLimitsBytes = S::kQueries * 4;
   static constexpr uint32_t kCopied = 2 * S::kQueryBytes + kStatisticsBytes + kLimitsBytes;
@@ -188,8 +216,8 @@ class KeyGradientBlock {
     const int column = head(item.index) * D, row = key_tile(item.index) * kKeyTile, b = example(item.index);
     *item_slot(slot) = item;
     barrier_arrive_expecting(slot_full(slot), L::kSlotBytes);
-    copy_boxes<S::kTiles>(k_slot(slot), S::kKeyTileBytes, &args_.k, slot_full(slot), column, row, b);
-    copy_boxes<S::kTiles>(v_slot(slot), S::kKeyTileBytes, &args_.v, slot_full(slot), column, row, b);
+    copy_boxes<S::kTiles>(k_slot(slot), kOwnTileBytes, &args_.k, slot_full(slot), column, row, b);
+    copy_boxes<S::kTiles>(v_slot(slot), kOwnTileBytes, &args_.v, slot_full(slot), column, row, b);
   }
 
   __device__ void copy_queries(int stage, int item, int tile) const {
@@ -206,8 +234,6 @@ class KeyGradientBlock {
   }
 
   // --- The computing warpgroups.
-
-  __device__ uint32_t group_rows() const { return computing_warp() / 4 * 64 * kRowBytes; }
 
   __device__ void compute() {
     Ring<2> slots;
@@ -243,50 +269,127 @@ class KeyGradientBlock {
   __device__ void walk(int slot, int first_tile, Ring<kStages>& stages) {
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) d_k_[i] = d_v_[i] = 0;
-    float s[kQueries / 2], d_p[kQueries / 2];
-    uint32_t p[kQueries / 4], d_s[kQueries / 4];
-    int before = -1;  // the stage of the tile before, whose products may be under way
-    for (int tile = first_tile; tile < args_.query_tiles; ++tile, stages.advance()) {
+    if (first_tile >= args_.query_tiles) return;
+    slot_ = slot;
+    k_.load(k_slot(slot));
+    v_.load(v_slot(slot));
+    if constexpr (D == 64) {
+      walk_overlapped(first_tile, stages);
+    } else {
+      walk_narrow(first_tile, stages);
+    }
+    products_wait<0>();
+    settle(d_k_);
+    settle(d_v_);
+    release(stage_empty(before_));
+  }
+
+  __device__ void wait_for(const Ring<kStages>& stages) const {
+    barrier_wait(stage_full(stages.stage), stages.round);
+  }
+
+  /// The gradients of the tile before are under way while P and dS are computed.
+  __device__ void walk_overlapped(int tile, Ring<kStages>& stages) {
+    float s[32], d_p[32];
+    uint32_t p[16], d_s[16];
+    wait_for(stages);
+    start_scores(s, stages.stage);
+    start_probability_gradients(d_p, stages.stage);
+    products_wait<0>();
+    work(tile, stages.stage, s, d_p);
+    pack_both(s, d_p, p, d_s);
+    before_ = stages.stage;
+    stages.advance();
+    for (++tile; tile < args_.query_tiles; ++tile, stages.advance()) {
+      wait_for(stages);
+      start_scores(s, stages.stage);
+      start_probability_gradients(d_p, stages.stage);
+      add_gradients(before_, p, d_s);
+      products_wait<1>();
+      work(tile, stages.stage, s, d_p);
+      products_wait<0>();
+      settle(d_k_);
+      settle(d_v_);
+      release(stage_empty(before_));
+      before_ = stages.stage;
+      pack_both(s, d_p, p, d_s);
+    }
+    add_gradients(before_, p, d_s);
+  }
+
+  /// S and dP, which are done, become P and dS.
+  __device__ void work(int tile, int stage, float (&s)[32], float (&d_p)[32]) const {
+    settle(s);
+    settle(d_p);
+    probabilities(tile, stage, s);
+    score_gradients(stage, s, d_p);
+    settle(s);
+    settle(d_p);
+  }
+  __device__ static void pack_both(const float (&s)[32], const float (&d_p)[32], uint32_t (&p)[16],
+                                   uint32_t (&d_s)[16]) {
+    pack_operand(s, p);
+    pack_operand(d_p, d_s);
+    settle(p);
+    settle(d_s);
+  }
+
+  /// With fewer registers: P is kept as it was rounded, and S runs beside the last gradients.
+  __device__ void walk_narrow(int tile, Ring<kStages>& stages) {
+    float s[32], d_p[32];
+    uint32_t p[16], d_s[16];
+    before_ = -1;
+    for (; tile < args_.query_tiles; ++tile, stages.advance()) {
       const int stage = stages.stage;
-      barrier_wait(stage_full(stage), stages.round);
-      settle(s);
-      products_begin();
-      product<D>(s, k_slot(slot) + group_rows(), S::kKeyTileBytes, q_stage(stage), S::kQueryTileBytes);
-      products_commit();
-      if (before >= 0) {
+      wait_for(stages);
+      start_scores(s, stage);
+      if (before_ >= 0) {
         products_wait<1>();
         settle(d_k_);
         settle(d_v_);
-        release(stage_empty(before));
+        release(stage_empty(before_));
       }
-      settle(d_p);
-      products_begin();
-      product<D>(d_p, v_slot(slot) + group_rows(), S::kKeyTileBytes, d_out_stage(stage), S::kQueryTileBytes);
-      products_commit();
+      start_probability_gradients(d_p, stage);
       products_wait<1>();
       settle(s);
       probabilities(tile, stage, s);
       pack_operand(s, p);
       settle(p);
       products_begin();
-      accumulate<kQueries / 16>(d_v_, p, d_out_stage(stage), S::kQueryTileBytes);
+      accumulate<4>(d_v_, p, d_out_stage(stage), S::kQueryTileBytes);
       products_commit();
       products_wait<1>();
       settle(d_p);
       score_gradients(stage, p, d_p, d_s);
       settle(d_s);
       products_begin();
-      accumulate<kQueries / 16>(d_k_, d_s, q_stage(stage), S::kQueryTileBytes);
+      accumulate<4>(d_k_, d_s, q_stage(stage), S::kQueryTileBytes);
       products_commit();
-      before = stage;
+      before_ = stage;
     }
-    products_wait<0>();
-    settle(d_k_);
-    settle(d_v_);
-    if (before >= 0) release(stage_empty(before));
   }
 
-  __device__ void probabilities(int tile, int stage, float (&s)[kQueries / 2]) const {
+  __device__ void add_gradients(int stage, uint32_t (&p)[16], uint32_t (&d_s)[16]) {
+    products_begin();
+    accumulate<4>(d_v_, p, d_out_stage(stage), S::kQueryTileBytes);
+    accumulate<4>(d_k_, d_s, q_stage(stage), S::kQueryTileBytes);
+    products_commit();
+  }
+
+  __device__ void start_scores(float (&s)[32], int stage) {
+    k_.settle_all();
+    products_begin();
+    k_.multiply(s, k_slot(slot_), q_stage(stage), S::kQueryTileBytes);
+    products_commit();
+  }
+  __device__ void start_probability_gradients(float (&d_p)[32], int stage) {
+    v_.settle_all();
+    products_begin();
+    v_.multiply(d_p, v_slot(slot_), d_out_stage(stage), S::kQueryTileBytes);
+    products_commit();
+  }
+
+  __device__ void probabilities(int tile, int stage, float (&s)[32]) const {
     if (!all_seen_ || warp_end_ > limits(stage)[0]) hide(tile, stage, s);
     const float* lse = statistics(stage) + lane() % 4 * 2;
 #pragma unroll
@@ -299,7 +402,7 @@ class KeyGradientBlock {
   }
 
   /// Sets the scores of hidden keys to -infinity.
-  __device__ void hide(int tile, int stage, float (&s)[kQueries / 2]) const {
+  __device__ void hide(int tile, int stage, float (&s)[32]) const {
     const int* limit = limits(stage);
 #pragma unroll
     for (int n = 0; n < kQueries / 8; ++n) {
@@ -316,9 +419,20 @@ class KeyGradientBlock {
     }
   }
 
-  /// dS = P (dP - delta), with P as it was rounded.
-  __device__ void score_gradients(int stage, const uint32_t (&p)[kQueries / 4], const float (&d_p)[kQueries / 2],
-                                  uint32_t (&d_s)[kQueries / 4]) const {
+  /// dP becomes dS = P (dP - delta).
+  __device__ void score_gradients(int stage, const float (&p)[32], float (&d_p)[32]) const {
+    const float* delta = statistics(stage) + kQueries + lane() % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < kQueries / 8; ++n) {
+      const float2 x = *reinterpret_cast<const float2*>(delta + n * 8);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) d_p[n * 4 + e] = p[n * 4 + e] * (d_p[n * 4 + e] - (e % 2 == 0 ? x.x : x.y));
+    }
+  }
+
+  /// The same from P as it was rounded, rounded too.
+  __device__ void score_gradients(int stage, const uint32_t (&p)[16], const float (&d_p)[32],
+                                  uint32_t (&d_s)[16]) const {
     const float* delta = statistics(stage) + kQueries + lane() % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kQueries / 8; ++n) {
@@ -336,9 +450,9 @@ class KeyGradientBlock {
     const int64_t offset = (static_cast<int64_t>(example(item)) * a_.keys + key) * a_.kv_stride + head(item) * D;
     const int left = static_cast<int>(a_.keys) - key;
     unsigned char* k = memory_ + slot * L::kSlotBytes;
-    store_rows<D>(d_k_, args_.scale, args_.scale, k, S::kKeyTileBytes, row,
+    store_rows<D>(d_k_, args_.scale, args_.scale, k, kOwnTileBytes, row,
                   static_cast<__nv_bfloat16*>(args_.a.d_k) + offset, a_.kv_stride, left);
-    store_rows<D>(d_v_, 1.0f, 1.0f, k + S::kKeyBytes, S::kKeyTileBytes, row,
+    store_rows<D>(d_v_, 1.0f, 1.0f, k + S::kKeyBytes, kOwnTileBytes, row,
                   static_cast<__nv_bfloat16*>(args_.a.d_v) + offset, a_.kv_stride, left);
   }
 
@@ -348,6 +462,9 @@ class KeyGradientBlock {
   const uint32_t shared_;
   int key_[2], warp_end_;
   bool exists_[2], seen_[2], all_seen_;
+  int slot_;
+  int before_;  // stage of the tile before, whose products may be under way, or -1
+  OwnRows<D, D == 64> k_, v_;
   float d_k_[D / 2], d_v_[D / 2];
 };
 
@@ -355,8 +472,8 @@ class KeyGradientBlock {
 
 template <typename S>
 struct QueryLayout {
-  static constexpr int kStages = 4;
-  static constexpr uint32_t kOwnTileBytes = kQueryTile * kRowBytes, kOwnBytes = S::kTiles * kOwnTileBytes;
+  static constexpr int kStages = S::D == 64 ? 8 : 4;
+  static constexpr uint32_t kOwnBytes = S::kTiles * kOwnTileBytes;
   static constexpr uint32_t kKeyTileBytes = S::kKeys * kRowBytes, kKeyBytes = S::kTiles * kKeyTileBytes;
   static constexpr uint32_t kQ = 0, kDOut = kOwnBytes, kFirstStage = 2 * kOwnBytes, kStageBytes = 2 * kKeyBytes;
   // One for Q and dO, then for each stage: it has come, it is done with.
@@ -410,9 +527,9 @@ class QueryGradientBlock {
     if (key_tiles_ == 0) return;
     const int column = tile_.head * D;
     barrier_arrive_expecting(own_barrier(), 2 * L::kOwnBytes);
-    copy_boxes<S::kTiles>(shared_ + L::kQ, L::kOwnTileBytes, &args_.q_rows, own_barrier(), column,
+    copy_boxes<S::kTiles>(shared_ + L::kQ, kOwnTileBytes, &args_.q_rows, own_barrier(), column,
                           tile_.first_query, tile_.example);
-    copy_boxes<S::kTiles>(shared_ + L::kDOut, L::kOwnTileBytes, &args_.d_out_rows, own_barrier(), column,
+    copy_boxes<S::kTiles>(shared_ + L::kDOut, kOwnTileBytes, &args_.d_out_rows, own_barrier(), column,
                           tile_.first_query, tile_.example);
     Ring<kStages> ring;
     for (int t = key_tiles_ - 1; t >= 0; --t, ring.advance()) {
@@ -426,18 +543,15 @@ class QueryGradientBlock {
     }
   }
 
-  __device__ uint32_t group_rows() const { return computing_warp() / 4 * 64 * kRowBytes; }
-
   __device__ void compute() {
     const QueryRows<kKeys> rows(a_, tile_, computing_warp());
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) d_q_[i] = 0;
+    clear(d_q_);
     if (key_tiles_ > 0) walk(rows);
     warpgroup_barrier(1 + computing_warp() / 4);  // All four warps have read Q, whose place the results take.
     const int row = computing_warp() * 16;
     __nv_bfloat16* target = static_cast<__nv_bfloat16*>(args_.a.d_q) +
                             (tile_.example * a_.queries + tile_.first_query + row) * a_.q_stride + tile_.head * D;
-    store_rows<D>(d_q_, args_.scale, args_.scale, memory_ + L::kQ, L::kOwnTileBytes, row, target, a_.q_stride,
+    store_rows<D>(d_q_, args_.scale, args_.scale, memory_ + L::kQ, kOwnTileBytes, row, target, a_.q_stride,
                   tile_.query_count - row);
   }
 
@@ -457,44 +571,71 @@ class QueryGradientBlock {
       lse[r] = statistic(rows, 0, r);
       delta[r] = statistic(rows, 1, r);
     }
-    Ring<kStages> ring;
-    float s[kKeys / 2], d_p[kKeys / 2];
-    uint32_t d_s[kKeys / 4];
-    int before = -1;  // the stage of the tile before, whose last product may be under way
     barrier_wait(own_barrier(), 0);
-    for (int t = key_tiles_ - 1; t >= 0; --t, ring.advance()) {
-      const int stage = ring.stage;
-      barrier_wait(full(stage), ring.round);
-      settle(s);
-      settle(d_p);
-      products_begin();
-      product<D>(s, shared_ + L::kQ + group_rows(), L::kOwnTileBytes, k_stage(stage), L::kKeyTileBytes);
-      products_commit();
-      product<D>(d_p, shared_ + L::kDOut + group_rows(), L::kOwnTileBytes, v_stage(stage), L::kKeyTileBytes);
-      products_commit();
-      products_wait<1>();
-      settle(s);
-      settle(d_q_);
-      if (before >= 0) release(empty(before));
-      if (!rows.sees_all(t)) rows.hide(t, s);
-#pragma unroll
-      for (int i = 0; i < kKeys / 2; ++i)
-        s[i] = exp2_fast(fmaf(s[i], args_.scale_log2, -lse[i % 4 / 2]));
-      products_wait<0>();
-      settle(d_p);
-#pragma unroll
-      for (int i = 0; i < kKeys / 4; ++i) {
-        const float x = delta[i % 2];
-        d_s[i] = pack(s[2 * i] * (d_p[2 * i] - x), s[2 * i + 1] * (d_p[2 * i + 1] - x));
-      }
-      settle(d_s);
-      products_begin();
-      accumulate<kKeys / 16>(d_q_, d_s, k_stage(stage), L::kKeyTileBytes);
-      products_commit();
-      before = stage;
+    q_.load(shared_ + L::kQ);
+    d_out_.load(shared_ + L::kDOut);
+    float s[2][32], d_p[32];
+    Ring<kStages> ring;
+    before_ = -1;
+    now_ = ring.stage;
+    barrier_wait(full(now_), ring.round);
+    ring.advance();
+    start(q_, shared_ + L::kQ, s[0], k_stage(now_));
+    start(d_out_, shared_ + L::kDOut, d_p, v_stage(now_));
+    products_wait<0>();  // In the loop one batch more is under way.
+    int t = key_tiles_ - 1;
+    for (; t > 1; t -= 2) {
+      step<true>(rows, t, ring, lse, delta, s[0], s[1], d_p);
+      step<true>(rows, t - 1, ring, lse, delta, s[1], s[0], d_p);
+    }
+    if (t == 1) {
+      step<true>(rows, 1, ring, lse, delta, s[0], s[1], d_p);
+      step<false>(rows, 0, ring, lse, delta, s[1], s[0], d_p);
+    } else {
+      step<false>(rows, 0, ring, lse, delta, s[0], s[1], d_p);
     }
     products_wait<0>();
     settle(d_q_);
+  }
+
+  /// Works on the tile in stage now_, whose S and dP are under way or done, and starts those of the next one.
+  template <bool kMore>
+  __device__ void step(const QueryRows<kKeys>& rows, int t, Ring<kStages>& ring, const float (&lse)[2],
+                       const float (&delta)[2], float (&s)[32], float (&s_next)[32], float (&d_p)[32]) {
+    const int next = ring.stage;
+    if constexpr (kMore) {
+      barrier_wait(full(next), ring.round);
+      ring.advance();
+      start(q_, shared_ + L::kQ, s_next, k_stage(next));
+    }
+    products_wait<1 + kMore>();  // S and dP are done; left are dQ of the tile before, and the next S.
+    settle(s);
+    settle(d_p);
+    if (!rows.sees_all(t)) rows.hide(t, s);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      const float p = exp2_fast(fmaf(s[i], args_.scale_log2, -lse[i % 4 / 2]));
+      s[i] = p * (d_p[i] - delta[i % 4 / 2]);
+    }
+    products_wait<kMore>();
+    settle(d_q_);
+    if (before_ >= 0) release(empty(before_));
+    uint32_t d_s[16];
+    pack_operand(s, d_s);
+    settle(d_s);
+    if constexpr (kMore) start(d_out_, shared_ + L::kDOut, d_p, v_stage(next));
+    products_begin();
+    accumulate<4>(d_q_, d_s, k_stage(now_), L::kKeyTileBytes);
+    products_commit();
+    before_ = now_;
+    if constexpr (kMore) now_ = next;
+  }
+
+  __device__ void start(OwnRows<D, D == 64>& own, uint32_t tiles, float (&c)[32], uint32_t other) {
+    own.settle_all();
+    products_begin();
+    own.multiply(c, tiles, other, L::kKeyTileBytes);
+    products_commit();
   }
 
   const BackwardArguments& args_;
@@ -503,6 +644,8 @@ class QueryGradientBlock {
   const uint32_t shared_;
   const QueryTile tile_;
   const int key_tiles_;
+  int before_, now_;  // as above
+  OwnRows<D, D == 64> q_, d_out_;
   float d_q_[D / 2];
 };
 

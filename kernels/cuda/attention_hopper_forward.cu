@@ -176,7 +176,6 @@ class ForwardBlock {
 
   __device__ void scores(float (&s)[64], const Ring<kStages>& ring) {
     barrier_wait(k_full(ring.stage), ring.round);
-    settle(s);
     products_begin();
     product<D>(s, q_tile(), S::kTileBytes, shared_ + S::kK + ring.stage * S::kBytes, S::kTileBytes);
     products_commit();

@@ -160,62 +160,127 @@ __device__ inline void settle(uint32_t (&a)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
-#define PERCEIVER_C8(c, i)                                                                            \
-  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]),         \
-      "+f"(c[i + 6]), "+f"(c[i + 7])
-#define PERCEIVER_C32(c, i) \
-  PERCEIVER_C8(c, i), PERCEIVER_C8(c, i + 8), PERCEIVER_C8(c, i + 16), PERCEIVER_C8(c, i + 24)
+/// Zeros, before any product is under way: defined later, they would make the compiler wait for each product.
+template <int kCount>
+__device__ inline void clear(float (&c)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) c[i] = 0;
+  settle(c);
+}
+
+// Registers c[i] on of the accumulator as operands of mode "+f" (read and written) or "=f" (written).
+#define PERCEIVER_C8(mode, c, i)                                                                         \
+  mode(c[i]), mode(c[i + 1]), mode(c[i + 2]), mode(c[i + 3]), mode(c[i + 4]), mode(c[i + 5]),           \
+      mode(c[i + 6]), mode(c[i + 7])
+#define PERCEIVER_C32(mode, c, i)                                                               \
+  PERCEIVER_C8(mode, c, i), PERCEIVER_C8(mode, c, i + 8), PERCEIVER_C8(mode, c, i + 16),        \
+      PERCEIVER_C8(mode, c, i + 24)
+#define PERCEIVER_C64(mode, c) PERCEIVER_C32(mode, c, 0), PERCEIVER_C32(mode, c, 32)
 #define PERCEIVER_32                                                                                   \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "    \
   "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define PERCEIVER_64                                                                                   \
   PERCEIVER_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "     \
                "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+// `add` is the text of a constant: 0 overwrites C.
+#define PERCEIVER_MULTIPLY(shape, c, operands, add, tail)                                \
+  "{\n.reg .pred add;\nsetp.ne.b32 add, " add ", 0;\n"                                  \
+  "wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 {" c "}, " operands ", add, 1, 1, " tail ";\n}\n"
 
-/// A and B from shared memory, both as rows. `add`: 0 overwrites C.
-__device__ inline void multiply(float (&c)[32], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" PERCEIVER_32 "}, %32, %33, add, 1, 1, 0, 0;\n}\n"
-      : PERCEIVER_C32(c, 0)
-      : "l"(a), "l"(b), "r"(add));
+/// A and B from shared memory, both as rows. Without kAdd what C held does not matter.
+template <bool kAdd>
+__device__ inline void multiply(float (&c)[32], uint64_t a, uint64_t b) {
+  if constexpr (kAdd) {
+    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "%32, %33", "1", "0, 0")
+                 : PERCEIVER_C32("+f", c, 0)
+                 : "l"(a), "l"(b));
+  } else {
+    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "%32, %33", "0", "0, 0")
+                 : PERCEIVER_C32("=f", c, 0)
+                 : "l"(a), "l"(b));
+  }
 }
-__device__ inline void multiply(float (&c)[64], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" PERCEIVER_64 "}, %64, %65, add, 1, 1, 0, 0;\n}\n"
-      : PERCEIVER_C32(c, 0), PERCEIVER_C32(c, 32)
-      : "l"(a), "l"(b), "r"(add));
+template <bool kAdd>
+__device__ inline void multiply(float (&c)[64], uint64_t a, uint64_t b) {
+  if constexpr (kAdd) {
+    asm volatile(PERCEIVER_MULTIPLY("m64n128k16", PERCEIVER_64, "%64, %65", "1", "0, 0")
+                 : PERCEIVER_C64("+f", c)
+                 : "l"(a), "l"(b));
+  } else {
+    asm volatile(PERCEIVER_MULTIPLY("m64n128k16", PERCEIVER_64, "%64, %65", "0", "0, 0")
+                 : PERCEIVER_C64("=f", c)
+                 : "l"(a), "l"(b));
+  }
 }
 
-/// A from registers, B from shared memory as columns.
-__device__ inline void multiply_add(float (&c)[32], const uint32_t* a, uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" PERCEIVER_32
-      "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"
-      : PERCEIVER_C32(c, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+/// A from registers, B from shared memory as rows.
+template <bool kAdd>
+__device__ inline void multiply(float (&c)[32], const uint32_t* a, uint64_t b) {
+  if constexpr (kAdd) {
+    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "1", "0")
+                 : PERCEIVER_C32("+f", c, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  } else {
+    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "0", "0")
+                 : PERCEIVER_C32("=f", c, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }
 }
-__device__ inline void multiply_add(float (&c)[64], const uint32_t* a, uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" PERCEIVER_64
-      "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
-      : PERCEIVER_C32(c, 0), PERCEIVER_C32(c, 32)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+
+/// C += A · B with A from registers, B from shared memory as columns.
+__device__ inline void multiply_columns(float (&c)[32], const uint32_t* a, uint64_t b) {
+  asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "1", "1")
+               : PERCEIVER_C32("+f", c, 0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+__device__ inline void multiply_columns(float (&c)[64], const uint32_t* a, uint64_t b) {
+  asm volatile(PERCEIVER_MULTIPLY("m64n128k16", PERCEIVER_64, "{%64, %65, %66, %67}, %68", "1", "1")
+               : PERCEIVER_C64("+f", c)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 #undef PERCEIVER_C8
 #undef PERCEIVER_C32
+#undef PERCEIVER_C64
 #undef PERCEIVER_32
 #undef PERCEIVER_64
+#undef PERCEIVER_MULTIPLY
+
+/// Calls body.template operator()<kAdd>(step) for steps 0 to kSteps - 1, without kAdd at the first.
+template <int kSteps, typename Body>
+__device__ inline void each_step(Body&& body) {
+  body.template operator()<false>(0);
+#pragma unroll
+  for (int step = 1; step < kSteps; ++step) body.template operator()<true>(step);
+}
 
 /// C [64, N] = rows of `a` · rows of `b`ᵀ over D columns; tiles of A lie a_bytes apart, those of B b_bytes.
 template <int D, int kCount>
 __device__ inline void product(float (&c)[kCount], uint32_t a, uint32_t a_bytes, uint32_t b, uint32_t b_bytes) {
-#pragma unroll
-  for (int step = 0; step < D / 16; ++step) {
+  each_step<D / 16>([&]<bool kAdd>(int step) {
     const uint32_t tile = static_cast<uint32_t>(step / 4), column = columns_at(step % 4);
-    multiply(c, rows_operand(a + tile * a_bytes + column), rows_operand(b + tile * b_bytes + column), step != 0);
+    multiply<kAdd>(c, rows_operand(a + tile * a_bytes + column), rows_operand(b + tile * b_bytes + column));
+  });
+}
+
+/// The same with A [64, 16 * kSteps] in registers, as load_operand leaves it.
+template <int kSteps>
+__device__ inline void product(float (&c)[32], const uint32_t (&a)[kSteps * 4], uint32_t b, uint32_t b_bytes) {
+  each_step<kSteps>([&]<bool kAdd>(int step) {
+    const uint32_t place = b + static_cast<uint32_t>(step / 4) * b_bytes + columns_at(step % 4);
+    multiply<kAdd>(c, a + step * 4, rows_operand(place));
+  });
+}
+
+/// 16 rows, from `row` on, of a tile of 64 columns as operand A of the calling warp.
+__device__ inline void load_operand(uint32_t (&a)[16], uint32_t tile, int row) {
+  const LaneAddress<kTileColumns, Cover::rows> address(tile + static_cast<uint32_t>(row) * kRowBytes);
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    uint32_t four[4];
+    load_matrices(four, address.at(0, step));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[step * 4 + i] = four[i];
   }
 }
 
@@ -225,7 +290,7 @@ __device__ inline void accumulate(float (&c)[kCount], const uint32_t (&a)[kSteps
                                   uint32_t b_bytes) {
 #pragma unroll
   for (int step = 0; step < kSteps; ++step)
-    multiply_add(c, a + step * 4, columns_operand(b + static_cast<uint32_t>(step) * 16 * kRowBytes, b_bytes));
+    multiply_columns(c, a + step * 4, columns_operand(b + static_cast<uint32_t>(step) * 16 * kRowBytes, b_bytes));
 }
 
 /// Results of a product as operand A of the next, rounded to bf16.
