@@ -165,8 +165,9 @@ struct Rotary {
 };
 
 /// Which implementation of attention runs on CUDA: `portable` needs bf16 and head widths that are multiples of
-/// 16 up to 128, `reference` takes everything. The CPU has one only.
-enum class AttentionKernel : uint8_t { automatic, reference, portable };
+/// 16 up to 128, `hopper` bf16, head widths 64 or 128 and compute capability 9.0; `reference` takes everything.
+/// The CPU has one only.
+enum class AttentionKernel : uint8_t { automatic, reference, portable, hopper };
 
 /// Scaled dot-product attention, scale 1/sqrt(head_dim), softmax in the accumulation type. Query row i of
 /// example b sees the keys n with first[b] <= n < limit[b, i] and key_mask[b, n] != 0, and (where

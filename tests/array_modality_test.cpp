@@ -42,7 +42,7 @@ TEST(CodecModality, LayoutsAreTransposes) {
 }
 
 TEST(CodecModality, TheMaskAllowsEachLevelItsCodesAndAnEndBetweenFrames) {
-  const SamplingMask& mask = codec()->format().mask;
+  const SamplingMask mask = codec()->format().mask;
   ASSERT_EQ(mask.cycle.size(), 3u);
   for (int64_t k = 0; k < 7; ++k) {
     const int first[] = {3, 13, 33}, last[] = {13, 33, 63};

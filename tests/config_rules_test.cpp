@@ -88,7 +88,7 @@ TEST(ConfigRules, SeveralAxes) {
   EXPECT_NO_THROW(validate(model));
   model.position_source = PositionSource::terminal_relative;
   EXPECT_THROW(validate(model), Error);
-  EXPECT_THAT(error_of({absolute, "model.position_sizes=[34, 34, 5]"}), HasSubstr("have one position axis"));
+  EXPECT_THAT(error_of({absolute, "data.type=copy", "model.position_sizes=[34, 34, 5]"}), HasSubstr("has one position axis"));
 }
 
 TEST(ConfigRules, QueryAndExtraCrossAttention) {

@@ -363,6 +363,24 @@ class CudaAttention : public CudaTest {
     return device.read();
   }
 
+  /// The tensor-core kernels that this GPU has for heads of this width.
+  static std::vector<AttentionKernel> fast_kernels(int64_t head_dim) {
+    int major = 0, minor = 0;
+    require_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
+    require_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "capability");
+    const bool hopper = major == 9 && minor == 0 && (head_dim == 64 || head_dim == 128);
+    if (!hopper) return {AttentionKernel::portable};
+    return {AttentionKernel::portable, AttentionKernel::hopper};
+  }
+  /// check() with each of them.
+  void check_fast(Problem p) {
+    for (const AttentionKernel kernel : fast_kernels(p.head_dim)) {
+      SCOPED_TRACE(kernel == AttentionKernel::hopper ? "hopper" : "portable");
+      p.kernel = kernel;
+      check(p);
+    }
+  }
+
   /// `tolerance`: of f32, relative to the size of what is expected; of lse absolute.
   void check(const Problem& p, double tolerance = 1e-5) {
     const Result expected = on_cpu(p);
@@ -394,8 +412,8 @@ TEST_F(CudaAttention, EveryHeadWidth) {
     SCOPED_TRACE(d);
     Problem p{.queries = 150, .keys = 333, .head_dim = d};
     p.first = {5, 0};
-    check(p.causal().fill());
-    check(p.mask(0.3).fill(2));
+    check_fast(p.causal().fill());
+    check_fast(p.mask(0.3).fill(2));
   }
 }
 
@@ -427,7 +445,7 @@ TEST_F(CudaAttention, PackedMatrix) {
   for (bool self_visible : {false, true}) {
     Problem p{.queries = 200, .keys = 200, .packed = true, .self_visible = self_visible};
     p.first = {0, 130};
-    check(p.causal().mask(0.5).fill());
+    check_fast(p.causal().mask(0.5).fill());
   }
 }
 
@@ -437,38 +455,43 @@ TEST_F(CudaAttention, RowsWithoutKeys) {
   p.first = {0, 90, 60};
   p.causal();
   for (int64_t i = 0; i < p.queries; ++i) p.limit[p.queries + i] = 80;
-  check(p.fill());
+  check_fast(p.fill());
   p.mask(1).fill();
-  check(p);
+  check_fast(p);
   p.self_visible = true;
-  check(p);
+  check_fast(p);
 }
 
 TEST_F(CudaAttention, LimitsThatJump) {
-  Problem p{.batch = 2, .queries = 300, .keys = 700, .head_dim = 32};
-  for (int64_t b = 0; b < p.batch; ++b)
-    for (int64_t i = 0; i < p.queries; ++i)
-      p.limit.push_back(static_cast<int32_t>(i < 40 ? 0 : i < 170 ? 3 + 64 * b : i < 171 ? 512 : 700));
-  check(p.fill());
+  for (int64_t d : {32, 64, 128}) {
+    Problem p{.batch = 2, .queries = 300, .keys = 700, .head_dim = d};
+    for (int64_t b = 0; b < p.batch; ++b)
+      for (int64_t i = 0; i < p.queries; ++i)
+        p.limit.push_back(static_cast<int32_t>(i < 40 ? 0 : i < 170 ? 3 + 64 * b : i < 171 ? 512 : 700));
+    check_fast(p.fill());
+  }
 }
 
 TEST_F(CudaAttention, OffsetsOfEveryResidue) {
-  for (int64_t offset = 0; offset < 130; ++offset) {
+  for (int64_t offset = 0; offset < 130; offset += brief_tests() ? 13 : 1) {
     SCOPED_TRACE(offset);
-    Problem p{.batch = 1, .heads = 1, .queries = 131, .keys = 131 + offset, .head_dim = 32};
-    check(p.causal().fill());
-    p.first = {static_cast<int32_t>(offset)};
-    p.queries = 1 + offset;
-    check(p.causal().fill());
+    for (int64_t d : {32, 64}) {
+      // Enough values for the largest error to be no matter of luck.
+      Problem p{.batch = 1, .heads = 3, .queries = 131, .keys = 131 + offset, .head_dim = d};
+      check_fast(p.causal().fill());
+      p.first = {static_cast<int32_t>(offset)};
+      p.queries = 1 + offset;
+      check_fast(p.causal().fill());
+    }
   }
 }
 
 TEST_F(CudaAttention, ExtremeLogits) {
   for (int64_t d : {64, 128}) {
     Problem p{.queries = 100, .keys = 200, .head_dim = d, .magnitude = 50};
-    check(p.causal().fill());  // logits to 1e4
+    check_fast(p.causal().fill());  // logits to 1e4
     p.magnitude = 1e-3;
-    check(p.fill());
+    check_fast(p.fill());
     p.type = DType::f32;
     p.magnitude = 50;
     check(p.fill(), 0.02);
@@ -478,13 +501,13 @@ TEST_F(CudaAttention, ExtremeLogits) {
 TEST_F(CudaAttention, FewQueriesAndManyKeys) {
   for (int64_t d : {48, 64, 128}) {
     Problem p{.batch = 1, .heads = 2, .queries = 3, .keys = 5000, .head_dim = d};
-    check(p.causal().fill());
+    check_fast(p.causal().fill());
     p.first = {4000};
-    check(p.mask(0.1).fill());
+    check_fast(p.mask(0.1).fill());
     // Most parts of the keys see nothing.
     std::fill(p.limit.begin(), p.limit.end(), 4100);
     p.limit[0] = 0;
-    check(p);
+    check_fast(p);
   }
 }
 
@@ -492,24 +515,28 @@ TEST_F(CudaAttention, AnyNumberOfProcessors) {
   Problem p{.batch = 1, .heads = 3, .queries = 400, .keys = 1100};
   p.first = {200};
   p.causal().fill();
-  const OnDevice<__nv_bfloat16> device(p);
   const Result expected = on_cpu(p), plain = plainly(p);
-  for (int processors : {1, 2, 3, 5, 8, 500}) {
-    Launch some = launch();
-    some.processors = processors;
-    device.forward(some);
-    device.backward(some);
-    const Result actual = device.read();
-    EXPECT_LE(errors(actual.out, expected.out).rms, 2 * errors(plain.out, expected.out).rms);
-    EXPECT_LE(errors(actual.d_q, expected.d_q).rms, 2 * errors(plain.d_q, expected.d_q).rms);
-    EXPECT_LE(errors(actual.d_k, expected.d_k).rms, 2 * errors(plain.d_k, expected.d_k).rms);
-    EXPECT_LE(errors(actual.d_v, expected.d_v).rms, 2 * errors(plain.d_v, expected.d_v).rms);
+  for (const AttentionKernel kernel : fast_kernels(p.head_dim)) {
+    p.kernel = kernel;
+    const OnDevice<__nv_bfloat16> device(p);
+    for (int processors : {1, 2, 3, 5, 8, 500}) {
+      Launch some = launch();
+      some.processors = processors;
+      device.forward(some);
+      device.backward(some);
+      const Result actual = device.read();
+      EXPECT_LE(errors(actual.out, expected.out).rms, 2 * errors(plain.out, expected.out).rms);
+      EXPECT_LE(errors(actual.d_q, expected.d_q).rms, 2 * errors(plain.d_q, expected.d_q).rms);
+      EXPECT_LE(errors(actual.d_k, expected.d_k).rms, 2 * errors(plain.d_k, expected.d_k).rms);
+      EXPECT_LE(errors(actual.d_v, expected.d_v).rms, 2 * errors(plain.d_v, expected.d_v).rms);
+    }
   }
 }
 
 TEST_F(CudaAttention, ScratchForManyQueries) {
   for (int64_t d : {64, 128}) {
     Problem p{.batch = 1, .heads = 16, .queries = 4200, .keys = 4300, .head_dim = d};
+    p.kernel = AttentionKernel::portable;
     p.causal().fill();
     const OnDevice<__nv_bfloat16> device(p);
     device.forward(launch());
@@ -534,8 +561,9 @@ TEST_F(CudaAttention, ScratchForManyQueries) {
 
 TEST_F(CudaAttention, SameBitsEveryTime) {
   for (int64_t d : {32, 64, 96, 128})
-    for (int64_t queries : {5, 500}) {
-      Problem p{.heads = 4, .queries = queries, .keys = 1500, .head_dim = d};
+    for (const auto& [queries, kernel] : std::vector<std::pair<int64_t, AttentionKernel>>{
+             {5, AttentionKernel::portable}, {500, AttentionKernel::portable}, {500, fast_kernels(d).back()}}) {
+      Problem p{.heads = 4, .queries = queries, .keys = 1500, .head_dim = d, .kernel = kernel};
       p.causal().mask(0.1).fill();
       const OnDevice<__nv_bfloat16> device(p);
       std::vector<uint8_t> bits;
@@ -549,8 +577,31 @@ TEST_F(CudaAttention, SameBitsEveryTime) {
     }
 }
 
+/// As many tiles of queries and keys as in earnest, against the reference on the device.
+TEST_F(CudaAttention, ManyTiles) {
+  for (int64_t d : {64, 128}) {
+    Problem p{.batch = 3, .heads = 8, .queries = 1000, .keys = 3333, .head_dim = d};
+    p.first = {0, 700, 3000};
+    p.causal().mask(0.02).fill();
+    const auto run = [&](AttentionKernel kernel) {
+      Problem with = p;
+      with.kernel = kernel;
+      return on_device<__nv_bfloat16>(with);
+    };
+    const Result expected = run(AttentionKernel::reference);
+    for (const AttentionKernel kernel : fast_kernels(d)) {
+      const Result actual = run(kernel);
+      for (Doubles Result::*member : {&Result::out, &Result::d_q, &Result::d_k, &Result::d_v}) {
+        const Errors e = errors(actual.*member, expected.*member);
+        EXPECT_LE(e.rms, 0.01 * e.size);
+      }
+    }
+  }
+}
+
 TEST_F(CudaAttention, CanBeRecorded) {
-  Problem p{.queries = 5, .keys = 1500};
+  Problem p{.queries = 200, .keys = 1500};
+  p.kernel = fast_kernels(p.head_dim).back();
   p.causal().fill();
   const OnDevice<__nv_bfloat16> device(p), recorded(p);
   device.forward(launch());

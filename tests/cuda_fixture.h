@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -18,6 +19,11 @@ namespace perceiver::testing {
 
 inline void require_cuda(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+/// Whether to be content with fewer and smaller cases: under compute-sanitizer a kernel takes many times longer.
+inline bool brief_tests() {
+  return std::getenv("PERCEIVER_BRIEF_TESTS") != nullptr;
 }
 
 /// Without a GPU every test of the suite reports itself skipped; that is the only reason to skip.

@@ -82,6 +82,7 @@ sound="$small --set data.type=audio --set data.options.sample_rate=8000 --set da
 works train-sound "$program" train $sound --run "$work/run-sound"
 grep -q "1 files were skipped; the first, 4.wav: is no sound file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
 works eval-sound "$program" eval --checkpoint "$work/run-sound"; prints "bits per sample"
+refuses 2 "tokenizer or its options are not those" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
 refuses 2 "say --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"
 refuses 2 "written as .wav, .flac" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.mp3"
 refuses 2 "say --tokens" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.wav"

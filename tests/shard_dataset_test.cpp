@@ -11,6 +11,7 @@
 #include "eval/evaluator.h"
 #include "fake_dataset.h"
 #include "io/atomic_file.h"
+#include "model/model_file.h"
 #include "tiny_run.h"
 #include "user_error.h"
 
@@ -238,7 +239,8 @@ TEST(CropSampler, CropsAreVaried) {
         const int64_t source = row.first + std::min<int64_t>(n, row.count);
         EXPECT_EQ(tokens[n], FakeDataset::token(0, source) + shift);
         const int32_t target = batch.targets[static_cast<size_t>(i * 8 + n)];
-        if (target != 0) EXPECT_EQ(target, FakeDataset::token(0, row.first + std::min(n + 1, row.count)) + shift);
+        const int32_t wanted = FakeDataset::token(0, row.first + std::min(n + 1, row.count)) + shift;
+        EXPECT_TRUE(target == 0 || target == wanted) << target;
         EXPECT_EQ(batch.positions[static_cast<size_t>(i * 8 + n)], n + 1);
       }
       for (int64_t n = count; n < 8; ++n) EXPECT_EQ(tokens[n], 0);

@@ -197,10 +197,8 @@ TEST(Shard, HeadersThatLieAreRefused) {
 
 TEST(Shard, SectionsBeyondTheFileAreRefused) {
   const std::vector<std::byte> file = example().bytes();
-  EXPECT_THAT(message_of([&] {
-                ShardFile::parse(altered(file, "{\"offset\":64,\"bytes\":0,", "{\"offset\":6400000,\"bytes\":0"), "x");
-              }),
-              testing::AnyOf(HasSubstr("does not fit"), HasSubstr("JSON"), HasSubstr("x: byte")));
+  EXPECT_THAT(message_of([&] { ShardFile::parse(altered(file, "\"offset\":320", "\"offset\":960"), "x"); }),
+              HasSubstr("section name_ends of 16 bytes does not fit"));
 }
 
 TEST(Shard, DocumentsOutOfOrderAreRefused) {

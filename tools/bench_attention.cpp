@@ -9,15 +9,21 @@
 #include "core/check.h"
 #include "core/host_values.h"
 #include "core/philox.h"
+#include "core/tensor.h"
+#include "kernels/kernels.h"
 #include "model/precision.h"
-#include "ops/ops.h"
 #include "tools/commands.h"
+
+#ifdef PERCEIVER_CUDA
+#include "kernels/cuda/cudnn_attention.h"
+#endif
 
 namespace perceiver::program {
 namespace {
 
 struct Case {
   int64_t batch, heads, queries, keys, head_dim;
+  int64_t width() const { return heads * head_dim; }
 };
 
 // Latents at the end of the context, causal (docs/benchmarks.md).
@@ -25,8 +31,12 @@ constexpr Case kGpuCases[] = {{8, 16, 1024, 12288, 64}, {4, 16, 1024, 131072, 64
                               {16, 16, 1024, 1024, 64}, {4, 16, 8192, 8192, 64},   {4, 16, 8192, 8192, 128}};
 constexpr Case kCpuCases[] = {{1, 4, 256, 4096, 64}, {1, 4, 1024, 1024, 64}, {1, 4, 256, 4096, 128}};
 
+// The first ones as in kernels::AttentionKernel.
+constexpr const char* kKernels[] = {"automatic", "reference", "portable", "hopper", "cudnn"};
+constexpr int kCudnn = 4;
+
 struct Options {
-  std::string precision = "auto";
+  std::string precision = "auto", kernel = "automatic", mask = "causal";
   std::vector<int64_t> shape;
   int repeats = 10;
 };
@@ -50,11 +60,56 @@ Tensor random_matrix(DeviceContext& context, DType type, Shape shape, uint32_t s
   return tensor;
 }
 
-Variable with_gradient(const Tensor& value) {
-  Variable variable{value, std::make_shared<Gradient>()};
-  variable.gradient->shape = value.shape();
-  variable.gradient->dtype = value.dtype();
-  return variable;
+/// Matrices as a model has them, keys and values beside one another; query i sees all keys, or where `causal`
+/// those up to its own position at the end of the context.
+struct Problem {
+  Problem(DeviceContext& context, DType type, const Case& c, bool causal)
+      : q(random_matrix(context, type, {c.batch * c.queries, c.width()}, 1)),
+        kv(random_matrix(context, type, {c.batch * c.keys, 2 * c.width()}, 2)),
+        d_out(random_matrix(context, type, {c.batch * c.queries, c.width()}, 3)),
+        out(Tensor::empty(context, type, q.shape())),
+        d_q(Tensor::empty(context, type, q.shape())),
+        d_kv(Tensor::empty(context, type, kv.shape())),
+        lse(Tensor::empty(context, accumulation_type(type), {c.batch, c.heads, c.queries})) {
+    std::vector<int32_t> limits;
+    for (int64_t i = 0; i < c.batch * c.queries; ++i)
+      limits.push_back(static_cast<int32_t>(causal ? c.keys - c.queries + i % c.queries + 1 : c.keys));
+    limit = Tensor::from_host<int32_t>(context, {static_cast<int64_t>(limits.size())}, limits);
+  }
+
+  kernels::AttentionBackward arguments(const Case& c) const {
+    const auto column = [&](const Tensor& matrix) {
+      return static_cast<std::byte*>(matrix.data()) +
+             static_cast<size_t>(c.width()) * size_of(matrix.dtype());
+    };
+    kernels::AttentionBackward a{};
+    kernels::Attention& k = a.forward;
+    k.type = q.dtype();
+    k.batch = c.batch;
+    k.heads = c.heads;
+    k.queries = c.queries;
+    k.keys = c.keys;
+    k.head_dim = c.head_dim;
+    k.q = q.data();
+    k.k = kv.data();
+    k.v = column(kv);
+    k.q_stride = k.out_stride = c.width();
+    k.kv_stride = 2 * c.width();
+    k.limit = limit.as<int32_t>();
+    k.out = out.data();
+    k.lse = lse.data();
+    a.d_out = d_out.data();
+    a.d_q = d_q.data();
+    a.d_k = d_kv.data();
+    a.d_v = column(d_kv);
+    return a;
+  }
+
+  Tensor q, kv, d_out, out, d_q, d_kv, lse, limit;
+};
+
+Tensor scratch_of(DeviceContext& context, int64_t bytes) {
+  return bytes > 0 ? Tensor::empty(context, DType::u8, {bytes}) : Tensor();
 }
 
 /// Median milliseconds of `work`, each sample over enough calls to make launches cheap beside it.
@@ -74,46 +129,66 @@ double median_ms(DeviceContext& context, int repeats, const std::function<void()
   return *middle;
 }
 
-void run_case(DeviceContext& context, DType type, const Case& c, int repeats) {
-  const int64_t width = c.heads * c.head_dim;
-  const Variable q = with_gradient(random_matrix(context, type, {c.batch * c.queries, width}, 1)),
-                 kv = with_gradient(random_matrix(context, type, {c.batch * c.keys, 2 * width}, 2));
-  const Tensor d_out = random_matrix(context, type, {c.batch * c.queries, width}, 3);
-  std::vector<int32_t> limit;
-  for (int64_t i = 0; i < c.batch * c.queries; ++i)
-    limit.push_back(static_cast<int32_t>(c.keys - c.queries + i % c.queries + 1));
-  ops::AttentionMask mask;
-  mask.limit = Tensor::from_host<int32_t>(context, {static_cast<int64_t>(limit.size())}, limit);
-  const ops::AttentionInputs inputs{q, kv, 0, 0, width, c.batch, c.heads, c.head_dim};
+struct Times {
+  std::string kernel;  ///< what was timed
+  double forward_ms, backward_ms;
+};
 
-  const double forward = median_ms(context, repeats, [&] {
-    Tape tape(context, false);
-    ops::attention(tape, inputs, mask);
-  });
-  const double both = median_ms(context, repeats, [&] {
-    Tape tape(context, true);
-    const Variable out = ops::attention(tape, inputs, mask);
-    tape.give(out, d_out);
-    tape.backward();
-    q.gradient->written = kv.gradient->written = false;
-  });
+Times time_ours(DeviceContext& context, const Case& c, const Problem& problem, int kernel, int repeats) {
+  kernels::AttentionBackward a = problem.arguments(c);
+  a.forward.kernel = static_cast<kernels::AttentionKernel>(kernel);
+  const Tensor scratch = scratch_of(context, kernels::attention_backward_workspace(context.launch(), a));
+  a.scratch = scratch.data();
+  const double forward =
+      median_ms(context, repeats, [&] { kernels::attention(context.launch(), a.forward); });
+  const double backward =
+      median_ms(context, repeats, [&] { kernels::attention_backward(context.launch(), a); });
+  return {context.is_cuda() ? kKernels[kernel] : "cpu", forward, backward};
+}
+
+#ifdef PERCEIVER_CUDA
+Times time_cudnn(DeviceContext& context, const Case& c, const Problem& problem, bool causal, int repeats) {
+  const kernels::AttentionBackward a = problem.arguments(c);
+  const kernels::cuda::CudnnAttention cudnn(context.launch(), a.forward, causal);
+  const Tensor scratch = scratch_of(context, cudnn.scratch_bytes());
+  const double forward = median_ms(context, repeats, [&] { cudnn.forward(a.forward, scratch.data()); });
+  const double backward = median_ms(context, repeats, [&] { cudnn.backward(a, scratch.data()); });
+  return {"cudnn " + cudnn.version(), forward, backward};
+}
+#else
+Times time_cudnn(DeviceContext&, const Case&, const Problem&, bool, int) {
+  throw_user("--kernel cudnn: this build computes on the CPU alone");
+}
+#endif
+
+/// Pairs of a query and a key that it sees.
+double visible_pairs(const Case& c, bool causal) {
   const auto m = static_cast<double>(c.queries);
-  const double area = m * static_cast<double>(c.keys) - m * (m - 1) / 2;
-  const double operations = 4 * static_cast<double>(c.batch * width) * area;
-  const double backward = both - forward;
-  const nlohmann::ordered_json out{
-      {"benchmark", "attention"},
-      {"device", context.name()},
-      {"precision", name_of(type)},
-      {"batch", c.batch},
-      {"heads", c.heads},
-      {"queries", c.queries},
-      {"keys", c.keys},
-      {"head_dim", c.head_dim},
-      {"forward_ms", forward},
-      {"forward_tflops", operations / forward / 1e9},
-      {"backward_ms", backward},
-      {"backward_tflops", 2.5 * operations / backward / 1e9}};
+  return m * static_cast<double>(c.keys) - (causal ? m * (m - 1) / 2 : 0);
+}
+
+void run_case(DeviceContext& context, DType type, const Case& c, const Options& options) {
+  const auto kernel = static_cast<int>(std::find(std::begin(kKernels), std::end(kKernels), options.kernel) -
+                                       std::begin(kKernels));
+  const bool causal = options.mask == "causal";
+  const Problem problem(context, type, c, causal);
+  const Times times = kernel == kCudnn ? time_cudnn(context, c, problem, causal, options.repeats)
+                                       : time_ours(context, c, problem, kernel, options.repeats);
+  const double operations = 4 * static_cast<double>(c.batch * c.width()) * visible_pairs(c, causal);
+  const nlohmann::ordered_json out{{"benchmark", "attention"},
+                                   {"device", context.name()},
+                                   {"kernel", times.kernel},
+                                   {"mask", options.mask},
+                                   {"precision", name_of(type)},
+                                   {"batch", c.batch},
+                                   {"heads", c.heads},
+                                   {"queries", c.queries},
+                                   {"keys", c.keys},
+                                   {"head_dim", c.head_dim},
+                                   {"forward_ms", times.forward_ms},
+                                   {"forward_tflops", operations / times.forward_ms / 1e9},
+                                   {"backward_ms", times.backward_ms},
+                                   {"backward_tflops", 2.5 * operations / times.backward_ms / 1e9}};
   std::printf("%s\n", out.dump().c_str());
   std::fflush(stdout);
 }
@@ -121,14 +196,17 @@ void run_case(DeviceContext& context, DType type, const Case& c, int repeats) {
 int run(const Options& options, const Globals& globals) {
   const auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
   const DType type = apply_precision(precision_of(options.precision), *context);
+  if (!context->is_cuda() && options.kernel != "automatic")
+    throw_user("--kernel {}: the device is the CPU, which has one kernel; leave the option out",
+               options.kernel);
   if (!options.shape.empty()) {
     const auto& s = options.shape;
     if (s[2] > s[3]) throw_user("--shape: {} queries, but only {} keys", s[2], s[3]);
-    run_case(*context, type, {s[0], s[1], s[2], s[3], s[4]}, options.repeats);
+    run_case(*context, type, {s[0], s[1], s[2], s[3], s[4]}, options);
     return 0;
   }
   const std::span<const Case> cases = context->is_cuda() ? std::span<const Case>(kGpuCases) : kCpuCases;
-  for (const Case& each : cases) run_case(*context, type, each, options.repeats);
+  for (const Case& each : cases) run_case(*context, type, each, options);
   return 0;
 }
 
@@ -137,22 +215,33 @@ int run(const Options& options, const Globals& globals) {
 void add_bench_attention(CLI::App& bench, Globals& globals, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* attention = bench.add_subcommand(
-      "attention", "Time causal attention, forward and backward; prints a line of JSON for each shape");
+      "attention", "Time attention, forward and backward; prints a line of JSON for each shape");
   attention
-      ->add_option("--shape", options->shape,
-                   "Batch, heads, queries, keys and channels of a head, e.g. 4,16,1024,32768,128 (default: the "
-                   "shapes of docs/benchmarks.md)")
+      ->add_option(
+          "--shape", options->shape,
+          "Batch, heads, queries, keys and channels of a head, e.g. 4,16,1024,32768,128 (default: the "
+          "shapes of docs/benchmarks.md)")
       ->delimiter(',')
       ->expected(5)
       ->check(CLI::PositiveNumber);
+  attention
+      ->add_option(
+          "--kernel", options->kernel,
+          "On a GPU: automatic, reference, portable, hopper, or cudnn (NVIDIA's library, for comparison)")
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kKernels), std::end(kKernels))))
+      ->capture_default_str();
+  attention
+      ->add_option("--mask", options->mask,
+                   "causal (queries at the end of the keys see no key behind their own) or none (all keys)")
+      ->check(CLI::IsMember({"causal", "none"}))
+      ->capture_default_str();
   attention->add_option("--precision", options->precision, "auto, bfloat16, float32 or float64")
       ->capture_default_str();
   attention->add_option("--repeats", options->repeats, "Timed samples")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  attention->callback([options, &globals, &action] {
-    action = [options, &globals] { return run(*options, globals); };
-  });
+  attention->callback(
+      [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }
 
 }  // namespace perceiver::program

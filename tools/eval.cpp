@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/text.h"
 #include "eval/evaluator.h"
 #include "tools/commands.h"
 
@@ -81,10 +82,19 @@ void print_table(const std::vector<EvaluationResult>& results) {
                 r.tokens_per_second());
 }
 
+/// Ids of another tokenizer would be scored as if they meant the same.
+void check_tokenizer(const Dataset& data, const ModelMetadata& metadata) {
+  if (data.modality() != metadata.modality || data.tokenizer() == metadata.tokenizer) return;
+  throw_user("the data's tokenizer or its options are not those that the model was trained with ({}); name data "
+             "made with the same",
+             quote(metadata.tokenizer.substr(0, 200)));
+}
+
 int run(const Options& options, const Globals& globals) {
   const Split split = split_of(options.split);
   const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
   const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
+  check_tokenizer(*data, loaded.metadata);
   const bool terminal = isatty(STDERR_FILENO) != 0;
   const auto progress = [terminal](int64_t done, int64_t total) {
     if (terminal)

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/memory_advice.h"
 
 namespace perceiver {
 namespace {
@@ -115,9 +116,8 @@ void* DeviceMemory::system_allocate_or_throw(size_t size) {
   }
   if (pointer == nullptr) {
     throw_failure(
-        "out of memory: {} MiB asked for while {} MiB are in use, and there are {}; lower train.batch (or "
-        "raise train.micro_batches), model.context_length or model.latents, or set train.recompute: block",
-        (size + (1 << 20) - 1) >> 20, statistics_.live_bytes >> 20, capacity());
+        "out of memory: {} MiB asked for while {} MiB are in use, and there are {}; {}",
+        (size + (1 << 20) - 1) >> 20, statistics_.live_bytes >> 20, capacity(), kMemoryAdvice);
   }
   ++statistics_.system_allocations;
   statistics_.reserved_bytes += static_cast<int64_t>(size);

@@ -91,13 +91,14 @@ class Resampler {
       return;
     }
     float block[block_frames];
+    const float nothing = 0;  // without an address for its (empty) input, the library does not flush
     SRC_DATA data{};
     data.src_ratio = ratio_;
     data.end_of_input = end ? 1 : 0;
     data.data_out = block;
     data.output_frames = block_frames;
     do {
-      data.data_in = in.data();
+      data.data_in = in.empty() ? &nothing : in.data();
       data.input_frames = static_cast<long>(in.size());
       if (const int error = src_process(state_.get(), &data); error != 0)
         throw_user("{}: cannot be resampled: {}", source_, src_strerror(error));
@@ -112,6 +113,14 @@ class Resampler {
   const std::string& source_;
   std::unique_ptr<SRC_STATE, SRC_STATE* (*)(SRC_STATE*)> state_{nullptr, src_delete};
 };
+
+/// libsndfile knows many more formats; the fewer decoders are within reach of a file from outside, the better.
+bool is_wav_or_flac(std::span<const std::byte> file) {
+  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+  for (const std::string_view beginning : {"RIFF", "RIFX", "RF64", "fLaC"})
+    if (text.starts_with(beginning)) return true;
+  return false;
+}
 
 void check_info(const SF_INFO& info, const std::string& source) {
   if (info.channels < 1 || info.channels > audio_max_channels)
@@ -137,6 +146,7 @@ void check_length(int64_t samples, const std::string& source) {
 }  // namespace
 
 Audio read_audio(std::span<const std::byte> file, int rate, const std::string& source) {
+  if (!is_wav_or_flac(file)) throw_user("{}: is no sound file that can be read: neither WAV nor FLAC", source);
   MemoryFile memory{file};
   SF_INFO info{};
   const SoundFile sound = open_sound(memory, SFM_READ, info);

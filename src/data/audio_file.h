@@ -24,7 +24,7 @@ struct Audio {
   int64_t file_frames = 0;
 };
 
-/// Reads a WAV or FLAC file (or whatever else libsndfile knows), mixes its channels to their mean and, where the
+/// Reads a WAV or FLAC file, mixes its channels to their mean and, where the
 /// file's rate is another than `rate`, resamples (libsamplerate, sinc interpolation). Throws `user`
 /// "<source>: …" for what is no such file, is damaged, or passes the limits above. Bytes missing at the end of
 /// a WAV file are not missed: what is there is read.

@@ -37,6 +37,7 @@ struct ModelInputs {
   std::vector<int32_t> steps;    ///< host [B, U]: s(b, u), -1 where invalid
   int64_t target_count = 0;      ///< targets that are not PAD
   int64_t largest_position = 0;  ///< of |rotary position|
+  int64_t rotary_table_rows = 0;  ///< of the model's tables when these inputs were made
 };
 
 /// Throws `user` for ids outside the vocabulary, positions outside their tables, lengths that disagree with

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "core/check.h"
 #include "core/host_values.h"
@@ -128,20 +129,22 @@ bool PerceiverAR::prepare(const Batch& batch, const PassOptions& options, ModelI
   };
   const auto before = places();
   make_inputs(*context_, config_, batch, options, inputs);
-  const bool new_tables = extend_rotary_tables(inputs.largest_position);
+  extend_rotary_tables(inputs.largest_position);
+  // Another pass, a validation between steps, may have replaced the tables since.
+  const bool new_tables = std::exchange(inputs.rotary_table_rows, rotary_positions_) != rotary_positions_;
   return new_tables || places() != before;
 }
 
-bool PerceiverAR::extend_rotary_tables(int64_t largest) const {
+void PerceiverAR::extend_rotary_tables(int64_t largest) const {
   const bool reach = rotary_positions_ > largest;
-  if (config_.position_encoding != PositionEncoding::rotary || reach) return false;
-  rotary_positions_ = std::max(largest, config_.context_length + 2) + 1;
+  if (config_.position_encoding != PositionEncoding::rotary || reach) return;
+  // At least doubled, so that positions that creep up do not make new tables again and again.
+  rotary_positions_ = std::max({largest + 1, config_.context_length + 3, 2 * rotary_positions_});
   const auto table = [&](int64_t width, int64_t heads) {
     return make_rotary_table(*context_, type_, config_, heads, width / heads, rotary_positions_);
   };
   self_rotary_ = table(config_.z_channels(), config_.self_heads);
   if (!cross_.empty()) cross_rotary_ = table(attention_width(), config_.cross_heads);
-  return true;
 }
 
 Variable PerceiverAR::embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const {

@@ -47,8 +47,8 @@ class PerceiverAR {
 
  private:
   void declare();
-  /// Makes the rotary tables reach to position `largest`; returns whether they are new.
-  bool extend_rotary_tables(int64_t largest) const;
+  /// Makes the rotary tables reach to position `largest`.
+  void extend_rotary_tables(int64_t largest) const;
   Variable embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const;
   Context context_of(Tape& tape, const ModelInputs& inputs) const;
   Variable queries(Tape& tape, const ModelInputs& inputs) const;

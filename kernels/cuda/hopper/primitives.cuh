@@ -1,0 +1,331 @@
+// The instructions of compute capability 9.0a that the Hopper kernels share: barriers in shared memory
+// (mbarrier), the bulk tensor copy engine (TMA), products of a warpgroup (wgmma), and the register budget.
+//
+// Tiles in shared memory are what TMA writes with its 128-byte swizzle: rows of 64 bf16 (128 bytes), whose
+// 16-byte chunks are exchanged by an exclusive or with the row's number modulo 8; aligned to 1024 bytes. A
+// matrix of more columns is several such tiles one behind the other.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/attention_mma.cuh"
+
+namespace perceiver::kernels::cuda::hopper {
+
+inline constexpr int kTileColumns = 64;                // bf16 in a row of a tile
+inline constexpr int kRowBytes = kTileColumns * 2;     // the swizzle's width
+inline constexpr int kWarpgroup = 128;                 // threads
+
+/// Offset of a 16-byte chunk (0..7) of a row within a tile.
+__device__ inline uint32_t tile_offset(uint32_t row, uint32_t chunk) {
+  return row * kRowBytes + (chunk ^ (row % 8)) * 16;
+}
+
+// --- Barriers: 8 bytes of shared memory each, passed by address.
+
+__device__ inline void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+/// Makes initialised barriers visible to the copy engine.
+__device__ inline void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ inline void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/// Arrives, and lets the phase end only after `bytes` more have been copied.
+__device__ inline void barrier_arrive_expecting(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+/// Waits until the phase of this parity has ended.
+__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "AGAIN:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra DONE;\n"
+      "bra AGAIN;\n"
+      "DONE:\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+/// A ring of stages as one side sees it: which stage is next, and in which round.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t round = 0;  // parity
+  __device__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      round ^= 1;
+    }
+  }
+};
+
+// --- The copy engine.
+
+/// A box of a matrix [batch, rows, columns] to shared memory; what lies outside the matrix becomes zero.
+__device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column, int row,
+                                int example) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+      ::"r"(target), "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(example)
+      : "memory");
+}
+
+/// `bytes` contiguous bytes; both addresses and `bytes` are multiples of 16.
+__device__ inline void copy_bytes(uint32_t target, const void* source, uint32_t barrier, uint32_t bytes) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+      "l"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+__device__ inline void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/// Orders this thread's ordinary accesses to shared memory before later ones of the copy engine.
+__device__ inline void fence_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// --- Register budget: of all threads of the warpgroup that calls it.
+
+template <int kRegisters>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+/// Barrier of the 128 threads of one warpgroup; `id` from 1 to 15.
+__device__ inline void warpgroup_barrier(int id) {
+  asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+}
+
+// --- Products of a warpgroup: C [64, n] f32 += A [64, 16] · B [16, n], bf16, asynchronous. Warp w of the group
+// holds rows 16 w to 16 w + 15 of C and of an A in registers, laid out as for mma.m16n8k16: c[4 j + e] is column
+// 8 j + 2 (lane % 4) + e % 2 of row lane / 4 + 8 (e / 2).
+
+/// An operand whose rows (of A, or of Bᵀ) lie in the tile as they are: the product runs along its columns.
+__device__ inline uint64_t rows_operand(uint32_t address) {
+  return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 |
+         uint64_t{1} << 62;
+}
+/// Address of the 16 columns from 16 * step, of the 128-byte rows of one tile.
+__device__ constexpr uint32_t columns_at(int step) { return static_cast<uint32_t>(step) * 32; }
+
+/// B = the tile as it lies: the product runs along its rows. `tile_bytes` is the distance between the tiles of
+/// 64 columns where n is 128.
+__device__ inline uint64_t columns_operand(uint32_t address, uint32_t tile_bytes) {
+  return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | static_cast<uint64_t>(tile_bytes >> 4) << 16 |
+         uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
+
+/// Before the first product of a batch: registers that products read or write are settled.
+__device__ inline void products_begin() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ inline void products_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/// Waits until at most kPending committed batches are under way.
+template <int kPending>
+__device__ inline void products_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+/// Keeps the compiler from moving uses of registers across this point.
+template <int kCount>
+__device__ inline void settle(float (&c)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(c[i])::"memory");
+}
+template <int kCount>
+__device__ inline void settle(uint32_t (&a)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(a[i])::"memory");
+}
+
+/// Zeros, before any product is under way: defined later, they would make the compiler wait for each product.
+template <int kCount>
+__device__ inline void clear(float (&c)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) c[i] = 0;
+  settle(c);
+}
+
+// Registers c[i] on of the accumulator as operands of mode "+f" (read and written) or "=f" (written).
+#define PERCEIVER_C8(mode, c, i)                                                                         \
+  mode(c[i]), mode(c[i + 1]), mode(c[i + 2]), mode(c[i + 3]), mode(c[i + 4]), mode(c[i + 5]),           \
+      mode(c[i + 6]), mode(c[i + 7])
+#define PERCEIVER_C32(mode, c, i)                                                               \
+  PERCEIVER_C8(mode, c, i), PERCEIVER_C8(mode, c, i + 8), PERCEIVER_C8(mode, c, i + 16),        \
+      PERCEIVER_C8(mode, c, i + 24)
+#define PERCEIVER_C64(mode, c) PERCEIVER_C32(mode, c, 0), PERCEIVER_C32(mode, c, 32)
+#define PERCEIVER_32                                                                                   \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "    \
+  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PERCEIVER_64                                                                                   \
+  PERCEIVER_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "     \
+               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+// `add` is the text of a constant: 0 overwrites C.
+#define PERCEIVER_MULTIPLY(shape, c, operands, add, tail)                                \
+  "{\n.reg .pred add;\nsetp.ne.b32 add, " add ", 0;\n"                                  \
+  "wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 {" c "}, " operands ", add, 1, 1, " tail ";\n}\n"
+
+/// A and B from shared memory, both as rows. Without kAdd what C held does not matter.
+template <bool kAdd>
+__device__ inline void multiply(float (&c)[32], uint64_t a, uint64_t b) {
+  if constexpr (kAdd) {
+    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "%32, %33", "1", "0, 0")
+                 : PERCEIVER_C32("+f", c, 0)
+                 : "l"(a), "l"(b));
+  } else {
+    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "%32, %33", "0", "0, 0")
+                 : PERCEIVER_C32("=f", c, 0)
+                 : "l"(a), "l"(b));
+  }
+}
+template <bool kAdd>
+__device__ inline void multiply(float (&c)[64], uint64_t a, uint64_t b) {
+  if constexpr (kAdd) {
+    asm volatile(PERCEIVER_MULTIPLY("m64n128k16", PERCEIVER_64, "%64, %65", "1", "0, 0")
+                 : PERCEIVER_C64("+f", c)
+                 : "l"(a), "l"(b));
+  } else {
+    asm volatile(PERCEIVER_MULTIPLY("m64n128k16", PERCEIVER_64, "%64, %65", "0", "0, 0")
+                 : PERCEIVER_C64("=f", c)
+                 : "l"(a), "l"(b));
+  }
+}
+
+/// A from registers, B from shared memory as rows.
+template <bool kAdd>
+__device__ inline void multiply(float (&c)[32], const uint32_t* a, uint64_t b) {
+  if constexpr (kAdd) {
+    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "1", "0")
+                 : PERCEIVER_C32("+f", c, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  } else {
+    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "0", "0")
+                 : PERCEIVER_C32("=f", c, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }
+}
+
+/// C += A · B with A from registers, B from shared memory as columns.
+__device__ inline void multiply_columns(float (&c)[32], const uint32_t* a, uint64_t b) {
+  asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "1", "1")
+               : PERCEIVER_C32("+f", c, 0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+__device__ inline void multiply_columns(float (&c)[64], const uint32_t* a, uint64_t b) {
+  asm volatile(PERCEIVER_MULTIPLY("m64n128k16", PERCEIVER_64, "{%64, %65, %66, %67}, %68", "1", "1")
+               : PERCEIVER_C64("+f", c)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+#undef PERCEIVER_C8
+#undef PERCEIVER_C32
+#undef PERCEIVER_C64
+#undef PERCEIVER_32
+#undef PERCEIVER_64
+#undef PERCEIVER_MULTIPLY
+
+/// Calls body.template operator()<kAdd>(step) for steps 0 to kSteps - 1, without kAdd at the first.
+template <int kSteps, typename Body>
+__device__ inline void each_step(Body&& body) {
+  body.template operator()<false>(0);
+#pragma unroll
+  for (int step = 1; step < kSteps; ++step) body.template operator()<true>(step);
+}
+
+/// C [64, N] = rows of `a` · rows of `b`ᵀ over D columns; tiles of A lie a_bytes apart, those of B b_bytes.
+template <int D, int kCount>
+__device__ inline void product(float (&c)[kCount], uint32_t a, uint32_t a_bytes, uint32_t b, uint32_t b_bytes) {
+  each_step<D / 16>([&]<bool kAdd>(int step) {
+    const uint32_t tile = static_cast<uint32_t>(step / 4), column = columns_at(step % 4);
+    multiply<kAdd>(c, rows_operand(a + tile * a_bytes + column), rows_operand(b + tile * b_bytes + column));
+  });
+}
+
+/// The same with A [64, 16 * kSteps] in registers, as load_operand leaves it.
+template <int kSteps>
+__device__ inline void product(float (&c)[32], const uint32_t (&a)[kSteps * 4], uint32_t b, uint32_t b_bytes) {
+  each_step<kSteps>([&]<bool kAdd>(int step) {
+    const uint32_t place = b + static_cast<uint32_t>(step / 4) * b_bytes + columns_at(step % 4);
+    multiply<kAdd>(c, a + step * 4, rows_operand(place));
+  });
+}
+
+/// 16 rows, from `row` on, of a tile of 64 columns as operand A of the calling warp.
+__device__ inline void load_operand(uint32_t (&a)[16], uint32_t tile, int row) {
+  const LaneAddress<kTileColumns, Cover::rows> address(tile + static_cast<uint32_t>(row) * kRowBytes);
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    uint32_t four[4];
+    load_matrices(four, address.at(0, step));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[step * 4 + i] = four[i];
+  }
+}
+
+/// C [64, N] += A [64, 16 * kSteps] in registers · the tile's rows.
+template <int kSteps, int kCount>
+__device__ inline void accumulate(float (&c)[kCount], const uint32_t (&a)[kSteps * 4], uint32_t b,
+                                  uint32_t b_bytes) {
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step)
+    multiply_columns(c, a + step * 4, columns_operand(b + static_cast<uint32_t>(step) * 16 * kRowBytes, b_bytes));
+}
+
+/// Results of a product as operand A of the next, rounded to bf16.
+template <int kCount>
+__device__ inline void pack_operand(const float (&c)[kCount], uint32_t (&a)[kCount / 2]) {
+#pragma unroll
+  for (int i = 0; i < kCount / 2; ++i) a[i] = pack(c[2 * i], c[2 * i + 1]);
+}
+
+/// Writes a warp's 16 rows of C * factor [r] (r = 0, 1: rows lane / 4 and lane / 4 + 8) to rows of a bf16 matrix
+/// in global memory, in pieces of 16 bytes, by way of the warp's own rows of tiles in shared memory. `row` is
+/// the warp's first row within the tiles, `target` that of the matrix, of which `rows_left` exist from there.
+template <int D>
+__device__ inline void store_rows(const float (&c)[D / 2], float factor0, float factor1, unsigned char* tiles,
+                                  uint32_t tile_bytes, int row, __nv_bfloat16* target, int64_t stride,
+                                  int rows_left) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float factor = r == 0 ? factor0 : factor1;
+      const uint32_t place = tile_offset(static_cast<uint32_t>(row + lane / 4 + r * 8), n % 8);
+      *reinterpret_cast<uint32_t*>(tiles + n / 8 * tile_bytes + place + lane % 4 * 4) =
+          pack(c[n * 4 + r * 2] * factor, c[n * 4 + r * 2 + 1] * factor);
+    }
+  __syncwarp();
+#pragma unroll
+  for (int pass = 0; pass < D / 16; ++pass) {
+    const int r = pass * 4 % 16 + lane / 8, tile = pass * 4 / 16, chunk = lane % 8;
+    if (r < rows_left)
+      *reinterpret_cast<uint4*>(target + r * stride + tile * kTileColumns + chunk * 8) =
+          *reinterpret_cast<const uint4*>(tiles + static_cast<uint32_t>(tile) * tile_bytes +
+                                          tile_offset(static_cast<uint32_t>(row + r), static_cast<uint32_t>(chunk)));
+  }
+}
+
+}  // namespace perceiver::kernels::cuda::hopper
