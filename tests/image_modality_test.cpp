@@ -196,8 +196,9 @@ TEST(ImageModality, SeveralPicturesMakeAGrid) {
   sequence.ids = ids_of(*modality, counting_image(4, 4, 3));
   const std::string file = modality->decode_together(std::vector<TokenSequence>(3, sequence), ".png");
   const Image grid = read_image(bytes(file), "grid", Background::white);
-  EXPECT_EQ(grid.width, 10);
-  EXPECT_EQ(grid.height, 10);
+  EXPECT_EQ(grid.width, 2 * 64 + 2);  // each pixel became 16 x 16
+  EXPECT_EQ(grid.height, 2 * 64 + 2);
+  EXPECT_THAT(std::vector<uint8_t>(grid.at(15, 15), grid.at(17, 15)), ElementsAre(1, 2, 3, 4, 5, 6));
   EXPECT_THROW(modality->decode(sequence, ".jpg"), Error);
 }
 

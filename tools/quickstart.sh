@@ -59,8 +59,9 @@ photos=/usr/share/backgrounds/mate/nature
 run=runs/quickstart_image
 learn configs/quickstart_image.yaml $photos $run
 echo "Samples, and a photograph of which the model was given the upper half:"
-$perceiver sample --checkpoint $run --count 9 --seed 1 --out $run/samples.png
-$perceiver sample --checkpoint $run --count 4 --seed 1 --prompt-file $photos/Dune.jpg --prompt-rows 8 --out $run/completions.png
+$perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --out $run/samples.png
+$perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --prompt-file $photos/Dune.jpg \
+  --prompt-rows 8 --out $run/completions.png
 
 echo
 echo "== Music"
@@ -70,7 +71,7 @@ run=runs/quickstart_music
 learn configs/quickstart_music.yaml $tunes $run
 echo "A continuation of the first five seconds of a tune, as MIDI and drawn as a piano roll:"
 for ending in mid png; do
-  $perceiver sample --checkpoint $run --tokens 400 --temperature 0.9 --top-p 0.95 --seed 1 \
+  $perceiver sample --checkpoint $run --tokens 400 --temperature 0.9 --top-p 0.9 --seed 1 \
     --prompt-file $tunes/harp_harmony.mid --prompt-seconds 5 --out $run/sample.$ending
 done
 echo "(With the packages fluidsynth and timgm6mb-soundfont, --out $run/sample.wav makes it audible.)"

@@ -20,6 +20,7 @@ const ModalityKind& image_modality();
 namespace {
 
 constexpr int64_t largest_side = 512;
+constexpr int64_t grid_side = 64;  ///< pixels that a picture of a grid should have at least
 constexpr uint64_t longest_order_file = uint64_t{16} << 20;
 constexpr int64_t largest_file = int64_t{256} << 20;
 constexpr int64_t smallest_tile = 16, largest_tile = 16'384;  ///< pixels of the file
@@ -82,6 +83,12 @@ SequenceFormat image_format(const ImageShape& shape, std::span<const int32_t> or
 /// The permutation as parse_image_order reads it.
 std::string written(std::span<const int32_t> order) {
   return fmt::format("{}", fmt::join(order, " "));
+}
+
+/// Small pictures enlarged by a whole factor, for a grid that is to be looked at.
+Image enlarged(const Image& image) {
+  const int64_t factor = std::max<int64_t>(1, grid_side / std::max(image.width, image.height));
+  return area_resize(image, image.width * factor, image.height * factor);
 }
 
 class ImageModality final : public Modality {
@@ -147,7 +154,7 @@ class ImageModality final : public Modality {
                               std::string_view ending) const override {
     check_ending(ending);
     std::vector<Image> images;
-    for (const TokenSequence& sequence : sequences) images.push_back(picture(sequence));
+    for (const TokenSequence& sequence : sequences) images.push_back(enlarged(picture(sequence)));
     return write_png(image_grid(images));
   }
 
