@@ -44,7 +44,7 @@ TEST(MusicModality, FilesBecomeEventsAndMidiAgain) {
 }
 
 TEST(MusicModality, TheMaskLeavesOutIdsThatStandForNothing) {
-  const SamplingMask& mask = open_modality("music", {})->format().mask;
+  const SamplingMask mask = open_modality("music", {})->format().mask;
   for (const int64_t k : {0, 1, 1000}) {
     EXPECT_FALSE(mask.allows(k, 0));
     EXPECT_TRUE(mask.allows(k, 1));
@@ -171,8 +171,8 @@ TEST(MusicModality, SoundIsWhatTheProgramWrites) {
   // In place of fluidsynth: writes its -F argument, after looking at the sound font and the MIDI file.
   const std::string program = folder.write(
       "fluidsynth",
-      "#!/bin/sh\n[ \"$(/bin/cat \"$6\")\" = font ] && [ \"$(/usr/bin/head -c 4 \"$7\")\" = MThd ] && "
-      "printf RIFF > \"$5\"\n");
+      "#!/bin/sh\n[ \"$(/bin/cat \"$8\")\" = font ] && [ \"$(/usr/bin/head -c 4 \"$9\")\" = MThd ] && "
+      "printf RIFF > \"$7\"\n");
   std::filesystem::permissions(program, std::filesystem::perms::owner_all);
   EXPECT_EQ(wav_refusal(font, folder.path()), "RIFF");
   const std::string failing = folder.write("fluidsynth", "#!/bin/sh\nexit 3\n");

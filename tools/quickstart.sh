@@ -69,9 +69,9 @@ debian openttd-openmsx
 tunes=/usr/share/games/openttd/baseset/openmsx
 run=runs/quickstart_music
 learn configs/quickstart_music.yaml $tunes $run
-echo "A continuation of the first five seconds of a tune, as MIDI and drawn as a piano roll:"
+echo "A continuation of the first eight seconds of a tune, as MIDI and drawn as a piano roll:"
 for ending in mid png; do
   $perceiver sample --checkpoint $run --tokens 400 --temperature 0.9 --top-p 0.9 --seed 1 \
-    --prompt-file $tunes/harp_harmony.mid --prompt-seconds 5 --out $run/sample.$ending
+    --prompt-file $tunes/harp_harmony.mid --prompt-seconds 8 --out $run/sample.$ending
 done
 echo "(With the packages fluidsynth and timgm6mb-soundfont, --out $run/sample.wav makes it audible.)"

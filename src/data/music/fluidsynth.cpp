@@ -85,7 +85,7 @@ std::string render_wav(std::string_view midi) {
   const WorkFolder folder;
   const std::string in = folder.file("in.mid"), out = folder.file("out.wav");
   write_file_atomically(in, midi);
-  const int status = run_silently({"fluidsynth", "-ni", "-r", "44100", "-F", out, font, in});
+  const int status = run_silently({"fluidsynth", "-ni", "-g", "0.8", "-r", "44100", "-F", out, font, in});
   if (status != 0 || !fs::exists(out)) throw_failure("fluidsynth failed (status {})", status);
   return read_file(out, longest_wav);
 }
