@@ -2,7 +2,7 @@
 # Step time over the context length at fixed latents, with the context projected directly and by tables, in turns:
 # measures on this machine's GPU, or CPU, and brings docs/scaling.tsv and docs/scaling.svg up to date.
 #   tools/scaling.sh cuda|cpu [BUILD_FOLDER] [LARGEST_CONTEXT]      (default: build, 524288)
-# ROUNDS=3 turns of each; the median of their medians counts. STEPS=5 timed steps a turn.
+# ROUNDS=3 turns of each; the median of their medians counts. STEPS=5 timed steps a turn after WARMUP=2 others.
 # OUT=docs is where the two files go.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,6 +11,7 @@ program=${2:-build}/perceiver
 largest=${3:-524288}
 rounds=${ROUNDS:-3}
 steps=${STEPS:-5}
+warmup=${WARMUP:-2}
 out=${OUT:-docs}
 case $device in
   cuda) config=configs/bench/scaling.yaml ;;
@@ -22,7 +23,7 @@ trap 'rm -rf "$work"' EXIT
 
 # One turn: median milliseconds, TFLOP/s of the model, MiB at the peak.
 turn() {
-  "$program" bench train --config "$config" --steps "$steps" --warmup 2 \
+  "$program" bench train --config "$config" --steps "$steps" --warmup "$warmup" \
     --set "model.context_length=$1" --set "model.context_projection=$2" > "$work/json"
   awk -F'[:,]' '/"median"/ { ms = $2 } /"tflops"/ { rate = $2 } /"peak_allocated_mib"/ { mib = $2 }
     END { print ms + 0, rate + 0, mib + 0 }' "$work/json"
