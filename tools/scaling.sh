@@ -36,7 +36,7 @@ while [ "$context" -le "$largest" ]; do
   done
   for path in direct table; do
     sort -n "$work/$path" | awk -v device="$device" -v path="$path" -v context="$context" \
-      '{ line[NR] = $0 } END { split(line[int((NR + 1) / 2)], m); printf "%s\t%s\t%d\t%.4g\t%.4g\t%.0f\n", device, path, context, m[1], m[2], m[3] }' |
+      '{ line[NR] = $0 } END { split(line[int((NR + 1) / 2)], m); printf "%s\t%s\t%d\t%.5g\t%.4g\t%.0f\n", device, path, context, m[1], m[2], m[3] }' |
       tee -a "$work/rows"
     rm "$work/$path"
   done

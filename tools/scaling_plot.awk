@@ -51,8 +51,8 @@ END {
     n = split(substr(points[name], 2), pair, " ")
     line = ""
     for (j = 1; j <= n; ++j) {
-      split(pair[j], v, ",")
-      x = x_of(v[1]); y = y_of(v[2])
+      split(pair[j], at, ",")
+      x = x_of(at[1]); y = y_of(at[2])
       line = line sprintf(" %.1f,%.1f", x, y)
       printf "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\" fill=\"%s\"/>\n", x, y, color
     }
