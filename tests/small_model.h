@@ -53,7 +53,7 @@ struct Pass {
 };
 
 inline Pass run(PerceiverAR& model, const Batch& batch, Recompute recompute, bool backward = true,
-         PassOptions options = {0, true, {3, 5, 0, 0}}) {
+                PassOptions options = {0, true, {3, 5, 0, 0}}) {
   options.random.device_step = &options.random.step;
   const ModelInputs inputs = model.prepare(batch, options);
   model.parameters().start_gradients();

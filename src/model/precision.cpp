@@ -29,8 +29,8 @@ DType type_of(Precision precision, bool gpu) {
 
 DType apply_precision(Precision precision, DeviceContext& context) {
   const DType type = type_of(precision, context.is_cuda());
-  // The f32 products of a bf16 model are those of the context's tables (docs/projection.md): tf32 keeps three bits
-  // more than bf16 at half its rate, f32 would take ten times as long.
+  // The f32 products of a bf16 model are those of the context's tables (docs/projection.md): tf32 keeps three
+  // bits more than bf16 at half its rate, f32 would take ten times as long.
   const bool rounded = type == DType::bf16 || precision == Precision::tf32;
   context.set_products(rounded ? Products::tf32 : Products::full);
   return type;
