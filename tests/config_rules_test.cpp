@@ -88,7 +88,7 @@ TEST(ConfigRules, SeveralAxes) {
   EXPECT_NO_THROW(validate(model));
   model.position_source = PositionSource::terminal_relative;
   EXPECT_THROW(validate(model), Error);
-  EXPECT_THAT(error_of({absolute, "model.position_sizes=[34, 34, 5]"}), HasSubstr("have one position axis"));
+  EXPECT_THAT(error_of({absolute, "data.type=copy", "model.position_sizes=[34, 34, 5]"}), HasSubstr("has one position axis"));
 }
 
 TEST(ConfigRules, QueryAndExtraCrossAttention) {
@@ -119,7 +119,7 @@ TEST(ConfigRules, LatentChannelsFollowInputChannels) {
 }
 
 TEST(ConfigRules, Data) {
-  EXPECT_THAT(error_of({"model.vocabulary=258"}), HasSubstr("too small for bytes"));
+  EXPECT_THAT(error_of({"data.type=copy", "model.vocabulary=258"}), HasSubstr("too small for bytes"));
   EXPECT_EQ(error_of({"data.copy_length=3000"}), "no error");
   EXPECT_EQ(error_of({"data.type=copy", "data.copy_length=2049"}), "no error");
   EXPECT_THAT(error_of({"data.type=copy", "data.copy_length=2050"}), HasSubstr("data.copy_length (2050)"));

@@ -74,6 +74,8 @@ class RandomConfig {
         return list<int64_t>([&] { return integer(key.range); });
       case ValueKind::reals:
         return list<double>([&] { return real(key.range); });
+      case ValueKind::pairs:
+        return std::map<std::string, std::string>{{"size", "64"}, {"path", "a b: \"c\""}};
       case ValueKind::texts:
         return list<std::string>([&] { return text(); });
     }

@@ -370,7 +370,7 @@ TEST(OpenDataset, OpensEveryKind) {
   const TempFolder folder;
   DataConfig config = paths({folder.write("a.txt", "text")});
   EXPECT_EQ(open_dataset(config)->documents(Split::train), 1);
-  config.type = DatasetType::copy;
+  config.type = "copy";
   EXPECT_TRUE(open_dataset(config)->unbounded());
 }
 

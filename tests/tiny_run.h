@@ -24,7 +24,7 @@ inline Config tiny_config(int64_t steps = 8) {
   config.model.cross_heads = config.model.self_heads = 2;
   config.model.cross_widening = config.model.self_widening = 2;
   config.model.zero_initial_logits = false;
-  config.data.type = DatasetType::copy;
+  config.data.type = "copy";
   config.data.copy_length = 16;
   config.optimizer.learning_rate = 1e-2;
   config.schedule.type = ScheduleType::cosine;

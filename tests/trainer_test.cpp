@@ -321,7 +321,7 @@ TEST(Trainer, AFailingValidationCostsNoSteps) {
 TEST(Trainer, DataWithoutValidationAreNotValidated) {
   const TempFolder folder;
   Config config = tiny_config(2);
-  config.data.type = DatasetType::text;
+  config.data.type = "text";
   config.data.train = {folder.write("text.txt", std::string(500, 'a'))};
   config.data.validation_fraction = 0;
   TrainOptions options = run_options(folder.path("run"));

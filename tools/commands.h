@@ -27,6 +27,7 @@ void add_bench_attention(CLI::App& bench, Globals& globals, Action& action);
 /// Likewise `projection`.
 void add_bench_projection(CLI::App& bench, Globals& globals, Action& action);
 void add_config(CLI::App& app, Globals& globals, Action& action);
+void add_data(CLI::App& app, Globals& globals, Action& action);
 void add_eval(CLI::App& app, Globals& globals, Action& action);
 void add_import(CLI::App& app, Globals& globals, Action& action);
 void add_info(CLI::App& app, Globals& globals, Action& action);

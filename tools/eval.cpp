@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
+#include "core/text.h"
 #include "eval/evaluator.h"
 #include "tools/commands.h"
 
@@ -38,6 +39,10 @@ nlohmann::ordered_json as_json(const EvaluationResult& r) {
                              {"perplexity", r.perplexity()},
                              {"accuracy", r.accuracy()},
                              {"tokens_per_second", r.tokens_per_second()}};
+  if (r.words > 0) {
+    out["words"] = r.words;
+    out["word_perplexity"] = r.word_perplexity();
+  }
   for (size_t i = 0; i < r.buckets.size(); ++i)
     if (r.buckets[i].tokens > 0)
       out["nats_by_position"][position_bucket_name(static_cast<int64_t>(i))] = {
@@ -56,6 +61,9 @@ void print_text(const EvaluationResult& r) {
   std::printf("  bits per token   %8.4f    bits per %-6s %8.4f\n", r.bits_per_token(), r.unit.c_str(),
               r.bits_per_unit());
   std::printf("  perplexity       %8.4f    accuracy        %8.4f\n", r.perplexity(), r.accuracy());
+  if (r.words > 0)
+    std::printf("  word perplexity  %8.2f    (%lld words)\n", r.word_perplexity(),
+                static_cast<long long>(r.words));
   std::printf("  tokens per second %.0f\n  nats per token by place in the document:\n",
               r.tokens_per_second());
   for (size_t i = 0; i < r.buckets.size(); ++i)
@@ -74,10 +82,19 @@ void print_table(const std::vector<EvaluationResult>& results) {
                 r.tokens_per_second());
 }
 
+/// Ids of another tokenizer would be scored as if they meant the same.
+void check_tokenizer(const Dataset& data, const ModelMetadata& metadata) {
+  if (data.modality() != metadata.modality || data.tokenizer() == metadata.tokenizer) return;
+  throw_user("the data's tokenizer or its options are not those that the model was trained with ({}); name data "
+             "made with the same",
+             quote(metadata.tokenizer.substr(0, 200)));
+}
+
 int run(const Options& options, const Globals& globals) {
   const Split split = split_of(options.split);
   const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
   const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
+  check_tokenizer(*data, loaded.metadata);
   const bool terminal = isatty(STDERR_FILENO) != 0;
   const auto progress = [terminal](int64_t done, int64_t total) {
     if (terminal)

@@ -33,6 +33,11 @@ std::optional<CheckpointState> state_beside(const std::string& file) {
   return read_checkpoint_state(folder);
 }
 
+/// Its first line: what follows may be a whole vocabulary.
+std::string tokenizer_name(const std::string& tokenizer) {
+  return tokenizer.substr(0, tokenizer.find('\n'));
+}
+
 void print_loss(const char* name, const std::optional<double>& nats) {
   if (nats) std::printf("%-28s %.4f nats per token\n", name, *nats);
 }
@@ -81,7 +86,7 @@ bool is_configuration(const std::string& file) {
 void print_text(const LoadedModel& loaded, const std::string& file) {
   const nlohmann::json model = model_to_json(loaded.metadata.model);
   std::printf("%s\n\n%-28s %s\n%-28s %s\n%-28s %lld\n", file.c_str(), "modality",
-              loaded.metadata.modality.c_str(), "tokenizer", loaded.metadata.tokenizer.c_str(),
+              loaded.metadata.modality.c_str(), "tokenizer", tokenizer_name(loaded.metadata.tokenizer).c_str(),
               "training steps", static_cast<long long>(loaded.metadata.step));
   if (const auto state = state_beside(file)) {
     print_loss("training loss", state->loss);

@@ -8,6 +8,7 @@
 #include "generate/exact_generator.h"
 #include "io/atomic_file.h"
 #include "tools/commands.h"
+#include "tools/sample_files.h"
 
 namespace perceiver::program {
 namespace {
@@ -17,6 +18,7 @@ constexpr uint64_t kLongestPrompt = uint64_t{64} << 20;
 struct Options {
   std::string checkpoint, prompt, prompt_file;
   GenerationRequest request;
+  FileSampling files;
   bool json = false;
 };
 
@@ -40,8 +42,16 @@ void print_json(const Tokenizer& tokenizer, const std::string& prompt,
   std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
+int sample_as_files(Options& options, const LoadedModel& loaded) {
+  if (!options.prompt.empty()) throw_user("--prompt is printed; to write --out, give the prompt as --prompt-file");
+  if (options.json) throw_user("--json prints text; leave it out to write --out");
+  options.files.prompt_file = options.prompt_file;
+  return sample_to_files(loaded, options.files, options.request);
+}
+
 int run(Options& options, const Globals& globals) {
   const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
+  if (wants_files(options.files, loaded.metadata)) return sample_as_files(options, loaded);
   const auto tokenizer = make_tokenizer(loaded.metadata.tokenizer);
   if (!options.prompt_file.empty()) options.prompt = read_file(options.prompt_file, kLongestPrompt);
   options.request.prompt = {sos_token};
@@ -89,9 +99,11 @@ void add_sample(CLI::App& app, Globals& globals, Action& action) {
   command->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
       ->required();
   auto* prompt = command->add_option("--prompt", options->prompt, "Text to continue (default: none)");
-  command->add_option("--prompt-file", options->prompt_file, "File with the text to continue")
+  command->add_option("--prompt-file", options->prompt_file, "File to continue")
       ->excludes(prompt);
-  command->add_option("--tokens", options->request.tokens, "New tokens at most")->capture_default_str();
+  auto* tokens =
+      command->add_option("--tokens", options->request.tokens, "New tokens at most")->capture_default_str();
+  add_file_sampling(*command, options->files);
   command->add_option("--temperature", sampling.temperature, "0 = always the likeliest")
       ->capture_default_str();
   command->add_option("--top-k", sampling.top_k, "Only the k likeliest tokens (0 = off)")
@@ -104,7 +116,8 @@ void add_sample(CLI::App& app, Globals& globals, Action& action) {
   command->add_option("--count", options->request.count, "Continuations")->capture_default_str();
   command->add_flag("--ignore-eos", options->request.ignore_eos, "Never end before --tokens");
   command->add_flag("--json", options->json, "Print JSON with log-probabilities (nats)");
-  command->callback([options, &globals, &action] {
+  command->callback([options, tokens, &globals, &action] {
+    options->files.length_given = tokens->count() > 0;
     action = [options, &globals] { return run(*options, globals); };
   });
 }

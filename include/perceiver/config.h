@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -60,11 +61,10 @@ struct ModelConfig {
   int64_t axes() const { return position_sizes.empty() ? 1 : static_cast<int64_t>(position_sizes.size()); }
 };
 
-enum class DatasetType { text, copy };
-
 struct DataConfig {
-  DatasetType type = DatasetType::text;
-  std::vector<std::string> train;       ///< files and folders; for `split: fraction` the whole corpus
+  std::string type = "text";                   ///< "copy", or a modality's name (src/data/modalities.inc)
+  std::map<std::string, std::string> options;  ///< of the modality
+  std::vector<std::string> train;       ///< files and folders, or one of shards; alone, the whole corpus
   std::vector<std::string> validation;  ///< empty: a fraction of `train`
   std::vector<std::string> test;        ///< empty: a fraction of `train`
   double validation_fraction = 0.05;    ///< of documents (of the bytes when there is one document)

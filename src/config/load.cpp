@@ -19,6 +19,17 @@ namespace {
 
 void apply(const std::string& path, const ConfigNode& node, const std::string& source, Config& config);
 
+/// Adds one pair to a key of kind `pairs`, or replaces it.
+void set_pair(const ConfigKey& key, const std::string& name, const ConfigNode& value,
+              const std::string& source, Config& config) {
+  using Pairs = std::map<std::string, std::string>;
+  ConfigNode mapping{ConfigNode::Kind::mapping, "", value.position, {}, {value}};
+  mapping.keys.push_back({ConfigNode::Kind::plain, name, value.position, {}, {}});
+  auto pairs = std::get<Pairs>(key.get(config));
+  pairs[name] = std::get<Pairs>(read_value(key, mapping, source)).at(name);
+  key.set(config, pairs);
+}
+
 /// Puts one entry of a section ("" = the top level) into `config`.
 void apply_entry(const std::string& section, const ConfigNode& key, const ConfigNode& value,
                  const std::string& source, Config& config) {
@@ -37,6 +48,10 @@ void apply(const std::string& path, const ConfigNode& node, const std::string& s
   const std::string place = describe_place(source, node.position);
   if (const ConfigKey* key = find_config_key(path)) {
     key->set(config, read_value(*key, node, source));
+    return;
+  }
+  if (const ConfigKey* key = find_pairs_key(path)) {
+    set_pair(*key, path.substr(key->path.size() + 1), node, source, config);
     return;
   }
   if (!is_config_section(path)) throw_unknown(path, place);

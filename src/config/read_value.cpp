@@ -72,6 +72,27 @@ std::optional<std::vector<Element>> read_list(const ConfigNode& node, Read read,
   return values;
 }
 
+/// A name as `format_value` writes it without quotes.
+bool is_name(std::string_view text) {
+  const auto inner = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_'; };
+  return !text.empty() && text[0] >= 'a' && text[0] <= 'z' && std::all_of(text.begin(), text.end(), inner);
+}
+
+/// Names to scalars, whose text is kept: what it may be is known to the reader of the options alone.
+std::optional<std::map<std::string, std::string>> read_pairs(const ConfigNode& node, const ConfigNode*& bad) {
+  if (node.kind != Kind::mapping) return std::nullopt;
+  std::map<std::string, std::string> pairs;
+  for (size_t i = 0; i < node.keys.size(); ++i) {
+    const std::optional<std::string> value = read_text(node.items[i]);
+    if (!is_name(node.keys[i].text) || !value) {
+      bad = is_name(node.keys[i].text) ? &node.items[i] : &node.keys[i];
+      return std::nullopt;
+    }
+    pairs[node.keys[i].text] = *value;
+  }
+  return pairs;
+}
+
 template <typename Type>
 std::optional<ConfigValue> widen(std::optional<Type> value) {
   return value ? std::optional<ConfigValue>(std::move(*value)) : std::nullopt;
@@ -100,6 +121,8 @@ std::optional<ConfigValue> try_read(const ConfigKey& key, const ConfigNode& node
       if (!node.is_scalar()) return widen(read_list<std::string>(node, read_text, bad));
       if (std::optional<std::string> text = read_text(node)) return std::vector<std::string>{*text};
       return std::nullopt;
+    case ValueKind::pairs:
+      return widen(read_pairs(node, bad));
   }
   return std::nullopt;
 }

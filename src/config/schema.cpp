@@ -41,10 +41,6 @@ struct Names<AttentionWidth> {
   static constexpr std::array values{"kv", "q"};
 };
 template <>
-struct Names<DatasetType> {
-  static constexpr std::array values{"text", "copy"};
-};
-template <>
 struct Names<Reduction> {
   static constexpr std::array values{"mean", "sum"};
 };
@@ -68,6 +64,14 @@ template <>
 struct Names<Recompute> {
   static constexpr std::array values{"none", "block", "attention_mlp"};
 };
+
+std::vector<std::string> data_types() {
+  return {
+#define MODALITY(name) #name,
+#include "data/modalities.inc"
+#undef MODALITY
+      "copy"};
+}
 
 ValueRange any() {
   return {};
@@ -234,14 +238,17 @@ std::vector<ConfigKey> model_keys() {
 
 std::vector<ConfigKey> data_keys() {
   return {
-      bind(MEMBER(data.type), any(),
-           "text: files as UTF-8 bytes; copy: random bytes followed by their mirror image, made on the fly."),
+      bind_words(MEMBER(data.type), data_types(),
+                 "Kind of the files (perceiver data modalities tells what each reads), or copy: random bytes "
+                 "followed by their mirror image, made on the fly. A folder of shards knows its own kind."),
+      bind(MEMBER(data.options), any(),
+           "Options of that kind, e.g. {sample_rate: 8000}; perceiver data modalities lists them."),
       bind(MEMBER(data.train), any(),
-           "Files and folders with the training text; one path or a list. Without validation or test paths, "
-           "parts "
-           "of it are kept for these."),
-      bind(MEMBER(data.validation), any(), "Files and folders with the validation text; [] = part of train."),
-      bind(MEMBER(data.test), any(), "Files and folders with the test text; [] = part of train."),
+           "Files and folders with the training data, or one folder that perceiver data build made; one path or "
+           "a list. Without validation or test paths, parts of it are kept for these; a folder of shards brings "
+           "its own."),
+      bind(MEMBER(data.validation), any(), "Files and folders with the validation data; [] = part of train."),
+      bind(MEMBER(data.test), any(), "Files and folders with the test data; [] = part of train."),
       bind(MEMBER(data.validation_fraction), from_below(0, 1),
            "Part of train that is kept for validation when it has no paths of its own: whole documents, or "
            "bytes "

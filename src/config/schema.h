@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <limits>
+#include <map>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -13,11 +14,12 @@
 
 namespace perceiver {
 
-enum class ValueKind { boolean, integer, seed, real, choice, integers, reals, texts };
+enum class ValueKind { boolean, integer, seed, real, choice, integers, reals, texts, pairs };
 
 /// A key's value; `choice` is the spelled-out name. The alternatives stand in the order of ValueKind.
 using ConfigValue = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>,
-                                 std::vector<double>, std::vector<std::string>>;
+                                 std::vector<double>, std::vector<std::string>,
+                                 std::map<std::string, std::string>>;
 
 /// What numbers are allowed; for lists it holds for each element.
 struct ValueRange {
@@ -56,6 +58,8 @@ const std::vector<ConfigKey>& config_keys();
 
 /// The key of that full path, or nullptr.
 const ConfigKey* find_config_key(std::string_view path);
+/// The key of kind `pairs` that a path such as "data.options.size" goes one step below, or nullptr.
+const ConfigKey* find_pairs_key(std::string_view path);
 bool is_config_section(std::string_view name);
 /// The known key or section that somebody who wrote `path` probably meant.
 std::string nearest_config_path(std::string_view path);

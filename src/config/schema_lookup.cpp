@@ -90,6 +90,11 @@ struct Formatter {
     for (const Element& value : values) words.push_back((*this)(value));
     return fmt::format("[{}]", fmt::join(words, ", "));
   }
+  std::string operator()(const std::map<std::string, std::string>& pairs) const {
+    std::vector<std::string> words;
+    for (const auto& [name, value] : pairs) words.push_back(name + ": " + format_text(value));
+    return fmt::format("{{{}}}", fmt::join(words, ", "));
+  }
 };
 
 }  // namespace
@@ -109,6 +114,11 @@ const ConfigKey* find_config_key(std::string_view path) {
   }();
   const auto found = index.find(path);
   return found == index.end() ? nullptr : found->second;
+}
+
+const ConfigKey* find_pairs_key(std::string_view path) {
+  const ConfigKey* key = find_config_key(section_of(path));
+  return key != nullptr && key->kind == ValueKind::pairs ? key : nullptr;
 }
 
 bool is_config_section(std::string_view name) {
@@ -149,6 +159,8 @@ std::string describe_values(const ConfigKey& key) {
       return "a list of numbers" + range;
     case ValueKind::texts:
       return "a text or a list of texts";
+    case ValueKind::pairs:
+      return "a mapping of names to values";
   }
   return "";
 }

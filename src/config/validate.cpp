@@ -157,14 +157,16 @@ void check_schedule(const Config& config, const Checker& check) {
 
 void check_data(const Config& config, const Checker& check) {
   const DataConfig& data = config.data;
-  check.require(config.model.vocabulary >= byte_vocabulary,
-                "model.vocabulary ({}) is too small for bytes; data.type text and copy need {}",
-                config.model.vocabulary, byte_vocabulary);
-  check.require(config.model.axes() == 1,
-                "data.type text and copy have one position axis, model.position_sizes {}",
-                config.model.axes());
+  // What files need is known when they are opened (check_fits).
+  const bool copy = data.type == "copy";
+  check.require(!copy || config.model.vocabulary >= byte_vocabulary,
+                "model.vocabulary ({}) is too small for bytes; data.type copy needs {}", config.model.vocabulary,
+                byte_vocabulary);
+  check.require(!copy || config.model.axes() == 1,
+                "data.type copy has one position axis, model.position_sizes {}", config.model.axes());
+  check.require(!copy || data.options.empty(), "data.options has no use for data.type copy; leave it out");
   // A row holds what is read; the sequence's last token is only a target.
-  check.require(data.type != DatasetType::copy || data.copy_length - 1 <= config.model.context_length,
+  check.require(!copy || data.copy_length - 1 <= config.model.context_length,
                 "data.copy_length ({}) must not exceed model.context_length + 1 ({})", data.copy_length,
                 config.model.context_length + 1);
   check.require(data.validation_fraction + data.test_fraction < 1,

@@ -33,6 +33,7 @@ enum class RandomPurpose : uint32_t {
   split = 7,
   copy_task = 8,
   sampling = 9,
+  augmentation = 10,
 };
 
 }  // namespace perceiver

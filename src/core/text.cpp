@@ -56,12 +56,17 @@ std::string quote(std::string_view text) {
 }
 
 bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const size_t length = sequence_length(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
+  return utf8_prefix(text) == text.size();
+}
+
+size_t utf8_prefix(std::string_view text) {
+  size_t good = 0;
+  while (good < text.size()) {
+    const size_t length = sequence_length(text.substr(good));
+    if (length == 0) break;
+    good += length;
   }
-  return true;
+  return good;
 }
 
 }  // namespace perceiver

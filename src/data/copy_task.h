@@ -25,6 +25,7 @@ class CopyTask final : public Dataset {
   CopyTask(int64_t length, uint64_t seed);
 
   int64_t vocabulary() const override;
+  std::string modality() const override { return "copy"; }
   std::string tokenizer() const override;
   std::string unit() const override { return "byte"; }
   bool unbounded() const override { return true; }

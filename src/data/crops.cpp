@@ -44,7 +44,26 @@ Row CropSampler::crop(uint64_t seed, int64_t step, int64_t example) const {
 
 void CropSampler::fill(uint64_t seed, int64_t step, int64_t size, Batch& batch) const {
   batch.resize(size, columns_, data_.axes());
-  for (int64_t i = 0; i < size; ++i) fill_row(data_, split_, crop(seed, step, i), i, batch);
+  for (int64_t i = 0; i < size; ++i) {
+    const Row row = crop(seed, step, i);
+    if (data_.augments()) {
+      RandomStream random(seed, RandomPurpose::augmentation, static_cast<uint64_t>(step),
+                          static_cast<uint32_t>(i));
+      fill_augmented(row, random, i, batch);
+    } else {
+      fill_row(data_, split_, row, i, batch);
+    }
+  }
+}
+
+void CropSampler::fill_augmented(Row row, RandomStream& random, int64_t index, Batch& batch) const {
+  std::vector<int32_t> tokens(static_cast<size_t>(row.count + 1));
+  data_.read(split_, row.document, row.first, row.count + 1, tokens.data());
+  data_.augment(tokens, random);
+  if (tokens.size() < 2) return fill_row(data_, split_, row, index, batch);  // nothing left to predict
+  row.count = std::min<int64_t>(columns_, static_cast<int64_t>(tokens.size()) - 1);
+  row.scored = std::min(row.scored, row.count);
+  fill_row(std::span(tokens).first(static_cast<size_t>(row.count + 1)), row, index, batch);
 }
 
 }  // namespace perceiver

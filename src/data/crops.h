@@ -24,6 +24,9 @@ namespace perceiver {
 /// short ones alike.
 ///
 /// Example k of step s is a function of (seed, s, k) alone: random numbers RandomStream(seed, batch, s, k).
+///
+/// Data that say so (`Dataset::augments`) have their crops varied, by RandomStream(seed, augmentation, s, k).
+/// A crop that has grown past N inputs loses its end; one whose targets have become fewer is scored on those.
 class CropSampler {
  public:
   /// `columns` N, `predicted` M ≤ N, in tokens. Throws if the split has no documents. `data` must outlive
@@ -37,6 +40,7 @@ class CropSampler {
 
  private:
   int64_t choose_document(RandomStream& random) const;
+  void fill_augmented(Row row, RandomStream& random, int64_t index, Batch& batch) const;
 
   const Dataset& data_;
   Split split_;

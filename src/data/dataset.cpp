@@ -2,20 +2,31 @@
 
 #include "core/check.h"
 #include "data/copy_task.h"
+#include "data/shard_dataset.h"
+#include "data/shard_folder.h"
 #include "data/text_dataset.h"
 
 namespace perceiver {
 namespace {
 
-struct Kind {
-  DatasetType type;
-  std::unique_ptr<Dataset> (*open)(const DataConfig& config);
-};
+/// A folder that `perceiver data build` made holds all splits and knows its modality.
+std::unique_ptr<Dataset> open_shards(const DataConfig& config) {
+  const std::string& folder = config.train[0];
+  if (config.train.size() > 1 || !config.validation.empty() || !config.test.empty())
+    throw_user("data.train: {} is a folder of shards, which holds all splits; name it alone", folder);
+  std::unique_ptr<ShardDataset> data = ShardDataset::open(folder, config.options);
+  // text is the default: whoever wrote it may have meant nothing by it.
+  if (config.type != "text" && config.type != data->modality())
+    throw_user("data.type is {}, but the shards in {} are of modality {}", config.type, folder,
+               data->modality());
+  return data;
+}
 
-constexpr Kind kinds[] = {
-    {DatasetType::text, open_text_dataset},
-    {DatasetType::copy, open_copy_task},
-};
+/// Text as bytes needs no tokens to be kept: the files are read as they are.
+bool is_plain_text(const DataConfig& config) {
+  const auto tokenizer = config.options.find("tokenizer");
+  return config.type == "text" && (tokenizer == config.options.end() || tokenizer->second == "bytes");
+}
 
 }  // namespace
 
@@ -29,10 +40,12 @@ void Dataset::positions(Split, int64_t, int64_t, int64_t count, int32_t* out) co
 }
 
 std::unique_ptr<Dataset> open_dataset(const DataConfig& config) {
-  for (const Kind& kind : kinds) {
-    if (kind.type == config.type) return kind.open(config);
-  }
-  throw_failure("data.type {} has no reader", static_cast<int>(config.type));
+  if (config.type == "copy") return open_copy_task(config);
+  if (!config.train.empty() && is_shard_folder(config.train[0])) return open_shards(config);
+  if (!is_plain_text(config)) return ShardDataset::encode(config);
+  const ModalityKind& kind = find_modality(config.type);
+  kind.open(ModalityOptions(kind, config.options));  // checks them
+  return TextDataset::open(config);
 }
 
 void check_fits(const Dataset& data, const ModelConfig& model) {
@@ -41,6 +54,14 @@ void check_fits(const Dataset& data, const ModelConfig& model) {
                data.vocabulary(), model.vocabulary, data.vocabulary());
   if (data.axes() != model.axes())
     throw_user("the data has {} position axes but model.position_sizes has {}", data.axes(), model.axes());
+  const std::vector<int64_t> sizes = data.position_sizes();
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const bool table = model.position_encoding == PositionEncoding::absolute;
+    const int64_t rows = model.position_sizes.empty() ? model.context_length + 2 : model.position_sizes[i];
+    if (table && sizes[i] > rows)
+      throw_user("the data needs {} positions on axis {} but model.position_sizes has {}; set it to [{}]",
+                 sizes[i], i, rows, fmt::join(sizes, ", "));
+  }
   if (data.minimum_context() > model.context_length)
     throw_user("the data needs model.context_length of at least {}, it is {}", data.minimum_context(),
                model.context_length);

@@ -5,7 +5,9 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "core/random.h"
 #include "perceiver/config.h"
 
 namespace perceiver {
@@ -26,7 +28,11 @@ class Dataset {
   virtual int64_t vocabulary() const = 0;
   /// A, position axes.
   virtual int64_t axes() const { return 1; }
-  /// The tokenizer as `make_tokenizer` reads it.
+  /// Rows that each axis' position table needs, [A]; empty where positions count from the start of the row.
+  virtual std::vector<int64_t> position_sizes() const { return {}; }
+  /// "text", "image", … (data/modality.h), or "copy".
+  virtual std::string modality() const { return "text"; }
+  /// The tokenizer as `restore_modality` (of text: `make_tokenizer`) reads it.
   virtual std::string tokenizer() const = 0;
   /// What `scored_units` counts, singular, e.g. "byte": reports say "bits per <unit>".
   virtual std::string unit() const = 0;
@@ -47,12 +53,22 @@ class Dataset {
   virtual int64_t first_target(Split, int64_t) const { return 1; }
   /// Units (bytes, pixel channels …) that the targets stand for; what bits per unit divides by.
   virtual int64_t scored_units(Split split, int64_t document) const = 0;
+  /// Words, separated by white space, of a document of text; 0 of other data.
+  virtual int64_t words(Split, int64_t) const { return 0; }
   /// Copies tokens [first, first + count) of a document to `out` [count].
   virtual void read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const = 0;
   /// Positions, [count, A], of a row that starts with token `first` of a document. By default one axis that
   /// counts from 1 at the start of the row, wherever in the document that is, so that a table of N + 2 rows
   /// always suffices.
   virtual void positions(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const;
+
+  /// True if training crops are to be varied by `augment`; only where positions count from the start of the
+  /// row.
+  virtual bool augments() const { return false; }
+  /// Varies the tokens of a crop, SOS and EOS included where it has them; their number may change.
+  virtual void augment(std::vector<int32_t>&, RandomStream&) const {}
+  /// What a user should know about the data once they are open, one line each, e.g. that files were skipped.
+  virtual std::vector<std::string> notes() const { return {}; }
 };
 
 /// Opens the data that `config` names; adding a kind of data is its own file and one line in a table.

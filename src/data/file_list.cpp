@@ -31,7 +31,8 @@ struct stat examine(const std::string& path, const std::string& what) {
 ListedFile describe(const std::string& path, std::string relative, const struct stat& status,
                     const std::string& what) {
   if (::access(path.c_str(), R_OK) != 0) throw_user("{}: {}: {}", what, path, std::strerror(errno));
-  return {path, std::move(relative), status.st_size, status.st_dev, status.st_ino};
+  const int64_t modified = status.st_mtim.tv_sec * int64_t{1'000'000'000} + status.st_mtim.tv_nsec;
+  return {path, std::move(relative), status.st_size, modified, status.st_dev, status.st_ino};
 }
 
 /// Paths of the regular files below `folder`, sorted; links to files count as files.
@@ -67,12 +68,13 @@ void list_path(const std::string& path, const std::string& what, std::vector<Lis
 
 }  // namespace
 
-std::vector<ListedFile> list_files(const std::vector<std::string>& paths, const std::string& what) {
+std::vector<ListedFile> list_files(const std::vector<std::string>& paths, const std::string& what,
+                                   bool keep_empty) {
   std::vector<ListedFile> files;
   for (const std::string& path : paths) list_path(path, what, files);
   std::set<std::pair<uint64_t, uint64_t>> seen;
   std::erase_if(files, [&](const ListedFile& file) {
-    return file.size == 0 || !seen.emplace(file.device, file.inode).second;
+    return (file.size == 0 && !keep_empty) || !seen.emplace(file.device, file.inode).second;
   });
   return files;
 }

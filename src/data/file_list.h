@@ -10,15 +10,17 @@ namespace perceiver {
 struct ListedFile {
   std::string path;
   std::string relative;  ///< path below the folder it was found in; a file named itself: its name
-  int64_t size;          ///< bytes, > 0
+  int64_t size;          ///< bytes, > 0 unless empty files were asked for
+  int64_t modified;      ///< nanoseconds since 1970
   uint64_t device;       ///< with `inode`: what file it really is, whatever path led there
   uint64_t inode;
 };
 
 /// Files in the order of `paths`, those of a folder sorted by path, each file once. In folders, hidden
-/// entries are skipped and links to folders are not followed; empty files are skipped everywhere. `what`
-/// names the list in messages, e.g. "data.train". Throws if a path is missing, unreadable, or neither a file
-/// nor a folder.
-std::vector<ListedFile> list_files(const std::vector<std::string>& paths, const std::string& what);
+/// entries are skipped and links to folders are not followed; empty files are skipped everywhere unless
+/// `keep_empty`. `what` names the list in messages, e.g. "data.train". Throws if a path is missing, unreadable,
+/// or neither a file nor a folder.
+std::vector<ListedFile> list_files(const std::vector<std::string>& paths, const std::string& what,
+                                   bool keep_empty = false);
 
 }  // namespace perceiver

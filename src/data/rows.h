@@ -1,6 +1,8 @@
 // Filling the rows of a batch from documents.
 #pragma once
 
+#include <span>
+
 #include "data/batch.h"
 #include "data/dataset.h"
 
@@ -19,6 +21,10 @@ struct Row {
 /// Writes row `index` of `batch`, which has its size already: tokens, targets (PAD where not scored),
 /// positions, length; PAD and position 0 beyond `row.count`.
 void fill_row(const Dataset& data, Split split, const Row& row, int64_t index, Batch& batch);
+
+/// The same for tokens at hand, `row.count` + 1 of them; for data whose positions count from the start of the
+/// row.
+void fill_row(std::span<const int32_t> row_tokens, const Row& row, int64_t index, Batch& batch);
 
 /// Part `index` of `count` equal parts of a batch, as a batch of its own: rows [index, index + 1) · B /
 /// count. Throws if B is no multiple of `count`. The second form reuses the storage of `part`.

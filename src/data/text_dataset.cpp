@@ -1,98 +1,20 @@
 #include "data/text_dataset.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <map>
-#include <numeric>
 #include <utility>
 
 #include "core/check.h"
 #include "data/byte_tokenizer.h"
-#include "data/file_list.h"
+#include "data/splits.h"
+#include "data/word_counter.h"
 
 namespace perceiver {
 
-namespace {
-
-std::string key_name(Split split) {
-  return fmt::format("data.{}", split_name(split));
-}
-
-void check_fractions(double validation, double test) {
-  const auto valid = [](double fraction) { return fraction >= 0 && fraction < 1; };
-  if (!valid(validation)) throw_user("data.validation_fraction must be in [0, 1), it is {}", validation);
-  if (!valid(test)) throw_user("data.test_fraction must be in [0, 1), it is {}", test);
-  if (validation + test >= 1)
-    throw_user("data.validation_fraction and data.test_fraction leave nothing to train on: {} + {}",
-               validation, test);
-}
-
-using Listing = std::array<std::vector<ListedFile>, split_count>;
-
-/// The files of every split that has paths.
-Listing list_splits(const DataConfig& config) {
-  const std::vector<std::string>* paths[split_count] = {&config.train, &config.validation, &config.test};
-  Listing listing;
-  for (int i = 0; i < split_count; ++i) {
-    if (paths[i]->empty()) continue;
-    const std::string key = key_name(static_cast<Split>(i));
-    listing[i] = list_files(*paths[i], key);
-    if (listing[i].empty()) throw_user("{}: no file with any text in {}", key, fmt::join(*paths[i], ", "));
-  }
-  return listing;
-}
-
-/// Two splits must not share a file, or evaluation would be on what was trained on.
-void check_disjoint(const Listing& listing) {
-  std::map<std::pair<uint64_t, uint64_t>, Split> owner;
-  for (int i = 0; i < split_count; ++i) {
-    const auto split = static_cast<Split>(i);
-    for (const ListedFile& file : listing[i]) {
-      const auto [entry, fresh] = owner.try_emplace({file.device, file.inode}, split);
-      if (!fresh)
-        throw_user("{}: is in both {} and {}; a file can be in one split only", file.path,
-                   key_name(entry->second), key_name(split));
-    }
-  }
-}
-
-/// Documents of a split that is to hold `fraction` of `all`: none for 0, else at least one.
-int64_t share(double fraction, int64_t all) {
-  if (fraction == 0) return 0;
-  return std::max<int64_t>(1, std::llround(fraction * static_cast<double>(all)));
-}
-
-/// Ranks documents by `hash`: the first are validation, the next test, all others train.
-std::vector<Split> choose_splits(const std::vector<uint64_t>& hash, double validation, double test) {
-  const auto count = static_cast<int64_t>(hash.size());
-  const int64_t for_validation = share(validation, count);
-  const int64_t held_out = for_validation + share(test, count);
-  if (held_out >= count)
-    throw_user(
-        "data.train: {} documents are too few for a validation fraction of {} and a test fraction of {}",
-        count, validation, test);
-  std::vector<int64_t> ranked(count);
-  std::iota(ranked.begin(), ranked.end(), 0);
-  std::stable_sort(ranked.begin(), ranked.end(), [&](int64_t a, int64_t b) { return hash[a] < hash[b]; });
-  std::vector<Split> split(count, Split::train);
-  for (int64_t i = 0; i < held_out; ++i)
-    split[ranked[i]] = i < for_validation ? Split::validation : Split::test;
-  return split;
-}
-
-}  // namespace
-
 std::unique_ptr<TextDataset> TextDataset::open(const DataConfig& config) {
-  if (config.train.empty()) throw_user("data.train names no file or folder");
-  const double validation = config.validation.empty() ? config.validation_fraction : 0;
-  const double test = config.test.empty() ? config.test_fraction : 0;
-  check_fractions(validation, test);
-  const Listing listing = list_splits(config);
-  check_disjoint(listing);
+  const SplitFiles listing = list_splits(config);
+  const double validation = validation_share(config);
+  const double test = test_share(config);
 
   std::unique_ptr<TextDataset> data(new TextDataset);
   for (int i = 0; i < split_count; ++i) {
@@ -108,11 +30,7 @@ void TextDataset::split_train(const std::vector<ListedFile>& files, uint64_t see
   const std::vector<Document> corpus = std::exchange(of(Split::train), {});
   if (corpus.size() == 1) return split_bytes(corpus[0], validation, test);
 
-  std::vector<uint64_t> hash(files.size());
-  std::transform(files.begin(), files.end(), hash.begin(), [&](const ListedFile& file) {
-    return XXH64(file.relative.data(), file.relative.size(), seed);
-  });
-  const std::vector<Split> split = choose_splits(hash, validation, test);
+  const std::vector<Split> split = choose_splits(files, seed, validation, test);
   for (size_t i = 0; i < corpus.size(); ++i) of(split[i]).push_back(corpus[i]);
 }
 
@@ -172,6 +90,18 @@ int64_t TextDataset::document_bytes(Split split, int64_t document) const {
 
 int64_t TextDataset::document_length(Split split, int64_t document) const {
   return document_bytes(split, document) + 2;
+}
+
+int64_t TextDataset::words(Split split, int64_t document) const {
+  const Document& d = at(split, document);
+  std::vector<uint8_t> bytes;
+  WordCounter counter;
+  for (int64_t first = d.first; first < d.last; first += static_cast<int64_t>(bytes.size())) {
+    bytes.resize(static_cast<size_t>(std::min<int64_t>(d.last - first, 1 << 20)));
+    files_.read(d.file, first, bytes);
+    counter.add({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  }
+  return counter.words();
 }
 
 void TextDataset::read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const {

@@ -37,6 +37,7 @@ class TextDataset final : public Dataset {
   int64_t scored_units(Split split, int64_t document) const override {
     return document_bytes(split, document);
   }
+  int64_t words(Split split, int64_t document) const override;
   void read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const override;
 
   /// Bytes of a document, its tokens without SOS and EOS.

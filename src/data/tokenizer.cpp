@@ -1,7 +1,9 @@
 #include "data/tokenizer.h"
 
 #include "core/check.h"
+#include "core/text.h"
 #include "data/byte_tokenizer.h"
+#include "data/sentencepiece_tokenizer.h"
 
 namespace perceiver {
 namespace {
@@ -16,6 +18,7 @@ struct Kind {
 
 constexpr Kind kinds[] = {
     {ByteTokenizer::kind, ByteTokenizer::make},
+    {SentencePieceTokenizer::kind, SentencePieceTokenizer::make},
 };
 
 }  // namespace
@@ -25,8 +28,8 @@ std::unique_ptr<Tokenizer> make_tokenizer(std::string_view serialized) {
   for (const Kind& kind : kinds) {
     if (kind.name == name) return kind.make(serialized);
   }
-  throw_user("unknown tokenizer '{}': this version knows 'bytes'; was the model made by a later one?",
-             name.substr(0, 64));
+  throw_user("unknown tokenizer {}: this version knows bytes and sentencepiece; is the model one of text?",
+             quote(name));
 }
 
 }  // namespace perceiver

@@ -44,6 +44,7 @@ Windows::Windows(const Dataset& data, Split split, const WindowOptions& options)
     windows_ += (targets + options_.stride - 1) / options_.stride;
     targets_ += targets;
     units_ += data.scored_units(split, i);
+    words_ += data.words(split, i);
   }
   restart();
 }

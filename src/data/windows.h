@@ -50,6 +50,8 @@ class Windows {
   int64_t targets() const { return targets_; }
   /// Units (`Dataset::unit`) that the targets stand for.
   int64_t units() const { return units_; }
+  /// Words of the documents; 0 where the data have none.
+  int64_t words() const { return words_; }
 
  private:
   Row next_row();
@@ -61,6 +63,7 @@ class Windows {
   int64_t windows_ = 0;
   int64_t targets_ = 0;
   int64_t units_ = 0;
+  int64_t words_ = 0;
 
   int64_t document_ = 0;  ///< of the next window
   int64_t target_ = 0;    ///< first target of the next window

@@ -41,6 +41,9 @@ double EvaluationResult::bits_per_unit() const {
 double EvaluationResult::perplexity() const {
   return std::exp(nats_per_token());
 }
+double EvaluationResult::word_perplexity() const {
+  return std::exp(nats / static_cast<double>(words));
+}
 
 EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split split,
                           const EvaluationOptions& options,
@@ -66,6 +69,7 @@ EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split s
                   {config.context_length, positions, options.stride, options.batch, options.max_documents});
   result.documents = windows.documents();
   result.units = windows.units();
+  result.words = windows.words();
 
   const auto start = std::chrono::steady_clock::now();
   WindowBatch batch;

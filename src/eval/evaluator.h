@@ -28,6 +28,7 @@ struct EvaluationResult {
   int64_t documents = 0;
   int64_t tokens = 0;  ///< targets scored
   int64_t units = 0;   ///< bytes (or what the data set counts) that they stand for
+  int64_t words = 0;   ///< separated by white space; 0 where the data are no text
   std::string unit;
   double nats = 0;  ///< total
   int64_t correct = 0;
@@ -40,6 +41,7 @@ struct EvaluationResult {
   double bits_per_unit() const;
   double nats_per_unit() const { return nats / static_cast<double>(units); }
   double perplexity() const;  ///< per token
+  double word_perplexity() const;  ///< e to the nats per word, the text's end included; only with words
   double accuracy() const { return static_cast<double>(correct) / static_cast<double>(tokens); }
   double tokens_per_second() const { return static_cast<double>(tokens) / seconds; }
 };

@@ -13,6 +13,10 @@ namespace perceiver {
 
 struct GenerationRequest {
   std::vector<int32_t> prompt;  ///< ids, SOS first
+  /// Positions of the prompt and of the tokens to come, [any number, A]; empty: 1, 2, … (one axis alone).
+  std::vector<int32_t> positions;
+  /// Added to the logits, V each or fewer; row t % (number of rows) for the t-th new token.
+  std::vector<std::vector<float>> biases;
   int64_t tokens = 100;         ///< at most so many new ones
   int64_t count = 1;            ///< independent continuations
   SamplingOptions sampling;

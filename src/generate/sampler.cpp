@@ -17,7 +17,7 @@ std::vector<int32_t> candidates(std::span<const double> logits, bool eos_allowed
   std::vector<int32_t> ids;
   for (int32_t id = 0; id < static_cast<int32_t>(logits.size()); ++id) {
     const bool forbidden = id == pad_token || id == sos_token || (id == eos_token && !eos_allowed);
-    if (!forbidden) ids.push_back(id);
+    if (!forbidden && logits[id] > -INFINITY) ids.push_back(id);
   }
   std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
   return ids;

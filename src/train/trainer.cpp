@@ -40,10 +40,6 @@ std::shared_ptr<DeviceContext> open_device(const Config& config) {
   return context;
 }
 
-DataDescription describe(const Dataset& data, DatasetType type) {
-  return {data.tokenizer(), type == DatasetType::text ? "text" : "copy"};
-}
-
 }  // namespace
 
 Trainer::Trainer(Config config, TrainOptions options)
@@ -102,6 +98,7 @@ void Trainer::open_files() {
                                      config_.train.seed, state_.step);
   write_file_atomically(folder_.config(), to_yaml(config_));
   log_.emplace(folder_, saved_, config_.train.tensorboard, options_.observer);
+  for (const std::string& note : data_->notes()) log_->message(note);
 }
 
 void Trainer::link_best() {
@@ -296,7 +293,7 @@ void Trainer::save() {
   state.elapsed = elapsed();
   state.updates = learner_->updates();
   const CheckpointStore& store = folder_.checkpoints();
-  write_checkpoint(store.path(state_.step), state, *model_, *learner_, describe(*data_, config_.data.type));
+  write_checkpoint(store.path(state_.step), state, *model_, *learner_, {data_->tokenizer(), data_->modality()});
   if (state_.best && state_.best->step == state_.step && config_.checkpoint.keep_best)
     store.set_best(state_.step);
   saved_ = state_.step;

@@ -1,0 +1,47 @@
+// Integer arrays in NumPy's .npy format (versions 1.0 to 3.0), read without trust and written.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace perceiver {
+
+/// Longest header accepted, bytes, and most dimensions.
+inline constexpr uint64_t npy_max_header = 65536;
+inline constexpr size_t npy_max_dimensions = 8;
+
+/// An array whose elements stay where they are; it must not outlive the bytes it was parsed from.
+class NpyArray {
+ public:
+  /// Throws `user` "<source>: byte <offset>: …" for what is no such array: another format, a type that is not
+  /// an integer of 1 to 8 bytes or a truth value, column-major order, a shape that does not go with the bytes
+  /// that follow.
+  static NpyArray parse(std::span<const std::byte> file, const std::string& source);
+
+  const std::vector<int64_t>& shape() const { return shape_; }
+  int64_t elements() const { return elements_; }
+  /// Element i in row-major order. An unsigned value past INT64_MAX is an error.
+  int64_t at(int64_t i) const;
+  /// Byte in the file where element i begins, for messages.
+  uint64_t offset_of(int64_t i) const { return data_offset_ + static_cast<uint64_t>(i) * width_; }
+
+ private:
+  NpyArray() = default;
+
+  std::span<const std::byte> data_;
+  std::string source_;
+  std::vector<int64_t> shape_;
+  int64_t elements_ = 0;
+  size_t width_ = 1;
+  bool is_signed_ = false;
+  bool big_endian_ = false;
+  uint64_t data_offset_ = 0;
+};
+
+/// The file of an i32 array; `values` holds as many as `shape` says.
+std::string write_npy(std::span<const int32_t> values, const std::vector<int64_t>& shape);
+
+}  // namespace perceiver

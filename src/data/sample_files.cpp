@@ -1,0 +1,124 @@
+#include "data/sample_files.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+
+#include "core/check.h"
+#include "data/tokenizer.h"
+#include "io/atomic_file.h"
+#include "io/file_view.h"
+
+namespace perceiver {
+namespace {
+
+std::string lower_case(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
+constexpr float forbidden = -std::numeric_limits<float>::infinity();
+
+/// One row of biases per data token of the mask's period, from token `first` on; without a mask one row, if
+/// the model has ids that stand for nothing.
+std::vector<std::vector<float>> bias_rows(const SamplingMask& mask, int64_t first, int64_t tokens,
+                                          int64_t data_ids, int64_t model_ids) {
+  std::vector<std::vector<float>> rows;
+  if (mask.empty() && data_ids == model_ids) return rows;
+  const int64_t period =
+      mask.empty() ? 1 : std::min<int64_t>(tokens, static_cast<int64_t>(mask.cycle.size()));
+  const std::vector<IdRange> all{{0, static_cast<int32_t>(data_ids)}};
+  for (int64_t i = 0; i < period; ++i) {
+    std::vector<float> row(static_cast<size_t>(model_ids), forbidden);
+    for (const IdRange& range : mask.empty() ? all : mask.at(first + i))
+      std::fill(row.begin() + range.first, row.begin() + range.last, 0.0f);
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::string numbered(const std::filesystem::path& path, size_t number) {
+  std::filesystem::path name = path.parent_path() / path.stem();
+  name += fmt::format("-{}", number);
+  name += path.extension();
+  return name.string();
+}
+
+}  // namespace
+
+std::unique_ptr<Modality> modality_of_model(const std::string& modality, const std::string& tokenizer) {
+  if (modality == "copy") throw_user("a model of the copy task has no files; sample it as text");
+  return restore_modality(modality, tokenizer);
+}
+
+SamplePlan plan_sample(const Modality& modality, const Prompt& prompt, int64_t tokens, int64_t model_ids) {
+  const SequenceFormat& format = modality.format();
+  if (model_ids < format.vocabulary)
+    throw_user("the model has {} token ids and its tokenizer {}; the model file is damaged", model_ids,
+               format.vocabulary);
+  SamplePlan plan;
+  plan.prompt = {sos_token};
+  plan.prompt.insert(plan.prompt.end(), prompt.beginning.ids.begin(), prompt.beginning.ids.end());
+  const auto known = static_cast<int64_t>(prompt.beginning.ids.size());
+  const int64_t length = prompt.length > 0 ? prompt.length : format.fixed_length;
+  if (length > 0 && known >= length)
+    throw_user("the prompt has all {} tokens of a sequence; nothing is left to generate", length);
+  if (length == 0 && tokens == 0) throw_user("the length is not known from the data; say --tokens");
+  plan.tokens = length == 0 ? tokens : tokens == 0 ? length - known : std::min(tokens, length - known);
+  plan.may_end = format.ends;
+  if (!prompt.positions.empty()) {
+    plan.positions = prompt.positions;
+  } else if (format.positions == PositionKind::shared) {
+    plan.positions = format.shared_positions;
+  } else if (format.positions == PositionKind::stored) {
+    throw_user("positions are part of this kind of data; give a file with them as the prompt");
+  }
+  const SamplingMask& mask = prompt.mask.empty() ? format.mask : prompt.mask;
+  plan.biases = bias_rows(mask, known, plan.tokens, format.vocabulary, model_ids);
+  return plan;
+}
+
+Prompt read_prompt(const Modality& modality, const std::string& path, const PromptOptions& options) {
+  const FileView content(path);
+  return modality.prompt({path, content.bytes()}, options);
+}
+
+void check_output(const Modality& modality, const std::string& path) {
+  const std::string ending = lower_case(std::filesystem::path(path).extension().string());
+  const std::vector<std::string_view> known = modality.outputs();
+  if (std::find(known.begin(), known.end(), ending) == known.end())
+    throw_user("--out {}: this model's samples are written as {}", path, fmt::join(known, ", "));
+}
+
+std::vector<std::string> write_samples(const Modality& modality,
+                                       const std::vector<std::vector<int32_t>>& sequences,
+                                       const std::vector<int32_t>& positions, const std::string& path) {
+  check_output(modality, path);
+  const std::string ending = lower_case(std::filesystem::path(path).extension().string());
+  std::vector<TokenSequence> samples;
+  for (const std::vector<int32_t>& ids : sequences) {
+    TokenSequence sample;
+    sample.ids = ids;
+    const auto axes = static_cast<size_t>(modality.format().axes);
+    const size_t count = std::min(positions.size() / axes, ids.size() + 1);
+    if (count > 0 && positions != modality.format().shared_positions)  // the first is that of SOS
+      sample.positions.assign(positions.begin() + static_cast<int64_t>(axes),
+                              positions.begin() + static_cast<int64_t>(count * axes));
+    samples.push_back(std::move(sample));
+  }
+  if (samples.size() > 1) {
+    const std::string together = modality.decode_together(samples, ending);
+    if (!together.empty()) {
+      write_file_atomically(path, together);
+      return {path};
+    }
+  }
+  std::vector<std::string> written;
+  for (size_t i = 0; i < samples.size(); ++i) {
+    written.push_back(samples.size() == 1 ? path : numbered(path, i + 1));
+    write_file_atomically(written.back(), modality.decode(samples[i], ending));
+  }
+  return written;
+}
+
+}  // namespace perceiver

@@ -1,0 +1,25 @@
+// The one line that a user gets to see.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "perceiver/error.h"
+
+namespace perceiver {
+
+/// Message of the user error that `action` throws; a test failure if it throws none.
+template <typename Action>
+std::string message_of(Action&& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::user) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+}  // namespace perceiver

@@ -1,0 +1,139 @@
+// perceiver data build: a folder of files into a folder of shards.
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+
+#include "core/check.h"
+#include "data/shard_folder.h"
+#include "tools/data.h"
+#include "train/progress.h"
+
+namespace perceiver::program {
+namespace {
+
+struct Options {
+  std::string modality, input, output;
+  SplitOptions split;
+  BuildOptions build;
+};
+
+constexpr size_t kSkippedShown = 5;
+
+double per_second(double amount, double seconds) {
+  return seconds > 0 ? amount / seconds : 0;
+}
+
+/// A line that is rewritten on a terminal, and printed now and then elsewhere.
+class ProgressLine {
+ public:
+  void show(const BuildProgress& p) {
+    const double now = seconds();
+    const bool last = p.shards_done == p.shards;
+    if (!last && now - shown_ < (terminal_ ? 0.2 : 10)) return;
+    shown_ = now;
+    const double left = p.done.bytes > 0 ? now * static_cast<double>(p.bytes - p.done.bytes) /
+                                               static_cast<double>(p.done.bytes)
+                                         : -1;
+    const std::string line = fmt::format(
+        "{} of {} files, {} documents, {:.2f}M tokens, {} skipped; {} of {} shards; {:.1f} MB/s, {} left",
+        p.done.files, p.files, p.done.documents, static_cast<double>(p.done.tokens) / 1e6, p.done.skipped,
+        p.shards_done, p.shards, per_second(static_cast<double>(p.done.bytes) / 1e6, now),
+        duration_text(left));
+    std::fprintf(stderr, terminal_ ? "\r%s\033[K%s" : "%s%s", line.c_str(), last || !terminal_ ? "\n" : "");
+    reused_ = p.shards_reused;
+    total_ = p.done;
+  }
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  int64_t reused() const { return reused_; }
+  const EncodeCounts& total() const { return total_; }
+
+ private:
+  const bool terminal_ = isatty(STDERR_FILENO) != 0;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  double shown_ = -1e9;
+  int64_t reused_ = 0;
+  EncodeCounts total_;
+};
+
+void print_summary(const Options& options, const ShardSummary& summary, const ProgressLine& progress) {
+  std::printf("%s: modality %s, vocabulary %lld\n", options.output.c_str(), summary.modality.c_str(),
+              static_cast<long long>(summary.vocabulary));
+  for (int i = 0; i < split_count; ++i) {
+    const SplitCounts& c = summary.splits[static_cast<size_t>(i)];
+    std::printf("  %-10s %6lld shards %9lld documents %12lld tokens %12lld %ss\n",
+                std::string(split_name(static_cast<Split>(i))).c_str(), static_cast<long long>(c.shards),
+                static_cast<long long>(c.documents), static_cast<long long>(c.tokens),
+                static_cast<long long>(c.units), summary.unit.c_str());
+  }
+  const double seconds = progress.seconds();
+  const EncodeCounts& total = progress.total();
+  std::printf("  %.1f s: %.0f files/s, %.1f MB/s, %.2fM tokens/s\n", seconds,
+              per_second(static_cast<double>(total.files), seconds),
+              per_second(static_cast<double>(total.bytes) / 1e6, seconds),
+              per_second(static_cast<double>(total.tokens) / 1e6, seconds));
+  if (progress.reused() > 0)
+    std::printf("  %lld shards were found finished\n", static_cast<long long>(progress.reused()));
+  if (summary.skipped.empty()) return;
+  std::printf("  %zu files skipped (all in %s/%s):\n", summary.skipped.size(), options.output.c_str(),
+              summary_file_name);
+  for (size_t i = 0; i < std::min(kSkippedShown, summary.skipped.size()); ++i)
+    std::printf("    %s: %s\n", summary.skipped[i].path.c_str(), summary.skipped[i].reason.c_str());
+}
+
+int run(Options& options, const std::map<std::string, std::string>& modality_options) {
+  const ModalityKind& kind = find_modality(options.modality);
+  const auto modality = kind.open(ModalityOptions(kind, modality_options));
+  std::vector<SkippedFile> skipped;
+  const SplitFiles files = find_inputs(options.input, kind, options.split, skipped);
+  ProgressLine progress;
+  options.build.progress = [&](const BuildProgress& p) { progress.show(p); };
+  const ShardSummary summary =
+      build_shards(files, std::move(skipped), kind, *modality, options.output, options.build);
+  print_summary(options, summary, progress);
+  return 0;
+}
+
+}  // namespace
+
+void add_data_build(CLI::App& data, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = data.add_subcommand(
+      "build",
+      "Make shards of a folder; killed, the same command goes on. Options of the modality (see "
+      "perceiver data modalities) are given as well, e.g. --sample-rate 8000");
+  command
+      ->add_option("--modality", options->modality, "image, music, audio, text, …: perceiver data modalities")
+      ->required();
+  command
+      ->add_option("--input", options->input, "Folder of files; its train/, validation/ and test/ are kept")
+      ->required();
+  command->add_option("--output", options->output, "Folder for the shards")->required();
+  command->add_option("--workers", options->build.workers, "Threads (default: one per processor)")
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--validation-files", options->split.validation,
+                      "Pattern of the files for validation, e.g. '*_9.wav'");
+  command->add_option("--test-files", options->split.test, "Pattern of the files for testing");
+  command
+      ->add_option("--validation-fraction", options->split.validation_fraction,
+                   "Part of the files for validation where neither folders nor a pattern tell")
+      ->check(CLI::Range(0.0, 0.99))
+      ->capture_default_str();
+  command
+      ->add_option("--test-fraction", options->split.test_fraction, "Part of the files for testing, likewise")
+      ->check(CLI::Range(0.0, 0.99))
+      ->capture_default_str();
+  command->add_option("--split-seed", options->split.seed, "Seed of the choice by fraction")
+      ->capture_default_str();
+  command->add_option("--shard-tokens", options->build.shard_tokens, "Tokens per shard, about")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 32))
+      ->capture_default_str();
+  take_modality_options(*command);
+  command->callback([options, command, &action] {
+    action = [options, command] { return run(*options, modality_options(*command)); };
+  });
+}
+
+}  // namespace perceiver::program

@@ -1,0 +1,146 @@
+// perceiver data info: what shards hold, and whether they are sound.
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "core/text.h"
+#include "data/shard_folder.h"
+#include "tools/data.h"
+
+namespace perceiver::program {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string path;
+  bool json = false, quick = false;
+};
+
+/// Everything that `info` tells, of one shard or of a folder.
+struct Info {
+  ShardDescription description;
+  std::array<SplitCounts, split_count> splits;
+  std::vector<SkippedFile> skipped;
+  int64_t bytes = 0;
+};
+
+void add(const ShardFile& shard, Info& info) {
+  info.description = shard.description();
+  info.bytes += shard.file_bytes();
+  for (int i = 0; i < split_count; ++i) {
+    if (shard.description().split != split_name(static_cast<Split>(i))) continue;
+    SplitCounts& counts = info.splits[static_cast<size_t>(i)];
+    ++counts.shards;
+    counts.documents += shard.documents();
+    counts.tokens += shard.tokens();
+    for (int64_t d = 0; d < shard.documents(); ++d) {
+      counts.units += shard.document_units(d);
+      counts.words += shard.document_words(d);
+    }
+  }
+}
+
+Info gather(const Options& options) {
+  Info info;
+  const auto take = [&](const ShardFile& shard) {
+    if (!options.quick) shard.verify();
+    add(shard, info);
+  };
+  if (!is_shard_folder(options.path)) {
+    take(ShardFile::open(options.path));
+    info.skipped = info.description.skipped;
+    return info;
+  }
+  const ShardSummary summary = read_summary(options.path);
+  for (const ShardEntry& entry : summary.shards) {
+    const ShardFile shard = ShardFile::open(fs::path(options.path) / entry.file);
+    if (shard.fingerprint() != entry.fingerprint)
+      throw_user("{}: is not the shard that {} names; build the folder anew", shard.source(),
+                 summary_file_name);
+    take(shard);
+  }
+  info.skipped = summary.skipped;
+  return info;
+}
+
+/// What `model:` must say at the least.
+nlohmann::ordered_json model_keys(const ShardDescription& d) {
+  nlohmann::ordered_json keys{{"vocabulary", d.vocabulary}};
+  if (d.positions == PositionKind::counted) return keys;
+  keys["position_encoding"] = "absolute";
+  keys["position_sizes"] = d.position_sizes;
+  return keys;
+}
+
+std::string first_line(const std::string& tokenizer) {
+  return quote(tokenizer.substr(0, tokenizer.find('\n')));
+}
+
+void print_json(const Info& info, const Options& options) {
+  const ShardDescription& d = info.description;
+  nlohmann::ordered_json out{{"modality", d.modality},
+                             {"tokenizer", d.tokenizer},
+                             {"vocabulary", d.vocabulary},
+                             {"unit", d.unit},
+                             {"axes", d.axes},
+                             {"position_sizes", d.position_sizes},
+                             {"bytes", info.bytes},
+                             {"verified", !options.quick},
+                             {"model", model_keys(d)}};
+  for (int i = 0; i < split_count; ++i) {
+    const SplitCounts& c = info.splits[static_cast<size_t>(i)];
+    out["splits"][std::string(split_name(static_cast<Split>(i)))] = {{"shards", c.shards},
+                                                                     {"documents", c.documents},
+                                                                     {"tokens", c.tokens},
+                                                                     {"units", c.units},
+                                                                     {"words", c.words}};
+  }
+  out["skipped"] = nlohmann::ordered_json::array();
+  for (const SkippedFile& file : info.skipped)
+    out["skipped"].push_back({{"path", file.path}, {"reason", file.reason}});
+  std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+}
+
+void print_text(const Info& info, const Options& options) {
+  const ShardDescription& d = info.description;
+  std::printf("%s\n", options.path.c_str());
+  std::printf("  modality    %s, tokenizer %s\n", d.modality.c_str(), first_line(d.tokenizer).c_str());
+  std::printf("  vocabulary  %lld ids; scored per %s; documents %s\n", static_cast<long long>(d.vocabulary),
+              d.unit.c_str(), d.ends ? "end with EOS" : "have no end of their own");
+  std::printf("  positions   %lld axes%s\n", static_cast<long long>(d.axes),
+              d.positions == PositionKind::counted ? ", counted from the start of a row" : "");
+  std::printf("  model       %s\n", model_keys(d).dump().c_str());
+  for (int i = 0; i < split_count; ++i) {
+    const SplitCounts& c = info.splits[static_cast<size_t>(i)];
+    std::printf("  %-11s %lld shards, %lld documents, %lld tokens, %lld %ss\n",
+                std::string(split_name(static_cast<Split>(i))).c_str(), static_cast<long long>(c.shards),
+                static_cast<long long>(c.documents), static_cast<long long>(c.tokens),
+                static_cast<long long>(c.units), d.unit.c_str());
+  }
+  std::printf("  size        %lld bytes; %s\n", static_cast<long long>(info.bytes),
+              options.quick ? "checksums not looked at" : "all checksums, ids and positions are right");
+  for (const SkippedFile& file : info.skipped)
+    std::printf("  skipped     %s: %s\n", printable(file.path).c_str(), printable(file.reason).c_str());
+}
+
+}  // namespace
+
+void add_data_info(CLI::App& data, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = data.add_subcommand("info", "Describe a folder of shards, or one, and check it");
+  command->add_option("shards", options->path, "Folder that perceiver data build made, or a shard")
+      ->required();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->add_flag("--quick", options->quick, "Leave out the checksums of the tokens");
+  command->callback([options, &action] {
+    action = [options] {
+      const Info info = gather(*options);
+      options->json ? print_json(info, *options) : print_text(info, *options);
+      return 0;
+    };
+  });
+}
+
+}  // namespace perceiver::program

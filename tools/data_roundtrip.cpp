@@ -1,0 +1,63 @@
+// perceiver data roundtrip: a file through tokens and back.
+#include <cstdio>
+#include <filesystem>
+
+#include "core/check.h"
+#include "io/atomic_file.h"
+#include "io/file_view.h"
+#include "tools/data.h"
+
+namespace perceiver::program {
+namespace {
+
+struct Options {
+  std::string file, modality, out;
+};
+
+/// The kind that takes files of that name; text takes what no other does.
+const ModalityKind& kind_of(const std::string& file) {
+  std::vector<std::string_view> names;
+  for (const ModalityKind* kind : modality_kinds())
+    if (!kind->endings.empty() && kind->takes(file)) names.push_back(kind->name);
+  if (names.empty()) return find_modality("text");
+  if (names.size() > 1)
+    throw_user("{}: may be of modality {}; say which with --modality", file, fmt::join(names, " or "));
+  return find_modality(names[0]);
+}
+
+int run(const Options& options, const std::map<std::string, std::string>& modality_options) {
+  const ModalityKind& kind =
+      options.modality.empty() ? kind_of(options.file) : find_modality(options.modality);
+  const auto modality = kind.open(ModalityOptions(kind, modality_options));
+  const FileView content(options.file);
+  if (static_cast<int64_t>(content.bytes().size()) > kind.max_file_bytes)
+    throw_user("{}: has {} bytes; at most {} are read", options.file, content.bytes().size(),
+               kind.max_file_bytes);
+  const SourceFile file{options.file, content.bytes()};
+  std::printf("%s", modality->compare(file).c_str());
+  if (options.out.empty()) return 0;
+  const std::vector<TokenSequence> documents = modality->encode(file);
+  if (documents.empty()) throw_user("{}: holds no tokens", options.file);
+  write_file_atomically(
+      options.out,
+      modality->decode(documents.front(), std::filesystem::path(options.out).extension().string()));
+  std::printf("%s\n", options.out.c_str());
+  return 0;
+}
+
+}  // namespace
+
+void add_data_roundtrip(CLI::App& data, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      data.add_subcommand("roundtrip", "Show what becomes of a file on its way through tokens");
+  command->add_option("file", options->file, "The file")->required();
+  command->add_option("--modality", options->modality, "What it is (default: by its ending)");
+  command->add_option("--out", options->out, "Write what comes back here");
+  take_modality_options(*command);
+  command->callback([options, command, &action] {
+    action = [options, command] { return run(*options, modality_options(*command)); };
+  });
+}
+
+}  // namespace perceiver::program

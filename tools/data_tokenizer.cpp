@@ -1,0 +1,71 @@
+// perceiver data tokenizer: trains a SentencePiece model on a folder of text.
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+
+#include "core/check.h"
+#include "data/sentencepiece_tokenizer.h"
+#include "data/text_lines.h"
+#include "io/atomic_file.h"
+#include "tools/data.h"
+
+namespace perceiver::program {
+namespace {
+
+struct Options {
+  std::string input, output, type = "unigram";
+  int64_t max_mib = 16;
+  SentencePieceTraining training;
+};
+
+/// Text for validation and testing is left out where folders tell it.
+std::vector<ListedFile> training_files(const std::string& input) {
+  std::error_code ignored;
+  const std::filesystem::path train = std::filesystem::path(input) / "train";
+  return list_files({std::filesystem::is_directory(train, ignored) ? train.string() : input}, "--input");
+}
+
+int run(Options& options) {
+  std::vector<ListedFile> files = training_files(options.input);
+  TextLines lines(std::move(files), options.max_mib << 20);
+  options.training.unigram = options.type == "unigram";
+  const std::string model =
+      train_sentencepiece([&](std::string& line) { return lines.next(line); }, options.training);
+  write_file_atomically(options.output, model);
+  const auto tokenizer = SentencePieceTokenizer::from_model(model, options.output);
+  std::printf("%s: %lld pieces; model.vocabulary: %lld\n", options.output.c_str(),
+              static_cast<long long>(options.training.pieces),
+              static_cast<long long>(tokenizer->vocabulary()));
+  return 0;
+}
+
+}  // namespace
+
+void add_data_tokenizer(CLI::App& data, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = data.add_subcommand("tokenizer", "Train a SentencePiece model on text");
+  command
+      ->add_option("--input", options->input, "File or folder of text; of a folder with train/, that alone")
+      ->required();
+  command->add_option("--output", options->output, "Model file to write")->required();
+  command->add_option("--pieces", options->training.pieces, "Pieces, 256 single bytes included")
+      ->check(CLI::Range(int64_t{300}, int64_t{1} << 20))
+      ->capture_default_str();
+  command->add_option("--type", options->type, "unigram or bpe")
+      ->check(CLI::IsMember({"unigram", "bpe"}))
+      ->capture_default_str();
+  command
+      ->add_option("--coverage", options->training.character_coverage,
+                   "Part of the characters that get pieces; the rarest are written as bytes")
+      ->check(CLI::Range(0.9, 1.0))
+      ->capture_default_str();
+  command->add_option("--max-mib", options->max_mib, "Text to train on at most, taken evenly, MiB")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
+      ->capture_default_str();
+  command->add_option("--workers", options->training.threads, "Threads")
+      ->check(CLI::Range(1, 128))
+      ->capture_default_str();
+  command->callback([options, &action] { action = [options] { return run(*options); }; });
+}
+
+}  // namespace perceiver::program
