@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 runs=${1:-1000000}
 [ $# -gt 0 ] && shift
-targets=${*:-"fuzz_safetensors fuzz_config fuzz_state fuzz_npy fuzz_shard fuzz_audio"}
+targets=${*:-"fuzz_safetensors fuzz_config fuzz_state fuzz_npy fuzz_shard fuzz_audio fuzz_midi fuzz_image"}
 build=build-fuzz
 
 cmake -S fuzz -B $build -G Ninja -DCMAKE_CXX_COMPILER=clang++ > $build.log 2>&1 || { cat $build.log; exit 1; }
@@ -15,7 +15,7 @@ ninja -C $build -j2 $targets
 
 for target in $targets; do
   name=${target#fuzz_}
-  case $name in shard | audio) longest=4096 ;; *) longest=512 ;; esac
+  case $name in shard | audio) longest=4096 ;; image) longest=1024 ;; *) longest=512 ;; esac
   corpus=$build/corpus/$target
   mkdir -p "$corpus" "$build/findings"
   echo "$target: $runs executions"

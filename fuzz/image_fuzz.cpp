@@ -1,0 +1,74 @@
+// Any bytes at all either are refused with a perceiver::Error or are a picture that survives cropping,
+// shrinking and being written as PNG. The limits are low, so that large pictures do not take all the time.
+#include <zlib.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "data/image/image_reader.h"
+#include "data/image/png_writer.h"
+#include "data/image/resize.h"
+#include "perceiver/error.h"
+
+namespace {
+
+using perceiver::Background;
+using perceiver::Image;
+
+constexpr perceiver::ImageLimits kLimits{.side = 4096, .pixels = 1 << 14, .progressive_scans = 20};
+
+void require(bool condition) {
+  if (!condition) std::abort();
+}
+
+/// Errors are for one line of a terminal.
+void check_message(std::string_view message) {
+  for (const char c : message) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
+}
+
+void check(const Image& image) {
+  require(image.width >= 1 && image.height >= 1 && (image.channels == 1 || image.channels == 3));
+  require(static_cast<int64_t>(image.pixels.size()) == image.width * image.height * image.channels);
+  const Image small =
+      perceiver::to_channels(perceiver::area_resize(perceiver::centre_crop(image, 4, 4), 4, 4), 3);
+  const std::string written = perceiver::write_png(small);
+  require(perceiver::read_image(std::as_bytes(std::span(written)), "reread", Background::white) == small);
+}
+
+void read(std::span<const uint8_t> file) {
+  try {
+    check(perceiver::read_image(std::as_bytes(file), "fuzz", Background::black, kLimits));
+  } catch (const perceiver::Error& error) {
+    require(error.kind() == perceiver::ErrorKind::user);
+    check_message(error.what());
+  }
+}
+
+uint32_t big_endian(const uint8_t* bytes) {
+  return static_cast<uint32_t>(bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3]);
+}
+
+/// A PNG file with the checksum of every chunk put right: chance alone hardly ever gets one right.
+std::vector<uint8_t> with_checksums(std::span<const uint8_t> png) {
+  std::vector<uint8_t> file(png.begin(), png.end());
+  for (size_t chunk = 8; chunk + 12 <= file.size();) {
+    const size_t length = big_endian(&file[chunk]);
+    if (length > file.size() - chunk - 12) break;
+    const auto sum = crc32(0, &file[chunk + 4], static_cast<uInt>(length + 4));
+    for (int i = 0; i < 4; ++i) file[chunk + 8 + length + i] = static_cast<uint8_t>(sum >> (24 - 8 * i));
+    chunk += length + 12;
+  }
+  return file;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::span<const uint8_t> input(data, size);
+  read(input);
+  if (size > 8 && data[0] == 0x89) read(with_checksums(input));
+  return 0;
+}

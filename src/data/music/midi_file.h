@@ -1,0 +1,51 @@
+// Standard MIDI Files: the events of their tracks, read as hostile input.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace perceiver {
+
+/// The events that make notes; all others (programs, pitch bends, texts, system exclusive …) are skipped.
+struct MidiEvent {
+  enum class Kind : uint8_t { note_on, note_off, control, tempo };
+  int64_t tick;     ///< from the track's start
+  uint32_t tempo;   ///< tempo: microseconds per quarter note
+  Kind kind;        ///< a note-on of velocity 0 is a note_off
+  uint8_t channel;  ///< 0 to 15
+  uint8_t key;      ///< notes: pitch 0 to 127; control: the controller's number
+  uint8_t value;    ///< notes: velocity; control: the controller's value
+};
+
+struct MidiTrack {
+  std::vector<MidiEvent> events;  ///< in the file's order, so by tick
+  int64_t end = 0;                ///< tick of the end-of-track event
+};
+
+/// Length of a tick: microseconds = numerator / denominator, the numerator being the tempo in files whose
+/// time is in fractions of quarter notes.
+struct MidiTimeBase {
+  bool follows_tempo = true;    ///< false: SMPTE time, which tempo changes leave alone
+  int64_t numerator = 500'000;  ///< until the first tempo change
+  int64_t denominator = 1;
+};
+
+struct MidiFile {
+  int format = 0;  ///< 0: one track; 1: tracks played together; 2: tracks played one after the other
+  MidiTimeBase time;
+  std::vector<MidiTrack> tracks;
+};
+
+/// Limits of what is read.
+inline constexpr uint64_t midi_most_bytes = uint64_t{16} << 20;
+inline constexpr int64_t midi_most_ticks = int64_t{1} << 40;
+
+/// Reads a file (Standard MIDI Files 1.0, MIDI Manufacturers Association RP-001). Chunks of unknown kind are
+/// skipped, as is what follows a track's end. Running status lives on after meta and system exclusive events:
+/// the standard ends it there, but writers rely on it. Throws `user` with `source` and the byte offset if the
+/// file is malformed, cut short or larger than midi_most_bytes. Memory is at most 12 times the file's size.
+MidiFile parse_midi(std::span<const uint8_t> bytes, const std::string& source);
+
+}  // namespace perceiver
