@@ -23,7 +23,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const float sample : audio.samples) require(sample >= -1 && sample <= 1);
   } catch (const perceiver::Error& error) {
     require(error.kind() == perceiver::ErrorKind::user);
-    for (const char c : std::string(error.what())) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
+    for (const char c : std::string(error.what()))
+      require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
   }
   return 0;
 }

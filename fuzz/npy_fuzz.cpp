@@ -1,4 +1,5 @@
-// Any bytes at all either are refused with a perceiver::Error or make an array whose every element can be read.
+// Any bytes at all either are refused with a perceiver::Error or make an array whose every element can be
+// read.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -39,7 +40,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   check(std::as_bytes(input));
   // The same bytes as a header with its right length, behind one byte that says how much data follows.
   if (size < 2 || size > 4096) return 0;
-  std::vector<uint8_t> file = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, static_cast<uint8_t>((size - 1) & 255),
+  std::vector<uint8_t> file = {0x93,
+                               'N',
+                               'U',
+                               'M',
+                               'P',
+                               'Y',
+                               1,
+                               0,
+                               static_cast<uint8_t>((size - 1) & 255),
                                static_cast<uint8_t>((size - 1) >> 8)};
   file.insert(file.end(), input.begin() + 1, input.end());
   file.resize(file.size() + input[0]);

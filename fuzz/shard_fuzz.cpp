@@ -1,4 +1,5 @@
-// Any bytes at all either are refused with a perceiver::Error or make a shard all of whose documents can be read.
+// Any bytes at all either are refused with a perceiver::Error or make a shard all of whose documents can be
+// read.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -44,7 +45,8 @@ void check(std::span<const std::byte> file) {
     shard.verify();
   } catch (const Error& error) {
     require(error.kind() == ErrorKind::user);
-    for (const char c : std::string(error.what())) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
+    for (const char c : std::string(error.what()))
+      require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
   }
 }
 

@@ -20,7 +20,8 @@ TokenSequence encode(const Modality& modality, const std::string& file, const st
 }
 
 std::unique_ptr<Modality> codec(const std::string& layout = "frames_levels") {
-  return open_modality("codec", {{"levels", "3"}, {"codes", "10,20,30"}, {"layout", layout}, {"frame_rate", "2"}});
+  return open_modality("codec",
+                       {{"levels", "3"}, {"codes", "10,20,30"}, {"layout", layout}, {"frame_rate", "2"}});
 }
 
 TEST(CodecModality, EveryLevelHasIdsOfItsOwn) {
@@ -62,7 +63,9 @@ TEST(CodecModality, BadArraysAreRefused) {
   EXPECT_THAT(error({1, 2, 3, 4}, {2, 2}), HasSubstr("the second of 3 levels"));
   EXPECT_THAT(error({1, 2, 3, 10, 0, 0}, {2, 3}), HasSubstr("code 10 of level 0"));
   EXPECT_THAT(error({-1, 2, 3}, {1, 3}), HasSubstr("code -1"));
-  EXPECT_THAT(message_of([] { open_modality("codec", {{"levels", "3"}, {"codes", "10,20"}}); }),
+  EXPECT_THAT(message_of([] {
+                open_modality("codec", {{"levels", "3"}, {"codes", "10,20"}});
+              }),
               HasSubstr("2 numbers for 3 levels"));
 }
 

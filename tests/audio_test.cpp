@@ -36,7 +36,8 @@ std::string wav(int format, int channels, int rate, int bits, const std::string&
   std::string text = "RIFF";
   put(text, static_cast<uint32_t>(36 + data.size()), 4);
   text += "WAVEfmt ";
-  put(text, 16, 4), put(text, static_cast<uint32_t>(format), 2), put(text, static_cast<uint32_t>(channels), 2);
+  put(text, 16, 4), put(text, static_cast<uint32_t>(format), 2),
+      put(text, static_cast<uint32_t>(channels), 2);
   put(text, static_cast<uint32_t>(rate), 4);
   put(text, static_cast<uint32_t>(rate * channels * bits / 8), 4);
   put(text, static_cast<uint32_t>(channels * bits / 8), 2), put(text, static_cast<uint32_t>(bits), 2);
@@ -91,7 +92,8 @@ TEST(Audio, WritesAndReads) {
 }
 
 TEST(Audio, MixesChannelsToTheirMean) {
-  const Audio audio = read_audio(bytes(wav(1, 2, 8000, 16, int16({16384, 0, -16384, 16384, 32767, 32767}))), 8000, "x");
+  const Audio audio =
+      read_audio(bytes(wav(1, 2, 8000, 16, int16({16384, 0, -16384, 16384, 32767, 32767}))), 8000, "x");
   ASSERT_EQ(audio.samples.size(), 3u);
   EXPECT_EQ(audio.file_channels, 2);
   EXPECT_FLOAT_EQ(audio.samples[0], 0.25f);

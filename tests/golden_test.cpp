@@ -117,11 +117,10 @@ void check_gradients(const PerceiverAR& model, const SafetensorsFile& file, doub
 
 void check_file(const fs::path& path, const std::shared_ptr<DeviceContext>& context, DType type,
                 const Tolerances& tolerances, Recompute recompute, ContextProjection projection) {
-  SCOPED_TRACE(path.filename().string() + " " + std::string(name_of(type)));
+  SCOPED_TRACE(path.filename().string() + " " + std::string(name_of(type)) +
+               (projection == ContextProjection::table ? " by tables" : " directly"));
   const SafetensorsFile file = SafetensorsFile::open(path);
   const auto model = import_official(file, context, type);
-  const bool rotary = model->config().position_encoding == PositionEncoding::rotary;
-  if (projection == ContextProjection::table && !rotary) return;
   model->set_context_projection(projection);
   const auto configuration = nlohmann::json::parse(*file.find_metadata("config"));
   const ModelInputs inputs = model->prepare(golden_batch(file), {});
@@ -156,7 +155,7 @@ TEST(Golden, FolderHasFiles) {
   EXPECT_FALSE(golden_files(false).empty()) << golden_folder();
 }
 
-/// Each file by both projections of the context where it has rotary positions, else directly.
+/// Each file by both projections of the context.
 void check_projections(const fs::path& path, const std::shared_ptr<DeviceContext>& context, DType type,
                        const Tolerances& tolerances, Recompute recompute) {
   for (const ContextProjection projection : {ContextProjection::direct, ContextProjection::table})

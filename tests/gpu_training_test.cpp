@@ -76,7 +76,7 @@ void expect_near(const std::vector<double>& a, const std::vector<double>& b, dou
 }
 
 std::vector<Config> variants(Precision precision) {
-  std::vector<Config> result(7, gpu_config(precision));
+  std::vector<Config> result(9, gpu_config(precision));
   result[1].model.position_encoding = PositionEncoding::absolute;
   result[1].model.position_table = PositionTable::learned;
   result[1].model.query_style = QueryStyle::mlp;
@@ -92,6 +92,14 @@ std::vector<Config> variants(Precision precision) {
   result[4].loss.reduction = Reduction::sum;
   result[6].model.context_projection = ContextProjection::table;
   result[6].model.extra_cross_attention_after = {0, 1};
+  result[7].model.position_encoding = PositionEncoding::absolute;
+  result[7].model.position_table = PositionTable::learned;
+  result[7].model.context_projection = ContextProjection::table;
+  result[7].model.extra_cross_attention_after = {1};
+  result[7].model.train_input_positions = 12;
+  result[8].model.position_encoding = PositionEncoding::absolute;
+  result[8].model.context_projection = ContextProjection::table;
+  result[8].train.micro_batches = 2;
   result[5].model.type = ModelType::transformer;
   result[5].model.latents = 16;
   result[5].optimizer.type = OptimizerType::lamb;

@@ -32,8 +32,11 @@ TEST(ModalityKind, TakesItsEndings) {
 }
 
 TEST(ModalityOptions, DefaultsAndGivenValues) {
-  const ModalityKind kind = kind_with({{"size", "64", ""}, {"rate", "0.5", ""}, {"on", "true", ""},
-                                       {"order", "b", ""}, {"list", "", ""},
+  const ModalityKind kind = kind_with({{"size", "64", ""},
+                                       {"rate", "0.5", ""},
+                                       {"on", "true", ""},
+                                       {"order", "b", ""},
+                                       {"list", "", ""},
                                        {"shift", "2", "", ModalityOption::Use::training}});
   const ModalityOptions options(kind, {{"size", "32"}, {"list", "1,2,3"}});
   EXPECT_EQ(options.integer("size", 1, 100), 32);
@@ -48,16 +51,22 @@ TEST(ModalityOptions, DefaultsAndGivenValues) {
 TEST(ModalityOptions, MistakesAreNamed) {
   const ModalityKind kind = kind_with({{"size", "64", ""}, {"list", "", ""}});
   const auto options = [&](std::map<std::string, std::string> given) { return ModalityOptions(kind, given); };
-  EXPECT_THAT(message_of([&] { options({{"sise", "1"}}); }),
+  EXPECT_THAT(message_of([&] {
+                options({{"sise", "1"}});
+              }),
               AllOf(HasSubstr("data.options.sise"), HasSubstr("did you mean 'size'")));
   EXPECT_THAT(message_of([&] { ModalityOptions(kind_with({}), {{"x", "1"}}); }), HasSubstr("no options"));
   for (const char* bad : {"", "x", "1.5", "0", "101", "7 "})
-    EXPECT_THAT(message_of([&] { options({{"size", bad}}).integer("size", 1, 100); }),
+    EXPECT_THAT(message_of([&] {
+                  options({{"size", bad}}).integer("size", 1, 100);
+                }),
                 HasSubstr("data.options.size"));
   EXPECT_THAT(message_of([&] { options({{"size", "nan"}}).real("size", 0, 1); }), HasSubstr("not a number"));
   EXPECT_THAT(message_of([&] { options({{"size", "yes"}}).flag("size"); }), HasSubstr("false, true"));
   for (const char* bad : {",", "1,", ",1", "1,,2", "1,2,3,4", "0", "x", "1;2"})
-    EXPECT_THAT(message_of([&] { number_list(options({{"list", bad}}), "list", 3, 1, 9); }),
+    EXPECT_THAT(message_of([&] {
+                  number_list(options({{"list", bad}}), "list", 3, 1, 9);
+                }),
                 HasSubstr("data.options.list"))
         << bad;
   EXPECT_TRUE(number_list(options({}), "list", 3, 1, 9).empty());
@@ -95,7 +104,9 @@ TEST(Modality, EveryKindRestoresItselfFromItsTokenizer) {
 TEST(Modality, OptionsMustAgreeWithTheTokenizer) {
   const std::string tokenizer = open_modality("audio", {{"sample_rate", "8000"}})->tokenizer();
   EXPECT_NO_THROW(restore_modality("audio", tokenizer, {{"sample_rate", "8000"}}));
-  EXPECT_THAT(message_of([&] { restore_modality("audio", tokenizer, {{"sample_rate", "16000"}}); }),
+  EXPECT_THAT(message_of([&] {
+                restore_modality("audio", tokenizer, {{"sample_rate", "16000"}});
+              }),
               AllOf(HasSubstr("16000"), HasSubstr("8000")));
 }
 

@@ -101,7 +101,8 @@ TEST(Npy, WhatIsNoIntegerArrayIsRefused) {
   EXPECT_THAT(error("{'descr: "), HasSubstr("quoted name"));
   EXPECT_THAT(error(header("<i4", "(2,)") + "x"), HasSubstr("follows the dictionary"));
   EXPECT_THAT(message_of([&] { values("PK\x03\x04 an archive"); }), HasSubstr("byte 0"));
-  EXPECT_THAT(message_of([&] { values(std::string("\x93NUMPY\x07\x00", 8) + "          "); }), HasSubstr("version 7"));
+  EXPECT_THAT(message_of([&] { values(std::string("\x93NUMPY\x07\x00", 8) + "          "); }),
+              HasSubstr("version 7"));
 }
 
 }  // namespace

@@ -82,7 +82,8 @@ until grep -q "step 2/2" "$work/err" || ! kill -0 $running 2> /dev/null; do slee
 kill -INT $running; wait $running; [ $? -eq 0 ] || fail "stop in a validation: $(cat "$work/err")"
 grep -q "stopped; go on with --resume at step 2" "$work/err" || fail "stop in a validation: $(cat "$work/err")"
 grep -q validation_loss "$work/slow/metrics.jsonl" && fail "a validation that was stopped is recorded"
-works run-info "$program" info "$work/whole"; prints "validation loss"
+works run-info "$program" info "$work/whole"; prints "validation loss"; prints "context projection *direct"
+works config-info "$program" info "$source/configs/bench/copy131k.yaml"; prints "% saved"
 works run-eval "$program" eval --checkpoint "$work/whole" --max-documents 4; prints "bits per token"
 works run-sample "$program" sample --checkpoint "$work/whole" --tokens 5 --prompt x
 

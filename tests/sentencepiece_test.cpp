@@ -18,8 +18,8 @@ using testing::HasSubstr;
 
 /// Sentences enough for a few hundred pieces.
 std::string corpus() {
-  const char* syllables[] = {"wha", "le", "cap", "tain", "sai", "ling", "boat", "oc", "ean", "deep",
-                             "har", "poon", "white", "ne", "ver", "more"};
+  const char* syllables[] = {"wha", "le",   "cap", "tain", "sai",   "ling", "boat", "oc",
+                             "ean", "deep", "har", "poon", "white", "ne",   "ver",  "more"};
   std::string text;
   uint32_t state = 1;
   for (int line = 0; line < 400; ++line) {
@@ -59,7 +59,8 @@ TEST(SentencePiece, NothingIsLost) {
   const auto tokenizer = SentencePieceTokenizer::from_model(model(), "model");
   for (const std::string& text :
        {std::string("the white whale said."), std::string("  two  spaces,\n\n\ttabs and lines \n"),
-        std::string("Caf\xC3\xA9 \xF0\x9F\x90\xB3 \xE6\xB5\xB7"), std::string(), std::string(" "), corpus()}) {
+        std::string("Caf\xC3\xA9 \xF0\x9F\x90\xB3 \xE6\xB5\xB7"), std::string(), std::string(" "),
+        corpus()}) {
     const std::vector<int32_t> ids = tokenizer->encode(text);
     EXPECT_EQ(tokenizer->decode(ids), text);
     std::string piece_by_piece;
@@ -102,7 +103,8 @@ TEST(SentencePiece, TrainingIsRepeatable) {
 TEST(SentencePiece, MistakesAreNamed) {
   EXPECT_THAT(message_of([] { SentencePieceTokenizer::from_model("nonsense", "some.model"); }),
               HasSubstr("some.model: is no SentencePiece model"));
-  EXPECT_THAT(message_of([] { SentencePieceTokenizer::from_model("", "some.model"); }), HasSubstr("some.model"));
+  EXPECT_THAT(message_of([] { SentencePieceTokenizer::from_model("", "some.model"); }),
+              HasSubstr("some.model"));
   EXPECT_THAT(message_of([] { make_tokenizer("sentencepiece"); }), HasSubstr("base64"));
   EXPECT_THAT(message_of([] { make_tokenizer("sentencepiece\n!!!!"); }), HasSubstr("base64"));
   EXPECT_THAT(message_of([] { make_tokenizer("wordpiece\nx"); }), HasSubstr("'wordpiece'"));
@@ -132,12 +134,15 @@ TEST(TextModality, CountsBytesAndWords) {
     EXPECT_EQ(s.units, 18);
     EXPECT_EQ(s.words, 4);
     EXPECT_EQ(modality->decode(s, ".txt"), text);
-    EXPECT_EQ(restore_modality("text", modality->tokenizer())->encode({"x", std::as_bytes(std::span(text))})[0].ids,
-              s.ids);
+    EXPECT_EQ(
+        restore_modality("text", modality->tokenizer())->encode({"x", std::as_bytes(std::span(text))})[0].ids,
+        s.ids);
   }
   const auto modality = open_modality("text", {{"tokenizer", path}});
   const std::string bad = "ab\xFF";
-  EXPECT_THAT(message_of([&] { modality->encode({"a/b.txt", std::as_bytes(std::span(bad))}); }),
+  EXPECT_THAT(message_of([&] {
+                modality->encode({"a/b.txt", std::as_bytes(std::span(bad))});
+              }),
               HasSubstr("a/b.txt: byte 2"));
 }
 

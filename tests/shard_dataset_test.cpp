@@ -38,7 +38,8 @@ std::vector<int32_t> positions(const Dataset& data, int64_t document, int64_t fi
   return out;
 }
 
-DataConfig raw(const TempFolder& folder, const std::string& type, std::map<std::string, std::string> options) {
+DataConfig raw(const TempFolder& folder, const std::string& type,
+               std::map<std::string, std::string> options) {
   DataConfig config;
   config.type = type;
   config.options = std::move(options);
@@ -106,8 +107,7 @@ TEST(ShardDataset, WithoutEndsThereIsNoEos) {
 
 TEST(ShardDataset, RawFilesAndShardsAreTheSameData) {
   const TempFolder folder;
-  for (int i = 0; i < 12; ++i)
-    folder.write("in/" + std::to_string(100 + i) + ".npy", npy({i, i + 1, i + 2}));
+  for (int i = 0; i < 12; ++i) folder.write("in/" + std::to_string(100 + i) + ".npy", npy({i, i + 1, i + 2}));
   build(folder, "tokens", {{"values", "20"}}, 0.25);
   DataConfig config = raw(folder, "tokens", {{"values", "20"}});
   config.validation_fraction = 0.25;
@@ -150,7 +150,8 @@ TEST(ShardDataset, SkippedFilesAreNoted) {
   const auto data = open_dataset(raw(folder, "tokens", {}));
   EXPECT_EQ(data->documents(Split::train), 1);
   ASSERT_EQ(data->notes().size(), 1u);
-  EXPECT_THAT(data->notes()[0], testing::AllOf(HasSubstr("1 files were skipped"), HasSubstr("b.npy: byte 0")));
+  EXPECT_THAT(data->notes()[0],
+              testing::AllOf(HasSubstr("1 files were skipped"), HasSubstr("b.npy: byte 0")));
   DataConfig only_bad = raw(folder, "tokens", {});
   only_bad.train = {folder.path("in/b.npy")};
   EXPECT_THAT(message_of([&] { open_dataset(only_bad); }), HasSubstr("none of 1 files can be used"));
@@ -295,7 +296,8 @@ TEST(SamplePlan, FollowsTheMaskFromThePromptOn) {
   ASSERT_EQ(plan.biases.size(), 2u);
   for (int t = 0; t < 2; ++t)
     for (int32_t id = 0; id < 15; ++id)
-      EXPECT_EQ(plan.biases[static_cast<size_t>(t)][static_cast<size_t>(id)] == 0, codec->format().mask.allows(3 + t, id))
+      EXPECT_EQ(plan.biases[static_cast<size_t>(t)][static_cast<size_t>(id)] == 0,
+                codec->format().mask.allows(3 + t, id))
           << t << " " << id;
 }
 
@@ -310,7 +312,8 @@ TEST(SamplePlan, IdsThatTheDataLackAreForbidden) {
 }
 
 TEST(SamplePlan, KnownLengthsAndPositionsAreUsed) {
-  const auto modality = open_modality("tokens", {{"values", "9"}, {"position_values", "9"}, {"ends", "false"}});
+  const auto modality =
+      open_modality("tokens", {{"values", "9"}, {"position_values", "9"}, {"ends", "false"}});
   EXPECT_THAT(message_of([&] { plan_sample(*modality, {}, 5, 12); }), HasSubstr("give a file"));
   Prompt prompt;
   prompt.beginning.ids = {3};

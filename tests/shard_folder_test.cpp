@@ -30,8 +30,9 @@ void write_inputs(const TempFolder& folder, const std::string& below = "") {
   folder.write("in/" + below + "README.txt", "not an array");
 }
 
-ShardSummary build(const TempFolder& folder, const std::string& out, int workers = 2, int64_t shard_tokens = 500,
-                   std::map<std::string, std::string> options = {}, BuildProgress* last = nullptr) {
+ShardSummary build(const TempFolder& folder, const std::string& out, int workers = 2,
+                   int64_t shard_tokens = 500, std::map<std::string, std::string> options = {},
+                   BuildProgress* last = nullptr) {
   const ModalityKind& kind = find_modality("tokens");
   const auto modality = kind.open(ModalityOptions(kind, std::move(options)));
   std::vector<SkippedFile> skipped;
@@ -89,7 +90,8 @@ TEST(ShardFolder, SummaryCountsEverything) {
   EXPECT_EQ(read.shards[0].fingerprint, summary.shards[0].fingerprint);
 }
 
-// What a killed build leaves: some shards, one of them perhaps half written under a temporary name, no summary.
+// What a killed build leaves: some shards, one of them perhaps half written under a temporary name, no
+// summary.
 TEST(ShardFolder, AKilledBuildGoesOn) {
   const TempFolder folder;
   write_inputs(folder);
@@ -130,7 +132,9 @@ TEST(ShardFolder, AnotherBuildsFolderIsLeftAlone) {
   write_inputs(folder);
   build(folder, "out");
   const auto before = contents(folder.path("out"));
-  EXPECT_THAT(message_of([&] { build(folder, "out", 2, 500, {{"values", "300"}}); }),
+  EXPECT_THAT(message_of([&] {
+                build(folder, "out", 2, 500, {{"values", "300"}});
+              }),
               HasSubstr("other files or options"));
   EXPECT_THAT(message_of([&] { build(folder, "out", 2, 600); }), HasSubstr("other files or options"));
   folder.write("in/61.npy", write_npy(std::vector<int32_t>{1}, {1}));
@@ -236,9 +240,10 @@ TEST(RunInParallel, DoesEverythingOnceAndThrowsTheFirstFailure) {
     });
     EXPECT_EQ(seen.size(), 17u);
     for (const auto& [i, count] : seen) EXPECT_EQ(count, 1) << i;
-    EXPECT_THROW(run_in_parallel(17, workers, [](int64_t i) {
-                   if (i == 5) throw std::runtime_error("five");
-                 }),
+    EXPECT_THROW(run_in_parallel(17, workers,
+                                 [](int64_t i) {
+                                   if (i == 5) throw std::runtime_error("five");
+                                 }),
                  std::runtime_error);
   }
   run_in_parallel(0, 2, [](int64_t) { FAIL(); });

@@ -216,8 +216,9 @@ TEST(Shard, DocumentsOutOfOrderAreRefused) {
     if (end == 3) {
       EXPECT_NO_THROW(ShardFile::parse(damaged, "x"));
     } else {
-      EXPECT_THAT(message_of([&] { ShardFile::parse(damaged, "x"); }),
-                  HasSubstr(fmt::format("x: byte {}: ends", end == 4 ? at - file.begin() + 8 : at - file.begin())));
+      EXPECT_THAT(
+          message_of([&] { ShardFile::parse(damaged, "x"); }),
+          HasSubstr(fmt::format("x: byte {}: ends", end == 4 ? at - file.begin() + 8 : at - file.begin())));
     }
   }
 }

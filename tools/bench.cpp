@@ -22,27 +22,6 @@ struct Options {
   int64_t steps = 10, warmup = 3;
 };
 
-/// Floating-point operations of a training step: three times those of forward, attention at its causal area.
-double step_operations(const ModelConfig& c, int64_t batch) {
-  const auto n = static_cast<double>(c.context_length), m = static_cast<double>(c.latents),
-             e = static_cast<double>(c.input_channels), z = static_cast<double>(c.z_channels()),
-             layers = static_cast<double>(c.layers), v = static_cast<double>(c.vocabulary);
-  const double a = c.attention_width == AttentionWidth::kv ? e : z;
-  const double u = m / static_cast<double>(c.latents_per_position);
-  double forward = 2 * u * e * z;
-  if (c.type == ModelType::perceiver_ar) {
-    const double read =
-        c.train_input_positions > 0 ? std::min(n, static_cast<double>(c.train_input_positions)) : n;
-    const double area = m * read - m * (std::min(m, read) - 1) / 2;
-    const double cross = 4 * m * z * a + 4 * read * e * a + 4 * a * area +
-                         4 * m * static_cast<double>(c.cross_widening) * z * z;
-    forward += cross * static_cast<double>(1 + c.extra_cross_attention_after.size());
-  }
-  forward += layers * (2 * m * (4 + 2 * static_cast<double>(c.self_widening)) * z * z + 2 * z * m * (m + 1));
-  forward += 2 * u * z * v;
-  return 3 * forward * static_cast<double>(batch);
-}
-
 Batch random_batch(const ModelConfig& model, int64_t size) {
   Batch batch;
   batch.resize(size, model.context_length, model.axes());
@@ -94,6 +73,7 @@ int run_train(const Options& options, const Globals& globals) {
   getrusage(RUSAGE_SELF, &usage);
   const MemoryStatistics memory = context->statistics();
   const double examples = static_cast<double>(config.train.batch);
+  const StepWork work = step_work(config, type);
   const nlohmann::ordered_json out{
       {"benchmark", "train"},
       {"config", options.config},
@@ -105,7 +85,11 @@ int run_train(const Options& options, const Globals& globals) {
       {"step_ms", {{"median", median * 1e3}, {"min", seconds.front() * 1e3}, {"max", seconds.back() * 1e3}}},
       {"latent_tokens_per_second", examples * static_cast<double>(config.model.latents) / median},
       {"input_tokens_per_second", examples * static_cast<double>(config.model.context_length) / median},
-      {"tflops", step_operations(config.model, config.train.batch) / median / 1e12},
+      {"context_projection", work.path},
+      {"step_gflop", work.operations / 1e9},
+      {"executed_gflop", work.executed / 1e9},
+      {"tflops", work.operations / median / 1e12},
+      {"executed_tflops", work.executed / median / 1e12},
       {"peak_allocated_mib", static_cast<double>(memory.peak_bytes) / (1 << 20)},
       {"peak_resident_mib", static_cast<double>(usage.ru_maxrss) / 1024}};
   std::printf("%s\n", out.dump(2).c_str());
@@ -131,6 +115,7 @@ void add_bench(CLI::App& app, Globals& globals, Action& action) {
     action = [options, &globals] { return run_train(*options, globals); };
   });
   add_bench_attention(*bench, globals, action);
+  add_bench_projection(*bench, globals, action);
 }
 
 }  // namespace perceiver::program

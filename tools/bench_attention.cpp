@@ -1,6 +1,5 @@
 // perceiver bench attention: the attention kernels alone, as JSON lines.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -13,6 +12,7 @@
 #include "kernels/kernels.h"
 #include "model/precision.h"
 #include "tools/commands.h"
+#include "tools/timing.h"
 
 #ifdef PERCEIVER_CUDA
 #include "kernels/cuda/cudnn_attention.h"
@@ -110,23 +110,6 @@ struct Problem {
 
 Tensor scratch_of(DeviceContext& context, int64_t bytes) {
   return bytes > 0 ? Tensor::empty(context, DType::u8, {bytes}) : Tensor();
-}
-
-/// Median milliseconds of `work`, each sample over enough calls to make launches cheap beside it.
-double median_ms(DeviceContext& context, int repeats, const std::function<void()>& work) {
-  const int calls = context.is_cuda() ? 4 : 1;
-  std::vector<double> samples;
-  for (int i = 0; i < repeats + 2; ++i) {
-    context.synchronize();
-    const auto start = std::chrono::steady_clock::now();
-    for (int call = 0; call < calls; ++call) work();
-    context.synchronize();
-    samples.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() * 1e3 /
-                      calls);
-  }
-  const auto first = samples.begin() + 2, middle = first + repeats / 2;  // two to warm up
-  std::nth_element(first, middle, samples.end());
-  return *middle;
 }
 
 struct Times {

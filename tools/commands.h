@@ -24,6 +24,8 @@ using Action = std::function<int()>;
 void add_bench(CLI::App& app, Globals& globals, Action& action);
 /// Adds `attention` to the subcommands of bench.
 void add_bench_attention(CLI::App& bench, Globals& globals, Action& action);
+/// Likewise `projection`.
+void add_bench_projection(CLI::App& bench, Globals& globals, Action& action);
 void add_config(CLI::App& app, Globals& globals, Action& action);
 void add_data(CLI::App& app, Globals& globals, Action& action);
 void add_eval(CLI::App& app, Globals& globals, Action& action);
@@ -38,5 +40,13 @@ LoadedModel open_checkpoint(const std::string& path, const Globals& globals);
 /// The configuration of the run that made a model, with overrides; defaults and the model's own where the
 /// file holds none.
 Config run_config(const ModelMetadata& metadata, const std::vector<std::string>& overrides);
+
+/// Arithmetic of a training step's matrix products (model/projection.h).
+struct StepWork {
+  std::string path;         ///< how the context is projected: table or direct; none without cross-attention
+  double operations = 0;    ///< of the model, as anybody would compute it
+  double executed = 0;      ///< what is computed here
+};
+StepWork step_work(const Config& config, DType type);
 
 }  // namespace perceiver::program

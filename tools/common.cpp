@@ -2,6 +2,7 @@
 #include "config/save.h"
 #include "core/check.h"
 #include "model/precision.h"
+#include "model/projection.h"
 #include "tools/commands.h"
 
 namespace perceiver::program {
@@ -19,6 +20,15 @@ Config run_config(const ModelMetadata& metadata, const std::vector<std::string>&
   config.model = metadata.model;
   return overrides.empty() ? config
                            : parse_config(to_yaml(config), "the checkpoint's run configuration", overrides);
+}
+
+StepWork step_work(const Config& config, DType type) {
+  const auto passes = static_cast<double>(config.train.micro_batches);
+  const int64_t examples = config.train.batch / config.train.micro_batches;
+  const bool table = projects_tables(config.model, context_tokens(config.model, examples, true), type);
+  const bool reads = config.model.type == ModelType::perceiver_ar;
+  return {reads ? (table ? "table" : "direct") : "none", passes * step_operations(config.model, examples),
+          passes * executed_step_operations(config.model, examples, type)};
 }
 
 }  // namespace perceiver::program

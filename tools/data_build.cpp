@@ -101,28 +101,32 @@ int run(Options& options, const std::map<std::string, std::string>& modality_opt
 void add_data_build(CLI::App& data, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = data.add_subcommand(
-      "build", "Make shards of a folder; killed, the same command goes on. Options of the modality (see "
-               "perceiver data modalities) are given as well, e.g. --sample-rate 8000");
-  command->add_option("--modality", options->modality, "image, music, audio, text, …: perceiver data modalities")
+      "build",
+      "Make shards of a folder; killed, the same command goes on. Options of the modality (see "
+      "perceiver data modalities) are given as well, e.g. --sample-rate 8000");
+  command
+      ->add_option("--modality", options->modality, "image, music, audio, text, …: perceiver data modalities")
       ->required();
-  command->add_option("--input", options->input, "Folder of files; its train/, validation/ and test/ are kept")
+  command
+      ->add_option("--input", options->input, "Folder of files; its train/, validation/ and test/ are kept")
       ->required();
   command->add_option("--output", options->output, "Folder for the shards")->required();
   command->add_option("--workers", options->build.workers, "Threads (default: one per processor)")
       ->check(CLI::Range(1, 1024));
-  command
-      ->add_option("--validation-files", options->split.validation,
-                   "Pattern of the files for validation, e.g. '*_9.wav'");
+  command->add_option("--validation-files", options->split.validation,
+                      "Pattern of the files for validation, e.g. '*_9.wav'");
   command->add_option("--test-files", options->split.test, "Pattern of the files for testing");
   command
       ->add_option("--validation-fraction", options->split.validation_fraction,
                    "Part of the files for validation where neither folders nor a pattern tell")
       ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
-  command->add_option("--test-fraction", options->split.test_fraction, "Part of the files for testing, likewise")
+  command
+      ->add_option("--test-fraction", options->split.test_fraction, "Part of the files for testing, likewise")
       ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
-  command->add_option("--split-seed", options->split.seed, "Seed of the choice by fraction")->capture_default_str();
+  command->add_option("--split-seed", options->split.seed, "Seed of the choice by fraction")
+      ->capture_default_str();
   command->add_option("--shard-tokens", options->build.shard_tokens, "Tokens per shard, about")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 32))
       ->capture_default_str();

@@ -57,7 +57,8 @@ Info gather(const Options& options) {
   for (const ShardEntry& entry : summary.shards) {
     const ShardFile shard = ShardFile::open(fs::path(options.path) / entry.file);
     if (shard.fingerprint() != entry.fingerprint)
-      throw_user("{}: is not the shard that {} names; build the folder anew", shard.source(), summary_file_name);
+      throw_user("{}: is not the shard that {} names; build the folder anew", shard.source(),
+                 summary_file_name);
     take(shard);
   }
   info.skipped = summary.skipped;
@@ -79,15 +80,22 @@ std::string first_line(const std::string& tokenizer) {
 
 void print_json(const Info& info, const Options& options) {
   const ShardDescription& d = info.description;
-  nlohmann::ordered_json out{{"modality", d.modality},     {"tokenizer", d.tokenizer},
-                             {"vocabulary", d.vocabulary}, {"unit", d.unit},
-                             {"axes", d.axes},             {"position_sizes", d.position_sizes},
-                             {"bytes", info.bytes},        {"verified", !options.quick},
+  nlohmann::ordered_json out{{"modality", d.modality},
+                             {"tokenizer", d.tokenizer},
+                             {"vocabulary", d.vocabulary},
+                             {"unit", d.unit},
+                             {"axes", d.axes},
+                             {"position_sizes", d.position_sizes},
+                             {"bytes", info.bytes},
+                             {"verified", !options.quick},
                              {"model", model_keys(d)}};
   for (int i = 0; i < split_count; ++i) {
     const SplitCounts& c = info.splits[static_cast<size_t>(i)];
-    out["splits"][std::string(split_name(static_cast<Split>(i)))] = {
-        {"shards", c.shards}, {"documents", c.documents}, {"tokens", c.tokens}, {"units", c.units}, {"words", c.words}};
+    out["splits"][std::string(split_name(static_cast<Split>(i)))] = {{"shards", c.shards},
+                                                                     {"documents", c.documents},
+                                                                     {"tokens", c.tokens},
+                                                                     {"units", c.units},
+                                                                     {"words", c.words}};
   }
   out["skipped"] = nlohmann::ordered_json::array();
   for (const SkippedFile& file : info.skipped)
@@ -122,7 +130,8 @@ void print_text(const Info& info, const Options& options) {
 void add_data_info(CLI::App& data, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = data.add_subcommand("info", "Describe a folder of shards, or one, and check it");
-  command->add_option("shards", options->path, "Folder that perceiver data build made, or a shard")->required();
+  command->add_option("shards", options->path, "Folder that perceiver data build made, or a shard")
+      ->required();
   command->add_flag("--json", options->json, "Print JSON");
   command->add_flag("--quick", options->quick, "Leave out the checksums of the tokens");
   command->callback([options, &action] {

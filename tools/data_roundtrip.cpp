@@ -26,7 +26,8 @@ const ModalityKind& kind_of(const std::string& file) {
 }
 
 int run(const Options& options, const std::map<std::string, std::string>& modality_options) {
-  const ModalityKind& kind = options.modality.empty() ? kind_of(options.file) : find_modality(options.modality);
+  const ModalityKind& kind =
+      options.modality.empty() ? kind_of(options.file) : find_modality(options.modality);
   const auto modality = kind.open(ModalityOptions(kind, modality_options));
   const FileView content(options.file);
   if (static_cast<int64_t>(content.bytes().size()) > kind.max_file_bytes)
@@ -37,8 +38,9 @@ int run(const Options& options, const std::map<std::string, std::string>& modali
   if (options.out.empty()) return 0;
   const std::vector<TokenSequence> documents = modality->encode(file);
   if (documents.empty()) throw_user("{}: holds no tokens", options.file);
-  write_file_atomically(options.out, modality->decode(documents.front(),
-                                                      std::filesystem::path(options.out).extension().string()));
+  write_file_atomically(
+      options.out,
+      modality->decode(documents.front(), std::filesystem::path(options.out).extension().string()));
   std::printf("%s\n", options.out.c_str());
   return 0;
 }
@@ -47,7 +49,8 @@ int run(const Options& options, const std::map<std::string, std::string>& modali
 
 void add_data_roundtrip(CLI::App& data, Action& action) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = data.add_subcommand("roundtrip", "Show what becomes of a file on its way through tokens");
+  CLI::App* command =
+      data.add_subcommand("roundtrip", "Show what becomes of a file on its way through tokens");
   command->add_option("file", options->file, "The file")->required();
   command->add_option("--modality", options->modality, "What it is (default: by its ending)");
   command->add_option("--out", options->out, "Write what comes back here");

@@ -34,7 +34,8 @@ int run(Options& options) {
   write_file_atomically(options.output, model);
   const auto tokenizer = SentencePieceTokenizer::from_model(model, options.output);
   std::printf("%s: %lld pieces; model.vocabulary: %lld\n", options.output.c_str(),
-              static_cast<long long>(options.training.pieces), static_cast<long long>(tokenizer->vocabulary()));
+              static_cast<long long>(options.training.pieces),
+              static_cast<long long>(tokenizer->vocabulary()));
   return 0;
 }
 
@@ -43,7 +44,8 @@ int run(Options& options) {
 void add_data_tokenizer(CLI::App& data, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = data.add_subcommand("tokenizer", "Train a SentencePiece model on text");
-  command->add_option("--input", options->input, "File or folder of text; of a folder with train/, that alone")
+  command
+      ->add_option("--input", options->input, "File or folder of text; of a folder with train/, that alone")
       ->required();
   command->add_option("--output", options->output, "Model file to write")->required();
   command->add_option("--pieces", options->training.pieces, "Pieces, 256 single bytes included")

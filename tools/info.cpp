@@ -1,10 +1,11 @@
-// perceiver info: what a checkpoint holds.
+// perceiver info: what a checkpoint holds, and the work of a training step.
 #include <cstdio>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "config/load.h"
 #include "config/save.h"
 #include "tools/commands.h"
 #include "train/checkpoint.h"
@@ -41,6 +42,47 @@ void print_loss(const char* name, const std::optional<double>& nats) {
   if (nats) std::printf("%-28s %.4f nats per token\n", name, *nats);
 }
 
+/// What a configuration computes in; `auto` as on the CPU, since the machine of a run is not known here.
+DType type_of(Precision precision) {
+  return precision == Precision::bfloat16 ? DType::bf16 : DType::f32;
+}
+
+void print_work(const Config& config) {
+  const StepWork work = step_work(config, type_of(config.train.precision));
+  std::printf("a training step of %lld examples\n  %-28s %s\n  %-28s %.4g GFLOP\n",
+              static_cast<long long>(config.train.batch), "context projection", work.path.c_str(),
+              "matrix products", work.operations / 1e9);
+  if (work.path == "table")
+    std::printf("  %-28s %.4g GFLOP, %.1f%% saved\n", "of them computed", work.executed / 1e9,
+                100 * (1 - work.executed / work.operations));
+}
+
+nlohmann::ordered_json work_json(const Config& config) {
+  const StepWork work = step_work(config, type_of(config.train.precision));
+  return {{"batch", config.train.batch},
+          {"context_projection", work.path},
+          {"gflop", work.operations / 1e9},
+          {"executed_gflop", work.executed / 1e9}};
+}
+
+/// A configuration has no weights to tell of, but a step to count.
+int print_configuration(const std::string& file, bool json) {
+  const Config config = load_config(file, {});
+  if (json) {
+    const nlohmann::ordered_json out{{"file", file}, {"training_step", work_json(config)}};
+    std::printf("%s\n", out.dump(2).c_str());
+  } else {
+    std::printf("%s\n\n", file.c_str());
+    print_work(config);
+  }
+  return 0;
+}
+
+bool is_configuration(const std::string& file) {
+  const std::string extension = std::filesystem::path(file).extension().string();
+  return extension == ".yaml" || extension == ".yml";
+}
+
 void print_text(const LoadedModel& loaded, const std::string& file) {
   const nlohmann::json model = model_to_json(loaded.metadata.model);
   std::printf("%s\n\n%-28s %s\n%-28s %s\n%-28s %lld\n", file.c_str(), "modality",
@@ -57,6 +99,8 @@ void print_text(const LoadedModel& loaded, const std::string& file) {
   for (const auto& [part, count] : parts(*loaded.model))
     std::printf("  %-28s %12lld\n", part.c_str(), static_cast<long long>(count));
   std::printf("  %-28s %12lld\n", "total", static_cast<long long>(loaded.model->parameters().count()));
+  std::printf("\n");
+  print_work(run_config(loaded.metadata, {}));
 }
 
 void print_json(const LoadedModel& loaded, const std::string& file) {
@@ -72,6 +116,7 @@ void print_json(const LoadedModel& loaded, const std::string& file) {
   out["model"] = model_to_json(loaded.metadata.model);
   for (const auto& [part, count] : parts(*loaded.model)) out["parameters"][part] = count;
   out["parameter_count"] = loaded.model->parameters().count();
+  out["training_step"] = work_json(run_config(loaded.metadata, {}));
   std::printf("%s\n", out.dump(2).c_str());
 }
 
@@ -83,13 +128,18 @@ void add_info(CLI::App& app, Globals& globals, Action& action) {
     bool json = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("info", "Configuration, parameters, tokenizer and step of a checkpoint");
-  command->add_option("checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
+  CLI::App* command = app.add_subcommand(
+      "info", "Configuration, parameters, tokenizer and step of a checkpoint; the work of a step");
+  command
+      ->add_option(
+          "checkpoint", options->checkpoint,
+          "Run folder, checkpoint folder, model file; or a configuration (YAML), of which a step is counted")
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, &globals, &action] {
     action = [options, &globals] {
+      if (is_configuration(options->checkpoint))
+        return print_configuration(options->checkpoint, options->json);
       const std::string file = find_model_file(options->checkpoint).string();
       const LoadedModel loaded = load_model(file, DeviceContext::cpu(globals.threads), DType::f32);
       options->json ? print_json(loaded, file) : print_text(loaded, file);

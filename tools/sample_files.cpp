@@ -39,7 +39,8 @@ bool wants_files(const FileSampling& options, const ModelMetadata& metadata) {
 int sample_to_files(const LoadedModel& loaded, const FileSampling& options, GenerationRequest request) {
   const auto modality = modality_of_model(loaded.metadata.modality, loaded.metadata.tokenizer);
   if (options.out.empty())
-    throw_user("this model makes {}; say --out FILE{}", loaded.metadata.modality, modality->outputs().front());
+    throw_user("this model makes {}; say --out FILE{}", loaded.metadata.modality,
+               modality->outputs().front());
   check_output(*modality, options.out);
   Prompt prompt;
   if (!options.prompt_file.empty()) prompt = read_prompt(*modality, options.prompt_file, options.prompt);

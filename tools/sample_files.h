@@ -10,9 +10,9 @@
 namespace perceiver::program {
 
 struct FileSampling {
-  std::string out;          ///< file to write; its ending chooses the format
-  std::string prompt_file;  ///< file to continue, or empty
-  PromptOptions prompt;     ///< how much of it
+  std::string out;            ///< file to write; its ending chooses the format
+  std::string prompt_file;    ///< file to continue, or empty
+  PromptOptions prompt;       ///< how much of it
   bool length_given = false;  ///< whether the request's number of tokens was asked for
 };
 

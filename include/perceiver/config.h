@@ -64,7 +64,7 @@ struct ModelConfig {
 struct DataConfig {
   std::string type = "text";                   ///< "copy", or a modality's name (src/data/modalities.inc)
   std::map<std::string, std::string> options;  ///< of the modality
-  std::vector<std::string> train;       ///< files and folders, or a folder of shards; without other paths the whole corpus
+  std::vector<std::string> train;       ///< files and folders, or one of shards; alone, the whole corpus
   std::vector<std::string> validation;  ///< empty: a fraction of `train`
   std::vector<std::string> test;        ///< empty: a fraction of `train`
   double validation_fraction = 0.05;    ///< of documents (of the bytes when there is one document)

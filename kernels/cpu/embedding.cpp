@@ -1,9 +1,7 @@
-// Sums of table rows, and their backward: rows are sorted by id (a stable counting sort), then each table row
-// sums its own rows in their order, so that the result does not depend on the number of threads.
-#include <algorithm>
-
+// Sums of table rows, and their backward (segments.h).
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
+#include "kernels/cpu/segments.h"
 #include "kernels/kernels.h"
 
 namespace perceiver::kernels::cpu {
@@ -29,21 +27,10 @@ void gather(const Embedding& k) {
 
 template <typename T>
 void segment_sum(const EmbeddingBackward& k) {
-  int32_t* starts = k.scratch;
-  int32_t* order = k.scratch + k.table_rows + 1;
-  std::fill_n(starts, k.table_rows + 1, 0);
-  for (int64_t r = 0; r < k.rows; ++r) ++starts[k.ids[r * k.id_stride] + 1];
-  for (int64_t i = 0; i < k.table_rows; ++i) starts[i + 1] += starts[i];
-  for (int64_t r = 0; r < k.rows; ++r) order[starts[k.ids[r * k.id_stride]]++] = static_cast<int32_t>(r);
-  // `starts[i]` is now the end of segment i.
-  parallel_items((k.table_rows + 7) / 8, [&](int64_t group) {
-    for (int64_t id = group * 8; id < std::min(k.table_rows, group * 8 + 8); ++id) {
-      Row<T> sum(static_cast<T*>(k.d_table) + id * k.columns, k.columns);
-      if (!k.accumulate) sum.setZero();
-      for (int32_t i = id == 0 ? 0 : starts[id - 1]; i < starts[id]; ++i)
-        sum += ConstRow<T>(static_cast<const T*>(k.d_out) + order[i] * k.columns, k.columns);
-    }
-  });
+  const T* d_out = static_cast<const T*>(k.d_out);
+  sum_segments<T>({k.rows, k.table_rows, k.ids, k.id_stride, k.scratch}, k.columns,
+                  static_cast<T*>(k.d_table), k.accumulate,
+                  [&](int64_t row, Row<T>& sum) { sum += ConstRow<T>(d_out + row * k.columns, k.columns); });
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <Eigen/Dense>
 
 #include "core/check.h"
+#include "kernels/cpu/held_signals.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/kernels.h"
 
@@ -11,6 +12,8 @@ namespace perceiver::kernels::cpu {
 namespace {
 
 void gemm_f32(const Gemm& g) {
+  const HeldSignals held;
+  HeldSignals::keep_from_team();
   const dnnl_status_t status =
       dnnl_sgemm(g.transpose_a ? 'T' : 'N', g.transpose_b ? 'T' : 'N', g.m, g.n, g.k, 1.0f,
                  static_cast<const float*>(g.a), g.lda, static_cast<const float*>(g.b), g.ldb,

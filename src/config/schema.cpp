@@ -230,9 +230,9 @@ std::vector<ConfigKey> model_keys() {
       bind(MEMBER(model.zero_initial_logits), any(),
            "Start with zero weights of the last layer, so that every token is equally likely at first."),
       bind(MEMBER(model.context_projection), any(),
-           "How the context becomes keys and values. With rotary positions they depend on the token alone: table "
-           "projects each token of the vocabulary once and gathers, direct projects every token of the context. "
-           "Both give the same numbers up to rounding; auto takes the smaller product."),
+           "How the context becomes keys and values, which are functions of token and position alone: table "
+           "projects each row of the token and position tables once and gathers, direct projects every token of "
+           "the context. Both give the same numbers up to rounding; auto counts and takes what is less work."),
   };
 }
 

@@ -9,6 +9,7 @@ namespace perceiver {
 namespace {
 
 constexpr int64_t byte_vocabulary = 259;
+constexpr int64_t most_axes = 8;  // of absolute positions; the kernels sum as many tables and the tokens'
 
 /// Throws "source: message" unless the condition holds.
 class Checker {
@@ -75,8 +76,8 @@ void check_rotary(const ModelConfig& model, const Checker& check) {
 }
 
 void check_absolute(const ModelConfig& model, const Checker& check) {
-  check.require(model.context_projection != ContextProjection::table,
-                "model.context_projection: table needs model.position_encoding: rotary; use auto or direct");
+  check.require(model.axes() <= most_axes, "model.position_sizes has {} axes; {} are the most", model.axes(),
+                most_axes);
   check.require(
       model.position_source != PositionSource::terminal_relative_negated,
       "model.position_source: terminal_relative_negated has no rows in absolute tables; use rotary");
@@ -127,6 +128,8 @@ void check_transformer(const ModelConfig& model, const Checker& check) {
                 "model.type: transformer computes on its input; model.query_style cannot be learned");
   check.require(model.latents_per_position == 1,
                 "model.type: transformer needs model.latents_per_position: 1");
+  check.require(model.context_projection != ContextProjection::table,
+                "model.type: transformer has no context to project; model.context_projection cannot be table");
   check.require(model.context_dropout == 0 && model.train_input_positions == 0,
                 "model.type: transformer has no cross-attention; model.context_dropout and "
                 "model.train_input_positions must be 0");

@@ -104,8 +104,7 @@ class Resampler {
         throw_user("{}: cannot be resampled: {}", source_, src_strerror(error));
       in = in.subspan(static_cast<size_t>(data.input_frames_used));
       out.insert(out.end(), block, block + data.output_frames_gen);
-    } while (!in.empty() || data.output_frames_gen == block_frames ||
-             (end && data.output_frames_gen > 0));
+    } while (!in.empty() || data.output_frames_gen == block_frames || (end && data.output_frames_gen > 0));
   }
 
  private:
@@ -114,7 +113,8 @@ class Resampler {
   std::unique_ptr<SRC_STATE, SRC_STATE* (*)(SRC_STATE*)> state_{nullptr, src_delete};
 };
 
-/// libsndfile knows many more formats; the fewer decoders are within reach of a file from outside, the better.
+/// libsndfile knows many more formats; the fewer decoders are within reach of a file from outside, the
+/// better.
 bool is_wav_or_flac(std::span<const std::byte> file) {
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   for (const std::string_view beginning : {"RIFF", "RIFX", "RF64", "fLaC"})
@@ -146,7 +146,8 @@ void check_length(int64_t samples, const std::string& source) {
 }  // namespace
 
 Audio read_audio(std::span<const std::byte> file, int rate, const std::string& source) {
-  if (!is_wav_or_flac(file)) throw_user("{}: is no sound file that can be read: neither WAV nor FLAC", source);
+  if (!is_wav_or_flac(file))
+    throw_user("{}: is no sound file that can be read: neither WAV nor FLAC", source);
   MemoryFile memory{file};
   SF_INFO info{};
   const SoundFile sound = open_sound(memory, SFM_READ, info);
@@ -171,7 +172,8 @@ Audio read_audio(std::span<const std::byte> file, int rate, const std::string& s
     check_length(static_cast<int64_t>(audio.samples.size()), source);
   }
   if (const int error = sf_error(sound.get()); error != SF_ERR_NO_ERROR)
-    throw_user("{}: damaged after {} samples: {}", source, audio.file_frames, printable(sf_strerror(sound.get())));
+    throw_user("{}: damaged after {} samples: {}", source, audio.file_frames,
+               printable(sf_strerror(sound.get())));
   resampler.put({}, true, audio.samples);
   for (float& sample : audio.samples) sample = std::clamp(sample, -1.0f, 1.0f);
   return audio;

@@ -11,9 +11,10 @@
 namespace perceiver {
 
 inline constexpr int audio_max_channels = 64;
-inline constexpr int audio_min_rate = 100;          ///< Hz
-inline constexpr int audio_max_rate = 1'000'000;    ///< Hz
-inline constexpr int64_t audio_max_samples = int64_t{1} << 28;  ///< of one file after mixing, before and after resampling
+inline constexpr int audio_min_rate = 100;        ///< Hz
+inline constexpr int audio_max_rate = 1'000'000;  ///< Hz
+inline constexpr int64_t audio_max_samples =
+    int64_t{1} << 28;  ///< of one file after mixing, before and after resampling
 
 /// One channel of sound.
 struct Audio {
@@ -26,8 +27,8 @@ struct Audio {
 
 /// Reads a WAV or FLAC file, mixes its channels to their mean and, where the
 /// file's rate is another than `rate`, resamples (libsamplerate, sinc interpolation). Throws `user`
-/// "<source>: …" for what is no such file, is damaged, or passes the limits above. Bytes missing at the end of
-/// a WAV file are not missed: what is there is read.
+/// "<source>: …" for what is no such file, is damaged, or passes the limits above. Bytes missing at the end
+/// of a WAV file are not missed: what is there is read.
 Audio read_audio(std::span<const std::byte> file, int rate, const std::string& source);
 
 /// A file of one channel of 16-bit samples; `ending` is ".wav" or ".flac".

@@ -97,11 +97,13 @@ std::unique_ptr<Modality> restore(std::string_view tokenizer, const ModalityOpti
 const ModalityKind& audio_modality() {
   static const ModalityKind kind{
       .name = "audio",
-      .doc = "Sound files, mixed to one channel, one token per sample (8-bit mu-law, 259 ids); bits per sample.",
+      .doc =
+          "Sound files, mixed to one channel, one token per sample (8-bit mu-law, 259 ids); bits per sample.",
       .endings = {".wav", ".flac"},
       .companions = {},
       .max_file_bytes = int64_t{4} << 30,
-      .options = {{"sample_rate", "16000", "Samples per second, 100 to 1000000; files of another are resampled."}},
+      .options = {{"sample_rate", "16000",
+                   "Samples per second, 100 to 1000000; files of another are resampled."}},
       .open = open,
       .restore = restore,
   };

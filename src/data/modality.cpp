@@ -36,9 +36,8 @@ const ModalityKind* const* table_begin() {
 bool ends_with_ignoring_case(std::string_view text, std::string_view ending) {
   if (text.size() < ending.size()) return false;
   const std::string_view tail = text.substr(text.size() - ending.size());
-  return std::equal(tail.begin(), tail.end(), ending.begin(), [](unsigned char a, unsigned char b) {
-    return std::tolower(a) == std::tolower(b);
-  });
+  return std::equal(tail.begin(), tail.end(), ending.begin(),
+                    [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); });
 }
 
 bool has_ending(std::string_view name, const std::vector<std::string_view>& endings) {
@@ -184,9 +183,9 @@ std::string Modality::compare(const SourceFile& file) const {
     const std::string back = decode(document, outputs().front());
     const bool same =
         back.size() == file.bytes.size() && std::memcmp(back.data(), file.bytes.data(), back.size()) == 0;
-    report += fmt::format("{} tokens for {} {}s; decoded: {} bytes, {}\n", document.ids.size(), document.units,
-                          format().unit, back.size(),
-                          same ? "the same as the file's" : fmt::format("the file has {}", file.bytes.size()));
+    report += fmt::format(
+        "{} tokens for {} {}s; decoded: {} bytes, {}\n", document.ids.size(), document.units, format().unit,
+        back.size(), same ? "the same as the file's" : fmt::format("the file has {}", file.bytes.size()));
   }
   return report;
 }
@@ -205,10 +204,12 @@ std::unique_ptr<Modality> restore_modality(std::string_view name, std::string_vi
   for (const ModalityOption& option : kind.options) {
     const auto wanted = options.find(std::string(option.name));
     const auto made = packed.find(std::string(option.name));
-    if (option.use != ModalityOption::Use::tokens || wanted == options.end() || made == packed.end()) continue;
+    if (option.use != ModalityOption::Use::tokens || wanted == options.end() || made == packed.end())
+      continue;
     if (wanted->second != made->second)
-      throw_user("data.options.{} is {}, but the data was made with {}; build it anew or leave the option out",
-                 option.name, quote(wanted->second), quote(made->second));
+      throw_user(
+          "data.options.{} is {}, but the data was made with {}; build it anew or leave the option out",
+          option.name, quote(wanted->second), quote(made->second));
   }
   return kind.restore(tokenizer, ModalityOptions(kind, std::move(options)));
 }

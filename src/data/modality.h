@@ -72,12 +72,13 @@ enum class PositionKind {
 /// What all sequences of an opened modality have in common.
 struct SequenceFormat {
   int64_t vocabulary = 0;  ///< V, special ids 0 PAD, 1 EOS, 2 SOS included
-  std::string unit;        ///< what bits are counted per, singular: "byte", "dimension", "event", "sample", "token"
+  std::string unit;  ///< what bits are counted per, singular: "byte", "dimension", "event", "sample", "token"
   PositionKind positions = PositionKind::counted;
-  int64_t axes = 1;                       ///< A
-  std::vector<int64_t> position_sizes;    ///< [A] rows that each axis' table needs (largest position + 1); empty if counted
+  int64_t axes = 1;  ///< A
+  std::vector<int64_t>
+      position_sizes;  ///< [A] rows that each axis' table needs (largest position + 1); empty if counted
   std::vector<int32_t> shared_positions;  ///< [L, A] of tokens 0 … L − 1, SOS being token 0; only if shared
-  bool ends = true;          ///< documents end with EOS
+  bool ends = true;                       ///< documents end with EOS
   int64_t fixed_length = 0;  ///< data tokens of every document, SOS and EOS not counted; 0 if they differ
   SamplingMask mask;         ///< ids that may stand at each data token
 };
@@ -102,16 +103,16 @@ struct SourceFile {
 /// refused by a modality that has no use for them.
 struct PromptOptions {
   double seconds = 0;
-  int64_t rows = 0;    ///< of a picture
+  int64_t rows = 0;  ///< of a picture
   int64_t tokens = 0;
-  std::string known;   ///< picture: a PNG mask of the file's size, white where the picture is known
+  std::string known;  ///< picture: a PNG mask of the file's size, white where the picture is known
 };
 
 /// The beginning of a sequence that is to be continued.
 struct Prompt {
   TokenSequence beginning;
-  /// [L, A] of SOS and all tokens to come where they differ from the modality's, e.g. known pixels first, or are
-  /// the sequence's own; else empty.
+  /// [L, A] of SOS and all tokens to come where they differ from the modality's, e.g. known pixels first, or
+  /// are the sequence's own; else empty.
   std::vector<int32_t> positions;
   /// The mask that goes with `positions`; empty with them.
   SamplingMask mask;
@@ -166,10 +167,11 @@ class Modality {
 /// A kind of data, as the table lists it.
 struct ModalityKind {
   std::string_view name;
-  std::string_view doc;                       ///< one line: files and tokens
-  std::vector<std::string_view> endings;      ///< of its files, lower case with the dot; {} = any file
-  std::vector<std::string_view> companions;   ///< endings of files that belong to others and are none themselves
-  int64_t max_file_bytes = 0;                 ///< larger files are skipped unread
+  std::string_view doc;                   ///< one line: files and tokens
+  std::vector<std::string_view> endings;  ///< of its files, lower case with the dot; {} = any file
+  std::vector<std::string_view>
+      companions;              ///< endings of files that belong to others and are none themselves
+  int64_t max_file_bytes = 0;  ///< larger files are skipped unread
   std::vector<ModalityOption> options;
   std::unique_ptr<Modality> (*open)(const ModalityOptions& options) = nullptr;
   /// From `Modality::tokenizer()`, which comes from a file and is not to be trusted; of `options` those for

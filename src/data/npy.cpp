@@ -158,7 +158,8 @@ NpyArray NpyArray::parse(std::span<const std::byte> file, const std::string& sou
   const bool known = d.size() == 3 && std::strchr("<>|=", d[0]) != nullptr &&
                      std::strchr("iub", d[1]) != nullptr && std::strchr("1248", d[2]) != nullptr &&
                      (d[1] != 'b' || d[2] == '1');
-  if (!known) fail(header_offset, fmt::format("elements of type {}; integers of 1 to 8 bytes are read", quote(d)));
+  if (!known)
+    fail(header_offset, fmt::format("elements of type {}; integers of 1 to 8 bytes are read", quote(d)));
   if (header.fortran_order && header.shape.size() > 1)
     fail(header_offset, "column-major order (fortran_order); save numpy.ascontiguousarray of it");
   array.width_ = static_cast<size_t>(d[2] - '0');
@@ -177,7 +178,8 @@ NpyArray NpyArray::parse(std::span<const std::byte> file, const std::string& sou
   }
   if (elements * array.width_ != file.size() - array.data_offset_)
     fail(array.data_offset_ + elements * array.width_,
-         fmt::format("{} bytes follow the last element", file.size() - array.data_offset_ - elements * array.width_));
+         fmt::format("{} bytes follow the last element",
+                     file.size() - array.data_offset_ - elements * array.width_));
   array.elements_ = static_cast<int64_t>(elements);
   array.data_ = file.subspan(array.data_offset_);
   return array;

@@ -20,8 +20,8 @@ std::vector<int64_t> number_list(const ModalityOptions& options, std::string_vie
     const bool ended = next == end || *next == ',';
     if (error != std::errc() || !ended || next + 1 == end || value < min || value > max ||
         numbers.size() == most)
-      throw_user("data.options.{}: {} is no list of at most {} whole numbers from {} to {}, such as 8,8", name,
-                 quote(text), most, min, max);
+      throw_user("data.options.{}: {} is no list of at most {} whole numbers from {} to {}, such as 8,8",
+                 name, quote(text), most, min, max);
     numbers.push_back(value);
     at = next;
   }

@@ -19,13 +19,14 @@ std::string lower_case(std::string text) {
 
 constexpr float forbidden = -std::numeric_limits<float>::infinity();
 
-/// One row of biases per data token of the mask's period, from token `first` on; without a mask one row, if the
-/// model has ids that stand for nothing.
+/// One row of biases per data token of the mask's period, from token `first` on; without a mask one row, if
+/// the model has ids that stand for nothing.
 std::vector<std::vector<float>> bias_rows(const SamplingMask& mask, int64_t first, int64_t tokens,
                                           int64_t data_ids, int64_t model_ids) {
   std::vector<std::vector<float>> rows;
   if (mask.empty() && data_ids == model_ids) return rows;
-  const int64_t period = mask.empty() ? 1 : std::min<int64_t>(tokens, static_cast<int64_t>(mask.cycle.size()));
+  const int64_t period =
+      mask.empty() ? 1 : std::min<int64_t>(tokens, static_cast<int64_t>(mask.cycle.size()));
   const std::vector<IdRange> all{{0, static_cast<int32_t>(data_ids)}};
   for (int64_t i = 0; i < period; ++i) {
     std::vector<float> row(static_cast<size_t>(model_ids), forbidden);

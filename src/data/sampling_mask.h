@@ -22,7 +22,9 @@ struct SamplingMask {
 
   bool empty() const { return cycle.empty(); }
   /// The ranges of data token k, k ≥ 0; not for an empty mask.
-  const std::vector<IdRange>& at(int64_t k) const { return sets[cycle[static_cast<size_t>(k) % cycle.size()]]; }
+  const std::vector<IdRange>& at(int64_t k) const {
+    return sets[cycle[static_cast<size_t>(k) % cycle.size()]];
+  }
   bool allows(int64_t k, int32_t id) const {
     if (empty()) return true;
     for (const IdRange& range : at(k))

@@ -68,14 +68,14 @@ std::unique_ptr<Tokenizer> SentencePieceTokenizer::make(std::string_view seriali
 
 std::unique_ptr<Tokenizer> SentencePieceTokenizer::from_model(std::string model, const std::string& source) {
   if (model.size() > max_model_bytes)
-    throw_user("{}: has {} bytes; a SentencePiece model has at most {}", source, model.size(), max_model_bytes);
+    throw_user("{}: has {} bytes; a SentencePiece model has at most {}", source, model.size(),
+               max_model_bytes);
   std::unique_ptr<SentencePieceTokenizer> tokenizer(new SentencePieceTokenizer);
   tokenizer->processor_ = std::make_unique<sentencepiece::SentencePieceProcessor>();
   tokenizer->model_ = std::move(model);
   const auto status = tokenizer->processor_->LoadFromSerializedProto(tokenizer->model_);
   const int pieces = status.ok() ? tokenizer->processor_->GetPieceSize() : 0;
-  if (pieces == 0)
-    throw_user("{}: is no SentencePiece model: {}", source, printable(status.ToString()));
+  if (pieces == 0) throw_user("{}: is no SentencePiece model: {}", source, printable(status.ToString()));
   for (int piece = 0; piece < pieces; ++piece)
     tokenizer->surfaces_.push_back(surface(*tokenizer->processor_, piece));
   return tokenizer;

@@ -12,8 +12,8 @@ class SentencePieceProcessor;
 
 namespace perceiver {
 
-/// Piece p of the model is id p + 3: 0 PAD, 1 EOS and 2 SOS are this library's. The model's own control pieces
-/// keep their ids, are never made and stand for no bytes; "unknown" stands for " ⁇ ".
+/// Piece p of the model is id p + 3: 0 PAD, 1 EOS and 2 SOS are this library's. The model's own control
+/// pieces keep their ids, are never made and stand for no bytes; "unknown" stands for " ⁇ ".
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   static constexpr std::string_view kind = "sentencepiece";
@@ -30,8 +30,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::string serialized() const override;
   /// Throws `user` with the offset for what is not UTF-8.
   std::vector<int32_t> encode(std::string_view text) const override;
-  /// Every id by itself, so that text can be shown as it grows. The space that some models put before a text's
-  /// first word is therefore kept.
+  /// Every id by itself, so that text can be shown as it grows. The space that some models put before a
+  /// text's first word is therefore kept.
   std::string decode(std::span<const int32_t> ids) const override;
 
  private:
@@ -43,8 +43,8 @@ class SentencePieceTokenizer final : public Tokenizer {
 };
 
 struct SentencePieceTraining {
-  int64_t pieces = 8000;          ///< size of the vocabulary, 256 pieces of single bytes included
-  bool unigram = true;            ///< the unigram language model, else byte-pair encoding
+  int64_t pieces = 8000;  ///< size of the vocabulary, 256 pieces of single bytes included
+  bool unigram = true;    ///< the unigram language model, else byte-pair encoding
   double character_coverage = 0.9995;
   int threads = 2;
 };

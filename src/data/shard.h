@@ -27,7 +27,8 @@ struct SkippedFile {
   bool operator==(const SkippedFile&) const = default;
 };
 
-/// What a shard says of itself. The modality's shared positions and mask are not in it: its tokenizer has them.
+/// What a shard says of itself. The modality's shared positions and mask are not in it: its tokenizer has
+/// them.
 struct ShardDescription {
   std::string modality;
   std::string tokenizer;

@@ -43,10 +43,10 @@ std::unique_ptr<ShardDataset> ShardDataset::open(const std::string& folder,
   for (const ShardEntry& entry : summary.shards) {
     ShardFile shard = ShardFile::open(std::filesystem::path(folder) / entry.file);
     if (shard.fingerprint() != entry.fingerprint)
-      throw_user("{}: is not the shard that {} names; build the folder anew", shard.source(), summary_file_name);
+      throw_user("{}: is not the shard that {} names; build the folder anew", shard.source(),
+                 summary_file_name);
     const ShardDescription& d = shard.description();
-    if (!data)
-      data.reset(new ShardDataset(d.modality, restore_modality(d.modality, d.tokenizer, options)));
+    if (!data) data.reset(new ShardDataset(d.modality, restore_modality(d.modality, d.tokenizer, options)));
     check_same(shard, describe_shard(data->name_, *data->modality_, d.split));
     for (const Split split : {Split::train, Split::validation, Split::test})
       if (d.split == split_name(split)) data->add(split, std::move(shard));
@@ -71,9 +71,10 @@ std::unique_ptr<ShardDataset> ShardDataset::encode(const DataConfig& config) {
         ShardFile::parse(builder.bytes(), fmt::format("data.{}", split_name(plans[index].split))));
     bytes += shards[index]->file_bytes();
     if (bytes > max_memory_bytes)
-      throw_user("the data need more than {} GiB of memory as tokens; make shards of them first: "
-                 "perceiver data build --modality {}",
-                 max_memory_bytes >> 30, config.type);
+      throw_user(
+          "the data need more than {} GiB of memory as tokens; make shards of them first: "
+          "perceiver data build --modality {}",
+          max_memory_bytes >> 30, config.type);
   });
   std::vector<SkippedFile> skipped;
   for (size_t i = 0; i < plans.size(); ++i) {

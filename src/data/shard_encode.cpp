@@ -13,8 +13,8 @@ namespace perceiver {
 namespace {
 
 /// The documents of a file, or why there are none.
-std::vector<TokenSequence> encode_file(const ListedFile& file, const ModalityKind& kind, const Modality& modality,
-                                  std::string& reason) {
+std::vector<TokenSequence> encode_file(const ListedFile& file, const ModalityKind& kind,
+                                       const Modality& modality, std::string& reason) {
   try {
     if (file.size == 0) throw_user("is empty");
     if (file.size > kind.max_file_bytes)

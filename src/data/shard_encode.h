@@ -20,8 +20,8 @@ struct ShardPlan {
 inline constexpr int64_t default_shard_tokens = int64_t{1} << 24;
 
 /// Shares the files of every split among shards: consecutive ones together until they reach `shard_tokens` by
-/// `Modality::estimate_tokens`. Depends on names and sizes alone, so that a build can go on where it was killed,
-/// whatever the number of workers.
+/// `Modality::estimate_tokens`. Depends on names and sizes alone, so that a build can go on where it was
+/// killed, whatever the number of workers.
 std::vector<ShardPlan> plan_shards(const SplitFiles& files, const Modality& modality, int64_t shard_tokens);
 
 /// What has become of files so far.
@@ -40,8 +40,8 @@ struct EncodeCounts {
 ShardBuilder encode_shard(const ShardPlan& plan, const ModalityKind& kind, const Modality& modality,
                           const std::function<void(const EncodeCounts&)>& done);
 
-/// Calls work(0) … work(count − 1) from `workers` threads (0 = one per processor), each as soon as a thread is
-/// free. The first exception ends the handing out and is thrown here once all threads are back.
+/// Calls work(0) … work(count − 1) from `workers` threads (0 = one per processor), each as soon as a thread
+/// is free. The first exception ends the handing out and is thrown here once all threads are back.
 void run_in_parallel(int64_t count, int workers, const std::function<void(int64_t)>& work);
 
 }  // namespace perceiver

@@ -32,7 +32,9 @@ class Fields {
     if (!value.is_string()) fail(name, "is not a text");
     return value.get<std::string>();
   }
-  int64_t integer(const char* name, int64_t min, int64_t max) const { return integer(get(name), name, min, max); }
+  int64_t integer(const char* name, int64_t min, int64_t max) const {
+    return integer(get(name), name, min, max);
+  }
   int64_t integer(const Json& value, const char* name, int64_t min, int64_t max) const {
     const bool fits = value.is_number_unsigned() && value.get<uint64_t>() <= static_cast<uint64_t>(max);
     if (!fits || static_cast<int64_t>(value.get<uint64_t>()) < min)
@@ -129,8 +131,8 @@ void ShardFile::read_file() {
   if (std::string_view(preamble.magic, sizeof preamble.magic) != magic)
     fail(0, fmt::format("does not begin with '{}', so it is no shard", magic));
   if (preamble.version != version)
-    fail(offsetof(Preamble, version), fmt::format("version {}; this program reads version {}",
-                                                  preamble.version, version));
+    fail(offsetof(Preamble, version),
+         fmt::format("version {}; this program reads version {}", preamble.version, version));
   if (preamble.file_bytes != file_.size())
     fail(std::min<uint64_t>(preamble.file_bytes, file_.size()),
          fmt::format("the file has {} bytes and was written with {}; it was cut short or grew", file_.size(),
@@ -194,8 +196,9 @@ void ShardFile::check_sections() const {
   const uint64_t positions =
       description_.positions == PositionKind::stored ? tokens * static_cast<uint64_t>(description_.axes) : 0;
   const uint64_t names = sections_[static_cast<size_t>(Part::names)].bytes;
-  const std::array<uint64_t, part_count> wanted = {
-      tokens * token_bytes_, positions * 4, documents * 8, documents * 8, documents * 8, names, documents * 8};
+  const std::array<uint64_t, part_count> wanted = {tokens * token_bytes_, positions * 4, documents * 8,
+                                                   documents * 8,         documents * 8, names,
+                                                   documents * 8};
   for (size_t i = 0; i < section_names.size(); ++i) {
     const Section& section = sections_[i];
     if (section.bytes != wanted[i])
@@ -272,8 +275,9 @@ void ShardFile::read_positions(int64_t document, int64_t first, int64_t count, i
 void ShardFile::verify() const {
   for (size_t i = 0; i < section_names.size(); ++i)
     if (checksum_of(section(static_cast<Part>(i))) != sections_[i].checksum)
-      throw_user("{}: byte {}: section {} ({} bytes) differs from its checksum; the file is damaged, build it anew",
-                 source_, sections_[i].offset, section_names[i], sections_[i].bytes);
+      throw_user(
+          "{}: byte {}: section {} ({} bytes) differs from its checksum; the file is damaged, build it anew",
+          source_, sections_[i].offset, section_names[i], sections_[i].bytes);
   verify_tokens();
   verify_positions();
 }
@@ -284,7 +288,8 @@ void ShardFile::verify_tokens() const {
     const int64_t id = token_bytes_ == 2 ? load<uint16_t>(first + i * 2) : load<uint32_t>(first + i * 4);
     if (id < special_tokens || id >= description_.vocabulary)
       throw_user("{}: byte {}: token {} has id {}, outside {} to {}", source_,
-                 offset_of(Part::tokens, i, token_bytes_), i, id, special_tokens, description_.vocabulary - 1);
+                 offset_of(Part::tokens, i, token_bytes_), i, id, special_tokens,
+                 description_.vocabulary - 1);
   }
 }
 

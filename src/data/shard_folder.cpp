@@ -43,9 +43,8 @@ std::string endings_of(const ModalityKind& kind) {
 /// Moves the files that `kind` does not take from `files` to `skipped`.
 void keep_taken(std::vector<ListedFile>& files, const ModalityKind& kind, std::vector<SkippedFile>& skipped) {
   for (const ListedFile& file : files) {
-    const bool companion = std::any_of(kind.companions.begin(), kind.companions.end(), [&](auto ending) {
-      return file.relative.ends_with(ending);
-    });
+    const bool companion = std::any_of(kind.companions.begin(), kind.companions.end(),
+                                       [&](auto ending) { return file.relative.ends_with(ending); });
     if (!companion && !kind.takes(file.relative)) skipped.push_back({file.relative, endings_of(kind)});
   }
   std::erase_if(files, [&](const ListedFile& file) { return !kind.takes(file.relative); });
@@ -147,7 +146,8 @@ void claim_folder(const fs::path& folder, const std::string& fingerprint) {
   const auto held = json.find("fingerprint");
   if (held == json.end() || *held != fingerprint)
     throw_user(
-        "{}: holds a build of other files or options; choose another folder, or remove this one to build anew",
+        "{}: holds a build of other files or options; choose another folder, or remove this one to build "
+        "anew",
         folder.string());
   remove_stale_temporaries(folder);
 }
@@ -206,7 +206,11 @@ class Build {
  public:
   Build(const ModalityKind& kind, const Modality& modality, const fs::path& folder,
         const std::vector<ShardPlan>& plans, const BuildOptions& options)
-      : kind_(kind), modality_(modality), folder_(folder), plans_(plans), names_(shard_names(plans)),
+      : kind_(kind),
+        modality_(modality),
+        folder_(folder),
+        plans_(plans),
+        names_(shard_names(plans)),
         options_(options) {
     progress_.shards = static_cast<int64_t>(plans.size());
     for (const ShardPlan& plan : plans) {
@@ -260,12 +264,11 @@ class Build {
   }
 
   void make(size_t i) {
-    const ShardBuilder builder =
-        encode_shard(plans_[i], kind_, modality_, [&](const EncodeCounts& counts) {
-          const std::lock_guard lock(mutex_);
-          progress_.done += counts;
-          if (options_.progress) options_.progress(progress_);
-        });
+    const ShardBuilder builder = encode_shard(plans_[i], kind_, modality_, [&](const EncodeCounts& counts) {
+      const std::lock_guard lock(mutex_);
+      progress_.done += counts;
+      if (options_.progress) options_.progress(progress_);
+    });
     AtomicFile file(folder_ / names_[i]);
     builder.write(file.output());
     file.commit();
@@ -309,8 +312,7 @@ const nlohmann::json& member(const nlohmann::json& json, const char* name, const
 ShardEntry read_entry(const nlohmann::json& json, const std::string& source) {
   ShardEntry entry{text_in(json, "file", source), count_in(json, "bytes", source), 0};
   const std::string xxh3 = text_in(json, "xxh3", source);
-  const auto [end, error] =
-      std::from_chars(xxh3.data(), xxh3.data() + xxh3.size(), entry.fingerprint, 16);
+  const auto [end, error] = std::from_chars(xxh3.data(), xxh3.data() + xxh3.size(), entry.fingerprint, 16);
   if (error != std::errc() || end != xxh3.data() + xxh3.size())
     throw_user("{}: \"xxh3\" of {} is no checksum; the file is damaged", source, quote(entry.file));
   if (entry.file.find('/') != std::string::npos || !entry.file.ends_with(shard_ending))
@@ -351,7 +353,8 @@ ShardSummary build_shards(const SplitFiles& files, std::vector<SkippedFile> skip
     add_shard(ShardFile::open(folder / build.names()[i]), plans[i].split, build.names()[i], summary);
   if (summary.splits[static_cast<size_t>(Split::train)].documents == 0) {
     const SkippedFile& first = summary.skipped.front();
-    throw_user("no file could be used to train on; the first that was skipped: {}: {}", first.path, first.reason);
+    throw_user("no file could be used to train on; the first that was skipped: {}: {}", first.path,
+               first.reason);
   }
   write_file_atomically(folder / summary_file_name, summary_text(summary));
   return summary;
@@ -382,7 +385,8 @@ ShardSummary read_summary(const fs::path& folder) {
         member(member(json, "splits", source), split_name(static_cast<Split>(i)).data(), source);
     summary.splits[static_cast<size_t>(i)] = {
         count_in(split, "shards", source), count_in(split, "documents", source),
-        count_in(split, "tokens", source), count_in(split, "units", source), count_in(split, "words", source)};
+        count_in(split, "tokens", source), count_in(split, "units", source),
+        count_in(split, "words", source)};
   }
   for (const nlohmann::json& file : member(json, "skipped", source))
     summary.skipped.push_back({text_in(file, "path", source), text_in(file, "reason", source)});

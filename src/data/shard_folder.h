@@ -44,28 +44,29 @@ struct SplitOptions {
 };
 
 /// The files of `input` (a file or a folder) that `kind` takes, by split: those below its folders train/,
-/// validation/ and test/ where there is a folder train/, else by pattern and fraction. The others are added to
-/// `skipped`. Throws `user` if nothing is left to train on, or patterns meet an input that has such folders.
+/// validation/ and test/ where there is a folder train/, else by pattern and fraction. The others are added
+/// to `skipped`. Throws `user` if nothing is left to train on, or patterns meet an input that has such
+/// folders.
 SplitFiles find_inputs(const std::string& input, const ModalityKind& kind, const SplitOptions& options,
                        std::vector<SkippedFile>& skipped);
 
 struct BuildProgress {
   EncodeCounts done;
-  int64_t files = 0;          ///< in all
-  int64_t bytes = 0;          ///< of them
+  int64_t files = 0;  ///< in all
+  int64_t bytes = 0;  ///< of them
   int64_t shards_done = 0, shards = 0;
   int64_t shards_reused = 0;  ///< found finished and sound
 };
 
 struct BuildOptions {
   int64_t shard_tokens = default_shard_tokens;
-  int workers = 0;  ///< threads; 0 = one per processor
+  int workers = 0;                                     ///< threads; 0 = one per processor
   std::function<void(const BuildProgress&)> progress;  ///< called by any thread, one at a time
 };
 
-/// Builds the shards of `files` in `folder`, which is created. Its shards are the same bytes whatever the number
-/// of workers. Shards that an earlier, killed build of the same files with the same options finished are
-/// verified and kept. Throws `user` if the folder holds anything else, or another process builds there.
+/// Builds the shards of `files` in `folder`, which is created. Its shards are the same bytes whatever the
+/// number of workers. Shards that an earlier, killed build of the same files with the same options finished
+/// are verified and kept. Throws `user` if the folder holds anything else, or another process builds there.
 ShardSummary build_shards(const SplitFiles& files, std::vector<SkippedFile> skipped, const ModalityKind& kind,
                           const Modality& modality, const std::filesystem::path& folder,
                           const BuildOptions& options);

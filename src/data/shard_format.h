@@ -27,8 +27,8 @@ struct Preamble {
 static_assert(sizeof(Preamble) == preamble_bytes);
 
 /// Section names, in the order of ShardFile::Part.
-inline constexpr std::array<std::string_view, 7> section_names = {
-    "tokens", "positions", "ends", "units", "words", "names", "name_ends"};
+inline constexpr std::array<std::string_view, 7> section_names = {"tokens", "positions", "ends",     "units",
+                                                                  "words",  "names",     "name_ends"};
 inline constexpr std::array<std::string_view, 3> position_kinds = {"counted", "shared", "stored"};
 
 constexpr uint64_t aligned(uint64_t offset) {

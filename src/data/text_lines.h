@@ -11,9 +11,9 @@
 
 namespace perceiver {
 
-/// Hands out lines without their ends; long ones in pieces of at most `max_line_bytes`, cut between characters.
-/// Of a text larger than `max_bytes` every so-manieth line is left out, evenly. Lines that are empty or not
-/// UTF-8 are left out.
+/// Hands out lines without their ends; long ones in pieces of at most `max_line_bytes`, cut between
+/// characters. Of a text larger than `max_bytes` every so-manieth line is left out, evenly. Lines that are
+/// empty or not UTF-8 are left out.
 class TextLines {
  public:
   static constexpr size_t max_line_bytes = 4096;
@@ -26,9 +26,9 @@ class TextLines {
   bool next_line(std::string_view& line);
 
   std::vector<ListedFile> files_;
-  double part_;         ///< of the lines that is taken
-  double owed_ = 0;     ///< lines
-  size_t file_ = 0;     ///< of the next to be opened
+  double part_;      ///< of the lines that is taken
+  double owed_ = 0;  ///< lines
+  size_t file_ = 0;  ///< of the next to be opened
   FileView view_;
   std::string_view rest_;
 };

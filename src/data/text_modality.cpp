@@ -52,10 +52,9 @@ class TextModality final : public Modality {
 
 std::unique_ptr<Modality> open(const ModalityOptions& options) {
   const std::string& name = options.text("tokenizer");
-  if (name == ByteTokenizer::kind)
-    return std::make_unique<TextModality>(make_tokenizer(ByteTokenizer::kind));
-  return std::make_unique<TextModality>(SentencePieceTokenizer::from_model(
-      read_file(name, SentencePieceTokenizer::max_model_bytes), name));
+  if (name == ByteTokenizer::kind) return std::make_unique<TextModality>(make_tokenizer(ByteTokenizer::kind));
+  return std::make_unique<TextModality>(
+      SentencePieceTokenizer::from_model(read_file(name, SentencePieceTokenizer::max_model_bytes), name));
 }
 
 std::unique_ptr<Modality> restore(std::string_view tokenizer, const ModalityOptions&) {
@@ -71,8 +70,9 @@ const ModalityKind& text_modality() {
       .endings = {},
       .companions = {},
       .max_file_bytes = int64_t{1} << 30,
-      .options = {{"tokenizer", "bytes",
-                   "bytes (259 ids), or the path of a SentencePiece model (perceiver data tokenizer trains one)."}},
+      .options =
+          {{"tokenizer", "bytes",
+            "bytes (259 ids), or the path of a SentencePiece model (perceiver data tokenizer trains one)."}},
       .open = open,
       .restore = restore,
   };

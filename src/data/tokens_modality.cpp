@@ -127,11 +127,12 @@ const ModalityKind& tokens_modality() {
       .endings = {".npy"},
       .companions = {positions_ending},
       .max_file_bytes = int64_t{4} << 30,
-      .options = {{"values", "256", "Values are 0 to values - 1; value v is token id v + 3."},
-                  {"position_values", "",
-                   "Positions on each axis, such as 32,32,3: NAME.positions.npy beside NAME.npy holds [n, axes], "
-                   "each from 0. Empty: positions count along the sequence."},
-                  {"ends", "true", "Whether a sequence's end is predicted (false for those of fixed length)."}},
+      .options =
+          {{"values", "256", "Values are 0 to values - 1; value v is token id v + 3."},
+           {"position_values", "",
+            "Positions on each axis, such as 32,32,3: NAME.positions.npy beside NAME.npy holds [n, axes], "
+            "each from 0. Empty: positions count along the sequence."},
+           {"ends", "true", "Whether a sequence's end is predicted (false for those of fixed length)."}},
       .open = open,
       .restore = restore,
   };

@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/host_values.h"
 #include "model/positions.h"
+#include "model/projection.h"
 
 namespace perceiver {
 namespace {
@@ -27,38 +28,25 @@ Initialization position_initialization(const ModelConfig& config, int64_t size) 
 }
 
 /// A fixed position table, which is no parameter.
-Variable fixed_table(DeviceContext& context, DType type, const ModelConfig& config, int64_t size) {
+Tensor fixed_table(DeviceContext& context, DType type, const ModelConfig& config, int64_t size) {
   const Initialization values = position_initialization(config, size);
   const Tensor table = Tensor::empty(context, type, {size, config.input_channels});
   fill(table, values.value);
-  return Tape::constant(table);
-}
-
-std::vector<int64_t> table_sizes(const ModelConfig& config) {
-  if (config.position_encoding != PositionEncoding::absolute) return {};
-  return config.position_sizes.empty() ? std::vector<int64_t>{config.context_length + 2}
-                                       : config.position_sizes;
+  return table;
 }
 
 }  // namespace
-
-bool projects_table(const ModelConfig& config, int64_t tokens) {
-  if (config.position_encoding != PositionEncoding::rotary) return false;
-  if (config.context_projection != ContextProjection::automatic)
-    return config.context_projection == ContextProjection::table;
-  return config.vocabulary < tokens;
-}
 
 PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContext> context, DType type)
     : config_(config), context_(std::move(context)), type_(type) {
   std::sort(config_.extra_cross_attention_after.begin(), config_.extra_cross_attention_after.end());
   declare();
   parameters_.allocate(*context_, type_);
-  const std::vector<int64_t> sizes = table_sizes(config_);
+  const std::vector<int64_t> sizes = position_table_sizes(config_);
   const bool trained = config_.learnable_positions || config_.position_table == PositionTable::learned;
   for (size_t axis = 0; axis < sizes.size(); ++axis) {
     if (!position_embeddings_[axis].value)
-      position_embeddings_[axis] = fixed_table(*context_, type_, config_, sizes[axis]);
+      position_embeddings_[axis] = Tape::constant(fixed_table(*context_, type_, config_, sizes[axis]));
     if (!trained) position_embeddings_[axis].gradient = nullptr;
   }
 }
@@ -72,7 +60,7 @@ void PerceiverAR::declare() {
   const bool perceiver = config_.type == ModelType::perceiver_ar;
   parameters_.declare(token_embedding_, "token_embedding.weight", {config_.vocabulary, e},
                       {Initializer::truncated_normal, kEmbeddingDeviation, {}});
-  const std::vector<int64_t> sizes = table_sizes(config_);
+  const std::vector<int64_t> sizes = position_table_sizes(config_);
   position_embeddings_.resize(sizes.size());
   const bool stored = config_.learnable_positions || !is_formula(config_.position_table);
   for (size_t axis = 0; axis < sizes.size() && stored; ++axis)
@@ -130,9 +118,25 @@ bool PerceiverAR::prepare(const Batch& batch, const PassOptions& options, ModelI
   const auto before = places();
   make_inputs(*context_, config_, batch, options, inputs);
   extend_rotary_tables(inputs.largest_position);
+  make_fixed_positions(inputs);
   // Another pass, a validation between steps, may have replaced the tables since.
   const bool new_tables = std::exchange(inputs.rotary_table_rows, rotary_positions_) != rotary_positions_;
   return new_tables || places() != before;
+}
+
+void PerceiverAR::make_fixed_positions(const ModelInputs& inputs) const {
+  if (!has_fixed_positions(config_) || !fixed_positions_.empty() || !projects(inputs)) return;
+  const DType wide = accumulation_type(type_);
+  for (const int64_t size : position_table_sizes(config_)) {
+    const Tensor table = fixed_table(*context_, wide, config_, size);
+    kernels::center_rows(context_->launch(),
+                         {wide, size, config_.input_channels, table.data(), table.data(), false});
+    fixed_positions_.push_back(table);
+  }
+}
+
+bool PerceiverAR::projects(const ModelInputs& inputs) const {
+  return projects_tables(config_, inputs.batch * inputs.columns, type_);
 }
 
 void PerceiverAR::extend_rotary_tables(int64_t largest) const {
@@ -173,8 +177,20 @@ Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
 
 Context PerceiverAR::context_of(Tape& tape, const ModelInputs& inputs) const {
   const int64_t rows = inputs.batch * inputs.columns;
-  if (!projects_table(config_, rows)) return {embed(tape, inputs.tokens, inputs.positions, rows), {}, {}};
-  return {{}, parameters_.unrounded(token_embedding_), inputs.tokens};
+  if (!projects(inputs)) return {embed(tape, inputs.tokens, inputs.positions, rows), {}, {}};
+  const Variable tokens = parameters_.unrounded(token_embedding_);
+  const auto axes = static_cast<int64_t>(position_embeddings_.size());
+  if (axes == 0) return {{}, {{tokens, inputs.tokens, 1, 0}}, {}};
+  Context context{{}, {{ops::center_rows(tape, tokens), inputs.tokens, 1, 0}}, {}};
+  for (int64_t axis = 0; axis < axes; ++axis)
+    context.tables.push_back({centred_positions(tape, static_cast<size_t>(axis)), inputs.positions, axes, axis});
+  context.rstd = ops::sum_rstd(tape, context.tables, rows, inputs.batch);
+  return context;
+}
+
+Variable PerceiverAR::centred_positions(Tape& tape, size_t axis) const {
+  if (!fixed_positions_.empty()) return Tape::constant(fixed_positions_[axis]);
+  return ops::center_rows(tape, parameters_.unrounded(position_embeddings_[axis]));
 }
 
 Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const {

@@ -12,10 +12,6 @@
 
 namespace perceiver {
 
-/// Whether a pass over `tokens` context tokens, of all examples together, projects the token table instead of
-/// the tokens (nn/blocks.h, Context): model.context_projection, or the smaller of the two.
-bool projects_table(const ModelConfig& config, int64_t tokens);
-
 class PerceiverAR {
  public:
   /// Allocates the parameters, uninitialised. `config` must be valid (config/validate.h).
@@ -50,6 +46,10 @@ class PerceiverAR {
   /// Makes the rotary tables reach to position `largest`.
   void extend_rotary_tables(int64_t largest) const;
   Variable embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const;
+  bool projects(const ModelInputs& inputs) const;
+  /// Makes the fixed position tables for the first pass that projects tables; they stay where they are.
+  void make_fixed_positions(const ModelInputs& inputs) const;
+  Variable centred_positions(Tape& tape, size_t axis) const;
   Context context_of(Tape& tape, const ModelInputs& inputs) const;
   Variable queries(Tape& tape, const ModelInputs& inputs) const;
   Variable trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const;
@@ -69,6 +69,7 @@ class PerceiverAR {
   std::vector<SelfBlock> self_;
   ops::NormParameters output_norm_;
   ops::LinearParameters output_;
+  mutable std::vector<Tensor> fixed_positions_;  ///< less their rows' means, unrounded; where projected and fixed
   mutable ops::RotaryTable cross_rotary_, self_rotary_;
   mutable int64_t rotary_positions_ = 0;  ///< rows of the rotary tables
 };

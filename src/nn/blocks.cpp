@@ -129,22 +129,38 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
                             const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
   const Variable q = ops::linear(tape, normal, q_);
-  const Variable kv = keys_and_values(tape, context, q.value.dtype());
+  const Variable kv = keys_and_values(tape, context, pass, q.value.dtype());
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
-  ops::rotary(tape, kv, 0, head_dim, pass.rotary, pass.key_positions);
   const Variable read = ops::attention(tape, {q, kv, 0, 0, width_, pass.batch, heads_, head_dim}, pass.mask);
   return ops::linear(tape, read, out_);
 }
 
-Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, DType type) const {
-  if (context.x.value) return ops::linear(tape, ops::layer_norm(tape, context.x, norm_kv_), kv_);
-  // In the accumulation type throughout, weights unrounded: it is V rows, and their gradients are sums over the
-  // whole batch that must not be rounded before the products.
+Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, const BlockPass& pass,
+                                     DType type) const {
+  if (!context.x.value) return projected(tape, context, pass, type);
+  const Variable kv = ops::linear(tape, ops::layer_norm(tape, context.x, norm_kv_), kv_);
+  ops::rotary(tape, kv, 0, width_ / heads_, pass.rotary, pass.key_positions);
+  return kv;
+}
+
+Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const {
+  // In the accumulation type throughout, weights unrounded: the gradients of the tables' rows are sums over the
+  // whole batch, which must not be rounded before the products.
   const ops::NormParameters norm{store_->unrounded(norm_kv_.scale), store_->unrounded(norm_kv_.offset)};
   const ops::LinearParameters kv{store_->unrounded(kv_.weight), store_->unrounded(kv_.bias)};
-  const Variable table = ops::linear(tape, ops::layer_norm(tape, context.table, norm), kv);
-  const ops::Lookup lookup{table, context.tokens, 1, 0};
-  return ops::embedding(tape, {&lookup, 1}, context.tokens.elements(), type);
+  ops::ProjectedTables tables{context.tables, context.rstd, {}};
+  if (context.rstd.value) {
+    const ops::LinearParameters scaled{ops::scale_columns(tape, kv.weight, norm.scale), {}};
+    for (ops::Lookup& term : tables.terms) term.table = ops::linear(tape, term.table, scaled);
+    const Variable row{norm.offset.value.reshaped({1, norm.offset.value.elements()}), norm.offset.gradient};
+    tables.offset = ops::linear(tape, row, kv);
+  } else {
+    for (ops::Lookup& term : tables.terms)
+      term.table = ops::linear(tape, ops::layer_norm(tape, term.table, norm), kv);
+  }
+  const int64_t rows = context.tables[0].ids.elements();
+  return ops::projected_rows(tape, tables, {pass.rotary, width_ / heads_, pass.key_positions}, rows, pass.batch,
+                             type);
 }
 
 }  // namespace perceiver

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "nn/parameters.h"
 #include "ops/ops.h"
@@ -50,13 +51,13 @@ class SelfBlock {
   Mlp mlp_;
 };
 
-/// What a CrossBlock reads: embedded tokens, or the token ids and their table. Without absolute positions a key
-/// and a value depend on the token alone; then projecting the table and gathering gives the same numbers as
-/// gathering and projecting, for the cost of V rows instead of B * C.
+/// What a CrossBlock reads: embedded tokens; or token ids, positions and their tables. A key and a value are
+/// functions of token and position alone: projecting the tables and gathering gives the same numbers as gathering
+/// and projecting, for the cost of the tables' rows instead of B * C (docs/projection.md).
 struct Context {
-  Variable x;      ///< [B * C, E]; no value: by table
-  Variable table;  ///< [V, E], unrounded
-  Tensor tokens;   ///< i32 [B * C]
+  Variable x;                        ///< [B * C, E]; no value: by tables
+  std::vector<ops::Lookup> tables;   ///< unrounded; where positions are absolute with rows less their means
+  Variable rstd;                     ///< [B * C], of the sums of the tables' rows; only for absolute positions
 };
 
 class CrossBlock {
@@ -64,12 +65,13 @@ class CrossBlock {
   void declare(ParameterStore& store, const std::string& name, const ModelConfig& config);
   /// z [B * M, Z] → [B * M, Z].
   Variable forward(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
+  /// Keys, rotated, and values, [B * C, 2 A] of `type`.
+  Variable keys_and_values(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
 
  private:
   Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
   Variable attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass) const;
-  /// Keys and values [B * C, 2 A], not yet rotated.
-  Variable keys_and_values(Tape& tape, const Context& context, DType type) const;
+  Variable projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
 
   const ParameterStore* store_ = nullptr;
   std::string name_;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "autograd/tape.h"
 
@@ -69,6 +70,34 @@ struct RotaryTable {
 /// Rotates `x` in place, from `column` on, heads of `head_dim` columns. `positions` is i32 [rows].
 void rotary(Tape& tape, const Variable& x, int64_t column, int64_t head_dim, const RotaryTable& table,
             const Tensor& positions);
+
+/// Rows that are rotated as part of another operation.
+struct RotaryUse {
+  RotaryTable table;
+  int64_t head_dim = 0;
+  Tensor positions;  ///< i32 [rows]
+};
+
+/// x less each row's mean. A constant where x is.
+Variable center_rows(Tape& tape, const Variable& x);
+
+/// x [rows, columns] with column c times scale[c].
+Variable scale_columns(Tape& tape, const Variable& x, const Variable& scale);
+
+/// LayerNorm's 1 / sqrt(variance + 1e-5) of each sum of looked-up rows, [rows], where the rows of every table have
+/// mean 0. `examples` divides the rows into as many stretches (kernels::ProjectedRows).
+Variable sum_rstd(Tape& tape, std::span<const Lookup> centred, int64_t rows, int64_t examples);
+
+/// Projected tables, in the accumulation type; `rstd` [rows] and `offset` [1, columns] both or neither.
+struct ProjectedTables {
+  std::vector<Lookup> terms;
+  Variable rstd, offset;
+};
+
+/// [rows, columns] of `type`: rotated(rstd * sum of the looked-up rows + offset), rounded once
+/// (docs/projection.md). A rotation only without rstd; its first head is column 0.
+Variable projected_rows(Tape& tape, const ProjectedTables& tables, const RotaryUse& rotary, int64_t rows,
+                        int64_t examples, DType type);
 
 /// Which keys each query sees; see kernels::Attention.
 struct AttentionMask {

@@ -1,0 +1,43 @@
+// Which way a pass makes keys and values of the context (docs/projection.md), and what it computes, counted.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/dtype.h"
+#include "perceiver/config.h"
+
+namespace perceiver {
+
+/// Work of all cross-attentions' keys and values in a training step, from token ids on, forward and backward.
+struct ProjectionWork {
+  double operations = 0;  ///< of matrix products: two a multiply-add
+  double elements = 0;    ///< read or written by everything else
+};
+
+/// Both for a pass over `tokens` context tokens, of all examples together.
+ProjectionWork direct_projection(const ModelConfig& config, int64_t tokens);
+ProjectionWork table_projection(const ModelConfig& config, int64_t tokens);
+
+/// Whether a pass of a model that computes in `type` projects the tables instead of the tokens:
+/// model.context_projection, or what takes less work.
+bool projects_tables(const ModelConfig& config, int64_t tokens, DType type);
+
+/// Context tokens of a pass over `examples` whole rows of the context length.
+int64_t context_tokens(const ModelConfig& config, int64_t examples, bool training);
+
+/// Floating-point operations of the matrix products of a training step over `examples` whole rows: three
+/// times those of forward, attention at its causal area, the context projected directly. What PyTorch would
+/// compute.
+double step_operations(const ModelConfig& config, int64_t examples);
+
+/// The same as this library computes it, in `type`.
+double executed_step_operations(const ModelConfig& config, int64_t examples, DType type);
+
+/// Rows of each axis' absolute position table; none for rotary positions.
+std::vector<int64_t> position_table_sizes(const ModelConfig& config);
+
+/// Whether the model has tables that are computed, not stored.
+bool has_fixed_positions(const ModelConfig& config);
+
+}  // namespace perceiver
