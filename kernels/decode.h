@@ -1,6 +1,6 @@
 // One decode step of Perceiver AR, fused: from the token to feed to the logits that follow it, for several
-// sequences ("slots") at once, in one kernel that a CUDA graph can hold. What changes from step to step lies on
-// the device, so that a recorded step can be replayed. The algorithm is told in kernels/cuda/decode.cu.
+// sequences ("slots") at once, in one kernel that a CUDA graph can hold. What changes from step to step lies
+// on the device, so that a recorded step can be replayed. The algorithm is told in kernels/cuda/decode.cu.
 //
 // Shapes: S slots, V vocabulary, E input channels, Z latent channels, A width of the cross-attention, L self
 // layers, X cross blocks, C rows of the context ring, R rows of the latent rings. T is `type`. All arrays are
@@ -74,16 +74,16 @@ struct DecodeStep {
   int64_t query_offset = 0;  // added to the position of queries and latents
 
   // Weights.
-  const void* token_embedding = nullptr;  // T [V, E]
-  int position_tables = 0;                // absolute positions: one table per axis, 0 for rotary
+  const void* token_embedding = nullptr;              // T [V, E]
+  int position_tables = 0;                            // absolute positions: one table per axis, 0 for rotary
   const void* position_table[kMaxDecodeTables] = {};  // T [size, E]
   DecodeLinear query;                                 // Linear_z [Z, E]
   int query_layers = 0;                               // query style mlp: [Z, Z] each, with query_activation
   DecodeLinear query_mlp[kMaxDecodeQueryLayers];
   Activation query_activation = Activation::squared_relu;
-  const DecodeCross* cross = nullptr;       // host [X]
-  const int64_t* cross_after = nullptr;     // host [X - 1]: cross block 1 + i follows this self layer; rising
-  const DecodeSelf* self = nullptr;         // host [L]
+  const DecodeCross* cross = nullptr;    // host [X]
+  const int64_t* cross_after = nullptr;  // host [X - 1]: cross block 1 + i follows this self layer; rising
+  const DecodeSelf* self = nullptr;      // host [L]
   DecodeNorm output_norm;
   DecodeLinear output;  // [V, Z]
   DecodeRotary cross_rotary, self_rotary;
@@ -93,9 +93,9 @@ struct DecodeStep {
   void* self_kv = nullptr;     // T [L, S, R, 2Z]
   void* context_kv = nullptr;  // T [X, S, C, 2A]; null with context_table
   // Rotary positions only: keys and values by token id, of which keys are rotated when they are read.
-  const void* context_table = nullptr;     // T [X, V, 2A]
-  int32_t* context_tokens = nullptr;       // [S, C]; the step writes one per active slot
-  int32_t* context_positions = nullptr;    // [S, C], likewise
+  const void* context_table = nullptr;   // T [X, V, 2A]
+  int32_t* context_tokens = nullptr;     // [S, C]; the step writes one per active slot
+  int32_t* context_positions = nullptr;  // [S, C], likewise
 
   // Per slot, i32 [S].
   const int32_t* token = nullptr;           // to feed
@@ -105,19 +105,19 @@ struct DecodeStep {
   const int32_t* context_row = nullptr;     // to write
   const int32_t* latent_count = nullptr;    // valid rows of the latent rings, this step's included
   const int32_t* latent_row = nullptr;      // to write
-  const int32_t* active = nullptr;          // 0: the slot is idle: no cache is written, logits are unspecified
+  const int32_t* active = nullptr;  // 0: the slot is idle: no cache is written, logits are unspecified
 
   float* logits = nullptr;  // [S, V]
-  /// decode_workspace() bytes, aligned to 256, of zeros before the first step; steps that share it run one after
-  /// the other.
+  /// decode_workspace() bytes, aligned to 256, of zeros before the first step; steps that share it run one
+  /// after the other.
   void* workspace = nullptr;
 };
 
 #ifdef PERCEIVER_CUDA
 namespace cuda {
 /// Whether decode_step takes this step on the launch's device: bf16, compute capability 9.0, up to 64 slots,
-/// widths that are multiples of 64 up to 1024 (Z and E of 128), head widths 32, 64 or 128. Pointers are looked
-/// at for presence and alignment alone.
+/// widths that are multiples of 64 up to 1024 (Z and E of 128), head widths 32, 64 or 128. Pointers are
+/// looked at for presence and alignment alone.
 bool decode_supports(const Launch& launch, const DecodeStep& step);
 /// Bytes of DecodeStep::workspace.
 int64_t decode_workspace(const Launch& launch, const DecodeStep& step);
