@@ -39,11 +39,9 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
                                     const DecodeLayout& layout, Actor& actor) {
   DecodeProgram program(a, reinterpret_cast<const DecodeCross*>(memory + layout.crosses),
                         reinterpret_cast<const DecodeSelf*>(memory + layout.selves));
-  const AttentionPlan cross{a.cross_shape, shared.cross_tiles, shared.cross_rows, a.context_row};
-  const AttentionPlan self{a.self_shape, shared.self_tiles, shared.self_rows, a.latent_row};
   Phase phase;
   while (program.next(phase)) {
-    const AttentionPlan& plan = phase.cross ? cross : self;
+    const AttentionPlan& plan = phase.cross ? shared.cross : shared.self;
     if (phase.attends) {
       actor.attention(phase.product.cache, plan);
     } else {
@@ -54,16 +52,25 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
   }
 }
 
-/// Tiles of one group of heads before each slot.
-__device__ inline void count_tiles(const int32_t* active, const int32_t* counts, int slots, int tile_rows,
-                                   int* rows, int* tiles_before) {
+/// What a thread reads of its slot, if it has one.
+__device__ inline void load_slot(const DecodeArguments& a, int slot, DecodeShared& shared) {
+  if (slot >= a.slots) return;
+  const bool active = a.active[slot] != 0;
+  shared.cross.rows[slot] = active ? a.context_count[slot] : 0;
+  shared.self.rows[slot] = active ? a.latent_count[slot] : 0;
+  shared.cross.fresh_row[slot] = a.context_row[slot];
+  shared.self.fresh_row[slot] = a.latent_row[slot];
+  shared.position[slot] = a.position[slot];
+}
+
+__device__ inline void count_tiles(int slots, const AttentionShape& shape, AttentionPlan& plan) {
+  plan.shape = shape;
   int tiles = 0;
   for (int s = 0; s < slots; ++s) {
-    tiles_before[s] = tiles;
-    rows[s] = active[s] != 0 ? counts[s] : 0;
-    tiles += (rows[s] + tile_rows - 1) / tile_rows;
+    plan.tiles_before[s] = tiles;
+    tiles += (plan.rows[s] + shape.tile_rows - 1) / shape.tile_rows;
   }
-  tiles_before[slots] = tiles;
+  plan.tiles_before[slots] = tiles;
 }
 
 template <typename Table>
@@ -90,14 +97,12 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
     }
     fence_async();
   }
-  if (threadIdx.x == 32)
-    count_tiles(a.active, a.context_count, a.slots, a.cross_shape.tile_rows, shared.cross_rows,
-                shared.cross_tiles);
-  if (threadIdx.x == 64)
-    count_tiles(a.active, a.latent_count, a.slots, a.self_shape.tile_rows, shared.self_rows,
-                shared.self_tiles);
+  load_slot(a, static_cast<int>(threadIdx.x), shared);
   copy_table(a.cross, a.crosses, memory + layout.crosses);
   copy_table(a.self, a.layers, memory + layout.selves);
+  __syncthreads();
+  if (threadIdx.x == 0) count_tiles(a.slots, a.cross_shape, shared.cross);
+  if (threadIdx.x == 32) count_tiles(a.slots, a.self_shape, shared.self);
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
     set_registers<kProducerRegisters, false>();

@@ -169,7 +169,7 @@ class DecodeConsumer {
     float2 bias{0, 0}, turn{1, 0}, old{0, 0};
   };
 
-  __device__ bool active(int slot) const { return shared_.self_rows[slot] > 0; }
+  __device__ bool active(int slot) const { return shared_.self.rows[slot] > 0; }
   __device__ float* latents() const { return a_.latents[which_]; }
 
   // ------------------------------------------------------------------ inputs
@@ -421,7 +421,7 @@ class DecodeConsumer {
     const int column = r.row < p.query_rows ? r.row : r.row - p.query_rows;
     const int head = column / shape.head_dim, channel = column % shape.head_dim;
     if (column >= shape.width || head >= shape.rotary_heads || channel >= 2 * shape.bands) return;
-    const int position = a_.position[slot_] + p.position_offset;
+    const int position = shared_.position[slot_] + p.position_offset;
     const int64_t entry = static_cast<int64_t>(abs(position)) * shape.bands + channel / 2;
     r.turn = {shape.cosine[entry], position < 0 ? -shape.sine[entry] : shape.sine[entry]};
   }

@@ -12,8 +12,8 @@ using bf16 = __nv_bfloat16;
 
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kConsumers = kConsumerWarps * 32;
-// The first warp behind them is the producer; the rest of its warpgroup is there for the registers alone, which are
-// given and taken by the warpgroup.
+// The first warp behind them is the producer; the rest of its warpgroup is there for the registers alone,
+// which are given and taken by the warpgroup.
 inline constexpr int kDecodeThreads = kConsumers + 128;
 inline constexpr int kConsumerRegisters = 224, kProducerRegisters = 64;
 
@@ -73,13 +73,20 @@ struct DecodeArguments {
   DecodeSelf self[kMaxDecodeLayers];
 };
 
-/// The beginning of shared memory; behind it lie the tables of layers, the inputs' rows, partial sums, the
+/// A kind of attention and its work in this step.
+struct AttentionPlan {
+  AttentionShape shape;
+  int tiles_before[kMaxSlots + 1];  // tiles of one group of heads before each slot
+  int rows[kMaxSlots];              // valid rows; 0: the slot is idle
+  int fresh_row[kMaxSlots];         // the row that this step writes
+};
+
+/// The beginning of shared memory; behind it lie the tables of blocks, the inputs' rows, partial sums, the
 /// ring.
 struct DecodeShared {
   uint64_t full[kMaxStages], empty[kMaxStages];
-  // Tiles of a group of heads before slot s, and valid rows (0: idle).
-  int cross_tiles[kMaxSlots + 1], self_tiles[kMaxSlots + 1];
-  int cross_rows[kMaxSlots], self_rows[kMaxSlots];
+  AttentionPlan cross, self;
+  int position[kMaxSlots];
 };
 
 /// Where things lie in shared memory, in bytes.
@@ -241,15 +248,6 @@ __device__ inline uint4 load_shared(uint32_t address) {
 enum class ProductInput { embedding, embedding_norm, latent, latent_norm, attended, hidden };
 /// Where it goes. `attention`: the first query_rows outputs to the queries, the rest to the cache.
 enum class ProductOutput { latent, latent_add, latent_activated, attention, hidden, logits };
-
-/// A kind of attention and the work of this step: tiles of one group of heads before each slot, [S + 1], and
-/// the valid rows of each slot, 0 where it is idle.
-struct AttentionPlan {
-  const AttentionShape& shape;
-  const int* tiles_before;
-  const int* rows;
-  const int32_t* fresh_row;  // [S]: the row of each slot's ring that this step writes
-};
 
 /// Outputs = W · input + bias for every slot.
 struct Product {

@@ -1,0 +1,222 @@
+// The fused decode step against a plain one in f64: shapes, ragged slots, idle slots, further cross blocks,
+// absolute positions, replays.
+#include <functional>
+
+#include "decode_problem.h"
+
+namespace perceiver::testing {
+namespace {
+
+constexpr double kBound =
+    4e-3;  // an input in a hundred is rounded the other way; a whole ulp each would be 6e-3
+
+class CudaDecode : public CudaTest {
+ protected:
+  /// Whether this device has the kernel; if not, says so.
+  bool supported(const DecodeStep& step) const {
+    cudaDeviceProp properties{};
+    require_cuda(cudaGetDeviceProperties(&properties, 0), "properties");
+    EXPECT_EQ(kernels::decode_supports(launch(), step), properties.major >= 9);
+    return properties.major >= 9;
+  }
+
+  void check(const DecodeShape& shape, const std::function<void(HostDecode&)>& change = {}) {
+    SCOPED_TRACE(::testing::Message() << shape.slots << " slots, widths " << shape.input << ' '
+                                      << shape.latent << ' ' << shape.attention);
+    HostDecode host(shape, 11);
+    if (change) change(host);
+    host.fill_caches();
+    const DeviceDecode device(launch(), host, shape.slots);
+    if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+    kernels::cuda::decode_step(launch(), device.step);
+    synchronize();
+    compare(host, device);
+  }
+
+  /// Runs the reference on `host`, whose caches it changes as the step must.
+  static void compare(HostDecode& host, const DeviceDecode& device) {
+    const std::vector<float> logits = device.logits->read();
+    const int64_t v = host.step.vocabulary;
+    for (int64_t s = 0; s < host.step.slots; ++s) {
+      if (host.actives[s] == 0) continue;
+      const DecodeReference::Row expected = DecodeReference(host.step, s).run();
+      const double error = relative_error(logits.data() + s * v, expected.data(), v);
+      EXPECT_LT(error, kBound) << "logits of slot " << s;
+      EXPECT_FALSE(std::isnan(error)) << "logits of slot " << s;
+    }
+    compare_cache(*device.context_kv, host.context_kv, 2 * host.step.attention_width, "context");
+    compare_cache(*device.self_kv, host.self_kv, 2 * host.step.latent_channels, "latents");
+  }
+
+  /// Rows that were not to be written have kept every bit.
+  static void compare_cache(const DeviceArray<Bits>& device, const std::vector<Bits>& host, int64_t width,
+                            const char* what) {
+    const std::vector<Bits> actual = device.read();
+    ASSERT_EQ(actual.size(), host.size());
+    for (int64_t row = 0; row < static_cast<int64_t>(host.size()) / width; ++row) {
+      const auto a = actual.begin() + row * width, e = host.begin() + row * width;
+      if (std::equal(a, a + width, e)) continue;
+      std::vector<float> x, y;
+      for (int64_t i = 0; i < width; ++i) x.push_back(bf16_value(a[i])), y.push_back(bf16_value(e[i]));
+      const double error = relative_error(x.data(), y.data(), width);
+      ASSERT_LT(error, kBound) << what << ", row " << row;
+      ASSERT_FALSE(std::isnan(error)) << what << ", row " << row;
+    }
+  }
+};
+
+TEST_F(CudaDecode, Widths) {
+  check({});
+  check({.input = 1024, .latent = 1024, .attention = 1024, .cross_heads = 16, .self_heads = 16});
+  check({.input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 4});
+  check({.input = 256, .latent = 512, .attention = 256, .cross_heads = 8, .self_heads = 8});
+  check({.input = 256, .latent = 128, .attention = 128, .cross_heads = 2, .self_heads = 1});
+  check({.vocabulary = 17, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
+  check({.vocabulary = 1, .input = 32, .latent = 32, .attention = 32, .cross_heads = 1, .self_heads = 1});
+  check({.input = 1024,
+         .latent = 768,
+         .attention = 768,
+         .cross_heads = 12,
+         .self_heads = 6,
+         .self_widening = 1});
+}
+
+TEST_F(CudaDecode, Slots) {
+  for (const int64_t slots : {2, 3, 7, 8, 9, 16, 17, 32, 33, 64}) check({.slots = slots});
+  check({.slots = 5, .input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 8});
+  check({.slots = 64, .input = 256, .latent = 512, .attention = 256, .cross_heads = 2, .self_heads = 16});
+  check({.slots = 20, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
+}
+
+TEST_F(CudaDecode, ManyRows) {
+  for (const int64_t slots : {1, 2, 12})
+    check({.slots = slots,
+           .input = 256,
+           .latent = 256,
+           .attention = 256,
+           .cross_heads = 4,
+           .self_heads = 4,
+           .context_rows = 5000,
+           .latent_rows = 1030},
+          [](HostDecode& host) {
+            host.set_slot(0, 5000, 4999, 1030, 0, true);
+            if (host.shape.slots > 1) host.set_slot(1, 1, 0, 1, 0, true);
+          });
+}
+
+TEST_F(CudaDecode, FewRows) {
+  for (const int32_t rows : {1, 2, 3, 31, 33, 64, 65})
+    for (const int32_t fresh : {0, rows / 2, rows - 1})
+      check({.latent = 256, .self_heads = 4, .context_rows = 65, .latent_rows = 65},
+            [=](HostDecode& host) { host.set_slot(0, rows, fresh, rows, fresh, true); });
+}
+
+TEST_F(CudaDecode, IdleSlots) {
+  for (const int64_t slots : {4, 18})
+    check({.slots = slots}, [](HostDecode& host) {
+      host.actives[0] = 0;
+      host.set_slot(2, -7, 1 << 30, -7, 1 << 30, false);
+      host.tokens[2] = host.positions[2] = 1 << 30;
+      host.actives.back() = 0;
+    });
+  check({.slots = 2}, [](HostDecode& host) { host.actives = {0, 0}; });
+}
+
+TEST_F(CudaDecode, Variants) {
+  for (const Activation activation :
+       {Activation::squared_relu, Activation::relu, Activation::gelu, Activation::silu, Activation::identity})
+    check({.activation = activation});
+  check({.slots = 3, .query_residual = false, .biases = false, .query_offset = 1});
+  check({.slots = 10, .layers = 4, .cross_after = {0, 2}});
+  check({.layers = 3, .cross_after = {1, 2}});
+  check({.slots = 2, .query_layers = 1});
+  check({.slots = 9, .query_activation = Activation::gelu, .query_layers = 3});
+  check({.slots = 2, .position_tables = 3});
+  check({.slots = 2, .rotary_fraction = 1, .rotary_heads = 0.5});
+  check({.rotary_fraction = 0});
+}
+
+TEST_F(CudaDecode, NegativePositions) {
+  check({.slots = 2}, [](HostDecode& host) { host.positions = {-5, -17}; });
+}
+
+/// Steps are replayed from a graph, each with the caches and counts that the one before left.
+TEST_F(CudaDecode, Replays) {
+  DecodeShape shape{.slots = 3, .layers = 3, .context_rows = 30, .latent_rows = 20};
+  HostDecode host(shape, 5);
+  for (int64_t s = 0; s < 3; ++s) host.set_slot(s, 5, 4, 4, 3, true);
+  host.fill_caches();
+  const DeviceDecode device(launch(), host, shape.slots);
+  if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+  const auto stream = static_cast<cudaStream_t>(launch().stream);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  kernels::cuda::decode_step(launch(), device.step);
+  require_cuda(cudaStreamEndCapture(stream, &graph), "capture");
+  require_cuda(cudaGraphInstantiate(&replay, graph, 0), "graph");
+  for (int step = 0; step < 12; ++step) {
+    const auto advance = [&](std::vector<int32_t>& numbers, const int32_t* to) {
+      for (int32_t& x : numbers) ++x;
+      require_cuda(cudaMemcpy(const_cast<int32_t*>(to), numbers.data(), 12, cudaMemcpyHostToDevice),
+                   "advance");
+    };
+    advance(host.contexts, device.step.context_count), advance(host.context_places, device.step.context_row);
+    advance(host.latents, device.step.latent_count), advance(host.latent_places, device.step.latent_row);
+    advance(host.tokens, device.step.token), advance(host.positions, device.step.position);
+    for (int32_t& token : host.tokens) token %= 200;
+    for (int32_t& position : host.positions) position %= 30;
+    require_cuda(
+        cudaMemcpy(const_cast<int32_t*>(device.step.token), host.tokens.data(), 12, cudaMemcpyHostToDevice),
+        "tokens");
+    require_cuda(cudaMemcpy(const_cast<int32_t*>(device.step.position), host.positions.data(), 12,
+                            cudaMemcpyHostToDevice),
+                 "positions");
+    require_cuda(cudaGraphLaunch(replay, stream), "replay");
+    synchronize();
+    compare(host, device);
+  }
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+}
+
+/// Sums are taken in an order that depends on the shapes alone.
+TEST_F(CudaDecode, Repeatable) {
+  for (const int64_t slots : {1, 6, 40}) {
+    HostDecode host({.slots = slots, .latent = 512, .self_heads = 8, .context_rows = 600, .latent_rows = 300},
+                    3);
+    const DeviceDecode device(launch(), host, slots);
+    if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+    std::vector<float> first;
+    for (int i = 0; i < 50; ++i) {
+      require_cuda(cudaMemset(device.logits->data(), 0xFF, device.logits->size() * 4), "poison");
+      kernels::cuda::decode_step(launch(), device.step);
+      synchronize();
+      const std::vector<float> logits = device.logits->read();
+      if (i == 0) first = logits;
+      ASSERT_EQ(std::memcmp(logits.data(), first.data(), first.size() * 4), 0) << "in run " << i;
+    }
+  }
+}
+
+/// What the kernel cannot do is left to the general path.
+TEST_F(CudaDecode, Unsupported) {
+  HostDecode host({.slots = 1}, 1);
+  DeviceDecode device(launch(), host, 1);
+  if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+  const auto refused = [&](auto change) {
+    DecodeStep step = device.step;
+    change(step);
+    return !kernels::decode_supports(launch(), step);
+  };
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.type = DType::f32; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.slots = 65; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.latent_channels = 2048; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.self_heads = 8; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.layers = 129; }));
+  EXPECT_TRUE(
+      refused([](DecodeStep& s) { s.output.weight = static_cast<const Bits*>(s.output.weight) + 1; }));
+}
+
+}  // namespace
+}  // namespace perceiver::testing
