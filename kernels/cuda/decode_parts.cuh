@@ -15,7 +15,9 @@ inline constexpr int kConsumers = kConsumerWarps * 32;
 // The first warp behind them is the producer; the rest of its warpgroup is there for the registers alone,
 // which are given and taken by the warpgroup.
 inline constexpr int kDecodeThreads = kConsumers + 128;
-inline constexpr int kConsumerRegisters = 224, kProducerRegisters = 64;
+// Together what 384 threads start with, 168 each: more than the block has would be waited for forever.
+inline constexpr int kConsumerRegisters = 224, kProducerRegisters = 56;
+static_assert(kConsumers * kConsumerRegisters + 128 * kProducerRegisters <= kDecodeThreads * 168);
 
 // A tile of weights: up to 8 rows by 1024 columns. Rows are padded by 64 bytes, so that the 8 lanes of a
 // 16-byte access, four to a row, fall on different banks.
