@@ -32,7 +32,7 @@
 namespace perceiver::kernels::cuda {
 namespace {
 
-#ifdef PERCEIVER_HOPPER
+#ifdef PERCEIVER_DECODE_SM90
 
 template <typename Actor>
 __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
@@ -86,7 +86,7 @@ __device__ inline void copy_table(const Table* from, int count, unsigned char* t
 template <int kSlots>
 __global__ void __launch_bounds__(kDecodeThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArguments a) {
-#if defined(PERCEIVER_HOPPER)
+#if defined(PERCEIVER_DECODE_SM90)
   extern __shared__ __align__(128) unsigned char memory[];
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
   const DecodeLayout layout(a.slots, a.crosses, a.layers);

@@ -12,7 +12,7 @@
 #include "kernels/cuda/decode_parts.cuh"
 
 namespace perceiver::kernels::cuda {
-#ifdef PERCEIVER_HOPPER
+#ifdef PERCEIVER_DECODE_SM90
 
 inline constexpr float kLowest = -1e30f;  // finite, so that the difference of two is 0
 
@@ -81,7 +81,8 @@ class DecodeAttention {
   __device__ __forceinline__ void run(RingCursor& cursor) {
     const int* before = plan_.tiles_before;
     const int groups = shape_.groups;
-    const Share share(before[a_.slots] * groups);
+    const int total = before[a_.slots] * groups;
+    const Share share(total, attention_blocks(total));
     int slot = 0;
     for (int i = share.begin; i < share.end;) {
       while (i >= before[slot + 1] * groups) ++slot;
@@ -222,6 +223,7 @@ class PartialSum {
     const int mine = first < count ? (count - first + step - 1) / step : 0;
     parts += first * stride;
     stride *= step;
+#pragma unroll 1
     for (int block = 0; block < mine; block += 32)
       add_block(parts + block * stride, stride, min(32, mine - block));
   }
@@ -231,9 +233,9 @@ class PartialSum {
     if (lane() == 0) *reinterpret_cast<float2*>(to + 32 * N) = {largest_, denominator_};
   }
   __device__ void write_quotient(bf16* to) const {
+    const float inverse = denominator_ > 0 ? __frcp_rn(denominator_) : 0;
 #pragma unroll
-    for (int i = 0; i < N; ++i)
-      to[lane() * N + i] = __float2bfloat16_rn(denominator_ > 0 ? out_[i] / denominator_ : 0);
+    for (int i = 0; i < N; ++i) to[lane() * N + i] = __float2bfloat16_rn(out_[i] * inverse);
   }
 
  private:
@@ -253,6 +255,7 @@ class PartialSum {
     largest_ = largest;
 #pragma unroll
     for (int i = 0; i < N; ++i) out_[i] *= factor;
+#pragma unroll 1
     for (int j = 0; j < count; j += kUnroll) {
       if (j > 0) load(parts + j * stride, stride, count - j, x);
 #pragma unroll

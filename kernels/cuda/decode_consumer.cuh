@@ -13,7 +13,7 @@
 #include "kernels/cuda/decode_attention.cuh"
 
 namespace perceiver::kernels::cuda {
-#ifdef PERCEIVER_HOPPER
+#ifdef PERCEIVER_DECODE_SM90
 
 inline constexpr float kNormEpsilon = 1e-5f;
 
@@ -141,6 +141,7 @@ class DecodeConsumer {
     const InputRows input = make_input(p, plan, tiles);
     load_old(p, result);
     uint4 a[kTogether][kBlocks][kHalves];  // this thread's part of A
+#pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += kPassTiles) {
       if (first > tiles.begin) {
         consumer_barrier();  // the sums are read
@@ -213,6 +214,7 @@ class DecodeConsumer {
     const bool norm = p.input == Input::latent_norm || p.input == Input::embedding_norm;
     if (norm && first < a_.slots) row.load_norm(p.norm, p.columns);
     grid_.wait();
+#pragma unroll 1
     for (int slot = first; slot < a_.slots; slot += step) {
       if (p.input == Input::latent || p.input == Input::latent_norm) {
         row.load(latents() + slot * p.columns, p.columns);
@@ -228,6 +230,7 @@ class DecodeConsumer {
     row.clear();
     if (!active(slot)) return;
     row.add(a_.token_embedding + static_cast<int64_t>(a_.token[slot]) * a_.input, a_.input);
+#pragma unroll 1
     for (int t = 0; t < a_.position_tables; ++t)
       row.add(a_.position_table[t] +
                   static_cast<int64_t>(a_.table_position[slot * a_.position_tables + t]) * a_.input,
@@ -238,6 +241,7 @@ class DecodeConsumer {
   /// All heads of all slots, into shared memory.
   __device__ void combine_all(const AttentionPlan& plan) {
     const AttentionShape& shape = plan.shape;
+#pragma unroll 1
     for (int i = warp_; i < a_.slots * shape.heads; i += kConsumerWarps) {
       const int slot = i / shape.heads, head = i % shape.heads;
       combine<false>(plan, slot, head, rows_ + slot * (kRowPitch / 2) + head * shape.head_dim);
@@ -252,6 +256,7 @@ class DecodeConsumer {
     const bool by_block = count < 4 * blocks;
     const int first = static_cast<int>(blockIdx.x) + (by_block ? 0 : warp_ * blocks);
     const int step = blocks * (by_block ? 1 : kConsumerWarps);
+#pragma unroll 1
     for (int i = first; i < count; i += step) {
       const int slot = i / shape.heads, head = i % shape.heads;
       bf16* to = rows + slot * shape.width + head * shape.head_dim;
@@ -283,8 +288,9 @@ class DecodeConsumer {
     const int total = plan.tiles_before[a_.slots] * shape.groups;
     const int tiles = plan.tiles_before[slot + 1] - plan.tiles_before[slot];
     const int begin = plan.tiles_before[slot] * shape.groups + group * tiles;
-    const int first = tiles > 0 ? Share::owner(begin, total) : 0;
-    const int count = tiles > 0 ? Share::owner(begin + tiles - 1, total) - first + 1 : 0;
+    const unsigned blocks = attention_blocks(total);
+    const int first = tiles > 0 ? Share::owner(begin, total, blocks) : 0;
+    const int count = tiles > 0 ? Share::owner(begin + tiles - 1, total, blocks) - first + 1 : 0;
     const float* parts = partial_result(a_, shape, slot, group, first) + within * stride;
     PartialSum<N, false> sum;
     if constexpr (!kByBlock) {
@@ -310,8 +316,10 @@ class DecodeConsumer {
                                            bool first_pass, uint4 (&a)[kTogether][kBlocks][kHalves]) {
     const int column_tiles = (p.columns + kTileColumns - 1) / kTileColumns;
     const bool keeps = column_tiles <= kTogether;
+#pragma unroll 1
     for (int tile = 0; tile < count; ++tile) {
       float c[kChains][kRowTiles][4] = {};
+#pragma unroll 1
       for (int begin = 0; begin < column_tiles; begin += kTogether) {
         if (!keeps || (tile == 0 && first_pass)) load_inputs(p, input, begin, a);
 #pragma unroll

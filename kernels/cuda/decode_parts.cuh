@@ -126,7 +126,7 @@ __device__ inline void consumer_barrier() {
 }
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define PERCEIVER_HOPPER 1
+#define PERCEIVER_DECODE_SM90 1
 
 __device__ inline void barrier_expect(uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -218,17 +218,27 @@ class GridBarrier {
   unsigned long long target_ = 0;  // of thread 0
 };
 
-/// This block's share of `count` things.
+/// This block's share of `count` things, dealt to the first `blocks` blocks.
 struct Share {
   int begin, end;
-  __device__ explicit Share(int count)
-      : begin(static_cast<int>(static_cast<unsigned>(count) * blockIdx.x / gridDim.x)),
-        end(static_cast<int>(static_cast<unsigned>(count) * (blockIdx.x + 1) / gridDim.x)) {}
+  __device__ explicit Share(int count, unsigned blocks = gridDim.x)
+      : begin(begin_of(blockIdx.x, count, blocks)), end(begin_of(blockIdx.x + 1, count, blocks)) {}
   /// The block that has thing i.
-  __device__ static int owner(int i, int count) {
-    return static_cast<int>((static_cast<unsigned>(i + 1) * gridDim.x - 1) / static_cast<unsigned>(count));
+  __device__ static int owner(int i, int count, unsigned blocks) {
+    return static_cast<int>((static_cast<unsigned>(i + 1) * blocks - 1) / static_cast<unsigned>(count));
+  }
+
+ private:
+  __device__ static int begin_of(unsigned block, int count, unsigned blocks) {
+    return static_cast<int>(static_cast<unsigned>(count) * min(block, blocks) / blocks);
   }
 };
+
+/// The blocks that tiles of attention are dealt to: none of them without a tile, so that the partial results
+/// of a head come from blocks without a gap.
+__device__ inline unsigned attention_blocks(int tiles) {
+  return min(gridDim.x, max(1u, static_cast<unsigned>(tiles)));
+}
 
 // What other blocks wrote during this kernel is read past the first-level cache.
 __device__ inline float4 load_fresh(const float* from) {

@@ -7,7 +7,7 @@
 #include "kernels/cuda/decode_parts.cuh"
 
 namespace perceiver::kernels::cuda {
-#ifdef PERCEIVER_HOPPER
+#ifdef PERCEIVER_DECODE_SM90
 
 class DecodeProducer {
  public:
@@ -37,7 +37,8 @@ class DecodeProducer {
   __device__ __forceinline__ void attention(const bf16* cache, const AttentionPlan& plan) {
     const AttentionShape& shape = plan.shape;
     const int *tiles_before = plan.tiles_before, *rows = plan.rows;
-    const Share share(tiles_before[a_.slots] * shape.groups);
+    const int total = tiles_before[a_.slots] * shape.groups;
+    const Share share(total, attention_blocks(total));
     int slot = 0;
     for (int i = share.begin; i < share.end; ++i) {
       while (i >= tiles_before[slot + 1] * shape.groups) ++slot;

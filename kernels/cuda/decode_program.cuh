@@ -5,7 +5,7 @@
 #include "kernels/cuda/decode_parts.cuh"
 
 namespace perceiver::kernels::cuda {
-#ifdef PERCEIVER_HOPPER
+#ifdef PERCEIVER_DECODE_SM90
 
 class DecodeProgram {
  public:
