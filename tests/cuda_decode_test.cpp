@@ -1,14 +1,20 @@
 // The fused decode step against a plain one in f64: shapes, ragged slots, idle slots, further cross blocks,
 // absolute positions, replays.
+#include <bit>
 #include <functional>
+#include <string>
 
 #include "decode_problem.h"
 
 namespace perceiver::testing {
 namespace {
 
-constexpr double kBound =
-    4e-3;  // an input in a hundred is rounded the other way; a whole ulp each would be 6e-3
+// Sums in f32 round a few inputs of products and cached rows the other way than the reference's in f64, each
+// of which moves what follows by a part of its ulp. The reference itself in f32, its sums changed by up to
+// 3e-6, ends up to 6.4e-3 from the one in f64 on these problems, and 3.6e-3 in a problem's mean.
+constexpr double kBound = 8e-3, kMeanBound = 5e-3;
+constexpr int64_t kSlotsOfMean = 5;  // a mean of fewer says little
+constexpr int kReports = 8;          // deviating rows told of each cache
 
 class CudaDecode : public CudaTest {
  protected:
@@ -30,38 +36,90 @@ class CudaDecode : public CudaTest {
     if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
     kernels::cuda::decode_step(launch(), device.step);
     synchronize();
+    const std::vector<float> first = device.logits->read();
+    // Once more, with the workspace as the first step left it.
+    kernels::cuda::decode_step(launch(), device.step);
+    synchronize();
+    compare_repeated(host, first, device.logits->read());
     compare(host, device);
+  }
+
+  static void compare_repeated(const HostDecode& host, const std::vector<float>& first,
+                               const std::vector<float>& second) {
+    const int64_t v = host.step.vocabulary;
+    for (int64_t i = 0; i < static_cast<int64_t>(first.size()); ++i) {
+      if (host.actives[static_cast<size_t>(i / v)] == 0) continue;
+      ASSERT_EQ(std::bit_cast<uint32_t>(first[static_cast<size_t>(i)]),
+                std::bit_cast<uint32_t>(second[static_cast<size_t>(i)]))
+          << "the same step twice: logit " << i % v << " of " << slot_text(host, i / v) << ", "
+          << first[static_cast<size_t>(i)] << " and " << second[static_cast<size_t>(i)];
+    }
   }
 
   /// Runs the reference on `host`, whose caches it changes as the step must.
   static void compare(HostDecode& host, const DeviceDecode& device) {
     const std::vector<float> logits = device.logits->read();
     const int64_t v = host.step.vocabulary;
+    double sum = 0;
+    int64_t count = 0;
     for (int64_t s = 0; s < host.step.slots; ++s) {
-      if (host.actives[s] == 0) continue;
+      if (host.actives[static_cast<size_t>(s)] == 0) continue;
       const DecodeReference::Row expected = DecodeReference(host.step, s).run();
       const double error = relative_error(logits.data() + s * v, expected.data(), v);
-      EXPECT_LT(error, kBound) << "logits of slot " << s;
-      EXPECT_FALSE(std::isnan(error)) << "logits of slot " << s;
+      EXPECT_LT(error, kBound) << "logits of " << slot_text(host, s);
+      sum += error, ++count;
     }
-    compare_cache(*device.context_kv, host.context_kv, 2 * host.step.attention_width, "context");
-    compare_cache(*device.self_kv, host.self_kv, 2 * host.step.latent_channels, "latents");
+    if (count >= kSlotsOfMean) {
+      EXPECT_LT(sum / static_cast<double>(count), kMeanBound) << "mean of slots";
+    }
+    compare_cache(*device.context_kv, host.context_kv, host, host.shape.context_rows, host.shape.attention,
+                  host.shape.cross_heads, "context of cross block");
+    compare_cache(*device.self_kv, host.self_kv, host, host.shape.latent_rows, host.shape.latent,
+                  host.shape.self_heads, "latents of self layer");
   }
 
-  /// Rows that were not to be written have kept every bit.
-  static void compare_cache(const DeviceArray<Bits>& device, const std::vector<Bits>& host, int64_t width,
+  /// Rows that were not to be written have kept every bit. Tells the first rows that differ, in the order in
+  /// which the step makes them.
+  static void compare_cache(const DeviceArray<Bits>& device, const std::vector<Bits>& host,
+                            const HostDecode& problem, int64_t ring_rows, int64_t width, int64_t heads,
                             const char* what) {
     const std::vector<Bits> actual = device.read();
     ASSERT_EQ(actual.size(), host.size());
-    for (int64_t row = 0; row < static_cast<int64_t>(host.size()) / width; ++row) {
-      const auto a = actual.begin() + row * width, e = host.begin() + row * width;
-      if (std::equal(a, a + width, e)) continue;
+    int reports = 0;
+    for (int64_t row = 0; row < static_cast<int64_t>(host.size()) / (2 * width); ++row) {
+      const auto a = actual.begin() + row * 2 * width, e = host.begin() + row * 2 * width;
+      if (std::equal(a, a + 2 * width, e)) continue;
       std::vector<float> x, y;
-      for (int64_t i = 0; i < width; ++i) x.push_back(bf16_value(a[i])), y.push_back(bf16_value(e[i]));
-      const double error = relative_error(x.data(), y.data(), width);
-      ASSERT_LT(error, kBound) << what << ", row " << row;
-      ASSERT_FALSE(std::isnan(error)) << what << ", row " << row;
+      for (int64_t i = 0; i < 2 * width; ++i) x.push_back(bf16_value(a[i])), y.push_back(bf16_value(e[i]));
+      const double error = relative_error(x.data(), y.data(), 2 * width);
+      if (error < kBound) continue;
+      const int64_t slot = row / ring_rows % problem.shape.slots;
+      ADD_FAILURE() << what << ' ' << row / ring_rows / problem.shape.slots << ", row " << row % ring_rows
+                    << " of " << slot_text(problem, slot) << ": error " << error << ", "
+                    << worst_head(x, y, width / heads, heads);
+      if (++reports == kReports) return;
     }
+  }
+
+  static std::string slot_text(const HostDecode& host, int64_t slot) {
+    const auto s = static_cast<size_t>(slot);
+    return (::testing::Message() << "slot " << slot << " (context " << host.contexts[s] << ", latents "
+                                 << host.latents[s] << ", rows written " << host.context_places[s] << " and "
+                                 << host.latent_places[s] << ')')
+        .GetString();
+  }
+  /// Of a row of keys and values.
+  static std::string worst_head(const std::vector<float>& x, const std::vector<float>& y, int64_t head_dim,
+                                int64_t heads) {
+    double worst = -1;
+    int64_t at = 0;
+    for (int64_t h = 0; h < 2 * heads && !std::isnan(worst); ++h) {
+      const double error = relative_error(x.data() + h * head_dim, y.data() + h * head_dim, head_dim);
+      if (!(error <= worst)) worst = error, at = h;
+    }
+    return (::testing::Message() << (at < heads ? "keys" : "values") << " of head " << at % heads << ' '
+                                 << worst)
+        .GetString();
   }
 };
 
@@ -144,8 +202,10 @@ TEST_F(CudaDecode, NegativePositions) {
 TEST_F(CudaDecode, Replays) {
   DecodeShape shape{.slots = 3, .layers = 3, .context_rows = 30, .latent_rows = 20};
   HostDecode host(shape, 5);
-  for (int64_t s = 0; s < 3; ++s) host.set_slot(s, 5, 4, 4, 3, true);
+  // As a step before has left it: every row up to the last one written holds something.
+  for (int64_t s = 0; s < 3; ++s) host.set_slot(s, 5, 5, 4, 4, true);
   host.fill_caches();
+  for (int64_t s = 0; s < 3; ++s) host.set_slot(s, 5, 4, 4, 3, true);
   const DeviceDecode device(launch(), host, shape.slots);
   if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
   const auto stream = static_cast<cudaStream_t>(launch().stream);
@@ -174,6 +234,7 @@ TEST_F(CudaDecode, Replays) {
                  "positions");
     require_cuda(cudaGraphLaunch(replay, stream), "replay");
     synchronize();
+    SCOPED_TRACE(::testing::Message() << "step " << step);
     compare(host, device);
   }
   cudaGraphExecDestroy(replay);

@@ -239,7 +239,7 @@ class PartialSum {
   }
 
  private:
-  static constexpr int kUnroll = 8;
+  static constexpr int kUnroll = kShared || N == 4 ? 8 : 16;  // results on their way at once
   __device__ static int lane() {
     return static_cast<int>(threadIdx.x) % 32;
   }

@@ -61,18 +61,18 @@ class NormRow {
     }
   }
   __device__ void normalise(int columns) {
-    const float n = static_cast<float>(columns);
+    const float inverse = 1.0f / static_cast<float>(columns);
     float sum = 0, squares = 0;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) sum += (x_[p].x + x_[p].y) + (x_[p].z + x_[p].w);
-    const float mean = warp_sum(sum) / n;
+    const float mean = warp_sum(sum) * inverse;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       if (column(p) >= columns) continue;
       const float a = x_[p].x - mean, b = x_[p].y - mean, c = x_[p].z - mean, d = x_[p].w - mean;
       squares += (a * a + b * b) + (c * c + d * d);
     }
-    const float rstd = rsqrtf(warp_sum(squares) / n + kNormEpsilon);
+    const float rstd = rsqrtf(warp_sum(squares) * inverse + kNormEpsilon);
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const float2 s0 = unpack(scale_[p].x), s1 = unpack(scale_[p].y);
@@ -111,7 +111,7 @@ template <int kSlots>
 class DecodeConsumer {
   static constexpr int kHalves = kSlots / 8;  // of 16 rows of A
   static constexpr int kRowTiles = kSlots < 16 ? 1 : kSlots / 16;
-  static constexpr int kChains = kSlots == 8 ? 2 : 1;                       // of dependent products
+  static constexpr int kChains = kSlots == 8 ? 4 : 1;                       // of dependent products
   static constexpr int kTogether = kSlots == 8 ? 4 : kSlots == 16 ? 2 : 1;  // tile columns whose A is held
   static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;        // of 32 columns, of a warp
   static constexpr int kPassTiles = 64 / kSlots;
@@ -138,9 +138,11 @@ class DecodeConsumer {
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
     Result result = expect_result(p, plan, tiles, tiles.begin);
-    const InputRows input = make_input(p, plan, tiles);
     load_old(p, result);
+    const InputRows input = make_input(p, plan, tiles);
+    if (tiles.begin == tiles.end) return;
     uint4 a[kTogether][kBlocks][kHalves];  // this thread's part of A
+    load_inputs(p, input, 0, a);           // on every path, lest its registers are kept for all phases
 #pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += kPassTiles) {
       if (first > tiles.begin) {
@@ -148,7 +150,7 @@ class DecodeConsumer {
         result = expect_result(p, plan, tiles, first);
         load_old(p, result);
       }
-      multiply(p, input, min(kPassTiles, tiles.end - first), first == tiles.begin, a);
+      multiply(p, input, min(kPassTiles, tiles.end - first), a);
       consumer_barrier();
       if (result.valid) finish(p, plan, result, total(result.tile));
     }
@@ -170,8 +172,12 @@ class DecodeConsumer {
     float2 bias{0, 0}, turn{1, 0}, old{0, 0};
   };
 
-  __device__ bool active(int slot) const { return shared_.self.rows[slot] > 0; }
-  __device__ float* latents() const { return a_.latents[which_]; }
+  __device__ bool active(int slot) const {
+    return shared_.self.rows[slot] > 0;
+  }
+  __device__ float* latents() const {
+    return a_.latents[which_];
+  }
 
   // ------------------------------------------------------------------ inputs
 
@@ -313,7 +319,7 @@ class DecodeConsumer {
 
   /// Adds up this warp's columns of some tiles and leaves the sums in shared memory, [tile, warp, slot, 8].
   __device__ __forceinline__ void multiply(const Product& p, const InputRows& input, int count,
-                                           bool first_pass, uint4 (&a)[kTogether][kBlocks][kHalves]) {
+                                           uint4 (&a)[kTogether][kBlocks][kHalves]) {
     const int column_tiles = (p.columns + kTileColumns - 1) / kTileColumns;
     const bool keeps = column_tiles <= kTogether;
 #pragma unroll 1
@@ -321,7 +327,7 @@ class DecodeConsumer {
       float c[kChains][kRowTiles][4] = {};
 #pragma unroll 1
       for (int begin = 0; begin < column_tiles; begin += kTogether) {
-        if (!keeps || (tile == 0 && first_pass)) load_inputs(p, input, begin, a);
+        if (!keeps) load_inputs(p, input, begin, a);
 #pragma unroll
         for (int j = 0; j < kTogether; ++j) {
           if (begin + j >= column_tiles) break;
@@ -373,8 +379,8 @@ class DecodeConsumer {
       for (int m = 0; m < kRowTiles; ++m) {
         const uint4 low = a[b][2 * m];
         const uint4 high = kSlots == 8 ? uint4{0, 0, 0, 0} : a[b][(2 * m + 1) % kHalves];
-        multiply_add(c[0][m], {low.x, high.x, low.y, high.y}, w[b].x, w[b].y);
-        multiply_add(c[kChains - 1][m], {low.z, high.z, low.w, high.w}, w[b].z, w[b].w);
+        multiply_add(c[2 * b % kChains][m], {low.x, high.x, low.y, high.y}, w[b].x, w[b].y);
+        multiply_add(c[(2 * b + 1) % kChains][m], {low.z, high.z, low.w, high.w}, w[b].z, w[b].w);
       }
     }
   }
@@ -386,7 +392,8 @@ class DecodeConsumer {
       const int slot = h * 8 + lane_ / 4, m = h / 2, e = h % 2 * 2;
       if (slot >= a_.slots) continue;
       float2 pair{c[0][m][e], c[0][m][e + 1]};
-      if constexpr (kChains == 2) pair.x += c[1][m][e], pair.y += c[1][m][e + 1];
+#pragma unroll
+      for (int i = 1; i < kChains; ++i) pair.x += c[i][m][e], pair.y += c[i][m][e + 1];
       *reinterpret_cast<float2*>(to + slot * kTileRows) = pair;
     }
   }
@@ -434,6 +441,8 @@ class DecodeConsumer {
     r.turn = {shape.cosine[entry], position < 0 ? -shape.sine[entry] : shape.sine[entry]};
   }
 
+  /// All products with the latents as outputs are dealt alike, hence this thread wrote what it loads: no need
+  /// to wait for other blocks.
   __device__ void load_old(const Product& p, Result& r) const {
     if (r.valid && p.output == Output::latent_add)
       r.old = __ldcg(reinterpret_cast<const float2*>(latents() + slot_ * p.rows + r.row));

@@ -186,36 +186,39 @@ struct RingCursor {
 };
 
 /// A barrier over all consumers of the grid, in two halves. The count of arrivals only ever grows, by a
-/// multiple of the grid in every launch, so that it needs no reset.
+/// multiple of the grid in every launch, so that it needs no reset. A thread of the last warp publishes and
+/// polls: the first warp has the most to do in between.
 class GridBarrier {
  public:
   __device__ explicit GridBarrier(unsigned long long* arrivals) : arrivals_(arrivals) {
-    if (threadIdx.x != 0) return;
+    if (threadIdx.x != kLeader) return;
     const unsigned long long now = load();
     target_ = now - now % gridDim.x;
   }
   /// Publishes what the consumers of this block wrote.
   __device__ void arrive() {
     consumer_barrier();
-    if (threadIdx.x != 0) return;
+    if (threadIdx.x != kLeader) return;
     target_ += gridDim.x;
     asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(arrivals_) : "memory");
   }
   __device__ void wait() {
-    if (threadIdx.x == 0)
+    if (threadIdx.x == kLeader)
       while (load() < target_) {
       }
     consumer_barrier();
   }
 
  private:
+  static constexpr unsigned kLeader = kConsumers - 32;
+
   __device__ unsigned long long load() const {
     unsigned long long value;
     asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(arrivals_) : "memory");
     return value;
   }
   unsigned long long* arrivals_;
-  unsigned long long target_ = 0;  // of thread 0
+  unsigned long long target_ = 0;  // of the leader
 };
 
 /// This block's share of `count` things, dealt to the first `blocks` blocks.
