@@ -9,6 +9,8 @@
 // combined in their order.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/decode_parts.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -239,7 +241,8 @@ class PartialSum {
   }
 
  private:
-  static constexpr int kUnroll = kShared || N == 4 ? 8 : 16;  // results on their way at once
+  static constexpr int kUnroll = 8;  // results on their way at once
+  using Channels = std::conditional_t<N == 1, float, std::conditional_t<N == 2, float2, float4>>;
   __device__ static int lane() {
     return static_cast<int>(threadIdx.x) % 32;
   }
@@ -247,7 +250,7 @@ class PartialSum {
   __device__ void add_block(const float* parts, int64_t stride, int count) {
     float2 own{kLowest, 0};
     if (lane() < count) own = read(reinterpret_cast<const float2*>(parts + lane() * stride + 32 * N));
-    float x[kUnroll][N];
+    alignas(16) float x[kUnroll][N];
     load(parts, stride, count, x);
     const float largest = fmaxf(largest_, warp_max(own.x)), factor = exp2_fast(largest_ - largest);
     const float weight = exp2_fast(own.x - largest);
@@ -267,10 +270,13 @@ class PartialSum {
     }
   }
   __device__ void load(const float* parts, int64_t stride, int count, float (&x)[kUnroll][N]) const {
+    parts += lane() * N;
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u)
-#pragma unroll
-      for (int i = 0; i < N; ++i) x[u][i] = u < count ? read(parts + u * stride + lane() * N + i) : 0;
+    for (int u = 0; u < kUnroll; ++u) {
+      Channels& channels = *reinterpret_cast<Channels*>(x[u]);
+      channels = Channels{};
+      if (u < count) channels = read(reinterpret_cast<const Channels*>(parts + u * stride));
+    }
   }
   template <typename Value>
   __device__ static Value read(const Value* from) {

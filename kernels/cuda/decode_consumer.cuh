@@ -157,8 +157,9 @@ class DecodeConsumer {
   }
 
   __device__ __forceinline__ void attention(const bf16* cache, const AttentionPlan& plan) {
+    DecodeAttention work(a_, shared_, ring_, sums_, cache, plan);
     grid_.wait();
-    DecodeAttention(a_, shared_, ring_, sums_, cache, plan).run(cursor_);
+    work.run(cursor_);
   }
 
  private:

@@ -237,10 +237,12 @@ struct Share {
   }
 };
 
-/// The blocks that tiles of attention are dealt to: none of them without a tile, so that the partial results
-/// of a head come from blocks without a gap.
+/// The blocks that tiles of attention are dealt to: as few as do not raise the largest share, so that shares
+/// end where heads do if they can. None of them is without a tile: the partial results of a head come from
+/// blocks without a gap.
 __device__ inline unsigned attention_blocks(int tiles) {
-  return min(gridDim.x, max(1u, static_cast<unsigned>(tiles)));
+  const unsigned count = max(1u, static_cast<unsigned>(tiles)), share = (count - 1) / gridDim.x + 1;
+  return (count - 1) / share + 1;
 }
 
 // What other blocks wrote during this kernel is read past the first-level cache.
