@@ -72,17 +72,18 @@ class CudaDecode : public CudaTest {
     if (count >= kSlotsOfMean) {
       EXPECT_LT(sum / static_cast<double>(count), kMeanBound) << "mean of slots";
     }
-    compare_cache(*device.context_kv, host.context_kv, host, host.shape.context_rows, host.shape.attention,
-                  host.shape.cross_heads, "context of cross block");
-    compare_cache(*device.self_kv, host.self_kv, host, host.shape.latent_rows, host.shape.latent,
-                  host.shape.self_heads, "latents of self layer");
+    const DecodeShape& shape = host.shape;
+    compare_cache(*device.context_kv, host.context_kv, host, host.context_places, shape.context_rows,
+                  shape.attention, shape.cross_heads, "context of cross block");
+    compare_cache(*device.self_kv, host.self_kv, host, host.latent_places, shape.latent_rows, shape.latent,
+                  shape.self_heads, "latents of self layer");
   }
 
   /// Rows that were not to be written have kept every bit. Tells the first rows that differ, in the order in
   /// which the step makes them.
   static void compare_cache(const DeviceArray<Bits>& device, const std::vector<Bits>& host,
-                            const HostDecode& problem, int64_t ring_rows, int64_t width, int64_t heads,
-                            const char* what) {
+                            const HostDecode& problem, const std::vector<int32_t>& places, int64_t ring_rows,
+                            int64_t width, int64_t heads, const char* what) {
     const std::vector<Bits> actual = device.read();
     ASSERT_EQ(actual.size(), host.size());
     int reports = 0;
@@ -92,8 +93,10 @@ class CudaDecode : public CudaTest {
       std::vector<float> x, y;
       for (int64_t i = 0; i < 2 * width; ++i) x.push_back(bf16_value(a[i])), y.push_back(bf16_value(e[i]));
       const double error = relative_error(x.data(), y.data(), 2 * width);
-      if (error < kBound) continue;
       const int64_t slot = row / ring_rows % problem.shape.slots;
+      const auto s = static_cast<size_t>(slot);
+      const bool written = problem.actives[s] != 0 && row % ring_rows == places[s];
+      if (written && error < kBound) continue;
       ADD_FAILURE() << what << ' ' << row / ring_rows / problem.shape.slots << ", row " << row % ring_rows
                     << " of " << slot_text(problem, slot) << ": error " << error << ", "
                     << worst_head(x, y, width / heads, heads);
@@ -236,6 +239,10 @@ TEST_F(CudaDecode, Replays) {
     synchronize();
     SCOPED_TRACE(::testing::Message() << "step " << step);
     compare(host, device);
+    // The reference goes on from the same rows, lest roundings add up over the steps.
+    const std::vector<Bits> context_kv = device.context_kv->read(), self_kv = device.self_kv->read();
+    std::copy(context_kv.begin(), context_kv.end(), host.context_kv.begin());
+    std::copy(self_kv.begin(), self_kv.end(), host.self_kv.begin());
   }
   cudaGraphExecDestroy(replay);
   cudaGraphDestroy(graph);
