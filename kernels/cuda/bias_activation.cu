@@ -3,6 +3,7 @@
 // Both walk down the columns (column_grid.cuh): the bias, and in backward the thread's share of its gradient,
 // stay in registers. Forward reads pre and writes pre and out; backward reads pre and d_out and writes d_pre;
 // each once. The bias gradient's parts go through the workspace (column_sums.cu).
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/column_sums.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -12,35 +13,6 @@ constexpr int kBackwardBlocks = 3;  // of a multiprocessor, as many as the regis
 
 // Backward reads two matrices, so that two rows in flight are as many bytes as four in forward.
 using BackwardGrid = BasicColumnGrid<2>;
-
-constexpr float kGeluSlope = 0.7978845608028654f;  // sqrt(2 / pi)
-constexpr float kGeluCubic = 0.044715f;
-
-__device__ inline float sigmoid(float x) {
-  return __fdividef(1.0f, 1.0f + expf(-x));
-}
-
-/// GELU's tanh form written with a sigmoid, (1 + tanh u) / 2 = sigmoid(2u), which keeps its relative accuracy
-/// where tanh is near -1; this is 2u.
-__device__ inline float gelu_argument(float x) {
-  return 2 * kGeluSlope * (x + kGeluCubic * x * x * x);
-}
-
-__device__ inline float activated(Activation activation, float x) {
-  switch (activation) {
-    case Activation::identity:
-      return x;
-    case Activation::squared_relu:
-      return x < 0 ? 0 : x * x;
-    case Activation::relu:
-      return x < 0 ? 0 : x;
-    case Activation::silu:
-      return x * sigmoid(x);
-    case Activation::gelu:
-      return x * sigmoid(gelu_argument(x));
-  }
-  return x;
-}
 
 /// Within two units in the last place, and 0 for 0.
 __device__ inline float fast_sqrt(float x) {

@@ -1,0 +1,292 @@
+// What the parts of the fused decode step share: its arguments, the layout of shared memory, the ring of
+// weight tiles, the barrier over the whole grid, and the few instructions of Hopper that these need.
+#pragma once
+
+#include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/vector.cuh"
+#include "kernels/decode.h"
+
+namespace perceiver::kernels::cuda {
+
+using bf16 = __nv_bfloat16;
+
+inline constexpr int kConsumerWarps = 8;
+inline constexpr int kConsumers = kConsumerWarps * 32;
+// The first warp behind them is the producer; the rest of its warpgroup is there for the registers alone,
+// which are given and taken by the warpgroup.
+inline constexpr int kDecodeThreads = kConsumers + 128;
+// Together what 384 threads start with, 168 each: more than the block has would be waited for forever.
+inline constexpr int kConsumerRegisters = 224, kProducerRegisters = 56;
+static_assert(kConsumers * kConsumerRegisters + 128 * kProducerRegisters <= kDecodeThreads * 168);
+
+// A tile of weights: up to 8 rows by 1024 columns. Rows are padded by 64 bytes, so that the 8 lanes of a
+// 16-byte access, four to a row, fall on different banks.
+inline constexpr int kTileRows = 8;
+inline constexpr int kTileColumns = 1024;
+inline constexpr int kRowPitch = kTileColumns * 2 + 64;
+inline constexpr int kStageBytes = kTileRows * kRowPitch;
+inline constexpr int kCacheTileBytes = 16384;  // a tile of keys and values
+inline constexpr int kMaxStages = 16;
+
+inline constexpr int kMaxSlots = 64;
+inline constexpr int kMaxChannels = 1024;  // of what is normalised
+inline constexpr float kLog2E = 1.4426950408889634f;
+
+/// One kind of attention. Its keys and values are read in tiles of `tile_rows` rows by `group` heads.
+struct AttentionShape {
+  int width, heads, head_dim;
+  int group, groups;  // heads of a tile; heads / group
+  int tile_rows;
+  int ring_rows;
+  bool separate;  // partial results are combined in a phase of its own, not by every reader
+  int bands, rotary_heads;
+  const float* cosine;
+  const float* sine;
+};
+
+struct DecodeArguments {
+  int slots, vocabulary, input, latent, layers, crosses, query_layers, position_tables, stages;
+  int cross_hidden, self_hidden, query_offset;
+  Activation activation, query_activation;
+  bool query_residual;
+  AttentionShape cross_shape, self_shape;
+
+  const bf16* token_embedding;
+  const bf16* position_table[kMaxDecodeTables];
+  DecodeLinear query, output;
+  DecodeLinear query_mlp[kMaxDecodeQueryLayers];
+  DecodeNorm output_norm;
+  bf16* self_kv;
+  bf16* context_kv;
+  const int32_t *token, *position, *table_position, *context_count, *context_row, *latent_count, *latent_row,
+      *active;
+  float* logits;
+
+  // In the workspace.
+  unsigned long long* arrivals;
+  float* latents[2];  // [S, Z]; two for the layers of the query's MLP
+  float* queries;     // [S, max(Z, A)], rotated, times softmax scale times log2(e)
+  bf16* hidden;       // [S, widest hidden]
+  bf16* rows[2];      // [S, widest input]: inputs of products, where shared memory does not hold them
+  float* partials;    // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
+
+  int cross_after[kMaxDecodeCrosses];
+  DecodeCross cross[kMaxDecodeCrosses];
+  DecodeSelf self[kMaxDecodeLayers];
+};
+
+/// A kind of attention and its work in this step.
+struct AttentionPlan {
+  AttentionShape shape;
+  int tiles_before[kMaxSlots + 1];  // tiles of one group of heads before each slot
+  int rows[kMaxSlots];              // valid rows; 0: the slot is idle
+  int fresh_row[kMaxSlots];         // the row that this step writes
+};
+
+/// The beginning of shared memory; behind it lie the tables of blocks, the inputs' rows, partial sums, the
+/// ring.
+struct DecodeShared {
+  uint64_t full[kMaxStages], empty[kMaxStages];
+  AttentionPlan cross, self;
+  int position[kMaxSlots];
+};
+
+/// Where things lie in shared memory, in bytes.
+struct DecodeLayout {
+  int crosses, selves, rows, sums, ring;
+  __host__ __device__ static int align(int bytes) { return (bytes + 127) / 128 * 128; }
+  __host__ __device__ DecodeLayout(int slots, int cross_count, int layer_count) {
+    crosses = align(static_cast<int>(sizeof(DecodeShared)));
+    selves = crosses + align(cross_count * static_cast<int>(sizeof(DecodeCross)));
+    rows = selves + align(layer_count * static_cast<int>(sizeof(DecodeSelf)));
+    sums = rows + (slots > 8 ? 0 : align(slots * kRowPitch));
+    ring = sums + align(sums_bytes(slots));
+  }
+  /// Outputs of one pass of a product, summed over the warps; or partial results of attention.
+  __host__ __device__ static int sums_bytes(int slots) {
+    const int products = pass_tiles(slots) * kConsumerWarps * slots * kTileRows * 4, attention = 9216;
+    return products > attention ? products : attention;
+  }
+  /// Tiles of 8 outputs in one pass: at most 64 (tile, slot) pairs, hence a pair of outputs per thread.
+  __host__ __device__ static int pass_tiles(int slots) {
+    return slots <= 8 ? 8 : slots <= 16 ? 4 : slots <= 32 ? 2 : 1;
+  }
+};
+
+__device__ inline void barrier_init(uint32_t barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
+__device__ inline void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ inline void consumer_barrier() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define PERCEIVER_DECODE_SM90 1
+
+__device__ inline void barrier_expect(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+/// Bytes (a multiple of 16) by the copy engine; their arrival is counted by `barrier`.
+__device__ inline void copy_bulk(uint32_t target, const void* source, int bytes, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+      "l"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+/// Makes the barrier's phase wait for this thread's copies so far.
+__device__ inline void copies_arrive(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ inline void fence_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// Changes the number of registers of this thread; all of the warpgroup call it.
+template <int kRegisters, bool kMore>
+__device__ inline void set_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  if constexpr (kMore) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+  } else {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+  }
+#endif
+}
+
+/// A place in the ring.
+struct RingCursor {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void advance(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+/// A barrier over all consumers of the grid, in two halves. The count of arrivals only ever grows, by a
+/// multiple of the grid in every launch, so that it needs no reset. A thread of the last warp publishes and
+/// polls: the first warp has the most to do in between.
+class GridBarrier {
+ public:
+  __device__ explicit GridBarrier(unsigned long long* arrivals) : arrivals_(arrivals) {
+    if (threadIdx.x != kLeader) return;
+    const unsigned long long now = load();
+    target_ = now - now % gridDim.x;
+  }
+  /// Publishes what the consumers of this block wrote.
+  __device__ void arrive() {
+    consumer_barrier();
+    if (threadIdx.x != kLeader) return;
+    target_ += gridDim.x;
+    asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(arrivals_) : "memory");
+  }
+  __device__ void wait() {
+    if (threadIdx.x == kLeader)
+      while (load() < target_) {
+      }
+    consumer_barrier();
+  }
+
+ private:
+  static constexpr unsigned kLeader = kConsumers - 32;
+
+  __device__ unsigned long long load() const {
+    unsigned long long value;
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(arrivals_) : "memory");
+    return value;
+  }
+  unsigned long long* arrivals_;
+  unsigned long long target_ = 0;  // of the leader
+};
+
+/// This block's share of `count` things, dealt to the first `blocks` blocks.
+struct Share {
+  int begin, end;
+  __device__ explicit Share(int count, unsigned blocks = gridDim.x)
+      : begin(begin_of(blockIdx.x, count, blocks)), end(begin_of(blockIdx.x + 1, count, blocks)) {}
+  /// The block that has thing i.
+  __device__ static int owner(int i, int count, unsigned blocks) {
+    return static_cast<int>((static_cast<unsigned>(i + 1) * blocks - 1) / static_cast<unsigned>(count));
+  }
+
+ private:
+  __device__ static int begin_of(unsigned block, int count, unsigned blocks) {
+    return static_cast<int>(static_cast<unsigned>(count) * min(block, blocks) / blocks);
+  }
+};
+
+/// The blocks that tiles of attention are dealt to: as few as do not raise the largest share, so that shares
+/// end where heads do if they can. None of them is without a tile: the partial results of a head come from
+/// blocks without a gap.
+__device__ inline unsigned attention_blocks(int tiles) {
+  const unsigned count = max(1u, static_cast<unsigned>(tiles)), share = (count - 1) / gridDim.x + 1;
+  return (count - 1) / share + 1;
+}
+
+// What other blocks wrote during this kernel is read past the first-level cache.
+__device__ inline float4 load_fresh(const float* from) {
+  return __ldcg(reinterpret_cast<const float4*>(from));
+}
+__device__ inline uint4 load_fresh(const bf16* from) {
+  return __ldcg(reinterpret_cast<const uint4*>(from));
+}
+
+__device__ inline uint4 load_shared(uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(address));
+  return x;
+}
+
+/// What a product reads.
+enum class ProductInput { embedding, embedding_norm, latent, latent_norm, attended, hidden };
+/// Where it goes. `attention`: the first query_rows outputs to the queries, the rest to the cache.
+enum class ProductOutput { latent, latent_add, latent_activated, attention, hidden, logits };
+
+/// Outputs = W · input + bias for every slot.
+struct Product {
+  DecodeLinear linear;
+  int rows, columns;  // outputs, inputs
+  ProductInput input;
+  ProductOutput output;
+  DecodeNorm norm;
+  Activation activation;
+  int query_rows, position_offset;  // for `attention`
+  bf16* cache;                      // [S, ring_rows, 2 * width]
+};
+
+/// A phase of the step: a product, or attention of the queries over a cache (product.cache).
+struct Phase {
+  bool attends;
+  bool cross;  // which plan `attended`, `attention` and attends refer to
+  bool ends;   // other blocks wait for it
+  bool swaps;  // the latents are now in the other buffer
+  Product product;
+};
+
+#endif
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,104 @@
+// The producer warp of the fused decode step: walks through the same phases as the consumers and brings the
+// block's weights and cache rows into the ring, as far ahead as the ring is deep. It waits for free stages
+// alone, never for another block: what it reads was written before the kernel began, but for the cache row
+// that this step writes, of which the consumers take a copy of their own.
+#pragma once
+
+#include "kernels/cuda/decode_parts.cuh"
+
+namespace perceiver::kernels::cuda {
+#ifdef PERCEIVER_DECODE_SM90
+
+class DecodeProducer {
+ public:
+  __device__ DecodeProducer(const DecodeArguments& a, DecodeShared& shared, uint32_t ring)
+      : a_(a), shared_(shared), ring_(ring), lane_(static_cast<int>(threadIdx.x) % 32) {}
+
+  __device__ void arrive() {}
+  __device__ void swap_latents() {}
+
+  __device__ __forceinline__ void product(const Product& p, const AttentionPlan&) {
+    const Share tiles((p.rows + kTileRows - 1) / kTileRows);
+    const bf16* weight = static_cast<const bf16*>(p.linear.weight);
+    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+      const int rows = min(kTileRows, p.rows - tile * kTileRows);
+      const bf16* row = weight + static_cast<int64_t>(tile * kTileRows + lane_) * p.columns;
+      for (int column = 0; column < p.columns; column += kTileColumns) {
+        const int bytes = min(kTileColumns, p.columns - column) * 2;
+        const uint32_t full = acquire();
+        if (lane_ == 0) barrier_expect(full, rows * bytes);
+        __syncwarp();
+        if (lane_ < rows) copy_bulk(stage() + lane_ * kRowPitch, row + column, bytes, full);
+        cursor_.advance(a_.stages);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void attention(const bf16* cache, const AttentionPlan& plan) {
+    const AttentionShape& shape = plan.shape;
+    const int *tiles_before = plan.tiles_before, *rows = plan.rows;
+    const int total = tiles_before[a_.slots] * shape.groups;
+    const Share share(total, attention_blocks(total));
+    int slot = 0;
+    for (int i = share.begin; i < share.end; ++i) {
+      while (i >= tiles_before[slot + 1] * shape.groups) ++slot;
+      const int tiles = tiles_before[slot + 1] - tiles_before[slot];
+      const int within = i - tiles_before[slot] * shape.groups;
+      const int group = within / tiles, first = within % tiles * shape.tile_rows;
+      const int count = min(shape.tile_rows, rows[slot] - first);
+      const bf16* from = cache + (static_cast<int64_t>(slot) * shape.ring_rows + first) * (2 * shape.width);
+      const uint32_t full = acquire();
+      if (shape.groups == 1) {
+        copy_rows(from, count * shape.width * 4, full);
+      } else {
+        copy_heads(shape, from, group, count, full);
+      }
+      cursor_.advance(a_.stages);
+    }
+  }
+
+ private:
+  __device__ uint32_t stage() const { return ring_ + cursor_.stage * kStageBytes; }
+
+  /// Waits until the consumers are done with the next stage; returns the barrier that counts its arrivals.
+  __device__ uint32_t acquire() const {
+    barrier_wait(shared_address(&shared_.empty[cursor_.stage]), cursor_.parity ^ 1);
+    fence_async();
+    return shared_address(&shared_.full[cursor_.stage]);
+  }
+
+  /// Whole rows, which lie behind one another.
+  __device__ void copy_rows(const bf16* from, int bytes, uint32_t full) const {
+    if (lane_ != 0) return;
+    barrier_expect(full, bytes);
+    copy_bulk(stage(), from, bytes, full);
+  }
+
+  /// Keys and values of one group of heads: from each row two pieces.
+  __device__ void copy_heads(const AttentionShape& shape, const bf16* from, int group, int rows,
+                             uint32_t full) const {
+    const int columns = shape.group * shape.head_dim;  // of a piece, a power of two
+    const int shift = __ffs(columns / 8) - 1;          // accesses of a piece, as a power of two
+    const int accesses = rows << (shift + 1);
+    from += group * columns;
+#pragma unroll 8
+    for (int i = lane_; i < accesses; i += 32) {
+      const int row = i >> (shift + 1), piece = i >> shift & 1, access = i & ((1 << shift) - 1);
+      copy_async(stage() + i * 16,
+                 from + static_cast<int64_t>(row) * (2 * shape.width) + piece * shape.width + access * 8,
+                 true);
+    }
+    copies_arrive(full);
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(full);
+  }
+
+  const DecodeArguments& a_;
+  DecodeShared& shared_;
+  uint32_t ring_;
+  int lane_;
+  RingCursor cursor_;
+};
+
+#endif
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,138 @@
+// One decode step of Perceiver AR, fused: from the token to feed to the logits that follow it, for several
+// sequences ("slots") at once, in one kernel that a CUDA graph can hold. What changes from step to step lies
+// on the device, so that a recorded step can be replayed. The algorithm is told in kernels/cuda/decode.cu.
+//
+// Shapes: S slots, V vocabulary, E input channels, Z latent channels, A width of the cross-attention, L self
+// layers, X cross blocks, C rows of the context ring, R rows of the latent rings. T is `type`. All arrays are
+// row-major, contiguous, on the device and aligned to 16 bytes.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "core/launch.h"
+#include "perceiver/config.h"
+
+namespace perceiver::kernels {
+
+using perceiver::Launch;
+
+/// y = W x + b; weight T [out, in], bias T [out] or null.
+struct DecodeLinear {
+  const void* weight = nullptr;
+  const void* bias = nullptr;
+};
+
+/// LayerNorm over the channels, epsilon 1e-5; both T [channels].
+struct DecodeNorm {
+  const void* scale = nullptr;
+  const void* offset = nullptr;
+};
+
+/// A cross block. mlp_0 widens, mlp_1 narrows.
+struct DecodeCross {
+  DecodeNorm norm_q, norm_kv, norm_mlp;
+  DecodeLinear q;      // [A, Z]
+  DecodeLinear kv;     // [2A, E], keys first; not used with context_table
+  DecodeLinear out;    // [Z, A]
+  DecodeLinear mlp_0;  // [cross_widening * Z, Z]
+  DecodeLinear mlp_1;  // [Z, cross_widening * Z]
+};
+
+struct DecodeSelf {
+  DecodeNorm norm, norm_mlp;
+  DecodeLinear qkv;    // [3Z, Z]: q, k, v
+  DecodeLinear out;    // [Z, Z]
+  DecodeLinear mlp_0;  // [self_widening * Z, Z]
+  DecodeLinear mlp_1;  // [Z, self_widening * Z]
+};
+
+/// As ops::RotaryTable: f32 [positions, bands] for |position|; the first 2 * bands channels of the first
+/// `heads` heads turn. bands = 0: no rotary positions.
+struct DecodeRotary {
+  const void* cosine = nullptr;
+  const void* sine = nullptr;
+  int64_t bands = 0, heads = 0;
+};
+
+inline constexpr int kMaxDecodeTables = 4;
+inline constexpr int kMaxDecodeLayers = 128;
+inline constexpr int kMaxDecodeCrosses = 8;
+inline constexpr int kMaxDecodeQueryLayers = 4;
+
+/// Every row count must be at least 1 for an active slot, and a slot's row to write lies below its count. The
+/// arrays of blocks are on the host and copied by the call.
+struct DecodeStep {
+  DType type = DType::bf16;
+  int64_t slots = 0, vocabulary = 0, input_channels = 0, latent_channels = 0, attention_width = 0;
+  int64_t cross_heads = 0, self_heads = 0, cross_widening = 4, self_widening = 4;
+  int64_t layers = 0, cross_blocks = 1;
+  int64_t context_rows = 0;  // C
+  int64_t latent_rows = 0;   // R
+  Activation activation = Activation::squared_relu;
+  bool query_residual = true;
+  int64_t query_offset = 0;  // added to the position of queries and latents
+
+  // Weights.
+  const void* token_embedding = nullptr;              // T [V, E]
+  int position_tables = 0;                            // absolute positions: one table per axis, 0 for rotary
+  const void* position_table[kMaxDecodeTables] = {};  // T [size, E]
+  DecodeLinear query;                                 // Linear_z [Z, E]
+  int query_layers = 0;                               // query style mlp: [Z, Z] each, with query_activation
+  DecodeLinear query_mlp[kMaxDecodeQueryLayers];
+  Activation query_activation = Activation::squared_relu;
+  const DecodeCross* cross = nullptr;    // host [X]
+  const int64_t* cross_after = nullptr;  // host [X - 1]: cross block 1 + i follows this self layer; rising
+  const DecodeSelf* self = nullptr;      // host [L]
+  DecodeNorm output_norm;
+  DecodeLinear output;  // [V, Z]
+  DecodeRotary cross_rotary, self_rotary;
+
+  // Caches. A row is K (rotated) then V; the step writes one row per active slot. The order of rows in a ring
+  // does not matter.
+  void* self_kv = nullptr;     // T [L, S, R, 2Z]
+  void* context_kv = nullptr;  // T [X, S, C, 2A]; null with context_table
+  // Rotary positions only: keys and values by token id, of which keys are rotated when they are read.
+  const void* context_table = nullptr;   // T [X, V, 2A]
+  int32_t* context_tokens = nullptr;     // [S, C]; the step writes one per active slot
+  int32_t* context_positions = nullptr;  // [S, C], likewise
+
+  // Per slot, i32 [S].
+  const int32_t* token = nullptr;           // to feed
+  const int32_t* position = nullptr;        // its rotary position (0 without rotary positions)
+  const int32_t* table_position = nullptr;  // [S, position_tables]: its row in each position table
+  const int32_t* context_count = nullptr;   // valid rows of the context ring, this step's included
+  const int32_t* context_row = nullptr;     // to write
+  const int32_t* latent_count = nullptr;    // valid rows of the latent rings, this step's included
+  const int32_t* latent_row = nullptr;      // to write
+  const int32_t* active = nullptr;  // 0: the slot is idle: no cache is written, logits are unspecified
+
+  float* logits = nullptr;  // [S, V]
+  /// decode_workspace() bytes, aligned to 256, of zeros before the first step; steps that share it run one
+  /// after the other.
+  void* workspace = nullptr;
+};
+
+#ifdef PERCEIVER_CUDA
+namespace cuda {
+/// Whether decode_step takes this step on the launch's device: bf16, compute capability 9.0, up to 64 slots,
+/// widths that are multiples of 64 up to 1024 (Z and E of 128), head widths 32, 64 or 128. Pointers are
+/// looked at for presence and alignment alone.
+bool decode_supports(const Launch& launch, const DecodeStep& step);
+/// Bytes of DecodeStep::workspace.
+int64_t decode_workspace(const Launch& launch, const DecodeStep& step);
+/// One step, enqueued; neither waits nor allocates.
+void decode_step(const Launch& launch, const DecodeStep& step);
+}  // namespace cuda
+#endif
+
+/// Whether there is a fused step for this device and shape; if not, the step is made of single operations.
+inline bool decode_supports([[maybe_unused]] const Launch& launch, [[maybe_unused]] const DecodeStep& step) {
+#ifdef PERCEIVER_CUDA
+  return launch.device.kind == DeviceKind::cuda && cuda::decode_supports(launch, step);
+#else
+  return false;
+#endif
+}
+
+}  // namespace perceiver::kernels
