@@ -13,6 +13,7 @@
 
 #include "core/dtype.h"
 #include "core/launch.h"
+#include "kernels/generation.h"
 #include "perceiver/config.h"
 
 namespace perceiver::kernels {
@@ -568,7 +569,12 @@ struct Exchange {
   K(lamb, Lamb)                                              \
   K(adafactor, Adafactor)                                    \
   K(moving_average, MovingAverage)                           \
-  K(exchange, Exchange)
+  K(exchange, Exchange)                                      \
+  K(row_products, RowProducts)                               \
+  K(write_rows, WriteRows)                                   \
+  K(ring_attention, RingAttention)                           \
+  K(sample, Sample)                                          \
+  K(advance_slots, AdvanceSlots)
 
 // Declares each kernel of each backend, and the function that calls the one of the launch's device.
 #ifdef PERCEIVER_CUDA

@@ -35,6 +35,17 @@ works sample "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8
 cp "$work/out" "$work/first"
 works sample-again "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --seed 3
 cmp -s "$work/out" "$work/first" || fail "the same seed gave another text"
+for policy in exact refill stream; do works "policy $policy" "$program" sample --checkpoint "$model" --prompt "To be" --tokens 40 --policy $policy --latents 8 --at-context-end drop; prints "^To be"; done
+works count "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --count 3 --batch 2 --seed 3; prints "^--- 3"
+grep -q -F "$(head -1 "$work/first")" "$work/out" || fail "the first of several is not what it is alone"
+printf 'To be\n\nor not\n' > "$work/prompts.txt"
+works prompts "$program" sample --checkpoint "$model" --prompts-file "$work/prompts.txt" --tokens 8 --best-of 3 --json; prints '"prompt": "or not"'
+printf '"To\\nbe"\n{"prompt": "or"}\n' > "$work/prompts.jsonl"
+works prompts-json "$program" sample --checkpoint "$model" --prompts-file "$work/prompts.jsonl" --tokens 4 --json; prints '"prompt": "To.nbe"'
+works forced "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4 --logit-bias 68=1000,69=-inf --stop AA --json; prints '"ending": "stop"'
+works penalty "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4 --repetition-penalty 1.3 --stop-token 70,71
+works policies "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --policy exact,refill,stream --latents 8 --max-tokens 50; prints "stream"
+works bench-decode "$program" bench decode --checkpoint "$model" --batch 1,2 --tokens 4; prints '"fraction"'
 works explain "$program" config --explain model; prints "model.latents"
 for config in "$source"/configs/*.yaml "$source"/configs/*/*.yaml; do works "$config" "$program" config "$config"; prints "context_length"; done
 works bench "$program" bench train --config "$source/configs/copy32.yaml" --set train.batch=2 --steps 2 --warmup 1; prints '"tflops"'
@@ -93,6 +104,17 @@ refuses 2 "did you mean 'sample'" "$program" sampl
 refuses 2 "no such checkpoint" "$program" info "$work/none"
 refuses 2 "temperature" "$program" sample --checkpoint "$model" --temperature nan
 refuses 2 "top-p" "$program" sample --checkpoint "$model" --top-p 0
+refuses 2 "policy" "$program" sample --checkpoint "$model" --policy best
+refuses 2 "latents" "$program" sample --checkpoint "$model" --latents -3
+refuses 2 "refill" "$program" sample --checkpoint "$model" --refill 1000
+refuses 2 "tokens" "$program" sample --checkpoint "$model" --tokens -1
+refuses 2 "count" "$program" sample --checkpoint "$model" --count 0
+refuses 2 "stop token 999" "$program" sample --checkpoint "$model" --stop-token 999
+refuses 2 "ID=VALUE" "$program" sample --checkpoint "$model" --logit-bias 5:1
+refuses 2 "stop string" "$program" sample --checkpoint "$model" --stop ""
+refuses 2 "cannot open.*none.txt" "$program" sample --checkpoint "$model" --prompts-file "$work/none.txt"
+refuses 2 "policy 'best'" "$program" eval --checkpoint "$model" --policy best
+refuses 2 "one of them" "$program" bench decode
 refuses 2 "validation" "$program" eval --checkpoint "$model" --split valid
 head -c 1000 "$model" > "$work/cut.safetensors"
 refuses 2 "cut.safetensors" "$program" info "$work/cut.safetensors"

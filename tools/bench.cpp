@@ -116,6 +116,7 @@ void add_bench(CLI::App& app, Globals& globals, Action& action) {
   });
   add_bench_attention(*bench, globals, action);
   add_bench_projection(*bench, globals, action);
+  add_bench_decode(*bench, globals, action);
 }
 
 }  // namespace perceiver::program

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "generate/engine.h"
 #include "model/model_file.h"
 #include "perceiver/config.h"
 
@@ -26,6 +27,8 @@ void add_bench(CLI::App& app, Globals& globals, Action& action);
 void add_bench_attention(CLI::App& bench, Globals& globals, Action& action);
 /// Likewise `projection`.
 void add_bench_projection(CLI::App& bench, Globals& globals, Action& action);
+/// Adds `decode` to the subcommands of bench.
+void add_bench_decode(CLI::App& bench, Globals& globals, Action& action);
 void add_config(CLI::App& app, Globals& globals, Action& action);
 void add_data(CLI::App& app, Globals& globals, Action& action);
 void add_eval(CLI::App& app, Globals& globals, Action& action);
@@ -33,6 +36,9 @@ void add_import(CLI::App& app, Globals& globals, Action& action);
 void add_info(CLI::App& app, Globals& globals, Action& action);
 void add_sample(CLI::App& app, Globals& globals, Action& action);
 void add_train(CLI::App& app, Globals& globals, Action& action);
+
+/// The options that say how generation goes on when latents or context are full.
+void add_policy(CLI::App& command, EngineOptions& engine);
 
 /// Loads the model that a run folder, checkpoint folder or model file means, onto the device asked for.
 LoadedModel open_checkpoint(const std::string& path, const Globals& globals);

@@ -1,12 +1,14 @@
 // perceiver eval: likelihood of a split.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
 #include "core/text.h"
 #include "eval/evaluator.h"
+#include "eval/policy_evaluator.h"
 #include "tools/commands.h"
 
 namespace perceiver::program {
@@ -17,6 +19,8 @@ struct Options {
   std::vector<std::string> set;
   std::vector<int64_t> latents;
   EvaluationOptions evaluation{0, 0, 8, 0};
+  std::string policies;
+  int64_t refill = 0, max_tokens = 0;
   bool json = false;
 };
 
@@ -90,7 +94,66 @@ void check_tokenizer(const Dataset& data, const ModelMetadata& metadata) {
              quote(metadata.tokenizer.substr(0, 200)));
 }
 
+constexpr std::pair<const char*, GenerationPolicy> kPolicies[] = {{"exact", GenerationPolicy::exact},
+                                                                  {"refill", GenerationPolicy::refill},
+                                                                  {"stream", GenerationPolicy::stream}};
+
+std::vector<GenerationPolicy> policies_of(const std::string& list) {
+  std::vector<GenerationPolicy> policies;
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    const std::string name = list.substr(begin, end - begin);
+    const auto found = std::find_if(std::begin(kPolicies), std::end(kPolicies),
+                                    [&](const auto& each) { return each.first == name; });
+    if (found == std::end(kPolicies)) throw_user("policy '{}' is unknown; exact, refill or stream", name);
+    policies.push_back(found->second);
+    begin = end + 1;
+  }
+  return policies;
+}
+
+const char* name_of(GenerationPolicy policy) {
+  for (const auto& [name, value] : kPolicies)
+    if (value == policy) return name;
+  return "auto";
+}
+
+/// Scores as generation would, by each policy.
+int run_policies(const Options& options, const PerceiverAR& model, const Dataset& data, Split split,
+                 const std::function<void(int64_t, int64_t)>& progress) {
+  if (options.evaluation.stride != 0) throw_user("--policy scores token by token; --stride does not go with it");
+  nlohmann::ordered_json out = nlohmann::ordered_json::array();
+  const auto lengths = options.latents.empty() ? std::vector<int64_t>{0} : options.latents;
+  if (!options.json)
+    std::printf("%8s %8s %8s %14s %14s %9s %12s\n", "policy", "latents", "refill", "nats/token",
+                ("bits/" + data.unit()).c_str(), "accuracy", "tokens/s");
+  for (const int64_t latents : lengths) {
+    for (const GenerationPolicy policy : policies_of(options.policies)) {
+      EngineOptions engine_options;
+      engine_options.slots = options.evaluation.batch;
+      engine_options.policy = policy;
+      engine_options.latents = latents;
+      engine_options.refill = options.refill;
+      Engine engine(model, engine_options);
+      const EvaluationResult r = evaluate_policy(
+          engine, data, split, {options.evaluation.max_documents, options.max_tokens}, progress);
+      nlohmann::ordered_json row{{"policy", name_of(policy)}, {"refill", engine.options().refill}};
+      row.update(as_json(r));
+      out.push_back(row);
+      if (options.json) continue;
+      std::printf("%8s %8lld %8lld %14.4f %14.4f %9.4f %12.0f\n", name_of(policy),
+                  static_cast<long long>(r.latents), static_cast<long long>(engine.options().refill),
+                  r.nats_per_token(), r.bits_per_unit(), r.accuracy(), r.tokens_per_second());
+    }
+  }
+  if (options.json) std::printf("%s\n", out.dump(2).c_str());
+  return 0;
+}
+
 int run(const Options& options, const Globals& globals) {
+  if (!options.policies.empty()) (void)policies_of(options.policies);
+  if (options.policies.empty() && (options.refill != 0 || options.max_tokens != 0))
+    throw_user("--refill and --max-tokens need --policy");
   const Split split = split_of(options.split);
   const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
   const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
@@ -101,6 +164,7 @@ int run(const Options& options, const Globals& globals) {
       std::fprintf(stderr, "\r%lld of %lld tokens%s", static_cast<long long>(done),
                    static_cast<long long>(total), done == total ? "\r\033[K" : "");
   };
+  if (!options.policies.empty()) return run_policies(options, *loaded.model, *data, split, progress);
   std::vector<EvaluationResult> results;
   for (const int64_t latents : options.latents.empty() ? std::vector<int64_t>{0} : options.latents) {
     EvaluationOptions evaluation = options.evaluation;
@@ -145,6 +209,12 @@ void add_eval(CLI::App& app, Globals& globals, Action& action) {
   command
       ->add_option("--set", options->set, "Override the run's configuration, e.g. data.validation=other.txt")
       ->take_all();
+  command->add_option("--policy", options->policies,
+                      "Score as generation would, by exact, refill or stream, or a list for a table");
+  command->add_option("--refill", options->refill, "With --policy: latents that refill computes anew (0 = half)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--max-tokens", options->max_tokens, "With --policy: only so many tokens of a document")
+      ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, &globals, &action] {
     action = [options, &globals] { return run(*options, globals); };

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "core/check.h"
@@ -36,7 +37,15 @@ bool wants_files(const FileSampling& options, const ModelMetadata& metadata) {
   return !options.out.empty() || (metadata.modality != "text" && metadata.modality != "copy");
 }
 
-int sample_to_files(const LoadedModel& loaded, const FileSampling& options, GenerationRequest request) {
+EngineOptions BatchSampling::options_for(int64_t samples) const {
+  constexpr int64_t kDefault = 8;
+  EngineOptions options = engine;
+  options.slots = std::max<int64_t>(1, std::min(samples, at_once > 0 ? at_once : kDefault));
+  return options;
+}
+
+int sample_to_files(const LoadedModel& loaded, const FileSampling& options, GenerationRequest request,
+                    const BatchSampling& batch) {
   const auto modality = modality_of_model(loaded.metadata.modality, loaded.metadata.tokenizer);
   if (options.out.empty())
     throw_user("this model makes {}; say --out FILE{}", loaded.metadata.modality,
@@ -51,14 +60,19 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
   request.biases = plan.biases;
   request.tokens = plan.tokens;
   request.ignore_eos = request.ignore_eos || !plan.may_end;
+  std::vector<GenerationRequest> requests(static_cast<size_t>(batch.count), request);
+  for (size_t i = 0; i < requests.size(); ++i) requests[i].sequence = static_cast<uint32_t>(i);
+  Engine engine(*loaded.model, batch.options_for(batch.count));
   int64_t done = 0;
-  std::vector<std::vector<int32_t>> samples =
-      generate_exactly(*loaded.model, request, [&](int64_t sequence, const SampledToken&) {
-        if (sequence == 0) show_progress(++done, plan.tokens);
-        return true;
-      });
-  for (std::vector<int32_t>& sample : samples)
-    sample.insert(sample.begin(), plan.prompt.begin() + 1, plan.prompt.end());
+  const std::vector<Continuation> all = generate(engine, requests, [&](int64_t sequence, const ChosenToken&) {
+    if (sequence == 0) show_progress(++done, plan.tokens);
+    return true;
+  });
+  std::vector<std::vector<int32_t>> samples;
+  for (const Continuation& continuation : all) {
+    samples.emplace_back(plan.prompt.begin() + 1, plan.prompt.end());
+    samples.back().insert(samples.back().end(), continuation.tokens.begin(), continuation.tokens.end());
+  }
   for (const std::string& path : write_samples(*modality, samples, plan.positions, options.out))
     std::printf("%s\n", path.c_str());
   return 0;

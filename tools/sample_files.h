@@ -4,7 +4,7 @@
 #include <string>
 
 #include "data/modality.h"
-#include "generate/exact_generator.h"
+#include "generate/generate.h"
 #include "tools/commands.h"
 
 namespace perceiver::program {
@@ -16,6 +16,14 @@ struct FileSampling {
   bool length_given = false;  ///< whether the request's number of tokens was asked for
 };
 
+/// How many samples, and how many of them at once.
+struct BatchSampling {
+  EngineOptions engine;
+  int64_t count = 1;    ///< of each prompt
+  int64_t at_once = 0;  ///< 0: up to 8
+  EngineOptions options_for(int64_t samples) const;
+};
+
 /// Adds --out and what limits a prompt file.
 void add_file_sampling(CLI::App& command, FileSampling& options);
 
@@ -23,6 +31,7 @@ void add_file_sampling(CLI::App& command, FileSampling& options);
 bool wants_files(const FileSampling& options, const ModelMetadata& metadata);
 
 /// Generates as `request` says (its prompt is replaced), writes the files and prints their names.
-int sample_to_files(const LoadedModel& loaded, const FileSampling& options, GenerationRequest request);
+int sample_to_files(const LoadedModel& loaded, const FileSampling& options, GenerationRequest request,
+                    const BatchSampling& batch);
 
 }  // namespace perceiver::program

@@ -14,6 +14,7 @@
 
 #include "perceiver/config.h"
 #include "perceiver/error.h"
+#include "perceiver/generator.h"
 
 namespace perceiver {
 
@@ -33,20 +34,11 @@ struct Score {
   }
 };
 
-struct GenerateOptions {
-  int64_t tokens = 100;    ///< new tokens at most
-  double temperature = 1;  ///< 0 = always the likeliest
-  int64_t top_k = 0;       ///< 0 = off
-  double top_p = 1;
-  double min_p = 0;
-  uint64_t seed = 0;        ///< same seed, same text
-  bool ignore_eos = false;  ///< never end early
-};
-
 /// Takes new text, always whole UTF-8 characters; false stops the generation.
 using TextCallback = std::function<bool(std::string_view)>;
 
-/// Every member throws perceiver::Error for what it cannot do. One thread at a time.
+/// Every member throws perceiver::Error for what it cannot do. Const members may be called by several threads at
+/// the same time.
 class Model {
  public:
   /// `path` is a run folder (its best checkpoint, else its newest), a checkpoint folder or a model file.
@@ -65,10 +57,17 @@ class Model {
   std::string generate(std::string_view prompt, const GenerateOptions& options = {},
                        const TextCallback& on_text = {}) const;
 
+  /// Begins a sequence that the caller advances. It shares the weights and keeps them alive.
+  Generator start(std::string_view prompt, const GenerateOptions& options = {}) const;
+  Generator start(TokenPrompt prompt, const GenerateOptions& options = {}) const;
+  /// Goes on with what Generator::save wrote, with this model in the same precision.
+  Generator restore(std::string_view saved) const;
+
  private:
+  friend class Generator;
   struct State;
-  explicit Model(std::unique_ptr<State> state);
-  std::unique_ptr<State> state_;
+  explicit Model(std::shared_ptr<const State> state);
+  std::shared_ptr<const State> state_;
 };
 
 }  // namespace perceiver

@@ -1,10 +1,7 @@
 #include "perceiver/model.h"
 
-#include "data/tokenizer.h"
-#include "data/utf8_stream.h"
+#include "api/model_state.h"
 #include "eval/evaluator.h"
-#include "generate/exact_generator.h"
-#include "model/model_file.h"
 #include "model/precision.h"
 
 namespace perceiver {
@@ -42,18 +39,13 @@ class OneDocument final : public Dataset {
 
 }  // namespace
 
-struct Model::State {
-  LoadedModel loaded;
-  std::unique_ptr<Tokenizer> tokenizer;
-};
-
-Model::Model(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Model::Model(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::string& path, const LoadOptions& options) {
-  auto state = std::make_unique<State>();
+  auto state = std::make_shared<State>();
   auto context = DeviceContext::open(options.device, options.threads);
   const DType type = apply_precision(options.precision, *context);
   state->loaded = load_model(find_model_file(path), std::move(context), type);
@@ -79,22 +71,11 @@ Score Model::score(std::string_view text) const {
 
 std::string Model::generate(std::string_view prompt, const GenerateOptions& options,
                             const TextCallback& on_text) const {
-  GenerationRequest request;
-  request.prompt = state_->tokenizer->encode(prompt);
-  request.prompt.insert(request.prompt.begin(), sos_token);
-  request.tokens = options.tokens;
-  request.sampling = {options.temperature, options.top_k, options.top_p, options.min_p, options.seed};
-  request.ignore_eos = options.ignore_eos;
   std::string whole;
-  Utf8Stream characters;
-  const auto hand_over = [&](const std::string& text) {
-    whole += text;
-    return text.empty() || !on_text || on_text(text);
-  };
-  generate_exactly(*state_->loaded.model, request, [&](int64_t, const SampledToken& token) {
-    return hand_over(characters.put(state_->tokenizer->decode({&token.token, 1})));
+  start(prompt, options).run([&](const GeneratedToken& token) {
+    whole += token.text;
+    return token.text.empty() || !on_text || on_text(token.text);
   });
-  hand_over(characters.flush());
   return whole;
 }
 

@@ -63,6 +63,11 @@ class Tape {
   /// Runs all recorded operations in reverse and forgets them. The caller has written the roots' gradients.
   void backward();
 
+  /// From now on what a row of a linear layer becomes does not depend on how many rows there are, to the bit:
+  /// for generation, where rows are sequences. For few rows; not while recording.
+  void set_independent_rows() { independent_rows_ = true; }
+  bool independent_rows() const { return independent_rows_; }
+
   /// From now on every result and gradient is checked, and the first with a NaN or infinity remembered.
   void check_finite(std::optional<std::string>* first_offender) { offender_ = first_offender; }
   std::optional<std::string>* finite_check() const { return offender_; }
@@ -84,6 +89,7 @@ class Tape {
   DeviceContext& context_;
   bool recording_;
   bool training_;
+  bool independent_rows_ = false;
   RandomKey random_;
   std::vector<Operation> operations_;
   std::vector<Tensor> written_;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 #include "core/check.h"
 #include "core/memory_advice.h"
@@ -44,6 +45,16 @@ class CpuMemory final : public DeviceMemory {
     return pointer;
   }
   void system_release(void* pointer, size_t) noexcept override { std::free(pointer); }
+  int64_t system_available() const override {
+    std::ifstream file("/proc/meminfo");
+    for (std::string name, unit; file >> name;) {
+      int64_t kibibytes = 0;
+      file >> kibibytes;
+      std::getline(file, unit);
+      if (name == "MemAvailable:") return kibibytes << 10;
+    }
+    return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  }
   std::string capacity() const override {
     const int64_t bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
     return fmt::format("{} MiB of memory in all", bytes >> 20);
@@ -146,6 +157,11 @@ void DeviceMemory::trim_locked() {
     }
     blocks.clear();
   }
+}
+
+int64_t DeviceMemory::available() const {
+  std::lock_guard lock(mutex_);
+  return system_available() + statistics_.reserved_bytes - statistics_.live_bytes;
 }
 
 MemoryStatistics DeviceMemory::statistics() const {

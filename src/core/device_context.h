@@ -39,6 +39,8 @@ class DeviceMemory {
   void release(void* pointer) noexcept;
   /// Returns every cached, unused block to the system.
   void trim();
+  /// Bytes that could be had now, cached blocks included.
+  int64_t available() const;
   MemoryStatistics statistics() const;
   void reset_peak();
 
@@ -54,6 +56,8 @@ class DeviceMemory {
   /// Memory of at least `bytes`, aligned to 64 bytes, or null.
   virtual void* system_allocate(size_t bytes) = 0;
   virtual void system_release(void* pointer, size_t bytes) noexcept = 0;
+  /// Bytes that the system could give now.
+  virtual int64_t system_available() const = 0;
   /// What there is in all, in words; for the message when it does not suffice.
   virtual std::string capacity() const = 0;
 
@@ -125,6 +129,11 @@ class DeviceContext {
   virtual std::unique_ptr<RecordedWork> record(const std::function<void()>& work) const = 0;
   /// Waits until all that was enqueued is done.
   virtual void synchronize() const = 0;
+  /// Held while enqueuing what must not be interleaved with another thread's: a GPU's stream, workspace and
+  /// recording belong to one thread at a time. Empty on the CPU, where threads compute side by side.
+  std::unique_lock<std::recursive_mutex> exclusive() const {
+    return is_cuda() ? std::unique_lock(exclusive_) : std::unique_lock<std::recursive_mutex>();
+  }
 
  protected:
   DeviceContext(std::string name, int threads) : name_(std::move(name)), threads_(threads) {}
@@ -137,6 +146,7 @@ class DeviceContext {
  private:
   friend class ArenaScope;
 
+  mutable std::recursive_mutex exclusive_;
   std::string name_;
   int threads_;
   std::vector<std::weak_ptr<DeviceMemory>> arenas_;  ///< the context's own memory included

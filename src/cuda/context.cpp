@@ -138,6 +138,12 @@ class CudaMemory final : public DeviceMemory {
     cudaStreamSynchronize(queue_->stream);  // nothing enqueued may still use it
     cudaFree(pointer);
   }
+  int64_t system_available() const override {
+    check(cudaSetDevice(queue_->index), "device");
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "memory of the device");
+    return static_cast<int64_t>(free);
+  }
   std::string capacity() const override {
     size_t unused = 0, total = 0;
     cudaMemGetInfo(&unused, &total);

@@ -1,9 +1,9 @@
-// Choosing the next token from logits. Computed in float64 on the host, so that the same logits and seed give
-// the same token everywhere.
+// How tokens are chosen from logits, as users say it; the choice itself is kernels::Sample.
 #pragma once
 
 #include <cstdint>
-#include <span>
+
+#include "kernels/generation.h"
 
 namespace perceiver {
 
@@ -13,20 +13,14 @@ struct SamplingOptions {
   double top_p = 1;        ///< nucleus: the fewest tokens whose probability reaches p
   double min_p = 0;        ///< only tokens at least this likely beside the likeliest
   uint64_t seed = 0;
+  double repetition_penalty = 1;  ///< of tokens that occurred before, prompt included (Keskar et al. 2019)
 };
 
 /// Throws `user` for a temperature that is negative or no number, top_p outside (0, 1], min_p outside [0, 1],
-/// top_k < 0.
+/// top_k < 0, a penalty that is not above 0.
 void check_sampling(const SamplingOptions& options);
 
-struct SampledToken {
-  int32_t token = 0;
-  double log_probability = 0;  ///< nats, under the model (temperature 1, nothing cut off)
-};
-
-/// Draws a token for place `step` of sequence `sequence`: the number drawn depends on (seed, sequence, step)
-/// alone. PAD and SOS are never chosen, nor EOS unless `eos_allowed`. Ties go to the smaller id.
-SampledToken sample_token(std::span<const double> logits, const SamplingOptions& options, uint64_t sequence,
-                          uint64_t step, bool eos_allowed);
+/// For sequence `sequence` of those with one seed; EOS can be chosen where `may_end`.
+kernels::SampleSettings sample_settings(const SamplingOptions& options, uint32_t sequence, bool may_end);
 
 }  // namespace perceiver

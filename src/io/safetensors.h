@@ -83,6 +83,8 @@ class SafetensorsWriter {
   /// Streams the file and returns the XXH3-64 checksum of all its bytes. `file` must be empty so far;
   /// finishing it is left to the caller.
   uint64_t write(OutputFile& file) const;
+  /// The whole file in memory.
+  std::string file() const;
   /// Writes a whole file under a temporary name, then renames it; returns its checksum.
   uint64_t write_atomically(const std::filesystem::path& path) const;
 
@@ -91,6 +93,7 @@ class SafetensorsWriter {
     SafetensorsEntry entry;
     std::span<const std::byte> bytes;
   };
+  std::vector<const Tensor*> order() const;
   std::string header(const std::vector<const Tensor*>& order) const;
 
   std::map<std::string, std::string> metadata_;

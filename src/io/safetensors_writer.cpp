@@ -52,23 +52,39 @@ std::string SafetensorsWriter::header(const std::vector<const Tensor*>& order) c
   return text;
 }
 
-uint64_t SafetensorsWriter::write(OutputFile& file) const {
-  PERCEIVER_ASSERT(file.size() == 0);
+std::vector<const SafetensorsWriter::Tensor*> SafetensorsWriter::order() const {
   std::vector<const Tensor*> order;
   for (const Tensor& tensor : tensors_) order.push_back(&tensor);
   std::stable_sort(order.begin(), order.end(), [](const Tensor* a, const Tensor* b) {
     return safetensors_dtype_size(a->entry.dtype) > safetensors_dtype_size(b->entry.dtype);
   });
+  return order;
+}
+
+std::string SafetensorsWriter::file() const {
+  const std::vector<const Tensor*> tensors = order();
+  const std::string text = header(tensors);
+  const uint64_t length = text.size();
+  std::string file(reinterpret_cast<const char*>(&length), sizeof length);
+  file += text;
+  for (const Tensor* tensor : tensors)
+    file.append(reinterpret_cast<const char*>(tensor->bytes.data()), tensor->bytes.size());
+  return file;
+}
+
+uint64_t SafetensorsWriter::write(OutputFile& file) const {
+  PERCEIVER_ASSERT(file.size() == 0);
+  const std::vector<const Tensor*> tensors = order();
   Checksum checksum;
   const auto put = [&](std::span<const std::byte> bytes) {
     checksum.update(bytes);
     file.write(bytes);
   };
-  const std::string text = header(order);
+  const std::string text = header(tensors);
   const uint64_t length = text.size();
   put(std::as_bytes(std::span(&length, 1)));
   put(std::as_bytes(std::span(text)));
-  for (const Tensor* tensor : order) put(tensor->bytes);
+  for (const Tensor* tensor : tensors) put(tensor->bytes);
   return checksum.digest();
 }
 

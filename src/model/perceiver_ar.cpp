@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
+#include <optional>
 #include <utility>
 
 #include "core/check.h"
@@ -27,6 +29,14 @@ Initialization position_initialization(const ModelConfig& config, int64_t size) 
           }};
 }
 
+/// The context ring of tokens, or of their positions, takes in the slots' new values.
+void write_token_ring(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& values,
+                      const Tensor& ring) {
+  kernels::write_rows(tape.launch(), {DType::i32, caches.slots, 1, 1, values.data(), 1,
+                                      slots.context_row.as<int32_t>(), slots.active.as<int32_t>(), ring.data(),
+                                      caches.context});
+}
+
 /// A fixed position table, which is no parameter.
 Tensor fixed_table(DeviceContext& context, DType type, const ModelConfig& config, int64_t size) {
   const Initialization values = position_initialization(config, size);
@@ -49,6 +59,7 @@ PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContex
       position_embeddings_[axis] = Tape::constant(fixed_table(*context_, type_, config_, sizes[axis]));
     if (!trained) position_embeddings_[axis].gradient = nullptr;
   }
+  extend_rotary_tables(0);
 }
 
 int64_t PerceiverAR::attention_width() const {
@@ -120,12 +131,15 @@ bool PerceiverAR::prepare(const Batch& batch, const PassOptions& options, ModelI
   extend_rotary_tables(inputs.largest_position);
   make_fixed_positions(inputs);
   // Another pass, a validation between steps, may have replaced the tables since.
-  const bool new_tables = std::exchange(inputs.rotary_table_rows, rotary_positions_) != rotary_positions_;
+  const int64_t rows = rotary_positions();
+  const bool new_tables = std::exchange(inputs.rotary_table_rows, rows) != rows;
   return new_tables || places() != before;
 }
 
 void PerceiverAR::make_fixed_positions(const ModelInputs& inputs) const {
-  if (!has_fixed_positions(config_) || !fixed_positions_.empty() || !projects(inputs)) return;
+  if (!has_fixed_positions(config_) || !projects(inputs)) return;
+  const std::lock_guard lock(tables_mutex_);
+  if (!fixed_positions_.empty()) return;
   const DType wide = accumulation_type(type_);
   for (const int64_t size : position_table_sizes(config_)) {
     const Tensor table = fixed_table(*context_, wide, config_, size);
@@ -140,15 +154,23 @@ bool PerceiverAR::projects(const ModelInputs& inputs) const {
 }
 
 void PerceiverAR::extend_rotary_tables(int64_t largest) const {
-  const bool reach = rotary_positions_ > largest;
-  if (config_.position_encoding != PositionEncoding::rotary || reach) return;
+  if (config_.position_encoding != PositionEncoding::rotary) return;
+  const std::lock_guard lock(tables_mutex_);
+  if (rotary_.positions > largest) return;
+  RotaryTables tables;
   // At least doubled, so that positions that creep up do not make new tables again and again.
-  rotary_positions_ = std::max({largest + 1, config_.context_length + 3, 2 * rotary_positions_});
+  tables.positions = std::max({largest + 1, config_.context_length + 3, 2 * rotary_.positions});
   const auto table = [&](int64_t width, int64_t heads) {
-    return make_rotary_table(*context_, type_, config_, heads, width / heads, rotary_positions_);
+    return make_rotary_table(*context_, type_, config_, heads, width / heads, tables.positions);
   };
-  self_rotary_ = table(config_.z_channels(), config_.self_heads);
-  if (!cross_.empty()) cross_rotary_ = table(attention_width(), config_.cross_heads);
+  tables.self = table(config_.z_channels(), config_.self_heads);
+  if (!cross_.empty()) tables.cross = table(attention_width(), config_.cross_heads);
+  rotary_ = tables;
+}
+
+PerceiverAR::RotaryTables PerceiverAR::rotary_tables() const {
+  const std::lock_guard lock(tables_mutex_);
+  return rotary_;
 }
 
 Variable PerceiverAR::embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const {
@@ -175,10 +197,12 @@ Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
   return z;
 }
 
-Context PerceiverAR::context_of(Tape& tape, const ModelInputs& inputs) const {
+Context PerceiverAR::context_of(Tape& tape, const ModelInputs& inputs, const CacheUse* caches) const {
   const int64_t rows = inputs.batch * inputs.columns;
-  if (!projects(inputs)) return {embed(tape, inputs.tokens, inputs.positions, rows), {}, {}};
+  const bool decode = caches != nullptr && caches->slots != nullptr;
   const Variable tokens = parameters_.unrounded(token_embedding_);
+  if (decode && caches->caches.context_table) return {{}, {{tokens, inputs.tokens, 1, 0}}, {}};
+  if (decode || !projects(inputs)) return {embed(tape, inputs.tokens, inputs.positions, rows), {}, {}};
   const auto axes = static_cast<int64_t>(position_embeddings_.size());
   if (axes == 0) return {{}, {{tokens, inputs.tokens, 1, 0}}, {}};
   Context context{{}, {{ops::center_rows(tape, tokens), inputs.tokens, 1, 0}}, {}};
@@ -193,34 +217,69 @@ Variable PerceiverAR::centred_positions(Tape& tape, size_t axis) const {
   return ops::center_rows(tape, parameters_.unrounded(position_embeddings_[axis]));
 }
 
-Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const {
+CachePass PerceiverAR::CacheUse::of(LayerCache layer, bool self) const {
+  CachePass pass;
+  pass.layer = std::move(layer);
+  pass.decode = slots != nullptr;
+  pass.slot = slot;
+  if (!pass.decode) return pass;
+  pass.active = slots->active;
+  pass.row = self ? slots->latent_row : slots->context_row;
+  pass.count = self ? slots->latent_count : slots->context_count;
+  return pass;
+}
+
+Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute,
+                            const CacheUse* caches) const {
   tape.enter("input");
+  // While decoding the tables stay where they were when the caches were made: a recorded step relies on it.
+  const bool decode = caches != nullptr && caches->slots != nullptr;
+  const RotaryTables rotary =
+      decode ? RotaryTables{caches->caches.cross_rotary, caches->caches.self_rotary, 0} : rotary_tables();
   const BlockPass self_pass{inputs.batch,
                             inputs.self,
-                            self_rotary_,
+                            rotary.self,
                             inputs.latent_rotary_positions,
                             inputs.latent_rotary_positions,
                             config_.residual_dropout,
-                            recompute};
+                            recompute,
+                            nullptr};
   const BlockPass cross_pass{inputs.batch,
                              inputs.cross,
-                             cross_rotary_,
+                             rotary.cross,
                              inputs.latent_rotary_positions,
                              inputs.rotary_positions,
                              config_.residual_dropout,
-                             recompute};
+                             recompute,
+                             nullptr};
   Variable z = queries(tape, inputs);
   Context context;
-  if (!cross_.empty()) {
-    context = context_of(tape, inputs);
-    z = cross_[0].forward(tape, z, context, cross_pass);
-  }
+  if (!cross_.empty()) context = context_of(tape, inputs, caches);
+  const auto read_context = [&](size_t block) {
+    BlockPass pass = cross_pass;
+    CachePass cache;
+    if (caches != nullptr) {
+      cache = caches->of(caches->caches.cross(static_cast<int64_t>(block)), false);
+      pass.cache = &cache;
+    }
+    z = cross_[block].forward(tape, z, context, pass);
+  };
+  const auto mix = [&](size_t layer) {
+    BlockPass pass = self_pass;
+    CachePass cache;
+    if (caches != nullptr) {
+      cache = caches->of(caches->caches.self(static_cast<int64_t>(layer)), true);
+      pass.cache = &cache;
+    }
+    z = self_[layer].forward(tape, z, pass);
+  };
+  if (!cross_.empty()) read_context(0);
   size_t next_extra = 0;
   const std::vector<int64_t>& extra = config_.extra_cross_attention_after;
   for (size_t layer = 0; layer < self_.size(); ++layer) {
-    z = self_[layer].forward(tape, z, self_pass);
+    mix(layer);
     if (next_extra < extra.size() && extra[next_extra] == static_cast<int64_t>(layer))
-      z = cross_[++next_extra].forward(tape, z, context, cross_pass);
+      read_context(++next_extra);
   }
   tape.enter("output");
   z = ops::layer_norm(tape, z, output_norm_);
@@ -237,6 +296,96 @@ Tensor PerceiverAR::logits(const ModelInputs& inputs) const {
   const Variable z = trunk(tape, inputs, Recompute::none);
   return ops::linear(tape, z, output_)
       .value.reshaped({inputs.batch, inputs.latent_positions, config_.vocabulary});
+}
+
+DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table) const {
+  const int64_t layers = static_cast<int64_t>(self_.size()), blocks = static_cast<int64_t>(cross_.size());
+  const bool rotary = config_.position_encoding == PositionEncoding::rotary;
+  PERCEIVER_ASSERT(slots > 0 && latents > 0 && (blocks == 0 || context > 0) && (!by_table || rotary));
+  DecodeCaches caches;
+  caches.slots = slots;
+  caches.latents = latents;
+  caches.context = blocks > 0 ? context : 0;
+  // Zeros: rows that no token was written to yet must hold finite numbers.
+  const RotaryTables tables = rotary_tables();
+  caches.self_rotary = tables.self;
+  caches.cross_rotary = tables.cross;
+  caches.positions = tables.positions;
+  caches.self_kv = Tensor::zeros(*context_, type_, {layers, slots, latents, 2 * config_.z_channels()});
+  if (blocks == 0) return caches;
+  if (by_table) {
+    caches.context_tokens = Tensor::zeros(*context_, DType::i32, {slots, context});
+    caches.context_positions = Tensor::zeros(*context_, DType::i32, {slots, context});
+  } else {
+    caches.context_kv = Tensor::zeros(*context_, type_, {blocks, slots, context, 2 * attention_width()});
+  }
+  if (by_table || (rotary && config_.vocabulary <= context)) caches.context_table = project_table();
+  return caches;
+}
+
+Tensor PerceiverAR::project_table() const {
+  const int64_t blocks = static_cast<int64_t>(cross_.size()), row = 2 * attention_width();
+  std::vector<int32_t> ids(static_cast<size_t>(config_.vocabulary));
+  std::iota(ids.begin(), ids.end(), 0);
+  const Tensor all = Tensor::from_host<int32_t>(*context_, {config_.vocabulary}, ids);
+  const Context context{{}, {{parameters_.unrounded(token_embedding_), all, 1, 0}}, {}};
+  BlockPass pass;  // without rotary tables: keys stay as they are
+  pass.batch = 1;
+  const Tensor table = Tensor::empty(*context_, type_, {blocks, config_.vocabulary, row});
+  for (int64_t block = 0; block < blocks; ++block) {
+    Tape tape(*context_, false);
+    const Variable part = cross_[static_cast<size_t>(block)].keys_and_values(tape, context, pass, type_);
+    table.view(block * config_.vocabulary * row, {config_.vocabulary, row}).copy_from(part.value);
+  }
+  return table;
+}
+
+void PerceiverAR::prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot,
+                          const Tensor& logits) const {
+  PERCEIVER_ASSERT(inputs.batch == 1 && logits.elements() == config_.vocabulary);
+  Tape tape(*context_, false);
+  if (caches != nullptr && caches->by_table()) {
+    const Shape row{inputs.columns};
+    caches->context_tokens.view(slot * caches->context, row).copy_from(inputs.tokens);
+    caches->context_positions.view(slot * caches->context, row).copy_from(inputs.rotary_positions);
+  }
+  std::optional<CacheUse> use;
+  if (caches != nullptr) use.emplace(CacheUse{*caches, nullptr, slot});
+  const Variable z = trunk(tape, inputs, Recompute::none, use ? &*use : nullptr);
+  const int64_t channels = config_.z_channels();
+  const Tensor last = z.value.view((inputs.latent_positions - 1) * channels, {1, channels});
+  write_logits(tape, Tape::constant(last), logits);
+}
+
+void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits) const {
+  PERCEIVER_ASSERT(logits.elements() == caches.slots * config_.vocabulary);
+  ModelInputs inputs;
+  inputs.batch = caches.slots;
+  inputs.columns = inputs.latent_positions = 1;
+  inputs.latents = config_.latents_per_position;
+  inputs.tokens = inputs.latent_tokens = slots.token;
+  inputs.positions = inputs.latent_table_positions = config_.axes() == 1 ? slots.position : slots.positions;
+  inputs.rotary_positions = slots.position;
+  inputs.latent_rotary_positions = slots.query_position;
+  inputs.latent_rows = slots.zeros;
+  Tape tape(*context_, false);
+  tape.set_independent_rows();
+  if (caches.by_table()) {
+    write_token_ring(tape, caches, slots, slots.token, caches.context_tokens);
+    write_token_ring(tape, caches, slots, slots.position, caches.context_positions);
+  }
+  const CacheUse use{caches, &slots, 0};
+  const Tensor all = Tensor::empty(*context_, type_, {caches.slots, config_.vocabulary});
+  write_logits(tape, trunk(tape, inputs, Recompute::none, &use), all);
+  kernels::write_rows(tape.launch(), {type_, caches.slots, 1, config_.vocabulary, all.data(), config_.vocabulary,
+                                      nullptr, slots.active.as<int32_t>(), logits.data(), 1});
+}
+
+/// logits = Linear_out(z) for the few rows of z, each as if it were alone.
+void PerceiverAR::write_logits(Tape& tape, const Variable& z, const Tensor& logits) const {
+  const Tensor &weight = output_.weight.value, &bias = output_.bias.value;
+  kernels::row_products(tape.launch(), {type_, weight.dtype(), z.shape()[0], weight.shape()[0], z.shape()[1],
+                                        z.value.data(), weight.data(), bias.data(), logits.data()});
 }
 
 }  // namespace perceiver

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <vector>
 
+#include "model/decode_caches.h"
 #include "model/inputs.h"
 #include "nn/blocks.h"
 #include "nn/parameters.h"
@@ -41,18 +43,51 @@ class PerceiverAR {
   /// Logits [B, U, V] without gradients; meaningless at invalid latents.
   Tensor logits(const ModelInputs& inputs) const;
 
- private:
-  void declare();
-  /// Makes the rotary tables reach to position `largest`.
+  /// Makes the rotary tables reach to position `largest`. Passes under way keep the tables that they began with.
   void extend_rotary_tables(int64_t largest) const;
+  /// Positions that the rotary tables reach, 0 without them.
+  int64_t rotary_positions() const { return rotary_tables().positions; }
+
+  /// Caches of `slots` sequences, with rings of `latents` and `context` rows; see DecodeCaches. `by_table`
+  /// (rotary models on the CPU) keeps the context as tokens. Contents unspecified but for the table, which is
+  /// that of the present weights.
+  DecodeCaches make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
+  /// A pass over one sequence (`inputs` of one example) that ends with the logits [1, V] of its last latent
+  /// position, put into `logits`. Where `caches` is not null, keys and values of all its latents and its context
+  /// become the first rows of `slot`'s rings.
+  void prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot, const Tensor& logits) const;
+  /// One more token of each active slot, after what the caches hold: its keys and values join the rings, and
+  /// `logits` [S, V] gets what follows it; the rows of other slots stay. A slot's results are those of the slot
+  /// alone.
+  void decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits) const;
+
+ private:
+  struct RotaryTables {
+    ops::RotaryTable cross, self;
+    int64_t positions = 0;  ///< rows
+  };
+  /// What a pass does with caches.
+  struct CacheUse {
+    const DecodeCaches& caches;
+    const DecodeSlots* slots;  ///< null: a whole pass of `slot`
+    int64_t slot;
+    CachePass of(LayerCache layer, bool self) const;
+  };
+
+  void declare();
+  RotaryTables rotary_tables() const;
   Variable embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const;
   bool projects(const ModelInputs& inputs) const;
   /// Makes the fixed position tables for the first pass that projects tables; they stay where they are.
   void make_fixed_positions(const ModelInputs& inputs) const;
   Variable centred_positions(Tape& tape, size_t axis) const;
-  Context context_of(Tape& tape, const ModelInputs& inputs) const;
+  Context context_of(Tape& tape, const ModelInputs& inputs, const CacheUse* caches) const;
   Variable queries(Tape& tape, const ModelInputs& inputs) const;
-  Variable trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute) const;
+  /// Normalised latents [B * U, Z].
+  Variable trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute,
+                 const CacheUse* caches = nullptr) const;
+  Tensor project_table() const;
+  void write_logits(Tape& tape, const Variable& z, const Tensor& logits) const;
   int64_t attention_width() const;
 
   ModelConfig config_;
@@ -69,9 +104,9 @@ class PerceiverAR {
   std::vector<SelfBlock> self_;
   ops::NormParameters output_norm_;
   ops::LinearParameters output_;
+  mutable std::mutex tables_mutex_;  ///< of the next two: passes of several threads share them
   mutable std::vector<Tensor> fixed_positions_;  ///< less their rows' means, unrounded; where projected and fixed
-  mutable ops::RotaryTable cross_rotary_, self_rotary_;
-  mutable int64_t rotary_positions_ = 0;  ///< rows of the rotary tables
+  mutable RotaryTables rotary_;
 };
 
 }  // namespace perceiver

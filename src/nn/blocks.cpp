@@ -85,8 +85,12 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
   const Variable qkv = ops::linear(tape, normal, qkv_);
   ops::rotary(tape, qkv, 0, head_dim, pass.rotary, pass.query_positions);
   ops::rotary(tape, qkv, channels_, head_dim, pass.rotary, pass.key_positions);
+  if (pass.cache != nullptr) write_cache(tape, *pass.cache, qkv, channels_);
+  const bool decode = pass.cache != nullptr && pass.cache->decode;
   const Variable mixed =
-      ops::attention(tape, {qkv, qkv, 0, channels_, 2 * channels_, pass.batch, heads_, head_dim}, pass.mask);
+      decode ? attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary)
+             : ops::attention(
+                   tape, {qkv, qkv, 0, channels_, 2 * channels_, pass.batch, heads_, head_dim}, pass.mask);
   return ops::linear(tape, mixed, out_);
 }
 
@@ -129,10 +133,33 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
                             const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
   const Variable q = ops::linear(tape, normal, q_);
+  if (pass.cache != nullptr && pass.cache->decode)
+    return ops::linear(tape, attend_decoding(tape, q, context, pass), out_);
   const Variable kv = keys_and_values(tape, context, pass, q.value.dtype());
+  if (pass.cache != nullptr) write_cache(tape, *pass.cache, kv, 0);
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
   const Variable read = ops::attention(tape, {q, kv, 0, 0, width_, pass.batch, heads_, head_dim}, pass.mask);
   return ops::linear(tape, read, out_);
+}
+
+/// The new tokens' keys and values join the rings, then the queries read those.
+Variable CrossBlock::attend_decoding(Tape& tape, const Variable& q, const Context& context,
+                                     const BlockPass& pass) const {
+  const int64_t head_dim = width_ / heads_;
+  ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
+  if (pass.cache->layer.rings) write_cache(tape, *pass.cache, new_rows(tape, context, pass, q.value.dtype()), 0);
+  return attend_cache(tape, *pass.cache, q, heads_, head_dim, pass.rotary);
+}
+
+/// Keys, rotated, and values of the slots' new tokens.
+Variable CrossBlock::new_rows(Tape& tape, const Context& context, const BlockPass& pass, DType type) const {
+  const LayerCache& layer = pass.cache->layer;
+  if (!layer.table) return keys_and_values(tape, context, pass, type);
+  const Tensor& ids = context.tables[0].ids;
+  const ops::Lookup lookup{Tape::constant(layer.table), ids, 1, 0};
+  const Variable kv = ops::embedding(tape, {&lookup, 1}, ids.elements(), type);
+  ops::rotary(tape, kv, 0, width_ / heads_, pass.rotary, pass.key_positions);
+  return kv;
 }
 
 Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, const BlockPass& pass,

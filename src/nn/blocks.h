@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "nn/cache.h"
 #include "nn/parameters.h"
 #include "ops/ops.h"
 #include "perceiver/config.h"
@@ -20,6 +21,7 @@ struct BlockPass {
   Tensor key_positions;     ///< i32 [B * keys] (rotary)
   double residual_dropout = 0;
   Recompute recompute = Recompute::none;
+  const CachePass* cache = nullptr;  ///< generation: where keys and values are kept
 };
 
 /// Linear, activation, linear (docs/model.md, Mlp); its dropout belongs to the residual add.
@@ -72,6 +74,8 @@ class CrossBlock {
   Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
   Variable attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass) const;
   Variable projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
+  Variable attend_decoding(Tape& tape, const Variable& q, const Context& context, const BlockPass& pass) const;
+  Variable new_rows(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
 
   const ParameterStore* store_ = nullptr;
   std::string name_;

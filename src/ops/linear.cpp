@@ -35,16 +35,28 @@ Variable activate(Tape& tape, const Variable& pre, Activation activation) {
   return {anew(), pre.gradient, std::make_shared<const std::function<Tensor()>>(anew)};
 }
 
+/// pre = x · weightᵀ + bias.
+void product(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& pre) {
+  const Tensor& weight = parameters.weight.value;
+  const int64_t rows = x.shape()[0], in = x.shape()[1], out = weight.shape()[0];
+  const DType type = x.value.dtype();
+  const void* bias = parameters.bias.value.data();
+  if (tape.independent_rows()) {
+    kernels::row_products(tape.launch(), {type, weight.dtype(), rows, out, in, x.value.data(), weight.data(),
+                                          bias, pre.data()});
+    return;
+  }
+  kernels::gemm(tape.launch(), {type, type, false, true, rows, out, in, x.value.data(), in, weight.data(), in,
+                                pre.data(), out, false, bias});
+}
+
 }  // namespace
 
 Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters, Activation activation) {
   const Tensor& weight = parameters.weight.value;
   PERCEIVER_ASSERT(x.shape().rank() == 2 && weight.shape().rank() == 2 && x.shape()[1] == weight.shape()[1]);
-  const int64_t rows = x.shape()[0], in = x.shape()[1], out = weight.shape()[0];
-  const DType type = x.value.dtype();
-  const Variable pre = tape.result(type, {rows, out});
-  kernels::gemm(tape.launch(), {type, type, false, true, rows, out, in, x.value.data(), in, weight.data(), in,
-                                pre.value.data(), out, false, parameters.bias.value.data()});
+  const Variable pre = tape.result(x.value.dtype(), {x.shape()[0], weight.shape()[0]});
+  product(tape, x, parameters, pre.value);
   const bool changes = activation != Activation::identity;
   const Variable y = changes ? activate(tape, pre, activation) : pre;
   tape.record("linear", y,

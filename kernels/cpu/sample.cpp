@@ -1,0 +1,122 @@
+// Choosing tokens, on the CPU: see Sample in kernels/generation.h.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "core/random.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/kernels.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+constexpr int32_t kPad = 0, kEos = 1, kSos = 2;
+constexpr double kNever = -std::numeric_limits<double>::infinity();
+
+struct AdjustedTag;
+struct WeightTag;
+struct OrderTag;
+
+/// Logits after penalty and bias; -infinity for what cannot be chosen.
+template <typename T>
+void adjust(const Sample& k, int64_t slot, const T* logits, double* adjusted) {
+  const SampleSettings& settings = k.settings[slot];
+  const uint8_t* seen = k.seen + slot * k.vocabulary;
+  const float* bias =
+      settings.bias_row < 0
+          ? nullptr
+          : k.bias + (settings.bias_row + k.step[slot] % settings.bias_period) * k.vocabulary;
+  for (int64_t v = 0; v < k.vocabulary; ++v) {
+    double x = static_cast<double>(logits[v]);
+    if (seen[v] != 0 && settings.repetition_penalty != 1)
+      x = x > 0 ? x / settings.repetition_penalty : x * settings.repetition_penalty;
+    adjusted[v] = bias == nullptr ? x : x + static_cast<double>(bias[v]);
+  }
+  adjusted[kPad] = adjusted[kSos] = kNever;
+  if (settings.may_end == 0) adjusted[kEos] = kNever;
+}
+
+/// Sets the weights of what top_k, min_p and top_p leave out to 0.
+void cut(const SampleSettings& settings, int64_t vocabulary, const double* adjusted, uint64_t* weights) {
+  const bool whole = settings.top_k == 0 && settings.top_p >= 1;
+  const auto least = static_cast<uint64_t>(std::ldexp(settings.min_p, 40));
+  for (int64_t v = 0; v < vocabulary; ++v)
+    if (weights[v] < least) weights[v] = 0;
+  if (whole) return;
+  int32_t* order = scratch<OrderTag, int32_t>(static_cast<size_t>(vocabulary));
+  std::iota(order, order + vocabulary, 0);
+  const auto likelier = [&](int32_t a, int32_t b) {
+    return adjusted[a] > adjusted[b] || (adjusted[a] == adjusted[b] && a < b);
+  };
+  int64_t kept = settings.top_k > 0 ? std::min<int64_t>(settings.top_k, vocabulary) : vocabulary;
+  if (kept < vocabulary) std::nth_element(order, order + kept, order + vocabulary, likelier);
+  if (settings.top_p < 1) {
+    std::sort(order, order + kept, likelier);
+    uint64_t total = 0, sum = 0;
+    for (int64_t i = 0; i < kept; ++i) total += weights[order[i]];
+    const auto wanted = static_cast<uint64_t>(std::ceil(settings.top_p * static_cast<double>(total)));
+    int64_t reached = 0;
+    while (reached < kept && sum < wanted) sum += weights[order[reached++]];
+    kept = reached;
+  }
+  for (int64_t i = kept; i < vocabulary; ++i) weights[order[i]] = 0;
+}
+
+int32_t draw(const Sample& k, int64_t slot, const uint64_t* weights) {
+  const SampleSettings& settings = k.settings[slot];
+  uint64_t total = 0;
+  for (int64_t v = 0; v < k.vocabulary; ++v) total += weights[v];
+  RandomStream random(settings.seed, RandomPurpose::sampling, static_cast<uint64_t>(k.step[slot]),
+                      settings.sequence);
+  const auto share = static_cast<uint64_t>((static_cast<unsigned __int128>(random.next64()) * total) >> 64);
+  uint64_t sum = 0;
+  for (int64_t v = 0; v < k.vocabulary; ++v) {
+    sum += weights[v];
+    if (sum > share) return static_cast<int32_t>(v);
+  }
+  return kPad;
+}
+
+template <typename T>
+void choose(const Sample& k, int64_t slot) {
+  const T* logits = static_cast<const T*>(k.logits) + slot * k.vocabulary;
+  const auto size = static_cast<size_t>(k.vocabulary);
+  double* adjusted = scratch<AdjustedTag, double>(size);
+  double top = kNever, sum = 0;
+  for (int64_t v = 0; v < k.vocabulary; ++v) top = std::max(top, static_cast<double>(logits[v]));
+  for (int64_t v = 0; v < k.vocabulary; ++v) sum += std::exp(static_cast<double>(logits[v]) - top);
+  k.token[slot] = kPad;
+  k.log_probability[slot] = std::numeric_limits<double>::quiet_NaN();
+  adjust(k, slot, logits, adjusted);
+  const double largest = *std::max_element(adjusted, adjusted + size);
+  if (!std::isfinite(sum) || !std::isfinite(largest)) return;
+  int32_t token = static_cast<int32_t>(std::max_element(adjusted, adjusted + size) - adjusted);
+  const SampleSettings& settings = k.settings[slot];
+  if (settings.temperature > 0) {
+    uint64_t* weights = scratch<WeightTag, uint64_t>(size);
+    for (size_t v = 0; v < size; ++v)
+      weights[v] =
+          static_cast<uint64_t>(std::ldexp(std::exp((adjusted[v] - largest) / settings.temperature), 40));
+    cut(settings, k.vocabulary, adjusted, weights);
+    token = draw(k, slot, weights);
+  }
+  if (token == kPad) return;
+  k.token[slot] = token;
+  k.log_probability[slot] = static_cast<double>(logits[token]) - top - std::log(sum);
+  k.seen[slot * k.vocabulary + token] = 1;
+}
+
+}  // namespace
+
+void sample(const Sample& k) {
+  parallel_for(k.slots, std::max<int64_t>(1, 4096 / k.vocabulary), [&](int64_t begin, int64_t end) {
+    for (int64_t slot = begin; slot < end; ++slot) {
+      if (k.active[slot] == 0) continue;
+      with_type(k.type, [&]<typename T>() { choose<T>(k, slot); });
+    }
+  });
+}
+
+}  // namespace perceiver::kernels::cpu

@@ -1,0 +1,194 @@
+// Attention over a context that is kept as token ids: keys and values are rows of a table.
+//
+// With q rotated, the score of a key of token t at position p is u[t] + sum over bands i of cos(p f_i) a[t, i]
+// + sin(p f_i) b[t, i]: u is the product of the channels that are not rotated, a = q_even k_even + q_odd k_odd
+// and b = q_odd k_even - q_even k_odd those of the pairs. These are made once for each query and token; a key
+// then costs 2 * bands products for each head instead of reading its row. Values: the softmax' weights are
+// summed by token, and each token's value counts once.
+//
+// Heads lie side by side in vectors, [token, channel, heads] padded to whole vectors. Parts as in
+// ring_attention.cpp.
+#include <Eigen/Core>
+
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include "kernels/cpu/microkernel.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/ring_attention.h"
+#include "kernels/cpu/scratch.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+constexpr int64_t kTile = 32;
+constexpr int64_t kTokensOfATask = 32;
+
+template <typename T>
+using Heads = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
+template <typename T>
+using ConstHeads = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
+
+struct MixTag;
+struct HistogramTag;
+struct TileTag;
+
+template <typename T>
+struct Layout {
+  static constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(T));
+  int64_t heads;     ///< padded
+  int64_t channels;  ///< 1 + 2 * bands
+  int64_t mix;       ///< elements of the mixed table of a query
+  int64_t partial;   ///< elements of a part's result: largest, sum, weights by token
+  explicit Layout(const RingAttention& k)
+      : heads((k.heads + kLanes - 1) / kLanes * kLanes),
+        channels(1 + 2 * k.bands),
+        mix(k.vocabulary * channels * heads),
+        partial((2 + k.vocabulary) * heads) {}
+};
+
+/// mixed [channels, heads] of one token: u, then a and b band by band, times the scale.
+template <typename T>
+void mix_token(const RingAttention& k, const Layout<T>& layout, const T* q, int64_t token, T* mixed) {
+  const int64_t d = k.head_dim;
+  const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(d)));
+  const T* key = static_cast<const T*>(k.table) + token * 2 * k.heads * d;
+  std::fill_n(mixed, layout.channels * layout.heads, T(0));
+  for (int64_t h = 0; h < k.heads; ++h) {
+    const int64_t bands = h < k.rotary_heads ? k.bands : 0;
+    const T *x = q + h * d, *y = key + h * d;
+    T rest = 0;
+    for (int64_t c = 2 * bands; c < d; ++c) rest += x[c] * y[c];
+    mixed[h] = scale * rest;
+    for (int64_t i = 0; i < bands; ++i) {
+      mixed[(1 + 2 * i) * layout.heads + h] = scale * (x[2 * i] * y[2 * i] + x[2 * i + 1] * y[2 * i + 1]);
+      mixed[(2 + 2 * i) * layout.heads + h] = scale * (x[2 * i + 1] * y[2 * i] - x[2 * i] * y[2 * i + 1]);
+    }
+  }
+}
+
+/// scores [heads] of one key.
+template <typename T>
+void score(const RingAttention& k, const Layout<T>& layout, const T* mixed, int64_t position, T* scores) {
+  typedef T Vector __attribute__((vector_size(kVectorBytes)));
+  const T* cosine = static_cast<const T*>(k.cosine) + std::abs(position) * k.bands;
+  const T* sine = static_cast<const T*>(k.sine) + std::abs(position) * k.bands;
+  const T sign = position < 0 ? T(-1) : T(1);
+  for (int64_t h = 0; h < layout.heads; h += Layout<T>::kLanes) {
+    const auto at = [&](int64_t channel) {
+      Vector v;
+      std::memcpy(&v, mixed + channel * layout.heads + h, sizeof v);
+      return v;
+    };
+    Vector even = at(0), odd = {};
+    for (int64_t i = 0; i < k.bands; ++i) {
+      even += cosine[i] * at(1 + 2 * i);
+      odd += sine[i] * at(2 + 2 * i);
+    }
+    even += sign * odd;
+    std::memcpy(scores + h, &even, sizeof even);
+  }
+}
+
+template <typename T>
+void attend_part(const RingAttention& k, const Layout<T>& layout, int64_t slot, int64_t begin, int64_t end,
+                 const T* mixed, T* partial) {
+  const int64_t heads = layout.heads;
+  std::fill_n(partial, layout.partial, T(0));
+  Heads<T> largest(partial, heads), sum(partial + heads, heads);
+  largest.setConstant(-std::numeric_limits<T>::infinity());
+  T* histogram = partial + 2 * heads;
+  T* scores = scratch<TileTag, T>(static_cast<size_t>((kTile + 1) * heads));
+  Heads<T> shrink(scores + kTile * heads, heads);
+  for (int64_t first = begin; first < end; first += kTile) {
+    const int64_t count = std::min(kTile, end - first), cell = slot * k.capacity + first;
+    for (int64_t n = 0; n < count; ++n)
+      score(k, layout, mixed + k.tokens[cell + n] * layout.channels * heads, k.positions[cell + n],
+            scores + n * heads);
+    shrink = largest;
+    for (int64_t n = 0; n < count; ++n) largest = largest.max(ConstHeads<T>(scores + n * heads, heads));
+    if ((shrink != largest).any()) {
+      shrink = (shrink - largest).exp();
+      sum *= shrink;
+      for (int64_t t = 0; t < k.vocabulary; ++t) Heads<T>(histogram + t * heads, heads) *= shrink;
+    }
+    for (int64_t n = 0; n < count; ++n) {
+      Heads<T> weights(scores + n * heads, heads);
+      weights = (weights - largest).exp();
+      sum += weights;
+      Heads<T>(histogram + k.tokens[cell + n] * heads, heads) += weights;
+    }
+  }
+}
+
+/// The output of one query: weights by token of all parts, then the tokens' values.
+template <typename T>
+void join(const RingAttention& k, const Layout<T>& layout, int64_t row, T* partials, int64_t parts) {
+  const int64_t heads = layout.heads, d = k.head_dim, width = k.heads * d;
+  T* out = static_cast<T*>(k.out) + row * k.out_stride;
+  std::fill_n(out, width, T(0));
+  if (parts == 0) return;
+  Eigen::Array<T, Eigen::Dynamic, 1> largest = ConstHeads<T>(partials, heads);
+  for (int64_t p = 1; p < parts; ++p)
+    largest = largest.max(ConstHeads<T>(partials + p * layout.partial, heads));
+  Heads<T> all(partials + heads, (1 + k.vocabulary) * heads);  // sum and weights of part 0 take the others in
+  for (int64_t p = 0; p < parts; ++p) {
+    T* partial = partials + p * layout.partial;
+    const Eigen::Array<T, Eigen::Dynamic, 1> shrink = (ConstHeads<T>(partial, heads) - largest).exp();
+    for (int64_t t = 0; t <= k.vocabulary; ++t) {
+      const ConstHeads<T> own(partial + (1 + t) * heads, heads);
+      Heads<T> target(partials + (1 + t) * heads, heads);
+      if (p == 0) {
+        target *= shrink;
+      } else {
+        target += shrink * own;
+      }
+    }
+  }
+  const T* values = static_cast<const T*>(k.table) + width;
+  for (int64_t t = 0; t < k.vocabulary; ++t) {
+    for (int64_t h = 0; h < k.heads; ++h) {
+      const T weight = all[(1 + t) * heads + h];
+      if (weight == T(0)) continue;
+      for (int64_t c = h * d; c < (h + 1) * d; ++c) out[c] += weight * values[t * 2 * width + c];
+    }
+  }
+  for (int64_t h = 0; h < k.heads; ++h)
+    for (int64_t c = h * d; c < (h + 1) * d; ++c) out[c] /= all[h];
+}
+
+}  // namespace
+
+template <typename T>
+void attend_by_table(const RingAttention& k) {
+  const Layout<T> layout(k);
+  const int64_t rows = k.slots * k.queries;
+  T* mixed = scratch<MixTag, T>(static_cast<size_t>(rows * layout.mix));
+  T* partials = scratch<HistogramTag, T>(static_cast<size_t>(rows * kMostRingParts * layout.partial));
+  const int64_t chunks = (k.vocabulary + kTokensOfATask - 1) / kTokensOfATask;
+  parallel_items(rows * chunks, [&](int64_t item) {
+    const int64_t row = item / chunks, first = item % chunks * kTokensOfATask;
+    if (k.count[row / k.queries] == 0) return;
+    const T* q = static_cast<const T*>(k.q) + row * k.q_stride;
+    for (int64_t t = first; t < std::min(k.vocabulary, first + kTokensOfATask); ++t)
+      mix_token(k, layout, q, t, mixed + row * layout.mix + t * layout.channels * layout.heads);
+  });
+  const int64_t most = most_parts(k);
+  parallel_items(rows * most, [&](int64_t item) {
+    const int64_t row = item / most, p = item % most, slot = row / k.queries;
+    const RingParts parts(k.count[slot]);
+    if (p >= parts.count) return;
+    attend_part(k, layout, slot, parts.begin(p), parts.begin(p + 1), mixed + row * layout.mix,
+                partials + (row * kMostRingParts + p) * layout.partial);
+  });
+  parallel_items(rows, [&](int64_t row) {
+    join(k, layout, row, partials + row * kMostRingParts * layout.partial,
+         RingParts(k.count[row / k.queries]).count);
+  });
+}
+
+template void attend_by_table<float>(const RingAttention&);
+template void attend_by_table<double>(const RingAttention&);
+
+}  // namespace perceiver::kernels::cpu

@@ -1,0 +1,42 @@
+#include "generate/stop_strings.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/check.h"
+
+namespace perceiver {
+
+StopStrings::StopStrings(std::vector<std::string> strings) : strings_(std::move(strings)) {
+  for (const std::string& string : strings_)
+    if (string.empty()) throw_user("a stop string is empty; leave it out to stop nowhere");
+}
+
+std::string StopStrings::put(std::string_view text) {
+  if (found_) return {};
+  pending_ += text;
+  size_t first = std::string::npos;
+  for (const std::string& string : strings_) first = std::min(first, pending_.find(string));
+  found_ = first != std::string::npos;
+  const size_t certain = found_ ? first : pending_.size() - held_back();
+  std::string out = pending_.substr(0, certain);
+  pending_.erase(0, certain);
+  return out;
+}
+
+std::string StopStrings::flush() {
+  return found_ ? std::string() : std::exchange(pending_, {});
+}
+
+/// Length of the longest end of the pending text that begins one of the strings.
+size_t StopStrings::held_back() const {
+  size_t longest = 0;
+  for (const std::string& string : strings_) {
+    const size_t most = std::min(string.size() - 1, pending_.size());
+    for (size_t length = most; length > longest; --length)
+      if (pending_.compare(pending_.size() - length, length, string, 0, length) == 0) longest = length;
+  }
+  return longest;
+}
+
+}  // namespace perceiver

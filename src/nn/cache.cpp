@@ -1,0 +1,63 @@
+#include "nn/cache.h"
+
+#include "core/check.h"
+
+namespace perceiver {
+
+void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t column) {
+  const LayerCache& layer = pass.layer;
+  if (!layer.rings) return;
+  const int64_t slots = layer.rings.shape()[0], columns = layer.rings.shape()[2], rows = x.shape()[0];
+  PERCEIVER_ASSERT(column + columns <= x.shape()[1] && x.value.dtype() == layer.rings.dtype());
+  kernels::WriteRows k{};
+  k.type = x.value.dtype();
+  k.slots = pass.decode ? slots : 1;
+  k.copies = rows / k.slots;
+  k.columns = columns;
+  k.source = x.value.view(column, {x.value.elements() - column}).data();
+  k.source_stride = x.shape()[1];
+  k.capacity = layer.capacity;
+  PERCEIVER_ASSERT(k.copies <= k.capacity);
+  if (pass.decode) {
+    k.row = pass.row.as<int32_t>();
+    k.active = pass.active.as<int32_t>();
+    k.target = layer.rings.data();
+  } else {
+    k.target = layer.rings.view(pass.slot * layer.capacity * columns, {layer.capacity, columns}).data();
+  }
+  kernels::write_rows(tape.launch(), k);
+}
+
+Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int64_t heads, int64_t head_dim,
+                      const ops::RotaryTable& rotary) {
+  const LayerCache& layer = pass.layer;
+  const int64_t rows = q.shape()[0], slots = pass.count.elements();
+  const Variable out = tape.result(q.value.dtype(), {rows, heads * head_dim});
+  kernels::RingAttention k{};
+  k.type = q.value.dtype();
+  k.slots = slots;
+  k.queries = rows / slots;
+  k.heads = heads;
+  k.head_dim = head_dim;
+  k.capacity = layer.capacity;
+  k.q = q.value.data();
+  k.q_stride = q.shape()[1];
+  k.rings = layer.rings.data();
+  k.count = pass.count.as<int32_t>();
+  k.out = out.value.data();
+  k.out_stride = heads * head_dim;
+  if (!layer.rings) {
+    k.table = layer.table.data();
+    k.vocabulary = layer.table.shape()[0];
+    k.tokens = layer.tokens.as<int32_t>();
+    k.positions = layer.positions.as<int32_t>();
+    k.cosine = rotary.cosine.data();
+    k.sine = rotary.sine.data();
+    k.bands = rotary.bands;
+    k.rotary_heads = rotary.heads;
+  }
+  kernels::ring_attention(tape.launch(), k);
+  return out;
+}
+
+}  // namespace perceiver

@@ -1,0 +1,135 @@
+// The CUDA kernels of generation against the CPU's.
+#include "cuda_check.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace perceiver::testing {
+namespace {
+
+template <typename T>
+class CudaGeneration : public CudaKernelTest<T> {};
+TYPED_TEST_SUITE(CudaGeneration, ElementTypes);
+
+TYPED_TEST(CudaGeneration, ProductsOfFewRows) {
+  using T = TypeParam;
+  for (const auto& [rows, columns, depth] :
+       {std::tuple{1, 1, 1}, {3, 70, 100}, {5, 259, 1024}, {9, 33, 4096}, {64, 40, 77}}) {
+    const Values x = random_values<T>(rows * depth, 1), weight = random_values<T>(columns * depth, 2),
+                 bias = random_values<T>(columns, 3);
+    Values expected(static_cast<size_t>(rows * columns));
+    kernels::cpu::row_products({DType::f64, DType::f64, rows, columns, depth, x.data(), weight.data(), bias.data(),
+                                expected.data()});
+    const Array<T> x_device(x), weight_device(weight), bias_device(bias), out(rows * columns), alone(columns);
+    kernels::cuda::row_products(this->launch(), {kType<T>, kType<T>, rows, columns, depth, x_device.data(),
+                                                 weight_device.data(), bias_device.data(), out.data()});
+    const Values all = out.read();
+    expect_close(all, expected, {bound_of<T>().relative, 1e-4}, "products");
+    for (int64_t r = 0; r < rows; ++r) {
+      kernels::cuda::row_products(this->launch(),
+                                  {kType<T>, kType<T>, 1, columns, depth, x_device.data() + r * depth,
+                                   weight_device.data(), bias_device.data(), alone.data()});
+      const Values row = alone.read();
+      ASSERT_TRUE(std::equal(row.begin(), row.end(), all.begin() + r * columns)) << "row " << r << " of " << rows;
+    }
+  }
+}
+
+TYPED_TEST(CudaGeneration, AttentionOverRings) {
+  using T = TypeParam;
+  for (const auto& [slots, queries, heads, d, capacity] :
+       {std::tuple{1, 1, 1, 4, 1}, {3, 1, 2, 64, 70}, {2, 2, 3, 24, 1000}, {1, 1, 4, 128, 20000}}) {
+    const int64_t width = heads * d;
+    const Values q = random_values<T>(slots * queries * width, 1),
+                 rings = random_values<T>(slots * capacity * 2 * width, 2);
+    Ints count;
+    for (int64_t s = 0; s < slots; ++s) count.push_back(static_cast<int32_t>(capacity - s * capacity / slots));
+    if (slots > 1) count.back() = 0;
+    Values expected(static_cast<size_t>(slots * queries * width));
+    kernels::RingAttention k{};
+    k.type = DType::f64;
+    k.slots = slots, k.queries = queries, k.heads = heads, k.head_dim = d, k.capacity = capacity;
+    k.q_stride = k.out_stride = width;
+    k.q = q.data(), k.rings = rings.data(), k.count = count.data(), k.out = expected.data();
+    kernels::cpu::ring_attention(k);
+    const Array<T> q_device(q), rings_device(rings), out(slots * queries * width);
+    const DeviceArray<int32_t> count_device(count);
+    k.type = kType<T>;
+    k.q = q_device.data(), k.rings = rings_device.data(), k.count = count_device.data(), k.out = out.data();
+    kernels::cuda::ring_attention(this->launch(), k);
+    expect_close(out.read(), expected, {bound_of<T>().relative, 1e-4}, "attention");
+  }
+}
+
+TYPED_TEST(CudaGeneration, RowsJoinTheirRingsAndSlotsMoveOn) {
+  using T = TypeParam;
+  const Array<T> source(Values{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
+  const Array<T> rings(Values(3 * 4 * 2, 0));
+  const DeviceArray<int32_t> row(Ints{3, 1, 0}), active(Ints{1, 0, 1});
+  kernels::cuda::write_rows(this->launch(),
+                            {kType<T>, 3, 2, 2, source.data(), 2, row.data(), active.data(), rings.data(), 4});
+  EXPECT_EQ(rings.read(),
+            (Values{3, 4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0}));
+  const DeviceArray<int32_t> step(Ints{4, 4, 0}), position(Ints{9, 9, 1}), context_count(Ints{5, 5, 1}),
+      context_row(Ints{4, 4, 0}), latent_count(Ints{4, 4, 2}), latent_row(Ints{2, 2, 0}), query(Ints(6, -1));
+  kernels::cuda::advance_slots(
+      this->launch(), {3, 5, 4, 2, active.data(), step.data(), position.data(), context_count.data(),
+                       context_row.data(), latent_count.data(), latent_row.data(), query.data(), 1});
+  EXPECT_EQ(step.read(), (Ints{5, 4, 1}));
+  EXPECT_EQ(position.read(), (Ints{10, 9, 2}));
+  EXPECT_EQ(context_count.read(), (Ints{5, 5, 2}));
+  EXPECT_EQ(context_row.read(), (Ints{0, 4, 1}));
+  EXPECT_EQ(latent_count.read(), (Ints{4, 4, 4}));
+  EXPECT_EQ(latent_row.read(), (Ints{0, 2, 2}));
+  EXPECT_EQ(query.read(), (Ints{11, 11, -1, -1, 3, 3}));
+}
+
+TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
+  using T = TypeParam;
+  constexpr int64_t kSlots = 40;
+  for (const int64_t vocabulary : {int64_t{259}, int64_t{768}, int64_t{32000}, int64_t{131072}}) {
+    const Values logits = random_values<T>(kSlots * vocabulary, 5, 3);
+    std::vector<kernels::SampleSettings> settings(kSlots);
+    std::vector<uint8_t> seen(static_cast<size_t>(kSlots * vocabulary));
+    for (size_t i = 0; i < seen.size(); ++i) seen[i] = i % 3 == 0;
+    std::vector<float> bias(static_cast<size_t>(2 * vocabulary), 0.0f);
+    for (size_t i = 0; i < bias.size(); ++i) bias[i] = i % 5 == 0 ? -INFINITY : 0.25f * static_cast<float>(i % 7);
+    Ints step, active;
+    for (int64_t s = 0; s < kSlots; ++s) {
+      kernels::SampleSettings& own = settings[static_cast<size_t>(s)];
+      own.temperature = s % 5 == 0 ? 0 : 0.3 * static_cast<double>(s % 5);
+      own.top_k = s % 3 == 0 ? 0 : static_cast<int32_t>(1 + 20 * (s % 4));
+      own.top_p = s % 4 == 0 ? 1 : 0.3 + 0.2 * static_cast<double>(s % 4);
+      own.min_p = s % 7 == 0 ? 0.05 : 0;
+      own.repetition_penalty = s % 2 == 0 ? 1 : 1.2;
+      own.seed = 0x1234567890ull + static_cast<uint64_t>(s);
+      own.sequence = static_cast<uint32_t>(s);
+      own.bias_row = s % 6 == 0 ? 0 : -1;
+      own.bias_period = 2;
+      own.may_end = static_cast<int32_t>(s % 2);
+      step.push_back(static_cast<int32_t>(s * 3));
+      active.push_back(s == 17 ? 0 : 1);
+    }
+    Ints token(kSlots, -5);
+    Values probability(kSlots, 0);
+    std::vector<uint8_t> cpu_seen = seen;
+    kernels::cpu::sample({DType::f64, kSlots, vocabulary, logits.data(), settings.data(), bias.data(),
+                          cpu_seen.data(), step.data(), active.data(), token.data(), probability.data()});
+    const Array<T> logits_device(logits);
+    const DeviceArray<kernels::SampleSettings> settings_device(settings);
+    const DeviceArray<uint8_t> seen_device(seen);
+    const DeviceArray<float> bias_device(bias);
+    const DeviceArray<int32_t> step_device(step), active_device(active), token_device(Ints(kSlots, -5));
+    const DeviceArray<double> probability_device(Values(kSlots, 0));
+    kernels::cuda::sample(this->launch(), {kType<T>, kSlots, vocabulary, logits_device.data(),
+                                           settings_device.data(), bias_device.data(), seen_device.data(),
+                                           step_device.data(), active_device.data(), token_device.data(),
+                                           probability_device.data()});
+    EXPECT_EQ(token_device.read(), token) << vocabulary;
+    EXPECT_EQ(seen_device.read(), cpu_seen) << vocabulary;
+    expect_close(probability_device.read(), probability, {1e-9, 1e-9}, "log-probability");
+  }
+}
+
+}  // namespace
+}  // namespace perceiver::testing

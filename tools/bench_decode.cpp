@@ -1,0 +1,201 @@
+// perceiver bench decode: how fast a model generates, beside what reading its weights and caches once takes, as
+// JSON.
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "config/load.h"
+#include "core/check.h"
+#include "core/random.h"
+#include "data/tokenizer.h"
+#include "generate/generate.h"
+#include "model/precision.h"
+#include "tools/commands.h"
+
+namespace perceiver::program {
+namespace {
+
+constexpr double kGpuBandwidth = 3.0e12;  // bytes a second that an H100 copies (docs/benchmarks.md)
+
+struct Options {
+  std::string config, checkpoint;
+  std::vector<std::string> set;
+  std::vector<int64_t> batches{1};
+  int64_t context = 0, tokens = 64;
+  EngineOptions engine;
+};
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Bytes a second that all threads together read from memory, at best: what bounds decoding on the CPU.
+double read_bandwidth() {
+  constexpr int64_t kWords = int64_t{1} << 26;  // 512 MiB, more than any cache
+  std::vector<uint64_t> words(static_cast<size_t>(kWords), 1);
+  double best = 0;
+  volatile uint64_t sink = 0;
+  for (int repeat = 0; repeat < 7; ++repeat) {
+    const auto start = Clock::now();
+    uint64_t sum = 0;
+#pragma omp parallel for reduction(+ : sum) schedule(static)
+    for (int64_t i = 0; i < kWords; ++i) sum += words[static_cast<size_t>(i)];
+    sink = sink + sum;
+    best = std::max(best, static_cast<double>(kWords) * sizeof(uint64_t) / seconds_since(start));
+  }
+  return best;
+}
+
+std::unique_ptr<PerceiverAR> open_model(const Options& options, const Globals& globals) {
+  if (!options.checkpoint.empty()) return open_checkpoint(options.checkpoint, globals).model;
+  const Config config = load_config(options.config, options.set);
+  const int threads = globals.threads > 0 ? globals.threads : static_cast<int>(config.threads);
+  const auto context = DeviceContext::open(globals.device.empty() ? config.device : globals.device, threads);
+  const DType type = apply_precision(config.train.precision, *context);
+  auto model = std::make_unique<PerceiverAR>(config.model, context, type);
+  model->parameters().initialize(config.train.seed);
+  return model;
+}
+
+/// Bytes of weights that a step reads: all but the tables of which it looks up single rows, and but the
+/// projections of the context where those are read from their table.
+double weight_bytes(const Engine& engine) {
+  const PerceiverAR& model = engine.model();
+  int64_t elements = 0;
+  for (const ParameterInfo& info : model.parameters().infos()) {
+    const bool looked_up = info.name.find("embedding") != std::string::npos;
+    const bool in_table = engine.caches().context_table && info.name.starts_with("cross.") &&
+                          (info.name.find("attention.k") != std::string::npos ||
+                           info.name.find("attention.v") != std::string::npos);
+    if (!looked_up && !in_table) elements += info.elements();
+  }
+  return static_cast<double>(elements) * static_cast<double>(size_of(model.type()));
+}
+
+/// Bytes of caches that a step of one sequence reads, all of them full to `context` tokens.
+double cache_bytes(const Engine& engine, int64_t context) {
+  const DecodeCaches& caches = engine.caches();
+  const auto element = static_cast<double>(size_of(engine.model().type()));
+  const Shape& self = caches.self_kv.shape();
+  double bytes = element * static_cast<double>(self[0] * self[2] * self[3]);
+  if (caches.by_table())
+    bytes += static_cast<double>(caches.context_table.bytes()) + 2.0 * sizeof(int32_t) * static_cast<double>(context);
+  else if (caches.context_kv)
+    bytes += element * static_cast<double>(caches.context_kv.shape()[0] * context * caches.context_kv.shape()[3]);
+  return bytes;
+}
+
+std::vector<int32_t> random_prompt(int64_t length, int64_t vocabulary, uint32_t number) {
+  RandomStream random(0, RandomPurpose::batch, 0, number);
+  std::vector<int32_t> tokens{sos_token};
+  while (static_cast<int64_t>(tokens.size()) < length)
+    tokens.push_back(static_cast<int32_t>(
+        special_tokens + static_cast<int64_t>(random.below(static_cast<uint64_t>(vocabulary - special_tokens)))));
+  return tokens;
+}
+
+nlohmann::ordered_json measure(const PerceiverAR& model, const Options& options, int64_t batch, double bandwidth) {
+  DeviceContext& context = model.context();
+  const ModelConfig& config = model.config();
+  EngineOptions engine_options = options.engine;
+  engine_options.slots = batch;
+  // A stream keeps the latents full, so that every timed step is alike.
+  if (engine_options.policy == GenerationPolicy::automatic) engine_options.policy = GenerationPolicy::stream;
+  context.reset_peak();
+  Engine engine(model, engine_options);
+  const int64_t length = options.context > 0 ? std::min(options.context, config.context_length) : config.context_length;
+  const auto start = Clock::now();
+  for (int64_t s = 0; s < batch; ++s) {
+    Sequence sequence;
+    sequence.tokens = random_prompt(length, config.vocabulary, static_cast<uint32_t>(s));
+    sequence.settings = sample_settings({}, static_cast<uint32_t>(s), false);
+    engine.admit(s, std::move(sequence));
+  }
+  engine.compute();
+  context.synchronize();
+  const double prefill = seconds_since(start);
+
+  std::vector<double> times;
+  for (int64_t step = 0; step < options.tokens + 8; ++step) {  // the first ones warm up and record
+    const auto begin = Clock::now();
+    engine.step();
+    if (engine.in_flight() >= engine.depth()) engine.collect();
+    times.push_back(seconds_since(begin));
+  }
+  while (engine.in_flight() > 0) engine.collect();
+  times.erase(times.begin(), times.begin() + 8);
+  double total = 0;
+  for (const double each : times) total += each;
+  const double step = total / static_cast<double>(times.size());
+  std::sort(times.begin(), times.end());
+  const double bytes = weight_bytes(engine) + cache_bytes(engine, length) * static_cast<double>(batch);
+  const double bound = bytes / bandwidth;
+  return {{"batch", batch},
+          {"context", length},
+          {"latents", engine.options().latents},
+          {"context_kept_as", engine.caches().by_table() ? "tokens" : "keys and values"},
+          {"us_per_step", step * 1e6},
+          {"us_per_step_median", times[times.size() / 2] * 1e6},
+          {"tokens_per_second", static_cast<double>(batch) / step},
+          {"us_per_token", step / static_cast<double>(batch) * 1e6},
+          {"weights_mb", weight_bytes(engine) / 1e6},
+          {"caches_mb", cache_bytes(engine, length) * static_cast<double>(batch) / 1e6},
+          {"bound_us", bound * 1e6},
+          {"fraction", bound / step},
+          {"prefill_tokens_per_second", static_cast<double>(batch * length) / prefill},
+          {"prefill_ms", prefill * 1e3},
+          {"caches_allocated_mib", static_cast<double>(engine.caches().bytes()) / (1 << 20)},
+          {"peak_allocated_mib", static_cast<double>(context.statistics().peak_bytes) / (1 << 20)}};
+}
+
+int run(const Options& options, const Globals& globals) {
+  if (options.config.empty() == options.checkpoint.empty())
+    throw_user("bench decode needs --config or --checkpoint, one of them");
+  const std::unique_ptr<PerceiverAR> model = open_model(options, globals);
+  DeviceContext& context = model->context();
+  const double bandwidth = context.is_cuda() ? kGpuBandwidth : read_bandwidth();
+  nlohmann::ordered_json runs = nlohmann::ordered_json::array();
+  for (const int64_t batch : options.batches) runs.push_back(measure(*model, options, batch, bandwidth));
+  const nlohmann::ordered_json out{{"benchmark", "decode"},
+                                   {"model", options.config.empty() ? options.checkpoint : options.config},
+                                   {"device", context.name()},
+                                   {"threads", context.threads()},
+                                   {"precision", name_of(model->type())},
+                                   {"parameters", model->parameters().count()},
+                                   {"bandwidth_gb_per_second", bandwidth / 1e9},
+                                   {"tokens_timed", options.tokens},
+                                   {"runs", runs}};
+  std::printf("%s\n", out.dump(2).c_str());
+  return 0;
+}
+
+}  // namespace
+
+void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* decode = bench.add_subcommand("decode", "Time generation, full context and latents; prints JSON");
+  decode->add_option("--config", options->config, "Configuration (YAML); random weights");
+  decode->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
+  decode->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file");
+  decode->add_option("--context", options->context, "Tokens of the prompt (0 = the model's context)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  decode->add_option("--batch", options->batches, "Sequences at once, or a list such as 1,8,64")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  decode->add_option("--tokens", options->tokens, "Timed tokens of each sequence")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  add_policy(*decode, options->engine);
+  decode->callback([options, &globals, &action] {
+    action = [options, &globals] { return run(*options, globals); };
+  });
+}
+
+}  // namespace perceiver::program
