@@ -116,6 +116,21 @@ TEST(Engine, PoliciesAreRecomputationInFloat32) {
   check_policies(generation_config(), kAll, DType::f32);
 }
 
+// Prompts read the rounded weights in float32, tokens in bfloat16: the same numbers.
+TEST(Engine, PoliciesAreRecomputationWithBf16Weights) {
+  const auto model = varied_model(generation_config(), DType::f32);
+  const std::vector<double> before = recomputed_logits(*model, prompt_of(9), 8);
+  model->narrow_weights();
+  EXPECT_GT(difference(recomputed_logits(*model, prompt_of(9), 8), before), 1e-4);
+  for (const GenerationPolicy policy : kAll) {
+    EngineOptions options;
+    options.policy = policy;
+    check_policy(*model, options, 5, 45, tolerance_of(DType::f32));
+  }
+  const auto wide = varied_model(generation_config(), DType::f64);
+  EXPECT_THROW(wide->narrow_weights(), Error);
+}
+
 TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokensOrAsKeys) {
   ModelConfig config = generation_config();
   config.rotary_head_fraction = 0.5;

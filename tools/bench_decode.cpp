@@ -25,6 +25,7 @@ struct Options {
   std::vector<std::string> set;
   std::vector<int64_t> batches{1};
   int64_t context = 0, tokens = 64;
+  bool bf16_weights = false;
   EngineOptions engine;
 };
 
@@ -52,29 +53,34 @@ double read_bandwidth() {
 }
 
 std::unique_ptr<PerceiverAR> open_model(const Options& options, const Globals& globals) {
-  if (!options.checkpoint.empty()) return open_checkpoint(options.checkpoint, globals).model;
+  if (!options.checkpoint.empty())
+    return open_checkpoint(options.checkpoint, globals, options.bf16_weights).model;
   const Config config = load_config(options.config, options.set);
   const int threads = globals.threads > 0 ? globals.threads : static_cast<int>(config.threads);
   const auto context = DeviceContext::open(globals.device.empty() ? config.device : globals.device, threads);
   const DType type = apply_precision(config.train.precision, *context);
   auto model = std::make_unique<PerceiverAR>(config.model, context, type);
   model->parameters().initialize(config.train.seed);
+  if (options.bf16_weights) model->narrow_weights();
   return model;
 }
 
-/// Bytes of weights that a step reads: all but the tables of which it looks up single rows, and but the
-/// projections of the context where those are read from their table.
+/// Bytes of weights that a step reads: all linear layers' but the projections of the context where those are
+/// read from their table, and the vectors.
 double weight_bytes(const Engine& engine) {
   const PerceiverAR& model = engine.model();
-  int64_t elements = 0;
+  const auto element = static_cast<int64_t>(size_of(model.type()));
+  int64_t bytes = model.linear_bytes(), matrices = 0, projections = 0;
   for (const ParameterInfo& info : model.parameters().infos()) {
-    const bool looked_up = info.name.find("embedding") != std::string::npos;
     const bool in_table = engine.caches().context_table && info.name.starts_with("cross.") &&
-                          (info.name.find("attention.k") != std::string::npos ||
-                           info.name.find("attention.v") != std::string::npos);
-    if (!looked_up && !in_table) elements += info.elements();
+                          (info.name.find("attention.k.weight") != std::string::npos ||
+                           info.name.find("attention.v.weight") != std::string::npos);
+    if (info.shape.rank() == 1) bytes += info.elements() * element;
+    if (info.shape.rank() == 2 && info.name.find("embedding") == std::string::npos) matrices += info.elements();
+    if (in_table) projections += info.elements();
   }
-  return static_cast<double>(elements) * static_cast<double>(size_of(model.type()));
+  return static_cast<double>(bytes) -
+         static_cast<double>(model.linear_bytes()) * static_cast<double>(projections) / static_cast<double>(matrices);
 }
 
 /// Bytes of caches that a step of one sequence reads, all of them full to `context` tokens.
@@ -166,6 +172,7 @@ int run(const Options& options, const Globals& globals) {
                                    {"device", context.name()},
                                    {"threads", context.threads()},
                                    {"precision", name_of(model->type())},
+                                   {"bf16_weights", options.bf16_weights},
                                    {"parameters", model->parameters().count()},
                                    {"bandwidth_gb_per_second", bandwidth / 1e9},
                                    {"tokens_timed", options.tokens},
@@ -192,6 +199,7 @@ void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
   decode->add_option("--tokens", options->tokens, "Timed tokens of each sequence")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  decode->add_flag("--bf16-weights", options->bf16_weights, "CPU: weights rounded to bfloat16");
   add_policy(*decode, options->engine);
   decode->callback([options, &globals, &action] {
     action = [options, &globals] { return run(*options, globals); };

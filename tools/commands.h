@@ -41,7 +41,8 @@ void add_train(CLI::App& app, Globals& globals, Action& action);
 void add_policy(CLI::App& command, EngineOptions& engine);
 
 /// Loads the model that a run folder, checkpoint folder or model file means, onto the device asked for.
-LoadedModel open_checkpoint(const std::string& path, const Globals& globals);
+/// `bf16_weights`: rounds them (PerceiverAR::narrow_weights).
+LoadedModel open_checkpoint(const std::string& path, const Globals& globals, bool bf16_weights = false);
 
 /// The configuration of the run that made a model, with overrides; defaults and the model's own where the
 /// file holds none.

@@ -7,11 +7,13 @@
 
 namespace perceiver::program {
 
-LoadedModel open_checkpoint(const std::string& path, const Globals& globals) {
+LoadedModel open_checkpoint(const std::string& path, const Globals& globals, bool bf16_weights) {
   const std::string file = find_model_file(path).string();
   auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
   const DType type = apply_precision(Precision::automatic, *context);
-  return load_model(file, std::move(context), type);
+  LoadedModel loaded = load_model(file, std::move(context), type);
+  if (bf16_weights) loaded.model->narrow_weights();
+  return loaded;
 }
 
 Config run_config(const ModelMetadata& metadata, const std::vector<std::string>& overrides) {

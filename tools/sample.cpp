@@ -25,7 +25,7 @@ struct Options {
   FileSampling files;
   BatchSampling batch;
   int64_t best_of = 1;
-  bool json = false;
+  bool json = false, bf16_weights = false;
 };
 
 /// One text that is to be shown: the likeliest of `best_of` continuations of a prompt.
@@ -172,7 +172,7 @@ int sample_as_files(Options& options, const LoadedModel& loaded) {
 
 int run(Options& options, const Globals& globals) {
   check(options);
-  const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
+  const LoadedModel loaded = open_checkpoint(options.checkpoint, globals, options.bf16_weights);
   if (wants_files(options.files, loaded.metadata)) return sample_as_files(options, loaded);
   const std::vector<std::string> prompts = read_prompts(options);
   const auto tokenizer = make_tokenizer(loaded.metadata.tokenizer);
@@ -291,6 +291,8 @@ void add_sample(CLI::App& app, Globals& globals, Action& action) {
       ->capture_default_str();
   command->add_option("--batch", options->batch.at_once, "Texts at once (0 = up to 8)")->capture_default_str();
   command->add_flag("--ignore-eos", options->request.ignore_eos, "Never end before --tokens");
+  command->add_flag("--bf16-weights", options->bf16_weights,
+                    "CPU: weights rounded to bfloat16, half as many bytes for a token");
   command->add_flag("--json", options->json, "Print JSON with log-probabilities (nats)");
   command->callback([options, tokens, &globals, &action] {
     options->files.length_given = tokens->count() > 0;

@@ -22,6 +22,8 @@ struct LoadOptions {
   std::string device = "auto";                 ///< "cpu", "cuda", or "auto": a GPU where there is one
   int threads = 0;                             ///< CPU threads; 0 = all
   Precision precision = Precision::automatic;  ///< of the computation; automatic: bf16 on a GPU, else f32
+  /// CPU: rounds weights to bf16, of which a token then reads half as many bytes. Computation stays in f32.
+  bool bf16_weights = false;
 };
 
 /// Likelihood of a text as one document: every token predicted once, with all the context the model can take.

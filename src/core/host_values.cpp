@@ -53,4 +53,16 @@ void fill(const Tensor& tensor, const std::function<double(int64_t)>& value) {
   fill_with<uint16_t>(tensor, [&](int64_t i) { return to_bf16(value(i)); });
 }
 
+void round_to_bf16(const Tensor& values, const Tensor& narrow) {
+  PERCEIVER_ASSERT(values.dtype() == DType::f32 && narrow.dtype() == DType::bf16 &&
+                   values.device().kind == DeviceKind::cpu && values.elements() == narrow.elements());
+  float* wide = values.as<float>();
+  uint16_t* bits = narrow.as<uint16_t>();
+#pragma omp parallel for
+  for (int64_t i = 0; i < values.elements(); ++i) {
+    bits[i] = to_bf16(static_cast<double>(wide[i]));
+    wide[i] = from_bf16(bits[i]);
+  }
+}
+
 }  // namespace perceiver

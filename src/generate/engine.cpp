@@ -50,7 +50,7 @@ Engine::Engine(const PerceiverAR& model, const EngineOptions& options)
     caches_ = model_.make_caches(slots, options_.latents, config_.context_length,
                                  options_.context == ContextProjection::table);
   state_ = DecodeSlots::make(context, config_, slots);
-  logits_ = Tensor::zeros(context, model_.type(), {slots, vocabulary});
+  logits_ = Tensor::zeros(context, accumulation_type(model_.type()), {slots, vocabulary});
   settings_ = Tensor::zeros(context, DType::u8, {slots, sizeof(kernels::SampleSettings)});
   seen_ = Tensor::zeros(context, DType::u8, {slots, vocabulary});
   log_probability_ = Tensor::zeros(context, DType::f64, {slots});
@@ -105,7 +105,7 @@ void Engine::check_memory() const {
   const int64_t width = config_.attention_width == AttentionWidth::kv ? e : z;
   const bool transformer = config_.type == ModelType::transformer;
   const int64_t blocks = transformer ? 0 : 1 + static_cast<int64_t>(config_.extra_cross_attention_after.size());
-  int64_t slot = vocabulary * (element + 1);
+  int64_t slot = vocabulary * (static_cast<int64_t>(size_of(accumulation_type(model_.type()))) + 1);
   if (keeps_cache_) {
     slot += config_.layers * options_.latents * 2 * z * element;
     slot += options_.context == ContextProjection::table ? 2 * int64_t{sizeof(int32_t)} * config_.context_length
@@ -456,7 +456,7 @@ void Engine::choose(const std::vector<int64_t>& slots) {
 void Engine::launch_choice() {
   const Launch& launch = model_.context().launch();
   const auto ints = [](const Tensor& tensor) { return tensor.as<int32_t>(); };
-  kernels::sample(launch, {model_.type(), slots(), config_.vocabulary, logits_.data(),
+  kernels::sample(launch, {logits_.dtype(), slots(), config_.vocabulary, logits_.data(),
                            static_cast<const kernels::SampleSettings*>(settings_.data()), biases_.as<float>(),
                            seen_.as<uint8_t>(), ints(state_.step), ints(state_.active), ints(state_.token),
                            log_probability_.as<double>()});

@@ -158,7 +158,7 @@ class Engine {
   bool keeps_cache_ = true;
   DecodeCaches caches_;
   DecodeSlots state_;
-  Tensor logits_;    ///< T [S, V]
+  Tensor logits_;    ///< accumulation type [S, V]
   Tensor settings_;  ///< kernels::SampleSettings [S]
   Tensor seen_;      ///< u8 [S, V]
   Tensor biases_;    ///< f32 [S * bias_rows_, V], or none

@@ -375,17 +375,47 @@ void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, c
     write_token_ring(tape, caches, slots, slots.position, caches.context_positions);
   }
   const CacheUse use{caches, &slots, 0};
-  const Tensor all = Tensor::empty(*context_, type_, {caches.slots, config_.vocabulary});
+  const Tensor all = Tensor::empty(*context_, logits.dtype(), {caches.slots, config_.vocabulary});
   write_logits(tape, trunk(tape, inputs, Recompute::none, &use), all);
-  kernels::write_rows(tape.launch(), {type_, caches.slots, 1, config_.vocabulary, all.data(), config_.vocabulary,
+  kernels::write_rows(tape.launch(), {logits.dtype(), caches.slots, 1, config_.vocabulary, all.data(), config_.vocabulary,
                                       nullptr, slots.active.as<int32_t>(), logits.data(), 1});
 }
 
-/// logits = Linear_out(z) for the few rows of z, each as if it were alone.
 void PerceiverAR::write_logits(Tape& tape, const Variable& z, const Tensor& logits) const {
-  const Tensor &weight = output_.weight.value, &bias = output_.bias.value;
-  kernels::row_products(tape.launch(), {type_, weight.dtype(), z.shape()[0], weight.shape()[0], z.shape()[1],
-                                        z.value.data(), weight.data(), bias.data(), logits.data()});
+  if (logits.dtype() == type_) return ops::row_products(tape, z.value, output_, logits);
+  const Tensor rounded = Tensor::empty(*context_, type_, {z.shape()[0], config_.vocabulary});
+  ops::row_products(tape, z.value, output_, rounded);
+  kernels::cast(tape.launch(), {type_, logits.dtype(), rounded.elements(), rounded.data(), logits.data()});
+}
+
+std::vector<ops::LinearParameters*> PerceiverAR::linears() {
+  std::vector<ops::LinearParameters*> all{&output_};
+  if (query_linear_.weight.value) all.push_back(&query_linear_);
+  for (ops::LinearParameters& layer : query_mlp_) all.push_back(&layer);
+  const auto add = [&all](const std::vector<ops::LinearParameters*>& some) {
+    all.insert(all.end(), some.begin(), some.end());
+  };
+  for (CrossBlock& block : cross_) add(block.linears());
+  for (SelfBlock& block : self_) add(block.linears());
+  return all;
+}
+
+void PerceiverAR::narrow_weights() {
+  if (type_ == DType::bf16) return;
+  if (type_ != DType::f32 || context_->is_cuda())
+    throw_user("weights in bfloat16 beside float32 are of the CPU; on a GPU compute in bfloat16");
+  for (ops::LinearParameters* linear : linears()) {
+    const Tensor& weight = linear->weight.value;
+    linear->narrow = Tensor::empty(*context_, DType::bf16, weight.shape());
+    round_to_bf16(weight, linear->narrow);
+  }
+}
+
+int64_t PerceiverAR::linear_bytes() const {
+  size_t bytes = 0;
+  for (const ops::LinearParameters* linear : const_cast<PerceiverAR*>(this)->linears())
+    bytes += (linear->narrow ? linear->narrow : linear->weight.value).bytes();
+  return static_cast<int64_t>(bytes);
 }
 
 }  // namespace perceiver

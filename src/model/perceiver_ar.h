@@ -43,6 +43,12 @@ class PerceiverAR {
   /// Logits [B, U, V] without gradients; meaningless at invalid latents.
   Tensor logits(const ModelInputs& inputs) const;
 
+  /// For generation on the CPU: rounds the linear layers' weights to bf16 and keeps a copy of half the size, which
+  /// products of few rows read. What is computed from then on is that of the rounded weights. f32 alone.
+  void narrow_weights();
+  /// Bytes of the linear layers' weights as products of few rows read them.
+  int64_t linear_bytes() const;
+
   /// Makes the rotary tables reach to position `largest`. Passes under way keep the tables that they began with.
   void extend_rotary_tables(int64_t largest) const;
   /// Positions that the rotary tables reach, 0 without them.
@@ -86,7 +92,9 @@ class PerceiverAR {
   /// Normalised latents [B * U, Z].
   Variable trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute,
                  const CacheUse* caches = nullptr) const;
+  std::vector<ops::LinearParameters*> linears();
   Tensor project_table() const;
+  /// logits (accumulation type) = Linear_out(z) for the few rows of z, each as if it were alone.
   void write_logits(Tape& tape, const Variable& z, const Tensor& logits) const;
   int64_t attention_width() const;
 

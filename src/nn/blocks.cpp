@@ -94,6 +94,12 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
   return ops::linear(tape, mixed, out_);
 }
 
+std::vector<ops::LinearParameters*> SelfBlock::linears() {
+  std::vector<ops::LinearParameters*> all = mlp_.linears();
+  all.insert(all.end(), {&qkv_, &out_});
+  return all;
+}
+
 void CrossBlock::declare(ParameterStore& store, const std::string& name, const ModelConfig& config) {
   store_ = &store;
   name_ = name;
@@ -160,6 +166,12 @@ Variable CrossBlock::new_rows(Tape& tape, const Context& context, const BlockPas
   const Variable kv = ops::embedding(tape, {&lookup, 1}, ids.elements(), type);
   ops::rotary(tape, kv, 0, width_ / heads_, pass.rotary, pass.key_positions);
   return kv;
+}
+
+std::vector<ops::LinearParameters*> CrossBlock::linears() {
+  std::vector<ops::LinearParameters*> all = mlp_.linears();
+  all.insert(all.end(), {&q_, &kv_, &out_});
+  return all;
 }
 
 Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, const BlockPass& pass,

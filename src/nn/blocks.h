@@ -4,6 +4,7 @@
 
 #include <string>
 #include <vector>
+#include <vector>
 
 #include "nn/cache.h"
 #include "nn/parameters.h"
@@ -30,6 +31,7 @@ class Mlp {
   void declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,
                Activation activation);
   Variable forward(Tape& tape, const Variable& x) const;
+  std::vector<ops::LinearParameters*> linears() { return {&first_, &second_}; }
 
  private:
   ops::LinearParameters first_, second_;
@@ -41,6 +43,8 @@ class SelfBlock {
   void declare(ParameterStore& store, const std::string& name, const ModelConfig& config);
   /// z [B * M, Z] → [B * M, Z].
   Variable forward(Tape& tape, const Variable& z, const BlockPass& pass) const;
+  /// Of all linear layers.
+  std::vector<ops::LinearParameters*> linears();
 
  private:
   Variable plain(Tape& tape, const Variable& z, const BlockPass& pass) const;
@@ -69,6 +73,8 @@ class CrossBlock {
   Variable forward(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
   /// Keys, rotated, and values, [B * C, 2 A] of `type`.
   Variable keys_and_values(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
+  /// Of all linear layers.
+  std::vector<ops::LinearParameters*> linears();
 
  private:
   Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;

@@ -37,20 +37,24 @@ Variable activate(Tape& tape, const Variable& pre, Activation activation) {
 
 /// pre = x · weightᵀ + bias.
 void product(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& pre) {
+  if (tape.independent_rows()) return row_products(tape, x.value, parameters, pre);
   const Tensor& weight = parameters.weight.value;
   const int64_t rows = x.shape()[0], in = x.shape()[1], out = weight.shape()[0];
   const DType type = x.value.dtype();
   const void* bias = parameters.bias.value.data();
-  if (tape.independent_rows()) {
-    kernels::row_products(tape.launch(), {type, weight.dtype(), rows, out, in, x.value.data(), weight.data(),
-                                          bias, pre.data()});
-    return;
-  }
   kernels::gemm(tape.launch(), {type, type, false, true, rows, out, in, x.value.data(), in, weight.data(), in,
                                 pre.data(), out, false, bias});
 }
 
 }  // namespace
+
+void row_products(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out) {
+  const Tensor& weight = parameters.narrow ? parameters.narrow : parameters.weight.value;
+  const int64_t rows = x.shape()[0], depth = weight.shape()[1], columns = weight.shape()[0];
+  PERCEIVER_ASSERT(x.shape()[1] == depth && out.elements() == rows * columns && out.dtype() == x.dtype());
+  kernels::row_products(tape.launch(), {x.dtype(), weight.dtype(), rows, columns, depth, x.data(), weight.data(),
+                                        parameters.bias.value.data(), out.data()});
+}
 
 Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters, Activation activation) {
   const Tensor& weight = parameters.weight.value;

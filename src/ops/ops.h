@@ -53,7 +53,11 @@ Variable residual_add(Tape& tape, const Variable& residual, const Variable& bran
 struct LinearParameters {
   Variable weight;  ///< [out, in]
   Variable bias;    ///< [out], or no value
+  Tensor narrow = {};  ///< bf16 copy of `weight` for products of few rows; the same numbers; or none
 };
+
+/// out = x · weightᵀ + bias, a row at a time, by the narrow weights where there are any; no tape's operation.
+void row_products(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out);
 
 /// activation(x · weightᵀ + bias).
 Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters,
