@@ -10,8 +10,8 @@
 namespace perceiver::kernels {
 
 /// out [rows, columns] = x [rows, depth] · weightᵀ + bias, weight [columns, depth] row-major: for few rows,
-/// reading the weights once. Each element is one sum in an order of its own, whatever `rows` is. `weight_type`
-/// is `type`, or on the CPU bf16 beside f32.
+/// reading the weights once. Each element is one sum in an order of its own, whatever `rows` is.
+/// `weight_type` is `type`, or on the CPU bf16 beside f32.
 struct RowProducts {
   DType type, weight_type;
   int64_t rows, columns, depth;
@@ -21,8 +21,8 @@ struct RowProducts {
   void* out;
 };
 
-/// Writes new rows into the slots' rings: row s * copies + c of `source` becomes row (row[s] + c) % capacity of
-/// ring s of `target` [slots, capacity, columns].
+/// Writes new rows into the slots' rings: row s * copies + c of `source` becomes row (row[s] + c) % capacity
+/// of ring s of `target` [slots, capacity, columns].
 struct WriteRows {
   DType type;
   int64_t slots, copies, columns;
@@ -35,11 +35,11 @@ struct WriteRows {
 };
 
 /// Attention of `queries` rows of each slot over the first `count[s]` rows of the slot's ring, all of them
-/// visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where there is no row. A
-/// row of a ring is K, rotated, then V: 2 * heads * head_dim elements.
+/// visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where there is no row.
+/// A row of a ring is K, rotated, then V: 2 * heads * head_dim elements.
 ///
-/// By table (CPU): `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row n
-/// of ring s stands for token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
+/// By table (CPU): `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row
+/// n of ring s stands for token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
 struct RingAttention {
   DType type;
   int64_t slots, queries, heads, head_dim, capacity;
@@ -63,20 +63,21 @@ struct RingAttention {
 struct SampleSettings {
   double temperature = 1;  // 0: the likeliest
   double top_p = 1, min_p = 0;
-  double repetition_penalty = 1;  // logits of tokens that occurred: divided by it where positive, else multiplied
+  double repetition_penalty =
+      1;  // logits of tokens that occurred: divided by it where positive, else multiplied
   uint64_t seed = 0;
-  uint32_t sequence = 0;  // Philox: the number drawn depends on (seed, sequence, step) alone
-  int32_t top_k = 0;      // 0: off
-  int32_t bias_row = -1;  // first of this slot's rows of Sample::bias; -1: none
+  uint32_t sequence = 0;    // Philox: the number drawn depends on (seed, sequence, step) alone
+  int32_t top_k = 0;        // 0: off
+  int32_t bias_row = -1;    // first of this slot's rows of Sample::bias; -1: none
   int32_t bias_period = 1;  // in step t, bias row bias_row + t % bias_period is added to the logits
   int32_t may_end = 1;      // whether EOS can be chosen; PAD and SOS never are
 };
 
-/// Chooses a token for each active slot from its logits. With l' = logits after penalty and bias, the weight of
-/// a token is floor(2^40 exp((l' - max l') / temperature)), an integer, so that sums do not depend on their
-/// order; kept are the top_k largest, of these those of at least min_p times the largest, of these the fewest
-/// largest that reach top_p of the sum (ties: smaller ids first). The token is the first, in the order of ids,
-/// at which the kept weights' running sum exceeds a uniform 64-bit number's share of their total.
+/// Chooses a token for each active slot from its logits. With l' = logits after penalty and bias, the weight
+/// of a token is floor(2^40 exp((l' - max l') / temperature)), an integer, so that sums do not depend on
+/// their order; kept are the top_k largest, of these those of at least min_p times the largest, of these the
+/// fewest largest that reach top_p of the sum (ties: smaller ids first). The token is the first, in the order
+/// of ids, at which the kept weights' running sum exceeds a uniform 64-bit number's share of their total.
 struct Sample {
   DType type;
   int64_t slots, vocabulary;

@@ -18,8 +18,8 @@ TYPED_TEST(CudaGeneration, ProductsOfFewRows) {
     const Values x = random_values<T>(rows * depth, 1), weight = random_values<T>(columns * depth, 2),
                  bias = random_values<T>(columns, 3);
     Values expected(static_cast<size_t>(rows * columns));
-    kernels::cpu::row_products({DType::f64, DType::f64, rows, columns, depth, x.data(), weight.data(), bias.data(),
-                                expected.data()});
+    kernels::cpu::row_products({DType::f64, DType::f64, rows, columns, depth, x.data(), weight.data(),
+                                bias.data(), expected.data()});
     const Array<T> x_device(x), weight_device(weight), bias_device(bias), out(rows * columns), alone(columns);
     kernels::cuda::row_products(this->launch(), {kType<T>, kType<T>, rows, columns, depth, x_device.data(),
                                                  weight_device.data(), bias_device.data(), out.data()});
@@ -30,7 +30,8 @@ TYPED_TEST(CudaGeneration, ProductsOfFewRows) {
                                   {kType<T>, kType<T>, 1, columns, depth, x_device.data() + r * depth,
                                    weight_device.data(), bias_device.data(), alone.data()});
       const Values row = alone.read();
-      ASSERT_TRUE(std::equal(row.begin(), row.end(), all.begin() + r * columns)) << "row " << r << " of " << rows;
+      ASSERT_TRUE(std::equal(row.begin(), row.end(), all.begin() + r * columns))
+          << "row " << r << " of " << rows;
     }
   }
 }
@@ -43,7 +44,8 @@ TYPED_TEST(CudaGeneration, AttentionOverRings) {
     const Values q = random_values<T>(slots * queries * width, 1),
                  rings = random_values<T>(slots * capacity * 2 * width, 2);
     Ints count;
-    for (int64_t s = 0; s < slots; ++s) count.push_back(static_cast<int32_t>(capacity - s * capacity / slots));
+    for (int64_t s = 0; s < slots; ++s)
+      count.push_back(static_cast<int32_t>(capacity - s * capacity / slots));
     if (slots > 1) count.back() = 0;
     Values expected(static_cast<size_t>(slots * queries * width));
     kernels::RingAttention k{};
@@ -66,15 +68,15 @@ TYPED_TEST(CudaGeneration, RowsJoinTheirRingsAndSlotsMoveOn) {
   const Array<T> source(Values{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
   const Array<T> rings(Values(3 * 4 * 2, 0));
   const DeviceArray<int32_t> row(Ints{3, 1, 0}), active(Ints{1, 0, 1});
-  kernels::cuda::write_rows(this->launch(),
-                            {kType<T>, 3, 2, 2, source.data(), 2, row.data(), active.data(), rings.data(), 4});
+  kernels::cuda::write_rows(
+      this->launch(), {kType<T>, 3, 2, 2, source.data(), 2, row.data(), active.data(), rings.data(), 4});
   EXPECT_EQ(rings.read(),
             (Values{3, 4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0}));
   const DeviceArray<int32_t> step(Ints{4, 4, 0}), position(Ints{9, 9, 1}), context_count(Ints{5, 5, 1}),
       context_row(Ints{4, 4, 0}), latent_count(Ints{4, 4, 2}), latent_row(Ints{2, 2, 0}), query(Ints(6, -1));
-  kernels::cuda::advance_slots(
-      this->launch(), {3, 5, 4, 2, active.data(), step.data(), position.data(), context_count.data(),
-                       context_row.data(), latent_count.data(), latent_row.data(), query.data(), 1});
+  kernels::cuda::advance_slots(this->launch(),
+                               {3, 5, 4, 2, active.data(), step.data(), position.data(), context_count.data(),
+                                context_row.data(), latent_count.data(), latent_row.data(), query.data(), 1});
   EXPECT_EQ(step.read(), (Ints{5, 4, 1}));
   EXPECT_EQ(position.read(), (Ints{10, 9, 2}));
   EXPECT_EQ(context_count.read(), (Ints{5, 5, 2}));
@@ -93,7 +95,8 @@ TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
     std::vector<uint8_t> seen(static_cast<size_t>(kSlots * vocabulary));
     for (size_t i = 0; i < seen.size(); ++i) seen[i] = i % 3 == 0;
     std::vector<float> bias(static_cast<size_t>(2 * vocabulary), 0.0f);
-    for (size_t i = 0; i < bias.size(); ++i) bias[i] = i % 5 == 0 ? -INFINITY : 0.25f * static_cast<float>(i % 7);
+    for (size_t i = 0; i < bias.size(); ++i)
+      bias[i] = i % 5 == 0 ? -INFINITY : 0.25f * static_cast<float>(i % 7);
     Ints step, active;
     for (int64_t s = 0; s < kSlots; ++s) {
       kernels::SampleSettings& own = settings[static_cast<size_t>(s)];
@@ -121,10 +124,10 @@ TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
     const DeviceArray<float> bias_device(bias);
     const DeviceArray<int32_t> step_device(step), active_device(active), token_device(Ints(kSlots, -5));
     const DeviceArray<double> probability_device(Values(kSlots, 0));
-    kernels::cuda::sample(this->launch(), {kType<T>, kSlots, vocabulary, logits_device.data(),
-                                           settings_device.data(), bias_device.data(), seen_device.data(),
-                                           step_device.data(), active_device.data(), token_device.data(),
-                                           probability_device.data()});
+    kernels::cuda::sample(this->launch(),
+                          {kType<T>, kSlots, vocabulary, logits_device.data(), settings_device.data(),
+                           bias_device.data(), seen_device.data(), step_device.data(), active_device.data(),
+                           token_device.data(), probability_device.data()});
     EXPECT_EQ(token_device.read(), token) << vocabulary;
     EXPECT_EQ(seen_device.read(), cpu_seen) << vocabulary;
     expect_close(probability_device.read(), probability, {1e-9, 1e-9}, "log-probability");

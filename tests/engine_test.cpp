@@ -1,4 +1,5 @@
-// The engine of generation: its policies against passes over the whole sequence, for every option of the model.
+// The engine of generation: its policies against passes over the whole sequence, for every option of the
+// model.
 #include "generate/engine.h"
 
 #include <gtest/gtest.h>
@@ -22,8 +23,8 @@ class LatentCount {
         copies_(engine.model().config().latents_per_position),
         count_(std::min(options_.prompt_latents, prompt * copies_)) {}
   int64_t count() const { return count_; }
-  /// Whether the caches hold what a pass over the whole sequence would compute: not where a latent was dropped,
-  /// nor where the latents saw a token that has left the context since.
+  /// Whether the caches hold what a pass over the whole sequence would compute: not where a latent was
+  /// dropped, nor where the latents saw a token that has left the context since.
   bool comparable() const { return comparable_; }
   /// After one token more; `slides`: the context drops one for it.
   void add(bool slides) {
@@ -71,12 +72,13 @@ void check_policy(const PerceiverAR& model, EngineOptions options, int64_t promp
     }
     const std::vector<double> logits = engine.logits(slot);
     if (latents.comparable()) {
-      const std::vector<double> expected =
-          recomputed_logits(model, engine.tokens(slot), latents.count(), {}, transformer ? latents.count() : 0);
+      const std::vector<double> expected = recomputed_logits(model, engine.tokens(slot), latents.count(), {},
+                                                             transformer ? latents.count() : 0);
       ASSERT_LE(difference(logits, expected), tolerance) << "step " << step << ", prompt " << prompt;
       ++compared;
     }
-    // A token that depends on the likeliest and on the step: greedy output of a small random model soon repeats.
+    // A token that depends on the likeliest and on the step: greedy output of a small random model soon
+    // repeats.
     engine.push(slot, 3 + static_cast<int32_t>((greedy(logits) * 7 + step * 5) % 26));
     distinct.insert(engine.tokens(slot).back());
   }
@@ -183,7 +185,8 @@ TEST(Engine, PoliciesAreRecomputationWithQueriesOfTheirOwn) {
 TEST(Engine, PoliciesAreRecomputationWithPositionTables) {
   ModelConfig config = generation_config();
   config.position_encoding = PositionEncoding::absolute;
-  for (const PositionTable table : {PositionTable::sinusoidal, PositionTable::fourier, PositionTable::learned}) {
+  for (const PositionTable table :
+       {PositionTable::sinusoidal, PositionTable::fourier, PositionTable::learned}) {
     config.position_table = table;
     const auto model = varied_model(config);
     for (const GenerationPolicy policy : kAll) {
@@ -321,8 +324,8 @@ void check_independence(const PerceiverAR& model, GenerationPolicy policy, int64
     for (int64_t s = 0; s < slots; ++s) {
       if (!engine.occupied(s) || (step - s) % 7 != 3) continue;
       while (engine.in_flight() > 0) engine.collect();
-      const auto alone = generate_alone(model, options, sequence_of(1 + 3 * s, static_cast<uint32_t>(s)),
-                                        step - s + 1);
+      const auto alone =
+          generate_alone(model, options, sequence_of(1 + 3 * s, static_cast<uint32_t>(s)), step - s + 1);
       ASSERT_EQ(engine.tokens(s), alone) << "slot " << s << " of " << slots << ", step " << step;
     }
   }
@@ -343,7 +346,8 @@ TEST(Engine, LogitsAreTheSameBitsForAnyNumberOfSlots) {
     EngineOptions options;
     options.slots = slots;
     Engine engine(*model, options);
-    for (int64_t s = 0; s < slots; ++s) engine.admit(s, sequence_of(5 + (slots - 1 - s), static_cast<uint32_t>(slots - 1 - s)));
+    for (int64_t s = 0; s < slots; ++s)
+      engine.admit(s, sequence_of(5 + (slots - 1 - s), static_cast<uint32_t>(slots - 1 - s)));
     std::vector<double> all;
     for (int64_t step = 0; step < 20; ++step) {
       engine.compute();
@@ -376,7 +380,7 @@ TEST(Engine, GivenPositionsAreArbitraryAndKeptWhenTokensAreDropped) {
       engine.compute();
       if (latents.comparable()) {
         ASSERT_LE(difference(engine.logits(0), recomputed_logits(*model, engine.tokens(0), latents.count(),
-                                                                  sequence.positions)),
+                                                                 sequence.positions)),
                   1e-10)
             << length;
       }
@@ -466,8 +470,50 @@ TEST(Engine, ASequenceDoesNotDependOnTheOthersOnTheGpu) {
   ModelConfig config = generation_config();
   config.input_channels = config.latent_channels = 64;
   for (const DType type : {DType::f32, DType::bf16}) {
-    const auto model = varied_model(config, type, gpu());
-    for (const GenerationPolicy policy : kAll) check_independence(*model, policy, 5);
+    for (const int64_t channels : {64, 256}) {  // of these the latter has a fused step in bf16
+      config.input_channels = config.latent_channels = channels;
+      config.cross_heads = config.self_heads = channels / 64 + 1 - channels / 256;
+      const auto model = varied_model(config, type, gpu());
+      for (const GenerationPolicy policy : kAll) check_independence(*model, policy, 5);
+    }
+  }
+}
+
+// The fused step and the single operations: the same sequence within bf16's rounding, step by step.
+TEST(Engine, TheFusedStepIsThePlainOneOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  ModelConfig config = generation_config();
+  config.vocabulary = 259;
+  config.context_length = 400;
+  config.latents = 96;
+  config.input_channels = config.latent_channels = 256;
+  config.layers = 3;
+  config.cross_heads = config.self_heads = 4;
+  config.extra_cross_attention_after = {1};
+  auto model = std::make_unique<PerceiverAR>(config, gpu(), DType::bf16);
+  model->parameters().initialize(3);
+  for (const int64_t slots : {1, 3}) {
+    EngineOptions options;
+    options.slots = slots;
+    options.policy = GenerationPolicy::stream;
+    Engine fused(*model, options);
+    options.fused = false;
+    Engine plain(*model, options);
+    if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
+    EXPECT_FALSE(plain.fused());
+    for (Engine* engine : {&fused, &plain})
+      for (int64_t s = 0; s < slots; ++s)
+        engine->admit(s, sequence_of(50 + 100 * s, static_cast<uint32_t>(s)));
+    for (int64_t step = 0; step < 450; ++step) {
+      fused.compute();
+      plain.compute();
+      for (int64_t s = 0; s < slots; ++s) {
+        ASSERT_LE(difference(fused.logits(s), plain.logits(s)), 5e-2) << "step " << step << ", slot " << s;
+        const auto token = static_cast<int32_t>(3 + (step * 37 + s * 11) % 256);
+        fused.push(s, token);
+        plain.push(s, token);
+      }
+    }
   }
 }
 

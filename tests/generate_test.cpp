@@ -73,7 +73,8 @@ TEST(Generate, SeedsAndNumbersTellSequencesApart) {
 
 TEST(Generate, EndsEachSequenceOnItsOwn) {
   const auto model = varied_model(generation_config());
-  std::vector<GenerationRequest> requests{request_of(15, 0), request_of(15, 1), request_of(0, 2), request_of(15, 3)};
+  std::vector<GenerationRequest> requests{request_of(15, 0), request_of(15, 1), request_of(0, 2),
+                                          request_of(15, 3)};
   const auto whole = run(*model, requests, 4);
   EXPECT_EQ(whole[0].tokens.size(), 15u);
   EXPECT_EQ(whole[0].ending, Ending::tokens);
@@ -164,8 +165,8 @@ std::vector<int32_t> integers(const SafetensorsFile& file, const std::string& na
 
 std::filesystem::path golden_file(const std::string& name) {
   const char* given = std::getenv("PERCEIVER_GOLDEN_DIR");
-  const auto folder =
-      given != nullptr ? std::filesystem::path(given) : std::filesystem::path(PERCEIVER_SOURCE_DIR) / "tests/golden";
+  const auto folder = given != nullptr ? std::filesystem::path(given)
+                                       : std::filesystem::path(PERCEIVER_SOURCE_DIR) / "tests/golden";
   return folder / (name + ".safetensors");
 }
 
@@ -197,8 +198,9 @@ TEST(Golden, CachedGreedySequenceWithRotaryPositions) {
   }
 }
 
-/// The state of `engine`'s sequence as if only its first `tokens` tokens were there and all but the last of them
-/// were computed, with all its latents: what the authors' sampler is left with by a reset inside the prompt.
+/// The state of `engine`'s sequence as if only its first `tokens` tokens were there and all but the last of
+/// them were computed, with all its latents: what the authors' sampler is left with by a reset inside the
+/// prompt.
 std::string cut_back(Engine& engine, int64_t tokens) {
   SafetensorsWriter writer;
   Engine::Storage storage;
@@ -221,9 +223,10 @@ std::string cut_back(Engine& engine, int64_t tokens) {
   return cut.file();
 }
 
-// The authors' sampler was given the prompt token by token while all 20 tokens of it stood in its array already.
-// At the 17th its 16 latents are full, and the reset computes the last half of them from the whole array, up to
-// the 20th token; then the sampler goes on with the 18th. From the next refill on nothing is left of that.
+// The authors' sampler was given the prompt token by token while all 20 tokens of it stood in its array
+// already. At the 17th its 16 latents are full, and the reset computes the last half of them from the whole
+// array, up to the 20th token; then the sampler goes on with the 18th. From the next refill on nothing is
+// left of that.
 TEST(Golden, CachedGreedySequenceWithPositionTables) {
   const SafetensorsFile file = SafetensorsFile::open(golden_file("cached_greedy_sinusoidal"));
   const std::vector<int32_t> events = integers(file, "out/events");

@@ -47,8 +47,8 @@ void check_products(int64_t rows, int64_t columns, int64_t depth) {
   // A row alone gives the same bits.
   std::vector<T> alone(static_cast<size_t>(columns));
   for (int64_t r = 0; r < rows; ++r) {
-    kernels::cpu::row_products(
-        {kType<T>, kType<T>, 1, columns, depth, x.data() + r * depth, weight.data(), bias.data(), alone.data()});
+    kernels::cpu::row_products({kType<T>, kType<T>, 1, columns, depth, x.data() + r * depth, weight.data(),
+                                bias.data(), alone.data()});
     ASSERT_TRUE(std::equal(alone.begin(), alone.end(), out.begin() + r * columns)) << r;
   }
 }
@@ -92,7 +92,8 @@ std::vector<double> defined_attention(const kernels::RingAttention& k) {
         double score = 0;
         for (int64_t c = 0; c < d; ++c)
           score += static_cast<double>(static_cast<const T*>(k.q)[row * width + h * d + c]) *
-                   static_cast<double>(static_cast<const T*>(k.rings)[(slot * k.capacity + n) * 2 * width + h * d + c]);
+                   static_cast<double>(
+                       static_cast<const T*>(k.rings)[(slot * k.capacity + n) * 2 * width + h * d + c]);
         weights.push_back(score / std::sqrt(static_cast<double>(d)));
         largest = std::max(largest, weights.back());
       }
@@ -125,12 +126,16 @@ void check_attention(int64_t slots, int64_t queries, int64_t heads, int64_t d, i
   k.out = out.data(), k.out_stride = width;
   kernels::cpu::ring_attention(k);
   const std::vector<double> expected = defined_attention<T>(k);
-  for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], expected[i], sizeof(T) == 8 ? 1e-12 : 1e-5) << i;
+  for (size_t i = 0; i < out.size(); ++i)
+    ASSERT_NEAR(out[i], expected[i], sizeof(T) == 8 ? 1e-12 : 1e-5) << i;
 }
 
 TEST(GenerationKernels, AttentionOverRings) {
-  for (const auto& [slots, queries, heads, d, capacity] :
-       {std::tuple{1, 1, 1, 1, 1}, {3, 1, 2, 8, 70}, {2, 3, 3, 5, 300}, {1, 1, 4, 64, 2000}, {4, 1, 2, 16, 5000}}) {
+  for (const auto& [slots, queries, heads, d, capacity] : {std::tuple{1, 1, 1, 1, 1},
+                                                           {3, 1, 2, 8, 70},
+                                                           {2, 3, 3, 5, 300},
+                                                           {1, 1, 4, 64, 2000},
+                                                           {4, 1, 2, 16, 5000}}) {
     check_attention<float>(slots, queries, heads, d, capacity);
     check_attention<double>(slots, queries, heads, d, capacity);
   }
@@ -138,16 +143,18 @@ TEST(GenerationKernels, AttentionOverRings) {
 
 /// Attention by table is attention over the rings that the table and the rotations stand for.
 template <typename T>
-void check_table(int64_t slots, int64_t heads, int64_t rotary_heads, int64_t d, int64_t bands, int64_t capacity,
-                 int64_t vocabulary) {
+void check_table(int64_t slots, int64_t heads, int64_t rotary_heads, int64_t d, int64_t bands,
+                 int64_t capacity, int64_t vocabulary) {
   const int64_t width = heads * d, positions = 3 * capacity;
   const auto q = as<T>(normal(static_cast<size_t>(slots * width), 1)),
              table = as<T>(normal(static_cast<size_t>(vocabulary * 2 * width), 2));
   std::vector<T> cosine, sine;
   for (int64_t p = 0; p < positions; ++p)
     for (int64_t i = 0; i < bands; ++i) {
-      cosine.push_back(static_cast<T>(std::cos(static_cast<double>(p) / std::pow(7.0, static_cast<double>(i)))));
-      sine.push_back(static_cast<T>(std::sin(static_cast<double>(p) / std::pow(7.0, static_cast<double>(i)))));
+      cosine.push_back(
+          static_cast<T>(std::cos(static_cast<double>(p) / std::pow(7.0, static_cast<double>(i)))));
+      sine.push_back(
+          static_cast<T>(std::sin(static_cast<double>(p) / std::pow(7.0, static_cast<double>(i)))));
     }
   std::mt19937 generator(4);
   std::vector<int32_t> tokens, place, count;
@@ -157,12 +164,13 @@ void check_table(int64_t slots, int64_t heads, int64_t rotary_heads, int64_t d, 
                     static_cast<int32_t>(positions - 1));
   }
   for (int64_t s = 0; s < slots; ++s) count.push_back(static_cast<int32_t>(capacity / (s + 1)));
-  std::vector<T> rings(static_cast<size_t>(slots * capacity * 2 * width)), out(static_cast<size_t>(slots * width));
+  std::vector<T> rings(static_cast<size_t>(slots * capacity * 2 * width)),
+      out(static_cast<size_t>(slots * width));
   for (int64_t i = 0; i < slots * capacity; ++i)
     std::copy_n(table.begin() + tokens[static_cast<size_t>(i)] * 2 * width, 2 * width,
                 rings.begin() + i * 2 * width);
-  kernels::cpu::rotary({kType<T>, slots * capacity, 2 * width, rotary_heads, d, bands, rings.data(), place.data(),
-                        cosine.data(), sine.data(), 1});
+  kernels::cpu::rotary({kType<T>, slots * capacity, 2 * width, rotary_heads, d, bands, rings.data(),
+                        place.data(), cosine.data(), sine.data(), 1});
   kernels::RingAttention k{};
   k.type = kType<T>;
   k.slots = slots, k.queries = 1, k.heads = heads, k.head_dim = d, k.capacity = capacity;
@@ -173,12 +181,16 @@ void check_table(int64_t slots, int64_t heads, int64_t rotary_heads, int64_t d, 
   k.tokens = tokens.data(), k.positions = place.data(), k.cosine = cosine.data(), k.sine = sine.data();
   k.bands = bands, k.rotary_heads = rotary_heads;
   kernels::cpu::ring_attention(k);
-  for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], expected[i], sizeof(T) == 8 ? 1e-12 : 2e-5) << i;
+  for (size_t i = 0; i < out.size(); ++i)
+    ASSERT_NEAR(out[i], expected[i], sizeof(T) == 8 ? 1e-12 : 2e-5) << i;
 }
 
 TEST(GenerationKernels, AttentionByTable) {
   for (const auto& [slots, heads, rotary_heads, d, bands, capacity, vocabulary] :
-       {std::tuple{1, 1, 1, 2, 1, 1, 3}, {3, 4, 2, 8, 2, 70, 13}, {2, 3, 3, 6, 3, 700, 40}, {2, 18, 18, 16, 4, 900, 259}}) {
+       {std::tuple{1, 1, 1, 2, 1, 1, 3},
+        {3, 4, 2, 8, 2, 70, 13},
+        {2, 3, 3, 6, 3, 700, 40},
+        {2, 18, 18, 16, 4, 900, 259}}) {
     check_table<float>(slots, heads, rotary_heads, d, bands, capacity, vocabulary);
     check_table<double>(slots, heads, rotary_heads, d, bands, capacity, vocabulary);
   }
@@ -188,8 +200,10 @@ TEST(GenerationKernels, RowsJoinTheirRings) {
   const std::vector<float> source{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};  // 3 slots of 2 rows of 2
   std::vector<float> rings(3 * 4 * 2, 0);
   const std::vector<int32_t> row{3, 1, 0}, active{1, 0, 1};
-  kernels::cpu::write_rows({DType::f32, 3, 2, 2, source.data(), 2, row.data(), active.data(), rings.data(), 4});
-  const std::vector<float> expected{3, 4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0};
+  kernels::cpu::write_rows(
+      {DType::f32, 3, 2, 2, source.data(), 2, row.data(), active.data(), rings.data(), 4});
+  const std::vector<float> expected{3, 4, 0, 0, 0, 0,  1,  2,  0, 0, 0, 0,
+                                    0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0};
   EXPECT_EQ(rings, expected);
 }
 

@@ -38,8 +38,8 @@ inline std::unique_ptr<PerceiverAR> varied_model(const ModelConfig& config, DTyp
   return model;
 }
 
-/// Logits after the last of `tokens`, from a pass over the last of them with `latents` latents; `positions` as
-/// in Sequence.
+/// Logits after the last of `tokens`, from a pass over the last of them with `latents` latents; `positions`
+/// as in Sequence.
 inline std::vector<double> recomputed_logits(const PerceiverAR& model, const std::vector<int32_t>& tokens,
                                              int64_t latents, const std::vector<int32_t>& positions = {},
                                              int64_t window = 0) {
@@ -73,7 +73,8 @@ inline double difference(const std::vector<double>& actual, const std::vector<do
 }
 
 inline int32_t greedy(const std::vector<double>& logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin() + special_tokens, logits.end()) - logits.begin());
+  return static_cast<int32_t>(std::max_element(logits.begin() + special_tokens, logits.end()) -
+                              logits.begin());
 }
 
 inline std::vector<int32_t> prompt_of(int64_t length, uint32_t salt = 0) {

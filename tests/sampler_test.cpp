@@ -89,13 +89,15 @@ TEST(Sampler, CutsOff) {
 }
 
 /// The definition, in the plainest way: the kept tokens of a whole sort.
-int32_t defined_choice(const std::vector<double>& logits, const kernels::SampleSettings& settings, int32_t step) {
+int32_t defined_choice(const std::vector<double>& logits, const kernels::SampleSettings& settings,
+                       int32_t step) {
   std::vector<int32_t> ids(logits.size() - 3);
   std::iota(ids.begin(), ids.end(), 3);
   std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
   const double largest = logits[ids[0]];
   const auto weight = [&](int32_t id) {
-    const auto w = static_cast<uint64_t>(std::ldexp(std::exp((logits[id] - largest) / settings.temperature), 40));
+    const auto w =
+        static_cast<uint64_t>(std::ldexp(std::exp((logits[id] - largest) / settings.temperature), 40));
     return w < static_cast<uint64_t>(std::ldexp(settings.min_p, 40)) ? uint64_t{0} : w;
   };
   if (settings.top_k > 0) ids.resize(std::min<size_t>(ids.size(), static_cast<size_t>(settings.top_k)));
@@ -118,7 +120,8 @@ TEST(Sampler, IsItsDefinitionForSmallAndLargeVocabularies) {
   std::mt19937 generator(1);
   for (const size_t vocabulary : {size_t{259}, size_t{768}, size_t{32000}, size_t{131072}}) {
     std::vector<double> logits(vocabulary);
-    for (double& x : logits) x = std::round(std::normal_distribution<double>(0, 3)(generator) * 4) / 4;  // with ties
+    for (double& x : logits)
+      x = std::round(std::normal_distribution<double>(0, 3)(generator) * 4) / 4;  // with ties
     logits[0] = logits[1] = logits[2] = -100;
     for (const int32_t top_k : {0, 1, 50})
       for (const double top_p : {1.0, 0.9, 0.3})

@@ -1,5 +1,5 @@
-// perceiver bench decode: how fast a model generates, beside what reading its weights and caches once takes, as
-// JSON.
+// perceiver bench decode: how fast a model generates, beside what reading its weights and caches once takes,
+// as JSON.
 #include <omp.h>
 
 #include <algorithm>
@@ -76,11 +76,12 @@ double weight_bytes(const Engine& engine) {
                           (info.name.find("attention.k.weight") != std::string::npos ||
                            info.name.find("attention.v.weight") != std::string::npos);
     if (info.shape.rank() == 1) bytes += info.elements() * element;
-    if (info.shape.rank() == 2 && info.name.find("embedding") == std::string::npos) matrices += info.elements();
+    if (info.shape.rank() == 2 && info.name.find("embedding") == std::string::npos)
+      matrices += info.elements();
     if (in_table) projections += info.elements();
   }
-  return static_cast<double>(bytes) -
-         static_cast<double>(model.linear_bytes()) * static_cast<double>(projections) / static_cast<double>(matrices);
+  return static_cast<double>(bytes) - static_cast<double>(model.linear_bytes()) *
+                                          static_cast<double>(projections) / static_cast<double>(matrices);
 }
 
 /// Bytes of caches that a step of one sequence reads, all of them full to `context` tokens.
@@ -90,9 +91,11 @@ double cache_bytes(const Engine& engine, int64_t context) {
   const Shape& self = caches.self_kv.shape();
   double bytes = element * static_cast<double>(self[0] * self[2] * self[3]);
   if (caches.by_table())
-    bytes += static_cast<double>(caches.context_table.bytes()) + 2.0 * sizeof(int32_t) * static_cast<double>(context);
+    bytes += static_cast<double>(caches.context_table.bytes()) +
+             2.0 * sizeof(int32_t) * static_cast<double>(context);
   else if (caches.context_kv)
-    bytes += element * static_cast<double>(caches.context_kv.shape()[0] * context * caches.context_kv.shape()[3]);
+    bytes +=
+        element * static_cast<double>(caches.context_kv.shape()[0] * context * caches.context_kv.shape()[3]);
   return bytes;
 }
 
@@ -101,11 +104,13 @@ std::vector<int32_t> random_prompt(int64_t length, int64_t vocabulary, uint32_t 
   std::vector<int32_t> tokens{sos_token};
   while (static_cast<int64_t>(tokens.size()) < length)
     tokens.push_back(static_cast<int32_t>(
-        special_tokens + static_cast<int64_t>(random.below(static_cast<uint64_t>(vocabulary - special_tokens)))));
+        special_tokens +
+        static_cast<int64_t>(random.below(static_cast<uint64_t>(vocabulary - special_tokens)))));
   return tokens;
 }
 
-nlohmann::ordered_json measure(const PerceiverAR& model, const Options& options, int64_t batch, double bandwidth) {
+nlohmann::ordered_json measure(const PerceiverAR& model, const Options& options, int64_t batch,
+                               double bandwidth) {
   DeviceContext& context = model.context();
   const ModelConfig& config = model.config();
   EngineOptions engine_options = options.engine;
@@ -114,7 +119,8 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const Options& options,
   if (engine_options.policy == GenerationPolicy::automatic) engine_options.policy = GenerationPolicy::stream;
   context.reset_peak();
   Engine engine(model, engine_options);
-  const int64_t length = options.context > 0 ? std::min(options.context, config.context_length) : config.context_length;
+  const int64_t length =
+      options.context > 0 ? std::min(options.context, config.context_length) : config.context_length;
   const auto start = Clock::now();
   for (int64_t s = 0; s < batch; ++s) {
     Sequence sequence;
@@ -145,6 +151,7 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const Options& options,
           {"context", length},
           {"latents", engine.options().latents},
           {"context_kept_as", engine.caches().by_table() ? "tokens" : "keys and values"},
+          {"fused", engine.fused()},
           {"us_per_step", step * 1e6},
           {"us_per_step_median", times[times.size() / 2] * 1e6},
           {"tokens_per_second", static_cast<double>(batch) / step},
@@ -201,9 +208,8 @@ void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
       ->capture_default_str();
   decode->add_flag("--bf16-weights", options->bf16_weights, "CPU: weights rounded to bfloat16");
   add_policy(*decode, options->engine);
-  decode->callback([options, &globals, &action] {
-    action = [options, &globals] { return run(*options, globals); };
-  });
+  decode->callback(
+      [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }
 
 }  // namespace perceiver::program

@@ -89,9 +89,10 @@ void print_table(const std::vector<EvaluationResult>& results) {
 /// Ids of another tokenizer would be scored as if they meant the same.
 void check_tokenizer(const Dataset& data, const ModelMetadata& metadata) {
   if (data.modality() != metadata.modality || data.tokenizer() == metadata.tokenizer) return;
-  throw_user("the data's tokenizer or its options are not those that the model was trained with ({}); name data "
-             "made with the same",
-             quote(metadata.tokenizer.substr(0, 200)));
+  throw_user(
+      "the data's tokenizer or its options are not those that the model was trained with ({}); name data "
+      "made with the same",
+      quote(metadata.tokenizer.substr(0, 200)));
 }
 
 constexpr std::pair<const char*, GenerationPolicy> kPolicies[] = {{"exact", GenerationPolicy::exact},
@@ -121,7 +122,8 @@ const char* name_of(GenerationPolicy policy) {
 /// Scores as generation would, by each policy.
 int run_policies(const Options& options, const PerceiverAR& model, const Dataset& data, Split split,
                  const std::function<void(int64_t, int64_t)>& progress) {
-  if (options.evaluation.stride != 0) throw_user("--policy scores token by token; --stride does not go with it");
+  if (options.evaluation.stride != 0)
+    throw_user("--policy scores token by token; --stride does not go with it");
   nlohmann::ordered_json out = nlohmann::ordered_json::array();
   const auto lengths = options.latents.empty() ? std::vector<int64_t>{0} : options.latents;
   if (!options.json)
@@ -211,14 +213,14 @@ void add_eval(CLI::App& app, Globals& globals, Action& action) {
       ->take_all();
   command->add_option("--policy", options->policies,
                       "Score as generation would, by exact, refill or stream, or a list for a table");
-  command->add_option("--refill", options->refill, "With --policy: latents that refill computes anew (0 = half)")
+  command
+      ->add_option("--refill", options->refill, "With --policy: latents that refill computes anew (0 = half)")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--max-tokens", options->max_tokens, "With --policy: only so many tokens of a document")
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options, &globals, &action] {
-    action = [options, &globals] { return run(*options, globals); };
-  });
+  command->callback(
+      [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }
 
 }  // namespace perceiver::program

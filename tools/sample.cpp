@@ -85,7 +85,8 @@ std::pair<int32_t, float> parse_bias(const std::string& text) {
   const size_t equals = text.find('=');
   try {
     size_t id_end = 0, value_end = 0;
-    const std::string id = text.substr(0, equals), value = equals == std::string::npos ? "" : text.substr(equals + 1);
+    const std::string id = text.substr(0, equals),
+                      value = equals == std::string::npos ? "" : text.substr(equals + 1);
     const std::pair<int32_t, float> bias{std::stoi(id, &id_end), std::stof(value, &value_end)};
     if (id_end == id.size() && value_end == value.size()) return bias;
   } catch (const std::exception&) {  // reported below
@@ -101,9 +102,9 @@ std::vector<Result> choose(const Options& options, const std::vector<Continuatio
     size_t best = first;
     for (size_t i = first; i < first + static_cast<size_t>(options.best_of); ++i)
       if (all[i].log_probability > all[best].log_probability) best = i;
-    results.push_back({first / static_cast<size_t>(options.best_of * options.batch.count), progress[best].text,
-                       static_cast<int64_t>(all[best].tokens.size()), all[best].log_probability,
-                       all[best].ending});
+    results.push_back({first / static_cast<size_t>(options.best_of * options.batch.count),
+                       progress[best].text, static_cast<int64_t>(all[best].tokens.size()),
+                       all[best].log_probability, all[best].ending});
   }
   return results;
 }
@@ -161,8 +162,10 @@ std::vector<GenerationRequest> requests_of(const Options& options, const std::ve
 }
 
 int sample_as_files(Options& options, const LoadedModel& loaded) {
-  if (!options.prompt.empty()) throw_user("--prompt is printed; to write --out, give the prompt as --prompt-file");
-  if (!options.prompts_file.empty()) throw_user("--prompts-file is of texts that are printed; leave it out with --out");
+  if (!options.prompt.empty())
+    throw_user("--prompt is printed; to write --out, give the prompt as --prompt-file");
+  if (!options.prompts_file.empty())
+    throw_user("--prompts-file is of texts that are printed; leave it out with --out");
   if (options.json) throw_user("--json prints text; leave it out to write --out");
   if (options.best_of > 1) throw_user("--best-of is of texts that are printed; leave it out with --out");
   if (!options.stop.empty()) throw_user("--stop is of texts that are printed; leave it out with --out");
@@ -221,8 +224,10 @@ int run(Options& options, const Globals& globals) {
 
 void add_sampling(CLI::App& command, Options& options) {
   SamplingOptions& sampling = options.request.sampling;
-  command.add_option("--temperature", sampling.temperature, "0 = always the likeliest")->capture_default_str();
-  command.add_option("--top-k", sampling.top_k, "Only the k likeliest tokens (0 = off)")->capture_default_str();
+  command.add_option("--temperature", sampling.temperature, "0 = always the likeliest")
+      ->capture_default_str();
+  command.add_option("--top-k", sampling.top_k, "Only the k likeliest tokens (0 = off)")
+      ->capture_default_str();
   command.add_option("--top-p", sampling.top_p, "Only the likeliest tokens that together reach p")
       ->capture_default_str();
   command.add_option("--min-p", sampling.min_p, "Only tokens at least p times as likely as the likeliest")
@@ -244,13 +249,15 @@ void add_policy(CLI::App& command, EngineOptions& engine) {
                                                          {"refill", GenerationPolicy::refill},
                                                          {"stream", GenerationPolicy::stream}};
   command
-      .add_option("--policy", engine.policy,
-                  "What happens once the latents are full: auto (refill where the model allows a cache), exact, "
-                  "refill or stream; see docs/generation.md")
+      .add_option(
+          "--policy", engine.policy,
+          "What happens once the latents are full: auto (refill where the model allows a cache), exact, "
+          "refill or stream; see docs/generation.md")
       ->transform(CLI::CheckedTransformer(policies))
       ->default_str("auto");
   command.add_option("--latents", engine.latents, "Latents (0 = the model's)")->capture_default_str();
-  command.add_option("--refill", engine.refill, "Latents that policy refill computes anew (0 = half of them)")
+  command
+      .add_option("--refill", engine.refill, "Latents that policy refill computes anew (0 = half of them)")
       ->capture_default_str();
   command
       .add_option("--prompt-latents", engine.prompt_latents, "Latents of the pass over the prompt (0 = all)")
@@ -269,11 +276,12 @@ void add_sample(CLI::App& app, Globals& globals, Action& action) {
   command->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
       ->required();
   auto* prompt = command->add_option("--prompt", options->prompt, "Text to continue (default: none)");
-  auto* file = command->add_option("--prompt-file", options->prompt_file, "File to continue")
-                   ->excludes(prompt);
+  auto* file =
+      command->add_option("--prompt-file", options->prompt_file, "File to continue")->excludes(prompt);
   command
-      ->add_option("--prompts-file", options->prompts_file,
-                   "File with many prompts, one a line; in .jsonl each a JSON string or an object with 'prompt'")
+      ->add_option(
+          "--prompts-file", options->prompts_file,
+          "File with many prompts, one a line; in .jsonl each a JSON string or an object with 'prompt'")
       ->excludes(prompt)
       ->excludes(file);
   auto* tokens =
@@ -289,7 +297,8 @@ void add_sample(CLI::App& app, Globals& globals, Action& action) {
   command->add_option("--count", options->batch.count, "Continuations of each prompt")->capture_default_str();
   command->add_option("--best-of", options->best_of, "Of so many continuations the likeliest")
       ->capture_default_str();
-  command->add_option("--batch", options->batch.at_once, "Texts at once (0 = up to 8)")->capture_default_str();
+  command->add_option("--batch", options->batch.at_once, "Texts at once (0 = up to 8)")
+      ->capture_default_str();
   command->add_flag("--ignore-eos", options->request.ignore_eos, "Never end before --tokens");
   command->add_flag("--bf16-weights", options->bf16_weights,
                     "CPU: weights rounded to bfloat16, half as many bytes for a token");

@@ -26,8 +26,9 @@ struct GenerateOptions {
   double min_p = 0;
   uint64_t seed = 0;        ///< same seed, same text
   bool ignore_eos = false;  ///< never end early
-  double repetition_penalty = 1;  ///< logits of tokens that occurred are divided by it (multiplied where negative)
-  std::vector<std::string> stop;  ///< the text ends before the first of these
+  double repetition_penalty =
+      1;  ///< logits of tokens that occurred are divided by it (multiplied where negative)
+  std::vector<std::string> stop;                      ///< the text ends before the first of these
   std::vector<int32_t> stop_tokens;                   ///< ids that end the sequence
   std::vector<std::pair<int32_t, float>> logit_bias;  ///< added to tokens' logits; -infinity: never
   /// Added to the logits, one value for each id from 0 on; row t % (number of rows) for the t-th new token.
@@ -42,9 +43,9 @@ struct GenerateOptions {
 /// A prompt as token ids, SOS (2) first.
 struct TokenPrompt {
   std::vector<int32_t> tokens;
-  /// For models with position tables: positions of the prompt's tokens and of those to come, [any number, axes];
-  /// so the elements of an image may be given and generated in any order. The sequence ends with the last. Empty: 1,
-  /// 2, …
+  /// For models with position tables: positions of the prompt's tokens and of those to come, [any number,
+  /// axes]; so the elements of an image may be given and generated in any order. The sequence ends with the
+  /// last. Empty: 1, 2, …
   std::vector<int32_t> positions;
 };
 
@@ -54,8 +55,9 @@ struct GeneratedToken {
   std::string text;            ///< whole UTF-8 characters that are now certain; often empty
 };
 
-/// One sequence on its way. Generators of one model may run in different threads at the same time; each of them
-/// is one thread's at a time, but for `cancel`. Every member throws perceiver::Error for what it cannot do.
+/// One sequence on its way. Generators of one model may run in different threads at the same time; each of
+/// them is one thread's at a time, but for `cancel`. Every member throws perceiver::Error for what it cannot
+/// do.
 class Generator {
  public:
   Generator(Generator&&) noexcept;

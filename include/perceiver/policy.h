@@ -3,8 +3,8 @@
 
 namespace perceiver {
 
-/// As long as the latents have room, each new token adds one and all of these are the same: exactly what a pass
-/// over the whole sequence computes. Once they are full:
+/// As long as the latents have room, each new token adds one and all of these are the same: exactly what a
+/// pass over the whole sequence computes. Once they are full:
 enum class GenerationPolicy {
   automatic,  ///< refill where the model allows a cache, else exact
   exact,      ///< the last M latents are computed anew for every token

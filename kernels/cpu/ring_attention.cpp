@@ -1,4 +1,5 @@
-// Attention of a few queries over the slots' rings, on the CPU: bound by reading the keys and values, each once.
+// Attention of a few queries over the slots' rings, on the CPU: bound by reading the keys and values, each
+// once.
 //
 // Rows are cut into parts by their number alone; a task is one part of one slot with all heads, so that rows
 // are read as they lie. Parts keep a running maximum and sum (online softmax) and are joined in their order:

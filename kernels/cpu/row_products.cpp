@@ -1,9 +1,9 @@
 // Products of few rows with a large matrix: bound by reading the matrix, which is read once for up to
 // kTileRows rows.
 //
-// An element is a sum over vectors of `depth` in their order, one accumulator, then the lanes and the tail; the
-// tiles (rows x columns in registers) only decide what is computed side by side. bf16 weights are widened as
-// they are loaded.
+// An element is a sum over vectors of `depth` in their order, one accumulator, then the lanes and the tail;
+// the tiles (rows x columns in registers) only decide what is computed side by side. bf16 weights are widened
+// as they are loaded.
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -105,7 +105,8 @@ void columns(const RowProducts& k, int64_t begin, int64_t end) {
 template <typename T, typename W>
 void products(const RowProducts& k) {
   const int64_t grain = std::max<int64_t>(
-      kColumnsOfOneRow, kBytesOfATask / (k.depth * static_cast<int64_t>(sizeof(W)) * std::max<int64_t>(1, k.rows)));
+      kColumnsOfOneRow,
+      kBytesOfATask / (k.depth * static_cast<int64_t>(sizeof(W)) * std::max<int64_t>(1, k.rows)));
   parallel_for(k.columns, grain, [&](int64_t begin, int64_t end) { columns<T, W>(k, begin, end); });
 }
 
@@ -113,8 +114,7 @@ void products(const RowProducts& k) {
 
 void row_products(const RowProducts& k) {
   if (k.rows == 0) return;
-  if (k.weight_type == k.type)
-    return with_type(k.type, [&]<typename T>() { products<T, T>(k); });
+  if (k.weight_type == k.type) return with_type(k.type, [&]<typename T>() { products<T, T>(k); });
   PERCEIVER_ASSERT(k.type == DType::f32 && k.weight_type == DType::bf16);
   products<float, Narrow>(k);
 }

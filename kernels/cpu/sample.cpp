@@ -24,10 +24,9 @@ template <typename T>
 void adjust(const Sample& k, int64_t slot, const T* logits, double* adjusted) {
   const SampleSettings& settings = k.settings[slot];
   const uint8_t* seen = k.seen + slot * k.vocabulary;
-  const float* bias =
-      settings.bias_row < 0
-          ? nullptr
-          : k.bias + (settings.bias_row + k.step[slot] % settings.bias_period) * k.vocabulary;
+  const float* bias = settings.bias_row < 0
+                          ? nullptr
+                          : k.bias + (settings.bias_row + k.step[slot] % settings.bias_period) * k.vocabulary;
   for (int64_t v = 0; v < k.vocabulary; ++v) {
     double x = static_cast<double>(logits[v]);
     if (seen[v] != 0 && settings.repetition_penalty != 1)

@@ -27,7 +27,8 @@ void advance_slots(const AdvanceSlots& k) {
     const auto copies = static_cast<int32_t>(k.copies);
     ++k.step[s];
     ++k.position[s];
-    for (int64_t c = 0; c < k.copies; ++c) k.query_position[s * k.copies + c] = k.position[s] + k.query_offset;
+    for (int64_t c = 0; c < k.copies; ++c)
+      k.query_position[s * k.copies + c] = k.position[s] + k.query_offset;
     k.latent_count[s] = std::min(k.latent_count[s] + copies, static_cast<int32_t>(k.latent_capacity));
     k.latent_row[s] = (k.latent_row[s] + copies) % static_cast<int32_t>(k.latent_capacity);
     if (k.context_capacity == 0) continue;

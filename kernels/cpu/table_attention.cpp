@@ -1,10 +1,11 @@
 // Attention over a context that is kept as token ids: keys and values are rows of a table.
 //
-// With q rotated, the score of a key of token t at position p is u[t] + sum over bands i of cos(p f_i) a[t, i]
-// + sin(p f_i) b[t, i]: u is the product of the channels that are not rotated, a = q_even k_even + q_odd k_odd
-// and b = q_odd k_even - q_even k_odd those of the pairs. These are made once for each query and token; a key
-// then costs 2 * bands products for each head instead of reading its row. Values: the softmax' weights are
-// summed by token, and each token's value counts once.
+// With q rotated, the score of a key of token t at position p is u[t] + sum over bands i of cos(p f_i) a[t,
+// i]
+// + sin(p f_i) b[t, i]: u is the product of the channels that are not rotated, a = q_even k_even + q_odd
+// k_odd and b = q_odd k_even - q_even k_odd those of the pairs. These are made once for each query and token;
+// a key then costs 2 * bands products for each head instead of reading its row. Values: the softmax' weights
+// are summed by token, and each token's value counts once.
 //
 // Heads lie side by side in vectors, [token, channel, heads] padded to whole vectors. Parts as in
 // ring_attention.cpp.

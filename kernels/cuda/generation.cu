@@ -47,8 +47,7 @@ __global__ void __launch_bounds__(kThreads) write_rows_kernel(WriteRows k) {
   if (k.active != nullptr && k.active[slot] == 0) return;
   const int64_t first = k.row == nullptr ? 0 : k.row[slot];
   const Word* source = static_cast<const Word*>(k.source) + source_row * k.source_stride;
-  Word* target =
-      static_cast<Word*>(k.target) + (slot * k.capacity + (first + copy) % k.capacity) * k.columns;
+  Word* target = static_cast<Word*>(k.target) + (slot * k.capacity + (first + copy) % k.capacity) * k.columns;
   for (int64_t c = threadIdx.x; c < k.columns; c += kThreads) target[c] = source[c];
 }
 

@@ -60,7 +60,8 @@ __global__ void __launch_bounds__(kThreads)
     const float now = fmaxf(largest, warp_max(tile_largest)), shrink = __expf(largest - now);
     largest = now;
     __syncthreads();
-    for (int n = static_cast<int>(threadIdx.x); n < keys; n += kThreads) scores[n] = __expf(scores[n] - largest);
+    for (int n = static_cast<int>(threadIdx.x); n < keys; n += kThreads)
+      scores[n] = __expf(scores[n] - largest);
     __syncthreads();
     float tile_sum = 0;
     for (int n = lane; n < keys; n += 32) tile_sum += scores[n];
@@ -75,7 +76,8 @@ __global__ void __launch_bounds__(kThreads)
       values[j] = total;
     }
   }
-  float* partial = partials + ((int64_t{blockIdx.z} * k.heads + head) * gridDim.x + blockIdx.x) * partial_size(d);
+  float* partial =
+      partials + ((int64_t{blockIdx.z} * k.heads + head) * gridDim.x + blockIdx.x) * partial_size(d);
   if (threadIdx.x == 0) partial[0] = largest, partial[1] = sum;
 #pragma unroll
   for (int j = 0; j < kChannels; ++j) {
@@ -117,10 +119,11 @@ void ring_attention(const Launch& launch, const RingAttention& k) {
     for (int64_t first = 0; first < rows; first += at_once) {
       const auto count = static_cast<unsigned>(std::min(at_once, rows - first));
       const auto heads = static_cast<unsigned>(k.heads);
-      part_kernel<T><<<dim3(static_cast<unsigned>(parts.count), heads, count), kThreads, 0, stream_of(launch)>>>(
-          k, parts.rows, first, partials);
-      join_kernel<T><<<dim3(heads, count), kThreads, 0, stream_of(launch)>>>(k, parts.count, parts.rows, first,
-                                                                             partials);
+      part_kernel<T>
+          <<<dim3(static_cast<unsigned>(parts.count), heads, count), kThreads, 0, stream_of(launch)>>>(
+              k, parts.rows, first, partials);
+      join_kernel<T><<<dim3(heads, count), kThreads, 0, stream_of(launch)>>>(k, parts.count, parts.rows,
+                                                                             first, partials);
     }
   });
   check_launch("ring_attention");

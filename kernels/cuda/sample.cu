@@ -1,9 +1,9 @@
 // Choosing tokens: one block a slot. See Sample in kernels/generation.h.
 //
 // Weights are made anew from the logits in every walk over them instead of being kept. What top-k and top-p
-// keep is a prefix of the tokens in falling order of their adjusted logits, so it is told by a threshold and by
-// how many of the tokens exactly at it belong to it: found digit by digit (radix selection), by counts or by
-// integer weights, whose sums do not depend on their order.
+// keep is a prefix of the tokens in falling order of their adjusted logits, so it is told by a threshold and
+// by how many of the tokens exactly at it belong to it: found digit by digit (radix selection), by counts or
+// by integer weights, whose sums do not depend on their order.
 #include <cfloat>
 #include <cmath>
 
@@ -234,9 +234,9 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(Sample k) {
   }
   if (threadIdx.x != 0) return;
   k.token[slot] = token;
-  k.log_probability[slot] =
-      token == kPad ? static_cast<double>(NAN)
-                    : static_cast<double>(to_float(tokens.logits[token])) - top - log(sum);
+  k.log_probability[slot] = token == kPad
+                                ? static_cast<double>(NAN)
+                                : static_cast<double>(to_float(tokens.logits[token])) - top - log(sum);
   if (token != kPad) k.seen[slot * vocabulary + token] = 1;
 }
 

@@ -66,7 +66,9 @@ struct Generator::State {
         stop(options.stop) {}
 
   /// Text that became certain with the bytes of one more token.
-  std::string text_of(int32_t token) { return characters.put(stop.put(model->tokenizer->decode({&token, 1}))); }
+  std::string text_of(int32_t token) {
+    return characters.put(stop.put(model->tokenizer->decode({&token, 1})));
+  }
   std::string rest() { return characters.put(stop.flush()) + characters.flush(); }
   /// Whether the token is the last of its sequence.
   bool is_last(int32_t token) const {

@@ -57,7 +57,8 @@ class PolicyEvaluator {
       engine_.compute();
       for (size_t s = 0; s < readings_.size(); ++s)
         if (readings_[s].document >= 0) advance(static_cast<int64_t>(s));
-      if (progress && (result_.tokens % 64 == 0 || result_.tokens == total_)) progress(result_.tokens, total_);
+      if (progress && (result_.tokens % 64 == 0 || result_.tokens == total_))
+        progress(result_.tokens, total_);
     }
     result_.units = std::llround(units_);
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

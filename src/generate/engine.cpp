@@ -10,7 +10,7 @@
 namespace perceiver {
 namespace {
 
-constexpr int64_t kStepsInFlight = 2;      // on a GPU
+constexpr int64_t kStepsInFlight = 2;  // on a GPU
 constexpr int64_t kLeastSparePositions = 1024;
 
 bool has_own_query_rows(const ModelConfig& config) {
@@ -22,7 +22,8 @@ std::string obstacle(const ModelConfig& config) {
   if (config.position_source != PositionSource::data)
     return "positions count from the sequence's end and change with every token (model.position_source)";
   if (has_own_query_rows(config))
-    return "each latent has a query of its own and moves to another with every token (model.query_style: learned)";
+    return "each latent has a query of its own and moves to another with every token (model.query_style: "
+           "learned)";
   return "";
 }
 
@@ -46,18 +47,23 @@ Engine::Engine(const PerceiverAR& model, const EngineOptions& options)
   model_.extend_rotary_tables(config_.context_length + spare);
   check_memory();
   const int64_t slots = options_.slots, vocabulary = config_.vocabulary;
-  if (keeps_cache_)
-    caches_ = model_.make_caches(slots, options_.latents, config_.context_length,
-                                 options_.context == ContextProjection::table);
   state_ = DecodeSlots::make(context, config_, slots);
+  if (keeps_cache_) make_caches();
   logits_ = Tensor::zeros(context, accumulation_type(model_.type()), {slots, vocabulary});
   settings_ = Tensor::zeros(context, DType::u8, {slots, sizeof(kernels::SampleSettings)});
   seen_ = Tensor::zeros(context, DType::u8, {slots, vocabulary});
   log_probability_ = Tensor::zeros(context, DType::f64, {slots});
   slots_.resize(static_cast<size_t>(slots));
   for (int64_t i = 0; i < (context.is_cuda() ? kStepsInFlight : 1); ++i)
-    mailboxes_.push_back(context.new_mailbox(static_cast<size_t>(slots) * (sizeof(double) + sizeof(int32_t))));
+    mailboxes_.push_back(
+        context.new_mailbox(static_cast<size_t>(slots) * (sizeof(double) + sizeof(int32_t))));
   if (context.is_cuda()) arena_ = context.new_arena();
+}
+
+void Engine::make_caches() {
+  const bool by_table = options_.context == ContextProjection::table;
+  caches_ = model_.make_caches(options_.slots, options_.latents, config_.context_length, by_table);
+  if (options_.fused) fused_ = model_.fused_step(caches_, state_);
 }
 
 void Engine::resolve() {
@@ -84,8 +90,7 @@ void Engine::resolve() {
   const std::string why = obstacle(config_);
   keeps_cache_ = why.empty();
   const bool cached = o.policy == GenerationPolicy::refill || o.policy == GenerationPolicy::stream;
-  if (cached && !keeps_cache_)
-    throw_user("this model allows no policy but exact: {}", why);
+  if (cached && !keeps_cache_) throw_user("this model allows no policy but exact: {}", why);
   if (o.policy == GenerationPolicy::automatic)
     o.policy = keeps_cache_ ? GenerationPolicy::refill : GenerationPolicy::exact;
 
@@ -95,8 +100,9 @@ void Engine::resolve() {
     throw_user("the context can be kept as tokens for rotary Perceiver AR models on the CPU alone");
   // A table is read whole for every token, keys and values only as far as the context reaches.
   if (o.context == ContextProjection::automatic)
-    o.context = table_possible && 2 * config_.vocabulary <= config_.context_length ? ContextProjection::table
-                                                                                  : ContextProjection::direct;
+    o.context = table_possible && 2 * config_.vocabulary <= config_.context_length
+                    ? ContextProjection::table
+                    : ContextProjection::direct;
 }
 
 void Engine::check_memory() const {
@@ -104,12 +110,14 @@ void Engine::check_memory() const {
   const int64_t z = config_.z_channels(), e = config_.input_channels;
   const int64_t width = config_.attention_width == AttentionWidth::kv ? e : z;
   const bool transformer = config_.type == ModelType::transformer;
-  const int64_t blocks = transformer ? 0 : 1 + static_cast<int64_t>(config_.extra_cross_attention_after.size());
+  const int64_t blocks =
+      transformer ? 0 : 1 + static_cast<int64_t>(config_.extra_cross_attention_after.size());
   int64_t slot = vocabulary * (static_cast<int64_t>(size_of(accumulation_type(model_.type()))) + 1);
   if (keeps_cache_) {
     slot += config_.layers * options_.latents * 2 * z * element;
-    slot += options_.context == ContextProjection::table ? 2 * int64_t{sizeof(int32_t)} * config_.context_length
-                                                         : blocks * config_.context_length * 2 * width * element;
+    slot += options_.context == ContextProjection::table
+                ? 2 * int64_t{sizeof(int32_t)} * config_.context_length
+                : blocks * config_.context_length * 2 * width * element;
   }
   // A pass over a prompt: the context's embeddings, norms, keys and values; the widest activations.
   const int64_t pass = element * ((blocks > 0 ? config_.context_length * (2 * e + 2 * width) : 0) +
@@ -200,6 +208,7 @@ void Engine::put_slot(int64_t number) {
 /// Room for `rows` rows of biases in each slot; those of the others move.
 void Engine::grow_biases(int64_t rows) {
   settle();
+  recorded_.reset();  // it reads the biases where they were
   bias_rows_ = rows;
   biases_ = Tensor::zeros(model_.context(), DType::f32, {options_.slots * rows, config_.vocabulary});
   for (int64_t s = 0; s < options_.slots; ++s)
@@ -230,7 +239,8 @@ bool Engine::must_pass(const Slot& slot) const {
   if (slot.computed == 0 || !keeps_cache_) return true;
   const bool slides = slot.computed - slot.first >= config_.context_length;
   // Positions in tables count from the first token that is kept: dropping it moves all the others.
-  if (slides && config_.position_encoding == PositionEncoding::absolute && !given_positions(slot)) return true;
+  if (slides && config_.position_encoding == PositionEncoding::absolute && !given_positions(slot))
+    return true;
   // Latents in the caches have seen tokens that the context has lost since.
   if (slides && options_.policy == GenerationPolicy::exact) return true;
   const bool full = slot.latents + config_.latents_per_position > options_.latents;
@@ -258,7 +268,11 @@ void Engine::compute(const std::vector<int64_t>& slots) {
       decoding.push_back(s);
     }
   }
-  if (!decoding.empty()) decode(decoding);
+  if (!decoding.empty()) {
+    prepare_decode(decoding);
+    launch_decode();
+    count_decoded(decoding);
+  }
   if (passing) active_.clear();
 }
 
@@ -267,10 +281,11 @@ void Engine::pass(int64_t number) {
   const bool transformer = config_.type == ModelType::transformer;
   const bool refill = slot.computed > 0 && options_.policy == GenerationPolicy::refill;
   const bool slides = slot.computed - slot.first >= config_.context_length;
-  const bool moves = slides && config_.position_encoding == PositionEncoding::absolute && !given_positions(slot);
-  int64_t latents = slot.computed == 0           ? options_.prompt_latents
-                    : refill && !moves           ? options_.refill
-                                                 : options_.latents;
+  const bool moves =
+      slides && config_.position_encoding == PositionEncoding::absolute && !given_positions(slot);
+  int64_t latents = slot.computed == 0 ? options_.prompt_latents
+                    : refill && !moves ? options_.refill
+                                       : options_.latents;
   const int64_t window = transformer ? latents : config_.context_length;
   const int64_t length = std::min(slot.length, window);
   if (!has_own_query_rows(config_)) latents = std::min(latents, length * config_.latents_per_position);
@@ -296,7 +311,8 @@ void Engine::pass(int64_t number) {
   ++passes_;
 }
 
-void Engine::decode(const std::vector<int64_t>& slots) {
+/// Makes the device's state that of the next token of each slot, where it is not so already.
+void Engine::prepare_decode(const std::vector<int64_t>& slots) {
   bool ready = active_ == slots;
   for (const int64_t s : slots) {
     Slot& slot = slots_[static_cast<size_t>(s)];
@@ -312,24 +328,33 @@ void Engine::decode(const std::vector<int64_t>& slots) {
     upload(slots, false);
   }
   active_ = slots;
-  launch_decode();
-  for (const int64_t s : slots) count_decoded(slots_[static_cast<size_t>(s)]);
+}
+
+void Engine::count_decoded(const std::vector<int64_t>& slots) {
+  const int64_t copies = config_.latents_per_position;
+  for (const int64_t s : slots) {
+    Slot& slot = slots_[static_cast<size_t>(s)];
+    ++slot.computed;
+    slot.context = std::min(slot.context + 1, config_.context_length);
+    slot.context_row = (slot.context_row + 1) % config_.context_length;
+    slot.latents = std::min(slot.latents + copies, options_.latents);
+    slot.latent_row = (slot.latent_row + copies) % options_.latents;
+  }
   decoded_ += static_cast<int64_t>(slots.size());
 }
 
-void Engine::count_decoded(Slot& slot) const {
-  const int64_t copies = config_.latents_per_position;
-  ++slot.computed;
-  slot.context = std::min(slot.context + 1, config_.context_length);
-  slot.context_row = (slot.context_row + 1) % config_.context_length;
-  slot.latents = std::min(slot.latents + copies, options_.latents);
-  slot.latent_row = (slot.latent_row + copies) % options_.latents;
+void Engine::launch_decode() {
+  model_.decode(caches_, state_, logits_, fused_.get());
 }
 
-void Engine::launch_decode() {
-  if (!arena_) return model_.decode(caches_, state_, logits_);
+/// The whole step of all active slots; on a GPU recorded once and replayed.
+void Engine::launch_step() {
+  const auto work = [&] {
+    launch_decode();
+    launch_choice();
+  };
+  if (!arena_) return work();
   const ArenaScope scope(model_.context(), arena_);
-  const auto work = [&] { model_.decode(caches_, state_, logits_); };
   if (!warm_) {
     work();
     warm_ = true;
@@ -339,8 +364,8 @@ void Engine::launch_decode() {
   recorded_->replay();
 }
 
-/// State of the device for the next token of each slot; `active` are those to be computed. `after`: that of the
-/// token computed last, as it was when it was computed.
+/// State of the device for the next token of each slot; `active` are those to be computed. `after`: that of
+/// the token computed last, as it was when it was computed.
 void Engine::upload(const std::vector<int64_t>& active, bool after) {
   const auto count = static_cast<size_t>(slots());
   const int64_t copies = config_.latents_per_position, axes = config_.axes();
@@ -353,9 +378,9 @@ void Engine::upload(const std::vector<int64_t>& active, bool after) {
     const bool known = slot.occupied && token >= 0 && token < static_cast<int64_t>(slot.tokens.size());
     if (!known) continue;
     const int64_t context = config_.context_length, latents = options_.latents;
-    const bool is_active =
-        std::find(active.begin(), active.end(), static_cast<int64_t>(s)) != active.end();
-    const bool placed = !given_positions(slot) || (token + 1) * axes <= static_cast<int64_t>(slot.positions.size());
+    const bool is_active = std::find(active.begin(), active.end(), static_cast<int64_t>(s)) != active.end();
+    const bool placed =
+        !given_positions(slot) || (token + 1) * axes <= static_cast<int64_t>(slot.positions.size());
     const int32_t position = placed ? position_of(slot, token, 0) : 0;
     const int64_t values[] = {slot.tokens[static_cast<size_t>(token)],
                               position,
@@ -367,7 +392,8 @@ void Engine::upload(const std::vector<int64_t>& active, bool after) {
                               slot.chosen};
     for (size_t f = 0; f < DecodeSlots::kFields; ++f) all[f * count + s] = static_cast<int32_t>(values[f]);
     for (int64_t c = 0; c < copies; ++c)
-      query[s * static_cast<size_t>(copies) + static_cast<size_t>(c)] = position + (config_.query_offset ? 1 : 0);
+      query[s * static_cast<size_t>(copies) + static_cast<size_t>(c)] =
+          position + (config_.query_offset ? 1 : 0);
     for (int64_t a = 0; a < axes && placed; ++a)
       positions[s * static_cast<size_t>(axes) + static_cast<size_t>(a)] = position_of(slot, token, a);
   }
@@ -376,8 +402,8 @@ void Engine::upload(const std::vector<int64_t>& active, bool after) {
   perceiver::upload(state_.positions, positions);
 }
 
-/// Moves a slot's positions down so that its oldest token stands at 1: rotations of keys are relative, and the
-/// rotary tables end somewhere.
+/// Moves a slot's positions down so that its oldest token stands at 1: rotations of keys are relative, and
+/// the rotary tables end somewhere.
 void Engine::rebase(int64_t number) {
   settle();
   Slot& slot = slots_[static_cast<size_t>(number)];
@@ -388,8 +414,8 @@ void Engine::rebase(int64_t number) {
   const auto turn_back = [&](const Tensor& rows, int64_t heads, const ops::RotaryTable& rotary) {
     if (rotary.bands == 0 || rotary.heads == 0) return;
     const int64_t count = rows.shape()[0], columns = rows.shape()[1];
-    const Tensor shifts = Tensor::from_host<int32_t>(
-        model_.context(), {count}, std::vector<int32_t>(static_cast<size_t>(count), shift));
+    const Tensor shifts = Tensor::from_host<int32_t>(model_.context(), {count},
+                                                     std::vector<int32_t>(static_cast<size_t>(count), shift));
     kernels::rotary(model_.context().launch(),
                     {type, count, columns, rotary.heads, columns / 2 / heads, rotary.bands, rows.data(),
                      shifts.as<int32_t>(), rotary.cosine.data(), rotary.sine.data(), -1});
@@ -420,10 +446,25 @@ void Engine::step() {
   if (going_on.empty()) return;
   const auto lock = model_.context().exclusive();
   std::vector<int64_t> grown;
-  for (const int64_t s : going_on)
-    if (slots_[static_cast<size_t>(s)].computed < slots_[static_cast<size_t>(s)].length) grown.push_back(s);
+  bool passing = false;
+  for (const int64_t s : going_on) {
+    const Slot& slot = slots_[static_cast<size_t>(s)];
+    if (slot.computed == slot.length) continue;
+    grown.push_back(s);
+    passing = passing || must_pass(slot);
+  }
+  if (grown == going_on && !passing) return step_together(grown);
   compute(grown);
   choose(going_on);
+}
+
+/// All slots take a token out of the caches and choose the next.
+void Engine::step_together(const std::vector<int64_t>& slots) {
+  prepare_decode(slots);
+  make_room();
+  launch_step();
+  count_decoded(slots);
+  send(slots);
 }
 
 /// Chooses a token for each of `slots` from its logits, and moves on.
@@ -432,11 +473,20 @@ void Engine::choose(const std::vector<int64_t>& slots) {
     settle();
     upload(slots, true);
   }
-  if (static_cast<int64_t>(flights_.size()) == depth()) {
-    arrived_.push_back(read(flights_.front()));
-    flights_.pop_front();
-  }
+  make_room();
   launch_choice();
+  send(slots);
+}
+
+/// A mailbox for the next step.
+void Engine::make_room() {
+  if (static_cast<int64_t>(flights_.size()) < depth()) return;
+  arrived_.push_back(read(flights_.front()));
+  flights_.pop_front();
+}
+
+/// Posts what `slots` chose.
+void Engine::send(const std::vector<int64_t>& slots) {
   Flight flight{mailboxes_[next_mailbox_].get(), {}};
   next_mailbox_ = (next_mailbox_ + 1) % mailboxes_.size();
   const auto count = static_cast<size_t>(this->slots());
@@ -478,7 +528,8 @@ std::vector<ChosenToken> Engine::read(const Flight& flight) {
     std::memcpy(&chosen.token, content + count * sizeof(double) + place * sizeof(int32_t), sizeof(int32_t));
     if (std::isnan(chosen.log_probability))
       throw_failure(
-          "no token can be chosen: the model's logits are not finite (its weights are damaged), or the biases "
+          "no token can be chosen: the model's logits are not finite (its weights are damaged), or the "
+          "biases "
           "forbid every token");
     Slot& slot = slots_[place];
     if (slot.occupied && slot.tag == tag) slot.tokens.push_back(chosen.token);

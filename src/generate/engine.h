@@ -1,6 +1,7 @@
 // The engine of generation: S slots, each with a sequence that grows by a token a step (docs/generation.md).
-// A step is one pass of a prompt, one more token out of the caches for all slots together, or both; which, the
-// policy decides for each slot. What becomes of a sequence does not depend on the other slots, to the bit.
+// A step is one pass of a prompt, one more token out of the caches for all slots together, or both; which,
+// the policy decides for each slot. What becomes of a sequence does not depend on the other slots, to the
+// bit.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +25,14 @@ struct EngineOptions {
   ContextEnd context_end = ContextEnd::drop;
   /// Keep the context as tokens where that reads less memory; otherwise as keys and values.
   ContextProjection context = ContextProjection::automatic;
+  bool fused = true;  ///< the step as one kernel where there is one
 };
 
 /// A sequence to be continued, and how.
 struct Sequence {
   std::vector<int32_t> tokens;
-  /// Positions of the tokens and of those to come, [any number, A]: the sequence ends with the last. Empty: 1, 2,
-  /// … (one axis alone).
+  /// Positions of the tokens and of those to come, [any number, A]: the sequence ends with the last. Empty:
+  /// 1, 2, … (one axis alone).
   std::vector<int32_t> positions;
   kernels::SampleSettings settings;  ///< bias_row and bias_period are the engine's
   /// Added to the logits, V each; row t % (number of rows) in step t.
@@ -47,8 +49,8 @@ struct ChosenToken {
 
 class Engine {
  public:
-  /// Checks the options (`user` errors) and that the memory suffices (`failure`, with how many slots would fit).
-  /// `model` must outlive this; engines of several threads may share it.
+  /// Checks the options (`user` errors) and that the memory suffices (`failure`, with how many slots would
+  /// fit). `model` must outlive this; engines of several threads may share it.
   Engine(const PerceiverAR& model, const EngineOptions& options);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -58,6 +60,8 @@ class Engine {
   /// With every default resolved.
   const EngineOptions& options() const { return options_; }
   const DecodeCaches& caches() const { return caches_; }
+  /// Whether a step of all slots is one kernel.
+  bool fused() const { return fused_ != nullptr; }
 
   /// Throws `user` for what cannot be continued: ids outside the vocabulary, positions that are missing or
   /// outside their tables, a prompt beyond the context where the sequence must stop there.
@@ -77,8 +81,8 @@ class Engine {
   /// Steps that may usefully be in flight.
   int64_t depth() const { return static_cast<int64_t>(mailboxes_.size()); }
 
-  /// To score, or to choose elsewhere: computes what follows the sequences' last tokens, for all occupied slots
-  /// that grew since the last time.
+  /// To score, or to choose elsewhere: computes what follows the sequences' last tokens, for all occupied
+  /// slots that grew since the last time.
   void compute();
   /// Logits of the slot's last computed position.
   std::vector<double> logits(int64_t slot) const;
@@ -87,8 +91,8 @@ class Engine {
   /// The sequence so far, without tokens in flight.
   const std::vector<int32_t>& tokens(int64_t slot) const { return slots_[static_cast<size_t>(slot)].tokens; }
 
-  /// Puts a copy of a sequence, with its caches, into a free slot: it goes on as the original would. `other` may
-  /// be this engine, or one of the same model and options but for the number of slots.
+  /// Puts a copy of a sequence, with its caches, into a free slot: it goes on as the original would. `other`
+  /// may be this engine, or one of the same model and options but for the number of slots.
   void copy(Engine& other, int64_t other_slot, int64_t slot, uint64_t tag = 0);
   /// How the slot chooses from now on: another seed, say. Biases stay.
   void set_sampling(int64_t slot, const kernels::SampleSettings& settings);
@@ -96,8 +100,8 @@ class Engine {
     return slots_[static_cast<size_t>(slot)].settings;
   }
 
-  /// What `restore` needs to go on with the slot's sequence, bit for bit. The writer keeps pointers: `storage`
-  /// must live as long.
+  /// What `restore` needs to go on with the slot's sequence, bit for bit. The writer keeps pointers:
+  /// `storage` must live as long.
   using Storage = std::vector<std::vector<std::byte>>;
   void save(int64_t slot, SafetensorsWriter& writer, Storage& storage);
   /// Puts a saved sequence into a free slot. Throws `user` for a file that does not fit this engine.
@@ -115,13 +119,13 @@ class Engine {
     std::vector<int32_t> positions;  ///< given ones
     kernels::SampleSettings settings;
     std::vector<std::vector<float>> biases;
-    int64_t length = 0;      ///< tokens, with those in flight
-    int64_t computed = 0;    ///< tokens that the caches and the logits know
-    int64_t first = 0;       ///< place of the token at position 1
-    int64_t context = 0;     ///< rows of the context that are seen
-    int64_t latents = 0;     ///< rows of latents that are seen
+    int64_t length = 0;                       ///< tokens, with those in flight
+    int64_t computed = 0;                     ///< tokens that the caches and the logits know
+    int64_t first = 0;                        ///< place of the token at position 1
+    int64_t context = 0;                      ///< rows of the context that are seen
+    int64_t latents = 0;                      ///< rows of latents that are seen
     int64_t context_row = 0, latent_row = 0;  ///< of the next token
-    int64_t chosen = 0;      ///< tokens chosen by the slot
+    int64_t chosen = 0;                       ///< tokens chosen by the slot
   };
   /// A step on its way.
   struct Flight {
@@ -131,16 +135,21 @@ class Engine {
 
   void resolve();
   void check_memory() const;
+  void make_caches();
   bool given_positions(const Slot& slot) const { return !slot.positions.empty(); }
   int32_t position_of(const Slot& slot, int64_t token, int64_t axis) const;
   bool must_pass(const Slot& slot) const;
   void pass(int64_t slot);
-  void decode(const std::vector<int64_t>& slots);
   void compute(const std::vector<int64_t>& slots);
   void choose(const std::vector<int64_t>& slots);
+  void step_together(const std::vector<int64_t>& slots);
+  void prepare_decode(const std::vector<int64_t>& slots);
   void launch_decode();
   void launch_choice();
-  void count_decoded(Slot& slot) const;
+  void launch_step();
+  void count_decoded(const std::vector<int64_t>& slots);
+  void make_room();
+  void send(const std::vector<int64_t>& slots);
   void upload(const std::vector<int64_t>& active, bool after);
   void rebase(int64_t slot);
   void settle();
@@ -158,12 +167,12 @@ class Engine {
   bool keeps_cache_ = true;
   DecodeCaches caches_;
   DecodeSlots state_;
+  std::shared_ptr<const FusedStep> fused_;
   Tensor logits_;    ///< accumulation type [S, V]
   Tensor settings_;  ///< kernels::SampleSettings [S]
   Tensor seen_;      ///< u8 [S, V]
   Tensor biases_;    ///< f32 [S * bias_rows_, V], or none
   int64_t bias_rows_ = 0;
-  Tensor chosen_;           ///< i32 [S]: the tokens of the last choice
   Tensor log_probability_;  ///< f64 [S]
   std::vector<Slot> slots_;
   std::vector<int64_t> active_;  ///< slots for which the device's state is that of the next token

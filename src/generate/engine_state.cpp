@@ -47,7 +47,8 @@ std::vector<T> values_of(const SafetensorsFile& file, const std::string& name, c
   return values;
 }
 
-int64_t count_of(const nlohmann::json& state, const std::string& key, int64_t most, const std::string& source) {
+int64_t count_of(const nlohmann::json& state, const std::string& key, int64_t most,
+                 const std::string& source) {
   if (!state.is_object() || !state.contains(key) || !state[key].is_number_unsigned() ||
       state[key].get<uint64_t>() > static_cast<uint64_t>(most))
     throw_user("{}: '{}' of the saved sequence is no count up to {}", source, key, most);
@@ -91,7 +92,8 @@ std::vector<std::pair<std::string, Tensor>> Engine::ring_rows(int64_t number) co
     return rows;
   }
   for (int64_t block = 0; block < caches_.context_kv.shape()[0]; ++block)
-    rows.emplace_back("context." + std::to_string(block), rows_of(caches_.context_kv, block, number, slot.context));
+    rows.emplace_back("context." + std::to_string(block),
+                      rows_of(caches_.context_kv, block, number, slot.context));
   return rows;
 }
 
@@ -108,7 +110,8 @@ void Engine::copy(Engine& other, int64_t other_slot, int64_t number, uint64_t ta
   const auto from = other.ring_rows(other_slot), to = ring_rows(number);
   for (size_t i = 0; i < from.size(); ++i) to[i].second.copy_from(from[i].second);
   const Shape row{config_.vocabulary};
-  logits_.view(number * config_.vocabulary, row).copy_from(other.logits_.view(other_slot * config_.vocabulary, row));
+  logits_.view(number * config_.vocabulary, row)
+      .copy_from(other.logits_.view(other_slot * config_.vocabulary, row));
   put_slot(number);
   active_.clear();
 }
@@ -211,8 +214,8 @@ void Engine::restore(int64_t number, const SafetensorsFile& file, uint64_t tag) 
   slot.chosen = count_of(state, "chosen", INT32_MAX, source);
   if (slot.computed != 0 && slot.computed + 1 != length)
     throw_user("{}: {} tokens of which {} are computed cannot be", source, length, slot.computed);
-  const bool beyond = caches_.positions > 0 && sequence.positions.empty() &&
-                      slot.computed - slot.first >= caches_.positions;
+  const bool beyond =
+      caches_.positions > 0 && sequence.positions.empty() && slot.computed - slot.first >= caches_.positions;
   if (beyond) throw_user("{}: 'first' of the saved sequence leaves positions that are too large", source);
 
   const auto lock = model_.context().exclusive();
@@ -224,7 +227,8 @@ void Engine::restore(int64_t number, const SafetensorsFile& file, uint64_t tag) 
   active_.clear();
   for (const auto& [name, rows] : ring_rows(number)) {
     const SafetensorsEntry* entry = file.find(name);
-    if (entry == nullptr || entry->dtype != name_in_file(rows.dtype()) || entry->shape != rows.shape().vector()) {
+    if (entry == nullptr || entry->dtype != name_in_file(rows.dtype()) ||
+        entry->shape != rows.shape().vector()) {
       release(number);
       throw_user("{}: tensor '{}' is missing, or is not {} {}", source, name, name_in_file(rows.dtype()),
                  rows.shape().text());
@@ -236,7 +240,8 @@ void Engine::restore(int64_t number, const SafetensorsFile& file, uint64_t tag) 
     const auto host = values.view(number * caches_.context, {target.context}).to_host<int32_t>();
     return std::all_of(host.begin(), host.end(), [below](int32_t v) { return v >= 0 && v < below; });
   };
-  if (sound(caches_.context_tokens, config_.vocabulary) && sound(caches_.context_positions, caches_.positions))
+  if (sound(caches_.context_tokens, config_.vocabulary) &&
+      sound(caches_.context_positions, caches_.positions))
     return;
   release(number);
   throw_user("{}: the context's tokens or positions are out of range", source);

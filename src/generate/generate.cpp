@@ -67,8 +67,8 @@ class Queue {
       while (slot_[s] == kFree && next_ < requests_.size()) {
         const size_t request = next_++;
         if (requests_[request].tokens == 0) continue;
-        engine_.admit(static_cast<int64_t>(s), sequence_of(requests_[request], engine_.model().config().vocabulary),
-                      request);
+        engine_.admit(static_cast<int64_t>(s),
+                      sequence_of(requests_[request], engine_.model().config().vocabulary), request);
         slot_[s] = static_cast<int64_t>(request);
         started_[s] = 0;
       }
@@ -104,7 +104,8 @@ class Queue {
       result.tokens.push_back(token.token);
       result.log_probability += token.log_probability;
       const auto& stops = requests_[request].stop_tokens;
-      const bool last = token.token == eos_token || std::find(stops.begin(), stops.end(), token.token) != stops.end();
+      const bool last =
+          token.token == eos_token || std::find(stops.begin(), stops.end(), token.token) != stops.end();
       const bool stopped = callback_ && !callback_(static_cast<int64_t>(request), token);
       if (last) {
         end(request, Ending::end_token);

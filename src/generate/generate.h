@@ -17,8 +17,8 @@ struct GenerationRequest {
   /// Added to the logits, V each or fewer; row t % (number of rows) for the t-th new token.
   std::vector<std::vector<float>> biases;
   std::vector<std::pair<int32_t, float>> token_biases;  ///< added to single tokens' logits, in every step
-  int64_t tokens = 100;               ///< at most so many new ones
-  std::vector<int32_t> stop_tokens;   ///< end the sequence, as EOS does
+  int64_t tokens = 100;                                 ///< at most so many new ones
+  std::vector<int32_t> stop_tokens;                     ///< end the sequence, as EOS does
   SamplingOptions sampling;
   uint32_t sequence = 0;    ///< number among those of one seed: another number, another text
   bool ignore_eos = false;  ///< never choose EOS
@@ -42,8 +42,8 @@ Sequence sequence_of(const GenerationRequest& request, int64_t vocabulary);
 /// Throws `user` for a request that cannot be met.
 void check_request(const Engine& engine, const GenerationRequest& request);
 
-/// Continues all requests, as many at once as the engine has slots, which must be free. All are checked before
-/// any work. What becomes of a request depends neither on the others nor on the number of slots.
+/// Continues all requests, as many at once as the engine has slots, which must be free. All are checked
+/// before any work. What becomes of a request depends neither on the others nor on the number of slots.
 std::vector<Continuation> generate(Engine& engine, const std::vector<GenerationRequest>& requests,
                                    const TokenCallback& callback = {});
 

@@ -8,13 +8,13 @@
 namespace perceiver {
 
 struct DecodeCaches {
-  int64_t slots = 0;     ///< S
-  int64_t latents = 0;   ///< R, rows of a ring of latents
-  int64_t context = 0;   ///< C, rows of a ring of the context; 0: no cross-attention
-  Tensor self_kv;            ///< T [layers, S, R, 2 Z]
-  Tensor context_kv;         ///< T [cross blocks, S, C, 2 A]; none where the context is kept as tokens
-  Tensor context_table;      ///< T [cross blocks, V, 2 A]: keys, not rotated, and values of each token (rotary)
-  Tensor context_tokens;     ///< i32 [S, C], where the context is kept as tokens
+  int64_t slots = 0;      ///< S
+  int64_t latents = 0;    ///< R, rows of a ring of latents
+  int64_t context = 0;    ///< C, rows of a ring of the context; 0: no cross-attention
+  Tensor self_kv;         ///< T [layers, S, R, 2 Z]
+  Tensor context_kv;      ///< T [cross blocks, S, C, 2 A]; none where the context is kept as tokens
+  Tensor context_table;   ///< T [cross blocks, V, 2 A]: keys, not rotated, and values of each token (rotary)
+  Tensor context_tokens;  ///< i32 [S, C], where the context is kept as tokens
   Tensor context_positions;  ///< i32 [S, C]
   ops::RotaryTable self_rotary, cross_rotary;
   int64_t positions = 0;  ///< that the rotary tables reach, 0 without them
@@ -25,15 +25,15 @@ struct DecodeCaches {
   int64_t bytes() const;
 };
 
-/// Where the slots stand, i32 [S] each, in one tensor. Counts and rows are those of the token that is computed
-/// next, it included.
+/// Where the slots stand, i32 [S] each, in one tensor. Counts and rows are those of the token that is
+/// computed next, it included.
 struct DecodeSlots {
   static constexpr int64_t kFields = 8;
-  Tensor all;             ///< [kFields, S]
-  Tensor token;           ///< to compute next
-  Tensor position;        ///< its (first) position
-  Tensor context_count;   ///< rows of the context ring that are seen
-  Tensor context_row;     ///< where the token goes
+  Tensor all;            ///< [kFields, S]
+  Tensor token;          ///< to compute next
+  Tensor position;       ///< its (first) position
+  Tensor context_count;  ///< rows of the context ring that are seen
+  Tensor context_row;    ///< where the token goes
   Tensor latent_count, latent_row;
   Tensor active;          ///< 0: the slot is left alone
   Tensor step;            ///< how many tokens the slot chose before

@@ -357,8 +357,23 @@ void PerceiverAR::prefill(const ModelInputs& inputs, const DecodeCaches* caches,
   write_logits(tape, Tape::constant(last), logits);
 }
 
-void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits) const {
+void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits,
+                         const FusedStep* fused) const {
   PERCEIVER_ASSERT(logits.elements() == caches.slots * config_.vocabulary);
+  Tape tape(*context_, false);
+  const Tensor all = Tensor::empty(*context_, logits.dtype(), {caches.slots, config_.vocabulary});
+  if (fused != nullptr) {
+    run_fused(tape, *fused, all);
+  } else {
+    decode_plainly(tape, caches, slots, all);
+  }
+  kernels::write_rows(tape.launch(), {logits.dtype(), caches.slots, 1, config_.vocabulary, all.data(),
+                                      config_.vocabulary, nullptr, slots.active.as<int32_t>(), logits.data(), 1});
+}
+
+/// The step made of single operations.
+void PerceiverAR::decode_plainly(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
+                                 const Tensor& logits) const {
   ModelInputs inputs;
   inputs.batch = caches.slots;
   inputs.columns = inputs.latent_positions = 1;
@@ -368,17 +383,13 @@ void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, c
   inputs.rotary_positions = slots.position;
   inputs.latent_rotary_positions = slots.query_position;
   inputs.latent_rows = slots.zeros;
-  Tape tape(*context_, false);
   tape.set_independent_rows();
   if (caches.by_table()) {
     write_token_ring(tape, caches, slots, slots.token, caches.context_tokens);
     write_token_ring(tape, caches, slots, slots.position, caches.context_positions);
   }
   const CacheUse use{caches, &slots, 0};
-  const Tensor all = Tensor::empty(*context_, logits.dtype(), {caches.slots, config_.vocabulary});
-  write_logits(tape, trunk(tape, inputs, Recompute::none, &use), all);
-  kernels::write_rows(tape.launch(), {logits.dtype(), caches.slots, 1, config_.vocabulary, all.data(), config_.vocabulary,
-                                      nullptr, slots.active.as<int32_t>(), logits.data(), 1});
+  write_logits(tape, trunk(tape, inputs, Recompute::none, &use), logits);
 }
 
 void PerceiverAR::write_logits(Tape& tape, const Variable& z, const Tensor& logits) const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/decode_caches.h"
+#include "model/fused_step.h"
 #include "model/inputs.h"
 #include "nn/blocks.h"
 #include "nn/parameters.h"
@@ -65,7 +66,11 @@ class PerceiverAR {
   /// One more token of each active slot, after what the caches hold: its keys and values join the rings, and
   /// `logits` [S, V] gets what follows it; the rows of other slots stay. A slot's results are those of the slot
   /// alone.
-  void decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits) const;
+  void decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits,
+              const FusedStep* fused = nullptr) const;
+  /// The step as one kernel, for `decode` on these caches and slots; null where there is none for this model and
+  /// device.
+  std::shared_ptr<const FusedStep> fused_step(const DecodeCaches& caches, const DecodeSlots& slots) const;
 
  private:
   struct RotaryTables {
@@ -94,6 +99,8 @@ class PerceiverAR {
                  const CacheUse* caches = nullptr) const;
   std::vector<ops::LinearParameters*> linears();
   Tensor project_table() const;
+  void decode_plainly(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
+                      const Tensor& logits) const;
   /// logits (accumulation type) = Linear_out(z) for the few rows of z, each as if it were alone.
   void write_logits(Tape& tape, const Variable& z, const Tensor& logits) const;
   int64_t attention_width() const;

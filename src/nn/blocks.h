@@ -6,6 +6,7 @@
 #include <vector>
 #include <vector>
 
+#include "kernels/decode.h"
 #include "nn/cache.h"
 #include "nn/parameters.h"
 #include "ops/ops.h"
@@ -32,6 +33,8 @@ class Mlp {
                Activation activation);
   Variable forward(Tape& tape, const Variable& x) const;
   std::vector<ops::LinearParameters*> linears() { return {&first_, &second_}; }
+  const ops::LinearParameters& first() const { return first_; }
+  const ops::LinearParameters& second() const { return second_; }
 
  private:
   ops::LinearParameters first_, second_;
@@ -45,6 +48,8 @@ class SelfBlock {
   Variable forward(Tape& tape, const Variable& z, const BlockPass& pass) const;
   /// Of all linear layers.
   std::vector<ops::LinearParameters*> linears();
+  /// For the fused decode step; pointers to the parameters.
+  kernels::DecodeSelf fused_arguments() const;
 
  private:
   Variable plain(Tape& tape, const Variable& z, const BlockPass& pass) const;
@@ -75,6 +80,8 @@ class CrossBlock {
   Variable keys_and_values(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
   /// Of all linear layers.
   std::vector<ops::LinearParameters*> linears();
+  /// For the fused decode step; pointers to the parameters.
+  kernels::DecodeCross fused_arguments() const;
 
  private:
   Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;

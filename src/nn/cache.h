@@ -1,5 +1,5 @@
-// Keys and values that generation keeps from pass to pass (docs/generation.md): the part of one attention layer
-// in the caches of S slots, and what a pass does with it.
+// Keys and values that generation keeps from pass to pass (docs/generation.md): the part of one attention
+// layer in the caches of S slots, and what a pass does with it.
 #pragma once
 
 #include "core/tensor.h"
@@ -20,7 +20,8 @@ struct LayerCache {
 struct CachePass {
   LayerCache layer;
   /// Whether the pass has one token of each slot and attends over the rings; otherwise it is a whole pass of
-  /// one sequence, whose keys and values are written to the start of `slot`'s ring beside what it does anyway.
+  /// one sequence, whose keys and values are written to the start of `slot`'s ring beside what it does
+  /// anyway.
   bool decode = false;
   int64_t slot = 0;
   Tensor active;  ///< i32 [slots] (decode)

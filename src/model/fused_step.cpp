@@ -1,0 +1,115 @@
+// From the model's parameters to the arguments of the fused decode step.
+#include "model/fused_step.h"
+
+#include "core/check.h"
+#include "model/perceiver_ar.h"
+
+namespace perceiver {
+namespace {
+
+kernels::DecodeLinear fused(const ops::LinearParameters& linear) {
+  return {linear.weight.value.data(), linear.bias.value.data()};
+}
+
+kernels::DecodeNorm fused(const ops::NormParameters& norm) {
+  return {norm.scale.value.data(), norm.offset.value.data()};
+}
+
+kernels::DecodeRotary fused(const ops::RotaryTable& table) {
+  return {table.cosine.data(), table.sine.data(), table.bands, table.heads};
+}
+
+}  // namespace
+
+void run_fused([[maybe_unused]] Tape& tape, const FusedStep& fused, const Tensor& logits) {
+  PERCEIVER_ASSERT(logits.dtype() == DType::f32);
+  kernels::DecodeStep step = fused.step;
+  step.logits = logits.as<float>();
+#ifdef PERCEIVER_CUDA
+  kernels::cuda::decode_step(tape.launch(), step);
+#endif
+}
+
+kernels::DecodeSelf SelfBlock::fused_arguments() const {
+  return {fused(norm_), fused(norm_mlp_),    fused(qkv_),
+          fused(out_),  fused(mlp_.first()), fused(mlp_.second())};
+}
+
+kernels::DecodeCross CrossBlock::fused_arguments() const {
+  return {fused(norm_q_), fused(norm_kv_), fused(norm_mlp_),    fused(q_),
+          fused(kv_),     fused(out_),     fused(mlp_.first()), fused(mlp_.second())};
+}
+
+std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& caches,
+                                                         const DecodeSlots& slots) const {
+  const bool fits = !cross_.empty() && config_.latents_per_position == 1 &&
+                    config_.query_style != QueryStyle::learned &&
+                    query_mlp_.size() <= kernels::kMaxDecodeQueryLayers &&
+                    position_embeddings_.size() <= kernels::kMaxDecodeTables;
+  if (!fits) return nullptr;
+  auto fused_step = std::make_shared<FusedStep>();
+  for (const CrossBlock& block : cross_) fused_step->cross.push_back(block.fused_arguments());
+  for (const SelfBlock& block : self_) fused_step->self.push_back(block.fused_arguments());
+  fused_step->cross_after = config_.extra_cross_attention_after;
+
+  kernels::DecodeStep& k = fused_step->step;
+  k.type = type_;
+  k.slots = caches.slots;
+  k.vocabulary = config_.vocabulary;
+  k.input_channels = config_.input_channels;
+  k.latent_channels = config_.z_channels();
+  k.attention_width = attention_width();
+  k.cross_heads = config_.cross_heads;
+  k.self_heads = config_.self_heads;
+  k.cross_widening = config_.cross_widening;
+  k.self_widening = config_.self_widening;
+  k.layers = config_.layers;
+  k.cross_blocks = static_cast<int64_t>(cross_.size());
+  k.context_rows = caches.context;
+  k.latent_rows = caches.latents;
+  k.activation = config_.activation;
+  k.query_residual = config_.query_residual;
+  k.query_offset = config_.query_offset ? 1 : 0;
+  k.token_embedding = token_embedding_.value.data();
+  k.position_tables = static_cast<int>(position_embeddings_.size());
+  for (size_t axis = 0; axis < position_embeddings_.size(); ++axis)
+    k.position_table[axis] = position_embeddings_[axis].value.data();
+  k.query = fused(query_linear_);
+  k.query_layers = static_cast<int>(query_mlp_.size());
+  for (size_t i = 0; i < query_mlp_.size(); ++i) k.query_mlp[i] = fused(query_mlp_[i]);
+  k.query_activation = config_.query_activation;
+  k.cross = fused_step->cross.data();
+  k.cross_after = fused_step->cross_after.data();
+  k.self = fused_step->self.data();
+  k.output_norm = fused(output_norm_);
+  k.output = fused(output_);
+  k.cross_rotary = fused(caches.cross_rotary);
+  k.self_rotary = fused(caches.self_rotary);
+  k.self_kv = caches.self_kv.data();
+  if (caches.by_table()) {
+    k.context_table = caches.context_table.data();
+    k.context_tokens = caches.context_tokens.as<int32_t>();
+    k.context_positions = caches.context_positions.as<int32_t>();
+  } else {
+    k.context_kv = caches.context_kv.data();
+  }
+  k.token = slots.token.as<int32_t>();
+  k.position = slots.position.as<int32_t>();
+  k.table_position = (config_.axes() == 1 ? slots.position : slots.positions).as<int32_t>();
+  k.context_count = slots.context_count.as<int32_t>();
+  k.context_row = slots.context_row.as<int32_t>();
+  k.latent_count = slots.latent_count.as<int32_t>();
+  k.latent_row = slots.latent_row.as<int32_t>();
+  k.active = slots.active.as<int32_t>();
+  // A place for the logits is needed for the question alone; each step has its own.
+  k.logits = slots.zeros.as<float>();
+  if (!kernels::decode_supports(context_->launch(), k)) return nullptr;
+#ifdef PERCEIVER_CUDA
+  fused_step->workspace =
+      Tensor::zeros(*context_, DType::u8, {kernels::cuda::decode_workspace(context_->launch(), k)});
+  k.workspace = fused_step->workspace.data();
+#endif
+  return fused_step;
+}
+
+}  // namespace perceiver

@@ -1,0 +1,24 @@
+// The fused decode step (kernels/decode.h) of a model, its caches and its slots.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels/decode.h"
+#include "model/decode_caches.h"
+
+namespace perceiver {
+
+/// The arguments with all that they point to on the host, and the kernel's workspace.
+struct FusedStep {
+  kernels::DecodeStep step;
+  std::vector<kernels::DecodeCross> cross;
+  std::vector<kernels::DecodeSelf> self;
+  std::vector<int64_t> cross_after;
+  Tensor workspace;
+};
+
+/// Enqueues the step; `logits` [S, V] f32 gets the active slots' rows, the others' are unspecified.
+void run_fused(Tape& tape, const FusedStep& fused, const Tensor& logits);
+
+}  // namespace perceiver
