@@ -9,6 +9,7 @@
 #include "core/text.h"
 #include "eval/evaluator.h"
 #include "eval/policy_evaluator.h"
+#include "generate/generate.h"
 #include "tools/commands.h"
 
 namespace perceiver::program {
@@ -120,7 +121,7 @@ const char* name_of(GenerationPolicy policy) {
 }
 
 /// Scores as generation would, by each policy.
-int run_policies(const Options& options, const PerceiverAR& model, const Dataset& data, Split split,
+int run_policies(const Options& options, const LoadedModel& loaded, const Dataset& data, Split split,
                  const std::function<void(int64_t, int64_t)>& progress) {
   if (options.evaluation.stride != 0)
     throw_user("--policy scores token by token; --stride does not go with it");
@@ -136,7 +137,7 @@ int run_policies(const Options& options, const PerceiverAR& model, const Dataset
       engine_options.policy = policy;
       engine_options.latents = latents;
       engine_options.refill = options.refill;
-      Engine engine(model, engine_options);
+      Engine engine(*loaded.model, suited_options(engine_options, loaded.metadata.modality));
       const EvaluationResult r = evaluate_policy(
           engine, data, split, {options.evaluation.max_documents, options.max_tokens}, progress);
       nlohmann::ordered_json row{{"policy", name_of(policy)}, {"refill", engine.options().refill}};
@@ -166,7 +167,7 @@ int run(const Options& options, const Globals& globals) {
       std::fprintf(stderr, "\r%lld of %lld tokens%s", static_cast<long long>(done),
                    static_cast<long long>(total), done == total ? "\r\033[K" : "");
   };
-  if (!options.policies.empty()) return run_policies(options, *loaded.model, *data, split, progress);
+  if (!options.policies.empty()) return run_policies(options, loaded, *data, split, progress);
   std::vector<EvaluationResult> results;
   for (const int64_t latents : options.latents.empty() ? std::vector<int64_t>{0} : options.latents) {
     EvaluationOptions evaluation = options.evaluation;

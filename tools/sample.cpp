@@ -181,7 +181,7 @@ int run(Options& options, const Globals& globals) {
   const auto tokenizer = make_tokenizer(loaded.metadata.tokenizer);
   const std::vector<GenerationRequest> requests = requests_of(options, prompts, *tokenizer);
   const auto total = static_cast<int64_t>(requests.size());
-  Engine engine(*loaded.model, options.batch.options_for(total));
+  Engine engine(*loaded.model, suited_options(options.batch.options_for(total), loaded.metadata.modality));
 
   // One text is shown as it grows; several when all are done.
   const bool live = !options.json && total == 1;

@@ -15,14 +15,14 @@ namespace {
 
 constexpr const char* kOptions = "options";  // key in the metadata of a saved generator
 
-EngineOptions engine_options(const GenerateOptions& options) {
+EngineOptions engine_options(const GenerateOptions& options, const std::string& modality) {
   EngineOptions engine;
   engine.policy = options.policy;
   engine.latents = options.latents;
   engine.refill = options.refill;
   engine.prompt_latents = options.prompt_latents;
   engine.context_end = options.context_end;
-  return engine;
+  return suited_options(engine, modality);
 }
 
 SamplingOptions sampling_options(const GenerateOptions& options) {
@@ -62,7 +62,7 @@ struct Generator::State {
   State(std::shared_ptr<const Model::State> owner, GenerateOptions given)
       : model(std::move(owner)),
         options(std::move(given)),
-        engine(*model->loaded.model, engine_options(options)),
+        engine(*model->loaded.model, engine_options(options, model->loaded.metadata.modality)),
         stop(options.stop) {}
 
   /// Text that became certain with the bytes of one more token.

@@ -134,6 +134,11 @@ class Queue {
 
 }  // namespace
 
+EngineOptions suited_options(EngineOptions options, const std::string& modality) {
+  if (modality == "copy" && options.prompt_latents == 0) options.prompt_latents = 1;
+  return options;
+}
+
 Sequence sequence_of(const GenerationRequest& request, int64_t vocabulary) {
   Sequence sequence;
   sequence.tokens = request.prompt;
