@@ -60,9 +60,10 @@ AttentionKernel choose(const Arguments& arguments, const Attention& k, int proce
   require(k.kernel != AttentionKernel::portable || portable,
           "for portable attention bf16, a head width that is a multiple of 16 up to 128, rows aligned to 16 "
           "bytes, and for gradients of heads wider than 64 a GPU with 162 KiB of shared memory");
-  require(k.kernel != AttentionKernel::hopper || hopper,
-          "for Hopper's attention compute capability 9.0, a build for 90a, bf16, a head width of 64 or 128, rows "
-          "aligned to 16 bytes");
+  require(
+      k.kernel != AttentionKernel::hopper || hopper,
+      "for Hopper's attention compute capability 9.0, a build for 90a, bf16, a head width of 64 or 128, rows "
+      "aligned to 16 bytes");
   if (k.kernel != AttentionKernel::automatic) return k.kernel;
   if (hopper && fills(k, processors)) return AttentionKernel::hopper;
   return portable ? AttentionKernel::portable : AttentionKernel::reference;

@@ -1,23 +1,25 @@
-// Attention backward on Hopper (compute capability 9.0a), in two kernels, so that every sum stays in registers and
-// has one order: nothing is added in global memory, and the bits are the same in every run. S and dP are computed
-// twice for it (7 products instead of 5), which costs less than adding dQ up in memory. One warpgroup feeds tiles
-// by TMA through a ring of stages, two compute (wgmma), as in the forward kernel.
+// Attention backward on Hopper (compute capability 9.0a), in two kernels, so that every sum stays in
+// registers and has one order: nothing is added in global memory, and the bits are the same in every run. S
+// and dP are computed twice for it (7 products instead of 5), which costs less than adding dQ up in memory.
+// One warpgroup feeds tiles by TMA through a ring of stages, two compute (wgmma), as in the forward kernel.
 //
-// Both walk over tiles of 64 rows of the other side. While the registers of one tile's S and dP become P and dS, the
-// tensor cores have work from the same warpgroup: the gradients' products of the tile before, for dQ also S of the
-// tile behind. At D = 64 the own rows are operands from registers throughout, which leaves the bandwidth of shared
-// memory to the other operand. (dK and dV of heads of 128 take too many registers for that; there the compiler
-// itself waits for each product.)
+// Both walk over tiles of 64 rows of the other side. While the registers of one tile's S and dP become P and
+// dS, the tensor cores have work from the same warpgroup: the gradients' products of the tile before, for dQ
+// also S of the tile behind. At D = 64 the own rows are operands from registers throughout, which leaves the
+// bandwidth of shared memory to the other operand. (dK and dV of heads of 128 take too many registers for
+// that; there the compiler itself waits for each product.)
 //
-// dK and dV: a block takes tiles of 128 keys, 64 to a warpgroup, and walks over the queries that see them. Scores
-// are held transposed, S^T = K Q^T and dP^T = V dO^T (keys by rows), so that P^T and dS^T are operands from
-// registers of dV += P^T dO and dK += dS^T Q. Blocks stay and fetch the next tile of keys from a counter, whose K
-// and V are copied while the last is worked on. Registers of a computing thread, of 240: dK and dV D / 2 each, S^T
-// and dP^T 32 each, P^T and dS^T 16 each, at D = 64 also K and V, 16 each. Shared memory: two slots of K and V,
-// kStages of Q, dO, log-sum-exp, delta and limits: 166 KiB at D = 64 (6 stages), 194 KiB at D = 128 (2 stages).
+// dK and dV: a block takes tiles of 128 keys, 64 to a warpgroup, and walks over the queries that see them.
+// Scores are held transposed, S^T = K Q^T and dP^T = V dO^T (keys by rows), so that P^T and dS^T are operands
+// from registers of dV += P^T dO and dK += dS^T Q. Blocks stay and fetch the next tile of keys from a
+// counter, whose K and V are copied while the last is worked on. Registers of a computing thread, of 240: dK
+// and dV D / 2 each, S^T and dP^T 32 each, P^T and dS^T 16 each, at D = 64 also K and V, 16 each. Shared
+// memory: two slots of K and V, kStages of Q, dO, log-sum-exp, delta and limits: 166 KiB at D = 64 (6
+// stages), 194 KiB at D = 128 (2 stages).
 //
-// dQ: 128 queries a block, 64 to a warpgroup, as in the forward kernel: S = Q K^T, dP = dO V^T, dQ += dS K with dS
-// from registers. Shared memory: Q, dO and stages of K and V: 160 KiB at D = 64 (8 stages), 192 KiB at D = 128 (4).
+// dQ: 128 queries a block, 64 to a warpgroup, as in the forward kernel: S = Q K^T, dP = dO V^T, dQ += dS K
+// with dS from registers. Shared memory: Q, dO and stages of K and V: 160 KiB at D = 64 (8 stages), 192 KiB
+// at D = 128 (4).
 //
 // A first kernel computes delta = rowsum(dO * O) and lays out what is read by tiles of queries.
 #include <algorithm>
@@ -26,6 +28,7 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/hopper/primitives.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
+#include "kernels/cuda/hopper/roles.cuh"
 #include "kernels/cuda/hopper/tensor_map.h"
 
 namespace perceiver::kernels::cuda {
@@ -33,8 +36,6 @@ namespace {
 
 using namespace hopper;
 
-constexpr int kThreads = 3 * kWarpgroup;
-constexpr int kWarps = 8;  // that compute
 constexpr int kKeyTile = 128, kQueryTile = 128;
 constexpr uint32_t kOwnTileBytes = 128 * kRowBytes;  // of 64 columns of the 128 rows that a block owns
 constexpr float kLog2E = 1.4426950408889634f;
@@ -45,8 +46,8 @@ struct BackwardArguments {
   AttentionBackward a;
   float scale, scale_log2;
   int query_tiles, key_tiles;  // of kQueries, of 128
-  float* statistics;  // [batch, heads, query_tiles, 2, kQueries]: log-sum-exp in base 2, delta
-  int32_t* limits;    // [batch, query_tiles, kQueries], at most `keys`
+  float* statistics;           // [batch, heads, query_tiles, 2, kQueries]: log-sum-exp in base 2, delta
+  int32_t* limits;             // [batch, query_tiles, kQueries], at most `keys`
   int* next_item;
 };
 
@@ -61,30 +62,8 @@ struct Shape {
 
 // --- What both walks share.
 
-__device__ inline int lane() {
-  return static_cast<int>(threadIdx.x) % 32;
-}
-/// Of those that compute, 0 to 7.
-__device__ inline int computing_warp() {
-  return static_cast<int>(threadIdx.x) / 32 - 4;
-}
-/// One arrival for the whole warp.
-__device__ inline void release(uint32_t barrier) {
-  __syncwarp();
-  if (lane() == 0) barrier_arrive(barrier);
-}
-
-/// kTiles boxes beside each other.
-template <int kTiles>
-__device__ inline void copy_boxes(uint32_t target, uint32_t tile_bytes, const CUtensorMap* map, uint32_t barrier,
-                                  int column, int row, int example) {
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile)
-    copy_box(target + tile * tile_bytes, map, barrier, column + tile * kTileColumns, row, example);
-}
-
-/// The own side's operand of a product, a warpgroup's 64 rows of D columns of `tiles`: from shared memory, or from
-/// registers (D = 64 alone), where it is loaded once.
+/// The own side's operand of a product, a warpgroup's 64 rows of D columns of `tiles`: from shared memory, or
+/// from registers (D = 64 alone), where it is loaded once.
 template <int D, bool kRegisters>
 struct OwnRows {
   __device__ void load(uint32_t) {}
@@ -139,20 +118,20 @@ class KeyGradientBlock {
     if (threadIdx.x == 0) {
       for (int i = 0; i < 2; ++i) {
         barrier_init(slot_full(i), 1);
-        barrier_init(slot_empty(i), kWarps);
+        barrier_init(slot_empty(i), kComputingWarps);
       }
       for (int i = 0; i < kStages; ++i) {
         barrier_init(stage_full(i), 1);
-        barrier_init(stage_empty(i), kWarps);
+        barrier_init(stage_empty(i), kComputingWarps);
       }
       barrier_init_fence();
     }
     __syncthreads();
     if (threadIdx.x < kWarpgroup) {
-      give_registers<24>();
+      give_registers<kFeedingRegisters>();
       if (threadIdx.x < 32) feed();
     } else {
-      take_registers<240>();
+      take_registers<kComputingRegisters>();
       compute();
     }
   }
@@ -169,7 +148,9 @@ class KeyGradientBlock {
   __device__ const float* statistics(int i) const {
     return reinterpret_cast<const float*>(memory_ + L::kFirstStage + i * L::kStageBytes + 2 * S::kQueryBytes);
   }
-  __device__ const int* limits(int i) const { return reinterpret_cast<const int*>(statistics(i) + 2 * kQueries); }
+  __device__ const int* limits(int i) const {
+    return reinterpret_cast<const int*>(statistics(i) + 2 * kQueries);
+  }
   __device__ KeyItem* item_slot(int i) const { return reinterpret_cast<KeyItem*>(memory_ + L::kItems) + i; }
 
   __device__ int key_tile(int item) const { return item % args_.key_tiles; }
@@ -244,7 +225,8 @@ class KeyGradientBlock {
       if (item.index < 0) return;
       find_keys(item.index);
       walk(slots.stage, item.first_tile, stages);
-      warpgroup_barrier(1 + computing_warp() / 4);  // All four warps have read K and V, whose place the results take.
+      warpgroup_barrier(1 + computing_warp() /
+                                4);  // All four warps have read K and V, whose place the results take.
       store(slots.stage, item.index);
       fence_copies();
       release(slot_empty(slots.stage));
@@ -414,7 +396,8 @@ class KeyGradientBlock {
         const int own = a_.self_visible ? tile * kQueries + column + e : -1;
 #pragma unroll
         for (int r = 0; r < 2; ++r)
-          if (key_[r] >= end || !(seen_[r] || (exists_[r] && own == key_[r]))) s[n * 4 + r * 2 + e] = -INFINITY;
+          if (key_[r] >= end || !(seen_[r] || (exists_[r] && own == key_[r])))
+            s[n * 4 + r * 2 + e] = -INFINITY;
       }
     }
   }
@@ -447,7 +430,8 @@ class KeyGradientBlock {
 
   __device__ void store(int slot, int item) const {
     const int row = computing_warp() * 16, key = key_tile(item) * kKeyTile + row;
-    const int64_t offset = (static_cast<int64_t>(example(item)) * a_.keys + key) * a_.kv_stride + head(item) * D;
+    const int64_t offset =
+        (static_cast<int64_t>(example(item)) * a_.keys + key) * a_.kv_stride + head(item) * D;
     const int left = static_cast<int>(a_.keys) - key;
     unsigned char* k = memory_ + slot * L::kSlotBytes;
     store_rows<D>(d_k_, args_.scale, args_.scale, k, kOwnTileBytes, row,
@@ -475,7 +459,8 @@ struct QueryLayout {
   static constexpr int kStages = S::D == 64 ? 8 : 4;
   static constexpr uint32_t kOwnBytes = S::kTiles * kOwnTileBytes;
   static constexpr uint32_t kKeyTileBytes = S::kKeys * kRowBytes, kKeyBytes = S::kTiles * kKeyTileBytes;
-  static constexpr uint32_t kQ = 0, kDOut = kOwnBytes, kFirstStage = 2 * kOwnBytes, kStageBytes = 2 * kKeyBytes;
+  static constexpr uint32_t kQ = 0, kDOut = kOwnBytes, kFirstStage = 2 * kOwnBytes,
+                            kStageBytes = 2 * kKeyBytes;
   // One for Q and dO, then for each stage: it has come, it is done with.
   static constexpr uint32_t kBarriers = kFirstStage + kStages * kStageBytes;
   static constexpr uint32_t kSharedBytes = kBarriers + 8 * (1 + 2 * kStages);
@@ -502,16 +487,16 @@ class QueryGradientBlock {
       barrier_init(own_barrier(), 1);
       for (int i = 0; i < kStages; ++i) {
         barrier_init(full(i), 1);
-        barrier_init(empty(i), kWarps);
+        barrier_init(empty(i), kComputingWarps);
       }
       barrier_init_fence();
     }
     __syncthreads();
     if (threadIdx.x < kWarpgroup) {
-      give_registers<24>();
+      give_registers<kFeedingRegisters>();
       if (threadIdx.x == 0) feed();
     } else {
-      take_registers<240>();
+      take_registers<kComputingRegisters>();
       compute();
     }
   }
@@ -536,10 +521,10 @@ class QueryGradientBlock {
       const int row = tile_.first_key + t * kKeys;
       barrier_wait(empty(ring.stage), ring.round ^ 1);
       barrier_arrive_expecting(full(ring.stage), L::kStageBytes);
-      copy_boxes<S::kTiles>(k_stage(ring.stage), L::kKeyTileBytes, &args_.k_rows, full(ring.stage), column, row,
-                            tile_.example);
-      copy_boxes<S::kTiles>(v_stage(ring.stage), L::kKeyTileBytes, &args_.v_rows, full(ring.stage), column, row,
-                            tile_.example);
+      copy_boxes<S::kTiles>(k_stage(ring.stage), L::kKeyTileBytes, &args_.k_rows, full(ring.stage), column,
+                            row, tile_.example);
+      copy_boxes<S::kTiles>(v_stage(ring.stage), L::kKeyTileBytes, &args_.v_rows, full(ring.stage), column,
+                            row, tile_.example);
     }
   }
 
@@ -550,7 +535,8 @@ class QueryGradientBlock {
     warpgroup_barrier(1 + computing_warp() / 4);  // All four warps have read Q, whose place the results take.
     const int row = computing_warp() * 16;
     __nv_bfloat16* target = static_cast<__nv_bfloat16*>(args_.a.d_q) +
-                            (tile_.example * a_.queries + tile_.first_query + row) * a_.q_stride + tile_.head * D;
+                            (tile_.example * a_.queries + tile_.first_query + row) * a_.q_stride +
+                            tile_.head * D;
     store_rows<D>(d_q_, args_.scale, args_.scale, memory_ + L::kQ, kOwnTileBytes, row, target, a_.q_stride,
                   tile_.query_count - row);
   }

@@ -1,21 +1,23 @@
 // Attention forward on Hopper (compute capability 9.0a), after FlashAttention-3 (Shah et al. 2024).
 //
-// A block owns 128 queries of one head and walks over the keys in tiles of 128 from the last visible one down, so
-// that the tiles that need masks come first. One warpgroup feeds: a single thread copies Q once and K and V
-// through rings of stages by TMA. Two warpgroups of 64 queries each compute: S = Q K^T (wgmma m64n128k16, both
-// operands from shared memory), online softmax in base 2, O += P V with P from registers and V as it lies. The
-// scores of a tile are computed while O += P V of the tile before is still under way, so that the softmax runs
-// beside the tensor cores; the other warpgroup fills what is left.
+// A block owns 128 queries of one head and walks over the keys in tiles of 128 from the last visible one
+// down, so that the tiles that need masks come first. One warpgroup feeds: a single thread copies Q once and
+// K and V through rings of stages by TMA. Two warpgroups of 64 queries each compute: S = Q K^T (wgmma
+// m64n128k16, both operands from shared memory), online softmax in base 2, O += P V with P from registers and
+// V as it lies. The scores of a tile are computed while O += P V of the tile before is still under way, so
+// that the softmax runs beside the tensor cores; the other warpgroup fills what is left.
 //
 // Tiles begin at the example's first key, so only limits, ends and key masks need masking.
 //
-// Head widths D = 64 and 128. Shared memory: 128 rows of Q and kStages * 256 rows of K and V, D bf16 each: 144 KiB
-// at D = 64 (4 stages), 160 KiB at D = 128 (2 stages). Registers of a computing thread: S 64, P 32, O D / 2, of 240.
+// Head widths D = 64 and 128. Shared memory: 128 rows of Q and kStages * 256 rows of K and V, D bf16 each:
+// 144 KiB at D = 64 (4 stages), 160 KiB at D = 128 (2 stages). Registers of a computing thread: S 64, P 32, O
+// D / 2, of 240.
 #include <cmath>
 
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/hopper/primitives.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
+#include "kernels/cuda/hopper/roles.cuh"
 #include "kernels/cuda/hopper/tensor_map.h"
 
 namespace perceiver::kernels::cuda {
@@ -24,8 +26,6 @@ namespace {
 using namespace hopper;
 
 constexpr int kQueries = 128, kKeys = 128;
-constexpr int kThreads = 3 * kWarpgroup;
-constexpr int kWarps = 8;  // that compute
 constexpr float kLn2 = 0.693147180559945f;
 
 struct ForwardArguments {
@@ -39,7 +39,8 @@ struct Shape {
   static constexpr int D = kD, kStages = D == 64 ? 4 : 2, kTiles = D / kTileColumns;
   static constexpr uint32_t kTileBytes = kQueries * kRowBytes;  // of 64 columns
   static constexpr uint32_t kBytes = kTiles * kTileBytes;       // of Q, and of a stage of K or V
-  static constexpr uint32_t kQ = 0, kK = kBytes, kV = kK + kStages * kBytes, kBarriers = kV + kStages * kBytes;
+  static constexpr uint32_t kQ = 0, kK = kBytes, kV = kK + kStages * kBytes,
+                            kBarriers = kV + kStages * kBytes;
   // One for Q, then for each stage: K has come, K is done with, V has come, V is done with.
   static constexpr uint32_t kSharedBytes = kBarriers + 8 * (1 + 4 * kStages);
   static_assert(kQueries == kKeys);
@@ -65,18 +66,18 @@ class ForwardBlock {
       barrier_init(q_barrier(), 1);
       for (int stage = 0; stage < kStages; ++stage) {
         barrier_init(k_full(stage), 1);
-        barrier_init(k_empty(stage), kWarps);
+        barrier_init(k_empty(stage), kComputingWarps);
         barrier_init(v_full(stage), 1);
-        barrier_init(v_empty(stage), kWarps);
+        barrier_init(v_empty(stage), kComputingWarps);
       }
       barrier_init_fence();
     }
     __syncthreads();
     if (threadIdx.x < kWarpgroup) {
-      give_registers<24>();
+      give_registers<kFeedingRegisters>();
       if (threadIdx.x == 0) feed();
     } else {
-      take_registers<240>();
+      take_registers<kComputingRegisters>();
       compute();
     }
   }
@@ -95,9 +96,7 @@ class ForwardBlock {
 
   __device__ void copy_rows(uint32_t target, const CUtensorMap* map, uint32_t barrier, int row) const {
     barrier_arrive_expecting(barrier, S::kBytes);
-#pragma unroll
-    for (int tile = 0; tile < S::kTiles; ++tile)
-      copy_box(target + tile * S::kTileBytes, map, barrier, tile_.head * D + tile * kTileColumns, row, tile_.example);
+    copy_boxes<S::kTiles>(target, S::kTileBytes, map, barrier, tile_.head * D, row, tile_.example);
   }
 
   __device__ void feed() const {
@@ -115,16 +114,7 @@ class ForwardBlock {
 
   // --- The computing warpgroups.
 
-  __device__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
-  /// 0 to 7.
-  __device__ int warp() const { return static_cast<int>(threadIdx.x) / 32 - 4; }
-  __device__ uint32_t q_tile() const { return shared_ + S::kQ + warp() / 4 * 64 * kRowBytes; }
-
-  /// One arrival for the whole warp.
-  __device__ void release(uint32_t barrier) const {
-    __syncwarp();
-    if (lane() == 0) barrier_arrive(barrier);
-  }
+  __device__ uint32_t q_tile() const { return shared_ + S::kQ + computing_warp() / 4 * 64 * kRowBytes; }
 
   __device__ void compute() {
 #pragma unroll
@@ -134,7 +124,7 @@ class ForwardBlock {
     }
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) out_[i] = 0;
-    const QueryRows<kKeys> rows(a_, tile_, warp());
+    const QueryRows<kKeys> rows(a_, tile_, computing_warp());
     if (key_tiles_ > 0) walk(rows);
     finish(rows);
   }
@@ -190,8 +180,8 @@ class ForwardBlock {
     products_commit();
   }
 
-  /// Scores become probabilities relative to the row's largest score so far; `correction` is what earlier ones
-  /// are to be multiplied by.
+  /// Scores become probabilities relative to the row's largest score so far; `correction` is what earlier
+  /// ones are to be multiplied by.
   __device__ void softmax(const QueryRows<kKeys>& rows, int t, float (&s)[64], float (&correction)[2]) {
     if (rows.sees_all(t)) return softmax<false>(s, correction);
     rows.hide(t, s);
@@ -236,10 +226,11 @@ class ForwardBlock {
         static_cast<float*>(a_.lse)[tile_.statistic(a_, rows.row(r))] =
             blind ? INFINITY : (largest_[r] * args_.scale_log2 + log2f(sum_[r])) * kLn2;
     }
-    warpgroup_barrier(1 + warp() / 4);  // All four warps have read Q, whose place the results take.
-    const int row = warp() * 16;
+    warpgroup_barrier(1 + computing_warp() / 4);  // All four warps have read Q, whose place the results take.
+    const int row = computing_warp() * 16;
     __nv_bfloat16* target = static_cast<__nv_bfloat16*>(a_.out) +
-                            (tile_.example * a_.queries + tile_.first_query + row) * a_.out_stride + tile_.head * D;
+                            (tile_.example * a_.queries + tile_.first_query + row) * a_.out_stride +
+                            tile_.head * D;
     store_rows<D>(out_, inverse[0], inverse[1], memory_ + S::kQ, S::kTileBytes, row, target, a_.out_stride,
                   tile_.query_count - row);
   }

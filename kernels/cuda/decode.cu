@@ -15,10 +15,10 @@
 // tiles of 64 rows by one head. The latents stay in f32; LayerNorm is done anew by each block that needs it,
 // up to 8 slots.
 //
-// Expected at one slot: a phase's way through memory, barrier (arrival, polling: 1.2 us) and latencies of
-// inputs and sums (0.6 us), is 1.8 us, 5 phases 9 us a layer, just under the 9.8 us that the bytes take.
-// Floors at 3.0 TB/s: imagenet64 1.87 GB, 622 us; music4k 0.45 GB, 150 us; copy131k 0.77 GB, 257 us with a
-// cached context.
+// Floors at 3.0 TB/s: imagenet64 1.84 GB, 614 us; music4k 0.45 GB, 149 us; copy131k 0.74 GB, 247 us with a cached
+// context. Measured on an H100, one slot: 1526, 351 and 365 us, 40, 43 and 68%: a layer takes some 25 us, since a
+// phase's chain of barrier, inputs, LayerNorm, products and sums takes 5 us where its bytes take 2. Predicted was
+// 1.8 us. What would help: results that carry their own flags instead of barriers over the grid.
 //
 // Shared memory: ring 12 * 16896 bytes at one slot; inputs 2112 bytes per slot up to 8; sums 9 to 16 KiB;
 // tables of blocks, 96 bytes per layer.
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
       barrier_init(shared_address(&shared.full[i]), 1);
       barrier_init(shared_address(&shared.empty[i]), kConsumerWarps);
     }
-    fence_async();
+    fence_copies();
   }
   load_slot(a, static_cast<int>(threadIdx.x), shared);
   copy_table(a.cross, a.crosses, memory + layout.crosses);

@@ -3,12 +3,19 @@
 #pragma once
 
 #include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/hopper/primitives.cuh"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/decode.h"
 
 namespace perceiver::kernels::cuda {
 
 using bf16 = __nv_bfloat16;
+using hopper::barrier_arrive;
+using hopper::barrier_arrive_expecting;
+using hopper::barrier_init;
+using hopper::barrier_wait;
+using hopper::copy_bytes;
+using hopper::fence_copies;
 
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kConsumers = kConsumerWarps * 32;
@@ -113,14 +120,6 @@ struct DecodeLayout {
   }
 };
 
-__device__ inline void barrier_init(uint32_t barrier, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
-__device__ inline void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
 __device__ inline void consumer_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
 }
@@ -128,38 +127,9 @@ __device__ inline void consumer_barrier() {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define PERCEIVER_DECODE_SM90 1
 
-__device__ inline void barrier_expect(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
-
-__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-/// Bytes (a multiple of 16) by the copy engine; their arrival is counted by `barrier`.
-__device__ inline void copy_bulk(uint32_t target, const void* source, int bytes, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
-      "l"(source), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-
 /// Makes the barrier's phase wait for this thread's copies so far.
 __device__ inline void copies_arrive(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ inline void fence_async() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 /// Changes the number of registers of this thread; all of the warpgroup call it.
@@ -167,9 +137,9 @@ template <int kRegisters, bool kMore>
 __device__ inline void set_registers() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   if constexpr (kMore) {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+    hopper::take_registers<kRegisters>();
   } else {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+    hopper::give_registers<kRegisters>();
   }
 #endif
 }

@@ -26,9 +26,9 @@ class DecodeProducer {
       for (int column = 0; column < p.columns; column += kTileColumns) {
         const int bytes = min(kTileColumns, p.columns - column) * 2;
         const uint32_t full = acquire();
-        if (lane_ == 0) barrier_expect(full, rows * bytes);
+        if (lane_ == 0) barrier_arrive_expecting(full, rows * bytes);
         __syncwarp();
-        if (lane_ < rows) copy_bulk(stage() + lane_ * kRowPitch, row + column, bytes, full);
+        if (lane_ < rows) copy_bytes(stage() + lane_ * kRowPitch, row + column, full, bytes);
         cursor_.advance(a_.stages);
       }
     }
@@ -63,15 +63,15 @@ class DecodeProducer {
   /// Waits until the consumers are done with the next stage; returns the barrier that counts its arrivals.
   __device__ uint32_t acquire() const {
     barrier_wait(shared_address(&shared_.empty[cursor_.stage]), cursor_.parity ^ 1);
-    fence_async();
+    fence_copies();
     return shared_address(&shared_.full[cursor_.stage]);
   }
 
   /// Whole rows, which lie behind one another.
   __device__ void copy_rows(const bf16* from, int bytes, uint32_t full) const {
     if (lane_ != 0) return;
-    barrier_expect(full, bytes);
-    copy_bulk(stage(), from, bytes, full);
+    barrier_arrive_expecting(full, bytes);
+    copy_bytes(stage(), from, full, bytes);
   }
 
   /// Keys and values of one group of heads: from each row two pieces.

@@ -15,9 +15,9 @@
 
 namespace perceiver::kernels::cuda::hopper {
 
-inline constexpr int kTileColumns = 64;                // bf16 in a row of a tile
-inline constexpr int kRowBytes = kTileColumns * 2;     // the swizzle's width
-inline constexpr int kWarpgroup = 128;                 // threads
+inline constexpr int kTileColumns = 64;             // bf16 in a row of a tile
+inline constexpr int kRowBytes = kTileColumns * 2;  // the swizzle's width
+inline constexpr int kWarpgroup = 128;              // threads
 
 /// Offset of a 16-byte chunk (0..7) of a row within a tile.
 __device__ inline uint32_t tile_offset(uint32_t row, uint32_t chunk) {
@@ -41,7 +41,8 @@ __device__ inline void barrier_arrive(uint32_t barrier) {
 
 /// Arrives, and lets the phase end only after `bytes` more have been copied.
 __device__ inline void barrier_arrive_expecting(uint32_t barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
 }
 
 /// Waits until the phase of this parity has ended.
@@ -75,11 +76,12 @@ struct Ring {
 // --- The copy engine.
 
 /// A box of a matrix [batch, rows, columns] to shared memory; what lies outside the matrix becomes zero.
-__device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column, int row,
-                                int example) {
+__device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
+                                int row, int example) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
-      ::"r"(target), "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(example)
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
+      "[%2];" ::"r"(target),
+      "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(example)
       : "memory");
 }
 
@@ -89,10 +91,6 @@ __device__ inline void copy_bytes(uint32_t target, const void* source, uint32_t 
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
       "l"(source), "r"(bytes), "r"(barrier)
       : "memory");
-}
-
-__device__ inline void prefetch_map(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
 /// Orders this thread's ordinary accesses to shared memory before later ones of the copy engine.
@@ -116,9 +114,9 @@ __device__ inline void warpgroup_barrier(int id) {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
 
-// --- Products of a warpgroup: C [64, n] f32 += A [64, 16] · B [16, n], bf16, asynchronous. Warp w of the group
-// holds rows 16 w to 16 w + 15 of C and of an A in registers, laid out as for mma.m16n8k16: c[4 j + e] is column
-// 8 j + 2 (lane % 4) + e % 2 of row lane / 4 + 8 (e / 2).
+// --- Products of a warpgroup: C [64, n] f32 += A [64, 16] · B [16, n], bf16, asynchronous. Warp w of the
+// group holds rows 16 w to 16 w + 15 of C and of an A in registers, laid out as for mma.m16n8k16: c[4 j + e]
+// is column 8 j + 2 (lane % 4) + e % 2 of row lane / 4 + 8 (e / 2).
 
 /// An operand whose rows (of A, or of Bᵀ) lie in the tile as they are: the product runs along its columns.
 __device__ inline uint64_t rows_operand(uint32_t address) {
@@ -126,10 +124,12 @@ __device__ inline uint64_t rows_operand(uint32_t address) {
          uint64_t{1} << 62;
 }
 /// Address of the 16 columns from 16 * step, of the 128-byte rows of one tile.
-__device__ constexpr uint32_t columns_at(int step) { return static_cast<uint32_t>(step) * 32; }
+__device__ constexpr uint32_t columns_at(int step) {
+  return static_cast<uint32_t>(step) * 32;
+}
 
-/// B = the tile as it lies: the product runs along its rows. `tile_bytes` is the distance between the tiles of
-/// 64 columns where n is 128.
+/// B = the tile as it lies: the product runs along its rows. `tile_bytes` is the distance between the tiles
+/// of 64 columns where n is 128.
 __device__ inline uint64_t columns_operand(uint32_t address, uint32_t tile_bytes) {
   return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | static_cast<uint64_t>(tile_bytes >> 4) << 16 |
          uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
@@ -169,22 +169,24 @@ __device__ inline void clear(float (&c)[kCount]) {
 }
 
 // Registers c[i] on of the accumulator as operands of mode "+f" (read and written) or "=f" (written).
-#define PERCEIVER_C8(mode, c, i)                                                                         \
-  mode(c[i]), mode(c[i + 1]), mode(c[i + 2]), mode(c[i + 3]), mode(c[i + 4]), mode(c[i + 5]),           \
+#define PERCEIVER_C8(mode, c, i)                                                              \
+  mode(c[i]), mode(c[i + 1]), mode(c[i + 2]), mode(c[i + 3]), mode(c[i + 4]), mode(c[i + 5]), \
       mode(c[i + 6]), mode(c[i + 7])
-#define PERCEIVER_C32(mode, c, i)                                                               \
-  PERCEIVER_C8(mode, c, i), PERCEIVER_C8(mode, c, i + 8), PERCEIVER_C8(mode, c, i + 16),        \
+#define PERCEIVER_C32(mode, c, i)                                                        \
+  PERCEIVER_C8(mode, c, i), PERCEIVER_C8(mode, c, i + 8), PERCEIVER_C8(mode, c, i + 16), \
       PERCEIVER_C8(mode, c, i + 24)
 #define PERCEIVER_C64(mode, c) PERCEIVER_C32(mode, c, 0), PERCEIVER_C32(mode, c, 32)
-#define PERCEIVER_32                                                                                   \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "    \
+#define PERCEIVER_32                                                                                \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
   "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define PERCEIVER_64                                                                                   \
-  PERCEIVER_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "     \
-               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PERCEIVER_64                                                                       \
+  PERCEIVER_32                                                                             \
+      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 // `add` is the text of a constant: 0 overwrites C.
-#define PERCEIVER_MULTIPLY(shape, c, operands, add, tail)                                \
-  "{\n.reg .pred add;\nsetp.ne.b32 add, " add ", 0;\n"                                  \
+#define PERCEIVER_MULTIPLY(shape, c, operands, add, tail) \
+  "{\n.reg .pred add;\nsetp.ne.b32 add, " add             \
+  ", 0;\n"                                                \
   "wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 {" c "}, " operands ", add, 1, 1, " tail ";\n}\n"
 
 /// A and B from shared memory, both as rows. Without kAdd what C held does not matter.
@@ -256,7 +258,8 @@ __device__ inline void each_step(Body&& body) {
 
 /// C [64, N] = rows of `a` · rows of `b`ᵀ over D columns; tiles of A lie a_bytes apart, those of B b_bytes.
 template <int D, int kCount>
-__device__ inline void product(float (&c)[kCount], uint32_t a, uint32_t a_bytes, uint32_t b, uint32_t b_bytes) {
+__device__ inline void product(float (&c)[kCount], uint32_t a, uint32_t a_bytes, uint32_t b,
+                               uint32_t b_bytes) {
   each_step<D / 16>([&]<bool kAdd>(int step) {
     const uint32_t tile = static_cast<uint32_t>(step / 4), column = columns_at(step % 4);
     multiply<kAdd>(c, rows_operand(a + tile * a_bytes + column), rows_operand(b + tile * b_bytes + column));
@@ -265,7 +268,8 @@ __device__ inline void product(float (&c)[kCount], uint32_t a, uint32_t a_bytes,
 
 /// The same with A [64, 16 * kSteps] in registers, as load_operand leaves it.
 template <int kSteps>
-__device__ inline void product(float (&c)[32], const uint32_t (&a)[kSteps * 4], uint32_t b, uint32_t b_bytes) {
+__device__ inline void product(float (&c)[32], const uint32_t (&a)[kSteps * 4], uint32_t b,
+                               uint32_t b_bytes) {
   each_step<kSteps>([&]<bool kAdd>(int step) {
     const uint32_t place = b + static_cast<uint32_t>(step / 4) * b_bytes + columns_at(step % 4);
     multiply<kAdd>(c, a + step * 4, rows_operand(place));
@@ -290,7 +294,8 @@ __device__ inline void accumulate(float (&c)[kCount], const uint32_t (&a)[kSteps
                                   uint32_t b_bytes) {
 #pragma unroll
   for (int step = 0; step < kSteps; ++step)
-    multiply_columns(c, a + step * 4, columns_operand(b + static_cast<uint32_t>(step) * 16 * kRowBytes, b_bytes));
+    multiply_columns(c, a + step * 4,
+                     columns_operand(b + static_cast<uint32_t>(step) * 16 * kRowBytes, b_bytes));
 }
 
 /// Results of a product as operand A of the next, rounded to bf16.
@@ -300,9 +305,10 @@ __device__ inline void pack_operand(const float (&c)[kCount], uint32_t (&a)[kCou
   for (int i = 0; i < kCount / 2; ++i) a[i] = pack(c[2 * i], c[2 * i + 1]);
 }
 
-/// Writes a warp's 16 rows of C * factor [r] (r = 0, 1: rows lane / 4 and lane / 4 + 8) to rows of a bf16 matrix
-/// in global memory, in pieces of 16 bytes, by way of the warp's own rows of tiles in shared memory. `row` is
-/// the warp's first row within the tiles, `target` that of the matrix, of which `rows_left` exist from there.
+/// Writes a warp's 16 rows of C * factor [r] (r = 0, 1: rows lane / 4 and lane / 4 + 8) to rows of a bf16
+/// matrix in global memory, in pieces of 16 bytes, by way of the warp's own rows of tiles in shared memory.
+/// `row` is the warp's first row within the tiles, `target` that of the matrix, of which `rows_left` exist
+/// from there.
 template <int D>
 __device__ inline void store_rows(const float (&c)[D / 2], float factor0, float factor1, unsigned char* tiles,
                                   uint32_t tile_bytes, int row, __nv_bfloat16* target, int64_t stride,
@@ -323,8 +329,9 @@ __device__ inline void store_rows(const float (&c)[D / 2], float factor0, float 
     const int r = pass * 4 % 16 + lane / 8, tile = pass * 4 / 16, chunk = lane % 8;
     if (r < rows_left)
       *reinterpret_cast<uint4*>(target + r * stride + tile * kTileColumns + chunk * 8) =
-          *reinterpret_cast<const uint4*>(tiles + static_cast<uint32_t>(tile) * tile_bytes +
-                                          tile_offset(static_cast<uint32_t>(row + r), static_cast<uint32_t>(chunk)));
+          *reinterpret_cast<const uint4*>(
+              tiles + static_cast<uint32_t>(tile) * tile_bytes +
+              tile_offset(static_cast<uint32_t>(row + r), static_cast<uint32_t>(chunk)));
   }
 }
 

@@ -1,8 +1,8 @@
-// Which keys the queries of a warpgroup see, where scores lie as wgmma leaves them with queries by rows: for the
-// kernels that keep a tile of queries and walk over tiles of keys.
+// Which keys the queries of a warpgroup see, where scores lie as wgmma leaves them with queries by rows: for
+// the kernels that keep a tile of queries and walk over tiles of keys.
 #pragma once
 
-#include "kernels/cuda/hopper/primitives.cuh"
+#include "kernels/cuda/hopper/roles.cuh"
 #include "kernels/kernels.h"
 
 namespace perceiver::kernels::cuda::hopper {
@@ -45,7 +45,9 @@ class QueryRows {
     clear_ = max(smallest - tile.first_key, 0) / kKeys;
   }
 
-  __device__ int row(int r) const { return row_ + r * 8; }
+  __device__ int row(int r) const {
+    return row_ + r * 8;
+  }
 
   /// Whether every query of the warpgroup sees all of key tile `t`; the same for the whole warp.
   __device__ bool sees_all(int t) const {
@@ -65,8 +67,8 @@ class QueryRows {
 #pragma unroll
     for (int w = 0; w < kKeys / 32; ++w) {
       const int key = tile_key + w * 32 + lane();
-      const bool passes = a_.key_mask == nullptr ||
-                          (key < a_.keys && a_.key_mask[tile_.example * a_.keys + key] != 0);
+      const bool passes =
+          a_.key_mask == nullptr || (key < a_.keys && a_.key_mask[tile_.example * a_.keys + key] != 0);
       seen[w] = __ballot_sync(0xFFFFFFFFu, passes);
     }
     // All relative to this thread's first key, so that columns are compared with constants.
@@ -92,8 +94,6 @@ class QueryRows {
   }
 
  private:
-  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
-
   const Attention& a_;
   const QueryTile& tile_;
   const int row_;

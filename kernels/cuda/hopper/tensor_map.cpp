@@ -1,7 +1,7 @@
 #include "kernels/cuda/hopper/tensor_map.h"
 
-#include <cuda_runtime_api.h>
 #include <cudaTypedefs.h>
+#include <cuda_runtime_api.h>
 
 #include "core/check.h"
 #include "kernels/cuda/errors.h"
@@ -14,8 +14,9 @@ PFN_cuTensorMapEncodeTiled_v12000 encode_function() {
   static const auto function = [] {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result{};
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result),
-          "cuTensorMapEncodeTiled");
+    check(
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result),
+        "cuTensorMapEncodeTiled");
     if (result != cudaDriverEntryPointSuccess) throw_failure("the NVIDIA driver is too old for tensor maps");
     return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
   }();
@@ -32,10 +33,10 @@ CUtensorMap tensor_map(const void* data, int64_t batch, int64_t rows, int64_t co
   const cuuint64_t strides[2] = {of(stride) * kElement, of(rows * stride) * kElement};
   const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), 1}, steps[3] = {1, 1, 1};
   CUtensorMap map;
-  const CUresult status = encode_function()(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), extents, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status =
+      encode_function()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), extents, strides,
+                        box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
     throw_failure("tensor map of [{}, {}, {}] with rows of {}: driver error {}", batch, rows, columns, stride,
                   static_cast<int>(status));
