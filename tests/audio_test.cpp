@@ -152,6 +152,41 @@ TEST(Audio, ALengthThatLiesIsNotBelieved) {
   EXPECT_EQ(read_audio(bytes(file), 8000, "x").samples.size(), 4u);
 }
 
+TEST(Audio, TitlesAndMarkersAreLeftOut) {
+  std::string file = wav(1, 1, 8000, 16, int16({1000, -1000}));
+  const std::string list = std::string("LIST\x05\0\0\0INFO!\0", 14);
+  file.insert(12, list);                     // before the description, of odd length
+  file.insert(12 + list.size() + 24, list);  // between it and the samples
+  file += "LIST";                            // what comes after the samples is not read: a length missing
+  const Audio audio = read_audio(bytes(file), 8000, "a.wav");
+  ASSERT_EQ(audio.samples.size(), 2u);
+  EXPECT_FLOAT_EQ(audio.samples[0], 1000.0f / 32768);
+  EXPECT_FLOAT_EQ(audio.samples[1], -1000.0f / 32768);
+}
+
+TEST(Audio, ChunksPastTheEndOfTheFileAreRefused) {
+  const auto error = [](const std::string& file) {
+    return message_of([&] { read_audio(bytes(file), 8000, "a.wav"); });
+  };
+  std::string endless = "RIFF";  // libsndfile 1.2 reads this list for ever
+  put(endless, 60, 4);
+  endless += "WAVELISTA" + std::string(60, '\xFF');
+  EXPECT_THAT(error(endless),
+              HasSubstr("a.wav: damaged: the chunk 'LIST' of 4294967105 bytes passes the end"));
+  EXPECT_THAT(error(wav(1, 1, 8000, 16, "").substr(0, 36)), HasSubstr("no samples"));
+}
+
+TEST(Audio, LengthsOf64Bits) {
+  std::string file = wav(1, 1, 8000, 16, int16({1, 2, 3, 4}));
+  std::string sizes = "ds64";
+  put(sizes, 28, 4), put(sizes, 80, 4), put(sizes, 0, 4), put(sizes, 6, 4), put(sizes, 0, 4),
+      put(sizes, 3, 4);
+  put(sizes, 0, 4), put(sizes, 0, 4);
+  file.replace(0, 4, "RF64").replace(4, 4, "\xFF\xFF\xFF\xFF").replace(40, 4, "\xFF\xFF\xFF\xFF");
+  file.insert(12, sizes);
+  EXPECT_EQ(read_audio(bytes(file), 8000, "x").samples.size(), 3u);
+}
+
 TEST(AudioModality, SamplesAreTokens) {
   const auto audio = open_modality("audio", {{"sample_rate", "8000"}});
   const std::string file = wav(1, 1, 8000, 16, int16({0, 32767, -32768, 100}));

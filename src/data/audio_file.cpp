@@ -7,26 +7,32 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "core/check.h"
 #include "core/text.h"
+#include "data/wav_chunks.h"
 
 namespace perceiver {
 namespace {
 
 constexpr sf_count_t block_frames = 4096;
 
-/// A file in memory for libsndfile: reads from `input`, or reads and writes `output`.
+/// A file in memory for libsndfile: `head` and `tail` behind it are read; with `writes`, `head` alone is read
+/// and written.
 struct MemoryFile {
-  std::span<const std::byte> input;
-  std::string* output = nullptr;
+  std::string head;
+  std::span<const std::byte> tail;
+  bool writes = false;
   sf_count_t at = 0;
 
-  sf_count_t size() const {
-    return static_cast<sf_count_t>(output != nullptr ? output->size() : input.size());
-  }
-  const char* data() const {
-    return output != nullptr ? output->data() : reinterpret_cast<const char*>(input.data());
+  sf_count_t size() const { return static_cast<sf_count_t>(head.size() + tail.size()); }
+  /// What lies in one piece from `at` on.
+  std::string_view ahead() const {
+    const auto place = static_cast<size_t>(at);
+    if (place < head.size()) return std::string_view(head).substr(place);
+    const std::span<const std::byte> rest = tail.subspan(place - head.size());
+    return {reinterpret_cast<const char*>(rest.data()), rest.size()};
   }
 };
 
@@ -46,16 +52,20 @@ sf_count_t memory_seek(sf_count_t offset, int whence, void* user) {
 sf_count_t memory_read(void* out, sf_count_t count, void* user) {
   auto& file = *static_cast<MemoryFile*>(user);
   const sf_count_t have = std::clamp<sf_count_t>(count, 0, file.size() - file.at);
-  if (have > 0) std::memcpy(out, file.data() + file.at, static_cast<size_t>(have));
-  file.at += have;
+  for (sf_count_t done = 0; done < have;) {
+    const std::string_view piece = file.ahead().substr(0, static_cast<size_t>(have - done));
+    std::memcpy(static_cast<char*>(out) + done, piece.data(), piece.size());
+    done += static_cast<sf_count_t>(piece.size());
+    file.at += static_cast<sf_count_t>(piece.size());
+  }
   return have;
 }
 
 sf_count_t memory_write(const void* from, sf_count_t count, void* user) {
   auto& file = *static_cast<MemoryFile*>(user);
-  if (file.output == nullptr || count <= 0) return 0;
-  if (file.at + count > file.size()) file.output->resize(static_cast<size_t>(file.at + count));
-  std::memcpy(file.output->data() + file.at, from, static_cast<size_t>(count));
+  if (!file.writes || count <= 0) return 0;
+  if (file.at + count > file.size()) file.head.resize(static_cast<size_t>(file.at + count));
+  std::memcpy(file.head.data() + file.at, from, static_cast<size_t>(count));
   file.at += count;
   return count;
 }
@@ -115,11 +125,15 @@ class Resampler {
 
 /// libsndfile knows many more formats; the fewer decoders are within reach of a file from outside, the
 /// better.
-bool is_wav_or_flac(std::span<const std::byte> file) {
+MemoryFile wav_or_flac(std::span<const std::byte> file, const std::string& source) {
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
-  for (const std::string_view beginning : {"RIFF", "RIFX", "RF64", "fLaC"})
-    if (text.starts_with(beginning)) return true;
-  return false;
+  if (text.starts_with("fLaC")) return {.head = {}, .tail = file};
+  for (const std::string_view beginning : {"RIFF", "RIFX", "RF64"}) {
+    if (!text.starts_with(beginning)) continue;
+    WavChunks wav = wav_chunks(file, source);
+    return {.head = std::move(wav.head), .tail = wav.samples};
+  }
+  throw_user("{}: is no sound file that can be read: neither WAV nor FLAC", source);
 }
 
 void check_info(const SF_INFO& info, const std::string& source) {
@@ -146,9 +160,7 @@ void check_length(int64_t samples, const std::string& source) {
 }  // namespace
 
 Audio read_audio(std::span<const std::byte> file, int rate, const std::string& source) {
-  if (!is_wav_or_flac(file))
-    throw_user("{}: is no sound file that can be read: neither WAV nor FLAC", source);
-  MemoryFile memory{file};
+  MemoryFile memory = wav_or_flac(file, source);
   SF_INFO info{};
   const SoundFile sound = open_sound(memory, SFM_READ, info);
   if (sound == nullptr)
@@ -182,8 +194,7 @@ Audio read_audio(std::span<const std::byte> file, int rate, const std::string& s
 std::string write_audio(std::span<const float> samples, int rate, std::string_view ending) {
   const bool flac = ending == ".flac";
   if (!flac && ending != ".wav") throw_user("sound is written as .wav or .flac, not as '{}'", ending);
-  std::string bytes;
-  MemoryFile memory{{}, &bytes};
+  MemoryFile memory{.head = {}, .tail = {}, .writes = true};
   SF_INFO info{};
   info.samplerate = rate;
   info.channels = 1;
@@ -195,7 +206,7 @@ std::string write_audio(std::span<const float> samples, int rate, std::string_vi
   if (sf_write_float(sound.get(), samples.data(), count) != count)
     throw_failure("libsndfile cannot write {} samples: {}", count, sf_strerror(sound.get()));
   sound.reset();  // completes the header
-  return bytes;
+  return std::move(memory.head);
 }
 
 }  // namespace perceiver
