@@ -1,35 +1,53 @@
 #!/bin/sh
 # Runs the GPU tests of a built tree on this machine's GPU, a small model from training to a sample, and the
-# kernel tests under compute-sanitizer.   tools/gpu_test.sh [BUILD_FOLDER]      (default: build)
-# SANITIZE=memcheck,racecheck,initcheck chooses the sanitizer's tools; SANITIZE=none leaves them out. Under it
+# kernel tests under compute-sanitizer.
+#   tools/gpu_test.sh [BUILD_FOLDER] [RACECHECK_FOLDER]      (default: build build-racecheck)
+# SANITIZE=memcheck,initcheck,racecheck chooses the sanitizer's tools; SANITIZE=none leaves them out. Under it
 # the tests take smaller shapes (PERCEIVER_BRIEF_TESTS), and SHARDS processes a tool (default 4) share them.
+# SANITIZE_ONLY=1 leaves out all the rest.
+#
+# racecheck needs a build of its own: it knows that a barrier in shared memory orders what a thread did before it
+# arrived there before what another does after waiting, but not that __syncwarp lets one lane arrive for all.
+#   cmake -S . -B build-racecheck -DPERCEIVER_RACECHECK=ON && cmake --build build-racecheck -j
 set -eu
 cd "$(dirname "$0")/.."
 build=${1:-build}
+racecheck_build=${2:-build-racecheck}
 tests=$build/tests/perceiver_tests
 export PERCEIVER_GOLDEN_DIR="${PERCEIVER_GOLDEN_DIR:-$PWD/tests/golden}"
 command -v nvidia-smi > /dev/null || { echo "no NVIDIA driver on this machine" >&2; exit 1; }
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-"$tests" --gtest_brief=1 --gtest_filter='Cuda*:Gpu*:*OnTheGpu'
-
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
-text=$logs/text.txt
-cat README.md include/perceiver/*.h src/*/*.cpp > "$text"
-for precision in bfloat16 float32 tf32; do
-  echo "training, evaluation and a sample after training in $precision"
-  "$build/perceiver" --device cuda train configs/tinyshakespeare.yaml --run "$logs/$precision" \
-    --set data.train="$text" --set train.steps=40 --set train.log_every=20 --set eval.every=20 \
-    --set eval.max_documents=1 --set train.precision="$precision"
-  "$build/perceiver" --device cuda eval --checkpoint "$logs/$precision" --split validation --max-documents 1 \
-    > "$logs/eval.$precision"
-  sed -n 3p "$logs/eval.$precision"
-  "$build/perceiver" --device cuda sample --checkpoint "$logs/$precision" --prompt "The " --tokens 32 \
-    > "$logs/sample.$precision"
-done
+
+all_tests() {
+  "$tests" --gtest_brief=1 --gtest_filter='Cuda*:Gpu*:*OnTheGpu'
+}
+
+# From training to a sample.
+small_model() {
+  text=$logs/text.txt
+  cat README.md include/perceiver/*.h src/*/*.cpp > "$text"
+  for precision in bfloat16 float32 tf32; do
+    echo "training, evaluation and a sample after training in $precision"
+    "$build/perceiver" --device cuda train configs/tinyshakespeare.yaml --run "$logs/$precision" \
+      --set data.train="$text" --set train.steps=40 --set train.log_every=20 --set eval.every=20 \
+      --set eval.max_documents=1 --set train.precision="$precision"
+    "$build/perceiver" --device cuda eval --checkpoint "$logs/$precision" --split validation --max-documents 1 \
+      > "$logs/eval.$precision"
+    sed -n 3p "$logs/eval.$precision"
+    "$build/perceiver" --device cuda sample --checkpoint "$logs/$precision" --prompt "The " --tokens 32 \
+      > "$logs/sample.$precision"
+  done
+}
+
+if [ -z "${SANITIZE_ONLY:-}" ]; then
+  all_tests
+  small_model
+fi
 
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
-tools=${SANITIZE:-memcheck,racecheck,initcheck}
+tools=${SANITIZE:-memcheck,initcheck,racecheck}
 [ "$tools" != none ] || exit 0
 shards=${SHARDS:-4}
 # Not the repetitions, which look for other faults, nor the largest shapes, nor a library that is not ours.
@@ -38,10 +56,13 @@ export PERCEIVER_BRIEF_TESTS=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive GTEST_T
 began=$(date +%s)
 waited=""
 for tool in $(echo "$tools" | tr , ' '); do
+  checked=$tests
+  [ "$tool" != racecheck ] || checked=$racecheck_build/tests/perceiver_tests
+  [ -x "$checked" ] || { echo "$checked is missing: see the beginning of tools/gpu_test.sh" >&2; exit 1; }
   shard=0
   while [ "$shard" -lt "$shards" ]; do
     GTEST_SHARD_INDEX=$shard "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 10 \
-      "$tests" --gtest_brief=1 --gtest_filter="$kernels" > "$logs/$tool.$shard" 2>&1 &
+      "$checked" --gtest_brief=1 --gtest_filter="$kernels" > "$logs/$tool.$shard" 2>&1 &
     waited="$waited $!:$tool.$shard"
     shard=$((shard + 1))
   done

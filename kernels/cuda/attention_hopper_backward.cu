@@ -118,11 +118,11 @@ class KeyGradientBlock {
     if (threadIdx.x == 0) {
       for (int i = 0; i < 2; ++i) {
         barrier_init(slot_full(i), 1);
-        barrier_init(slot_empty(i), kComputingWarps);
+        barrier_init(slot_empty(i), kReleases);
       }
       for (int i = 0; i < kStages; ++i) {
         barrier_init(stage_full(i), 1);
-        barrier_init(stage_empty(i), kComputingWarps);
+        barrier_init(stage_empty(i), kReleases);
       }
       barrier_init_fence();
     }
@@ -196,15 +196,16 @@ class KeyGradientBlock {
   __device__ void copy_keys(int slot, KeyItem item) const {
     const int column = head(item.index) * D, row = key_tile(item.index) * kKeyTile, b = example(item.index);
     *item_slot(slot) = item;
-    barrier_arrive_expecting(slot_full(slot), L::kSlotBytes);
+    barrier_expect(slot_full(slot), L::kSlotBytes);
     copy_boxes<S::kTiles>(k_slot(slot), kOwnTileBytes, &args_.k, slot_full(slot), column, row, b);
     copy_boxes<S::kTiles>(v_slot(slot), kOwnTileBytes, &args_.v, slot_full(slot), column, row, b);
+    barrier_arrive(slot_full(slot));
   }
 
   __device__ void copy_queries(int stage, int item, int tile) const {
     const int column = head(item) * D, row = tile * kQueries, b = example(item);
     const uint32_t full = stage_full(stage), behind = q_stage(stage) + 2 * S::kQueryBytes;
-    barrier_arrive_expecting(full, L::kCopied);
+    barrier_expect(full, L::kCopied);
     copy_boxes<S::kTiles>(q_stage(stage), S::kQueryTileBytes, &args_.q, full, column, row, b);
     copy_boxes<S::kTiles>(d_out_stage(stage), S::kQueryTileBytes, &args_.d_out, full, column, row, b);
     const int64_t tile_of_head = (static_cast<int64_t>(b) * a_.heads + head(item)) * args_.query_tiles + tile;
@@ -212,6 +213,7 @@ class KeyGradientBlock {
     copy_bytes(behind + L::kStatisticsBytes,
                args_.limits + (static_cast<int64_t>(b) * args_.query_tiles + tile) * kQueries, full,
                L::kLimitsBytes);
+    barrier_arrive(full);
   }
 
   // --- The computing warpgroups.
@@ -229,7 +231,7 @@ class KeyGradientBlock {
                                 4);  // All four warps have read K and V, whose place the results take.
       store(slots.stage, item.index);
       fence_copies();
-      release(slot_empty(slots.stage));
+      barrier_arrive_warp(slot_empty(slots.stage));
     }
   }
 
@@ -263,7 +265,7 @@ class KeyGradientBlock {
     products_wait<0>();
     settle(d_k_);
     settle(d_v_);
-    release(stage_empty(before_));
+    barrier_arrive_warp(stage_empty(before_));
   }
 
   __device__ void wait_for(const Ring<kStages>& stages) const {
@@ -292,7 +294,7 @@ class KeyGradientBlock {
       products_wait<0>();
       settle(d_k_);
       settle(d_v_);
-      release(stage_empty(before_));
+      barrier_arrive_warp(stage_empty(before_));
       before_ = stages.stage;
       pack_both(s, d_p, p, d_s);
     }
@@ -329,7 +331,7 @@ class KeyGradientBlock {
         products_wait<1>();
         settle(d_k_);
         settle(d_v_);
-        release(stage_empty(before_));
+        barrier_arrive_warp(stage_empty(before_));
       }
       start_probability_gradients(d_p, stage);
       products_wait<1>();
@@ -487,7 +489,7 @@ class QueryGradientBlock {
       barrier_init(own_barrier(), 1);
       for (int i = 0; i < kStages; ++i) {
         barrier_init(full(i), 1);
-        barrier_init(empty(i), kComputingWarps);
+        barrier_init(empty(i), kReleases);
       }
       barrier_init_fence();
     }
@@ -511,20 +513,22 @@ class QueryGradientBlock {
   __device__ void feed() const {
     if (key_tiles_ == 0) return;
     const int column = tile_.head * D;
-    barrier_arrive_expecting(own_barrier(), 2 * L::kOwnBytes);
+    barrier_expect(own_barrier(), 2 * L::kOwnBytes);
     copy_boxes<S::kTiles>(shared_ + L::kQ, kOwnTileBytes, &args_.q_rows, own_barrier(), column,
                           tile_.first_query, tile_.example);
     copy_boxes<S::kTiles>(shared_ + L::kDOut, kOwnTileBytes, &args_.d_out_rows, own_barrier(), column,
                           tile_.first_query, tile_.example);
+    barrier_arrive(own_barrier());
     Ring<kStages> ring;
     for (int t = key_tiles_ - 1; t >= 0; --t, ring.advance()) {
       const int row = tile_.first_key + t * kKeys;
       barrier_wait(empty(ring.stage), ring.round ^ 1);
-      barrier_arrive_expecting(full(ring.stage), L::kStageBytes);
+      barrier_expect(full(ring.stage), L::kStageBytes);
       copy_boxes<S::kTiles>(k_stage(ring.stage), L::kKeyTileBytes, &args_.k_rows, full(ring.stage), column,
                             row, tile_.example);
       copy_boxes<S::kTiles>(v_stage(ring.stage), L::kKeyTileBytes, &args_.v_rows, full(ring.stage), column,
                             row, tile_.example);
+      barrier_arrive(full(ring.stage));
     }
   }
 
@@ -605,7 +609,7 @@ class QueryGradientBlock {
     }
     products_wait<kMore>();
     settle(d_q_);
-    if (before_ >= 0) release(empty(before_));
+    if (before_ >= 0) barrier_arrive_warp(empty(before_));
     uint32_t d_s[16];
     pack_operand(s, d_s);
     settle(d_s);

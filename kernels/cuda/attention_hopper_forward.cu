@@ -66,9 +66,9 @@ class ForwardBlock {
       barrier_init(q_barrier(), 1);
       for (int stage = 0; stage < kStages; ++stage) {
         barrier_init(k_full(stage), 1);
-        barrier_init(k_empty(stage), kComputingWarps);
+        barrier_init(k_empty(stage), kReleases);
         barrier_init(v_full(stage), 1);
-        barrier_init(v_empty(stage), kComputingWarps);
+        barrier_init(v_empty(stage), kReleases);
       }
       barrier_init_fence();
     }
@@ -95,8 +95,9 @@ class ForwardBlock {
   // --- The feeding thread.
 
   __device__ void copy_rows(uint32_t target, const CUtensorMap* map, uint32_t barrier, int row) const {
-    barrier_arrive_expecting(barrier, S::kBytes);
+    barrier_expect(barrier, S::kBytes);
     copy_boxes<S::kTiles>(target, S::kTileBytes, map, barrier, tile_.head * D, row, tile_.example);
+    barrier_arrive(barrier);
   }
 
   __device__ void feed() const {
@@ -137,7 +138,7 @@ class ForwardBlock {
     scores(s, k_ring);
     products_wait<0>();
     settle(s);
-    release(k_empty(k_ring.stage));
+    barrier_arrive_warp(k_empty(k_ring.stage));
     k_ring.advance();
     float correction[2];
     softmax(rows, key_tiles_ - 1, s, correction);
@@ -147,12 +148,12 @@ class ForwardBlock {
       add_values(p, v_ring);
       products_wait<1>();
       settle(s);
-      release(k_empty(k_ring.stage));
+      barrier_arrive_warp(k_empty(k_ring.stage));
       k_ring.advance();
       softmax(rows, t, s, correction);
       products_wait<0>();
       settle(out_);
-      release(v_empty(v_ring.stage));
+      barrier_arrive_warp(v_empty(v_ring.stage));
       v_ring.advance();
 #pragma unroll
       for (int i = 0; i < D / 2; ++i) out_[i] *= correction[i % 4 / 2];
@@ -161,7 +162,7 @@ class ForwardBlock {
     add_values(p, v_ring);
     products_wait<0>();
     settle(out_);
-    release(v_empty(v_ring.stage));
+    barrier_arrive_warp(v_empty(v_ring.stage));
   }
 
   __device__ void scores(float (&s)[64], const Ring<kStages>& ring) {

@@ -45,13 +45,14 @@ sf_count_t memory_seek(sf_count_t offset, int whence, void* user) {
   const sf_count_t base = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? file.at : file.size();
   sf_count_t target = 0;
   if (__builtin_add_overflow(base, offset, &target)) return -1;
-  if (target < 0 || target > file.size()) return -1;
+  // Past the end as in any file: libsndfile does not look at errors of its seeks, and reads on where it was.
+  if (target < 0) return -1;
   return file.at = target;
 }
 
 sf_count_t memory_read(void* out, sf_count_t count, void* user) {
   auto& file = *static_cast<MemoryFile*>(user);
-  const sf_count_t have = std::clamp<sf_count_t>(count, 0, file.size() - file.at);
+  const sf_count_t have = std::clamp<sf_count_t>(file.size() - file.at, 0, std::max<sf_count_t>(count, 0));
   for (sf_count_t done = 0; done < have;) {
     const std::string_view piece = file.ahead().substr(0, static_cast<size_t>(have - done));
     std::memcpy(static_cast<char*>(out) + done, piece.data(), piece.size());

@@ -31,8 +31,10 @@ uint64_t samples_length(uint64_t length, std::string_view ds64) {
   return value;
 }
 
-bool describes_samples(std::string_view chunk) {
-  return chunk == "fmt " || chunk == "fact" || chunk == "ds64";
+std::string length_text(uint32_t length, bool big_endian) {
+  std::string text(4, '\0');
+  for (size_t i = 0; i < 4; ++i) text[big_endian ? 3 - i : i] = static_cast<char>(length >> (8 * i));
+  return text;
 }
 
 }  // namespace
@@ -43,13 +45,16 @@ WavChunks wav_chunks(std::span<const std::byte> file, const std::string& source)
   const bool big_endian = text_at(file, 0, 4) == "RIFX";
   WavChunks wav;
   std::string_view ds64;
-  wav.head = text_at(file, 0, 12);
+  const size_t longest = std::min<size_t>(file.size(), 0xFFFFFFFE);
+  wav.head = std::string(big_endian ? "RIFX" : "RIFF") +
+             length_text(static_cast<uint32_t>(longest), big_endian) + "WAVE";
   for (size_t at = 12; file.size() - at >= 8;) {
     const std::string_view chunk = text_at(file, at, 4);
     const size_t length = length_at(file, at + 4, big_endian), left = file.size() - at - 8;
     if (chunk == "data") {
-      wav.head += text_at(file, at, 8);
-      wav.samples = file.subspan(at + 8, std::min<uint64_t>(samples_length(length, ds64), left));
+      const size_t there = std::min<uint64_t>(samples_length(length, ds64), std::min(left, longest));
+      wav.head += "data" + length_text(static_cast<uint32_t>(there), big_endian);
+      wav.samples = file.subspan(at + 8, there);
       return wav;
     }
     if (length > left)
@@ -57,7 +62,7 @@ WavChunks wav_chunks(std::span<const std::byte> file, const std::string& source)
                  printable(std::string(chunk)), length, at);
     const size_t padded = std::min(length + length % 2, left);
     if (chunk == "ds64") ds64 = text_at(file, at + 8, length);
-    if (describes_samples(chunk)) {
+    if (chunk == "fmt " || chunk == "fact") {
       if (wav.head.size() + padded > longest_head)
         throw_user("{}: the description of the samples is longer than {} bytes, byte {}", source,
                    longest_head, at);

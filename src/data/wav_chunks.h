@@ -13,11 +13,11 @@ struct WavChunks {
   std::span<const std::byte> samples;  ///< a part of the file given
 };
 
-/// Leaves of a WAV file (RIFF, RIFX or RF64) only what describes the samples, and the samples: titles,
-/// markers and the like are for libsndfile to go astray in, and lists of chunks whose lengths lie keep its
-/// version 1.2 busy for ever. A `data` chunk longer than the file ends with the file. Throws `user`
-/// "<source>: …, byte <offset>" for chunks that pass the end of the file, for descriptions of more than 64
-/// KiB and where there are no samples.
+/// Leaves of a WAV file (RIFF, RIFX or RF64, which becomes RIFF) only what describes the samples, and the
+/// samples that are there, with the length that they have: titles, markers and the like are for libsndfile to
+/// go astray in, and lists of chunks whose lengths lie keep its version 1.2 busy for ever. Throws `user`
+/// "<source>: …, byte <offset>" for chunks before the samples that pass the end of the file, for descriptions
+/// of more than 64 KiB and where there are no samples.
 WavChunks wav_chunks(std::span<const std::byte> file, const std::string& source);
 
 }  // namespace perceiver

@@ -45,6 +45,27 @@ __device__ inline void barrier_arrive_expecting(uint32_t barrier, uint32_t bytes
                : "memory");
 }
 
+/// Lets the phase end only after `bytes` more have been copied. Whoever expects copies starts them and
+/// arrives then: racecheck takes what a thread writes after its arrival for unordered, copies it has started
+/// too.
+__device__ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+/// Arrivals at a barrier that stand for one warp's. One lane arrives for all, after __syncwarp. The tool
+/// racecheck does not follow that, so in a build for it (PERCEIVER_RACECHECK) every lane arrives.
+#ifdef PERCEIVER_RACECHECK
+inline constexpr uint32_t kWarpArrivals = 32;
+#else
+inline constexpr uint32_t kWarpArrivals = 1;
+#endif
+
+__device__ inline void barrier_arrive_warp(uint32_t barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 < kWarpArrivals) barrier_arrive(barrier);
+}
+
 /// Waits until the phase of this parity has ended.
 __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
@@ -179,10 +200,10 @@ __device__ inline void clear(float (&c)[kCount]) {
 #define PERCEIVER_32                                                                                \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
   "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define PERCEIVER_64                                                                       \
-  PERCEIVER_32                                                                             \
-      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PERCEIVER_64                                                                   \
+  PERCEIVER_32                                                                         \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 // `add` is the text of a constant: 0 overwrites C.
 #define PERCEIVER_MULTIPLY(shape, c, operands, add, tail) \
   "{\n.reg .pred add;\nsetp.ne.b32 add, " add             \

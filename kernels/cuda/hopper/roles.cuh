@@ -7,6 +7,7 @@ namespace perceiver::kernels::cuda::hopper {
 
 inline constexpr int kThreads = 3 * kWarpgroup;
 inline constexpr int kComputingWarps = 8;
+inline constexpr uint32_t kReleases = kComputingWarps * kWarpArrivals;  // of what all of them have read
 // Together what the threads start with, 168 each: more than the block has would be waited for forever.
 inline constexpr int kFeedingRegisters = 24, kComputingRegisters = 240;
 static_assert(kWarpgroup * (kFeedingRegisters + 2 * kComputingRegisters) <= kThreads * 168);
@@ -17,12 +18,6 @@ __device__ inline int lane() {
 /// 0 to 7.
 __device__ inline int computing_warp() {
   return static_cast<int>(threadIdx.x) / 32 - 4;
-}
-
-/// One arrival for the whole warp.
-__device__ inline void release(uint32_t barrier) {
-  __syncwarp();
-  if (lane() == 0) barrier_arrive(barrier);
 }
 
 /// kTiles boxes beside each other.
