@@ -21,6 +21,8 @@ struct Case {
 const Case kCases[] = {{"tokens", 3, 700, 512, {259}},
                        {"rotated", 2, 1003, 512, {259}, false, 4, 64, 16},
                        {"rotated, some heads", 1, 300, 256, {31}, false, 1, 64, 32},
+                       {"rotated, wide", 2, 700, 1536, {259}, false, 12, 64, 16},
+                       {"rotated, heads of 96", 1, 300, 1536, {31}, false, 8, 96, 24},
                        {"rotated, odd bands", 2, 77, 96, {13}, false, 2, 24, 3},
                        {"rotated, ragged", 1, 50, 37, {13}, false, 2, 9, 2},
                        {"rotated, narrow heads", 2, 90, 48, {13}, false, 4, 6, 3},
@@ -28,6 +30,8 @@ const Case kCases[] = {{"tokens", 3, 700, 512, {259}},
                        {"image", 3, 400, 264, {259, 66, 66, 5}, true},
                        {"ragged", 2, 130, 37, {11, 132}, true},
                        {"nine tables", 2, 65, 48, {5, 3, 3, 3, 3, 3, 3, 3, 3}, true},
+                       {"one id", 3, 1100, 264, {1, 3}, true},
+                       {"long table", 1, 900, 64, {1500}, true},
                        {"one row", 1, 1, 64, {3, 2}, true}};
 
 constexpr int64_t kAngles = 400;  // positions with angles
@@ -137,24 +141,71 @@ TYPED_TEST(CudaProjection, SumsById) {
 /// In vectors, gradients are turned back in f32: nothing is rounded but the sums.
 TYPED_TEST(CudaProjection, TurnsBackWithoutRounding) {
   using T = TypeParam;
-  const Case& c = kCases[1];
-  const Data<T> d(c);
-  Values expected(static_cast<size_t>(c.sizes[0] * c.columns)), d_out(d.d_out);
-  Ints scratch(static_cast<size_t>(c.sizes[0] + 1 + d.rows));
-  const DeviceArray<int32_t> a_scratch(scratch.size());
-  const Array<float> d_table(c.sizes[0] * c.columns);
-  kernels::cpu::projected_rows_backward({DType::f64, d.rows, c.columns, c.sizes[0], d.host.ids[0], 1, nullptr,
-                                         d.turn, d_out.data(), expected.data(), false, scratch.data()});
-  kernels::projected_rows_backward(
-      this->launch(), {kType<T>, d.rows, c.columns, c.sizes[0], d.device.ids[0], 1, nullptr, d.a_turn,
-                       d.a_d_out.data(), d_table.data(), false, a_scratch.data()});
-  expect_close(d_table.read(), expected, {1e-5, 2e-5}, "d_table");
-  expect_close(d.a_d_out.read(), d.d_out, {0, 0}, "d_out");
+  for (const Case& c : {kCases[1], kCases[3], kCases[4]}) {
+    SCOPED_TRACE(c.name);
+    const Data<T> d(c);
+    Values expected(static_cast<size_t>(c.sizes[0] * c.columns)), d_out(d.d_out);
+    Ints scratch(static_cast<size_t>(c.sizes[0] + 1 + d.rows));
+    const DeviceArray<int32_t> a_scratch(scratch.size());
+    const Array<float> d_table(c.sizes[0] * c.columns);
+    kernels::cpu::projected_rows_backward({DType::f64, d.rows, c.columns, c.sizes[0], d.host.ids[0], 1,
+                                           nullptr, d.turn, d_out.data(), expected.data(), false,
+                                           scratch.data()});
+    kernels::projected_rows_backward(
+        this->launch(), {kType<T>, d.rows, c.columns, c.sizes[0], d.device.ids[0], 1, nullptr, d.a_turn,
+                         d.a_d_out.data(), d_table.data(), false, a_scratch.data()});
+    expect_close(d_table.read(), expected, {1e-5, 2e-5}, "d_table");
+    expect_close(d.a_d_out.read(), d.d_out, {0, 0}, "d_out");
+  }
+}
+
+/// Tiles of the sort grow with the rows. Sums of small whole numbers are exact in any order.
+TYPED_TEST(CudaProjection, SumsManyRows) {
+  using T = TypeParam;
+  constexpr int64_t kColumns = 8, kTableRows = 1100;  // two passes of the sort
+  for (const int64_t rows : {300001, 600001})
+    for (const int32_t ids_below : {37, 1100}) {
+      const Ints ids = random_ints(rows, 1, ids_below), whole = random_ints(rows * kColumns, 2, 5);
+      const Values x(whole.begin(), whole.end());
+      Values expected(static_cast<size_t>(kTableRows * kColumns)), d_out(x);
+      Ints scratch(static_cast<size_t>(kTableRows + 1 + rows));
+      kernels::cpu::projected_rows_backward({DType::f64,
+                                             rows,
+                                             kColumns,
+                                             kTableRows,
+                                             ids.data(),
+                                             1,
+                                             nullptr,
+                                             {},
+                                             d_out.data(),
+                                             expected.data(),
+                                             false,
+                                             scratch.data()});
+      const DeviceArray<int32_t> a_ids(ids), a_scratch(scratch.size());
+      const Array<T> a_d_out(x);
+      for (const int64_t table_rows : {int64_t{ids_below}, kTableRows}) {
+        const Array<float> d_table(random_values<float>(table_rows * kColumns, 3));
+        kernels::projected_rows_backward(this->launch(), {kType<T>,
+                                                          rows,
+                                                          kColumns,
+                                                          table_rows,
+                                                          a_ids.data(),
+                                                          1,
+                                                          nullptr,
+                                                          {},
+                                                          a_d_out.data(),
+                                                          d_table.data(),
+                                                          false,
+                                                          a_scratch.data()});
+        const Values part(expected.begin(), expected.begin() + table_rows * kColumns);
+        expect_close(d_table.read(), part, {0, 0}, "d_table");
+      }
+    }
 }
 
 TYPED_TEST(CudaProjection, SumsByIdRepeat) {
   using T = TypeParam;
-  const Case& c = kCases[1];
+  const Case& c = kCases[3];
   const Data<T> d(c);
   const DeviceArray<int32_t> scratch(static_cast<size_t>(c.sizes[0] + 1 + d.rows));
   const Array<float> d_table(c.sizes[0] * c.columns);

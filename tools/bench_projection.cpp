@@ -32,7 +32,8 @@ std::vector<Case> cases(bool gpu) {
           {"imagenet64, absolute", 8, 12288, 259, 1024, 16, {66, 66, 5}}};
 }
 
-/// Everything a case works on. The values do not matter to the time.
+/// Everything a case works on. Ids, the table of tokens and so the gradients are random, as zeros can be
+/// faster than numbers; the other tables are zero.
 struct Data {
   Tensor tokens, positions, kv, d_kv, rstd, d_rstd, offset, d_offset, scratch;
   std::vector<Tensor> projected, centred, d_projected, d_centred;
@@ -44,6 +45,14 @@ Tensor random_ids(DeviceContext& context, const Case& c, int64_t below, uint64_t
   std::vector<int32_t> ids(static_cast<size_t>(c.batch * c.context));
   for (int32_t& id : ids) id = static_cast<int32_t>(random.below(static_cast<uint64_t>(below)));
   return Tensor::from_host<int32_t>(context, {c.batch * c.context}, ids);
+}
+
+/// Uniform in [-1, 1), f32.
+Tensor random_values(DeviceContext& context, const Shape& shape, uint64_t seed) {
+  RandomStream random(seed, RandomPurpose::batch);
+  std::vector<float> values(static_cast<size_t>(shape.elements()));
+  for (float& value : values) value = static_cast<float>(2 * random.uniform() - 1);
+  return Tensor::from_host<float>(context, shape, values);
 }
 
 /// [batch * context, axes]: raster order, the last axis the fastest; one axis counts up.
@@ -71,7 +80,8 @@ Data make_data(DeviceContext& context, DType type, const Case& c) {
   d.positions = raster_positions(context, c);
   d.kv = Tensor::zeros(context, type, {rows, columns});
   d.d_kv = Tensor::zeros(context, type, {rows, columns});
-  for (Tensor* each : {&d.rstd, &d.d_rstd}) *each = Tensor::zeros(context, wide, {rows});
+  d.rstd = random_values(context, {rows}, 2);
+  d.d_rstd = Tensor::zeros(context, wide, {rows});
   for (Tensor* each : {&d.offset, &d.d_offset}) *each = Tensor::zeros(context, wide, {columns});
   std::vector<int64_t> sizes{c.vocabulary};
   sizes.insert(sizes.end(), c.positions.begin(), c.positions.end());
@@ -81,6 +91,7 @@ Data make_data(DeviceContext& context, DType type, const Case& c) {
     for (auto* tables : {&d.centred, &d.d_centred})
       tables->push_back(Tensor::zeros(context, wide, {size, c.channels}));
   }
+  d.projected[0] = random_values(context, {c.vocabulary, columns}, 3);
   d.scratch = Tensor::empty(context, DType::i32, {rows + *std::max_element(sizes.begin(), sizes.end()) + 1});
   ModelConfig config;
   config.context_length = c.context;
@@ -119,6 +130,11 @@ void run_case(DeviceContext& context, DType type, const Case& c, int repeats) {
   const void* rstd = absolute ? d.rstd.data() : nullptr;
   const void* offset = absolute ? d.offset.data() : nullptr;
   const auto ms = [&](const std::function<void()>& work) { return median_ms(context, repeats, work); };
+  const auto gather_into = [&](const Tensor& out) {
+    kernels::projected_rows(launch,
+                            {type, rows, columns, c.batch, terms, rstd, offset, rotation, out.data()});
+  };
+  // With the sort of the ids, as each backward makes it.
   const auto sum_by_id = [&](size_t t) {
     kernels::projected_rows_backward(
         launch, {type, rows, columns, d.projected[t].shape()[0], terms.ids[t], terms.id_stride[t], rstd,
@@ -128,16 +144,15 @@ void run_case(DeviceContext& context, DType type, const Case& c, int repeats) {
   nlohmann::ordered_json out{{"benchmark", "projection"},  {"case", c.name}, {"device", context.name()},
                              {"precision", name_of(type)}, {"rows", rows},   {"columns", columns},
                              {"tables", terms.tables}};
+  gather_into(d.d_kv);
   // Sums down the columns, as a linear layer's bias takes them, read everything once and write nothing.
   const double read = ms([&] {
     kernels::bias_activation_backward(launch, {type, rows, columns, Activation::identity, nullptr,
                                                d.d_kv.data(), nullptr, d.d_offset.data(), false});
   });
   out["read_dk_dv_ms"] = read;
-  out["gather_ms"] = ms([&] {
-    kernels::projected_rows(launch,
-                            {type, rows, columns, c.batch, terms, rstd, offset, rotation, d.kv.data()});
-  });
+  out["read_gb_per_s"] = static_cast<double>(d.d_kv.bytes()) / read * 1e-6;
+  out["gather_ms"] = ms([&] { gather_into(d.kv); });
   double sums = 0;
   for (size_t t = 0; t < d.projected.size(); ++t) {
     const double each = ms([&] { sum_by_id(t); });
@@ -170,8 +185,9 @@ void add_bench_projection(CLI::App& bench, Globals& globals, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = bench.add_subcommand(
       "projection",
-      "Time the gather of keys and values from projected tables and its backward, beside the time to "
-      "read dK and dV once; prints a line of JSON for each shape");
+      "Time the gather of keys and values from projected tables and its backward (segment sums, the "
+      "sort of the ids included), beside the time to read dK and dV once; prints a line of JSON for each "
+      "shape");
   command->add_option("--repeats", options->repeats, "Timed samples")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -142,62 +142,126 @@ bool wide_tables(const TableRows& terms, int64_t columns) {
 /// Rows of a matrix, each times a factor.
 template <typename T, int N>
 struct ScaledRows {
-  static constexpr int kWidth = N, kBlocks = 5;
-  using Place = Pack<T, N>;
+  using Plain = PlainRows<T, N>;
+  static constexpr int kWidth = N, kVectors = Plain::kVectors, kUnits = Plain::kUnits, kAhead = Plain::kAhead,
+                       kBlocks = Plain::kBlocks;
   using Note = float;
-  PlainRows<T, N> rows;
+  Plain rows;
   const float* factors;
 
   __device__ Note note(int64_t row) const { return factors[row]; }
 
   class Lane {
    public:
-    __device__ Lane(const ScaledRows& k, int64_t column) : rows_(k.rows, column) {}
-    __device__ void start(int64_t row, Place* place) const { rows_.start(row, place); }
-    __device__ void read(const Place& place, Note factor, float (&x)[N]) const {
-      rows_.read(place, {}, x);
+    __device__ Lane(const ScaledRows& k, const LaneColumns& own) : rows_(k.rows, own) {}
+    __device__ void start(int32_t row, RingUnit* units) const { rows_.start(row, units); }
+    __device__ void expect(Note) const {}
+    __device__ void add(const RingUnit* units, Note factor, Note, float (&sum)[kVectors][N]) const {
 #pragma unroll
-      for (int i = 0; i < N; ++i) x[i] *= factor;
+      for (int v = 0; v < kVectors; ++v) {
+        float x[N];
+        load_copy<N, T>(units + 32 * v, x);
+#pragma unroll
+        for (int i = 0; i < N; ++i) sum[v][i] += x[i] * factor;
+      }
     }
 
    private:
-    typename PlainRows<T, N>::Lane rows_;
+    typename Plain::Lane rows_;
   };
 };
 
-/// Rows of a matrix, turned back.
-template <typename T, int N>
+/// Rows of a matrix, turned back. The angles are fetched a row ahead, and stay in the second-level cache as
+/// long as they fit: each example needs them again. All of a lane's vectors have the same channels in their
+/// heads (see `shares_angles`); in heads that are turned, channels that are not have the angle 0, so that the
+/// lanes of a warp do the same.
+template <typename T, int N, int V>
 struct TurnedRows {
-  static constexpr int kWidth = N, kBlocks = 4;
-  using Place = Pack<T, N>;
+  static constexpr int kWidth = N, kVectors = V, kUnits = V, kAhead = 4, kBlocks = V > 1 ? 4 : 7;
   using Note = int32_t;
-  PlainRows<T, N> rows;
+  const T* x;
+  int64_t columns;
   Rotation rotation;
 
   __device__ Note note(int64_t row) const { return rotation.positions[row]; }
 
   class Lane {
    public:
-    __device__ Lane(const TurnedRows& k, int64_t column)
-        : rows_(k.rows, column), rotation_(k.rotation), where_(k.rotation, column) {}
-    __device__ void start(int64_t row, Place* place) const { rows_.start(row, place); }
-    __device__ void read(const Place& place, Note position, float (&x)[N]) const {
-      rows_.read(place, {}, x);
-      if (where_.turned) turn(rotation_, where_.band, position, -1.0f, x);
+    __device__ Lane(const TurnedRows& k, const LaneColumns& own)
+        : own_(own),
+          x_(k.x + own.column),
+          columns_(static_cast<int32_t>(k.columns)),
+          bands_(static_cast<int32_t>(k.rotation.bands)) {
+      const int64_t channel = own.column % k.rotation.head_dim;
+      cosine_ = static_cast<const float*>(k.rotation.cosine) + channel / 2;
+      sine_ = static_cast<const float*>(k.rotation.sine) + channel / 2;
+      for (int v = 0; v < own.vectors; ++v)
+        turned_ += own.column + v * own.step < k.rotation.heads * k.rotation.head_dim;
+      turns_ = turned_ > 0 && channel < 2 * k.rotation.bands;
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i) next_cosine_.x[i] = 1, next_sine_.x[i] = 0;
+    }
+
+    __device__ void start(int32_t row, RingUnit* units) const {
+      const T* x = x_ + int64_t{row} * columns_;
+#pragma unroll
+      for (int v = 0; v < V; ++v)
+        if (v < own_.vectors) copy_ahead_once<N>(units + 32 * v, x + v * own_.step);
+    }
+
+    __device__ void expect(Note position) {
+      if (!turns_) return;
+      const int64_t entry = int64_t{abs(position)} * bands_;
+      next_cosine_ = load_pack<N / 2>(cosine_ + entry);
+      next_sine_ = load_pack<N / 2>(sine_ + entry);
+    }
+
+    __device__ void add(const RingUnit* units, Note position, Note following, float (&sum)[V][N]) {
+      const Angles cosine = next_cosine_, sine = next_sine_;
+      expect(following);
+      const float sign = position < 0 ? -1.0f : 1.0f;
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        float x[N];
+        load_copy<N, T>(units + 32 * v, x);
+        if (v < turned_) {
+#pragma unroll
+          for (int i = 0; i < N / 2; ++i) {
+            const float even = x[2 * i], odd = x[2 * i + 1], s = sign * sine.x[i];
+            sum[v][2 * i] = fmaf(even, cosine.x[i], fmaf(odd, s, sum[v][2 * i]));
+            sum[v][2 * i + 1] = fmaf(odd, cosine.x[i], fmaf(-even, s, sum[v][2 * i + 1]));
+          }
+        } else {
+#pragma unroll
+          for (int i = 0; i < N; ++i) sum[v][i] += x[i];
+        }
+      }
     }
 
    private:
-    typename PlainRows<T, N>::Lane rows_;
-    const Rotation& rotation_;
-    TurnedColumn where_;
+    using Angles = Pack<float, N / 2>;
+
+    LaneColumns own_;
+    const T* x_;
+    const float *cosine_, *sine_;
+    int32_t columns_, bands_;
+    int turned_ = 0;  // vectors in heads that are turned, the first ones
+    bool turns_;
+    Angles next_cosine_, next_sine_;
   };
 };
+
+/// Whether lanes have all their vectors, with the same channels.
+template <typename Source>
+bool shares_angles(const Rotation& how, int64_t columns) {
+  return columns >= 32 * Source::kWidth * Source::kVectors &&
+         slices_of<Source>(columns) * 32 * Source::kWidth % how.head_dim == 0;
+}
 
 /// Sums of table rows, each times -rstd^3 * d_rstd / columns.
 template <int N>
 struct WeightedSums {
-  static constexpr int kWidth = N, kBlocks = 4;
-  using Place = Nothing;
+  static constexpr int kWidth = N, kVectors = 1, kUnits = 0, kAhead = 1, kBlocks = 8;
   using Note = int32_t;
   TableRows terms;
   int64_t columns;
@@ -208,21 +272,23 @@ struct WeightedSums {
 
   class Lane {
    public:
-    __device__ Lane(const WeightedSums& k, int64_t column) : k_(k), column_(column) {}
-    __device__ void start(int64_t, Place*) const {}
-    __device__ void read(const Place&, Note row, float (&x)[N]) const {
+    __device__ Lane(const WeightedSums& k, const LaneColumns& own) : k_(k), own_(own) {}
+    __device__ void start(int32_t, RingUnit*) const {}
+    __device__ void expect(Note) const {}
+    __device__ void add(const RingUnit*, Note row, Note, float (&sum)[1][N]) const {
+      if (own_.vectors == 0) return;
       const float r = k_.rstd[row];
       const float weight = -r * r * r * k_.d_rstd[row] / static_cast<float>(k_.columns);
       const int32_t rows[1] = {row};
-      float sum[1][N];
-      sum_table_rows<N>(k_.terms, k_.columns, column_, rows, sum);
+      float x[1][N];
+      sum_table_rows<N>(k_.terms, k_.columns, own_.column, rows, x);
 #pragma unroll
-      for (int i = 0; i < N; ++i) x[i] = weight * sum[0][i];
+      for (int i = 0; i < N; ++i) sum[0][i] += weight * x[0][i];
     }
 
    private:
     const WeightedSums& k_;
-    int64_t column_;
+    LaneColumns own_;
   };
 };
 
@@ -395,7 +461,10 @@ void projected_rows_backward(const Launch& launch, const ProjectedRowsBackward& 
     with_width<T>(wide, [&]<int N>() {
       const PlainRows<T, N> rows{static_cast<const T*>(k.d_out), k.columns};
       if constexpr (N > 1) {
-        if (turned) return sum_by_id(launch, ids, target, TurnedRows<T, N>{rows, k.rotation});
+        using Shared = TurnedRows<T, N, 4>;
+        if (turned && shares_angles<Shared>(k.rotation, k.columns))
+          return sum_by_id(launch, ids, target, Shared{rows.x, k.columns, k.rotation});
+        if (turned) return sum_by_id(launch, ids, target, TurnedRows<T, N, 1>{rows.x, k.columns, k.rotation});
       }
       if (rstd != nullptr) return sum_by_id(launch, ids, target, ScaledRows<T, N>{rows, rstd});
       sum_by_id(launch, ids, target, rows);

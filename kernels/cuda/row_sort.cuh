@@ -31,8 +31,8 @@ struct RowIds {
   int64_t id_stride;
 };
 
-/// order [rows] = row numbers sorted by id, stable; sets present [table_rows] to 1 where an id occurs (null:
-/// not wanted). Uses the workspace.
+/// order [rows] = row numbers sorted by id, stable, of at least one row; present [table_rows] = 0 where no
+/// row has the id, else not 0 (null: not wanted). Uses the workspace.
 void sort_rows(const Launch& launch, const RowIds& ids, int32_t* order, int32_t* present);
 
 }  // namespace perceiver::kernels::cuda
