@@ -21,14 +21,18 @@ kernels::DecodeRotary fused(const ops::RotaryTable& table) {
 
 }  // namespace
 
-void run_fused([[maybe_unused]] Tape& tape, const FusedStep& fused, const Tensor& logits) {
+#ifdef PERCEIVER_CUDA
+void run_fused(Tape& tape, const FusedStep& fused, const Tensor& logits) {
   PERCEIVER_ASSERT(logits.dtype() == DType::f32);
   kernels::DecodeStep step = fused.step;
   step.logits = logits.as<float>();
-#ifdef PERCEIVER_CUDA
   kernels::cuda::decode_step(tape.launch(), step);
-#endif
 }
+#else
+void run_fused(Tape&, const FusedStep&, const Tensor&) {
+  PERCEIVER_ASSERT(false);  // decode_supports() is false without CUDA
+}
+#endif
 
 kernels::DecodeSelf SelfBlock::fused_arguments() const {
   return {fused(norm_), fused(norm_mlp_),    fused(qkv_),

@@ -31,7 +31,7 @@ nlohmann::json parse_line(const std::string& line) {
 }
 
 /// The step of an entry; none for a line that is not one, or one of an interval that was cut short.
-std::optional<int64_t> step_of(const std::string& line) {
+std::optional<int64_t> logged_step(const std::string& line) {
   const nlohmann::json entry = parse_line(line);
   if (!entry.is_object() || entry.contains("partial")) return std::nullopt;
   const auto step = entry.find("step");
@@ -75,7 +75,7 @@ void drop_metrics_after(const fs::path& path, int64_t last_step) {
   AtomicFile output(path);
   std::string line, kept;
   while (std::getline(input, line)) {
-    const std::optional<int64_t> step = step_of(line);
+    const std::optional<int64_t> step = logged_step(line);
     if (step && *step <= last_step) kept.append(line).push_back('\n');
   }
   // What could not be read must not be lost by writing the rest.
