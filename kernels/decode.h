@@ -59,6 +59,9 @@ inline constexpr int kMaxDecodeTables = 4;
 inline constexpr int kMaxDecodeLayers = 128;
 inline constexpr int kMaxDecodeCrosses = 8;
 inline constexpr int kMaxDecodeQueryLayers = 4;
+/// Steps of one slot with one workspace after which the kernel clears it. Its bytes 128 to 135 count steps,
+/// times the launch's multiprocessors.
+inline constexpr uint64_t kDecodeEpoch = uint64_t{1} << 22;
 
 /// Every row count must be at least 1 for an active slot, and a slot's row to write lies below its count. The
 /// arrays of blocks are on the host and copied by the call.
@@ -108,8 +111,8 @@ struct DecodeStep {
   const int32_t* active = nullptr;  // 0: the slot is idle: no cache is written, logits are unspecified
 
   float* logits = nullptr;  // [S, V]
-  /// decode_workspace() bytes, aligned to 256, of zeros before the first step; steps that share it run one
-  /// after the other.
+  /// decode_workspace() bytes, aligned to 256, of zeros before the first step; steps that share it are of one
+  /// shape and run one after the other.
   void* workspace = nullptr;
 };
 

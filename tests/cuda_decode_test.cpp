@@ -248,6 +248,33 @@ TEST_F(CudaDecode, Replays) {
   cudaGraphDestroy(graph);
 }
 
+/// Tags of what the blocks hand to one another begin anew: words of the epoch before are not taken for new.
+TEST_F(CudaDecode, Epochs) {
+  HostDecode host({.layers = 3}, 9);
+  const DeviceDecode device(launch(), host, 1);
+  if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+  const std::vector<float> expected = [&] {
+    kernels::cuda::decode_step(launch(), device.step);
+    synchronize();
+    return device.logits->read();
+  }();
+  const uint64_t steps = kernels::kDecodeEpoch - 2, ends = steps * static_cast<uint64_t>(launch().processors);
+  require_cuda(
+      cudaMemcpy(static_cast<uint8_t*>(device.step.workspace) + 128, &ends, 8, cudaMemcpyHostToDevice),
+      "count of steps");
+  for (int i = 0; i < 5; ++i) {
+    require_cuda(cudaMemset(device.logits->data(), 0xFF, device.logits->size() * 4), "poison");
+    kernels::cuda::decode_step(launch(), device.step);
+    synchronize();
+    compare_repeated(host, expected, device.logits->read());
+  }
+  uint64_t after = 0;
+  require_cuda(
+      cudaMemcpy(&after, static_cast<uint8_t*>(device.step.workspace) + 128, 8, cudaMemcpyDeviceToHost),
+      "count of steps");
+  EXPECT_EQ(after, (steps + 5) * static_cast<uint64_t>(launch().processors));
+}
+
 /// Sums are taken in an order that depends on the shapes alone.
 TEST_F(CudaDecode, Repeatable) {
   for (const int64_t slots : {1, 6, 40}) {

@@ -15,10 +15,11 @@
 // tiles of 64 rows by one head. The latents stay in f32; LayerNorm is done anew by each block that needs it,
 // up to 8 slots.
 //
-// Floors at 3.0 TB/s: imagenet64 1.84 GB, 614 us; music4k 0.45 GB, 149 us; copy131k 0.74 GB, 247 us with a cached
-// context. Measured on an H100, one slot: 1526, 351 and 365 us, 40, 43 and 68%: a layer takes some 25 us, since a
-// phase's chain of barrier, inputs, LayerNorm, products and sums takes 5 us where its bytes take 2. Predicted was
-// 1.8 us. What would help: results that carry their own flags instead of barriers over the grid.
+// Floors at 3.0 TB/s: imagenet64 1.84 GB, 614 us; music4k 0.45 GB, 149 us; copy131k 0.74 GB, 247 us with a
+// cached context. Measured on an H100, one slot: 1526, 351 and 365 us, 40, 43 and 68%: a layer takes some 25
+// us, since a phase's chain of barrier, inputs, LayerNorm, products and sums takes 5 us where its bytes
+// take 2. Predicted was 1.8 us. What would help: results that carry their own flags instead of barriers over
+// the grid.
 //
 // Shared memory: ring 12 * 16896 bytes at one slot; inputs 2112 bytes per slot up to 8; sums 9 to 16 KiB;
 // tables of blocks, 96 bytes per layer.
@@ -28,6 +29,7 @@
 #include "kernels/cuda/decode_consumer.cuh"
 #include "kernels/cuda/decode_producer.cuh"
 #include "kernels/cuda/decode_program.cuh"
+#include "kernels/cuda/decode_single.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
@@ -43,13 +45,14 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
   while (program.next(phase)) {
     const AttentionPlan& plan = phase.cross ? shared.cross : shared.self;
     if (phase.attends) {
-      actor.attention(phase.product.cache, plan);
+      actor.attention(phase.product, plan);
     } else {
       actor.product(phase.product, plan);
     }
     if (phase.ends) actor.arrive();
     if (phase.swaps) actor.swap_latents();
   }
+  actor.end();
 }
 
 /// What a thread reads of its slot, if it has one.
@@ -71,6 +74,7 @@ __device__ inline void count_tiles(int slots, const AttentionShape& shape, Atten
     tiles += (plan.rows[s] + shape.tile_rows - 1) / shape.tile_rows;
   }
   plan.tiles_before[slots] = tiles;
+  share_tiles(tiles * shape.groups, plan);
 }
 
 template <typename Table>
@@ -112,7 +116,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
     }
   } else {
     set_registers<kConsumerRegisters, true>();
-    DecodeConsumer<kSlots> consumer(a, shared, memory, layout);
+    std::conditional_t<kSlots == 1, DecodeSingle, DecodeConsumer<std::max(kSlots, 8)>> consumer(
+        a, shared, memory, layout);
     run(a, shared, memory, layout, consumer);
   }
 #endif
@@ -120,7 +125,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
 
 // ------------------------------------------------------------------------------------------------- host
 
-constexpr int64_t kBarrierBytes = 256;
+constexpr int64_t kCountBytes = 256, kEndsAt = 128;  // counts of the barrier and of steps
 
 int64_t align(int64_t bytes) {
   return ceil_div(bytes, 256) * 256;
@@ -160,29 +165,35 @@ AttentionShape self_shape(const DecodeStep& k) {
   return attention_shape(k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, k.slots == 1);
 }
 
-/// The workspace's parts, in bytes from its start.
+/// The workspace's parts, in bytes from its start. One slot has the exchange, in 8-byte words.
 struct Workspace {
-  int64_t latents[2], queries, hidden, rows[2], partials, bytes;
+  int64_t latents[2], queries, hidden, rows[2], partials, fresh, bytes;
+  int64_t hidden_stride, rows_stride, fresh_stride;  // words
 
   Workspace(const DecodeStep& k, int blocks) {
-    int64_t at = kBarrierBytes;
-    const auto take = [&](int64_t size) {
+    int64_t at = kCountBytes;
+    const bool words = k.slots == 1;
+    const auto take = [&](int64_t count, int64_t size) {
       const int64_t begin = at;
-      at += align(size);
+      at += align(count * (words ? 8 : size));
       return begin;
     };
-    const int64_t z = k.latent_channels, a = k.attention_width;
-    for (int64_t& part : latents) part = take(k.slots * z * 4);
-    queries = take(k.slots * std::max(z, a) * 4);
-    hidden = take(k.slots * std::max(k.cross_widening, k.self_widening) * z * 2);
-    for (int64_t& part : rows) part = take(k.slots * std::max({z, a, k.input_channels}) * 2);
-    partials =
-        take(std::max(partial_bytes(k, cross_shape(k), blocks), partial_bytes(k, self_shape(k), blocks)));
+    const int64_t z = k.latent_channels, a = k.attention_width, copies = words ? kReplicas : k.slots;
+    fresh_stride = std::max(z, a);
+    hidden_stride = std::max(k.cross_widening, k.self_widening) * z / 2;
+    rows_stride = std::max({z, a, k.input_channels}) / 2;
+    for (int64_t& part : latents) part = take(copies * z, 4);
+    queries = take(k.slots * std::max(z, a), 4);
+    hidden = take(copies * hidden_stride, 4);
+    for (int64_t& part : rows) part = take(copies * rows_stride, 4);
+    fresh = take(words ? (1 + k.cross_blocks) * fresh_stride : 0, 8);
+    partials = take(
+        std::max(partial_floats(k, cross_shape(k), blocks), partial_floats(k, self_shape(k), blocks)), 4);
     bytes = at;
   }
 
-  static int64_t partial_bytes(const DecodeStep& k, const AttentionShape& shape, int blocks) {
-    return (k.slots * shape.groups + blocks) * shape.group * (shape.head_dim + 4) * 4;
+  static int64_t partial_floats(const DecodeStep& k, const AttentionShape& shape, int blocks) {
+    return (k.slots * shape.groups + blocks) * shape.group * (shape.head_dim + 4);
   }
 };
 
@@ -297,6 +308,7 @@ DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
   const Workspace parts(k, blocks);
   unsigned char* base = static_cast<unsigned char*>(k.workspace);
   a.arrivals = reinterpret_cast<unsigned long long*>(base);
+  a.ends = reinterpret_cast<unsigned long long*>(base + kEndsAt);
   for (int i = 0; i < 2; ++i) {
     a.latents[i] = reinterpret_cast<float*>(base + parts.latents[i]);
     a.rows[i] = reinterpret_cast<bf16*>(base + parts.rows[i]);
@@ -304,15 +316,28 @@ DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
   a.queries = reinterpret_cast<float*>(base + parts.queries);
   a.hidden = reinterpret_cast<bf16*>(base + parts.hidden);
   a.partials = reinterpret_cast<float*>(base + parts.partials);
+  const auto words = [&](int64_t at) { return reinterpret_cast<uint64_t*>(base + at); };
+  a.exchange = {{words(parts.latents[0]), words(parts.latents[1])},
+                words(parts.queries),
+                words(parts.fresh),
+                words(parts.partials),
+                words(parts.rows[0]),
+                words(parts.hidden),
+                a.latent,
+                static_cast<int>(parts.rows_stride),
+                static_cast<int>(parts.hidden_stride),
+                static_cast<int>(parts.fresh_stride),
+                static_cast<int>((parts.bytes - parts.latents[0]) / 8)};
   for (int64_t i = 0; i + 1 < k.cross_blocks; ++i) a.cross_after[i] = static_cast<int>(k.cross_after[i]);
   std::copy_n(k.cross, k.cross_blocks, a.cross);
   std::copy_n(k.self, k.layers, a.self);
   return a;
 }
 
-/// Calls body.template operator()<kSlots>() with the smallest of 8, 16, 32, 64 that holds the slots.
+/// Calls body.template operator()<kSlots>() with the smallest of 1, 8, 16, 32, 64 that holds the slots.
 template <typename Body>
 void with_slots(int64_t slots, Body&& body) {
+  if (slots == 1) return body.template operator()<1>();
   if (slots <= 8) return body.template operator()<8>();
   if (slots <= 16) return body.template operator()<16>();
   if (slots <= 32) return body.template operator()<32>();

@@ -11,7 +11,7 @@
 
 #include <type_traits>
 
-#include "kernels/cuda/decode_parts.cuh"
+#include "kernels/cuda/decode_exchange.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
@@ -28,6 +28,12 @@ __device__ inline float* partial_result(const DecodeArguments& a, const Attentio
                                         int group, int block) {
   return a.partials +
          static_cast<int64_t>(slot * shape.groups + group + block) * shape.group * partial_stride(shape);
+}
+
+/// Likewise of one slot, in the exchange: head_dim + 2 words a head.
+__device__ inline uint64_t* partial_words(const DecodeArguments& a, const AttentionShape& shape, int group,
+                                          int block) {
+  return a.exchange.partials + static_cast<int64_t>(group + block) * shape.group * (shape.head_dim + 2);
 }
 
 /// Softmax-weighted sum under way, of 8 channels.
@@ -65,17 +71,62 @@ struct AttentionSum {
   }
 };
 
+/// A sum of partial results: of two channels, which 8 lanes share.
+struct PairSum {
+  float2 out{0, 0};
+  float largest = kLowest, denominator = 0;
+
+  __device__ void add(float2 other, float other_largest, float other_denominator) {
+    const float all = fmaxf(largest, other_largest);
+    const float mine = exp2_fast(largest - all), its = exp2_fast(other_largest - all);
+    out.x = out.x * mine + other.x * its, out.y = out.y * mine + other.y * its;
+    denominator = denominator * mine + other_denominator * its;
+    largest = all;
+  }
+  /// Over the lanes that are alike modulo 4.
+  __device__ void merge() {
+    float all = largest;
+#pragma unroll
+    for (int offset = 4; offset < 32; offset *= 2)
+      all = fmaxf(all, __shfl_xor_sync(0xffffffffu, all, offset));
+    const float mine = exp2_fast(largest - all);
+    out.x *= mine, out.y *= mine, denominator *= mine, largest = all;
+#pragma unroll
+    for (int offset = 4; offset < 32; offset *= 2) {
+      out.x += __shfl_xor_sync(0xffffffffu, out.x, offset);
+      out.y += __shfl_xor_sync(0xffffffffu, out.y, offset);
+      denominator += __shfl_xor_sync(0xffffffffu, denominator, offset);
+    }
+  }
+};
+
+/// Where one kind of attention finds what this step made, and the tags of both and of what it makes itself.
+struct FreshInputs {
+  const uint64_t* row = nullptr;  // keys, then values
+  uint32_t row_tag = 0, query_tag = 0, partial_tag = 0;
+};
+
+/// kTagged: by the exchange of one slot; else by way of the workspace.
+template <bool kTagged>
 class DecodeAttention {
  public:
   __device__ DecodeAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring, float* sums,
-                             const bf16* cache, const AttentionPlan& plan)
-      : a_(a), shared_(shared), ring_(ring), sums_(sums), cache_(cache), plan_(plan), shape_(plan.shape) {
+                             const bf16* cache, const AttentionPlan& plan, const FreshInputs& inputs = {})
+      : a_(a),
+        shared_(shared),
+        ring_(ring),
+        sums_(sums),
+        cache_(cache),
+        plan_(plan),
+        shape_(plan.shape),
+        inputs_(inputs) {
     const int thread = static_cast<int>(threadIdx.x);
     team_lanes_ = shape_.head_dim / 8;
-    lane_in_team_ = thread % team_lanes_;
-    teams_per_head_ = kConsumers / team_lanes_ / shape_.group;
-    head_in_group_ = thread / team_lanes_ / teams_per_head_;
-    first_row_ = thread / team_lanes_ % teams_per_head_;
+    const int lanes = power_of(team_lanes_), teams = power_of(kConsumers) - lanes - power_of(shape_.group);
+    lane_in_team_ = thread & (team_lanes_ - 1);
+    teams_per_head_ = 1 << teams;
+    head_in_group_ = thread >> lanes >> teams;
+    first_row_ = thread >> lanes & (teams_per_head_ - 1);
     channel_ = head_in_group_ * shape_.head_dim + lane_in_team_ * 8;
   }
 
@@ -83,73 +134,121 @@ class DecodeAttention {
   __device__ __forceinline__ void run(RingCursor& cursor) {
     const int* before = plan_.tiles_before;
     const int groups = shape_.groups;
-    const int total = before[a_.slots] * groups;
-    const Share share(total, attention_blocks(total));
     int slot = 0;
-    for (int i = share.begin; i < share.end;) {
+    for (int i = plan_.begin; i < plan_.end;) {
       while (i >= before[slot + 1] * groups) ++slot;
       const int tiles = before[slot + 1] - before[slot], within = i - before[slot] * groups;
       const int group = within / tiles, tile = within % tiles;
-      const int count = min(share.end - i, tiles - tile);
+      const int count = min(plan_.end - i, tiles - tile);
       read(slot, group, tile, count, cursor);
       i += count;
     }
   }
 
  private:
+  __device__ static int power_of(int x) { return 31 - __clz(x); }
+
+  static constexpr int kTiles = 2;          // read at once
+  static constexpr int kRows = 2 * kTiles;  // of this thread
+
   __device__ void read(int slot, int group, int tile, int count, RingCursor& cursor) {
-    const int column = group * shape_.group * shape_.head_dim + channel_, width = shape_.width;
-    float query[8];
-    *reinterpret_cast<float4*>(query) = load_fresh(a_.queries + slot * width + column);
-    *reinterpret_cast<float4*>(query + 4) = load_fresh(a_.queries + slot * width + column + 4);
+    const int column = group * shape_.group * shape_.head_dim + channel_;
     const int fresh = plan_.fresh_row[slot], rows = plan_.rows[slot];
-    const bf16* fresh_key =
-        cache_ + (static_cast<int64_t>(slot) * shape_.ring_rows + fresh) * (2 * width) + column;
-    fresh_key_ = load_fresh(fresh_key);
-    fresh_value_ = load_fresh(fresh_key + width);
     AttentionSum sum;
-    for (int t = tile; t < tile + count; ++t) {
-      const int first = t * shape_.tile_rows;
-      add_tile(query, rows - first, fresh - first, sum, cursor);
+    float query[8];
+    uint4 key[kRows], value[kRows];
+    for (int t = tile; t < tile + count; t += kTiles) {
+      const int first = t * shape_.tile_rows, tiles = min(kTiles, tile + count - t);
+      take(tiles, key, value, cursor);
+      if (t == tile) load_query(slot, column, query);
+      take_fresh(fresh - first, slot, column, key, value);
+      add(query, min(rows - first, tiles * shape_.tile_rows), key, value, sum);
     }
     finish(slot, group, sum);
   }
 
-  /// Rows are counted from the tile's first.
-  __device__ void add_tile(const float (&query)[8], int rows, int fresh, AttentionSum& sum,
-                           RingCursor& cursor) {
+  /// This thread's rows, counted from the first tile's first.
+  __device__ int row(int i) const { return i / 2 * shape_.tile_rows + first_row_ + i % 2 * teams_per_head_; }
+
+  /// This thread's part of the next tiles.
+  __device__ __forceinline__ void take(int tiles, uint4 (&key)[kRows], uint4 (&value)[kRows],
+                                       RingCursor& cursor) const {
     const uint32_t pitch = static_cast<uint32_t>(shape_.group * shape_.head_dim) * 4;
-    const uint32_t tile = ring_ + cursor.stage * kStageBytes + static_cast<uint32_t>(channel_) * 2;
-    barrier_wait(shared_address(&shared_.full[cursor.stage]), cursor.parity);
-    uint4 key[2], value[2];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t at = tile + static_cast<uint32_t>(first_row_ + i * teams_per_head_) * pitch;
-      key[i] = load_shared(at);
-      value[i] = load_shared(at + pitch / 2);
-    }
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&shared_.empty[cursor.stage]));
-    cursor.advance(a_.stages);
-    float score[2];
+    for (int t = 0; t < kTiles; ++t) {
+      if (t >= tiles) break;
+      const uint32_t tile = ring_ + cursor.stage * kStageBytes + static_cast<uint32_t>(channel_) * 2;
+      barrier_wait(shared_address(&shared_.full[cursor.stage]), cursor.parity);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = first_row_ + i * teams_per_head_;
-      if (row == fresh) key[i] = fresh_key_, value[i] = fresh_value_;
-      score[i] = dot(query, key[i]);
+      for (int i = 2 * t; i < 2 * t + 2; ++i) {
+        const uint32_t at = tile + static_cast<uint32_t>(first_row_ + i % 2 * teams_per_head_) * pitch;
+        key[i] = load_shared(at);
+        value[i] = load_shared(at + pitch / 2);
+      }
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&shared_.empty[cursor.stage]));
+      cursor.advance(a_.stages);
     }
+  }
+
+  __device__ void load_query(int slot, int column, float (&query)[8]) const {
+    if constexpr (kTagged) {
+      uint2 words[4];
+      receive(a_.exchange.queries + column, inputs_.query_tag, words);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        query[2 * i] = __uint_as_float(words[i].x);
+        query[2 * i + 1] = __uint_as_float(words[i].y);
+      }
+    } else {
+      const float* from = a_.queries + slot * shape_.width + column;
+      *reinterpret_cast<float4*>(query) = load_fresh(from);
+      *reinterpret_cast<float4*>(query + 4) = load_fresh(from + 4);
+    }
+  }
+
+  /// The row that this step writes, if it is among this thread's: the ring has it as it was before.
+  __device__ __forceinline__ void take_fresh(int fresh, int slot, int column, uint4 (&key)[kRows],
+                                             uint4 (&value)[kRows]) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (row(i) != fresh) continue;
+      if constexpr (kTagged) {
+        const uint64_t* from = inputs_.row + column / 2;
+        uint2 k[2], v[2];
+        receive(from, inputs_.row_tag, k);
+        receive(from + shape_.width / 2, inputs_.row_tag, v);
+        key[i] = {k[0].x, k[0].y, k[1].x, k[1].y};
+        value[i] = {v[0].x, v[0].y, v[1].x, v[1].y};
+      } else {
+        const bf16* from =
+            cache_ +
+            (static_cast<int64_t>(slot) * shape_.ring_rows + plan_.fresh_row[slot]) * (2 * shape_.width) +
+            column;
+        key[i] = load_fresh(from);
+        value[i] = load_fresh(from + shape_.width);
+      }
+    }
+  }
+
+  /// `rows` of the tiles are valid.
+  __device__ __forceinline__ void add(const float (&query)[8], int rows, const uint4 (&key)[kRows],
+                                      const uint4 (&value)[kRows], AttentionSum& sum) const {
+    float score[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) score[i] = dot(query, key[i]);
     for (int offset = team_lanes_ / 2; offset > 0; offset /= 2) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) score[i] += __shfl_xor_sync(0xffffffffu, score[i], offset);
+      for (int i = 0; i < kRows; ++i) score[i] += __shfl_xor_sync(0xffffffffu, score[i], offset);
     }
-    const bool seen[2] = {first_row_ < rows, first_row_ + teams_per_head_ < rows};
     const float before = sum.largest;
-    if (seen[0]) sum.largest = fmaxf(sum.largest, score[0]);
-    if (seen[1]) sum.largest = fmaxf(sum.largest, score[1]);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+      if (row(i) < rows) sum.largest = fmaxf(sum.largest, score[i]);
     sum.scale(exp2_fast(before - sum.largest));
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-      if (seen[i]) sum.add(exp2_fast(score[i] - sum.largest), value[i]);
+    for (int i = 0; i < kRows; ++i)
+      if (row(i) < rows) sum.add(exp2_fast(score[i] - sum.largest), value[i]);
   }
 
   __device__ static float dot(const float (&query)[8], const uint4& key) {
@@ -166,21 +265,46 @@ class DecodeAttention {
 
   /// Merges the teams of a head and writes the block's partial result.
   __device__ void finish(int slot, int group, AttentionSum& sum) {
-    float* out = partial_result(a_, shape_, slot, group, static_cast<int>(blockIdx.x));
+    const int block = static_cast<int>(blockIdx.x);
     sum.merge(team_lanes_, min(32, team_lanes_ * teams_per_head_));
     const int warps = team_lanes_ * teams_per_head_ / 32;  // of a head
     if (warps <= 1) {
-      if (first_row_ == 0) store(sum, out + head_in_group_ * partial_stride(shape_));
+      if (first_row_ == 0) store_partial(sum, slot, group, block);
       return;
     }
-    const int warp = static_cast<int>(threadIdx.x) / 32, stride = partial_stride(shape_);
-    if (static_cast<int>(threadIdx.x) % 32 < team_lanes_) store(sum, sums_ + warp * stride);
+    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+    const int stride = partial_stride(shape_);
+    if (lane < team_lanes_) store(sum, sums_ + warp * stride);
     consumer_barrier();
-    for (int i = static_cast<int>(threadIdx.x); i < shape_.group * shape_.head_dim; i += kConsumers) {
-      const int head = i / shape_.head_dim, channel = i % shape_.head_dim;
-      merge_warps(sums_ + head * warps * stride, warps, channel, out + head * stride);
+    for (int i = warp * 8; i < shape_.group * shape_.head_dim; i += kConsumerWarps * 8) {
+      const int head = i / shape_.head_dim, channel = i % shape_.head_dim + lane % 4 * 2;
+      const PairSum all = merge_warps(sums_ + head * warps * stride, lane / 4 < warps, channel);
+      if (lane >= 4) continue;
+      const bool first = channel == 0;
+      if constexpr (kTagged) {
+        uint64_t* to = partial_words(a_, shape_, group, block) + head * (shape_.head_dim + 2);
+        publish(to + channel, all.out.x, all.out.y, inputs_.partial_tag);
+        if (first) publish(to + shape_.head_dim, all.largest, all.denominator, inputs_.partial_tag);
+      } else {
+        float* to = partial_result(a_, shape_, slot, group, block) + head * stride;
+        *reinterpret_cast<float2*>(to + channel) = all.out;
+        if (first) *reinterpret_cast<float2*>(to + shape_.head_dim) = {all.largest, all.denominator};
+      }
     }
     consumer_barrier();
+  }
+
+  __device__ void store_partial(const AttentionSum& sum, int slot, int group, int block) const {
+    if constexpr (kTagged) {
+      uint64_t* to = partial_words(a_, shape_, group, block) + head_in_group_ * (shape_.head_dim + 2);
+#pragma unroll
+      for (int i = 0; i < 8; i += 2)
+        publish(to + lane_in_team_ * 8 + i, sum.out[i], sum.out[i + 1], inputs_.partial_tag);
+      if (lane_in_team_ == 0)
+        publish(to + shape_.head_dim, sum.largest, sum.denominator, inputs_.partial_tag);
+    } else {
+      store(sum, partial_result(a_, shape_, slot, group, block) + head_in_group_ * partial_stride(shape_));
+    }
   }
 
   __device__ void store(const AttentionSum& sum, float* to) const {
@@ -190,17 +314,16 @@ class DecodeAttention {
     if (lane_in_team_ == 0) *reinterpret_cast<float2*>(to + shape_.head_dim) = {sum.largest, sum.denominator};
   }
 
-  __device__ void merge_warps(const float* parts, int warps, int channel, float* to) const {
-    const int stride = partial_stride(shape_), d = shape_.head_dim;
-    float largest = kLowest, denominator = 0, out = 0;
-    for (int w = 0; w < warps; ++w) largest = fmaxf(largest, parts[w * stride + d]);
-    for (int w = 0; w < warps; ++w) {
-      const float factor = exp2_fast(parts[w * stride + d] - largest);
-      denominator += factor * parts[w * stride + d + 1];
-      out += factor * parts[w * stride + channel];
+  /// Of two channels; a lane takes the part of warp lane / 4.
+  __device__ PairSum merge_warps(const float* parts, bool valid, int channel) const {
+    PairSum sum;
+    if (valid) {
+      parts += static_cast<int>(threadIdx.x) % 32 / 4 * partial_stride(shape_);
+      sum.out = *reinterpret_cast<const float2*>(parts + channel);
+      sum.largest = parts[shape_.head_dim], sum.denominator = parts[shape_.head_dim + 1];
     }
-    to[channel] = out;
-    if (channel == 0) *reinterpret_cast<float2*>(to + d) = {largest, denominator};
+    sum.merge();
+    return sum;
   }
 
   const DecodeArguments& a_;
@@ -210,8 +333,8 @@ class DecodeAttention {
   const bf16* cache_;
   const AttentionPlan& plan_;
   const AttentionShape& shape_;
+  FreshInputs inputs_;
   int team_lanes_, lane_in_team_, teams_per_head_, head_in_group_, first_row_, channel_;
-  uint4 fresh_key_, fresh_value_;
 };
 
 /// Combines partial results of one head; a lane has N = head_dim / 32 channels. They lie in shared memory or

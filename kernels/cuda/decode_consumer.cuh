@@ -134,6 +134,7 @@ class DecodeConsumer {
   /// Ends a phase, whose results other blocks read in the next.
   __device__ void arrive() { grid_.arrive(); }
   __device__ void swap_latents() { which_ ^= 1; }
+  __device__ void end() {}
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
@@ -156,8 +157,8 @@ class DecodeConsumer {
     }
   }
 
-  __device__ __forceinline__ void attention(const bf16* cache, const AttentionPlan& plan) {
-    DecodeAttention work(a_, shared_, ring_, sums_, cache, plan);
+  __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
+    DecodeAttention<false> work(a_, shared_, ring_, sums_, p.cache, plan);
     grid_.wait();
     work.run(cursor_);
   }
@@ -293,9 +294,9 @@ class DecodeConsumer {
     const int stride = partial_stride(shape);
     const int group = head / shape.group, within = head % shape.group;
     const int total = plan.tiles_before[a_.slots] * shape.groups;
+    const unsigned blocks = static_cast<unsigned>(plan.blocks);
     const int tiles = plan.tiles_before[slot + 1] - plan.tiles_before[slot];
     const int begin = plan.tiles_before[slot] * shape.groups + group * tiles;
-    const unsigned blocks = attention_blocks(total);
     const int first = tiles > 0 ? Share::owner(begin, total, blocks) : 0;
     const int count = tiles > 0 ? Share::owner(begin + tiles - 1, total, blocks) - first + 1 : 0;
     const float* parts = partial_result(a_, shape, slot, group, first) + within * stride;

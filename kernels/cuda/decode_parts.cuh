@@ -34,6 +34,7 @@ inline constexpr int kRowPitch = kTileColumns * 2 + 64;
 inline constexpr int kStageBytes = kTileRows * kRowPitch;
 inline constexpr int kCacheTileBytes = 16384;  // a tile of keys and values
 inline constexpr int kMaxStages = 16;
+inline constexpr int kInputBytes = 1024;  // of one slot, of a warp: its columns of 4 tiles
 
 inline constexpr int kMaxSlots = 64;
 inline constexpr int kMaxChannels = 1024;  // of what is normalised
@@ -50,6 +51,25 @@ struct AttentionShape {
   const float* cosine;
   const float* sine;
 };
+
+inline constexpr int kReplicas = kConsumerWarps;
+
+/// Words of data and tag by which blocks hand on the vectors of one slot (decode_exchange.cuh). What all
+/// blocks read lies in several replicas, `stride` words apart.
+struct Exchange {
+  uint64_t* latents[2];  // [replicas, Z] f32
+  uint64_t* queries;     // [max(Z, A)] f32
+  uint64_t* fresh;       // [1 + X, max(Z, A)] pairs of bf16: new keys, then values, of self and cross blocks
+  uint64_t* partials;    // [groups + grid, group, head_dim + 2] f32: sums, then maximum and denominator
+  uint64_t* attended;    // [replicas, max(Z, A) / 2] pairs of bf16
+  uint64_t* hidden;      // [replicas, widest hidden / 2] pairs of bf16
+  int latent_stride, attended_stride, hidden_stride, fresh_stride;
+  int words;  // of all, which begin with the latents
+};
+
+inline constexpr uint32_t kTagsPerStep = 1024;
+static_assert(8 + kMaxDecodeQueryLayers + 6 * (kMaxDecodeLayers + kMaxDecodeCrosses) < kTagsPerStep);
+static_assert(kDecodeEpoch * kTagsPerStep <= uint64_t{1} << 32);
 
 struct DecodeArguments {
   int slots, vocabulary, input, latent, layers, crosses, query_layers, position_tables, stages;
@@ -71,11 +91,13 @@ struct DecodeArguments {
 
   // In the workspace.
   unsigned long long* arrivals;
-  float* latents[2];  // [S, Z]; two for the layers of the query's MLP
-  float* queries;     // [S, max(Z, A)], rotated, times softmax scale times log2(e)
-  bf16* hidden;       // [S, widest hidden]
-  bf16* rows[2];      // [S, widest input]: inputs of products, where shared memory does not hold them
-  float* partials;    // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
+  unsigned long long* ends;  // of steps, by blocks
+  float* latents[2];         // [S, Z]; two for the layers of the query's MLP
+  float* queries;            // [S, max(Z, A)], rotated, times softmax scale times log2(e)
+  bf16* hidden;              // [S, widest hidden]
+  bf16* rows[2];             // [S, widest input]: inputs of products, where shared memory does not hold them
+  float* partials;           // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
+  Exchange exchange;         // of one slot, in place of the arrays above
 
   int cross_after[kMaxDecodeCrosses];
   DecodeCross cross[kMaxDecodeCrosses];
@@ -86,6 +108,8 @@ struct DecodeArguments {
 struct AttentionPlan {
   AttentionShape shape;
   int tiles_before[kMaxSlots + 1];  // tiles of one group of heads before each slot
+  int blocks;                       // that have tiles
+  int begin, end;                   // tiles of this block
   int rows[kMaxSlots];              // valid rows; 0: the slot is idle
   int fresh_row[kMaxSlots];         // the row that this step writes
 };
@@ -96,6 +120,7 @@ struct DecodeShared {
   uint64_t full[kMaxStages], empty[kMaxStages];
   AttentionPlan cross, self;
   int position[kMaxSlots];
+  float2 moments[kConsumerWarps];  // one slot: a warp's sums of values and squares
 };
 
 /// Where things lie in shared memory, in bytes.
@@ -106,8 +131,13 @@ struct DecodeLayout {
     crosses = align(static_cast<int>(sizeof(DecodeShared)));
     selves = crosses + align(cross_count * static_cast<int>(sizeof(DecodeCross)));
     rows = selves + align(layer_count * static_cast<int>(sizeof(DecodeSelf)));
-    sums = rows + (slots > 8 ? 0 : align(slots * kRowPitch));
+    sums = rows + align(rows_bytes(slots));
     ring = sums + align(sums_bytes(slots));
+  }
+  /// Inputs of products.
+  __host__ __device__ static int rows_bytes(int slots) {
+    if (slots > 8) return 0;
+    return slots > 1 ? slots * kRowPitch : kConsumerWarps * kInputBytes;
   }
   /// Outputs of one pass of a product, summed over the warps; or partial results of attention.
   __host__ __device__ static int sums_bytes(int slots) {
@@ -207,12 +237,14 @@ struct Share {
   }
 };
 
-/// The blocks that tiles of attention are dealt to: as few as do not raise the largest share, so that shares
-/// end where heads do if they can. None of them is without a tile: the partial results of a head come from
-/// blocks without a gap.
-__device__ inline unsigned attention_blocks(int tiles) {
+/// Deals tiles of attention to blocks: to as few as do not raise the largest share, so that shares end where
+/// heads do if they can. None of them is without a tile: the partial results of a head come from blocks
+/// without a gap.
+__device__ inline void share_tiles(int tiles, AttentionPlan& plan) {
   const unsigned count = max(1u, static_cast<unsigned>(tiles)), share = (count - 1) / gridDim.x + 1;
-  return (count - 1) / share + 1;
+  plan.blocks = static_cast<int>((count - 1) / share + 1);
+  const Share own(tiles, static_cast<unsigned>(plan.blocks));
+  plan.begin = own.begin, plan.end = own.end;
 }
 
 // What other blocks wrote during this kernel is read past the first-level cache.
@@ -246,6 +278,7 @@ struct Product {
   Activation activation;
   int query_rows, position_offset;  // for `attention`
   bf16* cache;                      // [S, ring_rows, 2 * width]
+  int fresh;                        // whose new keys and values: 0 self, 1 + cross block
 };
 
 /// A phase of the step: a product, or attention of the queries over a cache (product.cache).

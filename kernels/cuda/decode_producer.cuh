@@ -16,10 +16,12 @@ class DecodeProducer {
 
   __device__ void arrive() {}
   __device__ void swap_latents() {}
+  __device__ void end() {}
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan&) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
     const bf16* weight = static_cast<const bf16*>(p.linear.weight);
+    if (tiles.begin < tiles.end) prefetch(p, tiles);
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
       const int rows = min(kTileRows, p.rows - tile * kTileRows);
       const bf16* row = weight + static_cast<int64_t>(tile * kTileRows + lane_) * p.columns;
@@ -34,13 +36,12 @@ class DecodeProducer {
     }
   }
 
-  __device__ __forceinline__ void attention(const bf16* cache, const AttentionPlan& plan) {
+  __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
+    const bf16* cache = p.cache;
     const AttentionShape& shape = plan.shape;
     const int *tiles_before = plan.tiles_before, *rows = plan.rows;
-    const int total = tiles_before[a_.slots] * shape.groups;
-    const Share share(total, attention_blocks(total));
     int slot = 0;
-    for (int i = share.begin; i < share.end; ++i) {
+    for (int i = plan.begin; i < plan.end; ++i) {
       while (i >= tiles_before[slot + 1] * shape.groups) ++slot;
       const int tiles = tiles_before[slot + 1] - tiles_before[slot];
       const int within = i - tiles_before[slot] * shape.groups;
@@ -58,6 +59,18 @@ class DecodeProducer {
   }
 
  private:
+  /// The small arrays that consumers read for themselves, into the second-level cache.
+  __device__ void prefetch(const Product& p, const Share& tiles) const {
+    const char* bias = static_cast<const char*>(p.linear.bias);
+    const char* norm = static_cast<const char*>(lane_ < 16 ? p.norm.scale : p.norm.offset);
+    const int line = lane_ % 16 * 128;
+    if (norm != nullptr && line < p.columns * 2) prefetch_line(norm + line);
+    if (bias != nullptr && lane_ == 0) prefetch_line(bias + tiles.begin * kTileRows * 2);
+  }
+  __device__ static void prefetch_line(const void* from) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+  }
+
   __device__ uint32_t stage() const { return ring_ + cursor_.stage * kStageBytes; }
 
   /// Waits until the consumers are done with the next stage; returns the barrier that counts its arrivals.

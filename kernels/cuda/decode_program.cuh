@@ -22,6 +22,7 @@ class DecodeProgram {
     p.activation = Activation::identity;
     p.query_rows = p.position_offset = 0;
     p.cache = nullptr;
+    p.fresh = 0;
     switch (stage_) {
       case Stage::inputs:
         inputs(phase);
@@ -76,6 +77,7 @@ class DecodeProgram {
       p.linear = cross_[x].kv;
       p.norm = cross_[x].norm_kv;
       p.cache = cross_cache(x);
+      p.fresh = 1 + x;
       shape(p, 2 * a_.cross_shape.width, a_.input, ProductInput::embedding_norm, ProductOutput::attention);
     }
     if (++step_ <= caches) return;
@@ -109,6 +111,7 @@ class DecodeProgram {
       case 1:
         phase.attends = true;
         p.cache = cross_cache(block_cross_);
+        p.fresh = 1 + block_cross_;
         return;
       case 2:
         p.linear = block.out;

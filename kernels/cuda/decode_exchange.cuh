@@ -1,0 +1,97 @@
+// How the blocks of the fused decode step hand vectors to one another for one slot: 8-byte words of 4 bytes
+// of data and the 4-byte tag of the phase that wrote them. Readers poll the words themselves, so that one
+// trip to the second-level cache takes the place of fence, barrier and read. Data and tag are one relaxed
+// 64-bit access each way; accesses of 16 bytes are two of these, in no order.
+//
+// Tags rise by one a phase, over all steps, until there are kTagsPerEpoch; then the words are cleared. A word
+// is fresh if its tag is at least the one waited for: newer ones are met only by threads that discard the
+// data, those of blocks without a share in the phase.
+//
+// Nothing is overwritten before it is read, since every block waits for all of the latents whenever the
+// phase's inputs are latents, and these depend on all that was read before:
+// - Latents alternate between two buffers. Who writes one has read the other, to which every reader of the
+//   one has contributed.
+// - Hidden, attended, partial results, queries, new keys and values: from one writing to the next lie two
+//   phases that write latents, and those of the first cannot be complete before the readers are done.
+// Without an active slot attention depends on nothing, and results may be torn; nobody reads them.
+#pragma once
+
+#include "kernels/cuda/decode_parts.cuh"
+
+namespace perceiver::kernels::cuda {
+#ifdef PERCEIVER_DECODE_SM90
+
+__device__ inline uint64_t tagged(uint32_t data, uint32_t tag) {
+  return static_cast<uint64_t>(tag) << 32 | data;
+}
+
+__device__ inline void publish(uint64_t* to, uint32_t data, uint32_t tag) {
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(tagged(data, tag)) : "memory");
+}
+/// To two words, aligned to 16 bytes.
+__device__ inline void publish(uint64_t* to, float x, float y, uint32_t tag) {
+  asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};" ::"l"(to), "l"(tagged(__float_as_uint(x), tag)),
+               "l"(tagged(__float_as_uint(y), tag))
+               : "memory");
+}
+
+/// Waits for kCount pairs of words, each pair aligned to 16 bytes, and returns their data.
+template <int kCount>
+__device__ inline void receive(const uint64_t* const (&from)[kCount], uint32_t tag, uint2 (&data)[kCount]) {
+  bool fresh = false;
+  while (!fresh) {
+    uint64_t words[kCount][2];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                   : "=l"(words[i][0]), "=l"(words[i][1])
+                   : "l"(from[i])
+                   : "memory");
+    fresh = true;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      fresh = fresh && words[i][0] >> 32 >= tag && words[i][1] >> 32 >= tag;
+      data[i] = {static_cast<uint32_t>(words[i][0]), static_cast<uint32_t>(words[i][1])};
+    }
+  }
+}
+
+/// 2 * kCount neighbouring words.
+template <int kCount>
+__device__ inline void receive(const uint64_t* from, uint32_t tag, uint2 (&data)[kCount]) {
+  const uint64_t* places[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) places[i] = from + 2 * i;
+  receive(places, tag, data);
+}
+
+__device__ inline float2 floats(uint2 data) {
+  return {__uint_as_float(data.x), __uint_as_float(data.y)};
+}
+
+/// The tag before this step's first. Every block calls it before, and once later end_step(). The count of
+/// ends only ever grows, by the grid in every launch; a block reads it before it adds its own.
+class StepTags {
+ public:
+  __device__ explicit StepTags(const DecodeArguments& a) : ends_(a.ends) {
+    unsigned long long ends;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(ends) : "l"(ends_) : "memory");
+    const unsigned long long step = ends / gridDim.x;
+    first_ = static_cast<uint32_t>(step % kDecodeEpoch) * kTagsPerStep;
+    clears_ = step > 0 && step % kDecodeEpoch == 0;
+  }
+  __device__ uint32_t first() const { return first_; }
+  /// Whether words of the epoch before must be cleared first.
+  __device__ bool clears() const { return clears_; }
+  __device__ void end_step() const {
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], 1;" ::"l"(ends_) : "memory");
+  }
+
+ private:
+  unsigned long long* ends_;
+  uint32_t first_;
+  bool clears_;
+};
+
+#endif
+}  // namespace perceiver::kernels::cuda
