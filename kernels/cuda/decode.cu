@@ -99,8 +99,13 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
       barrier_init(shared_address(&shared.full[i]), 1);
       barrier_init(shared_address(&shared.empty[i]), kConsumerWarps);
     }
+    for (int i = 0; i < 2; ++i) {
+      barrier_init(shared_address(&shared.sums_full[i]), kConsumerWarps);
+      barrier_init(shared_address(&shared.sums_empty[i]), kFinisherWarps);
+    }
     fence_copies();
   }
+  if (kSlots == 1 && threadIdx.x == 32) begin_step(a, shared);
   load_slot(a, static_cast<int>(threadIdx.x), shared);
   copy_table(a.cross, a.crosses, memory + layout.crosses);
   copy_table(a.self, a.layers, memory + layout.selves);
@@ -113,6 +118,9 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
     if (threadIdx.x < kConsumers + 32) {
       DecodeProducer producer(a, shared, shared_address(memory + layout.ring));
       run(a, shared, memory, layout, producer);
+    } else if constexpr (kSlots == 1) {
+      DecodeFinisher finisher(a, shared, memory, layout);
+      run(a, shared, memory, layout, finisher);
     }
   } else {
     set_registers<kConsumerRegisters, true>();

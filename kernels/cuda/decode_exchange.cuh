@@ -69,29 +69,18 @@ __device__ inline float2 floats(uint2 data) {
   return {__uint_as_float(data.x), __uint_as_float(data.y)};
 }
 
-/// The tag before this step's first. Every block calls it before, and once later end_step(). The count of
+/// The first tag of this step, and whether the words of the epoch before must be cleared first. The count of
 /// ends only ever grows, by the grid in every launch; a block reads it before it adds its own.
-class StepTags {
- public:
-  __device__ explicit StepTags(const DecodeArguments& a) : ends_(a.ends) {
-    unsigned long long ends;
-    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(ends) : "l"(ends_) : "memory");
-    const unsigned long long step = ends / gridDim.x;
-    first_ = static_cast<uint32_t>(step % kDecodeEpoch) * kTagsPerStep;
-    clears_ = step > 0 && step % kDecodeEpoch == 0;
-  }
-  __device__ uint32_t first() const { return first_; }
-  /// Whether words of the epoch before must be cleared first.
-  __device__ bool clears() const { return clears_; }
-  __device__ void end_step() const {
-    asm volatile("red.relaxed.gpu.global.add.u64 [%0], 1;" ::"l"(ends_) : "memory");
-  }
-
- private:
-  unsigned long long* ends_;
-  uint32_t first_;
-  bool clears_;
-};
+__device__ inline void begin_step(const DecodeArguments& a, DecodeShared& shared) {
+  unsigned long long ends;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(ends) : "l"(a.ends) : "memory");
+  const unsigned long long step = ends / gridDim.x;
+  shared.first_tag = static_cast<uint32_t>(step % kDecodeEpoch) * kTagsPerStep + 1;
+  shared.clears = step > 0 && step % kDecodeEpoch == 0;
+}
+__device__ inline void end_step(const DecodeArguments& a) {
+  asm volatile("red.relaxed.gpu.global.add.u64 [%0], 1;" ::"l"(a.ends) : "memory");
+}
 
 #endif
 }  // namespace perceiver::kernels::cuda

@@ -52,7 +52,7 @@ struct AttentionShape {
   const float* sine;
 };
 
-inline constexpr int kReplicas = kConsumerWarps;
+inline constexpr int kFinisherWarps = 3, kReplicas = 2 * kFinisherWarps;
 
 /// Words of data and tag by which blocks hand on the vectors of one slot (decode_exchange.cuh). What all
 /// blocks read lies in several replicas, `stride` words apart.
@@ -120,7 +120,11 @@ struct DecodeShared {
   uint64_t full[kMaxStages], empty[kMaxStages];
   AttentionPlan cross, self;
   int position[kMaxSlots];
-  float2 moments[kConsumerWarps];  // one slot: a warp's sums of values and squares
+  // Of one slot:
+  uint64_t sums_full[2], sums_empty[2];
+  float2 moments[kConsumerWarps];  // a warp's sums of values and squares
+  uint32_t first_tag;
+  bool clears;
 };
 
 /// Where things lie in shared memory, in bytes.

@@ -15,11 +15,24 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
+inline constexpr int kHeld = 4;  // stages of weights in registers
+/// Floats of the sums of a pass: [tile, warp, 8].
+inline constexpr int kPassSums = kHeld * kConsumerWarps * kTileRows;
+
+/// A pass takes kHeld tiles of outputs, or one of several tiles of columns.
+struct Passes {
+  int column_tiles, tiles;
+  __device__ explicit Passes(const Product& p)
+      : column_tiles((p.columns + kTileColumns - 1) / kTileColumns), tiles(column_tiles == 1 ? kHeld : 1) {}
+};
+
+__device__ inline bool makes_latents(const Product& p) {
+  return p.output <= ProductOutput::latent_activated;
+}
+
 class DecodeSingle {
-  static constexpr int kHeld = 4;                                     // stages of weights in registers
-  static constexpr int kChains = 2;                                   // of dependent products, of a stage
   static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
-  static constexpr int kSums = kHeld * kConsumerWarps * kTileRows;
+  static constexpr int kSums = kPassSums;
   static constexpr float kEpsilon = 1e-5f;
 
  public:
@@ -27,7 +40,6 @@ class DecodeSingle {
                           const DecodeLayout& layout)
       : a_(a),
         shared_(shared),
-        tags_(a),
         sums_(reinterpret_cast<float*>(memory + layout.sums)),
         ring_(shared_address(memory + layout.ring)),
         thread_(static_cast<int>(threadIdx.x)),
@@ -35,10 +47,10 @@ class DecodeSingle {
         lane_(thread_ % 32),
         replica_(static_cast<int>(blockIdx.x) % kReplicas),
         inputs_(reinterpret_cast<unsigned char*>(memory + layout.rows) + warp_ * kInputBytes),
-        tag_(tags_.first() + 1) {
+        tag_(shared.first_tag) {
     self_piece_ = find_piece(shared.self, first_piece(shared.self));
     cross_piece_ = find_piece(shared.cross, first_piece(shared.cross));
-    if (tags_.clears()) clear_words();
+    if (shared.clears) clear_words();
   }
 
   /// Ends a phase.
@@ -46,23 +58,22 @@ class DecodeSingle {
   __device__ void swap_latents() {}
   __device__ void end() {
     consumer_barrier();
-    if (thread_ == 0) tags_.end_step();
+    if (thread_ == 0) end_step(a_);
   }
 
-  __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
+  __device__ __forceinline__ void product(const Product& p, const AttentionPlan&) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
     if (tiles.begin == tiles.end) {
       skip(p);
     } else {
-      multiply(p, plan, tiles);
+      multiply(p, tiles);
     }
-    if (p.output == Output::latent || p.output == Output::latent_add || p.output == Output::latent_activated)
-      which_ ^= 1;
+    if (makes_latents(p)) which_ ^= 1;
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
     const FreshInputs inputs{a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride,
-                             p.fresh == 0 ? tag_ - 1 : tags_.first() + 1, tag_ - 1, tag_};
+                             p.fresh == 0 ? tag_ - 1 : shared_.first_tag, tag_ - 1, tag_};
     DecodeAttention<true>(a_, shared_, ring_, sums_ + 2 * kSums, p.cache, plan, inputs).run(cursor_);
     ++tag_;
     combine(p.fresh > 0, plan);
@@ -72,14 +83,6 @@ class DecodeSingle {
   using Input = ProductInput;
   using Output = ProductOutput;
 
-  /// Two neighbouring outputs, which a lane of every warp finishes. Loaded as they are, lest the warp waits.
-  struct Result {
-    bool valid = false;
-    int tile, row;  // tile: within the pass
-    bf16 bias[2] = {};
-    bool turns = false, backwards = false;
-    float cosine, sine;
-  };
   /// Parameters of LayerNorm for this lane's 4 columns.
   struct Norm {
     uint2 scale{0, 0}, offset{0, 0};
@@ -225,38 +228,37 @@ class DecodeSingle {
 
   // ---------------------------------------------------------------- products
 
-  /// A pass takes kHeld tiles of outputs, or one of several tiles of columns.
-  __device__ __forceinline__ void multiply(const Product& p, const AttentionPlan& plan, const Share& tiles) {
-    const int column_tiles = (p.columns + kTileColumns - 1) / kTileColumns;
+  /// Leaves the sums of each pass to the finishers.
+  __device__ __forceinline__ void multiply(const Product& p, const Share& tiles) {
+    const Passes passes(p);
     const Norm norm = load_norm(p);
-    const int most = column_tiles == 1 ? kHeld : 1;
 #pragma unroll 1
-    for (int first = tiles.begin; first < tiles.end; first += most) {
-      const int count = min(most, tiles.end - first);
-      const Result result = expect_result(p, plan, tiles, first, count);
-      float2 sums[kHeld] = {};
+    for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
+      const int count = min(passes.tiles, tiles.end - first);
+      float sums[kHeld] = {};
 #pragma unroll 1
-      for (int begin = 0; begin < column_tiles; begin += kHeld) {
-        const int stages = column_tiles == 1 ? count : min(kHeld, column_tiles - begin);
+      for (int begin = 0; begin < passes.column_tiles; begin += kHeld) {
+        const bool by_columns = passes.column_tiles > 1;
+        const int stages = by_columns ? min(kHeld, passes.column_tiles - begin) : count;
         uint4 w[kHeld][kBlocks];
         take_weights(p, stages, begin, w);
-        if (first == tiles.begin || column_tiles > kHeld) take_inputs(p, norm, begin);
-        if (column_tiles > 1) {
-          multiply_stages<kHeld, true>(w, sums);
-        } else {
-          multiply_tiles(count, w, sums);
-        }
+        if (first == tiles.begin || passes.column_tiles > kHeld) take_inputs(p, norm, begin);
+        multiply_stages(stages, by_columns, w, sums);
       }
-      which_sums_ ^= 1;
-      float* to = sums_ + which_sums_ * kSums;
-      if (lane_ < 4)
-#pragma unroll
-        for (int i = 0; i < kHeld; ++i)
-          if (i < count)
-            *reinterpret_cast<float2*>(to + (i * kConsumerWarps + warp_) * kTileRows + lane_ * 2) = sums[i];
-      consumer_barrier();
-      if (result.valid) finish(p, plan, result, total(to, result.tile));
+      write_sums(count, sums);
     }
+  }
+
+  __device__ void write_sums(int count, const float (&sums)[kHeld]) {
+    barrier_wait(shared_address(&shared_.sums_empty[sums_cursor_.stage]), sums_cursor_.parity ^ 1);
+    float* to = sums_ + sums_cursor_.stage * kSums + warp_ * kTileRows + lane_ / 4;
+    if (lane_ % 4 == 0)
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i)
+        if (i < count) to[i * kConsumerWarps * kTileRows] = sums[i];
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(shared_address(&shared_.sums_full[sums_cursor_.stage]));
+    sums_cursor_.advance(2);
   }
 
   /// Weights of the next stages; zeros where there are no columns.
@@ -286,143 +288,37 @@ class DecodeSingle {
     }
   }
 
-  __device__ __forceinline__ void multiply_tiles(int count, const uint4 (&w)[kHeld][kBlocks],
-                                                 float2 (&sums)[kHeld]) const {
-    switch (count) {
-      case 1:
-        return multiply_stages<1, false>(w, sums);
-      case 2:
-        return multiply_stages<2, false>(w, sums);
-      case 3:
-        return multiply_stages<3, false>(w, sums);
-      default:
-        return multiply_stages<4, false>(w, sums);
-    }
-  }
-
-  /// Adds each stage's products to its own sums; or all to the first's, each with columns of its own.
-  template <int kStages, bool kByColumns>
-  __device__ __forceinline__ void multiply_stages(const uint4 (&w)[kHeld][kBlocks],
-                                                  float2 (&sums)[kHeld]) const {
-    const uint32_t inputs = shared_address(inputs_) + lane_ % 4 * 16;
-    uint4 a[kBlocks];
-    float c[kStages][kChains][4] = {};
+  /// Adds each stage's products to its own sum; or all to the first's, each with columns of its own. Weights
+  /// are the rows of A: the 8 outputs with one block of columns, then with the next; inputs are two columns
+  /// of B, one for either block. The sum of output lane / 4 is in lanes 0, 4, 8, ...
+  __device__ __forceinline__ void multiply_stages(int stages, bool by_columns,
+                                                  const uint4 (&w)[kHeld][kBlocks],
+                                                  float (&sums)[kHeld]) const {
+    const uint32_t inputs = shared_address(inputs_) + lane_ * 16;
+    const uint32_t stride = by_columns ? kInputBytes / kHeld : 0;
+    float c[kHeld][kBlocks / 2][4] = {};
 #pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      if (i == 0 || kByColumns) {
+    for (int i = 0; i < kHeld; ++i) {
+      if (i == 1 && stages == 1) break;
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-          a[b] = {0, 0, 0, 0};
-          if (lane_ < 4)
-            a[b] = load_shared(inputs + static_cast<uint32_t>(i * (kInputBytes / kHeld) + b * 64));
-        }
-      }
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        multiply_add(c[i][2 * b % kChains], {a[b].x, 0, a[b].y, 0}, w[i][b].x, w[i][b].y);
-        multiply_add(c[i][(2 * b + 1) % kChains], {a[b].z, 0, a[b].w, 0}, w[i][b].z, w[i][b].w);
+      for (int pair = 0; pair < kBlocks / 2; ++pair) {
+        uint4 x{0, 0, 0, 0};
+        if (lane_ < 8)
+          x = load_shared(inputs + static_cast<uint32_t>(i) * stride + static_cast<uint32_t>(pair * 128));
+        const uint4 &low = w[i][2 * pair], &high = w[i][2 * pair + 1];
+        multiply_add(c[i][pair], {low.x, high.x, low.y, high.y}, x.x, x.y);
+        multiply_add(c[i][pair], {low.z, high.z, low.w, high.w}, x.z, x.w);
       }
     }
+    float stage_sums[kHeld];
 #pragma unroll
-    for (int i = 0; i < kStages; ++i)
+    for (int i = 0; i < kHeld; ++i) stage_sums[i] = (c[i][0][0] + c[i][0][3]) + (c[i][1][0] + c[i][1][3]);
+    if (by_columns) {
+      sums[0] += (stage_sums[0] + stage_sums[1]) + (stage_sums[2] + stage_sums[3]);
+      return;
+    }
 #pragma unroll
-      for (int j = 0; j < kChains; ++j) {
-        float2& sum = sums[kByColumns ? 0 : i];
-        sum.x += c[i][j][0], sum.y += c[i][j][1];
-      }
-  }
-
-  /// Of the warps, in their order.
-  __device__ float2 total(const float* sums, int tile) const {
-    const float* from = sums + tile * kConsumerWarps * kTileRows + lane_ % 4 * 2;
-    float2 sum{0, 0};
-#pragma unroll
-    for (int w = 0; w < kConsumerWarps; ++w) {
-      const float2 part = *reinterpret_cast<const float2*>(from + w * kTileRows);
-      sum.x += part.x, sum.y += part.y;
-    }
-    return sum;
-  }
-
-  // ----------------------------------------------------------------- results
-
-  /// What finishing the pass takes that does not depend on the phase before. The tiles of the block's share
-  /// are dealt to the lanes by fours, in every phase alike.
-  __device__ Result expect_result(const Product& p, const AttentionPlan& plan, const Share& tiles, int first,
-                                  int count) const {
-    Result r;
-    r.tile = (lane_ / 4 - (first - tiles.begin)) & 7;
-    r.row = (first + r.tile) * kTileRows + lane_ % 4 * 2;
-    r.valid = r.tile < count && r.row < p.rows;
-    if (!r.valid) return r;
-    if (p.linear.bias != nullptr) {
-      const bf16* bias = static_cast<const bf16*>(p.linear.bias) + r.row;
-      r.bias[0] = bias[0];
-      if (r.row + 1 < p.rows) r.bias[1] = bias[1];
-    }
-    if (p.output == Output::attention && active()) load_turn(p, plan, r);
-    return r;
-  }
-
-  /// Cosine and sine where the outputs are channels that turn.
-  __device__ void load_turn(const Product& p, const AttentionPlan& plan, Result& r) const {
-    const AttentionShape& shape = plan.shape;
-    const int column = r.row < p.query_rows ? r.row : r.row - p.query_rows;
-    const int channel = column & (shape.head_dim - 1);
-    if (column >= shape.rotary_heads * shape.head_dim || channel >= 2 * shape.bands) return;
-    const int position = shared_.position[0] + p.position_offset;
-    const int64_t entry = static_cast<int64_t>(abs(position)) * shape.bands + channel / 2;
-    r.turns = true, r.backwards = position < 0;
-    r.cosine = shape.cosine[entry], r.sine = shape.sine[entry];
-  }
-
-  /// Every warp writes a replica; the first does what is done once.
-  __device__ void finish(const Product& p, const AttentionPlan& plan, const Result& r, float2 x) {
-    const Exchange& to = a_.exchange;
-    x.x += __bfloat162float(r.bias[0]), x.y += __bfloat162float(r.bias[1]);
-    if (p.output == Output::hidden || p.output == Output::latent_activated)
-      x = {activated(p.activation, x.x), activated(p.activation, x.y)};
-    switch (p.output) {
-      case Output::latent_add:
-        x.x += own_.x, x.y += own_.y;
-        [[fallthrough]];
-      case Output::latent:
-      case Output::latent_activated:
-        own_ = x;
-        return publish(to.latents[which_ ^ 1] + warp_ * to.latent_stride + r.row, x.x, x.y, tag_);
-      case Output::hidden:
-        return publish(to.hidden + warp_ * to.hidden_stride + r.row / 2, pack(x.x, x.y), tag_);
-      case Output::logits:
-        if (warp_ > 0) return;
-        a_.logits[r.row] = x.x;
-        if (r.row + 1 < p.rows) a_.logits[r.row + 1] = x.y;
-        return;
-      case Output::attention:
-        if (warp_ == 0) finish_attention(p, plan, r, turned(r, x));
-        return;
-    }
-  }
-
-  __device__ static float2 turned(const Result& r, float2 x) {
-    if (!r.turns) return x;
-    const float sine = r.backwards ? -r.sine : r.sine;
-    return {x.x * r.cosine - x.y * sine, x.y * r.cosine + x.x * sine};
-  }
-
-  __device__ void finish_attention(const Product& p, const AttentionPlan& plan, const Result& r,
-                                   float2 x) const {
-    const AttentionShape& shape = plan.shape;
-    if (r.row < p.query_rows) {
-      const float scale = kLog2E * rsqrtf(static_cast<float>(shape.head_dim));
-      return publish(a_.exchange.queries + r.row, x.x * scale, x.y * scale, tag_);
-    }
-    const int channel = r.row - p.query_rows;
-    const uint32_t packed = pack(x.x, x.y);
-    uint64_t* fresh = a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride;
-    publish(fresh + channel / 2, packed, tag_);
-    if (!active()) return;
-    const int64_t row = plan.fresh_row[0];
-    *reinterpret_cast<uint32_t*>(p.cache + row * (2 * shape.width) + channel) = packed;
+    for (int i = 0; i < kHeld; ++i) sums[i] += stage_sums[i];
   }
 
   // ------------------------------------------------------- combining attention
@@ -457,7 +353,7 @@ class DecodeSingle {
       PairSum sum = combine_piece(plan.shape, piece, together ? warp_ * 8 : 0, together ? kConsumers / 4 : 8);
       if (together) sum = merge_warps(sum);
       const float inverse = sum.denominator > 0 ? __frcp_rn(sum.denominator) : 0;
-      if (!together || warp_ == 0)
+      if (lane_ < 4 * kReplicas && (!together || warp_ == 0))
         publish(a_.exchange.attended + lane_ / 4 * a_.exchange.attended_stride + i * 4 + lane_ % 4,
                 pack(sum.out.x * inverse, sum.out.y * inverse), tag_);
       i += together ? 1 : kConsumerWarps;
@@ -498,17 +394,169 @@ class DecodeSingle {
 
   const DecodeArguments& a_;
   DecodeShared& shared_;
-  StepTags tags_;
   float* sums_;
   uint32_t ring_;
   int thread_, warp_, lane_;
   int replica_;            // that this block reads
   unsigned char* inputs_;  // this warp's, [kHeld, 128] bf16
   uint32_t tag_;           // of what this phase publishes
-  int which_ = 0, which_sums_ = 0;
+  int which_ = 0;
   float center_ = 0;
-  float2 own_{0, 0};  // the latents that this lane finishes
   Piece self_piece_, cross_piece_;
+  RingCursor cursor_, sums_cursor_;
+};
+
+/// The three warps that finish the outputs of a step for one slot, while the consumers are at the next phase:
+/// both halves of each do the same and write a replica of their own.
+class DecodeFinisher {
+ public:
+  __device__ DecodeFinisher(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
+                            const DecodeLayout& layout)
+      : a_(a),
+        shared_(shared),
+        sums_(reinterpret_cast<float*>(memory + layout.sums)),
+        lane_(static_cast<int>(threadIdx.x) % 16),
+        replica_((static_cast<int>(threadIdx.x) - kFirst) / 16),
+        tag_(shared.first_tag) {}
+
+  __device__ void arrive() { ++tag_; }
+  __device__ void swap_latents() {}
+  __device__ void end() {}
+  __device__ void attention(const Product&, const AttentionPlan&) { ++tag_; }
+
+  __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
+    const Share tiles((p.rows + kTileRows - 1) / kTileRows);
+    const Passes passes(p);
+#pragma unroll 1
+    for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
+      const Result result = expect(p, plan, first - tiles.begin, first, min(passes.tiles, tiles.end - first));
+      barrier_wait(shared_address(&shared_.sums_full[cursor_.stage]), cursor_.parity);
+      const float2 sum = total(result.tile);
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&shared_.sums_empty[cursor_.stage]));
+      cursor_.advance(2);
+      if (result.valid) finish(p, plan, result, sum);
+    }
+    if (makes_latents(p)) which_ ^= 1;
+  }
+
+ private:
+  using Output = ProductOutput;
+  static constexpr int kFirst = kConsumers + 32;  // thread
+
+  /// Two neighbouring outputs. Loaded as they are, lest the warp waits.
+  struct Result {
+    bool valid = false;
+    int tile, row;  // tile: within the pass
+    bool second;    // of two times kHeld tiles of the block
+    uint16_t bias[2] = {0, 0};
+    bool turns = false, backwards = false;
+    float cosine, sine;
+  };
+
+  /// What finishing the pass takes besides the sums. `before`: tiles of the block's share before the pass.
+  __device__ Result expect(const Product& p, const AttentionPlan& plan, int before, int first,
+                           int count) const {
+    Result r;
+    r.tile = (lane_ / 4 - before) & (kHeld - 1);
+    r.row = (first + r.tile) * kTileRows + lane_ % 4 * 2;
+    r.valid = r.tile < count && r.row < p.rows;
+    r.second = ((before + r.tile) & kHeld) != 0;
+    if (!r.valid) return r;
+    if (p.linear.bias != nullptr) {
+      const unsigned short* bias = static_cast<const unsigned short*>(p.linear.bias) + r.row;
+      r.bias[0] = __ldg(bias);
+      if (r.row + 1 < p.rows) r.bias[1] = __ldg(bias + 1);
+    }
+    if (p.output == Output::attention && shared_.self.rows[0] > 0) load_turn(p, plan, r);
+    return r;
+  }
+
+  /// Cosine and sine where the outputs are channels that turn.
+  __device__ void load_turn(const Product& p, const AttentionPlan& plan, Result& r) const {
+    const AttentionShape& shape = plan.shape;
+    const int column = r.row < p.query_rows ? r.row : r.row - p.query_rows;
+    const int channel = column & (shape.head_dim - 1);
+    if (column >= shape.rotary_heads * shape.head_dim || channel >= 2 * shape.bands) return;
+    const int position = shared_.position[0] + p.position_offset;
+    const int64_t entry = static_cast<int64_t>(abs(position)) * shape.bands + channel / 2;
+    r.turns = true, r.backwards = position < 0;
+    r.cosine = __ldg(shape.cosine + entry), r.sine = __ldg(shape.sine + entry);
+  }
+
+  /// Of the consumers, in their order.
+  __device__ float2 total(int tile) const {
+    const float* from = sums_ + cursor_.stage * kPassSums + tile * kConsumerWarps * kTileRows + lane_ % 4 * 2;
+    float2 sum{0, 0};
+#pragma unroll
+    for (int w = 0; w < kConsumerWarps; ++w) {
+      const float2 part = *reinterpret_cast<const float2*>(from + w * kTileRows);
+      sum.x += part.x, sum.y += part.y;
+    }
+    return sum;
+  }
+
+  __device__ void finish(const Product& p, const AttentionPlan& plan, const Result& r, float2 x) {
+    const Exchange& to = a_.exchange;
+    x.x += __uint_as_float(static_cast<uint32_t>(r.bias[0]) << 16);
+    x.y += __uint_as_float(static_cast<uint32_t>(r.bias[1]) << 16);
+    if (p.output == Output::latent_add) {
+      const float2 own = r.second ? own_[1] : own_[0];
+      x.x += own.x, x.y += own.y;
+    }
+    if (p.output == Output::hidden || p.output == Output::latent_activated) x = activate(p.activation, x);
+    if (makes_latents(p)) {
+      (r.second ? own_[1] : own_[0]) = x;
+      uint64_t* latents = which_ == 0 ? to.latents[1] : to.latents[0];
+      publish(latents + replica_ * to.latent_stride + r.row, x.x, x.y, tag_);
+    } else if (p.output == Output::hidden) {
+      publish(to.hidden + replica_ * to.hidden_stride + r.row / 2, pack(x.x, x.y), tag_);
+    } else if (replica_ == 0) {
+      finish_once(p, plan, r, x);
+    }
+  }
+
+  __device__ static float2 activate(Activation activation, float2 x) {
+    if (activation != Activation::squared_relu) return activate_other(activation, x);
+    x = {fmaxf(x.x, 0.0f), fmaxf(x.y, 0.0f)};
+    return {x.x * x.x, x.y * x.y};
+  }
+  __device__ __noinline__ static float2 activate_other(Activation activation, float2 x) {
+    return {activated(activation, x.x), activated(activation, x.y)};
+  }
+
+  __device__ void finish_once(const Product& p, const AttentionPlan& plan, const Result& r, float2 x) const {
+    if (p.output == Output::logits) {
+      a_.logits[r.row] = x.x;
+      if (r.row + 1 < p.rows) a_.logits[r.row + 1] = x.y;
+      return;
+    }
+    if (r.turns) {
+      const float sine = r.backwards ? -r.sine : r.sine;
+      x = {x.x * r.cosine - x.y * sine, x.y * r.cosine + x.x * sine};
+    }
+    const AttentionShape& shape = plan.shape;
+    if (r.row < p.query_rows) {
+      const float scale = kLog2E * rsqrtf(static_cast<float>(shape.head_dim));
+      return publish(a_.exchange.queries + r.row, x.x * scale, x.y * scale, tag_);
+    }
+    const int channel = r.row - p.query_rows;
+    const uint32_t packed = pack(x.x, x.y);
+    uint64_t* fresh = a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride;
+    publish(fresh + channel / 2, packed, tag_);
+    if (shared_.self.rows[0] == 0) return;
+    const int64_t row = plan.fresh_row[0];
+    *reinterpret_cast<uint32_t*>(p.cache + row * (2 * shape.width) + channel) = packed;
+  }
+
+  const DecodeArguments& a_;
+  DecodeShared& shared_;
+  float* sums_;
+  int lane_;     // of its half
+  int replica_;  // that it writes
+  uint32_t tag_;
+  int which_ = 0;
+  float2 own_[2] = {};  // the latents that this lane finished
   RingCursor cursor_;
 };
 
