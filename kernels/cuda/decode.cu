@@ -5,24 +5,24 @@
 // at 3.0 TB/s. Single kernels start, fill and drain in about that time. Here one block per multiprocessor
 // stays for the whole step. Its producer warp (decode_producer.cuh) streams the block's share of all weights
 // and caches through a ring in shared memory, in the order of the phases (decode_program.cuh) but without
-// waiting for them: 12 stages of 16.5 KiB, 26 MB over the GPU, a whole layer ahead. The consumers
-// (decode_consumer.cuh, decode_attention.cuh) go from phase to phase by barriers over the grid; while they
-// wait, the ring fills.
+// waiting for them: 12 stages of 16.5 KiB, 26 MB over the GPU, a whole layer ahead. The consumers go from
+// phase to phase: with several slots by barriers over the grid (decode_consumer.cuh), with one by words that
+// carry their own tags (decode_single.cuh, decode_exchange.cuh). While they wait, the ring fills.
 //
 // Phases: Linear_z with the context's new keys and values; then per block q (or qkv); attention; its
-// combination with the output projection; MLP up; MLP down; at last the logits. Outputs are dealt to blocks
-// in tiles of 8 rows (16 KiB at width 1024): 3, 1, 4 and 1 (of 4 stages) per block and layer, attention 2
-// tiles of 64 rows by one head. The latents stay in f32; LayerNorm is done anew by each block that needs it,
-// up to 8 slots.
+// combination with the output projection, for one slot before it; MLP up; MLP down; at last the logits.
+// Outputs are dealt to blocks in tiles of 8 rows (16 KiB at width 1024): 3, 1, 4 and 1 (of 4 stages) per
+// block and layer, attention 2 tiles of 64 rows by one head. The latents stay in f32; LayerNorm is done anew
+// by each block that needs it, up to 8 slots.
 //
 // Floors at 3.0 TB/s: imagenet64 1.84 GB, 614 us; music4k 0.45 GB, 149 us; copy131k 0.74 GB, 247 us with a
-// cached context. Measured on an H100, one slot: 1526, 351 and 365 us, 40, 43 and 68%: a layer takes some 25
-// us, since a phase's chain of barrier, inputs, LayerNorm, products and sums takes 5 us where its bytes
-// take 2. Predicted was 1.8 us. What would help: results that carry their own flags instead of barriers over
-// the grid.
+// cached context. Measured on an H100, one slot: 1067, 258 and 305 us, 58, 58 and 81%; by barriers over the
+// grid it was 1526, 351 and 365 us. A layer of imagenet64 takes 17 us, some 31000 cycles, where 11000 were
+// predicted: its six ways from block to block, from publishing to having received, take 2000 to 4200 cycles
+// each, 18000 in all, and what lies between them 700 to 3700.
 //
-// Shared memory: ring 12 * 16896 bytes at one slot; inputs 2112 bytes per slot up to 8; sums 9 to 16 KiB;
-// tables of blocks, 96 bytes per layer.
+// Shared memory: ring 12 * 16896 bytes at one slot; inputs 2112 bytes per slot from 2 to 8, 8 KiB for one;
+// sums 9 to 16 KiB; tables of blocks, 96 bytes per layer.
 #include <algorithm>
 #include <cmath>
 
@@ -359,6 +359,8 @@ bool decode_supports(const Launch& launch, const DecodeStep& k) {
     return false;
   if (!channels_fit(k.input_channels) || !channels_fit(k.latent_channels)) return false;
   const int blocks = launch.processors;
+  // The finishers of one slot keep the latents of up to 8 tiles.
+  if (k.latent_channels > 8 * kTileRows * blocks) return false;
   if (!attention_fits(k, k.attention_width, k.cross_heads, k.context_rows, k.cross_rotary, blocks))
     return false;
   if (!attention_fits(k, k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, blocks)) return false;

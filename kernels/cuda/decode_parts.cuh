@@ -122,7 +122,7 @@ struct DecodeShared {
   int position[kMaxSlots];
   // Of one slot:
   uint64_t sums_full[2], sums_empty[2];
-  float2 moments[kConsumerWarps];  // a warp's sums of values and squares
+  float2 moments[2][kConsumerWarps];  // a warp's sums of values and squares, of LayerNorms in turn
   uint32_t first_tag;
   bool clears;
 };

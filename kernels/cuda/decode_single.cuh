@@ -1,7 +1,8 @@
 // The consumers of the fused decode step for one slot. What counts is the chain of a phase, from the words
 // that the blocks before it publish to its own: a warp receives the columns that it multiplies and no
-// others, its weights wait in registers by then, and warps meet only for the sums of LayerNorm and of the
-// outputs. Products are on the tensor cores as for more slots, with one row of A.
+// others, its weights wait in registers by then, and the warps meet for the sums of LayerNorm alone. Their
+// sums of products go to three more warps, which finish and publish them while the consumers are at the next
+// phase.
 //
 // Columns are dealt to warps as in decode_consumer.cuh, blocks of 32 out of every tile of 1024; a lane
 // receives 4 neighbouring ones of a tile and leaves them, as bf16, in the warp's own part of shared memory.
@@ -201,12 +202,15 @@ class DecodeSingle {
       sum += __shfl_xor_sync(0xffffffffu, sum, offset);
       squares += __shfl_xor_sync(0xffffffffu, squares, offset);
     }
-    if (lane_ == 0) shared_.moments[warp_] = {sum, squares};
+    // In turn, since a warp may be at the next LayerNorm while another still reads.
+    which_moments_ ^= 1;
+    float2* moments = shared_.moments[which_moments_];
+    if (lane_ == 0) moments[warp_] = {sum, squares};
     consumer_barrier();
     sum = squares = 0;
 #pragma unroll
     for (int w = 0; w < kConsumerWarps; ++w) {
-      const float2 part = shared_.moments[w];
+      const float2 part = moments[w];
       sum += part.x, squares += part.y;
     }
     const float inverse = 1.0f / static_cast<float>(columns), mean = sum * inverse;
@@ -400,7 +404,7 @@ class DecodeSingle {
   int replica_;            // that this block reads
   unsigned char* inputs_;  // this warp's, [kHeld, 128] bf16
   uint32_t tag_;           // of what this phase publishes
-  int which_ = 0;
+  int which_ = 0, which_moments_ = 0;
   float center_ = 0;
   Piece self_piece_, cross_piece_;
   RingCursor cursor_, sums_cursor_;
