@@ -3,6 +3,10 @@
 
 #include "kernels/cuda/hopper/primitives.cuh"
 
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#pragma nv_diag_suppress 177  // Layouts without a use: for other GPUs the kernels are empty.
+#endif
+
 namespace perceiver::kernels::cuda::hopper {
 
 inline constexpr int kThreads = 3 * kWarpgroup;
