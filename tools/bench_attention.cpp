@@ -15,6 +15,7 @@
 #include "tools/timing.h"
 
 #ifdef PERCEIVER_CUDA
+#include "kernels/cuda/attention_choice.h"
 #include "kernels/cuda/cudnn_attention.h"
 #endif
 
@@ -113,9 +114,21 @@ Tensor scratch_of(DeviceContext& context, int64_t bytes) {
 }
 
 struct Times {
-  std::string kernel;  ///< what was timed
+  std::string forward, backward;  ///< the kernels that were timed
   double forward_ms, backward_ms;
 };
+
+/// Of the kernels that run: what `automatic` stands for.
+std::pair<std::string, std::string> names_of(DeviceContext& context, const kernels::AttentionBackward& a) {
+#ifdef PERCEIVER_CUDA
+  if (context.is_cuda()) {
+    const auto choice = kernels::cuda::attention_choice(a, context.launch().processors);
+    return {kKernels[static_cast<int>(choice.forward)], kKernels[static_cast<int>(choice.backward)]};
+  }
+#endif
+  (void)context, (void)a;
+  return {"cpu", "cpu"};
+}
 
 Times time_ours(DeviceContext& context, const Case& c, const Problem& problem, int kernel, int repeats) {
   kernels::AttentionBackward a = problem.arguments(c);
@@ -126,7 +139,8 @@ Times time_ours(DeviceContext& context, const Case& c, const Problem& problem, i
       median_ms(context, repeats, [&] { kernels::attention(context.launch(), a.forward); });
   const double backward =
       median_ms(context, repeats, [&] { kernels::attention_backward(context.launch(), a); });
-  return {context.is_cuda() ? kKernels[kernel] : "cpu", forward, backward};
+  const auto [forward_name, backward_name] = names_of(context, a);
+  return {forward_name, backward_name, forward, backward};
 }
 
 #ifdef PERCEIVER_CUDA
@@ -136,7 +150,8 @@ Times time_cudnn(DeviceContext& context, const Case& c, const Problem& problem, 
   const Tensor scratch = scratch_of(context, cudnn.scratch_bytes());
   const double forward = median_ms(context, repeats, [&] { cudnn.forward(a.forward, scratch.data()); });
   const double backward = median_ms(context, repeats, [&] { cudnn.backward(a, scratch.data()); });
-  return {"cudnn " + cudnn.version(), forward, backward};
+  const std::string name = "cudnn " + cudnn.version();
+  return {name, name, forward, backward};
 }
 #else
 Times time_cudnn(DeviceContext&, const Case&, const Problem&, bool, int) {
@@ -160,7 +175,8 @@ void run_case(DeviceContext& context, DType type, const Case& c, const Options& 
   const double operations = 4 * static_cast<double>(c.batch * c.width()) * visible_pairs(c, causal);
   const nlohmann::ordered_json out{{"benchmark", "attention"},
                                    {"device", context.name()},
-                                   {"kernel", times.kernel},
+                                   {"kernel", times.forward},
+                                   {"backward_kernel", times.backward},
                                    {"mask", options.mask},
                                    {"precision", name_of(type)},
                                    {"batch", c.batch},

@@ -1,5 +1,6 @@
 // Attention on CUDA: chooses the implementation by element type, head width and alignment.
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_choice.h"
 
 namespace perceiver::kernels::cuda {
 namespace {
@@ -83,6 +84,10 @@ int64_t backward_bytes(AttentionKernel kernel, const AttentionBackward& a, int p
 }
 
 }  // namespace
+
+AttentionChoice attention_choice(const AttentionBackward& a, int processors) {
+  return {choose(a.forward, processors), choose(a, processors)};
+}
 
 void attention(const Launch& launch, const Attention& k) {
   if (k.batch == 0 || k.heads == 0 || k.queries == 0) return;
