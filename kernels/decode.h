@@ -33,7 +33,7 @@ struct DecodeNorm {
 struct DecodeCross {
   DecodeNorm norm_q, norm_kv, norm_mlp;
   DecodeLinear q;      // [A, Z]
-  DecodeLinear kv;     // [2A, E], keys first; not used with context_table
+  DecodeLinear kv;     // [2A, E], keys first
   DecodeLinear out;    // [Z, A]
   DecodeLinear mlp_0;  // [cross_widening * Z, Z]
   DecodeLinear mlp_1;  // [Z, cross_widening * Z]
@@ -94,11 +94,7 @@ struct DecodeStep {
   // Caches. A row is K (rotated) then V; the step writes one row per active slot. The order of rows in a ring
   // does not matter.
   void* self_kv = nullptr;     // T [L, S, R, 2Z]
-  void* context_kv = nullptr;  // T [X, S, C, 2A]; null with context_table
-  // Rotary positions only: keys and values by token id, of which keys are rotated when they are read.
-  const void* context_table = nullptr;   // T [X, V, 2A]
-  int32_t* context_tokens = nullptr;     // [S, C]; the step writes one per active slot
-  int32_t* context_positions = nullptr;  // [S, C], likewise
+  void* context_kv = nullptr;  // T [X, S, C, 2A]
 
   // Per slot, i32 [S].
   const int32_t* token = nullptr;           // to feed

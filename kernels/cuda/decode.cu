@@ -355,8 +355,7 @@ void with_slots(int64_t slots, Body&& body) {
 }  // namespace
 
 bool decode_supports(const Launch& launch, const DecodeStep& k) {
-  if (k.type != DType::bf16 || !counts_fit(k) || k.context_table != nullptr || k.context_kv == nullptr)
-    return false;
+  if (k.type != DType::bf16 || !counts_fit(k) || k.context_kv == nullptr) return false;
   if (!channels_fit(k.input_channels) || !channels_fit(k.latent_channels)) return false;
   const int blocks = launch.processors;
   // The finishers of one slot keep the latents of up to 8 tiles.

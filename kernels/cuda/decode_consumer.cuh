@@ -15,8 +15,6 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-inline constexpr float kNormEpsilon = 1e-5f;
-
 /// LayerNorm of rows by one warp each; a lane has 4 neighbouring channels of every 128.
 class NormRow {
  public:

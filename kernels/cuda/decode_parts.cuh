@@ -37,7 +37,8 @@ inline constexpr int kMaxStages = 16;
 inline constexpr int kInputBytes = 1024;  // of one slot, of a warp: its columns of 4 tiles
 
 inline constexpr int kMaxSlots = 64;
-inline constexpr int kMaxChannels = 1024;  // of what is normalised
+inline constexpr int kMaxChannels = 1024;     // of what is normalised
+inline constexpr float kNormEpsilon = 1e-5f;  // LayerNorm's
 inline constexpr float kLog2E = 1.4426950408889634f;
 
 /// One kind of attention. Its keys and values are read in tiles of `tile_rows` rows by `group` heads.

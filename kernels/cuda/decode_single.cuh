@@ -34,7 +34,6 @@ __device__ inline bool makes_latents(const Product& p) {
 class DecodeSingle {
   static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
   static constexpr int kSums = kPassSums;
-  static constexpr float kEpsilon = 1e-5f;
 
  public:
   __device__ DecodeSingle(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
@@ -214,7 +213,7 @@ class DecodeSingle {
       sum += part.x, squares += part.y;
     }
     const float inverse = 1.0f / static_cast<float>(columns), mean = sum * inverse;
-    const float rstd = rsqrtf(fmaxf(squares * inverse - mean * mean, 0.0f) + kEpsilon);
+    const float rstd = rsqrtf(fmaxf(squares * inverse - mean * mean, 0.0f) + kNormEpsilon);
     center_ += mean;
     const float2 s0 = unpack(norm.scale.x), s1 = unpack(norm.scale.y);
     const float2 o0 = unpack(norm.offset.x), o1 = unpack(norm.offset.y);

@@ -46,7 +46,7 @@ kernels::DecodeCross CrossBlock::fused_arguments() const {
 
 std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& caches,
                                                          const DecodeSlots& slots) const {
-  const bool fits = !cross_.empty() && config_.latents_per_position == 1 &&
+  const bool fits = !cross_.empty() && !caches.by_table() && config_.latents_per_position == 1 &&
                     config_.query_style != QueryStyle::learned &&
                     query_mlp_.size() <= kernels::kMaxDecodeQueryLayers &&
                     position_embeddings_.size() <= kernels::kMaxDecodeTables;
@@ -90,13 +90,7 @@ std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& cac
   k.cross_rotary = fused(caches.cross_rotary);
   k.self_rotary = fused(caches.self_rotary);
   k.self_kv = caches.self_kv.data();
-  if (caches.by_table()) {
-    k.context_table = caches.context_table.data();
-    k.context_tokens = caches.context_tokens.as<int32_t>();
-    k.context_positions = caches.context_positions.as<int32_t>();
-  } else {
-    k.context_kv = caches.context_kv.data();
-  }
+  k.context_kv = caches.context_kv.data();
   k.token = slots.token.as<int32_t>();
   k.position = slots.position.as<int32_t>();
   k.table_position = (config_.axes() == 1 ? slots.position : slots.positions).as<int32_t>();
