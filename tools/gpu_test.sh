@@ -9,7 +9,6 @@
 # racecheck needs a build of its own: it knows that a barrier in shared memory orders what a thread did before it
 # arrived there before what another does after waiting, but not that __syncwarp lets one lane arrive for all.
 #   cmake -S . -B build-racecheck -DPERCEIVER_RACECHECK=ON && cmake --build build-racecheck -j
-# It still reports the fused decode kernel, whose producer arrives before it copies: CudaDecode's races are no news.
 set -eu
 cd "$(dirname "$0")/.."
 build=${1:-build}

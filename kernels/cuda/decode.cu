@@ -96,12 +96,12 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
   const DecodeLayout layout(a.slots, a.crosses, a.layers);
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; ++i) {
-      barrier_init(shared_address(&shared.full[i]), 1);
-      barrier_init(shared_address(&shared.empty[i]), kConsumerWarps);
+      barrier_init(shared_address(&shared.full[i]), kWarpArrivals);
+      barrier_init(shared_address(&shared.empty[i]), kConsumerWarps * kWarpArrivals);
     }
     for (int i = 0; i < 2; ++i) {
-      barrier_init(shared_address(&shared.sums_full[i]), kConsumerWarps);
-      barrier_init(shared_address(&shared.sums_empty[i]), kFinisherWarps);
+      barrier_init(shared_address(&shared.sums_full[i]), kConsumerWarps * kWarpArrivals);
+      barrier_init(shared_address(&shared.sums_empty[i]), kFinisherWarps * kWarpArrivals);
     }
     fence_copies();
   }
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
   if (threadIdx.x == 32) count_tiles(a.slots, a.self_shape, shared.self);
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
-    set_registers<kProducerRegisters, false>();
+    set_registers<DecodeRegisters<kSlots>::kProducer, false>();
     if (threadIdx.x < kConsumers + 32) {
       DecodeProducer producer(a, shared, shared_address(memory + layout.ring));
       run(a, shared, memory, layout, producer);
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
       run(a, shared, memory, layout, finisher);
     }
   } else {
-    set_registers<kConsumerRegisters, true>();
+    set_registers<DecodeRegisters<kSlots>::kConsumer, true>();
     std::conditional_t<kSlots == 1, DecodeSingle, DecodeConsumer<std::max(kSlots, 8)>> consumer(
         a, shared, memory, layout);
     run(a, shared, memory, layout, consumer);
@@ -157,6 +157,7 @@ AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring_rows, 
   shape.group = few ? 1 : heads_together(heads, teams);
   shape.groups = shape.heads / shape.group;
   shape.tile_rows = 2 * teams / shape.group;
+  shape.warps = std::max(1, kConsumerWarps / shape.group);
   shape.ring_rows = static_cast<int>(ring_rows);
   shape.separate = !few;
   shape.bands = static_cast<int>(rotary.bands);

@@ -4,9 +4,9 @@
 // share: a split of the keys that depends on the shapes and counts alone. A thread holds 8 channels; head_dim
 // / 8 neighbouring threads form a team that works on one row of one head at a time, with an online softmax in
 // base 2 of its own; each tile holds two rows for every team. At the end of a slot and group the teams'
-// results are merged, by shuffles and where a head has teams in several warps through shared memory, and go
-// to the workspace as a partial result. Partial results of a head come from neighbouring blocks and are
-// combined in their order.
+// results are merged, by shuffles and where a head has teams in several warps by the first of these, through
+// shared memory, and go to the workspace as a partial result. Partial results of a head come from
+// neighbouring blocks and are combined in their order.
 #pragma once
 
 #include <type_traits>
@@ -106,16 +106,19 @@ struct FreshInputs {
   uint32_t row_tag = 0, query_tag = 0, partial_tag = 0;
 };
 
-/// kTagged: by the exchange of one slot; else by way of the workspace.
+/// kTagged: by the exchange of one slot; else by way of the workspace. `parts`: two times kPartFloats, used
+/// in `turn`.
 template <bool kTagged>
 class DecodeAttention {
  public:
-  __device__ DecodeAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring, float* sums,
-                             const bf16* cache, const AttentionPlan& plan, const FreshInputs& inputs = {})
+  __device__ DecodeAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring, float* parts,
+                             int& turn, const bf16* cache, const AttentionPlan& plan,
+                             const FreshInputs& inputs = {})
       : a_(a),
         shared_(shared),
         ring_(ring),
-        sums_(sums),
+        parts_(parts),
+        turn_(turn),
         cache_(cache),
         plan_(plan),
         shape_(plan.shape),
@@ -153,15 +156,18 @@ class DecodeAttention {
 
   __device__ void read(int slot, int group, int tile, int count, RingCursor& cursor) {
     const int column = group * shape_.group * shape_.head_dim + channel_;
-    const int fresh = plan_.fresh_row[slot], rows = plan_.rows[slot];
+    const int fresh = plan_.fresh_row[slot], rows = plan_.rows[slot], begin = tile * shape_.tile_rows;
+    const bool has_fresh = fresh >= begin && fresh < begin + count * shape_.tile_rows;
     AttentionSum sum;
     float query[8];
     uint4 key[kRows], value[kRows];
     for (int t = tile; t < tile + count; t += kTiles) {
       const int first = t * shape_.tile_rows, tiles = min(kTiles, tile + count - t);
       take(tiles, key, value, cursor);
-      if (t == tile) load_query(slot, column, query);
-      take_fresh(fresh - first, slot, column, key, value);
+      if (t == tile) load_query(slot, column, has_fresh ? fresh - begin : -1, query);
+      const int fresh_in_tiles = fresh - first;
+      if (fresh_in_tiles >= 0 && fresh_in_tiles < tiles * shape_.tile_rows)
+        take_fresh(fresh_in_tiles, slot, column, key, value);
       add(query, min(rows - first, tiles * shape_.tile_rows), key, value, sum);
     }
     finish(slot, group, sum);
@@ -185,16 +191,31 @@ class DecodeAttention {
         key[i] = load_shared(at);
         value[i] = load_shared(at + pitch / 2);
       }
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&shared_.empty[cursor.stage]));
+      barrier_arrive_warp(shared_address(&shared_.empty[cursor.stage]));
       cursor.advance(a_.stages);
     }
   }
 
-  __device__ void load_query(int slot, int column, float (&query)[8]) const {
+  /// One trip for the query and, for the team whose row `fresh` this step writes, that row's key and value.
+  /// Below 0: the row is not among the block's.
+  __device__ __forceinline__ void load_query(int slot, int column, int fresh, float (&query)[8]) {
     if constexpr (kTagged) {
+      const uint64_t *q = a_.exchange.queries + column, *k = inputs_.row + column / 2,
+                     *v = k + shape_.width / 2;
       uint2 words[4];
-      receive(a_.exchange.queries + column, inputs_.query_tag, words);
+      if (fresh >= 0 && (fresh & (teams_per_head_ - 1)) == first_row_) {
+        const uint64_t* const from[8] = {q, q + 2, q + 4, q + 6, k, k + 2, v, v + 2};
+        const uint32_t asked = inputs_.query_tag, written = inputs_.row_tag;
+        const uint32_t tags[8] = {asked, asked, asked, asked, written, written, written, written};
+        uint2 all[8];
+        receive(from, tags, all);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) words[i] = all[i];
+        fresh_key_ = {all[4].x, all[4].y, all[5].x, all[5].y};
+        fresh_value_ = {all[6].x, all[6].y, all[7].x, all[7].y};
+      } else {
+        receive(q, inputs_.query_tag, words);
+      }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         query[2 * i] = __uint_as_float(words[i].x);
@@ -214,12 +235,7 @@ class DecodeAttention {
     for (int i = 0; i < kRows; ++i) {
       if (row(i) != fresh) continue;
       if constexpr (kTagged) {
-        const uint64_t* from = inputs_.row + column / 2;
-        uint2 k[2], v[2];
-        receive(from, inputs_.row_tag, k);
-        receive(from + shape_.width / 2, inputs_.row_tag, v);
-        key[i] = {k[0].x, k[0].y, k[1].x, k[1].y};
-        value[i] = {v[0].x, v[0].y, v[1].x, v[1].y};
+        key[i] = fresh_key_, value[i] = fresh_value_;
       } else {
         const bf16* from =
             cache_ +
@@ -265,46 +281,68 @@ class DecodeAttention {
 
   /// Merges the teams of a head and writes the block's partial result.
   __device__ void finish(int slot, int group, AttentionSum& sum) {
-    const int block = static_cast<int>(blockIdx.x);
     sum.merge(team_lanes_, min(32, team_lanes_ * teams_per_head_));
-    const int warps = team_lanes_ * teams_per_head_ / 32;  // of a head
-    if (warps <= 1) {
-      if (first_row_ == 0) store_partial(sum, slot, group, block);
+    if (shape_.warps == 1) {
+      if (first_row_ == 0) store_partial(sum, slot, group);
       return;
     }
-    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
-    const int stride = partial_stride(shape_);
-    if (lane < team_lanes_) store(sum, sums_ + warp * stride);
+    float* parts = parts_ + turn_ * kPartFloats;
+    turn_ ^= 1;
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    if (lane < team_lanes_) store(sum, parts + warp * partial_stride(shape_));
     consumer_barrier();
-    for (int i = warp * 8; i < shape_.group * shape_.head_dim; i += kConsumerWarps * 8) {
-      const int head = i / shape_.head_dim, channel = i % shape_.head_dim + lane % 4 * 2;
-      const PairSum all = merge_warps(sums_ + head * warps * stride, lane / 4 < warps, channel);
-      if (lane >= 4) continue;
-      const bool first = channel == 0;
-      if constexpr (kTagged) {
-        uint64_t* to = partial_words(a_, shape_, group, block) + head * (shape_.head_dim + 2);
-        publish(to + channel, all.out.x, all.out.y, inputs_.partial_tag);
-        if (first) publish(to + shape_.head_dim, all.largest, all.denominator, inputs_.partial_tag);
-      } else {
-        float* to = partial_result(a_, shape_, slot, group, block) + head * stride;
-        *reinterpret_cast<float2*>(to + channel) = all.out;
-        if (first) *reinterpret_cast<float2*>(to + shape_.head_dim) = {all.largest, all.denominator};
-      }
-    }
-    consumer_barrier();
+    if ((warp & (shape_.warps - 1)) == 0)
+      merge_warps(parts + warp * partial_stride(shape_), slot, group, lane);
   }
 
-  __device__ void store_partial(const AttentionSum& sum, int slot, int group, int block) const {
+  /// By the first warp of a head; a lane has two neighbouring channels of every 64.
+  __device__ __forceinline__ void merge_warps(const float* parts, int slot, int group, int lane) const {
+    const int stride = partial_stride(shape_);
+    float2 of_warp[kConsumerWarps];  // maximum and denominator
+    float largest = kLowest;
+#pragma unroll
+    for (int w = 0; w < kConsumerWarps; ++w) {
+      of_warp[w] = {kLowest, 0};
+      if (w < shape_.warps)
+        of_warp[w] = *reinterpret_cast<const float2*>(parts + w * stride + shape_.head_dim);
+      largest = fmaxf(largest, of_warp[w].x);
+    }
+    float factor[kConsumerWarps], denominator = 0;
+#pragma unroll
+    for (int w = 0; w < kConsumerWarps; ++w) {
+      factor[w] = exp2_fast(of_warp[w].x - largest);
+      denominator += factor[w] * of_warp[w].y;
+    }
+    for (int channel = 2 * lane; channel < shape_.head_dim; channel += 64) {
+      float2 out{0, 0};
+#pragma unroll
+      for (int w = 0; w < kConsumerWarps; ++w) {
+        if (w >= shape_.warps) continue;
+        const float2 part = *reinterpret_cast<const float2*>(parts + w * stride + channel);
+        out.x += factor[w] * part.x, out.y += factor[w] * part.y;
+      }
+      store_pair(out, channel, slot, group);
+    }
+    if (lane == 0) store_pair({largest, denominator}, shape_.head_dim, slot, group);
+  }
+
+  /// Of the partial result of this thread's head: two channels, or maximum and denominator.
+  __device__ void store_pair(float2 pair, int channel, int slot, int group) const {
+    const int block = static_cast<int>(blockIdx.x);
     if constexpr (kTagged) {
       uint64_t* to = partial_words(a_, shape_, group, block) + head_in_group_ * (shape_.head_dim + 2);
-#pragma unroll
-      for (int i = 0; i < 8; i += 2)
-        publish(to + lane_in_team_ * 8 + i, sum.out[i], sum.out[i + 1], inputs_.partial_tag);
-      if (lane_in_team_ == 0)
-        publish(to + shape_.head_dim, sum.largest, sum.denominator, inputs_.partial_tag);
+      publish(to + channel, pair.x, pair.y, inputs_.partial_tag);
     } else {
-      store(sum, partial_result(a_, shape_, slot, group, block) + head_in_group_ * partial_stride(shape_));
+      float* to = partial_result(a_, shape_, slot, group, block) + head_in_group_ * partial_stride(shape_);
+      *reinterpret_cast<float2*>(to + channel) = pair;
     }
+  }
+
+  __device__ void store_partial(const AttentionSum& sum, int slot, int group) const {
+#pragma unroll
+    for (int i = 0; i < 8; i += 2)
+      store_pair({sum.out[i], sum.out[i + 1]}, lane_in_team_ * 8 + i, slot, group);
+    if (lane_in_team_ == 0) store_pair({sum.largest, sum.denominator}, shape_.head_dim, slot, group);
   }
 
   __device__ void store(const AttentionSum& sum, float* to) const {
@@ -314,27 +352,17 @@ class DecodeAttention {
     if (lane_in_team_ == 0) *reinterpret_cast<float2*>(to + shape_.head_dim) = {sum.largest, sum.denominator};
   }
 
-  /// Of two channels; a lane takes the part of warp lane / 4.
-  __device__ PairSum merge_warps(const float* parts, bool valid, int channel) const {
-    PairSum sum;
-    if (valid) {
-      parts += static_cast<int>(threadIdx.x) % 32 / 4 * partial_stride(shape_);
-      sum.out = *reinterpret_cast<const float2*>(parts + channel);
-      sum.largest = parts[shape_.head_dim], sum.denominator = parts[shape_.head_dim + 1];
-    }
-    sum.merge();
-    return sum;
-  }
-
   const DecodeArguments& a_;
   DecodeShared& shared_;
   uint32_t ring_;
-  float* sums_;
+  float* parts_;
+  int& turn_;
   const bf16* cache_;
   const AttentionPlan& plan_;
   const AttentionShape& shape_;
   FreshInputs inputs_;
   int team_lanes_, lane_in_team_, teams_per_head_, head_in_group_, first_row_, channel_;
+  uint4 fresh_key_{}, fresh_value_{};  // of the row that this step writes
 };
 
 /// Combines partial results of one head; a lane has N = head_dim / 32 channels. They lie in shared memory or

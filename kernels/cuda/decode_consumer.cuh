@@ -156,7 +156,7 @@ class DecodeConsumer {
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    DecodeAttention<false> work(a_, shared_, ring_, sums_, p.cache, plan);
+    DecodeAttention<false> work(a_, shared_, ring_, sums_, which_parts_, p.cache, plan);
     grid_.wait();
     work.run(cursor_);
   }
@@ -369,8 +369,7 @@ class DecodeConsumer {
     for (int b = 0; b < kBlocks; ++b)
       if ((warp_ + b * kConsumerWarps) * 32 < columns)
         w[b] = load_shared(row + static_cast<uint32_t>(warp_ + b * kConsumerWarps) * 64);
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(shared_address(&shared_.empty[cursor_.stage]));
+    barrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
     cursor_.advance(a_.stages);
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
@@ -494,7 +493,7 @@ class DecodeConsumer {
   uint32_t ring_;
   int thread_, warp_, lane_;
   int slot_, tile_in_pass_;  // of the outputs that this thread finishes
-  int which_ = 0, which_rows_ = 0;
+  int which_ = 0, which_rows_ = 0, which_parts_ = 0;
   RingCursor cursor_;
 };
 

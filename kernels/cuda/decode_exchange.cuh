@@ -35,9 +35,18 @@ __device__ inline void publish(uint64_t* to, float x, float y, uint32_t tag) {
                : "memory");
 }
 
-/// Waits for kCount pairs of words, each pair aligned to 16 bytes, and returns their data.
+/// Where the pair of latents that begins with an even row lies, in words: within 32 rows first the first
+/// pairs of every 4 rows, then the second, so that a warp whose lanes read 4 rows each reads whole lines at a
+/// time.
+__device__ inline int latent_word(int row) {
+  return (row & ~31) + (row % 4 / 2) * 16 + row % 32 / 4 * 2;
+}
+
+/// Waits for kCount pairs of words, each pair aligned to 16 bytes and with a tag of its own, and returns
+/// their data.
 template <int kCount>
-__device__ inline void receive(const uint64_t* const (&from)[kCount], uint32_t tag, uint2 (&data)[kCount]) {
+__device__ inline void receive(const uint64_t* const (&from)[kCount], const uint32_t (&tags)[kCount],
+                               uint2 (&data)[kCount]) {
   bool fresh = false;
   while (!fresh) {
     uint64_t words[kCount][2];
@@ -50,10 +59,18 @@ __device__ inline void receive(const uint64_t* const (&from)[kCount], uint32_t t
     fresh = true;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      fresh = fresh && words[i][0] >> 32 >= tag && words[i][1] >> 32 >= tag;
+      fresh = fresh && words[i][0] >> 32 >= tags[i] && words[i][1] >> 32 >= tags[i];
       data[i] = {static_cast<uint32_t>(words[i][0]), static_cast<uint32_t>(words[i][1])};
     }
   }
+}
+
+template <int kCount>
+__device__ inline void receive(const uint64_t* const (&from)[kCount], uint32_t tag, uint2 (&data)[kCount]) {
+  uint32_t tags[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) tags[i] = tag;
+  receive(from, tags, data);
 }
 
 /// 2 * kCount neighbouring words.

@@ -10,21 +10,27 @@
 namespace perceiver::kernels::cuda {
 
 using bf16 = __nv_bfloat16;
-using hopper::barrier_arrive;
-using hopper::barrier_arrive_expecting;
+using hopper::barrier_arrive_warp;
+using hopper::barrier_expect;
 using hopper::barrier_init;
+using hopper::barrier_passed;
 using hopper::barrier_wait;
 using hopper::copy_bytes;
 using hopper::fence_copies;
+using hopper::kWarpArrivals;
 
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kConsumers = kConsumerWarps * 32;
 // The first warp behind them is the producer; the rest of its warpgroup is there for the registers alone,
 // which are given and taken by the warpgroup.
 inline constexpr int kDecodeThreads = kConsumers + 128;
-// Together what 384 threads start with, 168 each: more than the block has would be waited for forever.
-inline constexpr int kConsumerRegisters = 224, kProducerRegisters = 56;
-static_assert(kConsumers * kConsumerRegisters + 128 * kProducerRegisters <= kDecodeThreads * 168);
+/// Registers of a thread. With one slot the producer's warpgroup has the finishers too.
+template <int kSlots>
+struct DecodeRegisters {
+  static constexpr int kConsumer = kSlots == 1 ? 208 : 224, kProducer = kSlots == 1 ? 88 : 56;
+  // Together what 384 threads start with, 168 each: more than the block has would be waited for forever.
+  static_assert(kConsumers * kConsumer + 128 * kProducer <= kDecodeThreads * 168);
+};
 
 // A tile of weights: up to 8 rows by 1024 columns. Rows are padded by 64 bytes, so that the 8 lanes of a
 // 16-byte access, four to a row, fall on different banks.
@@ -46,6 +52,7 @@ struct AttentionShape {
   int width, heads, head_dim;
   int group, groups;  // heads of a tile; heads / group
   int tile_rows;
+  int warps;  // of a block that share a head
   int ring_rows;
   bool separate;  // partial results are combined in a phase of its own, not by every reader
   int bands, rotary_heads;
@@ -128,6 +135,11 @@ struct DecodeShared {
   bool clears;
 };
 
+// Partial results of attention: of the warps that share a head, [2, warp, 128 + 4] floats, two in turn; of
+// one piece of a combination, [2, warp, 4] quadruples.
+inline constexpr int kPartFloats = kConsumerWarps * (128 + 4), kPartsBytes = 2 * kPartFloats * 4;
+inline constexpr int kMergeQuadruples = kConsumerWarps * 4, kMergeBytes = 2 * kMergeQuadruples * 16;
+
 /// Where things lie in shared memory, in bytes.
 struct DecodeLayout {
   int crosses, selves, rows, sums, ring;
@@ -144,10 +156,12 @@ struct DecodeLayout {
     if (slots > 8) return 0;
     return slots > 1 ? slots * kRowPitch : kConsumerWarps * kInputBytes;
   }
-  /// Outputs of one pass of a product, summed over the warps; or partial results of attention.
+  /// Outputs of one pass of a product, of each warp; or partial results of attention, which one slot has
+  /// beside them.
   __host__ __device__ static int sums_bytes(int slots) {
-    const int products = pass_tiles(slots) * kConsumerWarps * slots * kTileRows * 4, attention = 9216;
-    return products > attention ? products : attention;
+    const int products = pass_tiles(slots) * kConsumerWarps * slots * kTileRows * 4;
+    if (slots == 1) return products + kMergeBytes + kPartsBytes;
+    return products > kPartsBytes ? products : kPartsBytes;
   }
   /// Tiles of 8 outputs in one pass: at most 64 (tile, slot) pairs, hence a pair of outputs per thread.
   __host__ __device__ static int pass_tiles(int slots) {

@@ -10,6 +10,9 @@ namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
 class DecodeProducer {
+  // With more than kPaceSlack stages free there is no time to lose.
+  static constexpr int kPaceSlack = 4, kPaceDepth = 2;
+
  public:
   __device__ DecodeProducer(const DecodeArguments& a, DecodeShared& shared, uint32_t ring)
       : a_(a), shared_(shared), ring_(ring), lane_(static_cast<int>(threadIdx.x) % 32) {}
@@ -28,10 +31,10 @@ class DecodeProducer {
       for (int column = 0; column < p.columns; column += kTileColumns) {
         const int bytes = min(kTileColumns, p.columns - column) * 2;
         const uint32_t full = acquire();
-        if (lane_ == 0) barrier_arrive_expecting(full, rows * bytes);
+        if (lane_ == 0) barrier_expect(full, rows * bytes);
         __syncwarp();
         if (lane_ < rows) copy_bytes(stage() + lane_ * kRowPitch, row + column, full, bytes);
-        cursor_.advance(a_.stages);
+        end_stage(full);
       }
     }
   }
@@ -54,7 +57,7 @@ class DecodeProducer {
       } else {
         copy_heads(shape, from, group, count, full);
       }
-      cursor_.advance(a_.stages);
+      end_stage(full);
     }
   }
 
@@ -76,14 +79,36 @@ class DecodeProducer {
   /// Waits until the consumers are done with the next stage; returns the barrier that counts its arrivals.
   __device__ uint32_t acquire() const {
     barrier_wait(shared_address(&shared_.empty[cursor_.stage]), cursor_.parity ^ 1);
+    pace();
     fence_copies();
     return shared_address(&shared_.full[cursor_.stage]);
+  }
+
+  /// With most of the ring full, waits until but kPaceDepth - 1 stages are on their way: copies all at once,
+  /// as soon as the consumers have emptied stages, hold up the words by which blocks wait for one another.
+  __device__ void pace() const {
+    if (issued_ < kPaceDepth) return;
+    const RingCursor ahead = moved(kPaceSlack), before = moved(a_.stages - kPaceDepth);
+    if (barrier_passed(shared_address(&shared_.empty[ahead.stage]), ahead.parity ^ 1)) return;
+    barrier_wait(shared_address(&shared_.full[before.stage]), before.parity ^ 1);
+  }
+  __device__ RingCursor moved(int by) const {
+    RingCursor other{cursor_.stage + by, cursor_.parity};
+    if (other.stage >= a_.stages) other.stage -= a_.stages, other.parity ^= 1;
+    return other;
+  }
+
+  /// The warp has started its copies into the stage.
+  __device__ void end_stage(uint32_t full) {
+    barrier_arrive_warp(full);
+    cursor_.advance(a_.stages);
+    ++issued_;
   }
 
   /// Whole rows, which lie behind one another.
   __device__ void copy_rows(const bf16* from, int bytes, uint32_t full) const {
     if (lane_ != 0) return;
-    barrier_arrive_expecting(full, bytes);
+    barrier_expect(full, bytes);
     copy_bytes(stage(), from, full, bytes);
   }
 
@@ -102,8 +127,6 @@ class DecodeProducer {
                  true);
     }
     copies_arrive(full);
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(full);
   }
 
   const DecodeArguments& a_;
@@ -111,6 +134,7 @@ class DecodeProducer {
   uint32_t ring_;
   int lane_;
   RingCursor cursor_;
+  int issued_ = 0;
 };
 
 #endif

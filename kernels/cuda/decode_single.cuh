@@ -74,7 +74,7 @@ class DecodeSingle {
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
     const FreshInputs inputs{a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride,
                              p.fresh == 0 ? tag_ - 1 : shared_.first_tag, tag_ - 1, tag_};
-    DecodeAttention<true>(a_, shared_, ring_, sums_ + 2 * kSums, p.cache, plan, inputs).run(cursor_);
+    DecodeAttention<true>(a_, shared_, ring_, parts(), which_parts_, p.cache, plan, inputs).run(cursor_);
     ++tag_;
     combine(p.fresh > 0, plan);
   }
@@ -88,6 +88,7 @@ class DecodeSingle {
     uint2 scale{0, 0}, offset{0, 0};
   };
 
+  __device__ float* parts() const { return sums_ + 2 * kSums + kMergeBytes / 4; }
   __device__ bool active() const { return shared_.self.rows[0] > 0; }
   __device__ static bool is_latent(const Product& p) {
     return p.input == Input::latent || p.input == Input::latent_norm;
@@ -121,8 +122,11 @@ class DecodeSingle {
   }
 
   __device__ float4 receive_latents() const {
+    const uint64_t* from =
+        a_.exchange.latents[which_] + replica_ * a_.exchange.latent_stride + latent_word(column(0));
+    const uint64_t* const places[2] = {from, from + 16};
     uint2 words[2];
-    receive(a_.exchange.latents[which_] + replica_ * a_.exchange.latent_stride + column(0), tag_ - 1, words);
+    receive(places, tag_ - 1, words);
     const float2 low = floats(words[0]), high = floats(words[1]);
     return {low.x, low.y, high.x, high.y};
   }
@@ -239,6 +243,7 @@ class DecodeSingle {
     for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
       const int count = min(passes.tiles, tiles.end - first);
       float sums[kHeld] = {};
+      barrier_wait(shared_address(&shared_.sums_empty[sums_cursor_.stage]), sums_cursor_.parity ^ 1);
 #pragma unroll 1
       for (int begin = 0; begin < passes.column_tiles; begin += kHeld) {
         const bool by_columns = passes.column_tiles > 1;
@@ -253,14 +258,12 @@ class DecodeSingle {
   }
 
   __device__ void write_sums(int count, const float (&sums)[kHeld]) {
-    barrier_wait(shared_address(&shared_.sums_empty[sums_cursor_.stage]), sums_cursor_.parity ^ 1);
     float* to = sums_ + sums_cursor_.stage * kSums + warp_ * kTileRows + lane_ / 4;
     if (lane_ % 4 == 0)
 #pragma unroll
       for (int i = 0; i < kHeld; ++i)
         if (i < count) to[i * kConsumerWarps * kTileRows] = sums[i];
-    __syncwarp();
-    if (lane_ == 0) barrier_arrive(shared_address(&shared_.sums_full[sums_cursor_.stage]));
+    barrier_arrive_warp(shared_address(&shared_.sums_full[sums_cursor_.stage]));
     sums_cursor_.advance(2);
   }
 
@@ -285,8 +288,7 @@ class DecodeSingle {
         w[i][b] = {0, 0, 0, 0};
         if (block * 32 < columns) w[i][b] = load_shared(row + static_cast<uint32_t>(block) * 64);
       }
-      __syncwarp();
-      if (lane_ == 0) barrier_arrive(shared_address(&shared_.empty[cursor_.stage]));
+      barrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
       cursor_.advance(a_.stages);
     }
   }
@@ -299,15 +301,23 @@ class DecodeSingle {
                                                   float (&sums)[kHeld]) const {
     const uint32_t inputs = shared_address(inputs_) + lane_ * 16;
     const uint32_t stride = by_columns ? kInputBytes / kHeld : 0;
+    uint4 inputs_of[kHeld][kBlocks / 2];  // all on their way before the first is used
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i)
+#pragma unroll
+      for (int pair = 0; pair < kBlocks / 2; ++pair) {
+        inputs_of[i][pair] = {0, 0, 0, 0};
+        if (lane_ < 8)
+          inputs_of[i][pair] =
+              load_shared(inputs + static_cast<uint32_t>(i) * stride + static_cast<uint32_t>(pair * 128));
+      }
     float c[kHeld][kBlocks / 2][4] = {};
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
       if (i == 1 && stages == 1) break;
 #pragma unroll
       for (int pair = 0; pair < kBlocks / 2; ++pair) {
-        uint4 x{0, 0, 0, 0};
-        if (lane_ < 8)
-          x = load_shared(inputs + static_cast<uint32_t>(i) * stride + static_cast<uint32_t>(pair * 128));
+        const uint4& x = inputs_of[i][pair];
         const uint4 &low = w[i][2 * pair], &high = w[i][2 * pair + 1];
         multiply_add(c[i][pair], {low.x, high.x, low.y, high.y}, x.x, x.y);
         multiply_add(c[i][pair], {low.z, high.z, low.w, high.w}, x.z, x.w);
@@ -383,13 +393,14 @@ class DecodeSingle {
     return sum;
   }
 
-  /// The first warp gets the sum of all.
+  /// The first warp gets the sum of all. Two places in turn, since the others go on.
   __device__ PairSum merge_warps(PairSum sum) {
-    float4* to = reinterpret_cast<float4*>(sums_ + 2 * kSums);
-    if (lane_ < 4) to[thread_ / 32 * 4 + lane_] = {sum.out.x, sum.out.y, sum.largest, sum.denominator};
+    float4* to = reinterpret_cast<float4*>(sums_ + 2 * kSums) + which_merge_ * kMergeQuadruples;
+    which_merge_ ^= 1;
+    if (lane_ < 4) to[warp_ * 4 + lane_] = {sum.out.x, sum.out.y, sum.largest, sum.denominator};
     consumer_barrier();
+    if (warp_ > 0) return sum;
     const float4 part = to[lane_];
-    consumer_barrier();
     sum = PairSum{{part.x, part.y}, part.z, part.w};
     sum.merge();
     return sum;
@@ -403,7 +414,7 @@ class DecodeSingle {
   int replica_;            // that this block reads
   unsigned char* inputs_;  // this warp's, [kHeld, 128] bf16
   uint32_t tag_;           // of what this phase publishes
-  int which_ = 0, which_moments_ = 0;
+  int which_ = 0, which_moments_ = 0, which_merge_ = 0, which_parts_ = 0;
   float center_ = 0;
   Piece self_piece_, cross_piece_;
   RingCursor cursor_, sums_cursor_;
@@ -435,8 +446,7 @@ class DecodeFinisher {
       const Result result = expect(p, plan, first - tiles.begin, first, min(passes.tiles, tiles.end - first));
       barrier_wait(shared_address(&shared_.sums_full[cursor_.stage]), cursor_.parity);
       const float2 sum = total(result.tile);
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(&shared_.sums_empty[cursor_.stage]));
+      barrier_arrive_warp(shared_address(&shared_.sums_empty[cursor_.stage]));
       cursor_.advance(2);
       if (result.valid) finish(p, plan, result, sum);
     }
@@ -447,7 +457,7 @@ class DecodeFinisher {
   using Output = ProductOutput;
   static constexpr int kFirst = kConsumers + 32;  // thread
 
-  /// Two neighbouring outputs. Loaded as they are, lest the warp waits.
+  /// Two neighbouring outputs: all that is known before their sums. Loaded as they are, lest the warp waits.
   struct Result {
     bool valid = false;
     int tile, row;  // tile: within the pass
@@ -455,6 +465,8 @@ class DecodeFinisher {
     uint16_t bias[2] = {0, 0};
     bool turns = false, backwards = false;
     float cosine, sine;
+    uint64_t* to = nullptr;     // the words of this lane's replica
+    uint32_t* cache = nullptr;  // where keys and values go besides
   };
 
   /// What finishing the pass takes besides the sums. `before`: tiles of the block's share before the pass.
@@ -471,8 +483,30 @@ class DecodeFinisher {
       r.bias[0] = __ldg(bias);
       if (r.row + 1 < p.rows) r.bias[1] = __ldg(bias + 1);
     }
-    if (p.output == Output::attention && shared_.self.rows[0] > 0) load_turn(p, plan, r);
+    const Exchange& to = a_.exchange;
+    if (makes_latents(p)) {
+      r.to = (which_ == 0 ? to.latents[1] : to.latents[0]) + replica_ * to.latent_stride + latent_word(r.row);
+    } else if (p.output == Output::hidden) {
+      r.to = to.hidden + replica_ * to.hidden_stride + r.row / 2;
+    } else {
+      r.valid = replica_ == 0;
+      if (p.output == Output::attention) expect_attention(p, plan, r);
+    }
     return r;
+  }
+
+  __device__ void expect_attention(const Product& p, const AttentionPlan& plan, Result& r) const {
+    const bool active = shared_.self.rows[0] > 0;
+    if (active) load_turn(p, plan, r);
+    if (r.row < p.query_rows) {
+      r.to = a_.exchange.queries + r.row;
+      return;
+    }
+    const int channel = r.row - p.query_rows;
+    r.to = a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride + channel / 2;
+    if (!active) return;
+    const int64_t row = plan.fresh_row[0];
+    r.cache = reinterpret_cast<uint32_t*>(p.cache + row * (2 * plan.shape.width) + channel);
   }
 
   /// Cosine and sine where the outputs are channels that turn.
@@ -500,23 +534,39 @@ class DecodeFinisher {
   }
 
   __device__ void finish(const Product& p, const AttentionPlan& plan, const Result& r, float2 x) {
-    const Exchange& to = a_.exchange;
     x.x += __uint_as_float(static_cast<uint32_t>(r.bias[0]) << 16);
     x.y += __uint_as_float(static_cast<uint32_t>(r.bias[1]) << 16);
-    if (p.output == Output::latent_add) {
-      const float2 own = r.second ? own_[1] : own_[0];
-      x.x += own.x, x.y += own.y;
-    }
-    if (p.output == Output::hidden || p.output == Output::latent_activated) x = activate(p.activation, x);
+    if (p.output == Output::hidden) return publish(r.to, pack_pair(activate(p.activation, x)), tag_);
     if (makes_latents(p)) {
-      (r.second ? own_[1] : own_[0]) = x;
-      uint64_t* latents = which_ == 0 ? to.latents[1] : to.latents[0];
-      publish(latents + replica_ * to.latent_stride + r.row, x.x, x.y, tag_);
-    } else if (p.output == Output::hidden) {
-      publish(to.hidden + replica_ * to.hidden_stride + r.row / 2, pack(x.x, x.y), tag_);
-    } else if (replica_ == 0) {
-      finish_once(p, plan, r, x);
+      if (p.output == Output::latent_activated) x = activate(p.activation, x);
+      if (p.output == Output::latent_add) {
+        const float2 own = r.second ? own_1_ : own_0_;
+        x.x += own.x, x.y += own.y;
+      }
+      own_0_ = r.second ? own_0_ : x;
+      own_1_ = r.second ? x : own_1_;
+      return publish(r.to, x.x, x.y, tag_);
     }
+    if (p.output == Output::logits) return finish_logits(p, r, x);
+    if (r.turns) {
+      const float sine = r.backwards ? -r.sine : r.sine;
+      x = {x.x * r.cosine - x.y * sine, x.y * r.cosine + x.x * sine};
+    }
+    if (r.row < p.query_rows) {
+      const float scale = kLog2E * rsqrtf(static_cast<float>(plan.shape.head_dim));
+      return publish(r.to, x.x * scale, x.y * scale, tag_);
+    }
+    const uint32_t packed = pack_pair(x);
+    publish(r.to, packed, tag_);
+    if (r.cache != nullptr) *r.cache = packed;
+  }
+  __device__ static uint32_t pack_pair(float2 x) {
+    return pack(x.x, x.y);
+  }
+
+  __device__ void finish_logits(const Product& p, const Result& r, float2 x) const {
+    a_.logits[r.row] = x.x;
+    if (r.row + 1 < p.rows) a_.logits[r.row + 1] = x.y;
   }
 
   __device__ static float2 activate(Activation activation, float2 x) {
@@ -528,30 +578,6 @@ class DecodeFinisher {
     return {activated(activation, x.x), activated(activation, x.y)};
   }
 
-  __device__ void finish_once(const Product& p, const AttentionPlan& plan, const Result& r, float2 x) const {
-    if (p.output == Output::logits) {
-      a_.logits[r.row] = x.x;
-      if (r.row + 1 < p.rows) a_.logits[r.row + 1] = x.y;
-      return;
-    }
-    if (r.turns) {
-      const float sine = r.backwards ? -r.sine : r.sine;
-      x = {x.x * r.cosine - x.y * sine, x.y * r.cosine + x.x * sine};
-    }
-    const AttentionShape& shape = plan.shape;
-    if (r.row < p.query_rows) {
-      const float scale = kLog2E * rsqrtf(static_cast<float>(shape.head_dim));
-      return publish(a_.exchange.queries + r.row, x.x * scale, x.y * scale, tag_);
-    }
-    const int channel = r.row - p.query_rows;
-    const uint32_t packed = pack(x.x, x.y);
-    uint64_t* fresh = a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride;
-    publish(fresh + channel / 2, packed, tag_);
-    if (shared_.self.rows[0] == 0) return;
-    const int64_t row = plan.fresh_row[0];
-    *reinterpret_cast<uint32_t*>(p.cache + row * (2 * shape.width) + channel) = packed;
-  }
-
   const DecodeArguments& a_;
   DecodeShared& shared_;
   float* sums_;
@@ -559,7 +585,7 @@ class DecodeFinisher {
   int replica_;  // that it writes
   uint32_t tag_;
   int which_ = 0;
-  float2 own_[2] = {};  // the latents that this lane finished
+  float2 own_0_{0, 0}, own_1_{0, 0};  // the latents that this lane finished
   RingCursor cursor_;
 };
 

@@ -39,12 +39,6 @@ __device__ inline void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/// Arrives, and lets the phase end only after `bytes` more have been copied.
-__device__ inline void barrier_arrive_expecting(uint32_t barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
-
 /// Lets the phase end only after `bytes` more have been copied. Whoever expects copies starts them and
 /// arrives then: racecheck takes what a thread writes after its arrival for unordered, copies it has started
 /// too.
@@ -79,6 +73,21 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
       "}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+
+/// Whether the phase of this parity has ended.
+__device__ inline bool barrier_passed(uint32_t barrier, uint32_t parity) {
+  uint32_t passed;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(passed)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return passed != 0;
 }
 
 /// A ring of stages as one side sees it: which stage is next, and in which round.
