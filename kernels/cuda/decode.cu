@@ -30,6 +30,7 @@
 #include "kernels/cuda/decode_producer.cuh"
 #include "kernels/cuda/decode_program.cuh"
 #include "kernels/cuda/decode_single.cuh"
+#include "kernels/cuda/hopper/tensor_map.h"
 
 namespace perceiver::kernels::cuda {
 namespace {
@@ -158,6 +159,7 @@ AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring_rows, 
   shape.groups = shape.heads / shape.group;
   shape.tile_rows = 2 * teams / shape.group;
   shape.warps = std::max(1, kConsumerWarps / shape.group);
+  shape.by_head = few && shape.head_dim == 64;
   shape.ring_rows = static_cast<int>(ring_rows);
   shape.separate = !few;
   shape.bands = static_cast<int>(rotary.bands);
@@ -337,6 +339,9 @@ DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
                 static_cast<int>(parts.hidden_stride),
                 static_cast<int>(parts.fresh_stride),
                 static_cast<int>((parts.bytes - parts.latents[0]) / 8)};
+  if (a.self_shape.by_head)
+    a.self_tiles = hopper::tensor_map(k.self_kv, k.layers, k.latent_rows, 2 * k.latent_channels,
+                                      2 * k.latent_channels, kHeadTileRows);
   for (int64_t i = 0; i + 1 < k.cross_blocks; ++i) a.cross_after[i] = static_cast<int>(k.cross_after[i]);
   std::copy_n(k.cross, k.cross_blocks, a.cross);
   std::copy_n(k.self, k.layers, a.self);

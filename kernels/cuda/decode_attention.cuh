@@ -100,6 +100,40 @@ struct PairSum {
   }
 };
 
+/// Adds up the partial results that the warps of a head left in shared memory, partial_stride floats apart;
+/// by one warp. Calls store(pair, channel) with two channels each, and with maximum and denominator as the
+/// last channel.
+template <typename Store>
+__device__ __forceinline__ void merge_parts(const float* parts, int warps, int head_dim, int lane,
+                                            Store&& store) {
+  const int stride = head_dim + 4;
+  float2 of_warp[kConsumerWarps];  // maximum and denominator
+  float largest = kLowest;
+#pragma unroll
+  for (int w = 0; w < kConsumerWarps; ++w) {
+    of_warp[w] = {kLowest, 0};
+    if (w < warps) of_warp[w] = *reinterpret_cast<const float2*>(parts + w * stride + head_dim);
+    largest = fmaxf(largest, of_warp[w].x);
+  }
+  float factor[kConsumerWarps], denominator = 0;
+#pragma unroll
+  for (int w = 0; w < kConsumerWarps; ++w) {
+    factor[w] = exp2_fast(of_warp[w].x - largest);
+    denominator += factor[w] * of_warp[w].y;
+  }
+  for (int channel = 2 * lane; channel < head_dim; channel += 64) {
+    float2 out{0, 0};
+#pragma unroll
+    for (int w = 0; w < kConsumerWarps; ++w) {
+      if (w >= warps) continue;
+      const float2 part = *reinterpret_cast<const float2*>(parts + w * stride + channel);
+      out.x += factor[w] * part.x, out.y += factor[w] * part.y;
+    }
+    store(out, channel);
+  }
+  if (lane == 0) store(float2{largest, denominator}, head_dim);
+}
+
 /// Where one kind of attention finds what this step made, and the tags of both and of what it makes itself.
 struct FreshInputs {
   const uint64_t* row = nullptr;  // keys, then values
@@ -291,39 +325,9 @@ class DecodeAttention {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     if (lane < team_lanes_) store(sum, parts + warp * partial_stride(shape_));
     consumer_barrier();
-    if ((warp & (shape_.warps - 1)) == 0)
-      merge_warps(parts + warp * partial_stride(shape_), slot, group, lane);
-  }
-
-  /// By the first warp of a head; a lane has two neighbouring channels of every 64.
-  __device__ __forceinline__ void merge_warps(const float* parts, int slot, int group, int lane) const {
-    const int stride = partial_stride(shape_);
-    float2 of_warp[kConsumerWarps];  // maximum and denominator
-    float largest = kLowest;
-#pragma unroll
-    for (int w = 0; w < kConsumerWarps; ++w) {
-      of_warp[w] = {kLowest, 0};
-      if (w < shape_.warps)
-        of_warp[w] = *reinterpret_cast<const float2*>(parts + w * stride + shape_.head_dim);
-      largest = fmaxf(largest, of_warp[w].x);
-    }
-    float factor[kConsumerWarps], denominator = 0;
-#pragma unroll
-    for (int w = 0; w < kConsumerWarps; ++w) {
-      factor[w] = exp2_fast(of_warp[w].x - largest);
-      denominator += factor[w] * of_warp[w].y;
-    }
-    for (int channel = 2 * lane; channel < shape_.head_dim; channel += 64) {
-      float2 out{0, 0};
-#pragma unroll
-      for (int w = 0; w < kConsumerWarps; ++w) {
-        if (w >= shape_.warps) continue;
-        const float2 part = *reinterpret_cast<const float2*>(parts + w * stride + channel);
-        out.x += factor[w] * part.x, out.y += factor[w] * part.y;
-      }
-      store_pair(out, channel, slot, group);
-    }
-    if (lane == 0) store_pair({largest, denominator}, shape_.head_dim, slot, group);
+    if ((warp & (shape_.warps - 1)) != 0) return;
+    merge_parts(parts + warp * partial_stride(shape_), shape_.warps, shape_.head_dim, lane,
+                [&](float2 pair, int channel) { store_pair(pair, channel, slot, group); });
   }
 
   /// Of the partial result of this thread's head: two channels, or maximum and denominator.

@@ -42,6 +42,13 @@ inline constexpr int kCacheTileBytes = 16384;  // a tile of keys and values
 inline constexpr int kMaxStages = 16;
 inline constexpr int kInputBytes = 1024;  // of one slot, of a warp: its columns of 4 tiles
 
+// Of decode_head_attention.cuh: channels; rows of a tile, of a warp; tiles taken at once.
+inline constexpr int kHeadWidth = 64, kHeadTileRows = 64, kHeadRows = 16;
+inline constexpr int kHeadTiles = kConsumerWarps * kHeadRows / kHeadTileRows;
+inline constexpr int kHeadRowBytes = kHeadWidth * 2;
+inline constexpr uint32_t kHeadValues = kHeadTileRows * kHeadRowBytes;  // behind the tile's keys
+static_assert(2 * kHeadValues == kCacheTileBytes);
+
 inline constexpr int kMaxSlots = 64;
 inline constexpr int kMaxChannels = 1024;     // of what is normalised
 inline constexpr float kNormEpsilon = 1e-5f;  // LayerNorm's
@@ -52,7 +59,8 @@ struct AttentionShape {
   int width, heads, head_dim;
   int group, groups;  // heads of a tile; heads / group
   int tile_rows;
-  int warps;  // of a block that share a head
+  int warps;     // of a block that share a head
+  bool by_head;  // decode_head_attention.cuh; tiles come as boxes of self_tiles
   int ring_rows;
   bool separate;  // partial results are combined in a phase of its own, not by every reader
   int bands, rotary_heads;
@@ -107,6 +115,7 @@ struct DecodeArguments {
   float* partials;           // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
   Exchange exchange;         // of one slot, in place of the arrays above
 
+  CUtensorMap self_tiles;  // of self_kv as [layers, ring_rows, 2 * Z], where attention is by head
   int cross_after[kMaxDecodeCrosses];
   DecodeCross cross[kMaxDecodeCrosses];
   DecodeSelf self[kMaxDecodeLayers];
@@ -282,6 +291,12 @@ __device__ inline uint4 load_shared(uint32_t address) {
   return x;
 }
 
+__device__ inline uint2 load_shared_pair(uint32_t address) {
+  uint2 x;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address));
+  return x;
+}
+
 /// What a product reads.
 enum class ProductInput { embedding, embedding_norm, latent, latent_norm, attended, hidden };
 /// Where it goes. `attention`: the first query_rows outputs to the queries, the rest to the cache.
@@ -298,6 +313,7 @@ struct Product {
   int query_rows, position_offset;  // for `attention`
   bf16* cache;                      // [S, ring_rows, 2 * width]
   int fresh;                        // whose new keys and values: 0 self, 1 + cross block
+  int layer;                        // of self-attention
 };
 
 /// A phase of the step: a product, or attention of the queries over a cache (product.cache).

@@ -52,7 +52,9 @@ class DecodeProducer {
       const int count = min(shape.tile_rows, rows[slot] - first);
       const bf16* from = cache + (static_cast<int64_t>(slot) * shape.ring_rows + first) * (2 * shape.width);
       const uint32_t full = acquire();
-      if (shape.groups == 1) {
+      if (shape.by_head) {
+        copy_head(group, p.layer, first, full);
+      } else if (shape.groups == 1) {
         copy_rows(from, count * shape.width * 4, full);
       } else {
         copy_heads(shape, from, group, count, full);
@@ -110,6 +112,15 @@ class DecodeProducer {
     if (lane_ != 0) return;
     barrier_expect(full, bytes);
     copy_bytes(stage(), from, full, bytes);
+  }
+
+  /// A tile of one head; rows behind the last are others of the cache or zeros.
+  __device__ void copy_head(int head, int layer, int first, uint32_t full) const {
+    if (lane_ != 0) return;
+    barrier_expect(full, kCacheTileBytes);
+    const int column = head * kHeadWidth;
+    hopper::copy_box(stage(), &a_.self_tiles, full, column, first, layer);
+    hopper::copy_box(stage() + kHeadValues, &a_.self_tiles, full, a_.self_shape.width + column, first, layer);
   }
 
   /// Keys and values of one group of heads: from each row two pieces.

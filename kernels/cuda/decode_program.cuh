@@ -138,6 +138,7 @@ class DecodeProgram {
       case 1:
         phase.attends = true;
         p.cache = self_cache(block_self_);
+        p.layer = block_self_;
         return;
       case 2:
         p.linear = block.out;

@@ -10,8 +10,8 @@
 #pragma once
 
 #include "kernels/cuda/activation.cuh"
-#include "kernels/cuda/decode_attention.cuh"
 #include "kernels/cuda/decode_exchange.cuh"
+#include "kernels/cuda/decode_head_attention.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
@@ -74,7 +74,11 @@ class DecodeSingle {
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
     const FreshInputs inputs{a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride,
                              p.fresh == 0 ? tag_ - 1 : shared_.first_tag, tag_ - 1, tag_};
-    DecodeAttention<true>(a_, shared_, ring_, parts(), which_parts_, p.cache, plan, inputs).run(cursor_);
+    if (plan.shape.by_head) {
+      DecodeHeadAttention(a_, shared_, ring_, parts(), which_parts_, plan, inputs).run(cursor_);
+    } else {
+      DecodeAttention<true>(a_, shared_, ring_, parts(), which_parts_, p.cache, plan, inputs).run(cursor_);
+    }
     ++tag_;
     combine(p.fresh > 0, plan);
   }
@@ -192,7 +196,10 @@ class DecodeSingle {
   }
 
   __device__ void write_inputs(int tile, uint2 packed) {
-    *reinterpret_cast<uint2*>(inputs_ + tile * (kInputBytes / kHeld) + lane_ * 8) = packed;
+    // Of every 4 words 0 and 2 are for one column of B, 1 and 3 for the other, and lie beside one another.
+    uint32_t* to =
+        reinterpret_cast<uint32_t*>(inputs_ + tile * (kInputBytes / kHeld) + lane_ / 2 * 16) + lane_ % 2;
+    to[0] = packed.x, to[2] = packed.y;
   }
 
   /// Over all columns. The sums are taken about the mean of the LayerNorm before, lest they cancel.
@@ -253,16 +260,16 @@ class DecodeSingle {
         if (first == tiles.begin || passes.column_tiles > kHeld) take_inputs(p, norm, begin);
         multiply_stages(stages, by_columns, w, sums);
       }
-      write_sums(count, sums);
+      write_sums(sums);
     }
   }
 
-  __device__ void write_sums(int count, const float (&sums)[kHeld]) {
+  /// Those of tiles that the pass does not have are 0 and not read.
+  __device__ void write_sums(const float (&sums)[kHeld]) {
     float* to = sums_ + sums_cursor_.stage * kSums + warp_ * kTileRows + lane_ / 4;
     if (lane_ % 4 == 0)
 #pragma unroll
-      for (int i = 0; i < kHeld; ++i)
-        if (i < count) to[i * kConsumerWarps * kTileRows] = sums[i];
+      for (int i = 0; i < kHeld; ++i) to[i * kConsumerWarps * kTileRows] = sums[i];
     barrier_arrive_warp(shared_address(&shared_.sums_full[sums_cursor_.stage]));
     sums_cursor_.advance(2);
   }
@@ -293,45 +300,58 @@ class DecodeSingle {
     }
   }
 
-  /// Adds each stage's products to its own sum; or all to the first's, each with columns of its own. Weights
-  /// are the rows of A: the 8 outputs with one block of columns, then with the next; inputs are two columns
-  /// of B, one for either block. The sum of output lane / 4 is in lanes 0, 4, 8, ...
+  /// Adds each stage's products to its own sum, or all to the first's, each with columns of its own. A
+  /// thread's 16 bytes of weights are its part of A: rows 0 to 7 are the outputs with half of the columns, 8
+  /// to 15 with the other half; two columns of B are the inputs of either half. The sum of output lane / 4 is
+  /// in lanes 0, 4, 8, ...
   __device__ __forceinline__ void multiply_stages(int stages, bool by_columns,
                                                   const uint4 (&w)[kHeld][kBlocks],
                                                   float (&sums)[kHeld]) const {
-    const uint32_t inputs = shared_address(inputs_) + lane_ * 16;
-    const uint32_t stride = by_columns ? kInputBytes / kHeld : 0;
-    uint4 inputs_of[kHeld][kBlocks / 2];  // all on their way before the first is used
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i)
-#pragma unroll
-      for (int pair = 0; pair < kBlocks / 2; ++pair) {
-        inputs_of[i][pair] = {0, 0, 0, 0};
-        if (lane_ < 8)
-          inputs_of[i][pair] =
-              load_shared(inputs + static_cast<uint32_t>(i) * stride + static_cast<uint32_t>(pair * 128));
-      }
-    float c[kHeld][kBlocks / 2][4] = {};
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      if (i == 1 && stages == 1) break;
-#pragma unroll
-      for (int pair = 0; pair < kBlocks / 2; ++pair) {
-        const uint4& x = inputs_of[i][pair];
-        const uint4 &low = w[i][2 * pair], &high = w[i][2 * pair + 1];
-        multiply_add(c[i][pair], {low.x, high.x, low.y, high.y}, x.x, x.y);
-        multiply_add(c[i][pair], {low.z, high.z, low.w, high.w}, x.z, x.w);
-      }
-    }
-    float stage_sums[kHeld];
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) stage_sums[i] = (c[i][0][0] + c[i][0][3]) + (c[i][1][0] + c[i][1][3]);
+    float c[kHeld][4] = {};
     if (by_columns) {
-      sums[0] += (stage_sums[0] + stage_sums[1]) + (stage_sums[2] + stage_sums[3]);
+      uint2 x[kHeld][kBlocks];
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) read_inputs(i, x[i]);
+      multiply_all(
+          w, [&](int i, int b) { return x[i][b]; }, c);
+      sums[0] += (total(c[0]) + total(c[1])) + (total(c[2]) + total(c[3]));
       return;
     }
+    uint2 x[kBlocks];
+    read_inputs(0, x);
+    if (stages == 1) {
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) sums[i] += stage_sums[i];
+      for (int b = 0; b < kBlocks; ++b) multiply_block(w[0][b], x[b], c[b % 2]);
+      sums[0] += total(c[0]) + total(c[1]);
+      return;
+    }
+    multiply_all(
+        w, [&](int, int b) { return x[b]; }, c);
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) sums[i] += total(c[i]);
+  }
+
+  template <typename Inputs>
+  __device__ static __forceinline__ void multiply_all(const uint4 (&w)[kHeld][kBlocks], Inputs&& inputs,
+                                                      float (&c)[kHeld][4]) {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) multiply_block(w[i][b], inputs(i, b), c[i]);
+  }
+  __device__ static void multiply_block(const uint4& w, uint2 x, float (&c)[4]) {
+    multiply_add(c, {w.x, w.y, w.z, w.w}, x.x, x.y);
+  }
+  __device__ static float total(const float (&c)[4]) {
+    return c[0] + c[3];
+  }
+
+  /// Of one tile; columns of B that nobody needs are copies of the first two.
+  __device__ void read_inputs(int tile, uint2 (&x)[kBlocks]) const {
+    const uint32_t from = shared_address(inputs_) + static_cast<uint32_t>(tile * (kInputBytes / kHeld) +
+                                                                          lane_ % 4 * 16 + lane_ / 4 % 2 * 8);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) x[b] = load_shared_pair(from + static_cast<uint32_t>(b) * 64);
   }
 
   // ------------------------------------------------------- combining attention
