@@ -11,7 +11,7 @@ namespace perceiver::kernels::cuda {
 
 class DecodeProducer {
   // With more than kPaceSlack stages free there is no time to lose.
-  static constexpr int kPaceSlack = 4, kPaceDepth = 2;
+  static constexpr int kPaceSlack = 6, kPaceDepth = 1;
 
  public:
   __device__ DecodeProducer(const DecodeArguments& a, DecodeShared& shared, uint32_t ring)
