@@ -104,7 +104,7 @@ struct DecodeStep {
   const int32_t* context_row = nullptr;     // to write
   const int32_t* latent_count = nullptr;    // valid rows of the latent rings, this step's included
   const int32_t* latent_row = nullptr;      // to write
-  const int32_t* active = nullptr;  // 0: the slot is idle: no cache is written, logits are unspecified
+  const int32_t* active = nullptr;  // 0: the slot is idle: neither caches nor logits are written
 
   float* logits = nullptr;  // [S, V]
   /// decode_workspace() bytes, aligned to 256, of zeros before the first step; steps that share it are of one

@@ -73,6 +73,20 @@ struct SampleSettings {
   int32_t may_end = 1;      // whether EOS can be chosen; PAD and SOS never are
 };
 
+/// After a step: the slots' place in their rings moves on by one token. All arrays are [slots].
+struct AdvanceSlots {
+  int64_t slots, context_capacity, latent_capacity, copies;  // copies: latents of a token
+  const int32_t* active;
+  int32_t* step;
+  int32_t* position;
+  int32_t* context_count;
+  int32_t* context_row;
+  int32_t* latent_count;
+  int32_t* latent_row;
+  int32_t* query_position;  // [slots * copies] = position + query_offset
+  int32_t query_offset;
+};
+
 /// Chooses a token for each active slot from its logits. With l' = logits after penalty and bias, the weight
 /// of a token is floor(2^40 exp((l' - max l') / temperature)), an integer, so that sums do not depend on
 /// their order; kept are the top_k largest, of these those of at least min_p times the largest, of these the
@@ -90,20 +104,8 @@ struct Sample {
   // Where the logits are not finite or nothing may be chosen: PAD, with NaN.
   int32_t* token;           // [slots]
   double* log_probability;  // [slots], nats: of the logits as they are
-};
-
-/// After a step: the slots' place in their rings moves on by one token. All arrays are [slots].
-struct AdvanceSlots {
-  int64_t slots, context_capacity, latent_capacity, copies;  // copies: latents of a token
-  const int32_t* active;
-  int32_t* step;
-  int32_t* position;
-  int32_t* context_count;
-  int32_t* context_row;
-  int32_t* latent_count;
-  int32_t* latent_row;
-  int32_t* query_position;  // [slots * copies] = position + query_offset
-  int32_t query_offset;
+  int32_t* posted;          // [slots]: the tokens once more, where the host reads them; null: nowhere
+  AdvanceSlots next;        // then the active slots move on; next.slots is 0: they do not
 };
 
 }  // namespace perceiver::kernels

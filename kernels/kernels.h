@@ -573,8 +573,7 @@ struct Exchange {
   K(row_products, RowProducts)                               \
   K(write_rows, WriteRows)                                   \
   K(ring_attention, RingAttention)                           \
-  K(sample, Sample)                                          \
-  K(advance_slots, AdvanceSlots)
+  K(sample, Sample)
 
 // Declares each kernel of each backend, and the function that calls the one of the launch's device.
 #ifdef PERCEIVER_CUDA

@@ -63,7 +63,7 @@ TYPED_TEST(CudaGeneration, AttentionOverRings) {
   }
 }
 
-TYPED_TEST(CudaGeneration, RowsJoinTheirRingsAndSlotsMoveOn) {
+TYPED_TEST(CudaGeneration, RowsJoinTheirRings) {
   using T = TypeParam;
   const Array<T> source(Values{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
   const Array<T> rings(Values(3 * 4 * 2, 0));
@@ -72,11 +72,37 @@ TYPED_TEST(CudaGeneration, RowsJoinTheirRingsAndSlotsMoveOn) {
       this->launch(), {kType<T>, 3, 2, 2, source.data(), 2, row.data(), active.data(), rings.data(), 4});
   EXPECT_EQ(rings.read(),
             (Values{3, 4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0}));
-  const DeviceArray<int32_t> step(Ints{4, 4, 0}), position(Ints{9, 9, 1}), context_count(Ints{5, 5, 1}),
-      context_row(Ints{4, 4, 0}), latent_count(Ints{4, 4, 2}), latent_row(Ints{2, 2, 0}), query(Ints(6, -1));
-  kernels::cuda::advance_slots(this->launch(),
-                               {3, 5, 4, 2, active.data(), step.data(), position.data(), context_count.data(),
-                                context_row.data(), latent_count.data(), latent_row.data(), query.data(), 1});
+}
+
+TYPED_TEST(CudaGeneration, SlotsMoveOnOnceTheyHaveChosen) {
+  using T = TypeParam;
+  const Array<T> logits(Values{0, 0, 0, 1, 9, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0});
+  std::vector<kernels::SampleSettings> likeliest(3);
+  for (kernels::SampleSettings& own : likeliest) own.temperature = 0;
+  const DeviceArray<kernels::SampleSettings> settings(likeliest);
+  const DeviceArray<uint8_t> seen(std::vector<uint8_t>(15));
+  const DeviceArray<double> probability(Values(3, 0));
+  const DeviceArray<int32_t> active(Ints{1, 0, 1}), token(Ints(3, -5)), posted(Ints(3, -5)),
+      step(Ints{4, 4, 0}), position(Ints{9, 9, 1}), context_count(Ints{5, 5, 1}), context_row(Ints{4, 4, 0}),
+      latent_count(Ints{4, 4, 2}), latent_row(Ints{2, 2, 0}), query(Ints(6, -1));
+  const kernels::AdvanceSlots next{3,
+                                   5,
+                                   4,
+                                   2,
+                                   active.data(),
+                                   step.data(),
+                                   position.data(),
+                                   context_count.data(),
+                                   context_row.data(),
+                                   latent_count.data(),
+                                   latent_row.data(),
+                                   query.data(),
+                                   1};
+  kernels::cuda::sample(this->launch(),
+                        {kType<T>, 3, 5, logits.data(), settings.data(), nullptr, seen.data(), step.data(),
+                         active.data(), token.data(), probability.data(), posted.data(), next});
+  EXPECT_EQ(token.read(), (Ints{4, -5, 1}));
+  EXPECT_EQ(posted.read(), (Ints{4, -5, 1}));
   EXPECT_EQ(step.read(), (Ints{5, 4, 1}));
   EXPECT_EQ(position.read(), (Ints{10, 9, 2}));
   EXPECT_EQ(context_count.read(), (Ints{5, 5, 2}));
@@ -116,18 +142,38 @@ TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
     Ints token(kSlots, -5);
     Values probability(kSlots, 0);
     std::vector<uint8_t> cpu_seen = seen;
-    kernels::cpu::sample({DType::f64, kSlots, vocabulary, logits.data(), settings.data(), bias.data(),
-                          cpu_seen.data(), step.data(), active.data(), token.data(), probability.data()});
+    kernels::cpu::sample({DType::f64,
+                          kSlots,
+                          vocabulary,
+                          logits.data(),
+                          settings.data(),
+                          bias.data(),
+                          cpu_seen.data(),
+                          step.data(),
+                          active.data(),
+                          token.data(),
+                          probability.data(),
+                          nullptr,
+                          {}});
     const Array<T> logits_device(logits);
     const DeviceArray<kernels::SampleSettings> settings_device(settings);
     const DeviceArray<uint8_t> seen_device(seen);
     const DeviceArray<float> bias_device(bias);
     const DeviceArray<int32_t> step_device(step), active_device(active), token_device(Ints(kSlots, -5));
     const DeviceArray<double> probability_device(Values(kSlots, 0));
-    kernels::cuda::sample(this->launch(),
-                          {kType<T>, kSlots, vocabulary, logits_device.data(), settings_device.data(),
-                           bias_device.data(), seen_device.data(), step_device.data(), active_device.data(),
-                           token_device.data(), probability_device.data()});
+    kernels::cuda::sample(this->launch(), {kType<T>,
+                                           kSlots,
+                                           vocabulary,
+                                           logits_device.data(),
+                                           settings_device.data(),
+                                           bias_device.data(),
+                                           seen_device.data(),
+                                           step_device.data(),
+                                           active_device.data(),
+                                           token_device.data(),
+                                           probability_device.data(),
+                                           nullptr,
+                                           {}});
     EXPECT_EQ(token_device.read(), token) << vocabulary;
     EXPECT_EQ(seen_device.read(), cpu_seen) << vocabulary;
     expect_close(probability_device.read(), probability, {1e-9, 1e-9}, "log-probability");

@@ -31,7 +31,7 @@ Choice choose(const std::vector<double>& logits, const kernels::SampleSettings& 
   Choice choice{};
   kernels::cpu::sample({DType::f64, 1, static_cast<int64_t>(logits.size()), logits.data(), &settings,
                         bias.empty() ? nullptr : bias.data(), seen.data(), &step, &active, &choice.token,
-                        &choice.log_probability});
+                        &choice.log_probability, nullptr, {}});
   if (choice.token != pad_token) {
     EXPECT_EQ(seen[static_cast<size_t>(choice.token)], 1);
   }

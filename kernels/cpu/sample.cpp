@@ -107,6 +107,23 @@ void choose(const Sample& k, int64_t slot) {
   k.seen[slot * k.vocabulary + token] = 1;
 }
 
+/// Moves the active slots on.
+void advance(const AdvanceSlots& k) {
+  for (int64_t s = 0; s < k.slots; ++s) {
+    if (k.active[s] == 0) continue;
+    const auto copies = static_cast<int32_t>(k.copies);
+    ++k.step[s];
+    ++k.position[s];
+    for (int64_t c = 0; c < k.copies; ++c)
+      k.query_position[s * k.copies + c] = k.position[s] + k.query_offset;
+    k.latent_count[s] = std::min(k.latent_count[s] + copies, static_cast<int32_t>(k.latent_capacity));
+    k.latent_row[s] = (k.latent_row[s] + copies) % static_cast<int32_t>(k.latent_capacity);
+    if (k.context_capacity == 0) continue;
+    k.context_count[s] = std::min(k.context_count[s] + 1, static_cast<int32_t>(k.context_capacity));
+    k.context_row[s] = (k.context_row[s] + 1) % static_cast<int32_t>(k.context_capacity);
+  }
+}
+
 }  // namespace
 
 void sample(const Sample& k) {
@@ -114,8 +131,10 @@ void sample(const Sample& k) {
     for (int64_t slot = begin; slot < end; ++slot) {
       if (k.active[slot] == 0) continue;
       with_type(k.type, [&]<typename T>() { choose<T>(k, slot); });
+      if (k.posted != nullptr) k.posted[slot] = k.token[slot];
     }
   });
+  advance(k.next);
 }
 
 }  // namespace perceiver::kernels::cpu

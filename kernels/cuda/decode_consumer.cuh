@@ -463,6 +463,7 @@ class DecodeConsumer {
         *reinterpret_cast<uint32_t*>(a_.hidden + slot_ * p.rows + r.row) = pack(x.x, x.y);
         return;
       case Output::logits:
+        if (!active(slot_)) return;
         a_.logits[slot_ * p.rows + r.row] = x.x;
         if (r.row + 1 < p.rows) a_.logits[slot_ * p.rows + r.row + 1] = x.y;
         return;

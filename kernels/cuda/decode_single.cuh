@@ -567,7 +567,10 @@ class DecodeFinisher {
       own_1_ = r.second ? x : own_1_;
       return publish(r.to, x.x, x.y, tag_);
     }
-    if (p.output == Output::logits) return finish_logits(p, r, x);
+    if (p.output == Output::logits) {
+      if (shared_.self.rows[0] > 0) finish_logits(p, r, x);
+      return;
+    }
     if (r.turns) {
       const float sine = r.backwards ? -r.sine : r.sine;
       x = {x.x * r.cosine - x.y * sine, x.y * r.cosine + x.x * sine};

@@ -1,4 +1,4 @@
-// Generation's small kernels: products of few rows, new rows of the slots' rings, moving on by a token.
+// Generation's small kernels: products of few rows, new rows of the slots' rings.
 #include "kernels/cuda/vector.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -51,22 +51,6 @@ __global__ void __launch_bounds__(kThreads) write_rows_kernel(WriteRows k) {
   for (int64_t c = threadIdx.x; c < k.columns; c += kThreads) target[c] = source[c];
 }
 
-__global__ void __launch_bounds__(kThreads) advance_kernel(AdvanceSlots k) {
-  const int64_t s = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (s >= k.slots || k.active[s] == 0) return;
-  const auto copies = static_cast<int32_t>(k.copies), latents = static_cast<int32_t>(k.latent_capacity),
-             context = static_cast<int32_t>(k.context_capacity);
-  k.step[s] += 1;
-  const int32_t position = k.position[s] + 1;
-  k.position[s] = position;
-  for (int32_t c = 0; c < copies; ++c) k.query_position[s * copies + c] = position + k.query_offset;
-  k.latent_count[s] = min(k.latent_count[s] + copies, latents);
-  k.latent_row[s] = (k.latent_row[s] + copies) % latents;
-  if (context == 0) return;
-  k.context_count[s] = min(k.context_count[s] + 1, context);
-  k.context_row[s] = (k.context_row[s] + 1) % context;
-}
-
 }  // namespace
 
 void row_products(const Launch& launch, const RowProducts& k) {
@@ -91,12 +75,6 @@ void write_rows(const Launch& launch, const WriteRows& k) {
     write_rows_kernel<uint32_t><<<blocks, kThreads, 0, stream_of(launch)>>>(k);
   }
   check_launch("write_rows");
-}
-
-void advance_slots(const Launch& launch, const AdvanceSlots& k) {
-  const auto blocks = static_cast<unsigned>(ceil_div(k.slots, kThreads));
-  advance_kernel<<<blocks, kThreads, 0, stream_of(launch)>>>(k);
-  check_launch("advance_slots");
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -1,4 +1,4 @@
-// Choosing tokens: one block a slot. See Sample in kernels/generation.h.
+// Choosing tokens, and moving the slots on: one block a slot. See Sample in kernels/generation.h.
 //
 // Weights are made anew from the logits in every walk over them instead of being kept. What top-k and top-p
 // keep is a prefix of the tokens in falling order of their adjusted logits, so it is told by a threshold and
@@ -187,6 +187,21 @@ __device__ inline uint64_t random_word(const SampleSettings& settings, int32_t s
   return (uint64_t{block[0]} << 32) | block[1];
 }
 
+/// By one thread.
+__device__ inline void advance(const AdvanceSlots& k, int64_t s) {
+  const auto copies = static_cast<int32_t>(k.copies), latents = static_cast<int32_t>(k.latent_capacity),
+             context = static_cast<int32_t>(k.context_capacity);
+  k.step[s] += 1;
+  const int32_t position = k.position[s] + 1;
+  k.position[s] = position;
+  for (int32_t c = 0; c < copies; ++c) k.query_position[s * copies + c] = position + k.query_offset;
+  k.latent_count[s] = min(k.latent_count[s] + copies, latents);
+  k.latent_row[s] = (k.latent_row[s] + copies) % latents;
+  if (context == 0) return;
+  k.context_count[s] = min(k.context_count[s] + 1, context);
+  k.context_row[s] = (k.context_row[s] + 1) % context;
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads) sample_kernel(Sample k) {
   const int64_t slot = blockIdx.x, vocabulary = k.vocabulary;
@@ -238,6 +253,8 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(Sample k) {
                                 ? static_cast<double>(NAN)
                                 : static_cast<double>(to_float(tokens.logits[token])) - top - log(sum);
   if (token != kPad) k.seen[slot * vocabulary + token] = 1;
+  if (k.posted != nullptr) k.posted[slot] = token;
+  if (k.next.slots > 0) advance(k.next, slot);
 }
 
 }  // namespace

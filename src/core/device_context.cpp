@@ -73,6 +73,7 @@ class CpuMailbox final : public Mailbox {
     PERCEIVER_ASSERT(offset + bytes <= content_.size());
     std::memcpy(content_.data() + offset, source, bytes);
   }
+  std::byte* content() override { return content_.data(); }
   void seal() override {}
   const std::byte* wait() override { return content_.data(); }
 

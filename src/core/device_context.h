@@ -72,12 +72,14 @@ class DeviceMemory {
 };
 
 /// Small results on their way to the host while the device goes on working: `post` what was computed so far,
-/// `seal`, and later `wait` for exactly that.
+/// `seal`, and later `wait` for exactly that. Work on the device may write to `content` too, before the
+/// `seal`.
 class Mailbox {
  public:
   virtual ~Mailbox() = default;
   /// Copies `bytes` from the device to `offset`, in stream order.
   virtual void post(size_t offset, const void* source, size_t bytes) = 0;
+  virtual std::byte* content() = 0;
   virtual void seal() = 0;
   /// What was posted before the last `seal`.
   virtual const std::byte* wait() = 0;

@@ -170,6 +170,7 @@ class CudaMailbox final : public Mailbox {
     check(cudaMemcpyAsync(content_ + offset, source, bytes, cudaMemcpyDeviceToHost, queue_->stream),
           "copy to the host");
   }
+  std::byte* content() override { return content_; }
   void seal() override { check(cudaEventRecord(arrived_, queue_->stream), "event"); }
   const std::byte* wait() override {
     check(cudaEventSynchronize(arrived_), "work on the device");

@@ -52,11 +52,11 @@ Engine::Engine(const PerceiverAR& model, const EngineOptions& options)
   logits_ = Tensor::zeros(context, accumulation_type(model_.type()), {slots, vocabulary});
   settings_ = Tensor::zeros(context, DType::u8, {slots, sizeof(kernels::SampleSettings)});
   seen_ = Tensor::zeros(context, DType::u8, {slots, vocabulary});
-  log_probability_ = Tensor::zeros(context, DType::f64, {slots});
   slots_.resize(static_cast<size_t>(slots));
   for (int64_t i = 0; i < (context.is_cuda() ? kStepsInFlight : 1); ++i)
     mailboxes_.push_back(
         context.new_mailbox(static_cast<size_t>(slots) * (sizeof(double) + sizeof(int32_t))));
+  recorded_.resize(mailboxes_.size());
   if (context.is_cuda()) arena_ = context.new_arena();
 }
 
@@ -208,7 +208,7 @@ void Engine::put_slot(int64_t number) {
 /// Room for `rows` rows of biases in each slot; those of the others move.
 void Engine::grow_biases(int64_t rows) {
   settle();
-  recorded_.reset();  // it reads the biases where they were
+  for (auto& recorded : recorded_) recorded.reset();  // they read the biases where they were
   bias_rows_ = rows;
   biases_ = Tensor::zeros(model_.context(), DType::f32, {options_.slots * rows, config_.vocabulary});
   for (int64_t s = 0; s < options_.slots; ++s)
@@ -347,7 +347,7 @@ void Engine::launch_decode() {
   model_.decode(caches_, state_, logits_, fused_.get());
 }
 
-/// The whole step of all active slots; on a GPU recorded once and replayed.
+/// The whole step of all active slots; on a GPU recorded once for each mailbox and replayed.
 void Engine::launch_step() {
   const auto work = [&] {
     launch_decode();
@@ -360,8 +360,9 @@ void Engine::launch_step() {
     warm_ = true;
     return;
   }
-  if (!recorded_) recorded_ = model_.context().record(work);
-  recorded_->replay();
+  std::unique_ptr<RecordedWork>& recorded = recorded_[next_mailbox_];
+  if (!recorded) recorded = model_.context().record(work);
+  recorded->replay();
 }
 
 /// State of the device for the next token of each slot; `active` are those to be computed. `after`: that of
@@ -485,13 +486,10 @@ void Engine::make_room() {
   flights_.pop_front();
 }
 
-/// Posts what `slots` chose.
+/// What `slots` chose is on its way, in the mailbox that launch_choice() wrote to.
 void Engine::send(const std::vector<int64_t>& slots) {
   Flight flight{mailboxes_[next_mailbox_].get(), {}};
   next_mailbox_ = (next_mailbox_ + 1) % mailboxes_.size();
-  const auto count = static_cast<size_t>(this->slots());
-  flight.mailbox->post(0, log_probability_.data(), count * sizeof(double));
-  flight.mailbox->post(count * sizeof(double), state_.token.data(), count * sizeof(int32_t));
   flight.mailbox->seal();
   for (const int64_t s : slots) {
     Slot& slot = slots_[static_cast<size_t>(s)];
@@ -506,15 +504,26 @@ void Engine::send(const std::vector<int64_t>& slots) {
 void Engine::launch_choice() {
   const Launch& launch = model_.context().launch();
   const auto ints = [](const Tensor& tensor) { return tensor.as<int32_t>(); };
-  kernels::sample(launch, {logits_.dtype(), slots(), config_.vocabulary, logits_.data(),
-                           static_cast<const kernels::SampleSettings*>(settings_.data()), biases_.as<float>(),
-                           seen_.as<uint8_t>(), ints(state_.step), ints(state_.active), ints(state_.token),
-                           log_probability_.as<double>()});
-  kernels::advance_slots(
-      launch, {slots(), caches_.context, options_.latents, config_.latents_per_position, ints(state_.active),
-               ints(state_.step), ints(state_.position), ints(state_.context_count), ints(state_.context_row),
-               ints(state_.latent_count), ints(state_.latent_row), ints(state_.query_position),
-               config_.query_offset ? 1 : 0});
+  std::byte* content = mailboxes_[next_mailbox_]->content();
+  const kernels::AdvanceSlots next{slots(),
+                                   caches_.context,
+                                   options_.latents,
+                                   config_.latents_per_position,
+                                   ints(state_.active),
+                                   ints(state_.step),
+                                   ints(state_.position),
+                                   ints(state_.context_count),
+                                   ints(state_.context_row),
+                                   ints(state_.latent_count),
+                                   ints(state_.latent_row),
+                                   ints(state_.query_position),
+                                   config_.query_offset ? 1 : 0};
+  kernels::sample(
+      launch, {logits_.dtype(), slots(), config_.vocabulary, logits_.data(),
+               static_cast<const kernels::SampleSettings*>(settings_.data()), biases_.as<float>(),
+               seen_.as<uint8_t>(), ints(state_.step), ints(state_.active), ints(state_.token),
+               reinterpret_cast<double*>(content),
+               reinterpret_cast<int32_t*>(content + static_cast<size_t>(slots()) * sizeof(double)), next});
 }
 
 std::vector<ChosenToken> Engine::read(const Flight& flight) {

@@ -173,16 +173,15 @@ class Engine {
   Tensor seen_;      ///< u8 [S, V]
   Tensor biases_;    ///< f32 [S * bias_rows_, V], or none
   int64_t bias_rows_ = 0;
-  Tensor log_probability_;  ///< f64 [S]
   std::vector<Slot> slots_;
   std::vector<int64_t> active_;  ///< slots for which the device's state is that of the next token
-  std::vector<std::unique_ptr<Mailbox>> mailboxes_;
+  std::vector<std::unique_ptr<Mailbox>> mailboxes_;  ///< log-probabilities f64 [S], tokens i32 [S]
   size_t next_mailbox_ = 0;
   std::deque<Flight> flights_;
   std::deque<std::vector<ChosenToken>> arrived_;
   std::shared_ptr<DeviceMemory> arena_;  ///< of recorded work
   bool warm_ = false;
-  std::unique_ptr<RecordedWork> recorded_;
+  std::vector<std::unique_ptr<RecordedWork>> recorded_;  ///< of each mailbox
   int64_t passes_ = 0, decoded_ = 0;
 };
 

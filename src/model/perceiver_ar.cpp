@@ -361,12 +361,9 @@ void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, c
                          const FusedStep* fused) const {
   PERCEIVER_ASSERT(logits.elements() == caches.slots * config_.vocabulary);
   Tape tape(*context_, false);
+  if (fused != nullptr) return run_fused(tape, *fused, logits);
   const Tensor all = Tensor::empty(*context_, logits.dtype(), {caches.slots, config_.vocabulary});
-  if (fused != nullptr) {
-    run_fused(tape, *fused, all);
-  } else {
-    decode_plainly(tape, caches, slots, all);
-  }
+  decode_plainly(tape, caches, slots, all);
   kernels::write_rows(tape.launch(), {logits.dtype(), caches.slots, 1, config_.vocabulary, all.data(),
                                       config_.vocabulary, nullptr, slots.active.as<int32_t>(), logits.data(), 1});
 }
