@@ -38,7 +38,7 @@ struct WriteRows {
 /// visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where there is no row.
 /// A row of a ring is K, rotated, then V: 2 * heads * head_dim elements.
 ///
-/// By table (CPU): `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row
+/// By table: `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row
 /// n of ring s stands for token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
 struct RingAttention {
   DType type;
