@@ -96,13 +96,15 @@ double tolerance_of(DType type) {
 }
 
 void check_policies(const ModelConfig& config, const std::vector<GenerationPolicy>& policies,
-                    DType type = DType::f64, std::shared_ptr<DeviceContext> context = nullptr) {
+                    DType type = DType::f64, std::shared_ptr<DeviceContext> context = nullptr,
+                    ContextProjection kept = ContextProjection::automatic) {
   const auto model = varied_model(config, type, std::move(context));
   for (const GenerationPolicy policy : policies)
     for (const int64_t prompt : {1, 5, 8, 23, 24, 30}) {
       EngineOptions options;
       options.policy = policy;
       options.slots = 2;
+      options.context = kept;
       check_policy(*model, options, prompt, 45, tolerance_of(type));
     }
 }
@@ -261,34 +263,38 @@ TEST(Engine, ExactIsAllThatModelsWithoutACacheAllow) {
   }
 }
 
-// A stream is the same whether its positions are moved down on the way or not: the rotary tables of a model
-// that was asked to reach further are never outgrown.
-TEST(Engine, AStreamOutgrowsTheRotaryTables) {
+/// A stream is the same whether its positions are moved down on the way or not: the rotary tables of a model
+/// that was asked to reach further are never outgrown.
+void check_outgrown(ContextProjection context, double tolerance, DType type = DType::f64,
+                    const std::shared_ptr<DeviceContext>& device = nullptr) {
   ModelConfig config = generation_config();
   config.extra_cross_attention_after = {0};
   config.query_offset = true;
-  for (const ContextProjection context : {ContextProjection::table, ContextProjection::direct}) {
-    const auto run = [&](int64_t reach) {
-      const auto model = varied_model(config);
-      model->extend_rotary_tables(reach);
-      EngineOptions options;
-      options.policy = GenerationPolicy::stream;
-      options.context = context;
-      Engine engine(*model, options);
-      Sequence sequence;
-      sequence.tokens = prompt_of(5);
-      engine.admit(0, sequence);
-      std::vector<std::vector<double>> logits;
-      for (int64_t step = 0; step < 2300; ++step) {
-        engine.compute();
-        if (step % 100 == 99) logits.push_back(engine.logits(0));
-        engine.push(0, static_cast<int32_t>(3 + (step * step + step / 7) % 26));
-      }
-      return logits;
-    };
-    const auto near = run(0), far = run(4000);
-    for (size_t i = 0; i < near.size(); ++i) EXPECT_LE(difference(near[i], far[i]), 1e-9) << i;
-  }
+  const auto run = [&](int64_t reach) {
+    const auto model = varied_model(config, type, device);
+    model->extend_rotary_tables(reach);
+    EngineOptions options;
+    options.policy = GenerationPolicy::stream;
+    options.context = context;
+    Engine engine(*model, options);
+    Sequence sequence;
+    sequence.tokens = prompt_of(5);
+    engine.admit(0, sequence);
+    std::vector<std::vector<double>> logits;
+    for (int64_t step = 0; step < 2300; ++step) {
+      engine.compute();
+      if (step % 100 == 99) logits.push_back(engine.logits(0));
+      engine.push(0, static_cast<int32_t>(3 + (step * step + step / 7) % 26));
+    }
+    return logits;
+  };
+  const auto near = run(0), far = run(4000);
+  for (size_t i = 0; i < near.size(); ++i) EXPECT_LE(difference(near[i], far[i]), tolerance) << i;
+}
+
+TEST(Engine, AStreamOutgrowsTheRotaryTables) {
+  for (const ContextProjection context : {ContextProjection::table, ContextProjection::direct})
+    check_outgrown(context, 1e-9);
 }
 
 std::vector<int32_t> generate_alone(const PerceiverAR& model, EngineOptions options, const Sequence& sequence,
@@ -311,10 +317,12 @@ Sequence sequence_of(int64_t prompt, uint32_t number) {
 }
 
 /// Slots that start at different times with different prompts, beside what each becomes alone: the same bits.
-void check_independence(const PerceiverAR& model, GenerationPolicy policy, int64_t slots) {
+void check_independence(const PerceiverAR& model, GenerationPolicy policy, int64_t slots,
+                        ContextProjection kept = ContextProjection::automatic) {
   EngineOptions options;
   options.policy = policy;
   options.slots = slots;
+  options.context = kept;
   Engine engine(model, options);
   const int64_t tokens = 30;
   for (int64_t step = 0; step < tokens + slots; ++step) {
@@ -465,6 +473,95 @@ TEST(Engine, PoliciesAreRecomputationOnTheGpu) {
   check_policy(*model, {}, 5, 19, tolerance_of(DType::f32));
 }
 
+TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokensOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  ModelConfig config = generation_config();
+  config.input_channels = config.latent_channels = 64;
+  config.extra_cross_attention_after = {0};
+  config.cross_heads = 4;
+  config.rotary_head_fraction = 0.5;
+  for (const DType type : {DType::f32, DType::bf16})
+    check_policies(config, kAll, type, gpu(), ContextProjection::table);
+}
+
+TEST(Engine, AStreamOutgrowsTheRotaryTablesOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  check_outgrown(ContextProjection::table, 5e-4, DType::f32, gpu());
+}
+
+// Copied and saved sequences go on with the same bits.
+TEST(Engine, CopiesOfAContextOfTokensGoOnOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  const auto model = varied_model(generation_config(), DType::bf16, gpu());
+  EngineOptions options;
+  options.slots = 3;
+  options.context = ContextProjection::table;
+  Engine engine(*model, options);
+  engine.admit(0, sequence_of(20, 1));
+  for (int64_t i = 0; i < 10; ++i) engine.step();
+  while (engine.in_flight() > 0) engine.collect();
+  engine.copy(engine, 0, 1);
+  SafetensorsWriter writer;
+  Engine::Storage storage;
+  engine.save(0, writer, storage);
+  const std::string saved = writer.file();
+  engine.restore(2, SafetensorsFile::parse(std::as_bytes(std::span(saved)), "the saved sequence"));
+  for (int64_t i = 0; i < 20; ++i) engine.step();
+  while (engine.in_flight() > 0) engine.collect();
+  EXPECT_EQ(engine.tokens(0).size(), 50u);
+  EXPECT_EQ(engine.tokens(1), engine.tokens(0));
+  EXPECT_EQ(engine.tokens(2), engine.tokens(0));
+}
+
+/// Of two engines that are given the same tokens, step by step.
+void check_alike(Engine& one, Engine& other, int64_t steps, double tolerance) {
+  for (Engine* engine : {&one, &other})
+    for (int64_t s = 0; s < one.slots(); ++s)
+      engine->admit(s, sequence_of(50 + 100 * s, static_cast<uint32_t>(s)));
+  for (int64_t step = 0; step < steps; ++step) {
+    one.compute();
+    other.compute();
+    for (int64_t s = 0; s < one.slots(); ++s) {
+      ASSERT_LE(difference(one.logits(s), other.logits(s)), tolerance) << "step " << step << ", slot " << s;
+      const auto token = static_cast<int32_t>(3 + (step * 37 + s * 11) % 256);
+      one.push(s, token);
+      other.push(s, token);
+    }
+  }
+}
+
+ModelConfig fused_config() {
+  ModelConfig config = generation_config();
+  config.vocabulary = 259;
+  config.context_length = 400;
+  config.latents = 96;
+  config.input_channels = config.latent_channels = 256;
+  config.layers = 3;
+  config.cross_heads = config.self_heads = 4;
+  config.extra_cross_attention_after = {1};
+  return config;
+}
+
+TEST(Engine, TokensAndKeysOfTheContextAreAlikeOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  for (const DType type : {DType::f32, DType::bf16}) {
+    PerceiverAR model(fused_config(), gpu(), type);
+    model.parameters().initialize(3);
+    for (const int64_t slots : {1, 3}) {
+      EngineOptions options;
+      options.slots = slots;
+      options.policy = GenerationPolicy::stream;
+      options.context = ContextProjection::table;
+      Engine tokens(model, options);
+      options.context = ContextProjection::direct;
+      Engine keys(model, options);
+      EXPECT_TRUE(tokens.caches().by_table());
+      EXPECT_FALSE(keys.caches().by_table());
+      check_alike(tokens, keys, 450, type == DType::f32 ? 1e-3 : 5e-2);
+    }
+  }
+}
+
 TEST(Engine, ASequenceDoesNotDependOnTheOthersOnTheGpu) {
   SKIP_WITHOUT_GPU();
   ModelConfig config = generation_config();
@@ -474,7 +571,9 @@ TEST(Engine, ASequenceDoesNotDependOnTheOthersOnTheGpu) {
       config.input_channels = config.latent_channels = channels;
       config.cross_heads = config.self_heads = channels / 64 + 1 - channels / 256;
       const auto model = varied_model(config, type, gpu());
-      for (const GenerationPolicy policy : kAll) check_independence(*model, policy, 5);
+      for (const GenerationPolicy policy : kAll)
+        for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table})
+          check_independence(*model, policy, 5, kept);
     }
   }
 }
@@ -482,38 +581,18 @@ TEST(Engine, ASequenceDoesNotDependOnTheOthersOnTheGpu) {
 // The fused step and the single operations: the same sequence within bf16's rounding, step by step.
 TEST(Engine, TheFusedStepIsThePlainOneOnTheGpu) {
   SKIP_WITHOUT_GPU();
-  ModelConfig config = generation_config();
-  config.vocabulary = 259;
-  config.context_length = 400;
-  config.latents = 96;
-  config.input_channels = config.latent_channels = 256;
-  config.layers = 3;
-  config.cross_heads = config.self_heads = 4;
-  config.extra_cross_attention_after = {1};
-  auto model = std::make_unique<PerceiverAR>(config, gpu(), DType::bf16);
-  model->parameters().initialize(3);
+  PerceiverAR model(fused_config(), gpu(), DType::bf16);
+  model.parameters().initialize(3);
   for (const int64_t slots : {1, 3}) {
     EngineOptions options;
     options.slots = slots;
     options.policy = GenerationPolicy::stream;
-    Engine fused(*model, options);
+    Engine fused(model, options);
     options.fused = false;
-    Engine plain(*model, options);
+    Engine plain(model, options);
     if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
     EXPECT_FALSE(plain.fused());
-    for (Engine* engine : {&fused, &plain})
-      for (int64_t s = 0; s < slots; ++s)
-        engine->admit(s, sequence_of(50 + 100 * s, static_cast<uint32_t>(s)));
-    for (int64_t step = 0; step < 450; ++step) {
-      fused.compute();
-      plain.compute();
-      for (int64_t s = 0; s < slots; ++s) {
-        ASSERT_LE(difference(fused.logits(s), plain.logits(s)), 5e-2) << "step " << step << ", slot " << s;
-        const auto token = static_cast<int32_t>(3 + (step * 37 + s * 11) % 256);
-        fused.push(s, token);
-        plain.push(s, token);
-      }
-    }
+    check_alike(fused, plain, 450, 5e-2);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "config/load.h"
@@ -65,14 +66,17 @@ std::unique_ptr<PerceiverAR> open_model(const Options& options, const Globals& g
   return model;
 }
 
-/// Bytes of weights that a step reads: all linear layers' but the projections of the context where those are
-/// read from their table, and the vectors.
+/// Bytes of weights that a step reads: all linear layers' but the projections of the context where the new
+/// token's keys and values come from their table, and the vectors.
 double weight_bytes(const Engine& engine) {
   const PerceiverAR& model = engine.model();
   const auto element = static_cast<int64_t>(size_of(model.type()));
+  const DecodeCaches& caches = engine.caches();
+  // The fused step projects the new token, whatever tables there are beside its cache.
+  const bool projects = !caches.context_table || (engine.fused() && !caches.by_table());
   int64_t bytes = model.linear_bytes(), matrices = 0, projections = 0;
   for (const ParameterInfo& info : model.parameters().infos()) {
-    const bool in_table = engine.caches().context_table && info.name.starts_with("cross.") &&
+    const bool in_table = !projects && info.name.starts_with("cross.") &&
                           (info.name.find("attention.k.weight") != std::string::npos ||
                            info.name.find("attention.v.weight") != std::string::npos);
     if (info.shape.rank() == 1) bytes += info.elements() * element;
@@ -84,18 +88,31 @@ double weight_bytes(const Engine& engine) {
                                           static_cast<double>(projections) / static_cast<double>(matrices);
 }
 
-/// Bytes of caches that a step of one sequence reads, all of them full to `context` tokens.
-double cache_bytes(const Engine& engine, int64_t context) {
+/// Bytes of caches that a step of `slots` sequences reads, all of them full to `context` tokens. What the
+/// sequences share counts once: the table, and the angles of the context's positions.
+double cache_bytes(const Engine& engine, int64_t context, int64_t slots) {
   const DecodeCaches& caches = engine.caches();
   const auto element = static_cast<double>(size_of(engine.model().type()));
+  const auto rows = static_cast<double>(context), sequences = static_cast<double>(slots);
   const Shape& self = caches.self_kv.shape();
-  double bytes = element * static_cast<double>(self[0] * self[2] * self[3]);
-  if (caches.by_table())
-    bytes += static_cast<double>(caches.context_table.bytes()) +
-             2.0 * sizeof(int32_t) * static_cast<double>(context);
-  else if (caches.context_kv)
-    bytes +=
-        element * static_cast<double>(caches.context_kv.shape()[0] * context * caches.context_kv.shape()[3]);
+  double bytes = sequences * element * static_cast<double>(self[0] * self[2] * self[3]);
+  if (caches.by_table()) {
+    const double wide = static_cast<double>(size_of(accumulation_type(engine.model().type())));
+    bytes += static_cast<double>(caches.context_table.bytes()) + sequences * 2 * sizeof(int32_t) * rows +
+             2 * wide * rows * static_cast<double>(caches.cross_rotary.bands);
+  } else if (caches.context_kv) {
+    bytes += sequences * element * rows *
+             static_cast<double>(caches.context_kv.shape()[0] * caches.context_kv.shape()[3]);
+  }
+  return bytes;
+}
+
+/// Bytes that keeping the context takes.
+size_t context_bytes(const DecodeCaches& caches) {
+  size_t bytes = 0;
+  for (const Tensor& tensor :
+       {caches.context_kv, caches.context_table, caches.context_tokens, caches.context_positions})
+    if (tensor) bytes += tensor.bytes();
   return bytes;
 }
 
@@ -145,7 +162,7 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const Options& options,
   for (const double each : times) total += each;
   const double step = total / static_cast<double>(times.size());
   std::sort(times.begin(), times.end());
-  const double bytes = weight_bytes(engine) + cache_bytes(engine, length) * static_cast<double>(batch);
+  const double caches = cache_bytes(engine, length, batch), bytes = weight_bytes(engine) + caches;
   const double bound = bytes / bandwidth;
   return {{"batch", batch},
           {"context", length},
@@ -157,11 +174,12 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const Options& options,
           {"tokens_per_second", static_cast<double>(batch) / step},
           {"us_per_token", step / static_cast<double>(batch) * 1e6},
           {"weights_mb", weight_bytes(engine) / 1e6},
-          {"caches_mb", cache_bytes(engine, length) * static_cast<double>(batch) / 1e6},
+          {"caches_mb", caches / 1e6},
           {"bound_us", bound * 1e6},
           {"fraction", bound / step},
           {"prefill_tokens_per_second", static_cast<double>(batch * length) / prefill},
           {"prefill_ms", prefill * 1e3},
+          {"context_allocated_mib", static_cast<double>(context_bytes(engine.caches())) / (1 << 20)},
           {"caches_allocated_mib", static_cast<double>(engine.caches().bytes()) / (1 << 20)},
           {"peak_allocated_mib", static_cast<double>(context.statistics().peak_bytes) / (1 << 20)}};
 }
@@ -207,6 +225,16 @@ void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   decode->add_flag("--bf16-weights", options->bf16_weights, "CPU: weights rounded to bfloat16");
+  const std::map<std::string, ContextProjection> kept{{"auto", ContextProjection::automatic},
+                                                      {"tokens", ContextProjection::table},
+                                                      {"keys", ContextProjection::direct}};
+  decode
+      ->add_option(
+          "--context-as", options->engine.context,
+          "How the context is kept: tokens, with a table of keys and values; keys, with their values; "
+          "auto: what is smaller")
+      ->transform(CLI::CheckedTransformer(kept))
+      ->default_str("auto");
   add_policy(*decode, options->engine);
   decode->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });

@@ -94,10 +94,9 @@ void Engine::resolve() {
   if (o.policy == GenerationPolicy::automatic)
     o.policy = keeps_cache_ ? GenerationPolicy::refill : GenerationPolicy::exact;
 
-  const bool table_possible =
-      config_.position_encoding == PositionEncoding::rotary && !transformer && !model_.context().is_cuda();
+  const bool table_possible = config_.position_encoding == PositionEncoding::rotary && !transformer;
   if (o.context == ContextProjection::table && !table_possible)
-    throw_user("the context can be kept as tokens for rotary Perceiver AR models on the CPU alone");
+    throw_user("the context can be kept as tokens for rotary Perceiver AR models alone");
   // A table is read whole for every token, keys and values only as far as the context reaches.
   if (o.context == ContextProjection::automatic)
     o.context = table_possible && 2 * config_.vocabulary <= config_.context_length
