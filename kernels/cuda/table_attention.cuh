@@ -1,5 +1,6 @@
 // Attention over tokens and a table of keys and values: the work of one block, some heads of one query over a
-// part of one slot's context. The algorithm is told in table_attention.cu.
+// part of one slot's context. The algorithm is told in table_attention.cu; decode_table_attention.cuh is the
+// other user.
 #pragma once
 
 #include <cfloat>
@@ -26,6 +27,8 @@ struct TableContext {
   int heads, rotary_heads;  // of these
   bool wide_rows;           // a chunk of keys or values is one aligned access
   bool wide_angles;         // so are the angles of two bands
+  // A row that the arrays do not hold yet, and what will stand there.
+  int fresh_row = -1, fresh_token = 0, fresh_position = 0;
 };
 
 /// Where things lie in shared memory, in bytes from its start, which is aligned to 16.
@@ -62,13 +65,14 @@ struct TableLayout {
   }
 };
 
-/// All kThreads threads of the block call all of this. Barrier::wait() is a barrier among them.
-template <typename T, int kThreads, typename Barrier>
+/// All kThreads threads of the block call all of this, for up to kHeads heads; a tile has kRows positions for
+/// each. Barrier::wait() is a barrier among them.
+template <typename T, int kThreads, typename Barrier, int kHeads = kTableHeads, int kRows = 1>
 class TableAttention {
-  static constexpr int kWarps = kThreads / 32, kTeams = kThreads / kTeam;
+  static constexpr int kWarps = kThreads / 32, kTeams = kThreads / kTeam, kTile = kThreads * kRows;
   // A weight of 1 as an integer: a tile's add up to less than 2^32.
-  static constexpr float kOne = static_cast<float>((int64_t{1} << 32) / kThreads - 1);
-  static_assert(kTeam == 8 && kWarps >= kTableHeads);
+  static constexpr float kOne = static_cast<float>((int64_t{1} << 32) / kTile - 1);
+  static_assert(kTeam == 8 && kHeads <= kTableHeads && kWarps >= kHeads);
 
  public:
   __device__ __forceinline__ TableAttention(const TableContext<T>& context, const TableLayout& layout,
@@ -90,14 +94,15 @@ class TableAttention {
         lane_(thread_ % 32),
         in_team_(lane_ % kTeam) {}
 
-  /// query(head, channel) is called for channels below head_dim: rotated, times softmax scale times log2(e).
+  /// query(head, channel), which may wait, is called for channels below head_dim: rotated, times softmax
+  /// scale times log2(e).
   template <typename Query>
   __device__ __forceinline__ void mix(Query&& query) {
+    for (int i = thread_; i < c_.heads * c_.vocabulary; i += kThreads) counts_[i] = 0, sums_[i] = 0;
     for (int i = thread_; i < c_.heads * query_pitch_; i += kThreads) {
       const int head = i / query_pitch_, channel = i % query_pitch_;
       queries_[i] = channel < c_.head_dim ? query(head, channel) : 0.0f;
     }
-    for (int i = thread_; i < c_.heads * c_.vocabulary; i += kThreads) counts_[i] = 0, sums_[i] = 0;
     Barrier::wait();
     if (c_.wide_rows) {
       mix_rows<true>();
@@ -109,28 +114,35 @@ class TableAttention {
 
   /// Takes in rows [begin, end) of the context, at least one.
   __device__ __forceinline__ void attend(int begin, int end) {
-    Key key = read_key(begin + thread_, end), next = read_key(begin + kThreads + thread_, end);
-    float4 angles[kTeam];
-    float all_largest[kTableHeads] = {-FLT_MAX, -FLT_MAX, -FLT_MAX, -FLT_MAX};
-    load_angles(key, 0, angles);
-    for (int first = begin; first < end; first += kThreads) {
-      float scores[kTableHeads] = {}, largest[kTableHeads];
-      score(key, angles, scores);
-      publish_largest(key.valid, scores);
+    Key keys[kRows], next[kRows];
+    float4 angles[kRows][kTeam];
+    float all_largest[kHeads];
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) all_largest[h] = -FLT_MAX;
+    read_keys(begin, end, keys);
+    read_keys(begin + kTile, end, next);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) load_angles(keys[r], 0, angles[r]);
+    for (int first = begin; first < end; first += kTile) {
+      float scores[kRows][kHeads] = {}, largest[kHeads];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        score(keys[r], angles[r], scores[r]);
+        load_angles(next[r], 0, angles[r]);  // on their way for the length of a tile
+      }
+      publish_largest(keys, scores);
       Barrier::wait();
-      const Key now = key;
-      // On their way while the weights are added.
-      key = next;
-      next = read_key(first + 2 * kThreads + thread_, end);
-      load_angles(key, 0, angles);
       receive_largest(largest);
-      add_weights(now, scores, largest);
+      add_weights(keys, scores, largest);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) keys[r] = next[r];
+      read_keys(first + 2 * kTile, end, next);
       Barrier::wait();
       take_in(largest, all_largest);
     }
     if (thread_ == 0) {
 #pragma unroll
-      for (int h = 0; h < kTableHeads; ++h) largest_[h] = all_largest[h];
+      for (int h = 0; h < kHeads; ++h) largest_[h] = all_largest[h];
     }
   }
 
@@ -171,28 +183,28 @@ class TableAttention {
   /// Rows of all tokens and heads, the heads of a token by neighbouring teams, several rows at a time.
   template <bool kWide>
   __device__ __forceinline__ void mix_rows() {
-    constexpr int kRows = 4;
+    constexpr int kMixed = 2048 / kThreads;  // of a team: 256 rows of the block on their way
     const int rows = c_.heads * c_.vocabulary;
-    for (int first = 0; first < rows; first += kTeams * kRows) {
-      int head[kRows], token[kRows];
-      float still[kRows] = {};
-      bool valid[kRows];
+    for (int first = 0; first < rows; first += kTeams * kMixed) {
+      int head[kMixed], token[kMixed];
+      float still[kMixed] = {};
+      bool valid[kMixed];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kMixed; ++r) {
         const int row = first + r * kTeams + thread_ / kTeam;
         valid[r] = row < rows;
         head[r] = valid[r] ? row % c_.heads : 0, token[r] = valid[r] ? row / c_.heads : 0;
       }
       for (int channel = in_team_ * kChunk; channel < query_pitch_; channel += kTeam * kChunk) {
-        float key[kRows][kChunk];
+        float key[kMixed][kChunk];
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) read<kWide>(c_.keys, token[r], head[r], channel, key[r]);
+        for (int r = 0; r < kMixed; ++r) read<kWide>(c_.keys, token[r], head[r], channel, key[r]);
 #pragma unroll
-        for (int r = 0; r < kRows; ++r)
+        for (int r = 0; r < kMixed; ++r)
           if (valid[r]) still[r] += mix_chunk(token[r], head[r], channel, key[r]);
       }
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kMixed; ++r) {
 #pragma unroll
         for (int offset = kTeam / 2; offset > 0; offset /= 2)
           still[r] += __shfl_xor_sync(0xffffffffu, still[r], offset);
@@ -229,22 +241,28 @@ class TableAttention {
 
   // ------------------------------------------------------------------ scores
 
+  /// This thread's of the tile that begins with row `first`.
+  __device__ __forceinline__ void read_keys(int first, int end, Key (&keys)[kRows]) const {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) keys[r] = read_key(first + r * kThreads + thread_, end);
+  }
   __device__ __forceinline__ Key read_key(int row, int end) const {
     if (row >= end) return {};
+    if (row == c_.fresh_row) return {c_.fresh_token, c_.fresh_position, true};
     return {c_.tokens[row], c_.positions[row], true};
   }
 
-  /// Of the team's keys: cosine and sine of the two bands of this lane's quad; 0 behind the last.
+  /// Of the team's keys: cosine and sine of |position| for the two bands of this lane's quad; 0 behind the
+  /// last. Nothing here waits for them.
   __device__ __forceinline__ void load_angles(const Key& key, int first_quad, float4 (&angles)[kTeam]) const {
     const int band = 2 * (first_quad + in_team_);
     int positions[kTeam];
 #pragma unroll
-    for (int j = 0; j < kTeam; ++j) {
-      positions[j] = of_team(key.position, j);
-      angles[j] = {0, 0, 0, 0};
-    }
-    if (band >= 2 * quads_) return;
-    if (c_.wide_angles) {
+    for (int j = 0; j < kTeam; ++j) positions[j] = of_team(key.position, j);
+    if (band >= 2 * quads_) {
+#pragma unroll
+      for (int j = 0; j < kTeam; ++j) angles[j] = {0, 0, 0, 0};
+    } else if (c_.wide_angles) {
       load_bands<true>(positions, band, angles);
     } else {
       load_bands<false>(positions, band, angles);
@@ -253,19 +271,31 @@ class TableAttention {
   template <bool kWide>
   __device__ __forceinline__ void load_bands(const int (&positions)[kTeam], int band,
                                              float4 (&angles)[kTeam]) const {
+    const auto *cosines = reinterpret_cast<const char*>(c_.cosine + band),
+               *sines = reinterpret_cast<const char*>(c_.sine + band);
+    const uint32_t row_bytes = static_cast<uint32_t>(c_.bands) * sizeof(float);
 #pragma unroll
     for (int j = 0; j < kTeam; ++j) {
-      const int64_t at = static_cast<int64_t>(abs(positions[j])) * c_.bands + band;
-      const float2 cosine = two_bands<kWide>(c_.cosine + at, band),
-                   sine = two_bands<kWide>(c_.sine + at, band);
-      const float sign = positions[j] < 0 ? -1.0f : 1.0f;
-      angles[j] = {cosine.x, sign * sine.x, cosine.y, sign * sine.y};
+      // Of 32 by 32 bits, with the addition one instruction.
+      const uint64_t at = uint64_t{static_cast<uint32_t>(abs(positions[j]))} * row_bytes;
+      const float2 cosine = two_bands<kWide>(cosines + at, band), sine = two_bands<kWide>(sines + at, band);
+      angles[j] = {cosine.x, sine.x, cosine.y, sine.y};
     }
   }
   template <bool kWide>
-  __device__ __forceinline__ float2 two_bands(const float* from, int band) const {
-    if constexpr (kWide) return *reinterpret_cast<const float2*>(from);
+  __device__ __forceinline__ float2 two_bands(const char* at, int band) const {
+    if constexpr (kWide) return *reinterpret_cast<const float2*>(at);
+    const float* from = reinterpret_cast<const float*>(at);
     return {from[0], band + 1 < c_.bands ? from[1] : 0.0f};
+  }
+  /// Sines of positions below 0, which are rare.
+  __device__ __forceinline__ void turn_back(int position, float4 (&angles)[kTeam]) const {
+    if (!__any_sync(0xffffffffu, position < 0)) return;
+#pragma unroll
+    for (int j = 0; j < kTeam; ++j) {
+      if (of_team(position, j) >= 0) continue;
+      angles[j].y = -angles[j].y, angles[j].w = -angles[j].w;
+    }
   }
   __device__ __forceinline__ int of_team(int x, int j) const {
     return __shfl_sync(0xffffffffu, x, (lane_ & ~(kTeam - 1)) + j);
@@ -273,29 +303,39 @@ class TableAttention {
 
   /// Of this lane's key. A team reads the mixed rows of its keys together; each lane sums its quads of all.
   __device__ __forceinline__ void score(const Key& key, float4 (&angles)[kTeam],
-                                        float (&scores)[kTableHeads]) const {
-    float sums[kTableHeads][kTeam] = {};
+                                        float (&scores)[kHeads]) const {
+    constexpr int kAtOnce = kHeads > 2 ? kTeam / 2 : kTeam;  // mixed rows on their way, as registers allow
+    float sums[kHeads][kTeam] = {};
     int rows[kTeam];
+    const int own_row = row_ * key.token;
 #pragma unroll
-    for (int j = 0; j < kTeam; ++j) rows[j] = row_ * of_team(key.token, j);
+    for (int j = 0; j < kTeam; ++j) rows[j] = of_team(own_row, j);
     for (int first = 0; first < quads_; first += kTeam) {
       if (first > 0) load_angles(key, first, angles);
+      turn_back(key.position, angles);
       const int quad = first + in_team_ < quads_ ? first + in_team_ : 0;  // any, times angles that are 0
 #pragma unroll
-      for (int h = 0; h < kTableHeads; ++h) {
+      for (int h = 0; h < kHeads; ++h) {
         if (h >= c_.heads) continue;
         const float4* table = turned_ + h * c_.vocabulary * row_ + quad;
 #pragma unroll
-        for (int j = 0; j < kTeam; ++j) {
-          const float4 mixed = table[rows[j]];
-          sums[h][j] = fmaf(mixed.x, angles[j].x, fmaf(mixed.y, angles[j].y, sums[h][j]));
-          sums[h][j] = fmaf(mixed.z, angles[j].z, fmaf(mixed.w, angles[j].w, sums[h][j]));
+        for (int begin = 0; begin < kTeam; begin += kAtOnce) {
+          float4 mixed[kAtOnce];
+#pragma unroll
+          for (int i = 0; i < kAtOnce; ++i) mixed[i] = table[rows[begin + i]];
+#pragma unroll
+          for (int i = 0; i < kAtOnce; ++i) add_product(mixed[i], angles[begin + i], sums[h][begin + i]);
         }
       }
     }
 #pragma unroll
-    for (int h = 0; h < kTableHeads; ++h)
+    for (int h = 0; h < kHeads; ++h)
       if (h < c_.heads) scores[h] = team_sum(sums[h]) + still_[h * c_.vocabulary + key.token];
+  }
+
+  __device__ __forceinline__ static void add_product(const float4& x, const float4& y, float& sum) {
+    sum = fmaf(x.x, y.x, fmaf(x.y, y.y, sum));
+    sum = fmaf(x.z, y.z, fmaf(x.w, y.w, sum));
   }
 
   /// The sum over the team of x[i], in its i-th lane: by halves, of which each lane keeps its own.
@@ -323,50 +363,62 @@ class TableAttention {
     return __int_as_float(order ^ (order >> 31 & 0x7FFFFFFF));
   }
 
-  __device__ __forceinline__ void publish_largest(bool valid, const float (&scores)[kTableHeads]) {
+  __device__ __forceinline__ void publish_largest(const Key (&keys)[kRows],
+                                                  const float (&scores)[kRows][kHeads]) {
     int largest[kTableHeads] = {};
 #pragma unroll
-    for (int h = 0; h < kTableHeads; ++h) {
+    for (int h = 0; h < kHeads; ++h) {
       if (h >= c_.heads) continue;
-      largest[h] = __reduce_max_sync(0xffffffffu, ordered(valid ? scores[h] : -FLT_MAX));
+      int own = ordered(-FLT_MAX);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        if (keys[r].valid) own = max(own, ordered(scores[r][h]));
+      largest[h] = __reduce_max_sync(0xffffffffu, own);
     }
     if (lane_ == 0) tile_largest_[warp_] = {largest[0], largest[1], largest[2], largest[3]};
   }
 
-  __device__ __forceinline__ void receive_largest(float (&largest)[kTableHeads]) const {
+  __device__ __forceinline__ void receive_largest(float (&largest)[kHeads]) const {
     int4 all = tile_largest_[0];
 #pragma unroll
     for (int w = 1; w < kWarps; ++w) {
       const int4 part = tile_largest_[w];
       all = {max(all.x, part.x), max(all.y, part.y), max(all.z, part.z), max(all.w, part.w)};
     }
-    largest[0] = number(all.x), largest[1] = number(all.y);
-    largest[2] = number(all.z), largest[3] = number(all.w);
+    const int of_head[kTableHeads] = {all.x, all.y, all.z, all.w};
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) largest[h] = number(of_head[h]);
   }
 
-  __device__ __forceinline__ void add_weights(const Key& key, const float (&scores)[kTableHeads],
-                                              const float (&largest)[kTableHeads]) {
-    if (!key.valid) return;
+  __device__ __forceinline__ void add_weights(const Key (&keys)[kRows], const float (&scores)[kRows][kHeads],
+                                              const float (&largest)[kHeads]) {
 #pragma unroll
-    for (int h = 0; h < kTableHeads; ++h) {
-      if (h >= c_.heads) continue;
-      const uint32_t weight = __float2uint_rn(exp2_fast(scores[h] - largest[h]) * kOne);
-      if (weight > 0) atomicAdd(counts_ + h * c_.vocabulary + key.token, weight);
+    for (int r = 0; r < kRows; ++r) {
+      if (!keys[r].valid) continue;
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        if (h >= c_.heads) continue;
+        const uint32_t weight = __float2uint_rn(exp2_fast(scores[r][h] - largest[h]) * kOne);
+        if (weight > 0) atomicAdd(counts_ + h * c_.vocabulary + keys[r].token, weight);
+      }
     }
   }
 
   /// The tile's weights join those of the tiles before.
-  __device__ __forceinline__ void take_in(const float (&largest)[kTableHeads],
-                                          float (&all_largest)[kTableHeads]) {
+  __device__ __forceinline__ void take_in(const float (&largest)[kHeads], float (&all_largest)[kHeads]) {
+    float shrink[kHeads], unit[kHeads];
 #pragma unroll
-    for (int h = 0; h < kTableHeads; ++h) {
-      if (h >= c_.heads) continue;
+    for (int h = 0; h < kHeads; ++h) {
       const float now = all_largest[h] > largest[h] ? all_largest[h] : largest[h];
-      const float shrink = exp2_fast(all_largest[h] - now), unit = exp2_fast(largest[h] - now) / kOne;
+      shrink[h] = exp2_fast(all_largest[h] - now), unit[h] = exp2_fast(largest[h] - now) / kOne;
       all_largest[h] = now;
-      for (int t = thread_; t < c_.vocabulary; t += kThreads) {
+    }
+    for (int t = thread_; t < c_.vocabulary; t += kThreads) {
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        if (h >= c_.heads) continue;
         const int i = h * c_.vocabulary + t;
-        sums_[i] = fmaf(sums_[i], shrink, static_cast<float>(counts_[i]) * unit);
+        sums_[i] = fmaf(sums_[i], shrink[h], static_cast<float>(counts_[i]) * unit[h]);
         counts_[i] = 0;
       }
     }
