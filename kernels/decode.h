@@ -33,7 +33,7 @@ struct DecodeNorm {
 struct DecodeCross {
   DecodeNorm norm_q, norm_kv, norm_mlp;
   DecodeLinear q;      // [A, Z]
-  DecodeLinear kv;     // [2A, E], keys first
+  DecodeLinear kv;     // [2A, E], keys first; not read with context_table
   DecodeLinear out;    // [Z, A]
   DecodeLinear mlp_0;  // [cross_widening * Z, Z]
   DecodeLinear mlp_1;  // [Z, cross_widening * Z]
@@ -94,7 +94,12 @@ struct DecodeStep {
   // Caches. A row is K (rotated) then V; the step writes one row per active slot. The order of rows in a ring
   // does not matter.
   void* self_kv = nullptr;     // T [L, S, R, 2Z]
-  void* context_kv = nullptr;  // T [X, S, C, 2A]
+  void* context_kv = nullptr;  // T [X, S, C, 2A]; null with context_table
+  // Or the context as tokens, for rotary positions: keys, not rotated, and values stand in tables, and the
+  // step writes the slot's token and position.
+  const void* context_table = nullptr;   // T [X, V, 2A]
+  int32_t* context_tokens = nullptr;     // [S, C]
+  int32_t* context_positions = nullptr;  // [S, C]
 
   // Per slot, i32 [S].
   const int32_t* token = nullptr;           // to feed
@@ -115,8 +120,9 @@ struct DecodeStep {
 #ifdef PERCEIVER_CUDA
 namespace cuda {
 /// Whether decode_step takes this step on the launch's device: bf16, compute capability 9.0, up to 64 slots,
-/// widths that are multiples of 64 up to 1024 (Z and E of 128), head widths 32, 64 or 128. Pointers are
-/// looked at for presence and alignment alone.
+/// widths that are multiples of 64 up to 1024 (Z and E of 128), head widths 32, 64 or 128; a context kept as
+/// tokens for one slot, where a head's products with the vocabulary fit beside the weights (about 850 ids at
+/// 16 rotated pairs a head). Pointers are looked at for presence and alignment alone.
 bool decode_supports(const Launch& launch, const DecodeStep& step);
 /// Bytes of DecodeStep::workspace.
 int64_t decode_workspace(const Launch& launch, const DecodeStep& step);

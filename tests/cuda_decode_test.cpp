@@ -44,6 +44,21 @@ class CudaDecode : public CudaTest {
     compare(host, device);
   }
 
+  void check_repeatable(const DecodeShape& shape, int runs) {
+    HostDecode host(shape, 3);
+    const DeviceDecode device(launch(), host, shape.slots);
+    if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+    std::vector<float> first;
+    for (int i = 0; i < runs; ++i) {
+      require_cuda(cudaMemset(device.logits->data(), 0xFF, device.logits->size() * 4), "poison");
+      kernels::cuda::decode_step(launch(), device.step);
+      synchronize();
+      const std::vector<float> logits = device.logits->read();
+      if (i == 0) first = logits;
+      ASSERT_EQ(std::memcmp(logits.data(), first.data(), first.size() * 4), 0) << "in run " << i;
+    }
+  }
+
   static void compare_repeated(const HostDecode& host, const std::vector<float>& first,
                                const std::vector<float>& second) {
     const int64_t v = host.step.vocabulary;
@@ -73,8 +88,13 @@ class CudaDecode : public CudaTest {
       EXPECT_LT(sum / static_cast<double>(count), kMeanBound) << "mean of slots";
     }
     const DecodeShape& shape = host.shape;
-    compare_cache(*device.context_kv, host.context_kv, host, host.context_places, shape.context_rows,
-                  shape.attention, shape.cross_heads, "context of cross block");
+    if (shape.tokens) {
+      EXPECT_EQ(device.context_tokens->read(), host.context_tokens);
+      EXPECT_EQ(device.context_positions->read(), host.context_positions);
+    } else {
+      compare_cache(*device.context_kv, host.context_kv, host, host.context_places, shape.context_rows,
+                    shape.attention, shape.cross_heads, "context of cross block");
+    }
     compare_cache(*device.self_kv, host.self_kv, host, host.latent_places, shape.latent_rows, shape.latent,
                   shape.self_heads, "latents of self layer");
   }
@@ -201,6 +221,72 @@ TEST_F(CudaDecode, NegativePositions) {
   check({.slots = 2}, [](HostDecode& host) { host.positions = {-5, -17}; });
 }
 
+// The context as tokens: as above, against keys and values of the table rotated in f64.
+TEST_F(CudaDecode, TokensWidths) {
+  check({.tokens = true});
+  check({.input = 1024,
+         .latent = 1024,
+         .attention = 1024,
+         .cross_heads = 16,
+         .self_heads = 16,
+         .context_rows = 3000,
+         .tokens = true});
+  check({.input = 256, .latent = 512, .attention = 256, .cross_heads = 8, .self_heads = 8, .tokens = true});
+  check({.input = 256, .latent = 128, .attention = 128, .cross_heads = 1, .self_heads = 1, .tokens = true});
+  check({.vocabulary = 17,
+         .input = 96,
+         .latent = 192,
+         .attention = 192,
+         .cross_heads = 3,
+         .self_heads = 6,
+         .tokens = true});
+  check({.vocabulary = 1,
+         .input = 32,
+         .latent = 32,
+         .attention = 32,
+         .cross_heads = 1,
+         .self_heads = 1,
+         .tokens = true});
+}
+
+TEST_F(CudaDecode, TokensRows) {
+  for (const int32_t rows : {1, 2, 255, 511, 512, 513, 1023, 1500})
+    for (const int32_t fresh : {0, rows / 2, rows - 1})
+      check({.context_rows = 1500, .tokens = true},
+            [=](HostDecode& host) { host.set_slot(0, rows, fresh, 7, 3, true); });
+}
+
+/// So many that two heads share a block and every block has a part.
+TEST_F(CudaDecode, TokensManyRows) {
+  for (const int32_t rows : {1, 600, 20000, 65536, 69999, 70000})
+    check({.vocabulary = 300, .attention = 256, .cross_heads = 4, .context_rows = 70000, .tokens = true},
+          [=](HostDecode& host) { host.set_slot(0, rows, rows / 2, 24, 5, true); });
+  for (const int64_t heads : {2, 3, 6})
+    check({.attention = 64 * heads, .cross_heads = heads, .context_rows = 17000, .tokens = true},
+          [](HostDecode& host) { host.set_slot(0, 17000, 0, 24, 23, true); });
+}
+
+TEST_F(CudaDecode, TokensVariants) {
+  check({.layers = 4, .context_rows = 2000, .cross_after = {0, 2}, .tokens = true});
+  check({.layers = 3, .cross_after = {1, 2}, .query_residual = false, .biases = false, .tokens = true});
+  check({.query_offset = 1, .query_layers = 2, .tokens = true});
+  for (const double fraction : {0.0, 0.25, 1.0})
+    check({.latent = 256, .attention = 256, .rotary_fraction = fraction, .tokens = true});
+  check({.context_rows = 17000, .rotary_fraction = 1, .rotary_heads = 0.75, .tokens = true});
+  check({.attention = 256, .cross_heads = 4, .rotary_heads = 0.5, .tokens = true});
+}
+
+TEST_F(CudaDecode, TokensNegativePositions) {
+  check({.context_rows = 900, .tokens = true}, [](HostDecode& host) { host.positions = {-5}; });
+}
+
+TEST_F(CudaDecode, TokensIdle) {
+  check({.tokens = true}, [](HostDecode& host) {
+    host.set_slot(0, -7, 1 << 30, -7, 1 << 30, false);
+    host.tokens[0] = host.positions[0] = 1 << 30;
+  });
+}
+
 /// Steps are replayed from a graph, each with the caches and counts that the one before left.
 TEST_F(CudaDecode, Replays) {
   DecodeShape shape{.slots = 3, .layers = 3, .context_rows = 30, .latent_rows = 20};
@@ -277,21 +363,14 @@ TEST_F(CudaDecode, Epochs) {
 
 /// Sums are taken in an order that depends on the shapes alone.
 TEST_F(CudaDecode, Repeatable) {
-  for (const int64_t slots : {1, 6, 40}) {
-    HostDecode host({.slots = slots, .latent = 512, .self_heads = 8, .context_rows = 600, .latent_rows = 300},
-                    3);
-    const DeviceDecode device(launch(), host, slots);
-    if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
-    std::vector<float> first;
-    for (int i = 0; i < 50; ++i) {
-      require_cuda(cudaMemset(device.logits->data(), 0xFF, device.logits->size() * 4), "poison");
-      kernels::cuda::decode_step(launch(), device.step);
-      synchronize();
-      const std::vector<float> logits = device.logits->read();
-      if (i == 0) first = logits;
-      ASSERT_EQ(std::memcmp(logits.data(), first.data(), first.size() * 4), 0) << "in run " << i;
-    }
-  }
+  for (const int64_t slots : {1, 6, 40})
+    check_repeatable(
+        {.slots = slots, .latent = 512, .self_heads = 8, .context_rows = 600, .latent_rows = 300}, 50);
+}
+
+TEST_F(CudaDecode, TokensRepeatable) {
+  check_repeatable({.attention = 256, .layers = 3, .context_rows = 20000, .cross_after = {1}, .tokens = true},
+                   100);
 }
 
 /// What the kernel cannot do is left to the general path.
@@ -311,6 +390,25 @@ TEST_F(CudaDecode, Unsupported) {
   EXPECT_TRUE(refused([](DecodeStep& s) { s.layers = 129; }));
   EXPECT_TRUE(
       refused([](DecodeStep& s) { s.output.weight = static_cast<const Bits*>(s.output.weight) + 1; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.context_kv = nullptr; }));
+}
+
+TEST_F(CudaDecode, TokensUnsupported) {
+  HostDecode host({.tokens = true}, 1);
+  DeviceDecode device(launch(), host, 1);
+  if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+  const auto refused = [&](auto change) {
+    DecodeStep step = device.step;
+    change(step);
+    return !kernels::decode_supports(launch(), step);
+  };
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.slots = 2; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.vocabulary = 32000; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.context_tokens = nullptr; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.context_kv = s.self_kv; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.cross_rotary.bands = 3; }));
+  // One head fits where two do not.
+  EXPECT_FALSE(refused([](DecodeStep& s) { s.vocabulary = 1200, s.context_rows = 1 << 20; }));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // decode_bench [configuration ...]: times the fused decode step alone, replayed as a graph, for the three
-// configurations of configs/bench at full context and latents and 1, 8 and 64 slots; checks slot 0 and the
-// last slot against the plain reference first. Prints one line per run; ends with 1 if a check fails.
+// configurations of configs/bench at full context and latents and 1, 8 and 64 slots, and with "-tokens" for
+// one slot whose context is kept as tokens; checks slot 0 and the last slot against the plain reference
+// first. Prints one line per run; ends with 1 if a check fails.
 #include <cstdio>
 #include <map>
 #include <string>
@@ -23,9 +24,28 @@ DecodeShape wide(int64_t vocabulary, int64_t context, int64_t latents, int64_t l
   return shape;
 }
 
-const std::map<std::string, DecodeShape> kShapes{{"imagenet64", wide(259, 12288, 1024, 60)},
-                                                 {"copy131k", wide(259, 131072, 1024, 6)},
-                                                 {"music4k", wide(393, 4096, 2048, 12)}};
+DecodeShape with_tokens(DecodeShape shape) {
+  shape.tokens = true;
+  return shape;
+}
+
+const std::map<std::string, DecodeShape> kShapes = [] {
+  std::map<std::string, DecodeShape> shapes{{"imagenet64", wide(259, 12288, 1024, 60)},
+                                            {"copy131k", wide(259, 131072, 1024, 6)},
+                                            {"music4k", wide(393, 4096, 2048, 12)}};
+  for (const char* name : {"imagenet64", "copy131k", "music4k"})
+    shapes[std::string(name) + "-tokens"] = with_tokens(shapes[name]);
+  return shapes;
+}();
+
+/// Of a context kept as tokens: these, their positions and angles, less the projections that are not read.
+/// The table is among the weights.
+double token_bytes(const HostDecode& host) {
+  const DecodeStep& k = host.step;
+  const double angles = static_cast<double>(k.cross_rotary.bands * k.context_rows * 2 * 4);
+  const double projection = static_cast<double>(2 * k.attention_width * (k.input_channels + 1) * 2);
+  return static_cast<double>(k.context_rows * 8) + angles - projection * static_cast<double>(k.cross_blocks);
+}
 
 /// Bytes of weights and caches that a step must read.
 double step_bytes(const HostDecode& host, int64_t slots) {
@@ -33,7 +53,7 @@ double step_bytes(const HostDecode& host, int64_t slots) {
   double weights = 0;
   for (const std::vector<Bits>& array : host.arrays) weights += static_cast<double>(array.size());
   weights -= static_cast<double>(host.shape.vocabulary * host.shape.input);  // of the embedding a row
-  return 2 * (weights + slot * static_cast<double>(slots));
+  return 2 * (weights + slot * static_cast<double>(slots)) + (host.shape.tokens ? token_bytes(host) : 0);
 }
 
 double median_microseconds(const Launch& launch, const DecodeStep& step) {
@@ -76,7 +96,7 @@ bool run(const Launch& launch, const std::string& name, const DecodeShape& shape
   bool good = true;
   DecodeReference::Row expected;
   for (const int64_t slots : {1, 8, 64}) {
-    if (slots > most_slots) break;
+    if (slots > most_slots || (shape.tokens && slots > 1)) break;
     const DeviceDecode device(launch, host, slots);
     if (!kernels::decode_supports(launch, device.step)) {
       std::printf("%s: no fused decode step here\n", name.c_str());
@@ -96,7 +116,7 @@ bool run(const Launch& launch, const std::string& name, const DecodeShape& shape
     const double time = median_microseconds(launch, device.step);
     const double bytes = step_bytes(host, slots), bound = bytes / kBandwidth * 1e6;
     std::printf(
-        "%-11s slots %2ld  %9.1f us/step  %9.0f tokens/s  %8.1f MB  bound %9.1f us  fraction %.3f  error "
+        "%-17s slots %2ld  %9.1f us/step  %9.0f tokens/s  %8.1f MB  bound %9.1f us  fraction %.3f  error "
         "%.1e %.1e%s\n",
         name.c_str(), static_cast<long>(slots), time, static_cast<double>(slots) / time * 1e6, bytes / 1e6,
         bound, bound / time, first, last, right ? "" : "  WRONG");
@@ -115,7 +135,7 @@ int main_of(int count, char** words) {
     } else if (kShapes.contains(word)) {
       names.push_back(word);
     } else {
-      std::fprintf(stderr, "decode_bench [--slots=most] [imagenet64] [copy131k] [music4k]\n");
+      std::fprintf(stderr, "decode_bench [--slots=most] [imagenet64|copy131k|music4k[-tokens]] ...\n");
       return 2;
     }
   }

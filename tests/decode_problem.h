@@ -34,7 +34,8 @@ inline double bf16_rounded(double x) {
   return static_cast<double>(bf16_value(bf16_bits(static_cast<float>(x))));
 }
 
-constexpr Bits kPoison = 0xFFFF;  // a NaN
+constexpr Bits kPoison = 0xFFFF;           // a NaN
+constexpr int32_t kPoisonToken = 1 << 30;  // outside every table
 
 /// What a problem varies.
 struct DecodeShape {
@@ -47,6 +48,7 @@ struct DecodeShape {
   int64_t query_offset = 0;
   int query_layers = 0, position_tables = 0;
   double rotary_fraction = 0.5, rotary_heads = 1;
+  bool tokens = false;  // the context as tokens, with tables
 };
 
 /// A problem on the host: `step` points into the arrays below. Rows of the caches that hold nothing yet are
@@ -71,6 +73,7 @@ class HostDecode {
     step.output = linear(s.vocabulary, s.latent);
     step.cross_rotary = rotary(s.attention / s.cross_heads, s.cross_heads);
     step.self_rotary = rotary(s.latent / s.self_heads, s.self_heads);
+    if (s.tokens) step.context_table = values(step.cross_blocks * s.vocabulary * 2 * s.attention, 1);
     fill_slots();
     fill_caches();
   }
@@ -85,13 +88,17 @@ class HostDecode {
     actives[s] = is_active ? 1 : 0;
   }
   void fill_caches() {
-    context_kv.resize(
-        static_cast<size_t>(step.cross_blocks * shape.slots * shape.context_rows * 2 * shape.attention));
+    if (shape.tokens) {
+      fill_tokens();
+    } else {
+      context_kv.resize(
+          static_cast<size_t>(step.cross_blocks * shape.slots * shape.context_rows * 2 * shape.attention));
+    }
     self_kv.resize(static_cast<size_t>(shape.layers * shape.slots * shape.latent_rows * 2 * shape.latent));
     fill_cache(context_kv, step.cross_blocks, shape.context_rows, 2 * shape.attention, contexts,
                context_places);
     fill_cache(self_kv, shape.layers, shape.latent_rows, 2 * shape.latent, latents, latent_places);
-    step.context_kv = context_kv.data();
+    step.context_kv = shape.tokens ? nullptr : context_kv.data();
     step.self_kv = self_kv.data();
   }
 
@@ -100,6 +107,7 @@ class HostDecode {
   std::vector<std::vector<Bits>> arrays;  // weights
   std::vector<std::vector<float>> rotary_arrays;
   std::vector<Bits> context_kv, self_kv;
+  std::vector<int32_t> context_tokens, context_positions;
   std::vector<int32_t> tokens, positions, table_positions, contexts, context_places, latents, latent_places,
       actives;
 
@@ -204,8 +212,20 @@ class HostDecode {
     step.latent_count = latents.data(), step.latent_row = latent_places.data();
     step.active = actives.data();
   }
+  void fill_tokens() {
+    context_tokens.clear(), context_positions.clear();
+    for (int64_t s = 0; s < shape.slots; ++s)
+      for (int64_t r = 0; r < shape.context_rows; ++r) {
+        const bool known = r < contexts[s] && r != context_places[s];
+        context_tokens.push_back(known ? below(shape.vocabulary) : kPoisonToken);
+        context_positions.push_back(known ? below(shape.context_rows) : kPoisonToken);
+      }
+    step.context_tokens = context_tokens.data();
+    step.context_positions = context_positions.data();
+  }
   void fill_cache(std::vector<Bits>& cache, int64_t blocks, int64_t rows, int64_t width,
                   const std::vector<int32_t>& counts, const std::vector<int32_t>& places) {
+    if (cache.empty()) return;
     auto at = cache.begin();
     for (int64_t b = 0; b < blocks; ++b)
       for (int64_t s = 0; s < shape.slots; ++s)
@@ -218,8 +238,8 @@ class HostDecode {
 };
 
 /// A step for one slot in f64, rounded to bf16 where the kernel keeps bf16: inputs of products, and the
-/// caches. The slot's new rows are written to the caches of `step`, whose pointers are to host memory.
-/// Returns the logits.
+/// caches. The slot's new rows, or its token and position, are written to the caches of `step`, whose
+/// pointers are to host memory. Returns the logits.
 class DecodeReference {
  public:
   using Row = std::vector<double>;
@@ -252,14 +272,38 @@ class DecodeReference {
     const int64_t a = k_.attention_width, d = a / k_.cross_heads;
     Row q = product(b.q, a, normalise(b.norm_q, z));
     rotate(q, 0, d, k_.cross_rotary, k_.query_offset);
+    const Row mixed =
+        k_.context_table != nullptr ? attend_tokens(block, q, d) : attend_keys(b, block, q, x, d);
+    Row sum = product(b.out, k_.latent_channels, mixed);
+    if (k_.query_residual) add(sum, z);
+    return mlp(b.norm_mlp, b.mlp_0, b.mlp_1, k_.cross_widening, sum);
+  }
+
+  Row attend_keys(const DecodeCross& b, int64_t block, const Row& q, const Row& x, int64_t d) {
+    const int64_t a = k_.attention_width;
     Row kv = product(b.kv, 2 * a, normalise(b.norm_kv, x));
     rotate(kv, 0, d, k_.cross_rotary, 0);
     Bits* cache = static_cast<Bits*>(k_.context_kv) + (block * k_.slots + slot_) * k_.context_rows * 2 * a;
     write(kv, 0, cache, k_.context_row[slot_]);
-    const Row mixed = attend(q, cache, k_.context_count[slot_], a, d);
-    Row sum = product(b.out, k_.latent_channels, mixed);
-    if (k_.query_residual) add(sum, z);
-    return mlp(b.norm_mlp, b.mlp_0, b.mlp_1, k_.cross_widening, sum);
+    return attend(q, cache, k_.context_count[slot_], a, d);
+  }
+
+  Row attend_tokens(int64_t block, const Row& q, int64_t d) {
+    const int64_t a = k_.attention_width;
+    int32_t *tokens = k_.context_tokens + slot_ * k_.context_rows,
+            *positions = k_.context_positions + slot_ * k_.context_rows;
+    tokens[k_.context_row[slot_]] = k_.token[slot_];
+    positions[k_.context_row[slot_]] = k_.position[slot_];
+    const Bits* table = static_cast<const Bits*>(k_.context_table) + block * k_.vocabulary * 2 * a;
+    return attend(q, k_.context_count[slot_], d, [&, a](int64_t row, int64_t channel) {
+      const Bits* kv = table + tokens[row] * 2 * a;
+      const auto value = [kv](int64_t c) { return static_cast<double>(bf16_value(kv[c])); };
+      const int64_t head = channel / d, pair = channel - channel % 2, band = channel % d / 2;
+      if (head >= k_.cross_rotary.heads || band >= k_.cross_rotary.bands) return value(channel);
+      const auto [cosine, sine] = turn(k_.cross_rotary, positions[row], band);
+      return channel == pair ? value(pair) * cosine - value(pair + 1) * sine
+                             : value(pair + 1) * cosine + value(pair) * sine;
+    });
   }
 
   Row self_block(int64_t layer, const Row& z) {
@@ -345,16 +389,22 @@ class DecodeReference {
     const int64_t position = k_.position[slot_] + offset;
     for (int64_t h = 0; h < table.heads; ++h)
       for (int64_t i = 0; i < table.bands; ++i) {
-        const int64_t entry = std::abs(position) * table.bands + i;
-        const double cosine = static_cast<double>(static_cast<const float*>(table.cosine)[entry]);
-        const double sine =
-            static_cast<double>(static_cast<const float*>(table.sine)[entry]) * (position < 0 ? -1 : 1);
+        const auto [cosine, sine] = turn(table, position, i);
         double& even = x[static_cast<size_t>(begin + h * head_dim + 2 * i)];
         double& odd = x[static_cast<size_t>(begin + h * head_dim + 2 * i + 1)];
         const double e = even, o = odd;
         even = e * cosine - o * sine;
         odd = o * cosine + e * sine;
       }
+  }
+
+  /// Cosine and sine.
+  static std::pair<double, double> turn(const DecodeRotary& table, int64_t position, int64_t band) {
+    const int64_t entry = std::abs(position) * table.bands + band;
+    const auto at = [entry](const void* angles) {
+      return static_cast<double>(static_cast<const float*>(angles)[entry]);
+    };
+    return {at(table.cosine), at(table.sine) * (position < 0 ? -1 : 1)};
   }
 
   /// The channels of x from `begin` on are the cache's row.
@@ -365,25 +415,31 @@ class DecodeReference {
   }
 
   static Row attend(const Row& q, const Bits* cache, int64_t rows, int64_t width, int64_t head_dim) {
+    return attend(q, rows, head_dim, [cache, width](int64_t row, int64_t channel) {
+      return static_cast<double>(bf16_value(cache[row * 2 * width + channel]));
+    });
+  }
+
+  /// at(row, channel): of the keys of all heads, then of the values.
+  template <typename At>
+  static Row attend(const Row& q, int64_t rows, int64_t head_dim, const At& at) {
+    const auto width = static_cast<int64_t>(q.size());
     Row out(static_cast<size_t>(width));
 #pragma omp parallel for
     for (int64_t h = 0; h < width / head_dim; ++h) {
       Row weight(static_cast<size_t>(rows));
-      const auto at = [&](int64_t row, int64_t c) {
-        return static_cast<double>(bf16_value(cache[row * 2 * width + h * head_dim + c]));
-      };
       double largest = -INFINITY, sum = 0;
       for (int64_t r = 0; r < rows; ++r) {
         double& score = weight[static_cast<size_t>(r)];
-        for (int64_t c = 0; c < head_dim; ++c) score += q[static_cast<size_t>(h * head_dim + c)] * at(r, c);
+        for (int64_t c = h * head_dim; c < (h + 1) * head_dim; ++c)
+          score += q[static_cast<size_t>(c)] * at(r, c);
         score /= std::sqrt(static_cast<double>(head_dim));
         largest = std::max(largest, score);
       }
       for (double& w : weight) sum += w = std::exp(w - largest);
       for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < head_dim; ++c)
-          out[static_cast<size_t>(h * head_dim + c)] +=
-              weight[static_cast<size_t>(r)] / sum * at(r, width + c);
+        for (int64_t c = h * head_dim; c < (h + 1) * head_dim; ++c)
+          out[static_cast<size_t>(c)] += weight[static_cast<size_t>(r)] / sum * at(r, width + c);
     }
     return out;
   }
@@ -392,11 +448,13 @@ class DecodeReference {
   int64_t slot_;
 };
 
-/// A host problem on the device. `slots` may be more than the host's one slot: then all are alike.
+/// A host problem on the device. `slots` may be more than the host's one slot, with keys and values cached:
+/// then all are alike.
 class DeviceDecode {
  public:
   DecodeStep step;
-  std::unique_ptr<DeviceArray<Bits>> context_kv, self_kv;
+  std::unique_ptr<DeviceArray<Bits>> context_kv, self_kv;                   // the former or
+  std::unique_ptr<DeviceArray<int32_t>> context_tokens, context_positions;  // these
   std::unique_ptr<DeviceArray<float>> logits;
 
   DeviceDecode(const Launch& launch, const HostDecode& host, int64_t slots) : step(host.step) {
@@ -442,9 +500,9 @@ class DeviceDecode {
     step.latent_count = numbers(host.latents, 1);
     step.latent_row = numbers(host.latent_places, 1);
     step.active = numbers(host.actives, 1);
-    context_kv = cache(host, host.context_kv, step.cross_blocks);
     self_kv = cache(host, host.self_kv, step.layers);
-    step.context_kv = context_kv->data(), step.self_kv = self_kv->data();
+    step.self_kv = self_kv->data();
+    place_context(host);
     logits = std::make_unique<DeviceArray<float>>(static_cast<size_t>(slots * step.vocabulary));
     step.logits = logits->data();
     workspace_ = std::make_unique<DeviceArray<uint8_t>>(
@@ -463,6 +521,17 @@ class DeviceDecode {
       return arrays_[i]->data();
     }
     throw std::runtime_error("no such array");
+  }
+  void place_context(const HostDecode& host) {
+    if (!host.shape.tokens) {
+      context_kv = cache(host, host.context_kv, step.cross_blocks);
+      step.context_kv = context_kv->data();
+      return;
+    }
+    step.context_table = upload(host, step.context_table);
+    context_tokens = std::make_unique<DeviceArray<int32_t>>(host.context_tokens);
+    context_positions = std::make_unique<DeviceArray<int32_t>>(host.context_positions);
+    step.context_tokens = context_tokens->data(), step.context_positions = context_positions->data();
   }
   void place(const HostDecode& host, DecodeLinear& linear) {
     linear.weight = upload(host, linear.weight);

@@ -21,6 +21,9 @@
 // predicted: its six ways from block to block, from publishing to having received, take 2000 to 4200 cycles
 // each, 18000 in all, and what lies between them 700 to 3700.
 //
+// A context kept as tokens is attended to by table (decode_table_attention.cuh): its phase takes nothing out
+// of the ring, which is shorter, 7 stages at 259 ids.
+//
 // Shared memory: ring 12 * 16896 bytes at one slot; inputs 2112 bytes per slot from 2 to 8, 8 KiB for one;
 // sums 9 to 16 KiB; tables of blocks, 96 bytes per layer.
 #include <algorithm>
@@ -67,12 +70,14 @@ __device__ inline void load_slot(const DecodeArguments& a, int slot, DecodeShare
   shared.position[slot] = a.position[slot];
 }
 
-__device__ inline void count_tiles(int slots, const AttentionShape& shape, AttentionPlan& plan) {
+__device__ inline void count_tiles(int slots, const AttentionShape& shape, int tile_rows,
+                                   AttentionPlan& plan) {
   plan.shape = shape;
+  plan.shape.tile_rows = tile_rows;
   int tiles = 0;
   for (int s = 0; s < slots; ++s) {
     plan.tiles_before[s] = tiles;
-    tiles += (plan.rows[s] + shape.tile_rows - 1) / shape.tile_rows;
+    tiles += (plan.rows[s] + tile_rows - 1) / tile_rows;
   }
   plan.tiles_before[slots] = tiles;
   share_tiles(tiles * shape.groups, plan);
@@ -88,13 +93,14 @@ __device__ inline void copy_table(const Table* from, int count, unsigned char* t
 
 #endif
 
-template <int kSlots>
+/// kByTable: of one slot, whose context is kept as tokens.
+template <int kSlots, bool kByTable>
 __global__ void __launch_bounds__(kDecodeThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArguments a) {
 #if defined(PERCEIVER_DECODE_SM90)
   extern __shared__ __align__(128) unsigned char memory[];
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
-  const DecodeLayout layout(a.slots, a.crosses, a.layers);
+  const DecodeLayout layout(a.slots, a.crosses, a.layers, kByTable ? a.table_bytes : 0);
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; ++i) {
       barrier_init(shared_address(&shared.full[i]), kWarpArrivals);
@@ -107,17 +113,23 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
     fence_copies();
   }
   if (kSlots == 1 && threadIdx.x == 32) begin_step(a, shared);
+  if (kByTable && blockIdx.x == 0 && threadIdx.x == 64) write_fresh_token(a);
   load_slot(a, static_cast<int>(threadIdx.x), shared);
   copy_table(a.cross, a.crosses, memory + layout.crosses);
   copy_table(a.self, a.layers, memory + layout.selves);
   __syncthreads();
-  if (threadIdx.x == 0) count_tiles(a.slots, a.cross_shape, shared.cross);
-  if (threadIdx.x == 32) count_tiles(a.slots, a.self_shape, shared.self);
+  if (threadIdx.x == 0) {
+    const int rows =
+        kByTable ? table_tile_rows(a.cross_shape, shared.cross.rows[0]) : a.cross_shape.tile_rows;
+    count_tiles(a.slots, a.cross_shape, rows, shared.cross);
+  }
+  if (threadIdx.x == 32) count_tiles(a.slots, a.self_shape, a.self_shape.tile_rows, shared.self);
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
     set_registers<DecodeRegisters<kSlots>::kProducer, false>();
     if (threadIdx.x < kConsumers + 32) {
-      DecodeProducer producer(a, shared, shared_address(memory + layout.ring));
+      std::conditional_t<kByTable, TableProducer, DecodeProducer> producer(
+          a, shared, shared_address(memory + layout.ring));
       run(a, shared, memory, layout, producer);
     } else if constexpr (kSlots == 1) {
       DecodeFinisher finisher(a, shared, memory, layout);
@@ -125,7 +137,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
     }
   } else {
     set_registers<DecodeRegisters<kSlots>::kConsumer, true>();
-    std::conditional_t<kSlots == 1, DecodeSingle, DecodeConsumer<std::max(kSlots, 8)>> consumer(
+    std::conditional_t<kSlots == 1, DecodeSingle<kByTable>, DecodeConsumer<std::max(kSlots, 8)>> consumer(
         a, shared, memory, layout);
     run(a, shared, memory, layout, consumer);
   }
@@ -169,8 +181,36 @@ AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring_rows, 
   return shape;
 }
 
+bool by_table(const DecodeStep& k) {
+  return k.context_table != nullptr;
+}
+
+/// Of attention by table in shared memory, with so many heads of a block; 0 without it.
+int64_t table_bytes(const DecodeStep& k, int heads) {
+  if (!by_table(k)) return 0;
+  const int64_t head_dim = k.attention_width / k.cross_heads;
+  return TableLayout(k.vocabulary, head_dim, k.cross_rotary.bands, heads, kConsumerWarps).bytes;
+}
+
+DecodeLayout layout_of(const DecodeStep& k, int table) {
+  return {static_cast<int>(k.slots), static_cast<int>(k.cross_blocks), static_cast<int>(k.layers), table};
+}
+
+/// Heads that a block attends for by table, which share the angles of a position; 0 where not even one fits.
+int table_heads(const DecodeStep& k) {
+  int heads = k.context_rows >= kPairedRows ? heads_together(k.cross_heads, kDecodeTableHeads) : 1;
+  const int64_t most = kTableSharedBytes - layout_of(k, 0).ring - kLeastTableStages * kStageBytes;
+  while (heads > 0 && table_bytes(k, heads) > most) heads /= 2;
+  return heads;
+}
+
 AttentionShape cross_shape(const DecodeStep& k) {
-  return attention_shape(k.attention_width, k.cross_heads, k.context_rows, k.cross_rotary, false);
+  AttentionShape shape =
+      attention_shape(k.attention_width, k.cross_heads, k.context_rows, k.cross_rotary, false);
+  if (!by_table(k)) return shape;
+  shape.group = table_heads(k);
+  shape.groups = shape.heads / shape.group;
+  return shape;
 }
 AttentionShape self_shape(const DecodeStep& k) {
   return attention_shape(k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, k.slots == 1);
@@ -224,8 +264,7 @@ DeviceLimits device_limits(const Launch& launch) {
 
 /// Stages of the ring that fit.
 int stages_of(const DecodeStep& k, const DeviceLimits& limits) {
-  const DecodeLayout layout(static_cast<int>(k.slots), static_cast<int>(k.cross_blocks),
-                            static_cast<int>(k.layers));
+  const DecodeLayout layout = layout_of(k, static_cast<int>(table_bytes(k, cross_shape(k).group)));
   return std::min(kMaxStages, (limits.shared_bytes - layout.ring) / kStageBytes);
 }
 
@@ -271,6 +310,14 @@ bool attention_fits(const DecodeStep& k, int64_t width, int64_t heads, int64_t r
   return k.slots * heads * ring_rows * blocks < int64_t{1} << 31;
 }
 
+/// The context in either form.
+bool context_fits(const DecodeStep& k) {
+  if (!by_table(k)) return present({k.context_kv});
+  return k.context_kv == nullptr && k.slots == 1 && k.position_tables == 0 && table_heads(k) > 0 &&
+         present({k.context_table, k.context_tokens, k.context_positions}) && k.cross_rotary.bands % 2 == 0 &&
+         aligned({k.cross_rotary.cosine, k.cross_rotary.sine});
+}
+
 bool counts_fit(const DecodeStep& k) {
   return k.slots >= 1 && k.slots <= kMaxSlots && k.layers >= 1 && k.layers <= kMaxDecodeLayers &&
          k.cross_blocks >= 1 && k.cross_blocks <= kMaxDecodeCrosses && k.query_layers >= 0 &&
@@ -307,6 +354,9 @@ DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
   a.output_norm = k.output_norm;
   a.self_kv = static_cast<bf16*>(k.self_kv);
   a.context_kv = static_cast<bf16*>(k.context_kv);
+  a.context_table = static_cast<const bf16*>(k.context_table);
+  a.context_tokens = k.context_tokens, a.context_positions = k.context_positions;
+  a.table_bytes = static_cast<int>(table_bytes(k, a.cross_shape.group));
   a.token = k.token;
   a.position = k.position;
   a.table_position = k.table_position;
@@ -348,20 +398,20 @@ DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
   return a;
 }
 
-/// Calls body.template operator()<kSlots>() with the smallest of 1, 8, 16, 32, 64 that holds the slots.
-template <typename Body>
-void with_slots(int64_t slots, Body&& body) {
-  if (slots == 1) return body.template operator()<1>();
-  if (slots <= 8) return body.template operator()<8>();
-  if (slots <= 16) return body.template operator()<16>();
-  if (slots <= 32) return body.template operator()<32>();
-  body.template operator()<64>();
+/// For the smallest of 1, 8, 16, 32, 64 slots that holds those of the step.
+auto kernel_of(const DecodeStep& k) {
+  if (by_table(k)) return decode_kernel<1, true>;
+  if (k.slots == 1) return decode_kernel<1, false>;
+  if (k.slots <= 8) return decode_kernel<8, false>;
+  if (k.slots <= 16) return decode_kernel<16, false>;
+  if (k.slots <= 32) return decode_kernel<32, false>;
+  return decode_kernel<64, false>;
 }
 
 }  // namespace
 
 bool decode_supports(const Launch& launch, const DecodeStep& k) {
-  if (k.type != DType::bf16 || !counts_fit(k) || k.context_kv == nullptr) return false;
+  if (k.type != DType::bf16 || !counts_fit(k)) return false;
   if (!channels_fit(k.input_channels) || !channels_fit(k.latent_channels)) return false;
   const int blocks = launch.processors;
   // The finishers of one slot keep the latents of up to 8 tiles.
@@ -369,7 +419,7 @@ bool decode_supports(const Launch& launch, const DecodeStep& k) {
   if (!attention_fits(k, k.attention_width, k.cross_heads, k.context_rows, k.cross_rotary, blocks))
     return false;
   if (!attention_fits(k, k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, blocks)) return false;
-  if (!weights_present(k) || !present({k.self_kv, k.context_kv, k.logits})) return false;
+  if (!weights_present(k) || !present({k.self_kv, k.logits}) || !context_fits(k)) return false;
   const DeviceLimits limits = device_limits(launch);
   return limits.major >= 9 && limits.cooperative != 0 && stages_of(k, limits) >= 4;
 }
@@ -382,7 +432,7 @@ void decode_step(const Launch& launch, const DecodeStep& k) {
   const int blocks = launch.processors;
   const int stages = stages_of(k, device_limits(launch));
   const DecodeArguments arguments = make_arguments(k, blocks, stages);
-  const DecodeLayout layout(arguments.slots, arguments.crosses, arguments.layers);
+  const DecodeLayout layout = layout_of(k, arguments.table_bytes);
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;
@@ -393,12 +443,11 @@ void decode_step(const Launch& launch, const DecodeStep& k) {
   config.stream = stream_of(launch);
   config.attrs = &cooperative;
   config.numAttrs = 1;
-  with_slots(k.slots, [&]<int kSlots>() {
-    check(cudaFuncSetAttribute(decode_kernel<kSlots>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(config.dynamicSmemBytes)),
-          "shared memory of decode_step");
-    check(cudaLaunchKernelEx(&config, decode_kernel<kSlots>, arguments), "decode_step");
-  });
+  const auto kernel = kernel_of(k);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(config.dynamicSmemBytes)),
+        "shared memory of decode_step");
+  check(cudaLaunchKernelEx(&config, kernel, arguments), "decode_step");
 }
 
 }  // namespace perceiver::kernels::cuda

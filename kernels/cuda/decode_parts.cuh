@@ -119,6 +119,11 @@ struct DecodeArguments {
   int cross_after[kMaxDecodeCrosses];
   DecodeCross cross[kMaxDecodeCrosses];
   DecodeSelf self[kMaxDecodeLayers];
+
+  // In the place of context_kv, which is null:
+  const bf16* context_table;  // [X, V, 2A]
+  int32_t *context_tokens, *context_positions;
+  int table_bytes;  // of shared memory
 };
 
 /// A kind of attention and its work in this step.
@@ -131,8 +136,8 @@ struct AttentionPlan {
   int fresh_row[kMaxSlots];         // the row that this step writes
 };
 
-/// The beginning of shared memory; behind it lie the tables of blocks, the inputs' rows, partial sums, the
-/// ring.
+/// The beginning of shared memory; behind it lie the tables of blocks, the inputs' rows, partial sums, what
+/// attention by table has (decode_table_attention.cuh), the ring.
 struct DecodeShared {
   uint64_t full[kMaxStages], empty[kMaxStages];
   AttentionPlan cross, self;
@@ -151,14 +156,15 @@ inline constexpr int kMergeQuadruples = kConsumerWarps * 4, kMergeBytes = 2 * kM
 
 /// Where things lie in shared memory, in bytes.
 struct DecodeLayout {
-  int crosses, selves, rows, sums, ring;
+  int crosses, selves, rows, sums, table, ring;
   __host__ __device__ static int align(int bytes) { return (bytes + 127) / 128 * 128; }
-  __host__ __device__ DecodeLayout(int slots, int cross_count, int layer_count) {
+  __host__ __device__ DecodeLayout(int slots, int cross_count, int layer_count, int table_bytes) {
     crosses = align(static_cast<int>(sizeof(DecodeShared)));
     selves = crosses + align(cross_count * static_cast<int>(sizeof(DecodeCross)));
     rows = selves + align(layer_count * static_cast<int>(sizeof(DecodeSelf)));
     sums = rows + align(rows_bytes(slots));
-    ring = sums + align(sums_bytes(slots));
+    table = sums + align(sums_bytes(slots));
+    ring = table + align(table_bytes);
   }
   /// Inputs of products.
   __host__ __device__ static int rows_bytes(int slots) {

@@ -12,6 +12,7 @@
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/decode_exchange.cuh"
 #include "kernels/cuda/decode_head_attention.cuh"
+#include "kernels/cuda/decode_table_attention.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
@@ -31,6 +32,8 @@ __device__ inline bool makes_latents(const Product& p) {
   return p.output <= ProductOutput::latent_activated;
 }
 
+/// kByTable: the context is kept as tokens.
+template <bool kByTable>
 class DecodeSingle {
   static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
   static constexpr int kSums = kPassSums;
@@ -41,6 +44,7 @@ class DecodeSingle {
       : a_(a),
         shared_(shared),
         sums_(reinterpret_cast<float*>(memory + layout.sums)),
+        table_(memory + layout.table),
         ring_(shared_address(memory + layout.ring)),
         thread_(static_cast<int>(threadIdx.x)),
         warp_(thread_ / 32),
@@ -74,7 +78,9 @@ class DecodeSingle {
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
     const FreshInputs inputs{a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride,
                              p.fresh == 0 ? tag_ - 1 : shared_.first_tag, tag_ - 1, tag_};
-    if (plan.shape.by_head) {
+    if (kByTable && p.fresh > 0) {
+      DecodeTableAttention(a_, shared_, table_, p.fresh - 1, inputs).run();
+    } else if (plan.shape.by_head) {
       DecodeHeadAttention(a_, shared_, ring_, parts(), which_parts_, plan, inputs).run(cursor_);
     } else {
       DecodeAttention<true>(a_, shared_, ring_, parts(), which_parts_, p.cache, plan, inputs).run(cursor_);
@@ -429,6 +435,7 @@ class DecodeSingle {
   const DecodeArguments& a_;
   DecodeShared& shared_;
   float* sums_;
+  unsigned char* table_;
   uint32_t ring_;
   int thread_, warp_, lane_;
   int replica_;            // that this block reads

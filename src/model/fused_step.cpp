@@ -44,9 +44,9 @@ kernels::DecodeCross CrossBlock::fused_arguments() const {
           fused(kv_),     fused(out_),     fused(mlp_.first()), fused(mlp_.second())};
 }
 
-std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& caches,
-                                                         const DecodeSlots& slots) const {
-  const bool fits = !cross_.empty() && !caches.by_table() && config_.latents_per_position == 1 &&
+std::shared_ptr<FusedStep> PerceiverAR::fused_arguments(int64_t slots, int64_t latents,
+                                                        int64_t context) const {
+  const bool fits = !cross_.empty() && config_.latents_per_position == 1 &&
                     config_.query_style != QueryStyle::learned &&
                     query_mlp_.size() <= kernels::kMaxDecodeQueryLayers &&
                     position_embeddings_.size() <= kernels::kMaxDecodeTables;
@@ -58,7 +58,7 @@ std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& cac
 
   kernels::DecodeStep& k = fused_step->step;
   k.type = type_;
-  k.slots = caches.slots;
+  k.slots = slots;
   k.vocabulary = config_.vocabulary;
   k.input_channels = config_.input_channels;
   k.latent_channels = config_.z_channels();
@@ -69,8 +69,8 @@ std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& cac
   k.self_widening = config_.self_widening;
   k.layers = config_.layers;
   k.cross_blocks = static_cast<int64_t>(cross_.size());
-  k.context_rows = caches.context;
-  k.latent_rows = caches.latents;
+  k.context_rows = context;
+  k.latent_rows = latents;
   k.activation = config_.activation;
   k.query_residual = config_.query_residual;
   k.query_offset = config_.query_offset ? 1 : 0;
@@ -87,10 +87,44 @@ std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& cac
   k.self = fused_step->self.data();
   k.output_norm = fused(output_norm_);
   k.output = fused(output_);
+  return fused_step;
+}
+
+bool PerceiverAR::has_fused_step(int64_t slots, int64_t latents, int64_t context, bool by_table) const {
+  const auto fused_step = fused_arguments(slots, latents, context);
+  if (fused_step == nullptr) return false;
+  const RotaryTables rotary = rotary_tables();
+  kernels::DecodeStep& k = fused_step->step;
+  k.cross_rotary = fused(rotary.cross);
+  k.self_rotary = fused(rotary.self);
+  // The answer does not depend on what the caches hold: any place stands for them.
+  void* place = token_embedding_.value.data();
+  k.self_kv = place;
+  k.logits = static_cast<float*>(place);
+  if (by_table) {
+    k.context_table = place;
+    k.context_tokens = k.context_positions = static_cast<int32_t*>(place);
+  } else {
+    k.context_kv = place;
+  }
+  return kernels::decode_supports(context_->launch(), k);
+}
+
+std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& caches,
+                                                         const DecodeSlots& slots) const {
+  auto fused_step = fused_arguments(caches.slots, caches.latents, caches.context);
+  if (fused_step == nullptr) return nullptr;
+  kernels::DecodeStep& k = fused_step->step;
   k.cross_rotary = fused(caches.cross_rotary);
   k.self_rotary = fused(caches.self_rotary);
   k.self_kv = caches.self_kv.data();
-  k.context_kv = caches.context_kv.data();
+  if (caches.by_table()) {
+    k.context_table = caches.context_table.data();
+    k.context_tokens = caches.context_tokens.as<int32_t>();
+    k.context_positions = caches.context_positions.as<int32_t>();
+  } else {
+    k.context_kv = caches.context_kv.data();
+  }
   k.token = slots.token.as<int32_t>();
   k.position = slots.position.as<int32_t>();
   k.table_position = (config_.axes() == 1 ? slots.position : slots.positions).as<int32_t>();

@@ -56,7 +56,7 @@ class PerceiverAR {
   int64_t rotary_positions() const { return rotary_tables().positions; }
 
   /// Caches of `slots` sequences, with rings of `latents` and `context` rows; see DecodeCaches. `by_table`
-  /// (rotary models on the CPU) keeps the context as tokens. Contents unspecified but for the table, which is
+  /// (rotary models) keeps the context as tokens. Contents unspecified but for the table, which is
   /// that of the present weights.
   DecodeCaches make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
   /// A pass over one sequence (`inputs` of one example) that ends with the logits [1, V] of its last latent
@@ -71,6 +71,8 @@ class PerceiverAR {
   /// The step as one kernel, for `decode` on these caches and slots; null where there is none for this model and
   /// device.
   std::shared_ptr<const FusedStep> fused_step(const DecodeCaches& caches, const DecodeSlots& slots) const;
+  /// Whether `fused_step` has one for the caches that `make_caches` makes of these; allocates nothing.
+  bool has_fused_step(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
 
  private:
   struct RotaryTables {
@@ -99,6 +101,8 @@ class PerceiverAR {
                  const CacheUse* caches = nullptr) const;
   std::vector<ops::LinearParameters*> linears();
   Tensor project_table() const;
+  /// The fused step's arguments without caches and slots; null for models that have none.
+  std::shared_ptr<FusedStep> fused_arguments(int64_t slots, int64_t latents, int64_t context) const;
   void decode_plainly(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
                       const Tensor& logits) const;
   /// logits (accumulation type) = Linear_out(z) for the few rows of z, each as if it were alone.
