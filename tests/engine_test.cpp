@@ -318,11 +318,9 @@ Sequence sequence_of(int64_t prompt, uint32_t number) {
 
 /// Slots that start at different times with different prompts, beside what each becomes alone: the same bits.
 void check_independence(const PerceiverAR& model, GenerationPolicy policy, int64_t slots,
-                        ContextProjection kept = ContextProjection::automatic) {
-  EngineOptions options;
+                        EngineOptions options = {}) {
   options.policy = policy;
   options.slots = slots;
-  options.context = kept;
   Engine engine(model, options);
   const int64_t tokens = 30;
   for (int64_t step = 0; step < tokens + slots; ++step) {
@@ -572,8 +570,13 @@ TEST(Engine, ASequenceDoesNotDependOnTheOthersOnTheGpu) {
       config.cross_heads = config.self_heads = channels / 64 + 1 - channels / 256;
       const auto model = varied_model(config, type, gpu());
       for (const GenerationPolicy policy : kAll)
-        for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table})
-          check_independence(*model, policy, 5, kept);
+        for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table}) {
+          EngineOptions options;
+          options.context = kept;
+          // Tokens have a fused step for one sequence alone, which rounds in places of its own.
+          options.fused = kept == ContextProjection::direct;
+          check_independence(*model, policy, 5, options);
+        }
     }
   }
 }
@@ -583,17 +586,67 @@ TEST(Engine, TheFusedStepIsThePlainOneOnTheGpu) {
   SKIP_WITHOUT_GPU();
   PerceiverAR model(fused_config(), gpu(), DType::bf16);
   model.parameters().initialize(3);
-  for (const int64_t slots : {1, 3}) {
+  for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table}) {
+    for (const int64_t slots : {1, 3}) {
+      EngineOptions options;
+      options.slots = slots;
+      options.policy = GenerationPolicy::stream;
+      options.context = kept;
+      Engine fused(model, options);
+      options.fused = false;
+      Engine plain(model, options);
+      EXPECT_FALSE(plain.fused());
+      if (kept == ContextProjection::table && slots > 1) {
+        EXPECT_FALSE(fused.fused());
+        continue;
+      }
+      if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
+      check_alike(fused, plain, 450, 5e-2);
+    }
+  }
+}
+
+// Positions of the kept tokens move down, as the fused step's own.
+TEST(Engine, TheFusedStepOutgrowsTheRotaryTablesOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  PerceiverAR model(fused_config(), gpu(), DType::bf16);
+  model.parameters().initialize(3);
+  EngineOptions options;
+  options.policy = GenerationPolicy::stream;
+  options.context = ContextProjection::table;
+  Engine fused(model, options);
+  options.fused = false;
+  Engine plain(model, options);
+  if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
+  check_alike(fused, plain, 1800, 8e-2);
+}
+
+// Tokens where the fused step takes them, or takes neither them nor keys and values.
+TEST(Engine, AutomaticKeepsTheContextInTheFasterWayOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  ModelConfig config = fused_config();
+  config.context_length = 2 * config.vocabulary;
+  const auto kept = [](const PerceiverAR& model, int64_t slots, bool fused) {
     EngineOptions options;
     options.slots = slots;
-    options.policy = GenerationPolicy::stream;
-    Engine fused(model, options);
-    options.fused = false;
-    Engine plain(model, options);
-    if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
-    EXPECT_FALSE(plain.fused());
-    check_alike(fused, plain, 450, 5e-2);
-  }
+    options.fused = fused;
+    return Engine(model, options).options().context;
+  };
+  PerceiverAR model(config, gpu(), DType::bf16);
+  model.parameters().initialize(3);
+  if (!Engine(model, {}).fused()) GTEST_SKIP() << "no fused step on this device";
+  EXPECT_EQ(kept(model, 1, true), ContextProjection::table);
+  EXPECT_EQ(kept(model, 3, true), ContextProjection::direct);
+  EXPECT_EQ(kept(model, 65, true), ContextProjection::table);
+  EXPECT_EQ(kept(model, 3, false), ContextProjection::table);
+  for (const bool by_table : {true, false})
+    EXPECT_TRUE(model.has_fused_step(1, config.latents, config.context_length, by_table));
+  EXPECT_FALSE(model.has_fused_step(3, config.latents, config.context_length, true));
+  PerceiverAR wide(config, gpu(), DType::f32);
+  EXPECT_EQ(kept(wide, 1, true), ContextProjection::table);
+  config.context_length = 2 * config.vocabulary - 1;
+  PerceiverAR shorter(config, gpu(), DType::bf16);
+  EXPECT_EQ(kept(shorter, 1, true), ContextProjection::direct);
 }
 
 }  // namespace

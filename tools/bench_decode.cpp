@@ -232,7 +232,7 @@ void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
       ->add_option(
           "--context-as", options->engine.context,
           "How the context is kept: tokens, with a table of keys and values; keys, with their values; "
-          "auto: what is smaller")
+          "auto: what is faster")
       ->transform(CLI::CheckedTransformer(kept))
       ->default_str("auto");
   add_policy(*decode, options->engine);

@@ -97,11 +97,20 @@ void Engine::resolve() {
   const bool table_possible = config_.position_encoding == PositionEncoding::rotary && !transformer;
   if (o.context == ContextProjection::table && !table_possible)
     throw_user("the context can be kept as tokens for rotary Perceiver AR models alone");
-  // A table is read whole for every token, keys and values only as far as the context reaches.
   if (o.context == ContextProjection::automatic)
-    o.context = table_possible && 2 * config_.vocabulary <= config_.context_length
-                    ? ContextProjection::table
-                    : ContextProjection::direct;
+    o.context = table_possible && table_pays() ? ContextProjection::table : ContextProjection::direct;
+}
+
+/// Whether generation is faster with the context kept as tokens.
+bool Engine::table_pays() const {
+  // A table is read whole for every token, keys and values only as far as the context reaches.
+  if (2 * config_.vocabulary > config_.context_length) return false;
+  // What a single kernel saves can outweigh the bytes of keys and values.
+  const auto fuses = [this](bool by_table) {
+    return options_.fused && keeps_cache_ &&
+           model_.has_fused_step(options_.slots, options_.latents, config_.context_length, by_table);
+  };
+  return fuses(true) || !fuses(false);
 }
 
 void Engine::check_memory() const {

@@ -23,7 +23,7 @@ struct EngineOptions {
   int64_t refill = 0;          ///< R, 1 to M latents (whole positions); M / 2
   int64_t prompt_latents = 0;  ///< latents of the pass over a prompt, 1 to M; M
   ContextEnd context_end = ContextEnd::drop;
-  /// Keep the context as tokens where that reads less memory; otherwise as keys and values.
+  /// Keep the context as tokens where that is faster; otherwise as keys and values.
   ContextProjection context = ContextProjection::automatic;
   bool fused = true;  ///< the step as one kernel where there is one
 };
@@ -134,6 +134,7 @@ class Engine {
   };
 
   void resolve();
+  bool table_pays() const;
   void check_memory() const;
   void make_caches();
   bool given_positions(const Slot& slot) const { return !slot.positions.empty(); }
