@@ -4,18 +4,18 @@
 // keep is a prefix of the tokens in falling order of their adjusted logits, so it is told by a threshold and
 // by how many of the tokens exactly at it belong to it: found digit by digit (radix selection), by counts or
 // by integer weights, whose sums do not depend on their order.
-#include <cfloat>
+#include <algorithm>
 #include <cmath>
 
 #include "core/philox.h"
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/dependent_launch.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
 
 using Word = unsigned long long;
 
-constexpr int kThreads = 1024, kWarps = kThreads / 32, kBins = 256;
+constexpr int kMostThreads = 1024, kMostWarps = kMostThreads / 32, kBins = 256;
 constexpr int32_t kPad = 0, kEos = 1, kSos = 2;
 
 /// Doubles in their order as integers.
@@ -27,20 +27,25 @@ __device__ inline double unordered(Word key) {
   return __longlong_as_double(static_cast<long long>((key >> 63) != 0 ? key & ~(Word{1} << 63) : ~key));
 }
 
-__device__ inline double block_max(double x) {
-  __shared__ double parts[kWarps];
-  for (int offset = 16; offset > 0; offset /= 2) x = fmax(x, __shfl_xor_sync(0xffffffffu, x, offset));
+/// Of all threads, by `join`, in an order that depends on their number alone.
+template <typename Join>
+__device__ inline double block_reduce(double x, Join&& join) {
+  __shared__ double parts[kMostWarps];
+  for (int offset = 16; offset > 0; offset /= 2) x = join(x, __shfl_xor_sync(0xffffffffu, x, offset));
   __syncthreads();
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
   __syncthreads();
-  double largest = parts[0];
-  for (int warp = 1; warp < kWarps; ++warp) largest = fmax(largest, parts[warp]);
-  return largest;
+  double all = parts[0];
+  for (unsigned warp = 1; warp < blockDim.x / 32; ++warp) all = join(all, parts[warp]);
+  return all;
+}
+__device__ inline double block_max(double x) {
+  return block_reduce(x, [](double a, double b) { return fmax(a, b); });
 }
 
 /// Sum of all lower threads' x; `total` gets that of all.
 __device__ inline Word exclusive_scan(Word x, Word& total) {
-  __shared__ Word parts[kWarps];
+  __shared__ Word parts[kMostWarps];
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   Word inclusive = x;
   for (unsigned offset = 1; offset < 32; offset *= 2) {
@@ -52,7 +57,7 @@ __device__ inline Word exclusive_scan(Word x, Word& total) {
   __syncthreads();
   Word before = 0;
   total = 0;
-  for (unsigned w = 0; w < kWarps; ++w) {
+  for (unsigned w = 0; w < blockDim.x / 32; ++w) {
     if (w < warp) before += parts[w];
     total += parts[w];
   }
@@ -94,9 +99,10 @@ __device__ Kept select(const Tokens<T>& tokens, int64_t vocabulary, Word wanted)
   __shared__ Word prefix, above;
   if (threadIdx.x == 0) prefix = 0, above = 0;
   for (int shift = 56; shift >= 0; shift -= 8) {
-    for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) bins[bin] = 0;
+    for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += static_cast<int>(blockDim.x))
+      bins[bin] = 0;
     __syncthreads();
-    for (int64_t v = threadIdx.x; v < vocabulary; v += kThreads) {
+    for (int64_t v = threadIdx.x; v < vocabulary; v += blockDim.x) {
       const double adjusted = tokens.adjusted(v);
       const Word key = ordered(adjusted);
       if (shift < 56 && (key >> (shift + 8)) != prefix) continue;
@@ -121,7 +127,7 @@ __device__ Kept select(const Tokens<T>& tokens, int64_t vocabulary, Word wanted)
 template <typename T>
 __device__ Word total_weight(const Tokens<T>& tokens, int64_t vocabulary, const Kept& kept) {
   Word sum = 0, ties = 0;
-  for (int64_t v = threadIdx.x; v < vocabulary; v += kThreads) {
+  for (int64_t v = threadIdx.x; v < vocabulary; v += blockDim.x) {
     const double adjusted = tokens.adjusted(v);
     const Word key = ordered(adjusted);
     if (key > kept.key) sum += tokens.weight_of(adjusted);
@@ -137,7 +143,7 @@ __device__ Word total_weight(const Tokens<T>& tokens, int64_t vocabulary, const 
 template <typename T>
 __device__ int32_t draw(const Tokens<T>& tokens, int64_t vocabulary, const Kept& kept, uint64_t random) {
   __shared__ int32_t token;
-  const int64_t each = (vocabulary + kThreads - 1) / kThreads, begin = threadIdx.x * each,
+  const int64_t each = (vocabulary + blockDim.x - 1) / blockDim.x, begin = threadIdx.x * each,
                 end = min(vocabulary, begin + each);
   Word ties = 0, ignored = 0;
   for (int64_t v = begin; v < end; ++v) ties += ordered(tokens.adjusted(v)) == kept.key;
@@ -173,7 +179,7 @@ __device__ int32_t likeliest(const Tokens<T>& tokens, int64_t vocabulary) {
   __shared__ int first;
   if (threadIdx.x == 0) first = INT32_MAX;
   __syncthreads();
-  for (int64_t v = threadIdx.x; v < vocabulary; v += kThreads)
+  for (int64_t v = threadIdx.x; v < vocabulary; v += blockDim.x)
     if (tokens.adjusted(v) == tokens.largest) atomicMin(&first, static_cast<int>(v));
   __syncthreads();
   return first;
@@ -203,7 +209,8 @@ __device__ inline void advance(const AdvanceSlots& k, int64_t s) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) sample_kernel(Sample k) {
+__global__ void __launch_bounds__(kMostThreads) sample_kernel(Sample k) {
+  wait_for_earlier_kernels();
   const int64_t slot = blockIdx.x, vocabulary = k.vocabulary;
   if (k.active[slot] == 0) return;
   const SampleSettings settings = k.settings[slot];
@@ -220,15 +227,15 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(Sample k) {
     tokens.bias = k.bias + (settings.bias_row + step % settings.bias_period) * vocabulary;
 
   double top = -INFINITY, largest = -INFINITY, sum = 0;
-  for (int64_t v = threadIdx.x; v < vocabulary; v += kThreads) {
+  for (int64_t v = threadIdx.x; v < vocabulary; v += blockDim.x) {
     top = fmax(top, static_cast<double>(to_float(tokens.logits[v])));
     largest = fmax(largest, tokens.adjusted(v));
   }
   top = block_max(top);
   tokens.largest = block_max(largest);
-  for (int64_t v = threadIdx.x; v < vocabulary; v += kThreads)
+  for (int64_t v = threadIdx.x; v < vocabulary; v += blockDim.x)
     sum += exp(static_cast<double>(to_float(tokens.logits[v])) - top);
-  sum = block_sum<kThreads>(sum);
+  sum = block_reduce(sum, [](double a, double b) { return a + b; });
   int32_t token = kPad;
   if (isfinite(sum) && isfinite(tokens.largest)) {
     if (settings.temperature > 0) {
@@ -261,7 +268,9 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(Sample k) {
 
 void sample(const Launch& launch, const Sample& k) {
   with_type(k.type, [&]<typename T>() {
-    sample_kernel<T><<<static_cast<unsigned>(k.slots), kThreads, 0, stream_of(launch)>>>(k);
+    // A small vocabulary's block is small too: its warps meet often.
+    const auto threads = static_cast<int>(std::min<int64_t>(kMostThreads, ceil_div(k.vocabulary, 32) * 32));
+    launch_dependent<sample_kernel<T>>(launch, static_cast<unsigned>(k.slots), threads, 0, k);
   });
   check_launch("sample");
 }
