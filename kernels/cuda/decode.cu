@@ -421,7 +421,7 @@ bool decode_supports(const Launch& launch, const DecodeStep& k) {
   if (!attention_fits(k, k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, blocks)) return false;
   if (!weights_present(k) || !present({k.self_kv, k.logits}) || !context_fits(k)) return false;
   const DeviceLimits limits = device_limits(launch);
-  return limits.major >= 9 && limits.cooperative != 0 && stages_of(k, limits) >= 4;
+  return limits.major >= 9 && limits.cooperative != 0 && stages_of(k, limits) >= kLeastStages;
 }
 
 int64_t decode_workspace(const Launch& launch, const DecodeStep& k) {

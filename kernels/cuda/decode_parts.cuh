@@ -39,7 +39,7 @@ inline constexpr int kTileColumns = 1024;
 inline constexpr int kRowPitch = kTileColumns * 2 + 64;
 inline constexpr int kStageBytes = kTileRows * kRowPitch;
 inline constexpr int kCacheTileBytes = 16384;  // a tile of keys and values
-inline constexpr int kMaxStages = 16;
+inline constexpr int kLeastStages = 4, kMaxStages = 16;
 inline constexpr int kInputBytes = 1024;  // of one slot, of a warp: its columns of 4 tiles
 
 // Of decode_head_attention.cuh: channels; rows of a tile, of a warp; tiles taken at once.

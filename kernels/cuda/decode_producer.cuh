@@ -15,7 +15,11 @@ class DecodeProducer {
 
  public:
   __device__ DecodeProducer(const DecodeArguments& a, DecodeShared& shared, uint32_t ring)
-      : a_(a), shared_(shared), ring_(ring), lane_(static_cast<int>(threadIdx.x) % 32) {}
+      : a_(a),
+        shared_(shared),
+        ring_(ring),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        slack_(min(kPaceSlack, a.stages - kLeastStages)) {}
 
   __device__ void arrive() {}
   __device__ void swap_latents() {}
@@ -90,7 +94,7 @@ class DecodeProducer {
   /// as soon as the consumers have emptied stages, hold up the words by which blocks wait for one another.
   __device__ void pace() const {
     if (issued_ < kPaceDepth) return;
-    const RingCursor ahead = moved(kPaceSlack), before = moved(a_.stages - kPaceDepth);
+    const RingCursor ahead = moved(slack_), before = moved(a_.stages - kPaceDepth);
     if (barrier_passed(shared_address(&shared_.empty[ahead.stage]), ahead.parity ^ 1)) return;
     barrier_wait(shared_address(&shared_.full[before.stage]), before.parity ^ 1);
   }
@@ -144,6 +148,7 @@ class DecodeProducer {
   DecodeShared& shared_;
   uint32_t ring_;
   int lane_;
+  int slack_;  // kPaceSlack; less in a short ring
   RingCursor cursor_;
   int issued_ = 0;
 };
