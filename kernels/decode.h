@@ -109,11 +109,11 @@ struct DecodeStep {
   const int32_t* context_row = nullptr;     // to write
   const int32_t* latent_count = nullptr;    // valid rows of the latent rings, this step's included
   const int32_t* latent_row = nullptr;      // to write
-  const int32_t* active = nullptr;  // 0: the slot is idle: neither caches nor logits are written
+  const int32_t* active = nullptr;          // 0: the slot is idle: neither caches nor logits are written
 
   float* logits = nullptr;  // [S, V]
-  /// decode_workspace() bytes, aligned to 256, of zeros before the first step; steps that share it are of one
-  /// shape and run one after the other.
+  /// decode_workspace() bytes, aligned to 256, made ready by decode_prepare(); steps that share it are of one
+  /// shape, have the same weights and run one after the other.
   void* workspace = nullptr;
 };
 
@@ -126,6 +126,8 @@ namespace cuda {
 bool decode_supports(const Launch& launch, const DecodeStep& step);
 /// Bytes of DecodeStep::workspace.
 int64_t decode_workspace(const Launch& launch, const DecodeStep& step);
+/// Makes the workspace ready for steps like this one, in stream order.
+void decode_prepare(const Launch& launch, const DecodeStep& step);
 /// One step, enqueued; neither waits nor allocates.
 void decode_step(const Launch& launch, const DecodeStep& step);
 }  // namespace cuda

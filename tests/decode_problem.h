@@ -507,8 +507,8 @@ class DeviceDecode {
     step.logits = logits->data();
     workspace_ = std::make_unique<DeviceArray<uint8_t>>(
         static_cast<size_t>(kernels::cuda::decode_workspace(launch, step)));
-    require_cuda(cudaMemset(workspace_->data(), 0, workspace_->size()), "workspace");
     step.workspace = workspace_->data();
+    kernels::cuda::decode_prepare(launch, step);
   }
 
  private:

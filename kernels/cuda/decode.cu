@@ -59,15 +59,18 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
   actor.end();
 }
 
-/// What a thread reads of its slot, if it has one.
-__device__ inline void load_slot(const DecodeArguments& a, int slot, DecodeShared& shared) {
-  if (slot >= a.slots) return;
-  const bool active = a.active[slot] != 0;
-  shared.cross.rows[slot] = active ? a.context_count[slot] : 0;
-  shared.self.rows[slot] = active ? a.latent_count[slot] : 0;
-  shared.cross.fresh_row[slot] = a.context_row[slot];
-  shared.self.fresh_row[slot] = a.latent_row[slot];
-  shared.position[slot] = a.position[slot];
+/// The attention plans' rows of one slot.
+__device__ inline void load_context(const DecodeArguments& a, int slot, DecodeShared& shared) {
+  const int active = a.active[slot], count = a.context_count[slot], row = a.context_row[slot];
+  shared.cross.rows[slot] = active != 0 ? count : 0;
+  shared.cross.fresh_row[slot] = row;
+}
+__device__ inline void load_latents(const DecodeArguments& a, int slot, DecodeShared& shared) {
+  const int active = a.active[slot], count = a.latent_count[slot], row = a.latent_row[slot],
+            position = a.position[slot];
+  shared.self.rows[slot] = active != 0 ? count : 0;
+  shared.self.fresh_row[slot] = row;
+  shared.position[slot] = position;
 }
 
 __device__ inline void count_tiles(int slots, const AttentionShape& shape, int tile_rows,
@@ -83,6 +86,32 @@ __device__ inline void count_tiles(int slots, const AttentionShape& shape, int t
   share_tiles(tiles * shape.groups, plan);
 }
 
+/// By one warp each, so that their trips to memory overlap.
+template <int kSlots, bool kByTable>
+__device__ inline void make_plans(const DecodeArguments& a, DecodeShared& shared) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  if (warp == 2) {
+    for (int slot = lane; slot < a.slots; slot += 32) load_context(a, slot, shared);
+    __syncwarp();
+    const int rows =
+        kByTable ? table_tile_rows(a.cross_shape, shared.cross.rows[0]) : a.cross_shape.tile_rows;
+    if (lane == 0) count_tiles(a.slots, a.cross_shape, rows, shared.cross);
+  } else if (warp == 3) {
+    for (int slot = lane; slot < a.slots; slot += 32) load_latents(a, slot, shared);
+    __syncwarp();
+    if (lane == 0) count_tiles(a.slots, a.self_shape, a.self_shape.tile_rows, shared.self);
+  }
+}
+
+/// The first phase begins with the tokens' embeddings: into the second-level cache by then.
+__device__ inline void prefetch_embedding(const DecodeArguments& a, int thread) {
+  const int lines = (a.input * 2 + 127) / 128;
+  if (thread >= 0 && thread < lines * a.slots)
+    prefetch_line(reinterpret_cast<const char*>(a.token_embedding +
+                                                static_cast<int64_t>(a.token[thread / lines]) * a.input) +
+                  thread % lines * 128);
+}
+
 template <typename Table>
 __device__ inline void copy_table(const Table* from, int count, unsigned char* to) {
   const uint64_t* words = reinterpret_cast<const uint64_t*>(from);
@@ -91,16 +120,10 @@ __device__ inline void copy_table(const Table* from, int count, unsigned char* t
     reinterpret_cast<uint64_t*>(to)[i] = words[i];
 }
 
-#endif
-
-/// kByTable: of one slot, whose context is kept as tokens.
+/// Everything in shared memory that lasts. Not inlined, lest the actors' registers are those that it leaves.
 template <int kSlots, bool kByTable>
-__global__ void __launch_bounds__(kDecodeThreads, 1)
-    decode_kernel(const __grid_constant__ DecodeArguments a) {
-#if defined(PERCEIVER_DECODE_SM90)
-  extern __shared__ __align__(128) unsigned char memory[];
+__device__ __noinline__ void set_up(const DecodeArguments& a, const DecodeLayout& layout, unsigned char* memory) {
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
-  const DecodeLayout layout(a.slots, a.crosses, a.layers, kByTable ? a.table_bytes : 0);
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; ++i) {
       barrier_init(shared_address(&shared.full[i]), kWarpArrivals);
@@ -113,18 +136,25 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
     fence_copies();
   }
   if (kSlots == 1 && threadIdx.x == 32) begin_step(a, shared);
-  if (kByTable && blockIdx.x == 0 && threadIdx.x == 64) write_fresh_token(a);
-  load_slot(a, static_cast<int>(threadIdx.x), shared);
+  if (kByTable && blockIdx.x == 0 && threadIdx.x == kConsumers) write_fresh_token(a);
+  make_plans<kSlots, kByTable>(a, shared);
+  prefetch_embedding(a, static_cast<int>(threadIdx.x) - 128);
   copy_table(a.cross, a.crosses, memory + layout.crosses);
   copy_table(a.self, a.layers, memory + layout.selves);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    const int rows =
-        kByTable ? table_tile_rows(a.cross_shape, shared.cross.rows[0]) : a.cross_shape.tile_rows;
-    count_tiles(a.slots, a.cross_shape, rows, shared.cross);
-  }
-  if (threadIdx.x == 32) count_tiles(a.slots, a.self_shape, a.self_shape.tile_rows, shared.self);
-  __syncthreads();
+}
+
+#endif
+
+/// kByTable: of one slot, whose context is kept as tokens.
+template <int kSlots, bool kByTable>
+__global__ void __launch_bounds__(kDecodeThreads, 1)
+    decode_kernel(const __grid_constant__ DecodeArguments a) {
+#if defined(PERCEIVER_DECODE_SM90)
+  extern __shared__ __align__(128) unsigned char memory[];
+  DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
+  const DecodeLayout layout(a.slots, a.crosses, a.layers, kByTable ? a.table_bytes : 0);
+  set_up<kSlots, kByTable>(a, layout, memory);
   if (threadIdx.x >= kConsumers) {
     set_registers<DecodeRegisters<kSlots>::kProducer, false>();
     if (threadIdx.x < kConsumers + 32) {
@@ -218,7 +248,7 @@ AttentionShape self_shape(const DecodeStep& k) {
 
 /// The workspace's parts, in bytes from its start. One slot has the exchange, in 8-byte words.
 struct Workspace {
-  int64_t latents[2], queries, hidden, rows[2], partials, fresh, bytes;
+  int64_t crosses, selves, latents[2], queries, hidden, rows[2], partials, fresh, bytes;
   int64_t hidden_stride, rows_stride, fresh_stride;  // words
 
   Workspace(const DecodeStep& k, int blocks) {
@@ -229,6 +259,8 @@ struct Workspace {
       at += align(count * (words ? 8 : size));
       return begin;
     };
+    crosses = at, at += align(k.cross_blocks * static_cast<int64_t>(sizeof(DecodeCross)));
+    selves = at, at += align(k.layers * static_cast<int64_t>(sizeof(DecodeSelf)));
     const int64_t z = k.latent_channels, a = k.attention_width, copies = words ? kReplicas : k.slots;
     fresh_stride = std::max(z, a);
     hidden_stride = std::max(k.cross_widening, k.self_widening) * z / 2;
@@ -393,8 +425,8 @@ DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
     a.self_tiles = hopper::tensor_map(k.self_kv, k.layers, k.latent_rows, 2 * k.latent_channels,
                                       2 * k.latent_channels, kHeadTileRows);
   for (int64_t i = 0; i + 1 < k.cross_blocks; ++i) a.cross_after[i] = static_cast<int>(k.cross_after[i]);
-  std::copy_n(k.cross, k.cross_blocks, a.cross);
-  std::copy_n(k.self, k.layers, a.self);
+  a.cross = reinterpret_cast<const DecodeCross*>(base + parts.crosses);
+  a.self = reinterpret_cast<const DecodeSelf*>(base + parts.selves);
   return a;
 }
 
@@ -426,6 +458,19 @@ bool decode_supports(const Launch& launch, const DecodeStep& k) {
 
 int64_t decode_workspace(const Launch& launch, const DecodeStep& k) {
   return Workspace(k, launch.processors).bytes;
+}
+
+void decode_prepare(const Launch& launch, const DecodeStep& k) {
+  const Workspace parts(k, launch.processors);
+  const auto stream = stream_of(launch);
+  unsigned char* base = static_cast<unsigned char*>(k.workspace);
+  check(cudaMemsetAsync(base, 0, static_cast<size_t>(parts.bytes), stream), "workspace of decode_step");
+  const auto copy = [&](int64_t at, const void* from, int64_t bytes) {
+    check(cudaMemcpyAsync(base + at, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream),
+          "workspace of decode_step");
+  };
+  copy(parts.crosses, k.cross, k.cross_blocks * static_cast<int64_t>(sizeof(DecodeCross)));
+  copy(parts.selves, k.self, k.layers * static_cast<int64_t>(sizeof(DecodeSelf)));
 }
 
 void decode_step(const Launch& launch, const DecodeStep& k) {

@@ -106,6 +106,8 @@ struct DecodeArguments {
   float* logits;
 
   // In the workspace.
+  const DecodeCross* cross;  // [X]
+  const DecodeSelf* self;    // [L]
   unsigned long long* arrivals;
   unsigned long long* ends;  // of steps, by blocks
   float* latents[2];         // [S, Z]; two for the layers of the query's MLP
@@ -117,8 +119,6 @@ struct DecodeArguments {
 
   CUtensorMap self_tiles;  // of self_kv as [layers, ring_rows, 2 * Z], where attention is by head
   int cross_after[kMaxDecodeCrosses];
-  DecodeCross cross[kMaxDecodeCrosses];
-  DecodeSelf self[kMaxDecodeLayers];
 
   // In the place of context_kv, which is null:
   const bf16* context_table;  // [X, V, 2A]
@@ -287,6 +287,10 @@ __device__ inline float4 load_fresh(const float* from) {
 }
 __device__ inline uint4 load_fresh(const bf16* from) {
   return __ldcg(reinterpret_cast<const uint4*>(from));
+}
+
+__device__ inline void prefetch_line(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 
 __device__ inline uint4 load_shared(uint32_t address) {

@@ -76,10 +76,6 @@ class DecodeProducer {
     if (norm != nullptr && line < p.columns * 2) prefetch_line(norm + line);
     if (bias != nullptr && lane_ == 0) prefetch_line(bias + tiles.begin * kTileRows * 2);
   }
-  __device__ static void prefetch_line(const void* from) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-  }
-
   __device__ uint32_t stage() const { return ring_ + cursor_.stage * kStageBytes; }
 
   /// Waits until the consumers are done with the next stage; returns the barrier that counts its arrivals.

@@ -403,16 +403,27 @@ class DecodeSingle {
   /// Partial results first + lane / 4, + step, ...
   __device__ __forceinline__ PairSum combine_piece(const AttentionShape& shape, const Piece& piece, int first,
                                                    int step) const {
+    constexpr int kBatch =
+        3;  // on their way at once: all where as many blocks as an H100 has share the tiles
     const int stride = shape.group * (shape.head_dim + 2);
     PairSum sum;
 #pragma unroll 1
-    for (int i = first + lane_ / 4; i < piece.count; i += step) {
-      const uint64_t* from = piece.words + static_cast<int64_t>(i) * stride;
-      const uint64_t* places[2] = {from + piece.channel + lane_ % 4 * 2, from + shape.head_dim};
-      uint2 words[2];
+    for (int i = first + lane_ / 4; i < piece.count; i += kBatch * step) {
+      const uint64_t* places[2 * kBatch];
+      uint2 words[2 * kBatch];
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const int part = i + b * step < piece.count ? i + b * step : i;
+        const uint64_t* from = piece.words + static_cast<int64_t>(part) * stride;
+        places[2 * b] = from + piece.channel + lane_ % 4 * 2, places[2 * b + 1] = from + shape.head_dim;
+      }
       receive(places, tag_ - 1, words);
-      const float2 weight = floats(words[1]);
-      sum.add(floats(words[0]), weight.x, weight.y);
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        if (i + b * step >= piece.count) break;
+        const float2 weight = floats(words[2 * b + 1]);
+        sum.add(floats(words[2 * b]), weight.x, weight.y);
+      }
     }
     __syncwarp();
     sum.merge();

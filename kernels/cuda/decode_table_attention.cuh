@@ -58,7 +58,7 @@ struct ConsumerBarrier {
 };
 
 class DecodeTableAttention {
-  using Part = TableAttention<bf16, kConsumers, ConsumerBarrier, kDecodeTableHeads, 2>;
+  using Part = TableAttention<bf16, kConsumers, ConsumerBarrier, kDecodeTableHeads, 1>;
 
  public:
   /// `memory`: table_bytes of shared memory.
@@ -128,7 +128,7 @@ class DecodeTableAttention {
   const AttentionShape& shape_;
   unsigned char* memory_;
   const bf16* table_;
-  const FreshInputs& inputs_;
+  FreshInputs inputs_;
 };
 
 #endif

@@ -138,8 +138,9 @@ std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& cac
   if (!kernels::decode_supports(context_->launch(), k)) return nullptr;
 #ifdef PERCEIVER_CUDA
   fused_step->workspace =
-      Tensor::zeros(*context_, DType::u8, {kernels::cuda::decode_workspace(context_->launch(), k)});
+      Tensor::empty(*context_, DType::u8, {kernels::cuda::decode_workspace(context_->launch(), k)});
   k.workspace = fused_step->workspace.data();
+  kernels::cuda::decode_prepare(context_->launch(), k);
 #endif
   return fused_step;
 }
