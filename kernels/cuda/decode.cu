@@ -122,7 +122,8 @@ __device__ inline void copy_table(const Table* from, int count, unsigned char* t
 
 /// Everything in shared memory that lasts. Not inlined, lest the actors' registers are those that it leaves.
 template <int kSlots, bool kByTable>
-__device__ __noinline__ void set_up(const DecodeArguments& a, const DecodeLayout& layout, unsigned char* memory) {
+__device__ __noinline__ void set_up(const DecodeArguments& a, const DecodeLayout& layout,
+                                    unsigned char* memory) {
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
   if (threadIdx.x == 0) {
     for (int i = 0; i < a.stages; ++i) {

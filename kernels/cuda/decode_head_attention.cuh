@@ -19,11 +19,14 @@ namespace perceiver::kernels::cuda {
 
 class DecodeHeadAttention {
  public:
-  __device__ DecodeHeadAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring, float* parts,
-                                 int& turn, const AttentionPlan& plan, const FreshInputs& inputs)
+  /// `own`: 256 bytes of shared memory of the warp.
+  __device__ DecodeHeadAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring,
+                                 unsigned char* own, float* parts, int& turn, const AttentionPlan& plan,
+                                 const FreshInputs& inputs)
       : a_(a),
         shared_(shared),
         ring_(ring),
+        own_(reinterpret_cast<float2*>(own)),
         parts_(parts),
         turn_(turn),
         plan_(plan),
@@ -58,7 +61,7 @@ class DecodeHeadAttention {
     const bool has_fresh =
         fresh >= 0 && fresh % stride < kHeadRows && plan_.fresh_row[0] < (tile + count) * kHeadTileRows;
     uint32_t query[4][2];
-    uint4 fresh_chunk;
+    uint4 fresh_chunk{0, 0, 0, 0};
     receive_query(head, has_fresh, query, fresh_chunk);
     Sum sum;
 #pragma unroll 1
@@ -126,26 +129,32 @@ class DecodeHeadAttention {
   }
 
   /// The query as B, and for lanes 0 to 7 and 8 to 15 a chunk of the fresh key and value, all in one trip.
+  /// The query goes through shared memory, so that a warp asks for it with one access.
   __device__ __forceinline__ void receive_query(int head, bool with_fresh, uint32_t (&query)[4][2],
                                                 uint4& fresh) const {
-    const uint64_t* q = a_.exchange.queries + head * kHeadWidth + lane_ % 4 * 2;
-    const uint64_t* row = inputs_.row + (head * kHeadWidth + lane_ % 8 * 8) / 2 +
-                          (lane_ / 8 % 2 != 0 ? plan_.shape.width / 2 : 0);
-    const uint64_t* places[10];
-    uint2 words[10];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) places[i] = q + i * 8;
-    places[8] = with_fresh ? row : q, places[9] = with_fresh ? row + 2 : q;
-    receive(places, inputs_.query_tag, words);
+    const uint64_t* q = a_.exchange.queries + head * kHeadWidth + lane_ * 2;
+    if (with_fresh) {
+      const uint64_t* row = inputs_.row + (head * kHeadWidth + lane_ % 8 * 8) / 2 +
+                            (lane_ / 8 % 2 != 0 ? plan_.shape.width / 2 : 0);
+      const uint64_t* const places[3] = {q, row, row + 2};
+      uint2 words[3];
+      receive(places, inputs_.query_tag, words);
+      own_[lane_] = floats(words[0]);
+      fresh = {words[1].x, words[1].y, words[2].x, words[2].y};
+    } else {
+      uint2 words[1];
+      receive(q, inputs_.query_tag, words);
+      own_[lane_] = floats(words[0]);
+    }
+    __syncwarp();
     const bool rest = lane_ / 4 % 2 != 0;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float2 x = floats(words[i]);
+      const float2 x = own_[i * 4 + lane_ % 4];
       const uint32_t upper = pack(x.x, x.y);
       const float2 held = unpack(upper);
       query[i / 2][i % 2] = rest ? pack(x.x - held.x, x.y - held.y) : upper;
     }
-    fresh = {words[8].x, words[8].y, words[9].x, words[9].y};
   }
 
   __device__ void write_fresh(uint32_t place, int row, const uint4& chunk) const {
@@ -227,6 +236,7 @@ class DecodeHeadAttention {
   const DecodeArguments& a_;
   DecodeShared& shared_;
   uint32_t ring_;
+  float2* own_;  // the warp's, [32]
   float* parts_;
   int& turn_;
   const AttentionPlan& plan_;

@@ -81,7 +81,7 @@ class DecodeSingle {
     if (kByTable && p.fresh > 0) {
       DecodeTableAttention(a_, shared_, table_, p.fresh - 1, inputs).run();
     } else if (plan.shape.by_head) {
-      DecodeHeadAttention(a_, shared_, ring_, parts(), which_parts_, plan, inputs).run(cursor_);
+      DecodeHeadAttention(a_, shared_, ring_, inputs_, parts(), which_parts_, plan, inputs).run(cursor_);
     } else {
       DecodeAttention<true>(a_, shared_, ring_, parts(), which_parts_, p.cache, plan, inputs).run(cursor_);
     }
@@ -389,8 +389,10 @@ class DecodeSingle {
     const bool together = plan.shape.separate;
 #pragma unroll 1
     for (int i = first_piece(plan); i < pieces.end;) {
-      PairSum sum = combine_piece(plan.shape, piece, together ? warp_ * 8 : 0, together ? kConsumers / 4 : 8);
-      if (together) sum = merge_warps(sum);
+      // Of an H100's 132 blocks, all results of many are on their way at once.
+      const PairSum sum = together
+                              ? merge_warps(combine_piece<3>(plan.shape, piece, warp_ * 8, kConsumers / 4))
+                              : combine_piece<1>(plan.shape, piece, 0, 8);
       const float inverse = sum.denominator > 0 ? __frcp_rn(sum.denominator) : 0;
       if (lane_ < 4 * kReplicas && (!together || warp_ == 0))
         publish(a_.exchange.attended + lane_ / 4 * a_.exchange.attended_stride + i * 4 + lane_ % 4,
@@ -400,11 +402,10 @@ class DecodeSingle {
     }
   }
 
-  /// Partial results first + lane / 4, + step, ...
+  /// Partial results first + lane / 4, + step, ..., kBatch at once.
+  template <int kBatch>
   __device__ __forceinline__ PairSum combine_piece(const AttentionShape& shape, const Piece& piece, int first,
                                                    int step) const {
-    constexpr int kBatch =
-        3;  // on their way at once: all where as many blocks as an H100 has share the tiles
     const int stride = shape.group * (shape.head_dim + 2);
     PairSum sum;
 #pragma unroll 1
@@ -486,7 +487,7 @@ class DecodeFinisher {
       const float2 sum = total(result.tile);
       barrier_arrive_warp(shared_address(&shared_.sums_empty[cursor_.stage]));
       cursor_.advance(2);
-      if (result.valid) finish(p, plan, result, sum);
+      if (result.valid) finish(p, result, sum);
     }
     if (makes_latents(p)) which_ ^= 1;
   }
@@ -502,9 +503,9 @@ class DecodeFinisher {
     bool second;    // of two times kHeld tiles of the block
     uint16_t bias[2] = {0, 0};
     bool turns = false, backwards = false;
-    float cosine, sine;
-    uint64_t* to = nullptr;     // the words of this lane's replica
-    uint32_t* cache = nullptr;  // where keys and values go besides
+    float cosine, sine, factor;  // factor: of queries
+    uint64_t* to = nullptr;      // the words of this lane's replica
+    uint32_t* cache = nullptr;   // where keys and values go besides
   };
 
   /// What finishing the pass takes besides the sums. `before`: tiles of the block's share before the pass.
@@ -538,6 +539,7 @@ class DecodeFinisher {
     if (active) load_turn(p, plan, r);
     if (r.row < p.query_rows) {
       r.to = a_.exchange.queries + r.row;
+      r.factor = kLog2E * rsqrtf(static_cast<float>(plan.shape.head_dim));
       return;
     }
     const int channel = r.row - p.query_rows;
@@ -571,7 +573,7 @@ class DecodeFinisher {
     return sum;
   }
 
-  __device__ void finish(const Product& p, const AttentionPlan& plan, const Result& r, float2 x) {
+  __device__ void finish(const Product& p, const Result& r, float2 x) {
     x.x += __uint_as_float(static_cast<uint32_t>(r.bias[0]) << 16);
     x.y += __uint_as_float(static_cast<uint32_t>(r.bias[1]) << 16);
     if (p.output == Output::hidden) return publish(r.to, pack_pair(activate(p.activation, x)), tag_);
@@ -594,8 +596,7 @@ class DecodeFinisher {
       x = {x.x * r.cosine - x.y * sine, x.y * r.cosine + x.x * sine};
     }
     if (r.row < p.query_rows) {
-      const float scale = kLog2E * rsqrtf(static_cast<float>(plan.shape.head_dim));
-      return publish(r.to, x.x * scale, x.y * scale, tag_);
+      return publish(r.to, x.x * r.factor, x.y * r.factor, tag_);
     }
     const uint32_t packed = pack_pair(x);
     publish(r.to, packed, tag_);
