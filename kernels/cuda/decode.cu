@@ -16,10 +16,11 @@
 // by each block that needs it, up to 8 slots.
 //
 // Floors at 3.0 TB/s: imagenet64 1.84 GB, 614 us; music4k 0.45 GB, 149 us; copy131k 0.74 GB, 247 us with a
-// cached context. Measured on an H100, one slot: 1067, 258 and 305 us, 58, 58 and 81%; by barriers over the
-// grid it was 1526, 351 and 365 us. A layer of imagenet64 takes 17 us, some 31000 cycles, where 11000 were
-// predicted: its six ways from block to block, from publishing to having received, take 2000 to 4200 cycles
-// each, 18000 in all, and what lies between them 700 to 3700.
+// cached context. Measured on an H100, one slot: 854, 206 and 289 us, 72, 72 and 85%. What bounds a layer is
+// the chain of its six phases, 23000 cycles for imagenet64: on a GPU that does nothing else a word takes 1300
+// cycles from one block to all others and back into a thread, 2000 with 132 of them polling, 3600 while
+// copies come in bursts, hence the producer's pace; a spilled register costs 900 cycles wherever it is
+// reloaded, so that none may be in the loop.
 //
 // A context kept as tokens is attended to by table (decode_table_attention.cuh): its phase takes nothing out
 // of the ring, which is shorter, 7 stages at 259 ids.
@@ -112,6 +113,24 @@ __device__ inline void prefetch_embedding(const DecodeArguments& a, int thread) 
                   thread % lines * 128);
 }
 
+/// This block's rows of a weight, into the second-level cache.
+__device__ inline void prefetch_rows(const void* weight, int rows, int columns) {
+  const Share tiles((rows + kTileRows - 1) / kTileRows);
+  const int begin = tiles.begin * kTileRows, end = min(rows, tiles.end * kTileRows);
+  if (begin >= end) return;
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(static_cast<const bf16*>(weight) +
+                                                                  static_cast<int64_t>(begin) * columns),
+               "r"((end - begin) * columns * 2)
+               : "memory");
+}
+
+/// What the first phases multiply with is on its way before the producer is.
+__device__ inline void prefetch_weights(const DecodeArguments& a) {
+  prefetch_rows(a.query.weight, a.latent, a.input);
+  if (a.context_kv != nullptr) prefetch_rows(a.cross[0].kv.weight, 2 * a.cross_shape.width, a.input);
+  prefetch_rows(a.cross[0].q.weight, a.cross_shape.width, a.latent);
+}
+
 template <typename Table>
 __device__ inline void copy_table(const Table* from, int count, unsigned char* to) {
   const uint64_t* words = reinterpret_cast<const uint64_t*>(from);
@@ -138,6 +157,7 @@ __device__ __noinline__ void set_up(const DecodeArguments& a, const DecodeLayout
   }
   if (kSlots == 1 && threadIdx.x == 32) begin_step(a, shared);
   if (kByTable && blockIdx.x == 0 && threadIdx.x == kConsumers) write_fresh_token(a);
+  if (threadIdx.x == kConsumers + 32) prefetch_weights(a);
   make_plans<kSlots, kByTable>(a, shared);
   prefetch_embedding(a, static_cast<int>(threadIdx.x) - 128);
   copy_table(a.cross, a.crosses, memory + layout.crosses);
