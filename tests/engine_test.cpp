@@ -621,7 +621,7 @@ TEST(Engine, TheFusedStepOutgrowsTheRotaryTablesOnTheGpu) {
   check_alike(fused, plain, 1800, 8e-2);
 }
 
-// Tokens where the fused step takes them, or takes neither them nor keys and values.
+// Tokens where the fused step takes neither them nor keys and values, or takes both and the context is long.
 TEST(Engine, AutomaticKeepsTheContextInTheFasterWayOnTheGpu) {
   SKIP_WITHOUT_GPU();
   ModelConfig config = fused_config();
@@ -635,7 +635,7 @@ TEST(Engine, AutomaticKeepsTheContextInTheFasterWayOnTheGpu) {
   PerceiverAR model(config, gpu(), DType::bf16);
   model.parameters().initialize(3);
   if (!Engine(model, {}).fused()) GTEST_SKIP() << "no fused step on this device";
-  EXPECT_EQ(kept(model, 1, true), ContextProjection::table);
+  EXPECT_EQ(kept(model, 1, true), ContextProjection::direct);
   EXPECT_EQ(kept(model, 3, true), ContextProjection::direct);
   EXPECT_EQ(kept(model, 65, true), ContextProjection::table);
   EXPECT_EQ(kept(model, 3, false), ContextProjection::table);
@@ -645,8 +645,12 @@ TEST(Engine, AutomaticKeepsTheContextInTheFasterWayOnTheGpu) {
   PerceiverAR wide(config, gpu(), DType::f32);
   EXPECT_EQ(kept(wide, 1, true), ContextProjection::table);
   config.context_length = 2 * config.vocabulary - 1;
-  PerceiverAR shorter(config, gpu(), DType::bf16);
+  PerceiverAR shorter(config, gpu(), DType::f32);
   EXPECT_EQ(kept(shorter, 1, true), ContextProjection::direct);
+  config.context_length = 32 * config.vocabulary;
+  PerceiverAR longer(config, gpu(), DType::bf16);
+  EXPECT_EQ(kept(longer, 1, true), ContextProjection::table);
+  EXPECT_EQ(kept(longer, 3, true), ContextProjection::direct);
 }
 
 }  // namespace

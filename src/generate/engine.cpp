@@ -11,6 +11,9 @@ namespace perceiver {
 namespace {
 
 constexpr int64_t kStepsInFlight = 2;  // on a GPU
+// The single kernel of a step mixes the table anew for every token: measured, 10 times the vocabulary's context does not
+// repay that, 47 times does.
+constexpr int64_t kTableRepays = 32;
 constexpr int64_t kLeastSparePositions = 1024;
 
 bool has_own_query_rows(const ModelConfig& config) {
@@ -110,6 +113,7 @@ bool Engine::table_pays() const {
     return options_.fused && keeps_cache_ &&
            model_.has_fused_step(options_.slots, options_.latents, config_.context_length, by_table);
   };
+  if (fuses(true) && fuses(false)) return config_.context_length >= kTableRepays * config_.vocabulary;
   return fuses(true) || !fuses(false);
 }
 
