@@ -4,13 +4,16 @@
 
 #include <string>
 #include <vector>
-#include <vector>
 
-#include "kernels/decode.h"
 #include "nn/cache.h"
 #include "nn/parameters.h"
 #include "ops/ops.h"
 #include "perceiver/config.h"
+
+namespace perceiver::kernels {
+struct DecodeCross;
+struct DecodeSelf;
+}  // namespace perceiver::kernels
 
 namespace perceiver {
 
