@@ -16,7 +16,7 @@
 namespace perceiver::program {
 namespace {
 
-struct Options {
+struct BenchCommand {
   std::string config;
   std::vector<std::string> set;
   int64_t steps = 10, warmup = 3;
@@ -54,7 +54,7 @@ std::vector<double> finish_times(Learner& learner, const Batch& batch, int64_t s
   return times;
 }
 
-int run_train(const Options& options, const Globals& globals) {
+int run_train(const BenchCommand& options, const Globals& globals) {
   const Config config = load_config(options.config, options.set);
   const int threads = globals.threads > 0 ? globals.threads : static_cast<int>(config.threads);
   const auto context = DeviceContext::open(globals.device.empty() ? config.device : globals.device, threads);
@@ -99,7 +99,7 @@ int run_train(const Options& options, const Globals& globals) {
 }  // namespace
 
 void add_bench(CLI::App& app, Globals& globals, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchCommand>();
   CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
   bench->require_subcommand(1);
   CLI::App* train = bench->add_subcommand("train", "Time training steps on random tokens; prints JSON");

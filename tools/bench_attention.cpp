@@ -22,21 +22,22 @@
 namespace perceiver::program {
 namespace {
 
-struct Case {
+struct AttentionCase {
   int64_t batch, heads, queries, keys, head_dim;
   int64_t width() const { return heads * head_dim; }
 };
 
 // Latents at the end of the context, causal (docs/benchmarks.md).
-constexpr Case kGpuCases[] = {{8, 16, 1024, 12288, 64}, {4, 16, 1024, 131072, 64}, {4, 16, 1024, 32768, 128},
-                              {16, 16, 1024, 1024, 64}, {4, 16, 8192, 8192, 64},   {4, 16, 8192, 8192, 128}};
-constexpr Case kCpuCases[] = {{1, 4, 256, 4096, 64}, {1, 4, 1024, 1024, 64}, {1, 4, 256, 4096, 128}};
+constexpr AttentionCase kGpuCases[] = {{8, 16, 1024, 12288, 64},  {4, 16, 1024, 131072, 64},
+                                       {4, 16, 1024, 32768, 128}, {16, 16, 1024, 1024, 64},
+                                       {4, 16, 8192, 8192, 64},   {4, 16, 8192, 8192, 128}};
+constexpr AttentionCase kCpuCases[] = {{1, 4, 256, 4096, 64}, {1, 4, 1024, 1024, 64}, {1, 4, 256, 4096, 128}};
 
 // The first ones as in kernels::AttentionKernel.
 constexpr const char* kKernels[] = {"automatic", "reference", "portable", "hopper", "cudnn"};
 constexpr int kCudnn = 4;
 
-struct Options {
+struct AttentionCommand {
   std::string precision = "auto", kernel = "automatic", mask = "causal";
   std::vector<int64_t> shape;
   int repeats = 10;
@@ -64,7 +65,7 @@ Tensor random_matrix(DeviceContext& context, DType type, Shape shape, uint32_t s
 /// Matrices as a model has them, keys and values beside one another; query i sees all keys, or where `causal`
 /// those up to its own position at the end of the context.
 struct Problem {
-  Problem(DeviceContext& context, DType type, const Case& c, bool causal)
+  Problem(DeviceContext& context, DType type, const AttentionCase& c, bool causal)
       : q(random_matrix(context, type, {c.batch * c.queries, c.width()}, 1)),
         kv(random_matrix(context, type, {c.batch * c.keys, 2 * c.width()}, 2)),
         d_out(random_matrix(context, type, {c.batch * c.queries, c.width()}, 3)),
@@ -78,7 +79,7 @@ struct Problem {
     limit = Tensor::from_host<int32_t>(context, {static_cast<int64_t>(limits.size())}, limits);
   }
 
-  kernels::AttentionBackward arguments(const Case& c) const {
+  kernels::AttentionBackward arguments(const AttentionCase& c) const {
     const auto column = [&](const Tensor& matrix) {
       return static_cast<std::byte*>(matrix.data()) +
              static_cast<size_t>(c.width()) * size_of(matrix.dtype());
@@ -130,7 +131,8 @@ std::pair<std::string, std::string> names_of(DeviceContext& context, const kerne
   return {"cpu", "cpu"};
 }
 
-Times time_ours(DeviceContext& context, const Case& c, const Problem& problem, int kernel, int repeats) {
+Times time_ours(DeviceContext& context, const AttentionCase& c, const Problem& problem, int kernel,
+                int repeats) {
   kernels::AttentionBackward a = problem.arguments(c);
   a.forward.kernel = static_cast<kernels::AttentionKernel>(kernel);
   const Tensor scratch = scratch_of(context, kernels::attention_backward_workspace(context.launch(), a));
@@ -144,7 +146,8 @@ Times time_ours(DeviceContext& context, const Case& c, const Problem& problem, i
 }
 
 #ifdef PERCEIVER_CUDA
-Times time_cudnn(DeviceContext& context, const Case& c, const Problem& problem, bool causal, int repeats) {
+Times time_cudnn(DeviceContext& context, const AttentionCase& c, const Problem& problem, bool causal,
+                 int repeats) {
   const kernels::AttentionBackward a = problem.arguments(c);
   const kernels::cuda::CudnnAttention cudnn(context.launch(), a.forward, causal);
   const Tensor scratch = scratch_of(context, cudnn.scratch_bytes());
@@ -154,18 +157,18 @@ Times time_cudnn(DeviceContext& context, const Case& c, const Problem& problem, 
   return {name, name, forward, backward};
 }
 #else
-Times time_cudnn(DeviceContext&, const Case&, const Problem&, bool, int) {
+Times time_cudnn(DeviceContext&, const AttentionCase&, const Problem&, bool, int) {
   throw_user("--kernel cudnn: this build computes on the CPU alone");
 }
 #endif
 
 /// Pairs of a query and a key that it sees.
-double visible_pairs(const Case& c, bool causal) {
+double visible_pairs(const AttentionCase& c, bool causal) {
   const auto m = static_cast<double>(c.queries);
   return m * static_cast<double>(c.keys) - (causal ? m * (m - 1) / 2 : 0);
 }
 
-void run_case(DeviceContext& context, DType type, const Case& c, const Options& options) {
+void run_case(DeviceContext& context, DType type, const AttentionCase& c, const AttentionCommand& options) {
   const auto kernel = static_cast<int>(std::find(std::begin(kKernels), std::end(kKernels), options.kernel) -
                                        std::begin(kKernels));
   const bool causal = options.mask == "causal";
@@ -192,7 +195,7 @@ void run_case(DeviceContext& context, DType type, const Case& c, const Options& 
   std::fflush(stdout);
 }
 
-int run(const Options& options, const Globals& globals) {
+int run(const AttentionCommand& options, const Globals& globals) {
   const auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
   const DType type = apply_precision(precision_of(options.precision), *context);
   if (!context->is_cuda() && options.kernel != "automatic")
@@ -204,15 +207,16 @@ int run(const Options& options, const Globals& globals) {
     run_case(*context, type, {s[0], s[1], s[2], s[3], s[4]}, options);
     return 0;
   }
-  const std::span<const Case> cases = context->is_cuda() ? std::span<const Case>(kGpuCases) : kCpuCases;
-  for (const Case& each : cases) run_case(*context, type, each, options);
+  const std::span<const AttentionCase> cases =
+      context->is_cuda() ? std::span<const AttentionCase>(kGpuCases) : kCpuCases;
+  for (const AttentionCase& each : cases) run_case(*context, type, each, options);
   return 0;
 }
 
 }  // namespace
 
 void add_bench_attention(CLI::App& bench, Globals& globals, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<AttentionCommand>();
   CLI::App* attention = bench.add_subcommand(
       "attention", "Time attention, forward and backward; prints a line of JSON for each shape");
   attention

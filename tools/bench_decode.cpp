@@ -21,7 +21,7 @@ namespace {
 
 constexpr double kGpuBandwidth = 3.0e12;  // bytes a second that an H100 copies (docs/benchmarks.md)
 
-struct Options {
+struct DecodeCommand {
   std::string config, checkpoint;
   std::vector<std::string> set;
   std::vector<int64_t> batches{1};
@@ -53,7 +53,7 @@ double read_bandwidth() {
   return best;
 }
 
-std::unique_ptr<PerceiverAR> open_model(const Options& options, const Globals& globals) {
+std::unique_ptr<PerceiverAR> open_model(const DecodeCommand& options, const Globals& globals) {
   if (!options.checkpoint.empty())
     return open_checkpoint(options.checkpoint, globals, options.bf16_weights).model;
   const Config config = load_config(options.config, options.set);
@@ -126,7 +126,7 @@ std::vector<int32_t> random_prompt(int64_t length, int64_t vocabulary, uint32_t 
   return tokens;
 }
 
-nlohmann::ordered_json measure(const PerceiverAR& model, const Options& options, int64_t batch,
+nlohmann::ordered_json measure(const PerceiverAR& model, const DecodeCommand& options, int64_t batch,
                                double bandwidth) {
   DeviceContext& context = model.context();
   const ModelConfig& config = model.config();
@@ -184,7 +184,7 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const Options& options,
           {"peak_allocated_mib", static_cast<double>(context.statistics().peak_bytes) / (1 << 20)}};
 }
 
-int run(const Options& options, const Globals& globals) {
+int run(const DecodeCommand& options, const Globals& globals) {
   if (options.config.empty() == options.checkpoint.empty())
     throw_user("bench decode needs --config or --checkpoint, one of them");
   const std::unique_ptr<PerceiverAR> model = open_model(options, globals);
@@ -209,7 +209,7 @@ int run(const Options& options, const Globals& globals) {
 }  // namespace
 
 void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<DecodeCommand>();
   CLI::App* decode = bench.add_subcommand("decode", "Time generation, full context and latents; prints JSON");
   decode->add_option("--config", options->config, "Configuration (YAML); random weights");
   decode->add_option("--set", options->set, "Override a key: section.key=value")->take_all();

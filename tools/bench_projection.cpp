@@ -14,14 +14,14 @@
 namespace perceiver::program {
 namespace {
 
-struct Case {
+struct ProjectionCase {
   const char* name;
   int64_t batch, context, vocabulary, channels, heads;
   std::vector<int64_t> positions;  ///< rows of the absolute position tables; none: rotary
 };
 
 // Contexts of configs/bench, and of images and text with absolute positions.
-std::vector<Case> cases(bool gpu) {
+std::vector<ProjectionCase> cases(bool gpu) {
   if (!gpu)
     return {{"cpu", 4, 2048, 259, 256, 4, {}},
             {"cpu, absolute", 4, 2048, 259, 256, 4, {2050}},
@@ -40,7 +40,7 @@ struct Data {
   ops::RotaryTable angles;
 };
 
-Tensor random_ids(DeviceContext& context, const Case& c, int64_t below, uint64_t seed) {
+Tensor random_ids(DeviceContext& context, const ProjectionCase& c, int64_t below, uint64_t seed) {
   RandomStream random(seed, RandomPurpose::batch);
   std::vector<int32_t> ids(static_cast<size_t>(c.batch * c.context));
   for (int32_t& id : ids) id = static_cast<int32_t>(random.below(static_cast<uint64_t>(below)));
@@ -56,7 +56,7 @@ Tensor random_values(DeviceContext& context, const Shape& shape, uint64_t seed) 
 }
 
 /// [batch * context, axes]: raster order, the last axis the fastest; one axis counts up.
-Tensor raster_positions(DeviceContext& context, const Case& c) {
+Tensor raster_positions(DeviceContext& context, const ProjectionCase& c) {
   const auto axes = static_cast<int64_t>(c.positions.size());
   std::vector<int32_t> ids(static_cast<size_t>(c.batch * c.context * std::max<int64_t>(1, axes)));
   for (int64_t row = 0; row < c.batch * c.context; ++row) {
@@ -72,7 +72,7 @@ Tensor raster_positions(DeviceContext& context, const Case& c) {
   return Tensor::from_host<int32_t>(context, {static_cast<int64_t>(ids.size())}, ids);
 }
 
-Data make_data(DeviceContext& context, DType type, const Case& c) {
+Data make_data(DeviceContext& context, DType type, const ProjectionCase& c) {
   const DType wide = accumulation_type(type);
   const int64_t rows = c.batch * c.context, columns = 2 * c.channels;
   Data d;
@@ -112,7 +112,7 @@ kernels::TableRows terms_of(const Data& d, const std::vector<Tensor>& tables) {
   return terms;
 }
 
-void run_case(DeviceContext& context, DType type, const Case& c, int repeats) {
+void run_case(DeviceContext& context, DType type, const ProjectionCase& c, int repeats) {
   const int64_t rows = c.batch * c.context, columns = 2 * c.channels;
   const DType wide = accumulation_type(type);
   const bool absolute = !c.positions.empty();
@@ -196,7 +196,7 @@ void add_bench_projection(CLI::App& bench, Globals& globals, Action& action) {
       const auto context =
           DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
       const DType type = apply_precision(Precision::automatic, *context);
-      for (const Case& c : cases(context->is_cuda())) run_case(*context, type, c, options->repeats);
+      for (const ProjectionCase& c : cases(context->is_cuda())) run_case(*context, type, c, options->repeats);
       return 0;
     };
   });

@@ -12,7 +12,7 @@
 namespace perceiver::program {
 namespace {
 
-struct Options {
+struct BuildCommand {
   std::string modality, input, output;
   SplitOptions split;
   BuildOptions build;
@@ -58,7 +58,7 @@ class ProgressLine {
   EncodeCounts total_;
 };
 
-void print_summary(const Options& options, const ShardSummary& summary, const ProgressLine& progress) {
+void print_summary(const BuildCommand& options, const ShardSummary& summary, const ProgressLine& progress) {
   std::printf("%s: modality %s, vocabulary %lld\n", options.output.c_str(), summary.modality.c_str(),
               static_cast<long long>(summary.vocabulary));
   for (int i = 0; i < split_count; ++i) {
@@ -83,7 +83,7 @@ void print_summary(const Options& options, const ShardSummary& summary, const Pr
     std::printf("    %s: %s\n", summary.skipped[i].path.c_str(), summary.skipped[i].reason.c_str());
 }
 
-int run(Options& options, const std::map<std::string, std::string>& modality_options) {
+int run(BuildCommand& options, const std::map<std::string, std::string>& modality_options) {
   const ModalityKind& kind = find_modality(options.modality);
   const auto modality = kind.open(ModalityOptions(kind, modality_options));
   std::vector<SkippedFile> skipped;
@@ -99,10 +99,10 @@ int run(Options& options, const std::map<std::string, std::string>& modality_opt
 }  // namespace
 
 void add_data_build(CLI::App& data, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BuildCommand>();
   CLI::App* command = data.add_subcommand(
       "build",
-      "Make shards of a folder; killed, the same command goes on. Options of the modality (see "
+      "Make shards of a folder; killed, the same command goes on. BuildCommand of the modality (see "
       "perceiver data modalities) are given as well, e.g. --sample-rate 8000");
   command
       ->add_option("--modality", options->modality, "image, music, audio, text, …: perceiver data modalities")

@@ -13,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct InfoCommand {
   std::string path;
   bool json = false, quick = false;
 };
@@ -42,7 +42,7 @@ void add(const ShardFile& shard, Info& info) {
   }
 }
 
-Info gather(const Options& options) {
+Info gather(const InfoCommand& options) {
   Info info;
   const auto take = [&](const ShardFile& shard) {
     if (!options.quick) shard.verify();
@@ -78,7 +78,7 @@ std::string first_line(const std::string& tokenizer) {
   return quote(tokenizer.substr(0, tokenizer.find('\n')));
 }
 
-void print_json(const Info& info, const Options& options) {
+void print_json(const Info& info, const InfoCommand& options) {
   const ShardDescription& d = info.description;
   nlohmann::ordered_json out{{"modality", d.modality},
                              {"tokenizer", d.tokenizer},
@@ -103,7 +103,7 @@ void print_json(const Info& info, const Options& options) {
   std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
-void print_text(const Info& info, const Options& options) {
+void print_text(const Info& info, const InfoCommand& options) {
   const ShardDescription& d = info.description;
   std::printf("%s\n", options.path.c_str());
   std::printf("  modality    %s, tokenizer %s\n", d.modality.c_str(), first_line(d.tokenizer).c_str());
@@ -128,7 +128,7 @@ void print_text(const Info& info, const Options& options) {
 }  // namespace
 
 void add_data_info(CLI::App& data, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<InfoCommand>();
   CLI::App* command = data.add_subcommand("info", "Describe a folder of shards, or one, and check it");
   command->add_option("shards", options->path, "Folder that perceiver data build made, or a shard")
       ->required();

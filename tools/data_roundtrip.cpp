@@ -10,7 +10,7 @@
 namespace perceiver::program {
 namespace {
 
-struct Options {
+struct RoundtripCommand {
   std::string file, modality, out;
 };
 
@@ -25,7 +25,7 @@ const ModalityKind& kind_of(const std::string& file) {
   return find_modality(names[0]);
 }
 
-int run(const Options& options, const std::map<std::string, std::string>& modality_options) {
+int run(const RoundtripCommand& options, const std::map<std::string, std::string>& modality_options) {
   const ModalityKind& kind =
       options.modality.empty() ? kind_of(options.file) : find_modality(options.modality);
   const auto modality = kind.open(ModalityOptions(kind, modality_options));
@@ -48,7 +48,7 @@ int run(const Options& options, const std::map<std::string, std::string>& modali
 }  // namespace
 
 void add_data_roundtrip(CLI::App& data, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RoundtripCommand>();
   CLI::App* command =
       data.add_subcommand("roundtrip", "Show what becomes of a file on its way through tokens");
   command->add_option("file", options->file, "The file")->required();

@@ -12,7 +12,7 @@
 namespace perceiver::program {
 namespace {
 
-struct Options {
+struct TokenizerCommand {
   std::string input, output, type = "unigram";
   int64_t max_mib = 16;
   SentencePieceTraining training;
@@ -25,7 +25,7 @@ std::vector<ListedFile> training_files(const std::string& input) {
   return list_files({std::filesystem::is_directory(train, ignored) ? train.string() : input}, "--input");
 }
 
-int run(Options& options) {
+int run(TokenizerCommand& options) {
   std::vector<ListedFile> files = training_files(options.input);
   TextLines lines(std::move(files), options.max_mib << 20);
   options.training.unigram = options.type == "unigram";
@@ -42,7 +42,7 @@ int run(Options& options) {
 }  // namespace
 
 void add_data_tokenizer(CLI::App& data, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TokenizerCommand>();
   CLI::App* command = data.add_subcommand("tokenizer", "Train a SentencePiece model on text");
   command
       ->add_option("--input", options->input, "File or folder of text; of a folder with train/, that alone")

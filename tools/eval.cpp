@@ -15,7 +15,7 @@
 namespace perceiver::program {
 namespace {
 
-struct Options {
+struct EvalCommand {
   std::string checkpoint, split = "validation";
   std::vector<std::string> set;
   std::vector<int64_t> latents;
@@ -121,7 +121,7 @@ const char* name_of(GenerationPolicy policy) {
 }
 
 /// Scores as generation would, by each policy.
-int run_policies(const Options& options, const LoadedModel& loaded, const Dataset& data, Split split,
+int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Dataset& data, Split split,
                  const std::function<void(int64_t, int64_t)>& progress) {
   if (options.evaluation.stride != 0)
     throw_user("--policy scores token by token; --stride does not go with it");
@@ -153,7 +153,7 @@ int run_policies(const Options& options, const LoadedModel& loaded, const Datase
   return 0;
 }
 
-int run(const Options& options, const Globals& globals) {
+int run(const EvalCommand& options, const Globals& globals) {
   if (!options.policies.empty()) (void)policies_of(options.policies);
   if (options.policies.empty() && (options.refill != 0 || options.max_tokens != 0))
     throw_user("--refill and --max-tokens need --policy");
@@ -189,7 +189,7 @@ int run(const Options& options, const Globals& globals) {
 }  // namespace
 
 void add_eval(CLI::App& app, Globals& globals, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalCommand>();
   CLI::App* command = app.add_subcommand("eval", "Score every token of a split exactly once");
   command->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
       ->required();

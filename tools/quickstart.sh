@@ -1,12 +1,12 @@
 #!/bin/sh
-# From a fresh Debian or Ubuntu to three trained models and what they make: installs what is needed and builds (three to four minutes
+# From a fresh Debian or Ubuntu to three trained models and what they make: installs what is needed and builds (one to two minutes
 # on two cores), and for text (the King James Bible), pictures (pieces of photographs) and music (tunes of a game), all from Debian packages,
 # trains a small model for a minute or two, scores it on data it has not seen and samples from it (about five minutes).
 #   tools/quickstart.sh [TEXT_FILE]      (your own text instead, and nothing else)
 set -eu
 cd "$(dirname "$0")/.."
 tools/install_packages.sh
-cmake -S . -B build -G Ninja > /dev/null
+cmake -S . -B build -G Ninja -DPERCEIVER_UNITY=ON > /dev/null
 ninja -C build perceiver_program
 perceiver=build/perceiver
 

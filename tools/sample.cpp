@@ -18,7 +18,7 @@ namespace perceiver::program {
 namespace {
 
 constexpr uint64_t kLongestPrompt = uint64_t{64} << 20;
-struct Options {
+struct SampleCommand {
   std::string checkpoint, prompt, prompt_file, prompts_file;
   std::vector<std::string> stop, logit_bias;
   GenerationRequest request;
@@ -63,7 +63,7 @@ std::string prompt_of_line(const std::string& line, bool json, const std::string
   throw_user("{}: a JSON string, or an object with a string 'prompt', is needed", source);
 }
 
-std::vector<std::string> read_prompts(const Options& options) {
+std::vector<std::string> read_prompts(const SampleCommand& options) {
   if (!options.prompt_file.empty()) return {read_file(options.prompt_file, kLongestPrompt)};
   if (options.prompts_file.empty()) return {options.prompt};
   std::vector<std::string> prompts;
@@ -95,7 +95,7 @@ std::pair<int32_t, float> parse_bias(const std::string& text) {
 }
 
 /// The likeliest of each group of `best_of` continuations.
-std::vector<Result> choose(const Options& options, const std::vector<Continuation>& all,
+std::vector<Result> choose(const SampleCommand& options, const std::vector<Continuation>& all,
                            const std::vector<Progress>& progress) {
   std::vector<Result> results;
   for (size_t first = 0; first < all.size(); first += static_cast<size_t>(options.best_of)) {
@@ -135,7 +135,7 @@ void print_json(const std::vector<std::string>& prompts, const std::vector<Resul
 }
 
 /// Everything that is wrong with the request is told before the checkpoint is even opened, where possible.
-void check(Options& options) {
+void check(SampleCommand& options) {
   if (options.batch.count < 1) throw_user("--count {}: 1 or more are possible", options.batch.count);
   if (options.best_of < 1) throw_user("--best-of {}: 1 or more are possible", options.best_of);
   if (options.batch.at_once < 0)
@@ -146,7 +146,8 @@ void check(Options& options) {
   for (const std::string& bias : options.logit_bias) options.request.token_biases.push_back(parse_bias(bias));
 }
 
-std::vector<GenerationRequest> requests_of(const Options& options, const std::vector<std::string>& prompts,
+std::vector<GenerationRequest> requests_of(const SampleCommand& options,
+                                           const std::vector<std::string>& prompts,
                                            const Tokenizer& tokenizer) {
   std::vector<GenerationRequest> requests;
   for (const std::string& prompt : prompts) {
@@ -161,7 +162,7 @@ std::vector<GenerationRequest> requests_of(const Options& options, const std::ve
   return requests;
 }
 
-int sample_as_files(Options& options, const LoadedModel& loaded) {
+int sample_as_files(SampleCommand& options, const LoadedModel& loaded) {
   if (!options.prompt.empty())
     throw_user("--prompt is printed; to write --out, give the prompt as --prompt-file");
   if (!options.prompts_file.empty())
@@ -173,7 +174,7 @@ int sample_as_files(Options& options, const LoadedModel& loaded) {
   return sample_to_files(loaded, options.files, options.request, options.batch);
 }
 
-int run(Options& options, const Globals& globals) {
+int run(SampleCommand& options, const Globals& globals) {
   check(options);
   const LoadedModel loaded = open_checkpoint(options.checkpoint, globals, options.bf16_weights);
   if (wants_files(options.files, loaded.metadata)) return sample_as_files(options, loaded);
@@ -222,7 +223,7 @@ int run(Options& options, const Globals& globals) {
   return 0;
 }
 
-void add_sampling(CLI::App& command, Options& options) {
+void add_sampling(CLI::App& command, SampleCommand& options) {
   SamplingOptions& sampling = options.request.sampling;
   command.add_option("--temperature", sampling.temperature, "0 = always the likeliest")
       ->capture_default_str();
@@ -271,7 +272,7 @@ void add_policy(CLI::App& command, EngineOptions& engine) {
 }
 
 void add_sample(CLI::App& app, Globals& globals, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<SampleCommand>();
   CLI::App* command = app.add_subcommand("sample", "Continue prompts");
   command->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
       ->required();

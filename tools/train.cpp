@@ -17,7 +17,7 @@
 namespace perceiver::program {
 namespace {
 
-struct Options {
+struct TrainCommand {
   std::string config, run;
   std::vector<std::string> set;
   bool resume = false;
@@ -57,7 +57,7 @@ Validate validator(const Config& config) {
   };
 }
 
-int run(const Options& options, const Globals& globals) {
+int run(const TrainCommand& options, const Globals& globals) {
   Config config = load_config(options.config, options.set);
   if (globals.threads > 0) config.threads = globals.threads;
   if (!globals.device.empty()) config.device = globals.device;
@@ -85,7 +85,7 @@ int run(const Options& options, const Globals& globals) {
 }  // namespace
 
 void add_train(CLI::App& app, Globals& globals, Action& action) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TrainCommand>();
   CLI::App* command =
       app.add_subcommand("train", "Train a model from a configuration; prints the last checkpoint");
   command->add_option("config", options->config, "Configuration (YAML; see perceiver config --explain)")
@@ -93,9 +93,8 @@ void add_train(CLI::App& app, Globals& globals, Action& action) {
   command->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
   command->add_option("--run", options->run, "Folder of the run (default: runs/<name of the configuration>)");
   command->add_flag("--resume", options->resume, "Continue the run that the folder holds");
-  command->callback([options, &globals, &action] {
-    action = [options, &globals] { return run(*options, globals); };
-  });
+  command->callback(
+      [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }
 
 }  // namespace perceiver::program

@@ -82,14 +82,14 @@ class AudioModality final : public Modality {
   SequenceFormat format_;
 };
 
-std::unique_ptr<Modality> open(const ModalityOptions& options) {
+std::unique_ptr<Modality> open_audio(const ModalityOptions& options) {
   const auto rate = static_cast<int>(options.integer("sample_rate", audio_min_rate, audio_max_rate));
   return std::make_unique<AudioModality>(
       rate, pack_tokenizer("audio", options.values(ModalityOption::Use::tokens)));
 }
 
-std::unique_ptr<Modality> restore(std::string_view tokenizer, const ModalityOptions& options) {
-  return open(ModalityOptions(options.kind(), unpack_tokenizer("audio", tokenizer)));
+std::unique_ptr<Modality> restore_audio(std::string_view tokenizer, const ModalityOptions& options) {
+  return open_audio(ModalityOptions(options.kind(), unpack_tokenizer("audio", tokenizer)));
 }
 
 }  // namespace
@@ -104,8 +104,8 @@ const ModalityKind& audio_modality() {
       .max_file_bytes = int64_t{4} << 30,
       .options = {{"sample_rate", "16000",
                    "Samples per second, 100 to 1000000; files of another are resampled."}},
-      .open = open,
-      .restore = restore,
+      .open = open_audio,
+      .restore = restore_audio,
   };
   return kind;
 }

@@ -125,7 +125,7 @@ class CodecModality final : public Modality {
   SequenceFormat format_;
 };
 
-std::unique_ptr<Modality> open(const ModalityOptions& options) {
+std::unique_ptr<Modality> open_codec(const ModalityOptions& options) {
   const int64_t levels = options.integer("levels", 1, max_levels);
   std::vector<int64_t> codes = number_list(options, "codes", max_levels, 1, max_codes);
   if (codes.size() == 1) codes.assign(static_cast<size_t>(levels), codes[0]);
@@ -138,8 +138,8 @@ std::unique_ptr<Modality> open(const ModalityOptions& options) {
       pack_tokenizer("codec", options.values(ModalityOption::Use::tokens)));
 }
 
-std::unique_ptr<Modality> restore(std::string_view tokenizer, const ModalityOptions& options) {
-  return open(ModalityOptions(options.kind(), unpack_tokenizer("codec", tokenizer)));
+std::unique_ptr<Modality> restore_codec(std::string_view tokenizer, const ModalityOptions& options) {
+  return open_codec(ModalityOptions(options.kind(), unpack_tokenizer("codec", tokenizer)));
 }
 
 }  // namespace
@@ -155,8 +155,8 @@ const ModalityKind& codec_modality() {
                   {"codes", "1024", "Codes of a level: one number for all, or one each, such as 1024,512."},
                   {"layout", "frames_levels", "frames_levels (SoundStream) or levels_frames (EnCodec)."},
                   {"frame_rate", "75", "Frames per second, for prompts measured in seconds."}},
-      .open = open,
-      .restore = restore,
+      .open = open_codec,
+      .restore = restore_codec,
   };
   return kind;
 }

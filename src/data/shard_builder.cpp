@@ -20,16 +20,6 @@ std::span<const std::byte> bytes_of(const std::vector<Element>& values) {
   return std::as_bytes(std::span(values));
 }
 
-uint64_t checksum_of(std::span<const std::byte> bytes) {
-  Checksum checksum;
-  checksum.update(bytes);
-  return checksum.digest();
-}
-
-std::string hexadecimal(uint64_t value) {
-  return fmt::format("{:016x}", value);
-}
-
 }  // namespace
 
 ShardDescription describe_shard(std::string_view modality, const Modality& opened, std::string split) {

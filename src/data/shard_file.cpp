@@ -87,12 +87,6 @@ void copy_wide(const std::byte* from, int64_t count, int32_t* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = static_cast<int32_t>(load<Stored>(from + i * sizeof(Stored)));
 }
 
-uint64_t checksum_of(std::span<const std::byte> bytes) {
-  Checksum checksum;
-  checksum.update(bytes);
-  return checksum.digest();
-}
-
 }  // namespace
 
 ShardFile ShardFile::open(const std::filesystem::path& path) {

@@ -20,15 +20,11 @@ namespace perceiver {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr const char* journal_file_name = "build.json";
 constexpr uint64_t max_summary = uint64_t{256} << 20;
 constexpr int summary_version = 1;
-
-std::string hexadecimal(uint64_t value) {
-  return fmt::format("{:016x}", value);
-}
 
 bool matches(const std::string& pattern, const std::string& path) {
   if (pattern.empty()) return false;
@@ -139,7 +135,7 @@ void claim_folder(const fs::path& folder, const std::string& fingerprint) {
     remove_stale_temporaries(folder);
     if (!fs::is_empty(folder, error))
       throw_user("{}: is not empty and holds no unfinished build; choose another folder", folder.string());
-    write_file_atomically(journal, Json{{"fingerprint", fingerprint}}.dump(2) + "\n");
+    write_file_atomically(journal, OrderedJson{{"fingerprint", fingerprint}}.dump(2) + "\n");
     return;
   }
   const auto json = parse_json_document(read_file(journal, max_summary), journal.string());
@@ -179,10 +175,10 @@ void add_shard(const ShardFile& shard, Split split, const std::string& name, Sha
 }
 
 std::string summary_text(const ShardSummary& summary) {
-  Json json{{"version", summary_version},
-            {"modality", summary.modality},
-            {"unit", summary.unit},
-            {"vocabulary", summary.vocabulary}};
+  OrderedJson json{{"version", summary_version},
+                   {"modality", summary.modality},
+                   {"unit", summary.unit},
+                   {"vocabulary", summary.vocabulary}};
   for (int i = 0; i < split_count; ++i) {
     const SplitCounts& c = summary.splits[static_cast<size_t>(i)];
     json["splits"][std::string(split_name(static_cast<Split>(i)))] = {{"shards", c.shards},
@@ -191,14 +187,14 @@ std::string summary_text(const ShardSummary& summary) {
                                                                       {"units", c.units},
                                                                       {"words", c.words}};
   }
-  json["skipped"] = Json::array();
+  json["skipped"] = OrderedJson::array();
   for (const SkippedFile& file : summary.skipped)
     json["skipped"].push_back({{"path", file.path}, {"reason", file.reason}});
-  json["shards"] = Json::array();
+  json["shards"] = OrderedJson::array();
   for (const ShardEntry& shard : summary.shards)
     json["shards"].push_back(
         {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3", hexadecimal(shard.fingerprint)}});
-  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
 /// One build in progress.

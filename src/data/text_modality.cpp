@@ -50,14 +50,14 @@ class TextModality final : public Modality {
   SequenceFormat format_;
 };
 
-std::unique_ptr<Modality> open(const ModalityOptions& options) {
+std::unique_ptr<Modality> open_text(const ModalityOptions& options) {
   const std::string& name = options.text("tokenizer");
   if (name == ByteTokenizer::kind) return std::make_unique<TextModality>(make_tokenizer(ByteTokenizer::kind));
   return std::make_unique<TextModality>(
       SentencePieceTokenizer::from_model(read_file(name, SentencePieceTokenizer::max_model_bytes), name));
 }
 
-std::unique_ptr<Modality> restore(std::string_view tokenizer, const ModalityOptions&) {
+std::unique_ptr<Modality> restore_text(std::string_view tokenizer, const ModalityOptions&) {
   return std::make_unique<TextModality>(make_tokenizer(tokenizer));
 }
 
@@ -73,8 +73,8 @@ const ModalityKind& text_modality() {
       .options =
           {{"tokenizer", "bytes",
             "bytes (259 ids), or the path of a SentencePiece model (perceiver data tokenizer trains one)."}},
-      .open = open,
-      .restore = restore,
+      .open = open_text,
+      .restore = restore_text,
   };
   return kind;
 }

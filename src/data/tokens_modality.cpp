@@ -107,15 +107,15 @@ class TokensModality final : public Modality {
   SequenceFormat format_;
 };
 
-std::unique_ptr<Modality> open(const ModalityOptions& options) {
+std::unique_ptr<Modality> open_tokens(const ModalityOptions& options) {
   return std::make_unique<TokensModality>(
       options.integer("values", 1, max_values),
       number_list(options, "position_values", max_axes, 1, max_values), options.flag("ends"),
       pack_tokenizer("tokens", options.values(ModalityOption::Use::tokens)));
 }
 
-std::unique_ptr<Modality> restore(std::string_view tokenizer, const ModalityOptions& options) {
-  return open(ModalityOptions(options.kind(), unpack_tokenizer("tokens", tokenizer)));
+std::unique_ptr<Modality> restore_tokens(std::string_view tokenizer, const ModalityOptions& options) {
+  return open_tokens(ModalityOptions(options.kind(), unpack_tokenizer("tokens", tokenizer)));
 }
 
 }  // namespace
@@ -133,8 +133,8 @@ const ModalityKind& tokens_modality() {
             "Positions on each axis, such as 32,32,3: NAME.positions.npy beside NAME.npy holds [n, axes], "
             "each from 0. Empty: positions count along the sequence."},
            {"ends", "true", "Whether a sequence's end is predicted (false for those of fixed length)."}},
-      .open = open,
-      .restore = restore,
+      .open = open_tokens,
+      .restore = restore_tokens,
   };
   return kind;
 }

@@ -7,6 +7,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include <fmt/format.h>
+
 #include <vector>
 
 #include "io/file_descriptor.h"
@@ -30,6 +32,16 @@ void Checksum::update(std::span<const std::byte> bytes) {
 
 uint64_t Checksum::digest() const {
   return XXH3_64bits_digest(&state_->value);
+}
+
+uint64_t checksum_of(std::span<const std::byte> bytes) {
+  Checksum checksum;
+  checksum.update(bytes);
+  return checksum.digest();
+}
+
+std::string hexadecimal(uint64_t checksum) {
+  return fmt::format("{:016x}", checksum);
 }
 
 uint64_t file_checksum(const std::filesystem::path& path) {

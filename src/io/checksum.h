@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 
 namespace perceiver {
 
@@ -24,6 +25,12 @@ class Checksum {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// XXH3-64 of bytes that are there at once.
+uint64_t checksum_of(std::span<const std::byte> bytes);
+
+/// 16 digits.
+std::string hexadecimal(uint64_t checksum);
 
 /// XXH3-64 of a whole file's bytes. `user` error when it cannot be opened.
 uint64_t file_checksum(const std::filesystem::path& path);

@@ -18,10 +18,6 @@ using nlohmann::json;
 constexpr const char* kFormat = "perceiver checkpoint";
 constexpr int kFormatVersion = 1;
 
-std::string hexadecimal(uint64_t value) {
-  return fmt::format("{:016x}", value);
-}
-
 uint64_t from_hexadecimal(const std::string& text) {
   uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
@@ -31,9 +27,7 @@ uint64_t from_hexadecimal(const std::string& text) {
 
 std::string checksum_of(const json& document) {
   const std::string text = document.dump();
-  Checksum checksum;
-  checksum.update(std::as_bytes(std::span(text.data(), text.size())));
-  return hexadecimal(checksum.digest());
+  return hexadecimal(perceiver::checksum_of(std::as_bytes(std::span(text.data(), text.size()))));
 }
 
 json optional_number(const std::optional<double>& value) {

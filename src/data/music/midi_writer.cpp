@@ -11,7 +11,7 @@ namespace perceiver {
 namespace {
 
 constexpr int64_t microseconds_per_tick = 1000;
-constexpr uint32_t ticks_per_quarter = 500, tempo = 500'000;
+constexpr uint32_t ticks_per_quarter = 500, written_tempo = 500'000;
 
 struct KeyEvent {
   int64_t tick;
@@ -58,7 +58,7 @@ std::vector<KeyEvent> key_events(std::span<const Note> notes) {
 std::string track(std::span<const Note> notes) {
   std::string out;
   out.append({0, '\xFF', 0x51, 3});
-  put(out, tempo, 3);
+  put(out, written_tempo, 3);
   out.append({0, '\xC0', 0});  // acoustic grand piano
   int64_t tick = 0;
   uint8_t status = 0;

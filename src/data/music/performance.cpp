@@ -132,23 +132,23 @@ class Keyboard {
   std::array<bool, channels> pedal_{};
 };
 
-struct Placed {
+struct PlacedEvent {
   const MidiEvent* event;
   int track;
 };
 
 /// Events of tracks [first, last) by tick; at the same tick, in the order of the tracks.
-std::vector<Placed> in_order(const MidiFile& midi, size_t first, size_t last) {
-  std::vector<Placed> events;
+std::vector<PlacedEvent> in_order(const MidiFile& midi, size_t first, size_t last) {
+  std::vector<PlacedEvent> events;
   for (size_t track = first; track < last; ++track)
     for (const MidiEvent& event : midi.tracks[track].events)
       events.push_back({&event, static_cast<int>(track)});
   std::stable_sort(events.begin(), events.end(),
-                   [](const Placed& a, const Placed& b) { return a.event->tick < b.event->tick; });
+                   [](const PlacedEvent& a, const PlacedEvent& b) { return a.event->tick < b.event->tick; });
   return events;
 }
 
-void act(const Placed& placed, int64_t now, Clock& clock, Keyboard& keyboard) {
+void act(const PlacedEvent& placed, int64_t now, Clock& clock, Keyboard& keyboard) {
   const MidiEvent& event = *placed.event;
   switch (event.kind) {
     case MidiEvent::Kind::note_on:
@@ -169,7 +169,7 @@ void play(const MidiFile& midi, size_t first, size_t last, const std::string& so
   Keyboard keyboard(out);
   int64_t end = 0;
   for (size_t track = first; track < last; ++track) end = std::max(end, midi.tracks[track].end);
-  for (const Placed& placed : in_order(midi, first, last)) {
+  for (const PlacedEvent& placed : in_order(midi, first, last)) {
     clock.advance(placed.event->tick);
     act(placed, start + clock.now(), clock, keyboard);
   }
