@@ -1,23 +1,8 @@
 #!/bin/sh
 # perceiver data as a user meets it, and models of sound and of pieces of text from files to files.
 #   data_test.sh PROGRAM SOURCE_FOLDER
-set -u
-program=$1
-source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
+. "$2/tests/commands.sh"
 
-fail() { echo "FAILED: $*"; failed=1; }
-works() { what=$1; shift; "$@" > "$work/out" 2> "$work/err" || fail "$what: exit code $?: $(cat "$work/err")"; }
-prints() { grep -q -- "$1" "$work/out" || fail "expected '$1' in: $(head -c 2000 "$work/out")"; }
-refuses() {
-  code=$1; pattern=$2; shift 2
-  "$@" > "$work/out" 2> "$work/err"
-  got=$?
-  [ $got -eq "$code" ] || fail "$*: exit code $got, not $code"
-  grep -q "^perceiver: error: .*$pattern" "$work/err" || fail "$*: expected '$pattern' in: $(cat "$work/err")"
-}
 same() { diff -r "$1" "$2" > "$work/diff" || fail "$1 and $2 differ: $(head -c 500 "$work/diff")"; }
 
 # The source tree as a corpus: real text, always there.
@@ -43,23 +28,23 @@ for delay in 0.01 0.03 0.06 0.1; do
   same "$work/shards" "$work/killed"
 done
 rm "$work/killed/summary.json"
-refuses 2 "not finished" "$program" data info "$work/killed"
+complains 2 "not finished" "$program" data info "$work/killed"
 works build-verified $build --output "$work/killed"; prints "were found finished"
-refuses 2 "other files or options" "$program" data build --modality text --input "$work/books" --output "$work/killed"
+complains 2 "other files or options" "$program" data build --modality text --input "$work/books" --output "$work/killed"
 
 # Damage is found, with its place.
 damaged=$(ls "$work"/killed/train-00001-*.shard)
 printf 'x' | dd of="$damaged" bs=1 seek=2500 conv=notrunc 2> /dev/null
-refuses 2 "train-00001-.*byte .*section .*checksum" "$program" data info "$work/killed"
+complains 2 "train-00001-.*byte .*section .*checksum" "$program" data info "$work/killed"
 head -c 1000 "$damaged" > "$work/cut.shard"
-refuses 2 "cut.shard: byte 1000: .*cut short" "$program" data info "$work/cut.shard"
+complains 2 "cut.shard: byte 1000: .*cut short" "$program" data info "$work/cut.shard"
 
 # Text in pieces: tokenizer, shards, training, word perplexity, samples.
 works tokenizer "$program" data tokenizer --input "$work/books" --output "$work/pieces.model" --pieces 500; prints "model.vocabulary: 503"
 works roundtrip "$program" data roundtrip "$source/README.md" --tokenizer "$work/pieces.model"; prints "the same as the file's"
 works pieces "$program" data build --modality text --tokenizer "$work/pieces.model" --input "$work/books" --output "$work/pieces"
 small="$source/configs/copy32.yaml --set model.input_channels=32 --set model.layers=1 --set model.context_length=64 --set train.batch=4 --set eval.every=0 --set train.steps=3 --set threads=1"
-refuses 2 "503 token ids" "$program" train $small --set data.type=text --set data.train="$work/pieces" --run "$work/run-small"
+complains 2 "503 token ids" "$program" train $small --set data.type=text --set data.train="$work/pieces" --run "$work/run-small"
 works train-pieces "$program" train $small --set data.type=text --set data.train="$work/pieces" --set model.vocabulary=503 --run "$work/run-pieces"
 rm "$work/pieces.model"  # the model file is enough
 works eval-pieces "$program" eval --checkpoint "$work/run-pieces" --max-documents 2; prints "word perplexity"; prints "bits per byte"
@@ -82,14 +67,14 @@ sound="$small --set data.type=audio --set data.options.sample_rate=8000 --set da
 works train-sound "$program" train $sound --run "$work/run-sound"
 grep -q "1 files were skipped; the first, 4.wav: is no sound file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
 works eval-sound "$program" eval --checkpoint "$work/run-sound"; prints "bits per sample"
-refuses 2 "tokenizer or its options are not those" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
-refuses 2 "say --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"
-refuses 2 "written as .wav, .flac" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.mp3"
-refuses 2 "say --tokens" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.wav"
+complains 2 "tokenizer or its options are not those" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
+complains 2 "say --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"
+complains 2 "written as .wav, .flac" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.mp3"
+complains 2 "say --tokens" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.wav"
 works sample-sound "$program" sample --checkpoint "$work/run-sound" --prompt-file "$work/sound/1.wav" --prompt-seconds 0.02 --tokens 40 --ignore-eos --out "$work/x.wav"
 works sample-length "$program" data roundtrip "$work/x.wav" --sample-rate 8000; prints "^tokens: 200 samples"
 
-refuses 2 "did you mean 'audio'" "$program" data build --modality audo --input "$work/sound" --output "$work/none"
-refuses 2 "sample_rat.*did you mean 'sample_rate'" "$program" data build --modality audio --sample-rat 1 --input "$work/sound" --output "$work/none"
-refuses 2 "may be of modality codec or tokens" "$program" data roundtrip "$work/x.npy"
+complains 2 "did you mean 'audio'" "$program" data build --modality audo --input "$work/sound" --output "$work/none"
+complains 2 "sample_rat.*did you mean 'sample_rate'" "$program" data build --modality audio --sample-rat 1 --input "$work/sound" --output "$work/none"
+complains 2 "may be of modality codec or tokens" "$program" data roundtrip "$work/x.npy"
 exit $failed

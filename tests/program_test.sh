@@ -1,26 +1,7 @@
 #!/bin/sh
 # The program as a user meets it: commands that work, and one clear line with exit code 2 for each mistake.
 #   program_test.sh PROGRAM SOURCE_FOLDER
-set -u
-program=$1
-source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0
-
-fail() { echo "FAILED: $*"; failed=1; }
-# works WHAT COMMAND...: exit code 0; output in $work/out
-works() { what=$1; shift; "$@" > "$work/out" 2> "$work/err" || fail "$what: exit code $?: $(cat "$work/err")"; }
-prints() { grep -q -- "$1" "$work/out" || fail "expected '$1' in: $(head -c 2000 "$work/out")"; }
-# refuses CODE PATTERN COMMAND...: that exit code, and one line on stderr that matches
-refuses() {
-  code=$1; pattern=$2; shift 2
-  "$@" > "$work/out" 2> "$work/err"
-  got=$?
-  [ $got -eq "$code" ] || fail "$*: exit code $got, not $code"
-  [ "$(wc -l < "$work/err")" -eq 1 ] || fail "$*: not one line: $(cat "$work/err")"
-  grep -q "^perceiver: error: .*$pattern" "$work/err" || fail "$*: expected '$pattern' in: $(cat "$work/err")"
-}
+. "$2/tests/commands.sh"
 
 model=$work/model.safetensors
 works version "$program" --version
