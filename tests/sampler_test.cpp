@@ -29,9 +29,19 @@ Choice choose(const std::vector<double>& logits, const kernels::SampleSettings& 
   seen.resize(logits.size(), 0);
   const int32_t active = 1;
   Choice choice{};
-  kernels::cpu::sample({DType::f64, 1, static_cast<int64_t>(logits.size()), logits.data(), &settings,
-                        bias.empty() ? nullptr : bias.data(), seen.data(), &step, &active, &choice.token,
-                        &choice.log_probability, nullptr, {}});
+  kernels::cpu::sample({DType::f64,
+                        1,
+                        static_cast<int64_t>(logits.size()),
+                        logits.data(),
+                        &settings,
+                        bias.empty() ? nullptr : bias.data(),
+                        seen.data(),
+                        &step,
+                        &active,
+                        &choice.token,
+                        &choice.log_probability,
+                        nullptr,
+                        {}});
   if (choice.token != pad_token) {
     EXPECT_EQ(seen[static_cast<size_t>(choice.token)], 1);
   }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # From a fresh Debian or Ubuntu to three trained models and what they make: installs what is needed and builds (one to two minutes
-# on two cores), and for text (the King James Bible), pictures (pieces of photographs) and music (tunes of a game), all from Debian packages,
+# on two cores, some more for GPU code where nvcc is there), and for text (the King James Bible), pictures (pieces of photographs) and music (tunes of a game), all from Debian packages,
 # trains a small model for a minute or two, scores it on data it has not seen and samples from it (three to four minutes).
 #   tools/quickstart.sh [TEXT_FILE]      (your own text instead, and nothing else)
 set -eu

@@ -17,10 +17,10 @@
 //
 // Floors at 3.0 TB/s: imagenet64 1.84 GB, 614 us; music4k 0.45 GB, 149 us; copy131k 0.74 GB, 247 us with a
 // cached context. Measured on an H100, one slot: 854, 206 and 289 us, 72, 72 and 85%. What bounds a layer is
-// the chain of its six phases, 23000 cycles for imagenet64: on a GPU that does nothing else a word takes 1300
-// cycles from one block to all others and back into a thread, 2000 with 132 of them polling, 3600 while
-// copies come in bursts, hence the producer's pace; a spilled register costs 900 cycles wherever it is
-// reloaded, so that none may be in the loop.
+// the chain of its six phases, 23000 cycles for imagenet64: on a GPU that does nothing else a word takes 700
+// cycles from one block to another, 2000 from 132 blocks to all of them, 3600 while copies come in bursts,
+// hence the producer's pace; a spilled register costs 900 cycles wherever it is reloaded, so that none may be
+// in the loop.
 //
 // A context kept as tokens is attended to by table (decode_table_attention.cuh): its phase takes nothing out
 // of the ring, which is shorter, 7 stages at 259 ids.
@@ -474,7 +474,7 @@ bool decode_supports(const Launch& launch, const DecodeStep& k) {
   if (!attention_fits(k, k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, blocks)) return false;
   if (!weights_present(k) || !present({k.self_kv, k.logits}) || !context_fits(k)) return false;
   const DeviceLimits limits = device_limits(launch);
-  return limits.major >= 9 && limits.cooperative != 0 && stages_of(k, limits) >= kLeastStages;
+  return limits.major == 9 && limits.cooperative != 0 && stages_of(k, limits) >= kLeastStages;
 }
 
 int64_t decode_workspace(const Launch& launch, const DecodeStep& k) {

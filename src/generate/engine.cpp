@@ -11,8 +11,8 @@ namespace perceiver {
 namespace {
 
 constexpr int64_t kStepsInFlight = 2;  // on a GPU
-// The single kernel of a step mixes the table anew for every token: measured, 10 times the vocabulary's context does not
-// repay that, 47 times does.
+// The single kernel of a step mixes the table anew for every token. Measured: a context of 10 times the
+// vocabulary loses 4% by it, of 47 times is even, of 500 times gains a third.
 constexpr int64_t kTableRepays = 32;
 constexpr int64_t kLeastSparePositions = 1024;
 
