@@ -57,7 +57,7 @@ END {
       printf "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\" fill=\"%s\"/>\n", x, y, color
     }
     printf "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\" stroke-dasharray=\"%s\"/>\n", substr(line, 2), color, dash
-    text(x + 8, y + 4, "start", name)
+    text(x + 8, y + (name ~ /direct$/ ? 0 : 9), "start", name)  # apart where the lines end close together
   }
   print "</svg>"
 }
