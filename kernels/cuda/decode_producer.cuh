@@ -19,7 +19,8 @@ class DecodeProducer {
         shared_(shared),
         ring_(ring),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        slack_(min(kPaceSlack, a.stages - kLeastStages)) {}
+        slack_(min(kPaceSlack, a.stages - kLeastStages)),
+        once_(hopper::evict_first()) {}
 
   __device__ void arrive() {}
   __device__ void swap_latents() {}
@@ -37,7 +38,7 @@ class DecodeProducer {
         const uint32_t full = acquire();
         if (lane_ == 0) barrier_expect(full, rows * bytes);
         __syncwarp();
-        if (lane_ < rows) copy_bytes(stage() + lane_ * kRowPitch, row + column, full, bytes);
+        if (lane_ < rows) copy_bytes(stage() + lane_ * kRowPitch, row + column, full, bytes, once_);
         end_stage(full);
       }
     }
@@ -111,7 +112,7 @@ class DecodeProducer {
   __device__ void copy_rows(const bf16* from, int bytes, uint32_t full) const {
     if (lane_ != 0) return;
     barrier_expect(full, bytes);
-    copy_bytes(stage(), from, full, bytes);
+    copy_bytes(stage(), from, full, bytes, once_);
   }
 
   /// A tile of one head; rows behind the last are others of the cache or zeros.
@@ -119,8 +120,9 @@ class DecodeProducer {
     if (lane_ != 0) return;
     barrier_expect(full, kCacheTileBytes);
     const int column = head * kHeadWidth;
-    hopper::copy_box(stage(), &a_.self_tiles, full, column, first, layer);
-    hopper::copy_box(stage() + kHeadValues, &a_.self_tiles, full, a_.self_shape.width + column, first, layer);
+    hopper::copy_box(stage(), &a_.self_tiles, full, column, first, layer, once_);
+    hopper::copy_box(stage() + kHeadValues, &a_.self_tiles, full, a_.self_shape.width + column, first, layer,
+                     once_);
   }
 
   /// Keys and values of one group of heads: from each row two pieces.
@@ -133,9 +135,9 @@ class DecodeProducer {
 #pragma unroll 8
     for (int i = lane_; i < accesses; i += 32) {
       const int row = i >> (shift + 1), piece = i >> shift & 1, access = i & ((1 << shift) - 1);
-      copy_async(stage() + i * 16,
-                 from + static_cast<int64_t>(row) * (2 * shape.width) + piece * shape.width + access * 8,
-                 true);
+      copy_async_hinted(
+          stage() + i * 16,
+          from + static_cast<int64_t>(row) * (2 * shape.width) + piece * shape.width + access * 8, once_);
     }
     copies_arrive(full);
   }
@@ -145,6 +147,9 @@ class DecodeProducer {
   uint32_t ring_;
   int lane_;
   int slack_;  // kPaceSlack; less in a short ring
+  // What streams by is the first to leave the second-level cache, so that code, norms, angles and the vectors
+  // that blocks exchange stay there.
+  uint64_t once_;
   RingCursor cursor_;
   int issued_ = 0;
 };
