@@ -27,41 +27,50 @@ __device__ inline double unordered(Word key) {
   return __longlong_as_double(static_cast<long long>((key >> 63) != 0 ? key & ~(Word{1} << 63) : ~key));
 }
 
-/// Of all threads, by `join`, in an order that depends on their number alone.
+/// Of the warp's threads, by `join`.
 template <typename Join>
-__device__ inline double block_reduce(double x, Join&& join) {
-  __shared__ double parts[kMostWarps];
+__device__ inline double warp_reduce(double x, Join&& join) {
+#pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) x = join(x, __shfl_xor_sync(0xffffffffu, x, offset));
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
-  __syncthreads();
-  double all = parts[0];
-  for (unsigned warp = 1; warp < blockDim.x / 32; ++warp) all = join(all, parts[warp]);
-  return all;
+  return x;
 }
-__device__ inline double block_max(double x) {
-  return block_reduce(x, [](double a, double b) { return fmax(a, b); });
+
+/// Each of kCount values of all threads, by `join`, in an order that depends on their number alone; `none` is
+/// what joining leaves as it is.
+template <int kCount, typename Join>
+__device__ inline void block_reduce(double (&x)[kCount], double none, Join&& join) {
+  __shared__ double parts[kCount][kMostWarps];
+  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (double& each : x) each = warp_reduce(each, join);
+  __syncthreads();
+  if (lane == 0)
+    for (int i = 0; i < kCount; ++i) parts[i][warp] = x[i];
+  __syncthreads();
+  for (int i = 0; i < kCount; ++i) x[i] = warp_reduce(lane < blockDim.x / 32 ? parts[i][lane] : none, join);
+}
+
+/// Sum of the warp's x up to this lane's.
+__device__ inline Word inclusive_scan(Word x) {
+  const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+  for (unsigned offset = 1; offset < 32; offset *= 2) {
+    const Word lower = __shfl_up_sync(0xffffffffu, x, offset);
+    if (lane >= offset) x += lower;
+  }
+  return x;
 }
 
 /// Sum of all lower threads' x; `total` gets that of all.
 __device__ inline Word exclusive_scan(Word x, Word& total) {
   __shared__ Word parts[kMostWarps];
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  Word inclusive = x;
-  for (unsigned offset = 1; offset < 32; offset *= 2) {
-    const Word lower = __shfl_up_sync(0xffffffffu, inclusive, offset);
-    if (lane >= offset) inclusive += lower;
-  }
+  const Word inclusive = inclusive_scan(x);
   __syncthreads();
   if (lane == 31) parts[warp] = inclusive;
   __syncthreads();
-  Word before = 0;
-  total = 0;
-  for (unsigned w = 0; w < blockDim.x / 32; ++w) {
-    if (w < warp) before += parts[w];
-    total += parts[w];
-  }
-  return before + inclusive - x;
+  const Word part = lane < blockDim.x / 32 ? parts[lane] : 0, sums = inclusive_scan(part);
+  total = __shfl_sync(0xffffffffu, sums, 31);
+  return __shfl_sync(0xffffffffu, sums - part, static_cast<int>(warp)) + inclusive - x;
 }
 
 /// A slot's tokens after penalty and bias.
@@ -81,7 +90,7 @@ struct Tokens {
     return bias == nullptr ? x : x + static_cast<double>(bias[v]);
   }
   __device__ Word weight_of(double adjusted) const {
-    const auto weight = static_cast<Word>(ldexp(exp((adjusted - largest) / temperature), 40));
+    const auto weight = static_cast<Word>(exp((adjusted - largest) / temperature) * 0x1p40);
     return weight < least ? 0 : weight;
   }
 };
@@ -89,6 +98,8 @@ struct Tokens {
 /// The kept tokens: those with a larger key than `key`, and the first `ties` with that key.
 struct Kept {
   Word key = 0, ties = ~Word{0};
+  /// No token has the key 0.
+  __device__ bool all() const { return key == 0; }
 };
 
 /// The shortest prefix (in falling order of keys) whose counts or weights, over tokens in `within`, reach
@@ -145,9 +156,12 @@ __device__ int32_t draw(const Tokens<T>& tokens, int64_t vocabulary, const Kept&
   __shared__ int32_t token;
   const int64_t each = (vocabulary + blockDim.x - 1) / blockDim.x, begin = threadIdx.x * each,
                 end = min(vocabulary, begin + each);
-  Word ties = 0, ignored = 0;
-  for (int64_t v = begin; v < end; ++v) ties += ordered(tokens.adjusted(v)) == kept.key;
-  const Word ties_before = exclusive_scan(ties, ignored);
+  Word ties_before = 0;
+  if (!kept.all()) {
+    Word ties = 0, ignored = 0;
+    for (int64_t v = begin; v < end; ++v) ties += ordered(tokens.adjusted(v)) == kept.key;
+    ties_before = exclusive_scan(ties, ignored);
+  }
   const auto weight = [&](int64_t v, Word& rank) -> Word {
     const double adjusted = tokens.adjusted(v);
     const Word key = ordered(adjusted);
@@ -162,12 +176,12 @@ __device__ int32_t draw(const Tokens<T>& tokens, int64_t vocabulary, const Kept&
   if (before <= share && share < before + sum) {
     Word running = before;
     rank = ties_before;
-    for (int64_t v = begin; v < end; ++v) {
+    int64_t v = begin;
+    for (; v < end - 1; ++v) {
       running += weight(v, rank);
-      if (running <= share) continue;
-      token = static_cast<int32_t>(v);
-      break;
+      if (running > share) break;
     }
+    token = static_cast<int32_t>(v);
   }
   __syncthreads();
   return token;
@@ -226,16 +240,21 @@ __global__ void __launch_bounds__(kMostThreads) sample_kernel(Sample k) {
   if (settings.bias_row >= 0)
     tokens.bias = k.bias + (settings.bias_row + step % settings.bias_period) * vocabulary;
 
-  double top = -INFINITY, largest = -INFINITY, sum = 0;
+  double most[2] = {-INFINITY, -INFINITY};
   for (int64_t v = threadIdx.x; v < vocabulary; v += blockDim.x) {
-    top = fmax(top, static_cast<double>(to_float(tokens.logits[v])));
-    largest = fmax(largest, tokens.adjusted(v));
+    most[0] = fmax(most[0], static_cast<double>(to_float(tokens.logits[v])));
+    most[1] = fmax(most[1], tokens.adjusted(v));
   }
-  top = block_max(top);
-  tokens.largest = block_max(largest);
+  block_reduce(most, -INFINITY, [](double a, double b) { return fmax(a, b); });
+  // All threads have read by now what changes here.
+  if (threadIdx.x == blockDim.x - 1 && k.next.slots > 0) advance(k.next, slot);
+  const double top = most[0];
+  tokens.largest = most[1];
+  double sums[1] = {0};
   for (int64_t v = threadIdx.x; v < vocabulary; v += blockDim.x)
-    sum += exp(static_cast<double>(to_float(tokens.logits[v])) - top);
-  sum = block_reduce(sum, [](double a, double b) { return a + b; });
+    sums[0] += exp(static_cast<double>(to_float(tokens.logits[v])) - top);
+  block_reduce(sums, 0, [](double a, double b) { return a + b; });
+  const double sum = sums[0];
   int32_t token = kPad;
   if (isfinite(sum) && isfinite(tokens.largest)) {
     if (settings.temperature > 0) {
@@ -261,7 +280,6 @@ __global__ void __launch_bounds__(kMostThreads) sample_kernel(Sample k) {
                                 : static_cast<double>(to_float(tokens.logits[token])) - top - log(sum);
   if (token != kPad) k.seen[slot * vocabulary + token] = 1;
   if (k.posted != nullptr) k.posted[slot] = token;
-  if (k.next.slots > 0) advance(k.next, slot);
 }
 
 }  // namespace
