@@ -124,9 +124,8 @@ __device__ inline void prefetch_rows(const void* weight, int rows, int columns) 
                : "memory");
 }
 
-/// What the first phases multiply with is on its way before the producer is.
+/// What the producer copies once it has the tables is on its way before.
 __device__ inline void prefetch_weights(const DecodeArguments& a) {
-  prefetch_rows(a.query.weight, a.latent, a.input);
   if (a.context_kv != nullptr) prefetch_rows(a.cross[0].kv.weight, 2 * a.cross_shape.width, a.input);
   prefetch_rows(a.cross[0].q.weight, a.cross_shape.width, a.latent);
 }
@@ -135,8 +134,21 @@ template <typename Table>
 __device__ inline void copy_table(const Table* from, int count, unsigned char* to) {
   const uint64_t* words = reinterpret_cast<const uint64_t*>(from);
   for (int i = static_cast<int>(threadIdx.x); i < count * static_cast<int>(sizeof(Table) / 8);
-       i += kDecodeThreads)
+       i += kConsumers)
     reinterpret_cast<uint64_t*>(to)[i] = words[i];
+}
+
+/// By one thread.
+__device__ inline void make_barriers(const DecodeArguments& a, DecodeShared& shared) {
+  for (int i = 0; i < a.stages; ++i) {
+    barrier_init(shared_address(&shared.full[i]), kWarpArrivals);
+    barrier_init(shared_address(&shared.empty[i]), kConsumerWarps * kWarpArrivals);
+  }
+  for (int i = 0; i < 2; ++i) {
+    barrier_init(shared_address(&shared.sums_full[i]), kConsumerWarps * kWarpArrivals);
+    barrier_init(shared_address(&shared.sums_empty[i]), kFinisherWarps * kWarpArrivals);
+  }
+  fence_copies();
 }
 
 /// Everything in shared memory that lasts. Not inlined, lest the actors' registers are those that it leaves.
@@ -144,25 +156,22 @@ template <int kSlots, bool kByTable>
 __device__ __noinline__ void set_up(const DecodeArguments& a, const DecodeLayout& layout,
                                     unsigned char* memory) {
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < a.stages; ++i) {
-      barrier_init(shared_address(&shared.full[i]), kWarpArrivals);
-      barrier_init(shared_address(&shared.empty[i]), kConsumerWarps * kWarpArrivals);
-    }
-    for (int i = 0; i < 2; ++i) {
-      barrier_init(shared_address(&shared.sums_full[i]), kConsumerWarps * kWarpArrivals);
-      barrier_init(shared_address(&shared.sums_empty[i]), kFinisherWarps * kWarpArrivals);
-    }
-    fence_copies();
+  if (threadIdx.x / 32 == kProducerWarp) {
+    if (threadIdx.x % 32 == 0) make_barriers(a, shared);
+    __syncwarp();
+    return SetUp::ring_is_ready();
   }
   if (kSlots == 1 && threadIdx.x == 32) begin_step(a, shared);
-  if (kByTable && blockIdx.x == 0 && threadIdx.x == kConsumers) write_fresh_token(a);
+  if (kByTable && blockIdx.x == 0 && threadIdx.x == kConsumers + 64) write_fresh_token(a);
   if (threadIdx.x == kConsumers + 32) prefetch_weights(a);
   make_plans<kSlots, kByTable>(a, shared);
   prefetch_embedding(a, static_cast<int>(threadIdx.x) - 128);
-  copy_table(a.cross, a.crosses, memory + layout.crosses);
-  copy_table(a.self, a.layers, memory + layout.selves);
-  __syncthreads();
+  if (threadIdx.x < kConsumers) {
+    copy_table(a.cross, a.crosses, memory + layout.crosses);
+    copy_table(a.self, a.layers, memory + layout.selves);
+  }
+  SetUp::plans_are_ready();
+  SetUp::wait_for_ring();
 }
 
 #endif
@@ -178,7 +187,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
   set_up<kSlots, kByTable>(a, layout, memory);
   if (threadIdx.x >= kConsumers) {
     set_registers<DecodeRegisters<kSlots>::kProducer, false>();
-    if (threadIdx.x < kConsumers + 32) {
+    if (threadIdx.x / 32 == kProducerWarp) {
       std::conditional_t<kByTable, TableProducer, DecodeProducer> producer(
           a, shared, shared_address(memory + layout.ring));
       run(a, shared, memory, layout, producer);

@@ -23,6 +23,7 @@ inline constexpr int kConsumerWarps = 8;
 inline constexpr int kConsumers = kConsumerWarps * 32;
 // The first warp behind them is the producer; the rest of its warpgroup is there for the registers alone,
 // which are given and taken by the warpgroup.
+inline constexpr int kProducerWarp = kConsumerWarps;
 inline constexpr int kDecodeThreads = kConsumers + 128;
 /// Registers of a thread. With one slot the producer's warpgroup has the finishers too.
 template <int kSlots>
@@ -187,6 +188,25 @@ struct DecodeLayout {
 __device__ inline void consumer_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
 }
+
+/// Between the producer and all other threads, while these set up what the block shares. The producer gives the
+/// barriers of the ring, and starts copies; it takes the plans and tables.
+struct SetUp {
+  __device__ static void ring_is_ready() { arrive<2>(); }
+  __device__ static void plans_are_ready() { arrive<3>(); }
+  __device__ static void wait_for_ring() { wait<2>(); }
+  __device__ static void wait_for_plans() { wait<3>(); }
+
+ private:
+  template <int kBarrier>
+  __device__ static void arrive() {
+    asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kDecodeThreads) : "memory");
+  }
+  template <int kBarrier>
+  __device__ static void wait() {
+    asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kDecodeThreads) : "memory");
+  }
+};
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define PERCEIVER_DECODE_SM90 1

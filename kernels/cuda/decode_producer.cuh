@@ -42,6 +42,8 @@ class DecodeProducer {
         end_stage(full);
       }
     }
+    if (!joined_) SetUp::wait_for_plans();
+    joined_ = true;
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
@@ -152,6 +154,7 @@ class DecodeProducer {
   uint64_t once_;
   RingCursor cursor_;
   int issued_ = 0;
+  bool joined_ = false;  // the other threads, after the first phase
 };
 
 #endif
