@@ -7,6 +7,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "core/check.h"
 #include "kernels/cpu/microkernel.h"
@@ -62,7 +63,13 @@ void tile(const RowProducts& k, const T* x, const W* weight, const T* bias, T* o
   const int64_t whole = k.depth / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
     typename Vector<T>::Type w[Columns];
-    for (int c = 0; c < Columns; ++c) w[c] = load(weight + c * k.depth + i);
+    for (int c = 0; c < Columns; ++c) {
+      const W* from = weight + c * k.depth + i;
+      w[c] = load(from);
+      // Rows of 2-byte weights end before the processor has learnt to fetch ahead: the next tile's, into the
+      // second-level cache.
+      if constexpr (std::is_same_v<W, Narrow>) __builtin_prefetch(from + Columns * k.depth, 0, 2);
+    }
     for (int r = 0; r < Rows; ++r) {
       const auto value = load(x + r * k.depth + i);
       for (int c = 0; c < Columns; ++c) sum[r][c] += value * w[c];
