@@ -12,6 +12,7 @@ split -b 2000 "$work/whole.txt" "$work/books/part-"
 touch "$work/books/empty.txt"
 
 works modalities "$program" data modalities; prints "sample_rate"
+works build-help "$program" data build --help; prints "Options of the modality"
 build="$program data build --modality text --input $work/books --shard-tokens 6000 --test-fraction 0.1"
 works build $build --output "$work/shards" --workers 1; prints "1 files skipped"; prints "empty.txt: is empty"
 works build-two $build --output "$work/two" --workers 3

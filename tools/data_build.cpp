@@ -102,7 +102,7 @@ void add_data_build(CLI::App& data, Action& action) {
   auto options = std::make_shared<BuildCommand>();
   CLI::App* command = data.add_subcommand(
       "build",
-      "Make shards of a folder; killed, the same command goes on. BuildCommand of the modality (see "
+      "Make shards of a folder; killed, the same command goes on. Options of the modality (see "
       "perceiver data modalities) are given as well, e.g. --sample-rate 8000");
   command
       ->add_option("--modality", options->modality, "image, music, audio, text, …: perceiver data modalities")

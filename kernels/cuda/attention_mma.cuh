@@ -18,13 +18,6 @@ __device__ inline void copy_async(uint32_t target, const void* source, bool vali
                : "memory");
 }
 
-/// 16 bytes, with a policy of the second-level cache.
-__device__ inline void copy_async_hinted(uint32_t target, const void* source, uint64_t cache_policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(target), "l"(source),
-               "l"(cache_policy)
-               : "memory");
-}
-
 /// Likewise 4 or 8 bytes.
 template <int kBytes>
 __device__ inline void copy_async_small(uint32_t target, const void* source, bool valid) {

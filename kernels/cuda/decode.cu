@@ -7,7 +7,8 @@
 // and caches through a ring in shared memory, in the order of the phases (decode_program.cuh) but without
 // waiting for them: 12 stages of 16.5 KiB, 26 MB over the GPU, a whole layer ahead. The consumers go from
 // phase to phase: with several slots by barriers over the grid (decode_consumer.cuh), with one by words that
-// carry their own tags (decode_single.cuh, decode_exchange.cuh). While they wait, the ring fills.
+// carry their own tags (decode_single.cuh, decode_finisher.cuh, decode_exchange.cuh). While they wait, the
+// ring fills.
 //
 // Phases: Linear_z with the context's new keys and values; then per block q (or qkv); attention; its
 // combination with the output projection, for one slot before it; MLP up; MLP down; at last the logits.
@@ -93,7 +94,7 @@ __device__ inline void count_tiles(int slots, const AttentionShape& shape, int t
 }
 
 /// By one warp each, so that their trips to memory overlap.
-template <int kSlots, bool kByTable>
+template <bool kByTable>
 __device__ inline void make_plans(const DecodeArguments& a, DecodeShared& shared) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (warp == 2) {
@@ -169,7 +170,7 @@ __device__ __noinline__ void set_up(const DecodeArguments& a, const DecodeLayout
   if (kSlots == 1 && threadIdx.x == 32) begin_step(a, shared);
   if (kByTable && blockIdx.x == 0 && threadIdx.x == kConsumers + 64) write_fresh_token(a);
   if (threadIdx.x == kConsumers + 32) prefetch_weights(a);
-  make_plans<kSlots, kByTable>(a, shared);
+  make_plans<kByTable>(a, shared);
   prefetch_embedding(a, static_cast<int>(threadIdx.x) - 128);
   if (threadIdx.x < kConsumers) {
     copy_table(a.cross, a.crosses, memory + layout.crosses);

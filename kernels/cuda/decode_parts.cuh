@@ -189,6 +189,9 @@ __device__ inline void consumer_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
 }
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define PERCEIVER_DECODE_SM90 1
+
 /// Between the producer and all other threads, while these set up what the block shares. The producer gives the
 /// barriers of the ring, and starts copies; it takes the plans and tables.
 struct SetUp {
@@ -207,9 +210,6 @@ struct SetUp {
     asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kDecodeThreads) : "memory");
   }
 };
-
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define PERCEIVER_DECODE_SM90 1
 
 /// Makes the barrier's phase wait for this thread's copies so far.
 __device__ inline void copies_arrive(uint32_t barrier) {

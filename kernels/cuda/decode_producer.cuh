@@ -1,9 +1,11 @@
 // The producer warp of the fused decode step: walks through the same phases as the consumers and brings the
-// block's weights and cache rows into the ring, as far ahead as the ring is deep. It waits for free stages
-// alone, never for another block: what it reads was written before the kernel began, but for the cache row
-// that this step writes, of which the consumers take a copy of their own.
+// block's weights and cache rows into the ring, as far ahead as the ring is deep. It starts before the block
+// is set up, for whose tables and plans it waits after the first phase, and then waits for free stages alone,
+// never for another block: what it reads was written before the kernel began, but for the cache row that this
+// step writes, of which the consumers take a copy of their own.
 #pragma once
 
+#include "kernels/cuda/cache_policy.cuh"
 #include "kernels/cuda/decode_parts.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -20,7 +22,7 @@ class DecodeProducer {
         ring_(ring),
         lane_(static_cast<int>(threadIdx.x) % 32),
         slack_(min(kPaceSlack, a.stages - kLeastStages)),
-        once_(hopper::evict_first()) {}
+        once_(evict_first()) {}
 
   __device__ void arrive() {}
   __device__ void swap_latents() {}
@@ -137,9 +139,8 @@ class DecodeProducer {
 #pragma unroll 8
     for (int i = lane_; i < accesses; i += 32) {
       const int row = i >> (shift + 1), piece = i >> shift & 1, access = i & ((1 << shift) - 1);
-      copy_async_hinted(
-          stage() + i * 16,
-          from + static_cast<int64_t>(row) * (2 * shape.width) + piece * shape.width + access * 8, once_);
+      copy_async_by(once_, stage() + i * 16,
+                    from + static_cast<int64_t>(row) * (2 * shape.width) + piece * shape.width + access * 8);
     }
     copies_arrive(full);
   }

@@ -23,6 +23,7 @@
 #include <bit>
 #include <type_traits>
 
+#include "kernels/cuda/cache_policy.cuh"
 #include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/row_sort.cuh"
 
@@ -63,16 +64,6 @@ __device__ inline void write_sum(float* target, const float (&sum)[N], bool accu
 /// A lane's part of a row in the ring is a few of these, 32 apart.
 using RingUnit = uint4;
 
-/// Copies 16 bytes that nobody reads again: the second-level cache gives them up before what it is to keep.
-__device__ inline void copy_bytes_once(RingUnit* to, const void* from) {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(__cvta_generic_to_global(from)), "l"(policy)
-               : "memory");
-}
-
 /// Copies a vector into the ring, asynchronously where it has 4 bytes or more.
 template <int N, typename T>
 __device__ inline void copy_ahead(RingUnit* unit, const T* from) {
@@ -87,7 +78,7 @@ __device__ inline void copy_ahead(RingUnit* unit, const T* from) {
 template <int N, typename T>
 __device__ inline void copy_ahead_once(RingUnit* unit, const T* from) {
   if constexpr (sizeof(Pack<T, N>) == sizeof(RingUnit)) {
-    copy_bytes_once(unit, from);
+    copy_async_by(evict_first(), static_cast<uint32_t>(__cvta_generic_to_shared(unit)), from);
   } else {
     copy_ahead<N>(unit, from);
   }

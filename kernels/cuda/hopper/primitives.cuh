@@ -105,14 +105,6 @@ struct Ring {
 
 // --- The copy engine.
 
-/// A policy of the second-level cache for data that nobody reads again soon: it makes room before anything
-/// else has to.
-__device__ inline uint64_t evict_first() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
 /// A box of a matrix [batch, rows, columns] to shared memory; what lies outside the matrix becomes zero.
 __device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
                                 int row, int example) {
@@ -123,6 +115,7 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_
       : "memory");
 }
 
+/// By a policy of the second-level cache (cache_policy.cuh).
 __device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
                                 int row, int example, uint64_t cache_policy) {
   asm volatile(
@@ -144,8 +137,7 @@ __device__ inline void copy_bytes(uint32_t target, const void* source, uint32_t 
                                   uint64_t cache_policy) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
-      "[%3], "
-      "%4;" ::"r"(target),
+      "[%3], %4;" ::"r"(target),
       "l"(source), "r"(bytes), "r"(barrier), "l"(cache_policy)
       : "memory");
 }
