@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "data/audio_file.h"
+#include "data/audio/audio_file.h"
 #include "perceiver/error.h"
 
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "data/npy.h"
+#include "data/arrays/npy.h"
 #include "perceiver/error.h"
 
 namespace {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "data/shard.h"
-#include "data/shard_format.h"
+#include "data/shards/shard.h"
+#include "data/shards/shard_format.h"
 #include "io/checksum.h"
 #include "perceiver/error.h"
 

@@ -1,6 +1,7 @@
 // One decode step of Perceiver AR, fused: from the token to feed to the logits that follow it, for several
 // sequences ("slots") at once, in one kernel that a CUDA graph can hold. What changes from step to step lies
-// on the device, so that a recorded step can be replayed. The algorithm is told in kernels/cuda/decode.cu.
+// on the device, so that a recorded step can be replayed. The algorithm is told in
+// kernels/cuda/decode/decode.cu.
 //
 // Shapes: S slots, V vocabulary, E input channels, Z latent channels, A width of the cross-attention, L self
 // layers, X cross blocks, C rows of the context ring, R rows of the latent rings. T is `type`. All arrays are
@@ -9,8 +10,8 @@
 
 #include <cstdint>
 
-#include "core/dtype.h"
-#include "core/launch.h"
+#include "base/dtype.h"
+#include "base/launch.h"
 #include "perceiver/config.h"
 
 namespace perceiver::kernels {

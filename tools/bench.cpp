@@ -6,9 +6,9 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/check.h"
+#include "base/random.h"
 #include "config/load.h"
-#include "core/check.h"
-#include "core/random.h"
 #include "model/precision.h"
 #include "tools/commands.h"
 #include "train/learner.h"

@@ -5,18 +5,18 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
-#include "core/check.h"
+#include "base/check.h"
+#include "base/philox.h"
 #include "core/host_values.h"
-#include "core/philox.h"
 #include "core/tensor.h"
-#include "kernels/kernels.h"
 #include "model/precision.h"
 #include "tools/commands.h"
 #include "tools/timing.h"
 
 #ifdef PERCEIVER_CUDA
-#include "kernels/cuda/attention_choice.h"
-#include "kernels/cuda/cudnn_attention.h"
+#include "kernels/attention.h"
+#include "kernels/cuda/attention/choice.h"
+#include "kernels/cuda/attention/cudnn_attention.h"
 #endif
 
 namespace perceiver::program {

@@ -8,9 +8,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/check.h"
+#include "base/random.h"
 #include "config/load.h"
-#include "core/check.h"
-#include "core/random.h"
 #include "data/tokenizer.h"
 #include "generate/generate.h"
 #include "model/precision.h"
@@ -62,7 +62,7 @@ std::unique_ptr<PerceiverAR> open_model(const DecodeCommand& options, const Glob
   const DType type = apply_precision(config.train.precision, *context);
   auto model = std::make_unique<PerceiverAR>(config.model, context, type);
   model->parameters().initialize(config.train.seed);
-  if (options.bf16_weights) model->narrow_weights();
+  if (options.bf16_weights) model->round_weights_to_bf16();
   return model;
 }
 

@@ -4,8 +4,9 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "core/random.h"
-#include "kernels/kernels.h"
+#include "base/random.h"
+#include "kernels/gemm.h"
+#include "kernels/projection.h"
 #include "model/positions.h"
 #include "model/precision.h"
 #include "tools/commands.h"

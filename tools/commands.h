@@ -41,7 +41,7 @@ void add_train(CLI::App& app, Globals& globals, Action& action);
 void add_policy(CLI::App& command, EngineOptions& engine);
 
 /// Loads the model that a run folder, checkpoint folder or model file means, onto the device asked for.
-/// `bf16_weights`: rounds them (PerceiverAR::narrow_weights).
+/// `bf16_weights`: rounds them (PerceiverAR::round_weights_to_bf16).
 LoadedModel open_checkpoint(const std::string& path, const Globals& globals, bool bf16_weights = false);
 
 /// The configuration of the run that made a model, with overrides; defaults and the model's own where the
@@ -50,9 +50,9 @@ Config run_config(const ModelMetadata& metadata, const std::vector<std::string>&
 
 /// Arithmetic of a training step's matrix products (model/projection.h).
 struct StepWork {
-  std::string path;         ///< how the context is projected: table or direct; none without cross-attention
-  double operations = 0;    ///< of the model, as anybody would compute it
-  double executed = 0;      ///< what is computed here
+  std::string path;       ///< how the context is projected: table or direct; none without cross-attention
+  double operations = 0;  ///< of the model, as anybody would compute it
+  double executed = 0;    ///< what is computed here
 };
 StepWork step_work(const Config& config, DType type);
 

@@ -1,6 +1,6 @@
+#include "base/check.h"
 #include "config/load.h"
 #include "config/save.h"
-#include "core/check.h"
 #include "model/precision.h"
 #include "model/projection.h"
 #include "tools/commands.h"
@@ -12,7 +12,7 @@ LoadedModel open_checkpoint(const std::string& path, const Globals& globals, boo
   auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
   const DType type = apply_precision(Precision::automatic, *context);
   LoadedModel loaded = load_model(file, std::move(context), type);
-  if (bf16_weights) loaded.model->narrow_weights();
+  if (bf16_weights) loaded.model->round_weights_to_bf16();
   return loaded;
 }
 

@@ -1,10 +1,10 @@
 // perceiver config: the reference of all keys, or a file's resolved configuration.
 #include <cstdio>
 
+#include "base/check.h"
 #include "config/explain.h"
 #include "config/load.h"
 #include "config/save.h"
-#include "core/check.h"
 #include "tools/commands.h"
 
 namespace perceiver::program {

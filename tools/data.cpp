@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver::program {
 

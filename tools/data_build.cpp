@@ -4,8 +4,8 @@
 #include <chrono>
 #include <cstdio>
 
-#include "core/check.h"
-#include "data/shard_folder.h"
+#include "base/check.h"
+#include "data/shards/shard_folder.h"
 #include "tools/data.h"
 #include "train/progress.h"
 

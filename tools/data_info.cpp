@@ -3,9 +3,9 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "core/check.h"
-#include "core/text.h"
-#include "data/shard_folder.h"
+#include "base/check.h"
+#include "base/text.h"
+#include "data/shards/shard_folder.h"
 #include "tools/data.h"
 
 namespace perceiver::program {

@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "io/atomic_file.h"
 #include "io/file_view.h"
 #include "tools/data.h"

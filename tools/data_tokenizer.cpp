@@ -3,9 +3,9 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "core/check.h"
-#include "data/sentencepiece_tokenizer.h"
-#include "data/text_lines.h"
+#include "base/check.h"
+#include "data/text/sentencepiece_tokenizer.h"
+#include "data/text/text_lines.h"
 #include "io/atomic_file.h"
 #include "tools/data.h"
 

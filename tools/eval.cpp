@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "core/check.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/text.h"
 #include "eval/evaluator.h"
 #include "eval/policy_evaluator.h"
 #include "generate/generate.h"

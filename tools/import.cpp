@@ -1,7 +1,7 @@
 // perceiver import: other people's weights as model files of this program.
 #include <cstdio>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "model/import_official.h"
 #include "tools/commands.h"
 

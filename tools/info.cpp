@@ -86,8 +86,9 @@ bool is_configuration(const std::string& file) {
 void print_text(const LoadedModel& loaded, const std::string& file) {
   const nlohmann::json model = model_to_json(loaded.metadata.model);
   std::printf("%s\n\n%-28s %s\n%-28s %s\n%-28s %lld\n", file.c_str(), "modality",
-              loaded.metadata.modality.c_str(), "tokenizer", tokenizer_name(loaded.metadata.tokenizer).c_str(),
-              "training steps", static_cast<long long>(loaded.metadata.step));
+              loaded.metadata.modality.c_str(), "tokenizer",
+              tokenizer_name(loaded.metadata.tokenizer).c_str(), "training steps",
+              static_cast<long long>(loaded.metadata.step));
   if (const auto state = state_beside(file)) {
     print_loss("training loss", state->loss);
     print_loss("validation loss", state->validation_loss);

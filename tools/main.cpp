@@ -5,7 +5,7 @@
 #include <exception>
 #include <string>
 
-#include "config/words.h"
+#include "base/words.h"
 #include "perceiver/error.h"
 #include "perceiver/version.h"
 #include "tools/commands.h"
@@ -59,7 +59,8 @@ int parse_and_run(int argc, char** argv) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.require_subcommand(1);
   app.fallthrough();
-  for (const auto add : {add_train, add_eval, add_sample, add_info, add_data, add_config, add_import, add_bench})
+  for (const auto add :
+       {add_train, add_eval, add_sample, add_info, add_data, add_config, add_import, add_bench})
     add(app, globals, action);
   try {
     app.parse(argc, argv);

@@ -4,9 +4,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "core/check.h"
+#include "base/check.h"
+#include "data/text/utf8_stream.h"
 #include "data/tokenizer.h"
-#include "data/utf8_stream.h"
 #include "generate/generate.h"
 #include "generate/stop_strings.h"
 #include "io/atomic_file.h"

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "data/sample_files.h"
 #include "data/tokenizer.h"
 

@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <iostream>
 
+#include "base/check.h"
 #include "config/load.h"
-#include "core/check.h"
 #include "eval/evaluator.h"
 #include "tools/commands.h"
 #include "train/progress.h"

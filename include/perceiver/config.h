@@ -22,9 +22,9 @@ enum class ContextProjection { automatic, table, direct };
 /// The network (docs/model.md; Hawthorne et al. 2022, section 3). Channels and counts, no units.
 struct ModelConfig {
   ModelType type = ModelType::perceiver_ar;
-  int64_t vocabulary = 259;  ///< V: ids 0 = PAD, 1 = EOS, 2 = SOS, data from 3 on
-  int64_t context_length = 2048;  ///< N, tokens
-  int64_t latents = 256;          ///< M
+  int64_t vocabulary = 259;          ///< V: ids 0 = PAD, 1 = EOS, 2 = SOS, data from 3 on
+  int64_t context_length = 2048;     ///< N, tokens
+  int64_t latents = 256;             ///< M
   int64_t latents_per_position = 1;  ///< K
   int64_t input_channels = 256;      ///< E
   int64_t latent_channels = 0;       ///< Z; 0 = input_channels
@@ -90,8 +90,8 @@ struct OptimizerConfig {
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double weight_decay = 0.0;
-  double momentum = 0.9;  ///< sgd
-  bool nesterov = false;  ///< sgd
+  double momentum = 0.9;   ///< sgd
+  bool nesterov = false;   ///< sgd
   double clip_norm = 1.0;  ///< global norm; 0 = off
 };
 
@@ -100,11 +100,11 @@ enum class ScheduleType { constant, cosine, steps, t5, linear };
 struct ScheduleConfig {
   ScheduleType type = ScheduleType::constant;
   int64_t warmup_steps = 0;
-  double warmup_initial = 0.0;            ///< learning rate at step 0
-  double final_learning_rate = 0.0;       ///< cosine, linear
-  int64_t decay_steps = 0;                ///< cosine, linear: 0 = train.steps
-  std::vector<int64_t> step_boundaries;   ///< steps
-  std::vector<double> step_factors;       ///< steps
+  double warmup_initial = 0.0;           ///< learning rate at step 0
+  double final_learning_rate = 0.0;      ///< cosine, linear
+  int64_t decay_steps = 0;               ///< cosine, linear: 0 = train.steps
+  std::vector<int64_t> step_boundaries;  ///< steps
+  std::vector<double> step_factors;      ///< steps
 };
 
 enum class Precision { automatic, bfloat16, tf32, float32, float64 };
@@ -112,8 +112,8 @@ enum class Recompute { none, block, attention_mlp };
 
 struct TrainConfig {
   int64_t steps = 1000;
-  int64_t batch = 16;          ///< examples per step
-  int64_t micro_batches = 1;   ///< a step's batch in this many equal parts
+  int64_t batch = 16;         ///< examples per step
+  int64_t micro_batches = 1;  ///< a step's batch in this many equal parts
   Precision precision = Precision::automatic;
   Recompute recompute = Recompute::none;
   uint64_t seed = 0;

@@ -39,8 +39,8 @@ struct Score {
 /// Takes new text, always whole UTF-8 characters; false stops the generation.
 using TextCallback = std::function<bool(std::string_view)>;
 
-/// Every member throws perceiver::Error for what it cannot do. Const members may be called by several threads at
-/// the same time.
+/// Every member throws perceiver::Error for what it cannot do. Const members may be called by several threads
+/// at the same time.
 class Model {
  public:
   /// `path` is a run folder (its best checkpoint, else its newest), a checkpoint folder or a model file.

@@ -9,7 +9,7 @@
 
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/kernels.h"
+#include "kernels/optimizer.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

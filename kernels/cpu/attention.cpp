@@ -17,10 +17,10 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/attention.h"
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/kernels.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

@@ -3,7 +3,7 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/kernels.h"
+#include "kernels/gemm.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

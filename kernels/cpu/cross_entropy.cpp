@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
-#include "kernels/kernels.h"
+#include "kernels/loss.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "core/random.h"
-#include "kernels/kernels.h"
+#include "base/random.h"
+#include "kernels/norm.h"
 
 namespace perceiver::kernels::cpu {
 

@@ -1,9 +1,10 @@
-// Sums and checks over flat arrays.
+// Flat arrays: add, cast, swap, sums and checks.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
-#include "kernels/kernels.h"
+#include "kernels/elementwise.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
@@ -63,6 +64,15 @@ void count_non_finite(const CountNonFinite& k) {
 
 void sum_of_squares(const SumOfSquares& k) {
   with_type(k.type, [&]<typename T>() { *k.sum = squares<T>(k); });
+}
+
+void swap(const Swap& k) {
+  with_type(k.type, [&]<typename T>() {
+    parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
+      T* a = static_cast<T*>(k.a);
+      std::swap_ranges(a + begin, a + end, static_cast<T*>(k.b) + begin);
+    });
+  });
 }
 
 }  // namespace perceiver::kernels::cpu

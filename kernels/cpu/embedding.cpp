@@ -1,8 +1,8 @@
 // Sums of table rows, and their backward (segments.h).
+#include "kernels/embedding.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
 #include "kernels/cpu/segments.h"
-#include "kernels/kernels.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

@@ -3,10 +3,10 @@
 #include <dnnl.h>
 #include <Eigen/Dense>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "kernels/cpu/held_signals.h"
 #include "kernels/cpu/parallel.h"
-#include "kernels/kernels.h"
+#include "kernels/gemm.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

@@ -1,4 +1,4 @@
-// Residual add with dropout, and LayerNorm, in one pass over each row; dropout alone.
+// Residual add with dropout, and LayerNorm, in one pass over each row.
 #include <algorithm>
 #include <cmath>
 
@@ -6,7 +6,7 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/kernels.h"
+#include "kernels/norm.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
@@ -104,23 +104,6 @@ void backward(const ResidualLayerNormBackward& k) {
   finish(sums, columns, columns, k.d_offset, k.accumulate_offset);
 }
 
-template <typename T>
-void drop(const Dropout& k) {
-  const T* x = static_cast<const T*>(k.x);
-  T* y = static_cast<T*>(k.y);
-  constexpr int64_t kChunk = 1024;
-  parallel_for((k.elements + kChunk - 1) / kChunk, 4, [&](int64_t begin, int64_t end) {
-    T factors[kChunk];
-    std::fill_n(factors, kChunk, T(1));
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunk * kChunk, count = std::min(kChunk, k.elements - first);
-      if (k.mask.threshold > 0) dropout_factors(k.mask, first, count, factors);
-      for (int64_t i = 0; i < count; ++i)
-        y[first + i] = x[first + i] * factors[i] + (k.accumulate ? y[first + i] : T(0));
-    }
-  });
-}
-
 }  // namespace
 
 void residual_layer_norm(const ResidualLayerNorm& k) {
@@ -129,10 +112,6 @@ void residual_layer_norm(const ResidualLayerNorm& k) {
 
 void residual_layer_norm_backward(const ResidualLayerNormBackward& k) {
   with_type(k.type, [&]<typename T>() { backward<T>(k); });
-}
-
-void dropout(const Dropout& k) {
-  with_type(k.type, [&]<typename T>() { drop<T>(k); });
 }
 
 }  // namespace perceiver::kernels::cpu

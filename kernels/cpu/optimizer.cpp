@@ -7,7 +7,8 @@
 #include <cmath>
 
 #include "kernels/cpu/parallel.h"
-#include "kernels/kernels.h"
+#include "kernels/elementwise.h"
+#include "kernels/optimizer.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
@@ -193,14 +194,6 @@ void moving_average(const MovingAverage& k) {
         auto average = slice<T>(k.average, begin, elements);
         average += rest * (slice<T>(k.values, begin, elements) - average);
       }
-    });
-  });
-}
-
-void exchange(const Exchange& k) {
-  with_type(k.type, [&]<typename T>() {
-    parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
-      slice<T>(k.a, begin, end - begin).swap(slice<T>(k.b, begin, end - begin));
     });
   });
 }

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/dtype.h"
+#include "base/dtype.h"
 
 namespace perceiver::kernels::cpu {
 

@@ -3,11 +3,11 @@
 #include <cmath>
 
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/rotate.h"
 #include "kernels/cpu/row.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/segments.h"
-#include "kernels/cpu/turn.h"
-#include "kernels/kernels.h"
+#include "kernels/projection.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

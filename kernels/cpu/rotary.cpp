@@ -1,7 +1,7 @@
 // Rotary position encoding, in place.
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/turn.h"
-#include "kernels/kernels.h"
+#include "kernels/cpu/rotate.h"
+#include "kernels/embedding.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

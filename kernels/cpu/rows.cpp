@@ -3,7 +3,7 @@
 #include <Eigen/Core>
 
 #include "kernels/cpu/parallel.h"
-#include "kernels/kernels.h"
+#include "kernels/embedding.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

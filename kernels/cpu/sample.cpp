@@ -1,13 +1,13 @@
-// Choosing tokens, on the CPU: see Sample in kernels/generation.h.
+// Choosing tokens, on the CPU: see Sample in kernels/sampling.h.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
-#include "core/random.h"
+#include "base/random.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/kernels.h"
+#include "kernels/sampling.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

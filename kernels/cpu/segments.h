@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
+#include "kernels/elementwise.h"
 
 namespace perceiver::kernels::cpu {
 

@@ -8,16 +8,17 @@
 // are summed by token, and each token's value counts once.
 //
 // Heads lie side by side in vectors, [token, channel, heads] padded to whole vectors. Parts as in
-// ring_attention.cpp.
+// cache_attention.cpp.
 #include <Eigen/Core>
 
 #include <cmath>
 #include <cstdlib>
 #include <limits>
 
+#include "kernels/attention.h"
+#include "kernels/cpu/cache_attention.h"
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/ring_attention.h"
 #include "kernels/cpu/scratch.h"
 
 namespace perceiver::kernels::cpu {
@@ -42,7 +43,7 @@ struct Layout {
   int64_t channels;  ///< 1 + 2 * bands
   int64_t mix;       ///< elements of the mixed table of a query
   int64_t partial;   ///< elements of a part's result: largest, sum, weights by token
-  explicit Layout(const RingAttention& k)
+  explicit Layout(const CacheAttention& k)
       : heads((k.heads + kLanes - 1) / kLanes * kLanes),
         channels(1 + 2 * k.bands),
         mix(k.vocabulary * channels * heads),
@@ -51,7 +52,7 @@ struct Layout {
 
 /// mixed [channels, heads] of one token: u, then a and b band by band, times the scale.
 template <typename T>
-void mix_token(const RingAttention& k, const Layout<T>& layout, const T* q, int64_t token, T* mixed) {
+void mix_token(const CacheAttention& k, const Layout<T>& layout, const T* q, int64_t token, T* mixed) {
   const int64_t d = k.head_dim;
   const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(d)));
   const T* key = static_cast<const T*>(k.table) + token * 2 * k.heads * d;
@@ -71,7 +72,7 @@ void mix_token(const RingAttention& k, const Layout<T>& layout, const T* q, int6
 
 /// scores [heads] of one key.
 template <typename T>
-void score(const RingAttention& k, const Layout<T>& layout, const T* mixed, int64_t position, T* scores) {
+void score(const CacheAttention& k, const Layout<T>& layout, const T* mixed, int64_t position, T* scores) {
   typedef T Vector __attribute__((vector_size(kVectorBytes)));
   const T* cosine = static_cast<const T*>(k.cosine) + std::abs(position) * k.bands;
   const T* sine = static_cast<const T*>(k.sine) + std::abs(position) * k.bands;
@@ -93,7 +94,7 @@ void score(const RingAttention& k, const Layout<T>& layout, const T* mixed, int6
 }
 
 template <typename T>
-void attend_part(const RingAttention& k, const Layout<T>& layout, int64_t slot, int64_t begin, int64_t end,
+void attend_part(const CacheAttention& k, const Layout<T>& layout, int64_t slot, int64_t begin, int64_t end,
                  const T* mixed, T* partial) {
   const int64_t heads = layout.heads;
   std::fill_n(partial, layout.partial, T(0));
@@ -125,7 +126,7 @@ void attend_part(const RingAttention& k, const Layout<T>& layout, int64_t slot, 
 
 /// The output of one query: weights by token of all parts, then the tokens' values.
 template <typename T>
-void join(const RingAttention& k, const Layout<T>& layout, int64_t row, T* partials, int64_t parts) {
+void join(const CacheAttention& k, const Layout<T>& layout, int64_t row, T* partials, int64_t parts) {
   const int64_t heads = layout.heads, d = k.head_dim, width = k.heads * d;
   T* out = static_cast<T*>(k.out) + row * k.out_stride;
   std::fill_n(out, width, T(0));
@@ -162,7 +163,7 @@ void join(const RingAttention& k, const Layout<T>& layout, int64_t row, T* parti
 }  // namespace
 
 template <typename T>
-void attend_by_table(const RingAttention& k) {
+void attend_by_table(const CacheAttention& k) {
   const Layout<T> layout(k);
   const int64_t rows = k.slots * k.queries;
   T* mixed = scratch<MixTag, T>(static_cast<size_t>(rows * layout.mix));
@@ -189,7 +190,7 @@ void attend_by_table(const RingAttention& k) {
   });
 }
 
-template void attend_by_table<float>(const RingAttention&);
-template void attend_by_table<double>(const RingAttention&);
+template void attend_by_table<float>(const CacheAttention&);
+template void attend_by_table<double>(const CacheAttention&);
 
 }  // namespace perceiver::kernels::cpu

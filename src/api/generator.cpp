@@ -4,11 +4,12 @@
 #include <nlohmann/json.hpp>
 
 #include "api/model_state.h"
-#include "core/check.h"
-#include "data/utf8_stream.h"
+#include "base/check.h"
+#include "data/text/utf8_stream.h"
 #include "generate/generate.h"
 #include "generate/stop_strings.h"
 #include "io/json_document.h"
+#include "kernels/sampling.h"
 
 namespace perceiver {
 namespace {

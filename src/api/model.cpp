@@ -49,7 +49,7 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
   auto context = DeviceContext::open(options.device, options.threads);
   const DType type = apply_precision(options.precision, *context);
   state->loaded = load_model(find_model_file(path), std::move(context), type);
-  if (options.bf16_weights) state->loaded.model->narrow_weights();
+  if (options.bf16_weights) state->loaded.model->round_weights_to_bf16();
   state->tokenizer = make_tokenizer(state->loaded.metadata.tokenizer);
   return Model(std::move(state));
 }

@@ -1,6 +1,8 @@
 #include "autograd/tape.h"
 
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/elementwise.h"
+#include "kernels/norm.h"
 
 namespace perceiver {
 
@@ -67,7 +69,8 @@ void Tape::backward() {
 void Tape::check(const Tensor& tensor, std::string_view direction, std::string_view name,
                  const std::string& scope) {
   if (offender_ == nullptr || offender_->has_value()) return;
-  // As many bytes as an int64; only a step that went wrong is checked, so that the allocation does not matter.
+  // As many bytes as an int64; only a step that went wrong is checked, so that the allocation does not
+  // matter.
   const Tensor counter = Tensor::empty(context_, DType::f64, {1});
   kernels::count_non_finite(
       launch(), {tensor.dtype(), tensor.elements(), tensor.data(), static_cast<int64_t*>(counter.data())});
@@ -91,20 +94,20 @@ Variable recomputed(Tape& tape, const Variable& input,
   Variable output{value, std::make_shared<Gradient>()};
   output.gradient->shape = value.shape();
   output.gradient->dtype = value.dtype();
-  tape.record(
-      "recomputed block", output,
-      [&tape, input = input.kept(), start, block = std::move(block), scope = tape.scope(), gradient = output.gradient] {
-        Tape again(tape.context(), true, tape.training(), start);
-        again.check_finite(tape.finite_check());
-        again.enter(scope);
-        Variable copy{input.read(), std::make_shared<Gradient>()};
-        copy.gradient->shape = copy.shape();
-        copy.gradient->dtype = copy.value.dtype();
-        const Variable output_again = block(again, copy);
-        again.give(output_again, gradient->tensor);
-        again.backward();
-        if (copy.gradient->written) tape.give(input, copy.gradient->tensor);
-      });
+  tape.record("recomputed block", output,
+              [&tape, input = input.kept(), start, block = std::move(block), scope = tape.scope(),
+               gradient = output.gradient] {
+                Tape again(tape.context(), true, tape.training(), start);
+                again.check_finite(tape.finite_check());
+                again.enter(scope);
+                Variable copy{input.read(), std::make_shared<Gradient>()};
+                copy.gradient->shape = copy.shape();
+                copy.gradient->dtype = copy.value.dtype();
+                const Variable output_again = block(again, copy);
+                again.give(output_again, gradient->tensor);
+                again.backward();
+                if (copy.gradient->written) tape.give(input, copy.gradient->tensor);
+              });
   return output;
 }
 

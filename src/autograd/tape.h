@@ -10,7 +10,7 @@
 
 #include "autograd/variable.h"
 #include "core/device_context.h"
-#include "kernels/kernels.h"
+#include "kernels/backend.h"
 
 namespace perceiver {
 
@@ -19,8 +19,8 @@ namespace perceiver {
 struct RandomKey {
   uint64_t seed = 0;
   uint64_t step = 0;
-  int64_t first_example = 0;  ///< place of the pass' first example in the whole batch
-  uint32_t op = 0;            ///< number of the next operation that draws
+  int64_t first_example = 0;              ///< place of the pass' first example in the whole batch
+  uint32_t op = 0;                        ///< number of the next operation that draws
   const uint64_t* device_step = nullptr;  ///< `step` in the device's memory; where elements are dropped
 };
 

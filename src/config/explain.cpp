@@ -2,9 +2,9 @@
 
 #include <string_view>
 
+#include "base/check.h"
+#include "base/text.h"
 #include "config/schema.h"
-#include "core/check.h"
-#include "core/text.h"
 
 namespace perceiver {
 namespace {

@@ -1,12 +1,12 @@
 #include "config/load.h"
 
+#include "base/check.h"
+#include "base/text.h"
 #include "config/node.h"
 #include "config/read_value.h"
 #include "config/schema.h"
 #include "config/validate.h"
 #include "config/yaml_text.h"
-#include "core/check.h"
-#include "core/text.h"
 #include "io/atomic_file.h"
 
 namespace perceiver {

@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "core/check.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/text.h"
 
 namespace perceiver {
 

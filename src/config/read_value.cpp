@@ -5,9 +5,9 @@
 #include <cmath>
 #include <optional>
 
-#include "config/words.h"
-#include "core/check.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/text.h"
+#include "base/words.h"
 
 namespace perceiver {
 namespace {

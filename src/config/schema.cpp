@@ -68,7 +68,7 @@ struct Names<Recompute> {
 std::vector<std::string> data_types() {
   return {
 #define MODALITY(name) #name,
-#include "data/modalities.inc"
+#include "config/modalities.inc"
 #undef MODALITY
       "copy"};
 }
@@ -229,10 +229,12 @@ std::vector<ConfigKey> model_keys() {
            "costing nothing; 0 = all."),
       bind(MEMBER(model.zero_initial_logits), any(),
            "Start with zero weights of the last layer, so that every token is equally likely at first."),
-      bind(MEMBER(model.context_projection), any(),
-           "How the context becomes keys and values, which are functions of token and position alone: table "
-           "projects each row of the token and position tables once and gathers, direct projects every token of "
-           "the context. Both give the same numbers up to rounding; auto counts and takes what is less work."),
+      bind(
+          MEMBER(model.context_projection), any(),
+          "How the context becomes keys and values, which are functions of token and position alone: table "
+          "projects each row of the token and position tables once and gathers, direct projects every token "
+          "of "
+          "the context. Both give the same numbers up to rounding; auto counts and takes what is less work."),
   };
 }
 
@@ -244,8 +246,10 @@ std::vector<ConfigKey> data_keys() {
       bind(MEMBER(data.options), any(),
            "Options of that kind, e.g. {sample_rate: 8000}; perceiver data modalities lists them."),
       bind(MEMBER(data.train), any(),
-           "Files and folders with the training data, or one folder that perceiver data build made; one path or "
-           "a list. Without validation or test paths, parts of it are kept for these; a folder of shards brings "
+           "Files and folders with the training data, or one folder that perceiver data build made; one path "
+           "or "
+           "a list. Without validation or test paths, parts of it are kept for these; a folder of shards "
+           "brings "
            "its own."),
       bind(MEMBER(data.validation), any(), "Files and folders with the validation data; [] = part of train."),
       bind(MEMBER(data.test), any(), "Files and folders with the test data; [] = part of train."),
@@ -330,7 +334,9 @@ std::vector<ConfigKey> train_keys() {
       bind(MEMBER(train.micro_batches), between(1, 1 << 20),
            "Equal parts in which a step's batch is computed one after the other, to save memory; must divide "
            "batch."),
-      bind(MEMBER(train.precision), any(), "Floating-point type of the computation; auto is bfloat16 on a GPU and float32 on the CPU. bfloat16 keeps "
+      bind(MEMBER(train.precision), any(),
+           "Floating-point type of the computation; auto is bfloat16 on a GPU and float32 on the CPU. "
+           "bfloat16 keeps "
            "weights, optimizer state, statistics and gradients of weights in float32; tf32 is float32 with "
            "products of operands rounded to ten bits. bfloat16 and tf32 need a GPU, float64 the CPU."),
       bind(MEMBER(train.recompute), any(),
@@ -350,7 +356,8 @@ std::vector<ConfigKey> train_keys() {
            "Training validates, saves and stops after this time, minutes, counted anew when resumed; 0 = no "
            "limit."),
       bind(MEMBER(train.cuda_graph), any(),
-           "On a GPU: record the launches of a step once and replay them. The results are the same bit by bit."),
+           "On a GPU: record the launches of a step once and replay them. The results are the same bit by "
+           "bit."),
       bind(MEMBER(train.tensorboard), any(), "Write TensorBoard event files beside the metrics."),
   };
 }

@@ -17,9 +17,9 @@ namespace perceiver {
 enum class ValueKind { boolean, integer, seed, real, choice, integers, reals, texts, pairs };
 
 /// A key's value; `choice` is the spelled-out name. The alternatives stand in the order of ValueKind.
-using ConfigValue = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>,
-                                 std::vector<double>, std::vector<std::string>,
-                                 std::map<std::string, std::string>>;
+using ConfigValue =
+    std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
+                 std::vector<std::string>, std::map<std::string, std::string>>;
 
 /// What numbers are allowed; for lists it holds for each element.
 struct ValueRange {

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <unordered_map>
 
+#include "base/words.h"
 #include "config/schema.h"
-#include "config/words.h"
 
 namespace perceiver {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <set>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {
@@ -128,8 +128,9 @@ void check_transformer(const ModelConfig& model, const Checker& check) {
                 "model.type: transformer computes on its input; model.query_style cannot be learned");
   check.require(model.latents_per_position == 1,
                 "model.type: transformer needs model.latents_per_position: 1");
-  check.require(model.context_projection != ContextProjection::table,
-                "model.type: transformer has no context to project; model.context_projection cannot be table");
+  check.require(
+      model.context_projection != ContextProjection::table,
+      "model.type: transformer has no context to project; model.context_projection cannot be table");
   check.require(model.context_dropout == 0 && model.train_input_positions == 0,
                 "model.type: transformer has no cross-attention; model.context_dropout and "
                 "model.train_input_positions must be 0");
@@ -160,8 +161,8 @@ void check_data(const Config& config, const Checker& check) {
   // What files need is known when they are opened (check_fits).
   const bool copy = data.type == "copy";
   check.require(!copy || config.model.vocabulary >= byte_vocabulary,
-                "model.vocabulary ({}) is too small for bytes; data.type copy needs {}", config.model.vocabulary,
-                byte_vocabulary);
+                "model.vocabulary ({}) is too small for bytes; data.type copy needs {}",
+                config.model.vocabulary, byte_vocabulary);
   check.require(!copy || config.model.axes() == 1,
                 "data.type copy has one position axis, model.position_sizes {}", config.model.axes());
   check.require(!copy || data.options.empty(), "data.options has no use for data.type copy; leave it out");

@@ -9,8 +9,8 @@
 #include <cstring>
 #include <fstream>
 
-#include "core/check.h"
-#include "core/memory_advice.h"
+#include "base/check.h"
+#include "base/memory_advice.h"
 
 namespace perceiver {
 namespace {
@@ -18,8 +18,8 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// Sizes are rounded so that near-equal requests share blocks; at most an eighth is wasted, and of large blocks
-// less than 2 MiB.
+// Sizes are rounded so that near-equal requests share blocks; at most an eighth is wasted, and of large
+// blocks less than 2 MiB.
 size_t rounded(size_t bytes) {
   size_t step = kAlignment;
   while (step < kHugePage && step * 16 < bytes) step *= 2;
@@ -127,9 +127,8 @@ void* DeviceMemory::system_allocate_or_throw(size_t size) {
     pointer = system_allocate(size);
   }
   if (pointer == nullptr) {
-    throw_failure(
-        "out of memory: {} MiB asked for while {} MiB are in use, and there are {}; {}",
-        (size + (1 << 20) - 1) >> 20, statistics_.live_bytes >> 20, capacity(), kMemoryAdvice);
+    throw_failure("out of memory: {} MiB asked for while {} MiB are in use, and there are {}; {}",
+                  (size + (1 << 20) - 1) >> 20, statistics_.live_bytes >> 20, capacity(), kMemoryAdvice);
   }
   ++statistics_.system_allocations;
   statistics_.reserved_bytes += static_cast<int64_t>(size);

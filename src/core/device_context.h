@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/dtype.h"
-#include "core/launch.h"
+#include "base/dtype.h"
+#include "base/launch.h"
 
 namespace perceiver {
 

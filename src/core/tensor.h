@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "base/dtype.h"
 #include "core/device_context.h"
-#include "core/dtype.h"
 
 namespace perceiver {
 

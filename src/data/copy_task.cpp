@@ -2,9 +2,9 @@
 
 #include <vector>
 
-#include "core/check.h"
-#include "core/random.h"
-#include "data/byte_tokenizer.h"
+#include "base/check.h"
+#include "base/random.h"
+#include "data/text/byte_tokenizer.h"
 
 namespace perceiver {
 namespace {

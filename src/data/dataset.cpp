@@ -1,10 +1,10 @@
 #include "data/dataset.h"
 
-#include "core/check.h"
+#include "base/check.h"
 #include "data/copy_task.h"
-#include "data/shard_dataset.h"
-#include "data/shard_folder.h"
-#include "data/text_dataset.h"
+#include "data/shards/shard_dataset.h"
+#include "data/shards/shard_folder.h"
+#include "data/text/text_dataset.h"
 
 namespace perceiver {
 namespace {

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/random.h"
+#include "base/random.h"
 #include "perceiver/config.h"
 
 namespace perceiver {

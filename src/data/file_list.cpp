@@ -10,7 +10,7 @@
 #include <set>
 #include <utility>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {

@@ -18,8 +18,8 @@ struct ListedFile {
 
 /// Files in the order of `paths`, those of a folder sorted by path, each file once. In folders, hidden
 /// entries are skipped and links to folders are not followed; empty files are skipped everywhere unless
-/// `keep_empty`. `what` names the list in messages, e.g. "data.train". Throws if a path is missing, unreadable,
-/// or neither a file nor a folder.
+/// `keep_empty`. `what` names the list in messages, e.g. "data.train". Throws if a path is missing,
+/// unreadable, or neither a file nor a folder.
 std::vector<ListedFile> list_files(const std::vector<std::string>& paths, const std::string& what,
                                    bool keep_empty = false);
 

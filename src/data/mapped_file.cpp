@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 MappedFile::MappedFile(const std::string& path) : path_(path), view_(path) {

@@ -8,16 +8,16 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "config/words.h"
-#include "core/check.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/text.h"
+#include "base/words.h"
 #include "data/tokenizer.h"
 #include "io/json_document.h"
 
 namespace perceiver {
 
 #define MODALITY(name) const ModalityKind& name##_modality();
-#include "data/modalities.inc"
+#include "config/modalities.inc"
 #undef MODALITY
 
 namespace {
@@ -27,7 +27,7 @@ constexpr size_t max_packed_bytes = size_t{64} << 20;
 const ModalityKind* const* table_begin() {
   static const ModalityKind* const table[] = {
 #define MODALITY(name) &name##_modality(),
-#include "data/modalities.inc"
+#include "config/modalities.inc"
 #undef MODALITY
       nullptr};
   return table;

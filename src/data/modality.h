@@ -1,5 +1,5 @@
 // One kind of data: its files as token ids and back, and what the ids mean. A new kind is one file that
-// defines a `ModalityKind`, and one line in data/modalities.inc.
+// defines a `ModalityKind`, and one line in config/modalities.inc.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/random.h"
+#include "base/random.h"
 #include "data/sampling_mask.h"
 
 namespace perceiver {
@@ -182,7 +182,7 @@ struct ModalityKind {
   bool takes(std::string_view file_name) const;
 };
 
-/// All kinds, in the order of data/modalities.inc.
+/// All kinds, in the order of config/modalities.inc.
 std::span<const ModalityKind* const> modality_kinds();
 /// Throws `user` for an unknown name.
 const ModalityKind& find_modality(std::string_view name);

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <limits>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "data/tokenizer.h"
 #include "io/atomic_file.h"
 #include "io/file_view.h"

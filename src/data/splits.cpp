@@ -9,7 +9,7 @@
 #include <numeric>
 #include <utility>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {

@@ -1,9 +1,9 @@
 #include "data/tokenizer.h"
 
-#include "core/check.h"
-#include "core/text.h"
-#include "data/byte_tokenizer.h"
-#include "data/sentencepiece_tokenizer.h"
+#include "base/check.h"
+#include "base/text.h"
+#include "data/text/byte_tokenizer.h"
+#include "data/text/sentencepiece_tokenizer.h"
 
 namespace perceiver {
 namespace {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "core/host_values.h"
 
 namespace perceiver {

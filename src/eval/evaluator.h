@@ -6,7 +6,7 @@
 #include <functional>
 #include <string>
 
-#include "data/windows.h"
+#include "data/batches/windows.h"
 #include "model/perceiver_ar.h"
 
 namespace perceiver {
@@ -40,7 +40,7 @@ struct EvaluationResult {
   double bits_per_token() const;
   double bits_per_unit() const;
   double nats_per_unit() const { return nats / static_cast<double>(units); }
-  double perplexity() const;  ///< per token
+  double perplexity() const;       ///< per token
   double word_perplexity() const;  ///< e to the nats per word, the text's end included; only with words
   double accuracy() const { return static_cast<double>(correct) / static_cast<double>(tokens); }
   double tokens_per_second() const { return static_cast<double>(tokens) / seconds; }

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <cmath>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "core/host_values.h"
+#include "kernels/embedding.h"
+#include "kernels/sampling.h"
 
 namespace perceiver {
 namespace {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "io/safetensors.h"
+#include "kernels/sampling.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/policy.h"
 

@@ -3,11 +3,12 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "base/check.h"
 #include "config/save.h"
-#include "core/check.h"
 #include "generate/engine.h"
 #include "io/checksum.h"
 #include "io/json_document.h"
+#include "kernels/sampling.h"
 
 namespace perceiver {
 namespace {

@@ -37,8 +37,9 @@ struct Continuation {
 /// A new token of request `request`; false ends its sequence.
 using TokenCallback = std::function<bool(int64_t request, const ChosenToken& token)>;
 
-/// Options with defaults that suit the data a model was trained on. Models of the copy task predict the second
-/// half of a sequence alone, so latents on the first one were never trained: the prompt gets a single one.
+/// Options with defaults that suit the data a model was trained on. Models of the copy task predict the
+/// second half of a sequence alone, so latents on the first one were never trained: the prompt gets a single
+/// one.
 EngineOptions suited_options(EngineOptions options, const std::string& modality);
 
 /// The request as the engine takes it; the ids of its biases must be in the vocabulary.

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/sampling.h"
 
 namespace perceiver {
 

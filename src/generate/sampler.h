@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/generation.h"
+#include "kernels/sampling.h"
 
 namespace perceiver {
 

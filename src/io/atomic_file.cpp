@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "io/temporary_name.h"
 
 namespace perceiver {

@@ -8,7 +8,7 @@
 #include <system_error>
 #include <vector>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "io/temporary_name.h"
 
 namespace perceiver {

@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {

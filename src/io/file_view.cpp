@@ -6,7 +6,7 @@
 #include <cstring>
 #include <utility>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "io/file_descriptor.h"
 
 namespace perceiver {

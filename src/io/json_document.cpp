@@ -2,8 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/check.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/text.h"
 
 namespace perceiver {
 

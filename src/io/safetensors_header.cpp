@@ -4,8 +4,8 @@
 
 #include <set>
 
-#include "core/check.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/text.h"
 
 namespace perceiver {
 namespace {

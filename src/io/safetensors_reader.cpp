@@ -3,8 +3,8 @@
 #include <cstring>
 #include <utility>
 
-#include "core/check.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/text.h"
 #include "io/safetensors.h"
 #include "io/safetensors_header.h"
 

@@ -1,7 +1,7 @@
 // From the model's parameters to the arguments of the fused decode step.
 #include "model/fused_step.h"
 
-#include "core/check.h"
+#include "base/check.h"
 #include "model/perceiver_ar.h"
 
 namespace perceiver {

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/check.h"
 #include "config/validate.h"
-#include "core/check.h"
 #include "core/host_values.h"
 #include "io/json_document.h"
 #include "model/positions.h"

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/check.h"
-#include "core/random.h"
+#include "base/check.h"
+#include "base/random.h"
 
 namespace perceiver {
 namespace {
@@ -209,8 +209,7 @@ class InputBuilder {
     }
     upload(context_, in_.tokens, tokens);
     if (config_.position_encoding == PositionEncoding::absolute) upload(context_, in_.positions, positions);
-    if (config_.position_encoding == PositionEncoding::rotary)
-      upload(context_, in_.rotary_positions, rotary);
+    if (config_.position_encoding == PositionEncoding::rotary) upload(context_, in_.rotary_positions, rotary);
     upload(context_, in_.cross.limit, limit);
   }
 
@@ -220,11 +219,13 @@ class InputBuilder {
     in_.self.self_visible = false;
     if (!options_.training) return;
     if (config_.context_dropout > 0 && config_.type == ModelType::perceiver_ar)
-      upload(context_, in_.cross.key_mask, drop_keys(RandomPurpose::context_dropout, config_.context_dropout,
-                                                      in_.batch, in_.columns, options_.random));
+      upload(context_, in_.cross.key_mask,
+             drop_keys(RandomPurpose::context_dropout, config_.context_dropout, in_.batch, in_.columns,
+                       options_.random));
     if (config_.latent_dropout > 0) {
-      upload(context_, in_.self.key_mask, drop_keys(RandomPurpose::latent_dropout, config_.latent_dropout,
-                                                     in_.batch, in_.latents, options_.random));
+      upload(context_, in_.self.key_mask,
+             drop_keys(RandomPurpose::latent_dropout, config_.latent_dropout, in_.batch, in_.latents,
+                       options_.random));
       in_.self.self_visible = true;
     }
   }

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "core/tensor.h"
-#include "data/batch.h"
+#include "model/batch.h"
 #include "ops/ops.h"
 #include "perceiver/config.h"
 
@@ -34,9 +34,9 @@ struct ModelInputs {
 
   ops::AttentionMask cross, self;
 
-  std::vector<int32_t> steps;    ///< host [B, U]: s(b, u), -1 where invalid
-  int64_t target_count = 0;      ///< targets that are not PAD
-  int64_t largest_position = 0;  ///< of |rotary position|
+  std::vector<int32_t> steps;     ///< host [B, U]: s(b, u), -1 where invalid
+  int64_t target_count = 0;       ///< targets that are not PAD
+  int64_t largest_position = 0;   ///< of |rotary position|
   int64_t rotary_table_rows = 0;  ///< of the model's tables when these inputs were made
 };
 

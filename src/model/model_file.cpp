@@ -6,10 +6,10 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "base/check.h"
 #include "config/load.h"
 #include "config/save.h"
 #include "config/validate.h"
-#include "core/check.h"
 
 namespace perceiver {
 namespace {

@@ -6,8 +6,11 @@
 #include <optional>
 #include <utility>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "core/host_values.h"
+#include "kernels/elementwise.h"
+#include "kernels/projection.h"
+#include "kernels/sampling.h"
 #include "model/positions.h"
 #include "model/projection.h"
 
@@ -32,9 +35,9 @@ Initialization position_initialization(const ModelConfig& config, int64_t size) 
 /// The context ring of tokens, or of their positions, takes in the slots' new values.
 void write_token_ring(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& values,
                       const Tensor& ring) {
-  kernels::write_rows(tape.launch(), {DType::i32, caches.slots, 1, 1, values.data(), 1,
-                                      slots.context_row.as<int32_t>(), slots.active.as<int32_t>(), ring.data(),
-                                      caches.context});
+  kernels::write_rows(tape.launch(),
+                      {DType::i32, caches.slots, 1, 1, values.data(), 1, slots.context_row.as<int32_t>(),
+                       slots.active.as<int32_t>(), ring.data(), caches.context});
 }
 
 /// A fixed position table, which is no parameter.
@@ -207,7 +210,8 @@ Context PerceiverAR::context_of(Tape& tape, const ModelInputs& inputs, const Cac
   if (axes == 0) return {{}, {{tokens, inputs.tokens, 1, 0}}, {}};
   Context context{{}, {{ops::center_rows(tape, tokens), inputs.tokens, 1, 0}}, {}};
   for (int64_t axis = 0; axis < axes; ++axis)
-    context.tables.push_back({centred_positions(tape, static_cast<size_t>(axis)), inputs.positions, axes, axis});
+    context.tables.push_back(
+        {centred_positions(tape, static_cast<size_t>(axis)), inputs.positions, axes, axis});
   context.rstd = ops::sum_rstd(tape, context.tables, rows, inputs.batch);
   return context;
 }
@@ -364,8 +368,9 @@ void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, c
   if (fused != nullptr) return run_fused(tape, *fused, logits);
   const Tensor all = Tensor::empty(*context_, logits.dtype(), {caches.slots, config_.vocabulary});
   decode_plainly(tape, caches, slots, all);
-  kernels::write_rows(tape.launch(), {logits.dtype(), caches.slots, 1, config_.vocabulary, all.data(),
-                                      config_.vocabulary, nullptr, slots.active.as<int32_t>(), logits.data(), 1});
+  kernels::write_rows(tape.launch(),
+                      {logits.dtype(), caches.slots, 1, config_.vocabulary, all.data(), config_.vocabulary,
+                       nullptr, slots.active.as<int32_t>(), logits.data(), 1});
 }
 
 /// The step made of single operations.
@@ -390,9 +395,9 @@ void PerceiverAR::decode_plainly(Tape& tape, const DecodeCaches& caches, const D
 }
 
 void PerceiverAR::write_logits(Tape& tape, const Variable& z, const Tensor& logits) const {
-  if (logits.dtype() == type_) return ops::row_products(tape, z.value, output_, logits);
+  if (logits.dtype() == type_) return ops::skinny_gemm(tape, z.value, output_, logits);
   const Tensor rounded = Tensor::empty(*context_, type_, {z.shape()[0], config_.vocabulary});
-  ops::row_products(tape, z.value, output_, rounded);
+  ops::skinny_gemm(tape, z.value, output_, rounded);
   kernels::cast(tape.launch(), {type_, logits.dtype(), rounded.elements(), rounded.data(), logits.data()});
 }
 
@@ -408,7 +413,7 @@ std::vector<ops::LinearParameters*> PerceiverAR::linears() {
   return all;
 }
 
-void PerceiverAR::narrow_weights() {
+void PerceiverAR::round_weights_to_bf16() {
   if (type_ == DType::bf16) return;
   if (type_ != DType::f32 || context_->is_cuda())
     throw_user("weights in bfloat16 beside float32 are of the CPU; on a GPU compute in bfloat16");

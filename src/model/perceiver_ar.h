@@ -44,13 +44,15 @@ class PerceiverAR {
   /// Logits [B, U, V] without gradients; meaningless at invalid latents.
   Tensor logits(const ModelInputs& inputs) const;
 
-  /// For generation on the CPU: rounds the linear layers' weights to bf16 and keeps a copy of half the size, which
-  /// products of few rows read. What is computed from then on is that of the rounded weights. f32 alone.
-  void narrow_weights();
+  /// For generation on the CPU: rounds the linear layers' weights to bf16 and keeps a copy of half the size,
+  /// which products of few rows read. What is computed from then on is that of the rounded weights. f32
+  /// alone.
+  void round_weights_to_bf16();
   /// Bytes of the linear layers' weights as products of few rows read them.
   int64_t linear_bytes() const;
 
-  /// Makes the rotary tables reach to position `largest`. Passes under way keep the tables that they began with.
+  /// Makes the rotary tables reach to position `largest`. Passes under way keep the tables that they began
+  /// with.
   void extend_rotary_tables(int64_t largest) const;
   /// Positions that the rotary tables reach, 0 without them.
   int64_t rotary_positions() const { return rotary_tables().positions; }
@@ -60,16 +62,17 @@ class PerceiverAR {
   /// that of the present weights.
   DecodeCaches make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
   /// A pass over one sequence (`inputs` of one example) that ends with the logits [1, V] of its last latent
-  /// position, put into `logits`. Where `caches` is not null, keys and values of all its latents and its context
-  /// become the first rows of `slot`'s rings.
-  void prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot, const Tensor& logits) const;
+  /// position, put into `logits`. Where `caches` is not null, keys and values of all its latents and its
+  /// context become the first rows of `slot`'s rings.
+  void prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot,
+               const Tensor& logits) const;
   /// One more token of each active slot, after what the caches hold: its keys and values join the rings, and
-  /// `logits` [S, V] gets what follows it; the rows of other slots stay. A slot's results are those of the slot
-  /// alone.
+  /// `logits` [S, V] gets what follows it; the rows of other slots stay. A slot's results are those of the
+  /// slot alone.
   void decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits,
               const FusedStep* fused = nullptr) const;
-  /// The step as one kernel, for `decode` on these caches and slots; null where there is none for this model and
-  /// device.
+  /// The step as one kernel, for `decode` on these caches and slots; null where there is none for this model
+  /// and device.
   std::shared_ptr<const FusedStep> fused_step(const DecodeCaches& caches, const DecodeSlots& slots) const;
   /// Whether `fused_step` has one for the caches that `make_caches` makes of these; allocates nothing.
   bool has_fused_step(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
@@ -124,7 +127,8 @@ class PerceiverAR {
   ops::NormParameters output_norm_;
   ops::LinearParameters output_;
   mutable std::mutex tables_mutex_;  ///< of the next two: passes of several threads share them
-  mutable std::vector<Tensor> fixed_positions_;  ///< less their rows' means, unrounded; where projected and fixed
+  mutable std::vector<Tensor>
+      fixed_positions_;  ///< less their rows' means, unrounded; where projected and fixed
   mutable RotaryTables rotary_;
 };
 

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {

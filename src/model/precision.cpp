@@ -1,6 +1,6 @@
 #include "model/precision.h"
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/dtype.h"
+#include "base/dtype.h"
 #include "perceiver/config.h"
 
 namespace perceiver {

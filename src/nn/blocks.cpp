@@ -89,8 +89,8 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
   const bool decode = pass.cache != nullptr && pass.cache->decode;
   const Variable mixed =
       decode ? attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary)
-             : ops::attention(
-                   tape, {qkv, qkv, 0, channels_, 2 * channels_, pass.batch, heads_, head_dim}, pass.mask);
+             : ops::attention(tape, {qkv, qkv, 0, channels_, 2 * channels_, pass.batch, heads_, head_dim},
+                              pass.mask);
   return ops::linear(tape, mixed, out_);
 }
 
@@ -116,14 +116,17 @@ void CrossBlock::declare(ParameterStore& store, const std::string& name, const M
   mlp_.declare(store, name + ".mlp", z, config.cross_widening, config.activation);
 }
 
-Variable CrossBlock::forward(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const {
+Variable CrossBlock::forward(Tape& tape, const Variable& z, const Context& context,
+                             const BlockPass& pass) const {
   tape.enter(name_);
   if (pass.recompute != Recompute::block) return plain(tape, z, context, pass);
-  return recomputed(tape, z,
-                    [this, pass, context](Tape& t, const Variable& input) { return plain(t, input, context, pass); });
+  return recomputed(tape, z, [this, pass, context](Tape& t, const Variable& input) {
+    return plain(t, input, context, pass);
+  });
 }
 
-Variable CrossBlock::plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const {
+Variable CrossBlock::plain(Tape& tape, const Variable& z, const Context& context,
+                           const BlockPass& pass) const {
   const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
   const Variable attended =
       run_branch(tape, ops::layer_norm(tape, z, norm_q_), pass.recompute,
@@ -153,7 +156,8 @@ Variable CrossBlock::attend_decoding(Tape& tape, const Variable& q, const Contex
                                      const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
-  if (pass.cache->layer.rings) write_cache(tape, *pass.cache, new_rows(tape, context, pass, q.value.dtype()), 0);
+  if (pass.cache->layer.rings)
+    write_cache(tape, *pass.cache, new_rows(tape, context, pass, q.value.dtype()), 0);
   return attend_cache(tape, *pass.cache, q, heads_, head_dim, pass.rotary);
 }
 
@@ -183,8 +187,8 @@ Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, const B
 }
 
 Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const {
-  // In the accumulation type throughout, weights unrounded: the gradients of the tables' rows are sums over the
-  // whole batch, which must not be rounded before the products.
+  // In the accumulation type throughout, weights unrounded: the gradients of the tables' rows are sums over
+  // the whole batch, which must not be rounded before the products.
   const ops::NormParameters norm{store_->unrounded(norm_kv_.scale), store_->unrounded(norm_kv_.offset)};
   const ops::LinearParameters kv{store_->unrounded(kv_.weight), store_->unrounded(kv_.bias)};
   ops::ProjectedTables tables{context.tables, context.rstd, {}};
@@ -198,8 +202,8 @@ Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPa
       term.table = ops::linear(tape, ops::layer_norm(tape, term.table, norm), kv);
   }
   const int64_t rows = context.tables[0].ids.elements();
-  return ops::projected_rows(tape, tables, {pass.rotary, width_ / heads_, pass.key_positions}, rows, pass.batch,
-                             type);
+  return ops::projected_rows(tape, tables, {pass.rotary, width_ / heads_, pass.key_positions}, rows,
+                             pass.batch, type);
 }
 
 }  // namespace perceiver

@@ -66,12 +66,12 @@ class SelfBlock {
 };
 
 /// What a CrossBlock reads: embedded tokens; or token ids, positions and their tables. A key and a value are
-/// functions of token and position alone: projecting the tables and gathering gives the same numbers as gathering
-/// and projecting, for the cost of the tables' rows instead of B * C (docs/projection.md).
+/// functions of token and position alone: projecting the tables and gathering gives the same numbers as
+/// gathering and projecting, for the cost of the tables' rows instead of B * C (docs/projection.md).
 struct Context {
-  Variable x;                        ///< [B * C, E]; no value: by tables
-  std::vector<ops::Lookup> tables;   ///< unrounded; where positions are absolute with rows less their means
-  Variable rstd;                     ///< [B * C], of the sums of the tables' rows; only for absolute positions
+  Variable x;                       ///< [B * C, E]; no value: by tables
+  std::vector<ops::Lookup> tables;  ///< unrounded; where positions are absolute with rows less their means
+  Variable rstd;                    ///< [B * C], of the sums of the tables' rows; only for absolute positions
 };
 
 class CrossBlock {
@@ -90,7 +90,8 @@ class CrossBlock {
   Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
   Variable attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass) const;
   Variable projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
-  Variable attend_decoding(Tape& tape, const Variable& q, const Context& context, const BlockPass& pass) const;
+  Variable attend_decoding(Tape& tape, const Variable& q, const Context& context,
+                           const BlockPass& pass) const;
   Variable new_rows(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
 
   const ParameterStore* store_ = nullptr;

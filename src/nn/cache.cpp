@@ -1,6 +1,8 @@
 #include "nn/cache.h"
 
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/attention.h"
+#include "kernels/sampling.h"
 
 namespace perceiver {
 
@@ -33,7 +35,7 @@ Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int6
   const LayerCache& layer = pass.layer;
   const int64_t rows = q.shape()[0], slots = pass.count.elements();
   const Variable out = tape.result(q.value.dtype(), {rows, heads * head_dim});
-  kernels::RingAttention k{};
+  kernels::CacheAttention k{};
   k.type = q.value.dtype();
   k.slots = slots;
   k.queries = rows / slots;
@@ -56,7 +58,7 @@ Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int6
     k.bands = rotary.bands;
     k.rotary_heads = rotary.heads;
   }
-  kernels::ring_attention(tape.launch(), k);
+  kernels::cache_attention(tape.launch(), k);
   return out;
 }
 

@@ -7,7 +7,7 @@
 
 namespace perceiver {
 
-/// A ring of rows for each slot, as kernels::RingAttention reads it; W is the layer's width of keys.
+/// A ring of rows for each slot, as kernels::CacheAttention reads it; W is the layer's width of keys.
 struct LayerCache {
   int64_t capacity = 0;  ///< rows of a ring
   Tensor rings;          ///< [slots, capacity, 2 W], a row is K (rotated), then V; none: kept as tokens

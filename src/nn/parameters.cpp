@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/check.h"
-#include "core/random.h"
-#include "kernels/kernels.h"
+#include "base/check.h"
+#include "base/random.h"
+#include "kernels/elementwise.h"
 
 namespace perceiver {
 namespace {
@@ -100,15 +100,16 @@ void ParameterStore::initialize(uint64_t seed) {
 
 Variable ParameterStore::unrounded(const Variable& parameter) const {
   if (!rounded_) return parameter;
-  const auto bytes = static_cast<std::byte*>(parameter.value.data()) - static_cast<std::byte*>(rounded_.data());
+  const auto bytes =
+      static_cast<std::byte*>(parameter.value.data()) - static_cast<std::byte*>(rounded_.data());
   return {values_.view(bytes / static_cast<int64_t>(size_of(rounded_.dtype())), parameter.shape()),
           parameter.gradient};
 }
 
 void ParameterStore::publish() const {
   if (!rounded_) return;
-  kernels::cast(context_->launch(), {values_.dtype(), rounded_.dtype(), values_.elements(), values_.data(),
-                                     rounded_.data()});
+  kernels::cast(context_->launch(),
+                {values_.dtype(), rounded_.dtype(), values_.elements(), values_.data(), rounded_.data()});
 }
 
 int64_t ParameterStore::count() const {

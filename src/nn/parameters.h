@@ -55,8 +55,8 @@ class ParameterStore {
   Variable unrounded(const Variable& parameter) const;
   /// After the values changed: rounds them anew for the operations. Enqueued; no allocation.
   void publish() const;
-  /// Draws initial values, and publishes them, from (seed, place of the parameter, element) alone; docs/model.md, "Initial
-  /// values".
+  /// Draws initial values, and publishes them, from (seed, place of the parameter, element) alone;
+  /// docs/model.md, "Initial values".
   void initialize(uint64_t seed);
 
   const std::vector<ParameterInfo>& infos() const { return infos_; }

@@ -1,6 +1,7 @@
 #include <cmath>
 
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/norm.h"
 #include "ops/ops.h"
 
 namespace perceiver::ops {

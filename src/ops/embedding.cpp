@@ -1,4 +1,6 @@
-#include "core/check.h"
+#include "kernels/embedding.h"
+#include "base/check.h"
+#include "kernels/elementwise.h"
 #include "ops/ops.h"
 
 namespace perceiver::ops {
@@ -31,8 +33,8 @@ Variable embedding(Tape& tape, std::span<const Lookup> lookups, int64_t rows, DT
   const int64_t columns = first.shape()[1];
   const Variable out = tape.result(type, {rows, columns});
   std::vector<Tensor> tables;
-  kernels::Embedding arguments{type,   rows, columns, static_cast<int>(lookups.size()), {}, {}, {},
-                               out.value.data()};
+  kernels::Embedding arguments{type, rows, columns, static_cast<int>(lookups.size()),
+                               {},   {},   {},      out.value.data()};
   for (size_t t = 0; t < lookups.size(); ++t) {
     PERCEIVER_ASSERT(lookups[t].table.shape()[1] == columns &&
                      lookups[t].ids.elements() >= rows * lookups[t].stride);

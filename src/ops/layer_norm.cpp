@@ -1,4 +1,5 @@
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/norm.h"
 #include "ops/ops.h"
 
 namespace perceiver::ops {
@@ -49,7 +50,8 @@ void normalise(Tape& tape, const Tensor& x, const NormParameters& norm, const St
 }
 
 /// How to make LayerNorm(x) again: one pass over memory instead of keeping it until backward.
-std::shared_ptr<const std::function<Tensor()>> restoring(Tape& tape, const Tensor& x, const NormParameters& norm,
+std::shared_ptr<const std::function<Tensor()>> restoring(Tape& tape, const Tensor& x,
+                                                         const NormParameters& norm,
                                                          const Statistics& statistics) {
   if (!tape.recording()) return nullptr;
   return std::make_shared<const std::function<Tensor()>>([&tape, x, norm, statistics] {
@@ -95,7 +97,8 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
                       out.normal.value.data(), statistics.mean.data(), statistics.rstd.data()});
   out.normal.restore = restoring(tape, out.sum.value, norm, statistics);
   tape.record("residual_layer_norm", out.normal,
-              [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), norm, mask, statistics, sum = out.sum, d_y = out.normal.gradient] {
+              [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), norm, mask,
+               statistics, sum = out.sum, d_y = out.normal.gradient] {
                 auto arguments = backward_arguments(tape, sum.value, norm, statistics, d_y->tensor);
                 const Tensor d_sum = sum.gradient->written ? sum.gradient->tensor : Tensor();
                 const Tensor d_x = Tensor::empty(tape.context(), sum.value.dtype(), sum.shape());

@@ -1,4 +1,5 @@
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/gemm.h"
 #include "ops/ops.h"
 
 namespace perceiver::ops {
@@ -31,13 +32,15 @@ Variable activate(Tape& tape, const Variable& pre, Activation activation) {
     return out;
   };
   if (in_place) return {apply(in), pre.gradient};
-  const auto anew = [&tape, in, apply] { return apply(Tensor::empty(tape.context(), in.dtype(), in.shape())); };
+  const auto anew = [&tape, in, apply] {
+    return apply(Tensor::empty(tape.context(), in.dtype(), in.shape()));
+  };
   return {anew(), pre.gradient, std::make_shared<const std::function<Tensor()>>(anew)};
 }
 
 /// pre = x · weightᵀ + bias.
 void product(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& pre) {
-  if (tape.independent_rows()) return row_products(tape, x.value, parameters, pre);
+  if (tape.independent_rows()) return skinny_gemm(tape, x.value, parameters, pre);
   const Tensor& weight = parameters.weight.value;
   const int64_t rows = x.shape()[0], in = x.shape()[1], out = weight.shape()[0];
   const DType type = x.value.dtype();
@@ -48,12 +51,12 @@ void product(Tape& tape, const Variable& x, const LinearParameters& parameters, 
 
 }  // namespace
 
-void row_products(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out) {
+void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out) {
   const Tensor& weight = parameters.narrow ? parameters.narrow : parameters.weight.value;
   const int64_t rows = x.shape()[0], depth = weight.shape()[1], columns = weight.shape()[0];
   PERCEIVER_ASSERT(x.shape()[1] == depth && out.elements() == rows * columns && out.dtype() == x.dtype());
-  kernels::row_products(tape.launch(), {x.dtype(), weight.dtype(), rows, columns, depth, x.data(), weight.data(),
-                                        parameters.bias.value.data(), out.data()});
+  kernels::skinny_gemm(tape.launch(), {x.dtype(), weight.dtype(), rows, columns, depth, x.data(),
+                                       weight.data(), parameters.bias.value.data(), out.data()});
 }
 
 Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters, Activation activation) {
@@ -73,9 +76,9 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
                     in_place ? d_out : Tensor::empty(tape.context(), d_out.dtype(), d_out.shape());
                 const GradientTarget d_bias = tape.target(parameters.bias);
                 kernels::bias_activation_backward(
-                    tape.launch(), {d_out.dtype(), d_out.shape()[0], d_out.shape()[1], activation, kept.data(),
-                                    d_out.data(), changes ? d_pre.data() : nullptr, d_bias.tensor.data(),
-                                    d_bias.accumulate});
+                    tape.launch(),
+                    {d_out.dtype(), d_out.shape()[0], d_out.shape()[1], activation, kept.data(), d_out.data(),
+                     changes ? d_pre.data() : nullptr, d_bias.tensor.data(), d_bias.accumulate});
                 backward_products(tape, x, parameters, d_pre);
               });
   return y;

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "autograd/tape.h"
+#include "kernels/norm.h"
+#include "perceiver/config.h"
 
 namespace perceiver::ops {
 
@@ -51,13 +53,13 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
 Variable residual_add(Tape& tape, const Variable& residual, const Variable& branch, DropoutSite site);
 
 struct LinearParameters {
-  Variable weight;  ///< [out, in]
-  Variable bias;    ///< [out], or no value
+  Variable weight;     ///< [out, in]
+  Variable bias;       ///< [out], or no value
   Tensor narrow = {};  ///< bf16 copy of `weight` for products of few rows; the same numbers; or none
 };
 
 /// out = x · weightᵀ + bias, a row at a time, by the narrow weights where there are any; no tape's operation.
-void row_products(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out);
+void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out);
 
 /// activation(x · weightᵀ + bias).
 Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters,
@@ -88,8 +90,8 @@ Variable center_rows(Tape& tape, const Variable& x);
 /// x [rows, columns] with column c times scale[c].
 Variable scale_columns(Tape& tape, const Variable& x, const Variable& scale);
 
-/// LayerNorm's 1 / sqrt(variance + 1e-5) of each sum of looked-up rows, [rows], where the rows of every table have
-/// mean 0. `examples` divides the rows into as many stretches (kernels::ProjectedRows).
+/// LayerNorm's 1 / sqrt(variance + 1e-5) of each sum of looked-up rows, [rows], where the rows of every table
+/// have mean 0. `examples` divides the rows into as many stretches (kernels::ProjectedRows).
 Variable sum_rstd(Tape& tape, std::span<const Lookup> centred, int64_t rows, int64_t examples);
 
 /// Projected tables, in the accumulation type; `rstd` [rows] and `offset` [1, columns] both or neither.
@@ -127,8 +129,8 @@ struct LossOptions {
   double label_smoothing = 0;
   double z_loss = 0;
   const double* gradient_scale = nullptr;  ///< device: d objective / d (sum of losses); null: 1
-  Tensor totals;                   ///< where to put LossResult::totals; none: a new tensor
-  bool accumulate_totals = false;  ///< adds to them instead
+  Tensor totals;                           ///< where to put LossResult::totals; none: a new tensor
+  bool accumulate_totals = false;          ///< adds to them instead
 };
 
 struct LossResult {

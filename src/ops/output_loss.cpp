@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <array>
 
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/gemm.h"
+#include "kernels/loss.h"
 #include "ops/ops.h"
 
 namespace perceiver::ops {
@@ -51,16 +53,16 @@ void backward_of(Tape& tape, const Variable& x, const LinearParameters& paramete
     chunk_logits(tape, x.value, parameters, begin, count, chunk);
     kernels::cross_entropy(
         tape.launch(),
-        {type, count, vocabulary, chunk.stride, logits.data(), targets.as<int32_t>() + begin, options.label_smoothing,
-         options.z_loss, gradient_scale, nullptr, nullptr, nullptr, nullptr});
+        {type, count, vocabulary, chunk.stride, logits.data(), targets.as<int32_t>() + begin,
+         options.label_smoothing, options.z_loss, gradient_scale, nullptr, nullptr, nullptr, nullptr});
     kernels::bias_activation_backward(
         tape.launch(), {type, count, vocabulary, Activation::identity, nullptr, logits.data(), nullptr,
                         d_bias.tensor.data(), d_bias.accumulate || begin > 0, chunk.stride});
     kernels::gemm(tape.launch(), {type, d_weight.tensor.dtype(), true, false, vocabulary, in, count,
-                                  logits.data(), chunk.stride, x.value.view(begin * in, {count, in}).data(), in,
-                                  d_weight.tensor.data(), in, d_weight.accumulate || begin > 0});
-    kernels::gemm(tape.launch(), {type, type, false, false, count, in, vocabulary, logits.data(), chunk.stride,
-                                  parameters.weight.value.data(), in,
+                                  logits.data(), chunk.stride, x.value.view(begin * in, {count, in}).data(),
+                                  in, d_weight.tensor.data(), in, d_weight.accumulate || begin > 0});
+    kernels::gemm(tape.launch(), {type, type, false, false, count, in, vocabulary, logits.data(),
+                                  chunk.stride, parameters.weight.value.data(), in,
                                   d_x.tensor.view(begin * in, {count, in}).data(), in, d_x.accumulate});
   }
 }
@@ -82,16 +84,15 @@ LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& pa
       const int64_t count = std::min(chunk.rows, rows - begin);
       chunk_logits(tape, x.value, parameters, begin, count, chunk);
       kernels::cross_entropy(tape.launch(),
-                             {type, count, vocabulary, chunk.stride, chunk.logits.data(), targets.as<int32_t>() + begin,
-                              options.label_smoothing, options.z_loss, nullptr,
+                             {type, count, vocabulary, chunk.stride, chunk.logits.data(),
+                              targets.as<int32_t>() + begin, options.label_smoothing, options.z_loss, nullptr,
                               result.nll.view(begin, {count}).data(), result.loss.view(begin, {count}).data(),
                               result.z.view(begin, {count}).data(), result.correct.as<uint8_t>() + begin});
     }
   }
-  kernels::loss_totals(tape.launch(),
-                       {wide, rows, result.loss.data(), result.nll.data(), result.z.data(),
-                        result.correct.as<uint8_t>(), targets.as<int32_t>(), result.totals.as<double>(),
-                        options.accumulate_totals});
+  kernels::loss_totals(tape.launch(), {wide, rows, result.loss.data(), result.nll.data(), result.z.data(),
+                                       result.correct.as<uint8_t>(), targets.as<int32_t>(),
+                                       result.totals.as<double>(), options.accumulate_totals});
   // A root: its gradient counts as written from the start.
   Variable root{result.loss, std::make_shared<Gradient>()};
   root.gradient->written = true;

@@ -4,7 +4,9 @@
 //   r_n = 1 / sqrt(|sum_a X̄_a[p_an]|² / E + eps)                      sum_rstd
 //   T_a = X̄_a (W ∘ scale)ᵀ,  c = W offset + b                          scale_columns, linear
 //   out_n = rotated(r_n sum_a T_a[p_an] + c)                            projected_rows
-#include "core/check.h"
+#include "kernels/projection.h"
+#include "base/check.h"
+#include "kernels/embedding.h"
 #include "ops/ops.h"
 
 namespace perceiver::ops {

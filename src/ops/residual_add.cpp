@@ -1,4 +1,5 @@
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/norm.h"
 #include "ops/ops.h"
 
 namespace perceiver::ops {
@@ -11,17 +12,18 @@ Variable residual_add(Tape& tape, const Variable& residual, const Variable& bran
   kernels::residual_layer_norm(
       tape.launch(), {in.dtype(), in.shape()[0], in.shape()[1], residual.value.data(), in.data(), mask,
                       sum.value.data(), nullptr, nullptr, nullptr, nullptr, nullptr});
-  tape.record("residual_add", sum, [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), mask,
-                                   d_sum = sum.gradient] {
-    Tensor d_branch = d_sum->tensor;
-    if (mask.threshold > 0) {
-      d_branch = Tensor::empty(tape.context(), d_sum->dtype, d_sum->shape);
-      kernels::dropout(tape.launch(), {d_branch.dtype(), d_branch.elements(), d_sum->tensor.data(), mask,
-                                       d_branch.data(), false});
-    }
-    tape.give(branch, d_branch);
-    tape.give(residual, d_sum->tensor);
-  });
+  tape.record("residual_add", sum,
+              [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), mask,
+               d_sum = sum.gradient] {
+                Tensor d_branch = d_sum->tensor;
+                if (mask.threshold > 0) {
+                  d_branch = Tensor::empty(tape.context(), d_sum->dtype, d_sum->shape);
+                  kernels::dropout(tape.launch(), {d_branch.dtype(), d_branch.elements(),
+                                                   d_sum->tensor.data(), mask, d_branch.data(), false});
+                }
+                tape.give(branch, d_branch);
+                tape.give(residual, d_sum->tensor);
+              });
   return sum;
 }
 

@@ -1,4 +1,5 @@
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/embedding.h"
 #include "ops/ops.h"
 
 namespace perceiver::ops {

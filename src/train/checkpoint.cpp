@@ -2,8 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/check.h"
 #include "config/save.h"
-#include "core/check.h"
 #include "io/atomic_folder.h"
 #include "io/checksum.h"
 #include "model/model_file.h"

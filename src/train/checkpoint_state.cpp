@@ -3,10 +3,10 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
+#include "base/check.h"
+#include "base/text.h"
 #include "config/load.h"
 #include "config/save.h"
-#include "core/check.h"
-#include "core/text.h"
 #include "io/checksum.h"
 #include "io/json_document.h"
 

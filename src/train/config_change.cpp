@@ -4,8 +4,8 @@
 #include <array>
 #include <string_view>
 
+#include "base/check.h"
 #include "config/schema.h"
-#include "core/check.h"
 
 namespace perceiver {
 namespace {

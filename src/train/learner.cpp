@@ -7,8 +7,10 @@
 #include <limits>
 #include <numeric>
 
-#include "core/check.h"
-#include "data/rows.h"
+#include "base/check.h"
+#include "data/batches/rows.h"
+#include "kernels/elementwise.h"
+#include "kernels/optimizer.h"
 #include "train/schedule.h"
 
 namespace perceiver {
@@ -157,8 +159,8 @@ void Learner::compute_part(int64_t part, const PassOptions& options, std::option
   if (part == 0) model_.parameters().start_gradients();
   Tape tape(model_.context(), true, true, options.random);
   tape.check_finite(offender);
-  const ops::LossOptions loss{config_.loss.label_smoothing, config_.loss.z_loss, &scalars()->loss_scale, totals_,
-                              part > 0};
+  const ops::LossOptions loss{config_.loss.label_smoothing, config_.loss.z_loss, &scalars()->loss_scale,
+                              totals_, part > 0};
   model_.loss(tape, inputs_, loss, config_.train.recompute);
   tape.backward();
   if (part + 1 == config_.train.micro_batches) model_.parameters().finish_gradients();
@@ -170,8 +172,8 @@ void Learner::update() {
   const Tensor &gradients = parameters.gradients(), &values = parameters.values();
   kernels::sum_of_squares(
       launch, {gradients.dtype(), gradients.elements(), gradients.data(), squared_norm_.as<double>()});
-  kernels::step_control(launch, {squared_norm_.as<double>(), totals_.as<double>(), config_.optimizer.clip_norm,
-                                 config_.train.ema_decay, scalars()});
+  kernels::step_control(launch, {squared_norm_.as<double>(), totals_.as<double>(),
+                                 config_.optimizer.clip_norm, config_.train.ema_decay, scalars()});
   optimizer_->update(scalars());
   parameters.publish();
   if (!average_) return;
@@ -195,8 +197,8 @@ std::string Learner::find_offender(const Slot& slot) {
 void Learner::exchange_average() {
   if (!average_) return;
   const Tensor& values = model_.parameters().values();
-  kernels::exchange(model_.context().launch(),
-                    {values.dtype(), values.elements(), values.data(), average_.data()});
+  kernels::swap(model_.context().launch(),
+                {values.dtype(), values.elements(), values.data(), average_.data()});
   model_.parameters().publish();
 }
 

@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "data/batch.h"
+#include "kernels/optimizer.h"
+#include "model/batch.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/config.h"
 #include "train/optimizer.h"
@@ -35,8 +36,8 @@ struct StepReport {
   std::string offender;  ///< where not finite: the first operation whose result was not, in words
 };
 
-/// Everything that a step changes besides the weights: optimizer state and moving average. All of it happens on
-/// the device, decided there too; the host only enqueues and, later, reads the report. A step is a
+/// Everything that a step changes besides the weights: optimizer state and moving average. All of it happens
+/// on the device, decided there too; the host only enqueues and, later, reads the report. A step is a
 /// function of these, the configuration, its number and its batch; random numbers depend on (train.seed,
 /// step, example) alone, so micro-batches see the masks of the large batch.
 class Learner {
@@ -46,11 +47,12 @@ class Learner {
   Learner(const Learner&) = delete;
   Learner& operator=(const Learner&) = delete;
 
-  /// Trains on `batch` as step `step`, counted from 0, and waits for the result. Where the loss or the gradient
-  /// is not finite, nothing is changed and the step is computed again to find the operation at fault.
+  /// Trains on `batch` as step `step`, counted from 0, and waits for the result. Where the loss or the
+  /// gradient is not finite, nothing is changed and the step is computed again to find the operation at
+  /// fault.
   StepReport step(int64_t step, const Batch& batch);
-  /// The same in two halves: `start` enqueues a step, `finish` waits for the oldest one. Up to `capacity` steps
-  /// may be in flight, so that a GPU never waits for the host.
+  /// The same in two halves: `start` enqueues a step, `finish` waits for the oldest one. Up to `capacity`
+  /// steps may be in flight, so that a GPU never waits for the host.
   void start(int64_t step, const Batch& batch);
   StepReport finish();
   int64_t in_flight() const { return in_flight_; }
@@ -97,8 +99,8 @@ class Learner {
   PerceiverAR& model_;
   std::unique_ptr<Optimizer> optimizer_;
   int64_t updates_ = 0;
-  Batch part_;           ///< the present micro-batch
-  ModelInputs inputs_;   ///< of the present micro-batch, always at the same place
+  Batch part_;                           ///< the present micro-batch
+  ModelInputs inputs_;                   ///< of the present micro-batch, always at the same place
   std::shared_ptr<DeviceMemory> arena_;  ///< of recorded work
   std::vector<Recording> recordings_;    ///< one for each micro-batch
   std::vector<Slot> slots_;              ///< a ring

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "io/json_document.h"
 
 namespace perceiver {

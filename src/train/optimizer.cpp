@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "core/check.h"
+#include "base/check.h"
+#include "kernels/optimizer.h"
 
 namespace perceiver {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "kernels/kernels.h"
+#include "kernels/optimizer.h"
 #include "nn/parameters.h"
 #include "perceiver/config.h"
 

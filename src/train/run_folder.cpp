@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <ranges>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "io/atomic_folder.h"
 #include "io/temporary_name.h"
 #include "train/checkpoint.h"

@@ -4,9 +4,10 @@
 #include <cmath>
 #include <limits>
 
+#include "base/check.h"
 #include "config/save.h"
 #include "config/validate.h"
-#include "core/check.h"
+#include "kernels/elementwise.h"
 #include "model/precision.h"
 #include "train/config_change.h"
 #include "train/schedule.h"
@@ -293,7 +294,8 @@ void Trainer::save() {
   state.elapsed = elapsed();
   state.updates = learner_->updates();
   const CheckpointStore& store = folder_.checkpoints();
-  write_checkpoint(store.path(state_.step), state, *model_, *learner_, {data_->tokenizer(), data_->modality()});
+  write_checkpoint(store.path(state_.step), state, *model_, *learner_,
+                   {data_->tokenizer(), data_->modality()});
   if (state_.best && state_.best->step == state_.step && config_.checkpoint.keep_best)
     store.set_best(state_.step);
   saved_ = state_.step;

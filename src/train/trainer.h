@@ -8,8 +8,8 @@
 #include <optional>
 #include <string>
 
+#include "data/batches/loader.h"
 #include "data/dataset.h"
-#include "data/loader.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/config.h"
 #include "train/checkpoint.h"

@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/attention/mma.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 

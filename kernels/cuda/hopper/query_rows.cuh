@@ -2,8 +2,8 @@
 // the kernels that keep a tile of queries and walk over tiles of keys.
 #pragma once
 
+#include "kernels/attention.h"
 #include "kernels/cuda/hopper/roles.cuh"
-#include "kernels/kernels.h"
 
 namespace perceiver::kernels::cuda::hopper {
 

@@ -3,8 +3,8 @@
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 
-#include "core/check.h"
-#include "kernels/cuda/errors.h"
+#include "base/check.h"
+#include "kernels/cuda/support/errors.h"
 
 namespace perceiver::kernels::cuda::hopper {
 namespace {

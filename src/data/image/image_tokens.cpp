@@ -4,9 +4,9 @@
 #include <charconv>
 #include <numeric>
 
-#include "core/check.h"
-#include "core/random.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/random.h"
+#include "base/text.h"
 #include "data/tokenizer.h"
 
 namespace perceiver {

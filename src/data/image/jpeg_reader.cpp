@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <csetjmp>
 
-#include "core/check.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/text.h"
 #include "data/image/image_reader.h"
 
 namespace perceiver {

@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <cstring>
 
-#include "core/check.h"
-#include "core/text.h"
+#include "base/check.h"
+#include "base/text.h"
 #include "data/image/image_reader.h"
 
 namespace perceiver {

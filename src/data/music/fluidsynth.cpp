@@ -11,7 +11,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "io/atomic_file.h"
 
 namespace perceiver {

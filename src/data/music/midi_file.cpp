@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {

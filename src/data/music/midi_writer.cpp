@@ -5,7 +5,7 @@
 #include <tuple>
 #include <vector>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <tuple>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {

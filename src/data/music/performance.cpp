@@ -7,7 +7,7 @@
 #include <tuple>
 #include <utility>
 
-#include "core/check.h"
+#include "base/check.h"
 
 namespace perceiver {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "core/check.h"
+#include "base/check.h"
 #include "data/music/midi_writer.h"
 #include "data/music/music_tokens.h"
 

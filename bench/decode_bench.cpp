@@ -1,0 +1,163 @@
+// decode_bench [configuration ...]: times the fused decode step alone, replayed as a graph, for the three
+// configurations of configs/bench at full context and latents and 1, 8 and 64 slots, and with "-tokens" for
+// one slot whose context is kept as tokens; checks slot 0 and the last slot against the plain reference
+// first. Prints one line per run; ends with 1 if a check fails.
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "tests/support/decode_problem.h"
+
+namespace perceiver::testing {
+namespace {
+
+constexpr double kBandwidth = 3.0e12;  // bytes per second of a copy on an H100
+constexpr double kBound = 2e-2;
+constexpr int kReplays = 40;
+
+DecodeShape wide(int64_t vocabulary, int64_t context, int64_t latents, int64_t layers) {
+  DecodeShape shape;
+  shape.vocabulary = vocabulary;
+  shape.input = shape.latent = shape.attention = 1024;
+  shape.cross_heads = shape.self_heads = 16;
+  shape.context_rows = context, shape.latent_rows = latents, shape.layers = layers;
+  return shape;
+}
+
+DecodeShape with_tokens(DecodeShape shape) {
+  shape.tokens = true;
+  return shape;
+}
+
+const std::map<std::string, DecodeShape> kShapes = [] {
+  std::map<std::string, DecodeShape> shapes{{"imagenet64", wide(259, 12288, 1024, 60)},
+                                            {"copy131k", wide(259, 131072, 1024, 6)},
+                                            {"music4k", wide(393, 4096, 2048, 12)}};
+  for (const char* name : {"imagenet64", "copy131k", "music4k"})
+    shapes[std::string(name) + "-tokens"] = with_tokens(shapes[name]);
+  return shapes;
+}();
+
+/// Of a context kept as tokens: these, their positions and angles, less the projections that are not read.
+/// The table is among the weights.
+double token_bytes(const HostDecode& host) {
+  const DecodeStep& k = host.step;
+  const double angles = static_cast<double>(k.cross_rotary.bands * k.context_rows * 2 * 4);
+  const double projection = static_cast<double>(2 * k.attention_width * (k.input_channels + 1) * 2);
+  return static_cast<double>(k.context_rows * 8) + angles - projection * static_cast<double>(k.cross_blocks);
+}
+
+/// Bytes of weights and caches that a step must read.
+double step_bytes(const HostDecode& host, int64_t slots) {
+  const auto slot = static_cast<double>(host.context_kv.size() + host.self_kv.size());
+  double weights = 0;
+  for (const std::vector<Bits>& array : host.arrays) weights += static_cast<double>(array.size());
+  weights -= static_cast<double>(host.shape.vocabulary * host.shape.input);  // of the embedding a row
+  return 2 * (weights + slot * static_cast<double>(slots)) + (host.shape.tokens ? token_bytes(host) : 0);
+}
+
+double median_microseconds(const Launch& launch, const DecodeStep& step) {
+  const auto stream = static_cast<cudaStream_t>(launch.stream);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  kernels::cuda::decode_step(launch, step);
+  require_cuda(cudaStreamEndCapture(stream, &graph), "capture");
+  require_cuda(cudaGraphInstantiate(&replay, graph, 0), "graph");
+  std::vector<cudaEvent_t> events(kReplays + 1);
+  for (cudaEvent_t& event : events) require_cuda(cudaEventCreate(&event), "event");
+  for (int i = 0; i < 5; ++i) require_cuda(cudaGraphLaunch(replay, stream), "replay");
+  require_cuda(cudaEventRecord(events[0], stream), "event");
+  for (int i = 0; i < kReplays; ++i) {
+    require_cuda(cudaGraphLaunch(replay, stream), "replay");
+    require_cuda(cudaEventRecord(events[static_cast<size_t>(i) + 1], stream), "event");
+  }
+  require_cuda(cudaStreamSynchronize(stream), "a kernel");
+  std::vector<float> times;
+  for (size_t i = 0; i < kReplays; ++i) {
+    float milliseconds = 0;
+    require_cuda(cudaEventElapsedTime(&milliseconds, events[i], events[i + 1]), "event");
+    times.push_back(milliseconds * 1000);
+  }
+  std::sort(times.begin(), times.end());
+  for (cudaEvent_t event : events) cudaEventDestroy(event);
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+  return static_cast<double>(times[times.size() / 2]);
+}
+
+bool run(const Launch& launch, const std::string& name, const DecodeShape& shape, int64_t most_slots) {
+  HostDecode host(shape, 7);
+  const auto context = static_cast<int32_t>(shape.context_rows),
+             latents = static_cast<int32_t>(shape.latent_rows);
+  host.set_slot(0, context, context - 1, latents, 17, true);
+  host.positions[0] = context;
+  host.fill_caches();
+  bool good = true;
+  DecodeReference::Row expected;
+  for (const int64_t slots : {1, 8, 64}) {
+    if (slots > most_slots || (shape.tokens && slots > 1)) break;
+    const DeviceDecode device(launch, host, slots);
+    if (!kernels::decode_supports(launch, device.step)) {
+      std::printf("%s: no fused decode step here\n", name.c_str());
+      return false;
+    }
+    // Before the reference writes its rows into the host's caches, which the next copies take over; both are
+    // alike.
+    kernels::cuda::decode_step(launch, device.step);
+    require_cuda(cudaDeviceSynchronize(), "decode_step");
+    const std::vector<float> logits = device.logits->read();
+    if (expected.empty()) expected = DecodeReference(host.step, 0).run();
+    const int64_t v = shape.vocabulary;
+    const double first = relative_error(logits.data(), expected.data(), v),
+                 last = relative_error(logits.data() + (slots - 1) * v, expected.data(), v);
+    const bool right = first < kBound && last < kBound;
+    good = good && right;
+    const double time = median_microseconds(launch, device.step);
+    const double bytes = step_bytes(host, slots), bound = bytes / kBandwidth * 1e6;
+    std::printf(
+        "%-17s slots %2ld  %9.1f us/step  %9.0f tokens/s  %8.1f MB  bound %9.1f us  fraction %.3f  error "
+        "%.1e %.1e%s\n",
+        name.c_str(), static_cast<long>(slots), time, static_cast<double>(slots) / time * 1e6, bytes / 1e6,
+        bound, bound / time, first, last, right ? "" : "  WRONG");
+    std::fflush(stdout);
+  }
+  return good;
+}
+
+int main_of(int count, char** words) {
+  int64_t most_slots = 64;
+  std::vector<std::string> names;
+  for (int i = 1; i < count; ++i) {
+    const std::string word = words[i];
+    if (word.starts_with("--slots=")) {
+      most_slots = std::stol(word.substr(8));
+    } else if (kShapes.contains(word)) {
+      names.push_back(word);
+    } else {
+      std::fprintf(stderr, "decode_bench [--slots=most] [imagenet64|copy131k|music4k[-tokens]] ...\n");
+      return 2;
+    }
+  }
+  if (names.empty()) names = {"imagenet64", "copy131k", "music4k"};
+  cudaDeviceProp properties{};
+  require_cuda(cudaGetDeviceProperties(&properties, 0), "properties");
+  std::printf("%s\n", properties.name);
+  Launch launch;
+  launch.device = {DeviceKind::cuda, 0};
+  launch.processors = properties.multiProcessorCount;
+  cudaStream_t stream = nullptr;
+  require_cuda(cudaStreamCreate(&stream), "stream");
+  launch.stream = stream;
+  bool good = true;
+  for (const std::string& name : names) good = run(launch, name, kShapes.at(name), most_slots) && good;
+  cudaStreamDestroy(stream);
+  return good ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace perceiver::testing
+
+int main(int count, char** words) {
+  return perceiver::testing::main_of(count, words);
+}

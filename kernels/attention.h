@@ -1,0 +1,94 @@
+// Attention over whole sequences, forward and backward, and over the caches of generation. Part of the
+// interface in kernels/backend.h.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+
+namespace perceiver::kernels {
+
+/// Which implementation of attention runs on CUDA: `portable` needs bf16 and head widths that are multiples
+/// of 16 up to 128, `hopper` bf16, head widths 64 or 128 and compute capability 9.0; `reference` takes
+/// everything. The CPU has one only.
+enum class AttentionKernel : uint8_t { automatic, reference, portable, hopper };
+
+/// Scaled dot-product attention, scale 1/sqrt(head_dim), softmax in the accumulation type. Query row i of
+/// example b sees the keys n with first[b] <= n < limit[b, i] and key_mask[b, n] != 0, and (where
+/// `self_visible`) always key i itself if it lies in that range. limit must not decrease with i. Rows that
+/// see nothing give 0, and lse = +inf. Row i of example b of q starts at q + (b * queries + i) * q_stride,
+/// head h at + h * head_dim; likewise k, v, out.
+struct Attention {
+  DType type;
+  int64_t batch, heads, queries, keys, head_dim;
+  const void* q;
+  int64_t q_stride;
+  const void* k;
+  const void* v;
+  int64_t kv_stride;
+  const int32_t* first;     // [batch], null: 0
+  const int32_t* limit;     // [batch, queries]
+  const uint8_t* key_mask;  // [batch, keys], null: all visible
+  bool self_visible;
+  void* out;
+  int64_t out_stride;
+  void* lse;  // [batch, heads, queries]
+  AttentionKernel kernel = AttentionKernel::automatic;
+};
+
+/// Gradients of the above; all overwritten.
+struct AttentionBackward {
+  Attention forward;
+  const void* d_out;  // stride of `out`
+  void* d_q;          // stride of q
+  void* d_k;
+  void* d_v;  // stride of k, v
+  /// CUDA: attention_backward_workspace() bytes, aligned to 256; null where that is 0.
+  void* scratch = nullptr;
+};
+
+/// Attention of `queries` rows of each slot over the first `count[s]` rows of the slot's ring, all of them
+/// visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where there is no row.
+/// A row of a ring is K, rotated, then V: 2 * heads * head_dim elements.
+///
+/// By table: `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row
+/// n of ring s stands for token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
+struct CacheAttention {
+  DType type;
+  int64_t slots, queries, heads, head_dim, capacity;
+  const void* q;  // [slots * queries, heads * head_dim], rotated
+  int64_t q_stride;
+  const void* rings;     // [slots, capacity, 2 * heads * head_dim]
+  const int32_t* count;  // [slots]
+  void* out;
+  int64_t out_stride;
+
+  const void* table = nullptr;
+  int64_t vocabulary = 0;
+  const int32_t* tokens = nullptr;     // [slots, capacity]
+  const int32_t* positions = nullptr;  // [slots, capacity]
+  const void* cosine = nullptr;        // [positions, bands], accumulation type
+  const void* sine = nullptr;
+  int64_t bands = 0, rotary_heads = 0;
+};
+
+PERCEIVER_KERNEL(attention, Attention)
+PERCEIVER_KERNEL(attention_backward, AttentionBackward)
+PERCEIVER_KERNEL(cache_attention, CacheAttention)
+
+/// Bytes that AttentionBackward::scratch must hold; 0 where the launch's workspace (64 MiB) is enough.
+#ifdef PERCEIVER_CUDA
+namespace cuda {
+int64_t attention_backward_workspace(const AttentionBackward& arguments, int processors);
+}
+inline int64_t attention_backward_workspace(const Launch& launch, const AttentionBackward& arguments) {
+  if (launch.device.kind != DeviceKind::cuda) return 0;
+  return cuda::attention_backward_workspace(arguments, launch.processors);
+}
+#else
+inline int64_t attention_backward_workspace(const Launch&, const AttentionBackward&) {
+  return 0;
+}
+#endif
+
+}  // namespace perceiver::kernels

@@ -1,0 +1,145 @@
+// Attention of a few queries over the slots' rings, on the CPU: bound by reading the keys and values, each
+// once.
+//
+// Rows are cut into parts by their number alone; a task is one part of one slot with all heads, so that rows
+// are read as they lie. Parts keep a running maximum and sum (online softmax) and are joined in their order:
+// results depend neither on the number of threads nor on other slots.
+#include <Eigen/Core>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/attention.h"
+#include "kernels/cpu/cache_attention.h"
+#include "kernels/cpu/microkernel.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scratch.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+constexpr int64_t kTile = 64;
+
+template <typename T>
+T dot(const T* a, const T* b, int64_t n) {
+  typedef T Vector __attribute__((vector_size(kVectorBytes)));
+  constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(T));
+  Vector sum = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    Vector x, y;
+    std::memcpy(&x, a + i, sizeof x);
+    std::memcpy(&y, b + i, sizeof y);
+    sum += x * y;
+  }
+  T total = 0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) total += sum[lane];
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
+struct TileTag;
+struct PartialTag;
+
+/// One part's result for a query: per head largest score, sum of weights, weighted sum of values.
+template <typename T>
+struct Partial {
+  T* data;
+  int64_t heads, head_dim;
+  T& largest(int64_t h) const { return data[h]; }
+  T& sum(int64_t h) const { return data[heads + h]; }
+  T* values(int64_t h) const { return data + 2 * heads + h * head_dim; }
+  static int64_t size(int64_t heads, int64_t head_dim) { return heads * (2 + head_dim); }
+};
+
+/// Weights of a tile's scores in place, [count] of one head, after moving the partial to the new maximum.
+template <typename T>
+void weigh(const Partial<T>& partial, int64_t h, T* scores, int64_t count) {
+  Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>> row(scores, count);
+  const T largest = std::max(partial.largest(h), row.maxCoeff());
+  const T shrink = std::exp(partial.largest(h) - largest);
+  row = (row - largest).exp();
+  partial.largest(h) = largest;
+  partial.sum(h) = partial.sum(h) * shrink + row.sum();
+  T* values = partial.values(h);
+  for (int64_t c = 0; c < partial.head_dim; ++c) values[c] *= shrink;
+}
+
+template <typename T>
+void attend_part(const CacheAttention& k, int64_t slot, int64_t query, int64_t begin, int64_t end,
+                 const Partial<T>& partial) {
+  const int64_t d = k.head_dim, width = k.heads * d;
+  const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(d)));
+  const T* q = static_cast<const T*>(k.q) + (slot * k.queries + query) * k.q_stride;
+  const T* ring = static_cast<const T*>(k.rings) + slot * k.capacity * 2 * width;
+  T* scores = scratch<TileTag, T>(static_cast<size_t>(k.heads * kTile));
+  std::fill_n(partial.data, Partial<T>::size(k.heads, d), T(0));
+  std::fill_n(partial.data, k.heads, -std::numeric_limits<T>::infinity());
+  for (int64_t first = begin; first < end; first += kTile) {
+    const int64_t count = std::min(kTile, end - first);
+    for (int64_t n = 0; n < count; ++n)
+      for (int64_t h = 0; h < k.heads; ++h)
+        scores[h * kTile + n] = scale * dot(q + h * d, ring + (first + n) * 2 * width + h * d, d);
+    for (int64_t h = 0; h < k.heads; ++h) weigh(partial, h, scores + h * kTile, count);
+    for (int64_t n = 0; n < count; ++n) {
+      const T* value = ring + (first + n) * 2 * width + width;
+      for (int64_t h = 0; h < k.heads; ++h) {
+        const T weight = scores[h * kTile + n];
+        T* target = partial.values(h);
+        for (int64_t c = 0; c < d; ++c) target[c] += weight * value[h * d + c];
+      }
+    }
+  }
+}
+
+/// Joins the parts of one query.
+template <typename T>
+void join(const CacheAttention& k, int64_t row, const T* partials, int64_t parts) {
+  const int64_t size = Partial<T>::size(k.heads, k.head_dim);
+  T* out = static_cast<T*>(k.out) + row * k.out_stride;
+  for (int64_t h = 0; h < k.heads; ++h) {
+    const auto part = [&](int64_t p) {
+      return Partial<T>{const_cast<T*>(partials) + p * size, k.heads, k.head_dim};
+    };
+    T largest = -std::numeric_limits<T>::infinity(), sum = 0;
+    for (int64_t p = 0; p < parts; ++p) largest = std::max(largest, part(p).largest(h));
+    std::fill_n(out + h * k.head_dim, k.head_dim, T(0));
+    for (int64_t p = 0; p < parts; ++p) {
+      const T weight = std::exp(part(p).largest(h) - largest);
+      sum += weight * part(p).sum(h);
+      for (int64_t c = 0; c < k.head_dim; ++c) out[h * k.head_dim + c] += weight * part(p).values(h)[c];
+    }
+    for (int64_t c = 0; c < k.head_dim; ++c) out[h * k.head_dim + c] *= parts > 0 ? 1 / sum : T(0);
+  }
+}
+
+template <typename T>
+void attend(const CacheAttention& k) {
+  const int64_t size = Partial<T>::size(k.heads, k.head_dim);
+  T* partials = scratch<PartialTag, T>(static_cast<size_t>(k.slots * k.queries * kMostRingParts * size));
+  const int64_t most = most_parts(k);
+  parallel_items(k.slots * most, [&](int64_t item) {
+    const int64_t slot = item / most, p = item % most;
+    const RingParts parts(k.count[slot]);
+    if (p >= parts.count) return;
+    for (int64_t query = 0; query < k.queries; ++query) {
+      const int64_t row = slot * k.queries + query;
+      attend_part<T>(k, slot, query, parts.begin(p), parts.begin(p + 1),
+                     {partials + (row * kMostRingParts + p) * size, k.heads, k.head_dim});
+    }
+  });
+  for (int64_t row = 0; row < k.slots * k.queries; ++row)
+    join(k, row, partials + row * kMostRingParts * size, RingParts(k.count[row / k.queries]).count);
+}
+
+}  // namespace
+
+void cache_attention(const CacheAttention& k) {
+  with_type(k.type, [&]<typename T>() {
+    if (k.table != nullptr) return attend_by_table<T>(k);
+    attend<T>(k);
+  });
+}
+
+}  // namespace perceiver::kernels::cpu

@@ -1,0 +1,129 @@
+// Products of few rows with a large matrix: bound by reading the matrix, which is read once for up to
+// kTileRows rows.
+//
+// An element is a sum over vectors of `depth` in their order, one accumulator, then the lanes and the tail;
+// the tiles (rows x columns in registers) only decide what is computed side by side. bf16 weights are widened
+// as they are loaded.
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+
+#include "base/check.h"
+#include "kernels/cpu/microkernel.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/gemm.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+constexpr int kRows = 4, kColumns = 4, kColumnsOfOneRow = 8;
+constexpr int64_t kBytesOfATask = 1 << 15;
+
+template <typename T>
+struct Vector {
+  typedef T Type __attribute__((vector_size(kVectorBytes)));
+  static constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(T));
+};
+
+/// A bf16 weight: the upper half of a float.
+struct Narrow {
+  uint16_t bits;
+};
+
+template <typename T>
+T widened(T x) {
+  return x;
+}
+inline float widened(Narrow x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
+
+template <typename T>
+typename Vector<T>::Type load(const T* from) {
+  typename Vector<T>::Type v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+inline Vector<float>::Type load(const Narrow* from) {
+  constexpr int kBytes = kVectorBytes / 2;
+  typedef uint16_t Halves __attribute__((vector_size(kBytes)));
+  typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  const Words words = __builtin_convertvector(halves, Words) << 16;
+  return std::bit_cast<Vector<float>::Type>(words);
+}
+
+/// out[r, c] for a tile; x, weight and out point at its first row and column.
+template <typename T, typename W, int Rows, int Columns>
+void tile(const SkinnyGemm& k, const T* x, const W* weight, const T* bias, T* out) {
+  constexpr int64_t kLanes = Vector<T>::kLanes;
+  typename Vector<T>::Type sum[Rows][Columns] = {};
+  const int64_t whole = k.depth / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    typename Vector<T>::Type w[Columns];
+    for (int c = 0; c < Columns; ++c) {
+      const W* from = weight + c * k.depth + i;
+      w[c] = load(from);
+      // Rows of 2-byte weights end before the processor has learnt to fetch ahead: the next tile's, into the
+      // second-level cache.
+      if constexpr (std::is_same_v<W, Narrow>) __builtin_prefetch(from + Columns * k.depth, 0, 2);
+    }
+    for (int r = 0; r < Rows; ++r) {
+      const auto value = load(x + r * k.depth + i);
+      for (int c = 0; c < Columns; ++c) sum[r][c] += value * w[c];
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int c = 0; c < Columns; ++c) {
+      T total = 0;
+      for (int64_t lane = 0; lane < kLanes; ++lane) total += sum[r][c][lane];
+      for (int64_t i = whole; i < k.depth; ++i)
+        total = std::fma(x[r * k.depth + i], widened(weight[c * k.depth + i]), total);
+      out[r * k.columns + c] = bias == nullptr ? total : total + bias[c];
+    }
+  }
+}
+
+/// All rows of columns [begin, end).
+template <typename T, typename W>
+void columns(const SkinnyGemm& k, int64_t begin, int64_t end) {
+  const T* x = static_cast<const T*>(k.x);
+  const W* weight = static_cast<const W*>(k.weight);
+  const T* bias = static_cast<const T*>(k.bias);
+  T* out = static_cast<T*>(k.out);
+  const auto at = [&]<int Rows, int Columns>(int64_t r, int64_t c) {
+    tile<T, W, Rows, Columns>(k, x + r * k.depth, weight + c * k.depth, bias == nullptr ? nullptr : bias + c,
+                              out + r * k.columns + c);
+  };
+  const auto rows = [&]<int Columns>(int64_t c) {
+    int64_t r = 0;
+    for (; r + kRows <= k.rows; r += kRows) at.template operator()<kRows, Columns>(r, c);
+    for (; r < k.rows; ++r) at.template operator()<1, Columns>(r, c);
+  };
+  int64_t c = begin;
+  if (k.rows < kRows)
+    for (; c + kColumnsOfOneRow <= end; c += kColumnsOfOneRow) rows.template operator()<kColumnsOfOneRow>(c);
+  for (; c + kColumns <= end; c += kColumns) rows.template operator()<kColumns>(c);
+  for (; c < end; ++c) rows.template operator()<1>(c);
+}
+
+template <typename T, typename W>
+void products(const SkinnyGemm& k) {
+  const int64_t grain = std::max<int64_t>(
+      kColumnsOfOneRow,
+      kBytesOfATask / (k.depth * static_cast<int64_t>(sizeof(W)) * std::max<int64_t>(1, k.rows)));
+  parallel_for(k.columns, grain, [&](int64_t begin, int64_t end) { columns<T, W>(k, begin, end); });
+}
+
+}  // namespace
+
+void skinny_gemm(const SkinnyGemm& k) {
+  if (k.rows == 0) return;
+  if (k.weight_type == k.type) return with_type(k.type, [&]<typename T>() { products<T, T>(k); });
+  PERCEIVER_ASSERT(k.type == DType::f32 && k.weight_type == DType::bf16);
+  products<float, Narrow>(k);
+}
+
+}  // namespace perceiver::kernels::cpu

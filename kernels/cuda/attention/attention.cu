@@ -1,0 +1,118 @@
+// Attention on CUDA: chooses the implementation by element type, head width and alignment.
+#include "kernels/attention.h"
+#include "kernels/cuda/attention/attention.cuh"
+#include "kernels/cuda/attention/choice.h"
+
+namespace perceiver::kernels::cuda {
+namespace {
+
+bool aligned(const void* pointer, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && stride % 8 == 0;
+}
+
+/// The tensor-core kernels move rows in pieces of 8 elements.
+bool portable_possible(const Attention& k) {
+  return k.type == DType::bf16 && k.queries > 0 && k.head_dim % 16 == 0 && k.head_dim <= 128 &&
+         aligned(k.q, k.q_stride) && aligned(k.k, k.kv_stride) && aligned(k.v, k.kv_stride) &&
+         aligned(k.out, k.out_stride);
+}
+
+/// For wide heads the backward kernel needs more shared memory than some GPUs have.
+bool portable_possible(const AttentionBackward& a) {
+  if (!portable_possible(a.forward)) return false;
+  int device = 0, shared_bytes = 0;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "shared memory");
+  return attention_portable_backward_shared_bytes(a) <= shared_bytes &&
+         aligned(a.d_out, a.forward.out_stride) && aligned(a.d_q, a.forward.q_stride) &&
+         aligned(a.d_k, a.forward.kv_stride) && aligned(a.d_v, a.forward.kv_stride);
+}
+
+int capability() {
+  int device = 0, major = 0, minor = 0;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
+  return major * 10 + minor;
+}
+
+/// The Hopper kernels' instructions exist in compute capability 9.0 alone.
+bool hopper_possible(const Attention& k) {
+#ifdef PERCEIVER_HOPPER
+  return (k.head_dim == 64 || k.head_dim == 128) && k.keys > 0 && portable_possible(k) && capability() == 90;
+#else
+  return false;
+#endif
+}
+bool hopper_possible(const AttentionBackward& a) {
+  return hopper_possible(a.forward) && aligned(a.d_out, a.forward.out_stride) &&
+         aligned(a.d_q, a.forward.q_stride) && aligned(a.d_k, a.forward.kv_stride) &&
+         aligned(a.d_v, a.forward.kv_stride);
+}
+
+/// The Hopper kernels do not share a tile of queries between blocks: they need enough of them.
+bool fills(const Attention& k, int processors) {
+  return k.queries >= 64 && ceil_div(k.queries, 128) * k.heads * k.batch * 2 >= processors;
+}
+
+template <typename Arguments>
+AttentionKernel choose(const Arguments& arguments, const Attention& k, int processors) {
+  const bool hopper = hopper_possible(arguments), portable = portable_possible(arguments);
+  require(k.kernel != AttentionKernel::portable || portable,
+          "for portable attention bf16, a head width that is a multiple of 16 up to 128, rows aligned to 16 "
+          "bytes, and for gradients of heads wider than 64 a GPU with 162 KiB of shared memory");
+  require(
+      k.kernel != AttentionKernel::hopper || hopper,
+      "for Hopper's attention compute capability 9.0, a build for 90a, bf16, a head width of 64 or 128, rows "
+      "aligned to 16 bytes");
+  if (k.kernel != AttentionKernel::automatic) return k.kernel;
+  if (hopper && fills(k, processors)) return AttentionKernel::hopper;
+  return portable ? AttentionKernel::portable : AttentionKernel::reference;
+}
+
+AttentionKernel choose(const Attention& k, int processors) {
+  return choose(k, k, processors);
+}
+AttentionKernel choose(const AttentionBackward& a, int processors) {
+  return choose(a, a.forward, processors);
+}
+
+int64_t backward_bytes(AttentionKernel kernel, const AttentionBackward& a, int processors) {
+  if (kernel == AttentionKernel::hopper) return attention_hopper_backward_bytes(a);
+  if (kernel == AttentionKernel::portable) return attention_portable_backward_bytes(a, processors);
+  return attention_reference_backward_bytes(a);
+}
+
+}  // namespace
+
+AttentionChoice attention_choice(const AttentionBackward& a, int processors) {
+  return {choose(a.forward, processors), choose(a, processors)};
+}
+
+void attention(const Launch& launch, const Attention& k) {
+  if (k.batch == 0 || k.heads == 0 || k.queries == 0) return;
+  const AttentionKernel kernel = choose(k, launch.processors);
+  if (kernel == AttentionKernel::hopper) return attention_hopper(launch, k);
+  if (kernel == AttentionKernel::portable) return attention_portable(launch, k);
+  attention_reference(launch, k);
+}
+
+int64_t attention_backward_workspace(const AttentionBackward& a, int processors) {
+  const int64_t bytes = backward_bytes(choose(a, processors), a, processors);
+  return bytes <= kSmallestWorkspace ? 0 : bytes;
+}
+
+void attention_backward(const Launch& launch, const AttentionBackward& a) {
+  const Attention& k = a.forward;
+  if (k.batch == 0 || k.heads == 0) return;
+  Scratch scratch{launch.workspace, launch.workspace_bytes};
+  const int64_t wanted = attention_backward_workspace(a, launch.processors);
+  if (wanted > 0 && a.scratch != nullptr) scratch = {a.scratch, wanted};
+  const AttentionKernel kernel = choose(a, launch.processors);
+  if (kernel == AttentionKernel::hopper) return attention_hopper_backward(launch, a, scratch);
+  if (kernel == AttentionKernel::portable) return attention_portable_backward(launch, a, scratch);
+  attention_reference_backward(launch, a, scratch);
+}
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,32 @@
+// The implementations of attention that attention.cu chooses from.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/cuda/support/common.cuh"
+
+namespace perceiver::kernels::cuda {
+
+/// What every launch offers without scratch of its own.
+inline constexpr int64_t kSmallestWorkspace = int64_t{64} << 20;
+
+/// Memory for partial results: the caller's scratch where there is one, else the launch's workspace.
+struct Scratch {
+  void* data;
+  int64_t bytes;
+};
+
+void attention_reference(const Launch& launch, const Attention& k);
+void attention_reference_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch);
+int64_t attention_reference_backward_bytes(const AttentionBackward& a);
+
+void attention_portable(const Launch& launch, const Attention& k);
+void attention_portable_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch);
+int attention_portable_backward_shared_bytes(const AttentionBackward& a);
+int64_t attention_portable_backward_bytes(const AttentionBackward& a, int processors);
+
+// Compute capability 9.0, bf16, heads of 64 or 128.
+void attention_hopper(const Launch& launch, const Attention& k);
+void attention_hopper_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch);
+int64_t attention_hopper_backward_bytes(const AttentionBackward& a);
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,26 @@
+// What the ways of attending over rings on a GPU share (cache_attention.cu, table_attention.cu): parts of the
+// rows, whose results one kernel joins.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/cuda/support/common.cuh"
+
+namespace perceiver::kernels::cuda {
+
+/// Floats of a part's result for one query and head: largest score, sum of weights, weighted sum of values.
+__host__ __device__ inline int64_t partial_size(int64_t head_dim) {
+  return head_dim + 2;
+}
+
+/// How a ring is cut, all parts but the last into `rows` rows.
+struct RingParts {
+  int64_t count, rows;
+};
+
+/// By mixed tables in shared memory; `count` is 0 where they do not fit.
+RingParts table_parts(const Launch& launch, const CacheAttention& k);
+/// Enqueues the parts of `rows` rows of queries: partials [rows, heads, parts.count, partial_size()].
+void attend_table_parts(const Launch& launch, const CacheAttention& k, const RingParts& parts,
+                        int64_t first_row, int64_t rows, float* partials);
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,15 @@
+// Which attention kernels `automatic` stands for.
+#pragma once
+
+#include "kernels/attention.h"
+
+namespace perceiver::kernels::cuda {
+
+/// What attention() and attention_backward() would run on the current device, which has `processors`
+/// multiprocessors: never `automatic`.
+struct AttentionChoice {
+  AttentionKernel forward, backward;
+};
+AttentionChoice attention_choice(const AttentionBackward& arguments, int processors);
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,248 @@
+// Attention of the fused decode step of one slot where tiles are 64 rows of one head of 64 channels: on the
+// tensor cores. What counts is the time from the query's words to the partial result's, a few hundred rows:
+// by threads (decode_attention.cuh) it is some 600 instructions, here 150.
+//
+// A warp takes 16 rows out of every two tiles. Scores: keys are the rows of A, the query the columns of B,
+// even ones its upper 16 bits, odd ones what these leave, so that it counts with some 16 bits of mantissa.
+// Output: the softmax's weights are rows 0 (upper bits) and 8 (the rest) of A, values are B. The warp that
+// has the row that this step writes gets it with the query and puts it into the tile first.
+//
+// A tile is two boxes of the tensor copy engine, 64 rows of 128 bytes each of keys and of values, whose
+// 16-byte chunks are exchanged by an exclusive or with bits 7 to 9 of the address: stages are aligned to less
+// than 1024 bytes.
+#pragma once
+
+#include "kernels/cuda/decode/attention.cuh"
+
+namespace perceiver::kernels::cuda {
+#ifdef PERCEIVER_DECODE_SM90
+
+class DecodeHeadAttention {
+ public:
+  /// `own`: 256 bytes of shared memory of the warp.
+  __device__ DecodeHeadAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring,
+                                 unsigned char* own, float* parts, int& turn, const AttentionPlan& plan,
+                                 const FreshInputs& inputs)
+      : a_(a),
+        shared_(shared),
+        ring_(ring),
+        own_(reinterpret_cast<float2*>(own)),
+        parts_(parts),
+        turn_(turn),
+        plan_(plan),
+        inputs_(inputs),
+        warp_(static_cast<int>(threadIdx.x) / 32),
+        lane_(static_cast<int>(threadIdx.x) % 32) {}
+
+  /// Takes this block's tiles out of the ring.
+  __device__ __forceinline__ void run(RingCursor& cursor) {
+    const int tiles = plan_.tiles_before[1];  // of a head
+#pragma unroll 1
+    for (int i = plan_.begin; i < plan_.end;) {
+      const int head = i / tiles, tile = i - head * tiles, count = min(plan_.end - i, tiles - tile);
+      read(head, tile, count, cursor);
+      i += count;
+    }
+  }
+
+ private:
+  struct Fragments {
+    uint32_t keys[4][4], values[4][4];
+  };
+  struct Sum {
+    float largest = kLowest, denominator = 0;  // of this lane's rows: lane / 4 and 8 behind it
+    float out[8][4] = {};
+  };
+
+  __device__ __forceinline__ void read(int head, int tile, int count, RingCursor& cursor) {
+    const int begin = tile * kHeadTileRows + warp_ / 4 * kHeadTileRows + warp_ % 4 * kHeadRows;
+    // The fresh row, counted from this warp's first; whether it will be among its rows.
+    const int fresh = plan_.fresh_row[0] - begin, stride = kHeadTiles * kHeadTileRows;
+    const bool has_fresh =
+        fresh >= 0 && fresh % stride < kHeadRows && plan_.fresh_row[0] < (tile + count) * kHeadTileRows;
+    uint32_t query[4][2];
+    uint4 fresh_chunk{0, 0, 0, 0};
+    receive_query(head, has_fresh, query, fresh_chunk);
+    Sum sum;
+#pragma unroll 1
+    for (int t = 0; t < count; t += kHeadTiles) {
+      const int tiles = min(kHeadTiles, count - t);
+      const int rows = min(plan_.rows[0] - begin - t * kHeadTileRows, kHeadRows);
+      const uint32_t place = wait_for_tiles(tiles, cursor);
+      const bool mine = warp_ / 4 < tiles && rows > 0;
+      if (mine) {
+        if (has_fresh && fresh / stride == t / kHeadTiles) write_fresh(place, fresh % stride, fresh_chunk);
+        add(query, rows, load(place, rows), sum);
+      }
+      release(tiles, cursor);
+    }
+    finish(head, sum);
+  }
+
+  /// Returns where this warp's 16 rows lie.
+  __device__ __forceinline__ uint32_t wait_for_tiles(int tiles, const RingCursor& cursor) const {
+    RingCursor at = cursor;
+    uint32_t place = 0;
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) {
+      if (t >= tiles) break;
+      barrier_wait(shared_address(&shared_.full[at.stage]), at.parity);
+      if (t == warp_ / 4)
+        place = ring_ + static_cast<uint32_t>(at.stage * kStageBytes + warp_ % 4 * kHeadRows * kHeadRowBytes);
+      at.advance(a_.stages);
+    }
+    return place;
+  }
+  __device__ __forceinline__ void release(int tiles, RingCursor& cursor) const {
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) {
+      if (t >= tiles) break;
+      barrier_arrive_warp(shared_address(&shared_.empty[cursor.stage]));
+      cursor.advance(a_.stages);
+    }
+  }
+
+  __device__ static uint32_t chunk_offset(uint32_t row, uint32_t chunk) {
+    return (chunk ^ (row >> 7 & 7)) * 16;
+  }
+
+  /// Values of rows that do not exist become 0, lest what lies there is no number.
+  __device__ __forceinline__ Fragments load(uint32_t place, int rows) const {
+    Fragments f;
+    const uint32_t row = place + static_cast<uint32_t>(lane_ % 16 * kHeadRowBytes);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t chunk = chunk_offset(row, static_cast<uint32_t>(2 * i + lane_ / 16));
+      load_matrices(f.keys[i], row + chunk);
+      load_matrices_transposed(f.values[i], row + kHeadValues + chunk);
+    }
+    if (rows == kHeadRows) return f;
+    const uint32_t low = mask(lane_ % 4 * 2, rows), high = mask(lane_ % 4 * 2 + 8, rows);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      f.values[i][0] &= low, f.values[i][1] &= high, f.values[i][2] &= low, f.values[i][3] &= high;
+    return f;
+  }
+  /// Of the pair of rows from `row` on.
+  __device__ static uint32_t mask(int row, int rows) {
+    return (row < rows ? 0xFFFFu : 0u) | (row + 1 < rows ? 0xFFFF0000u : 0u);
+  }
+
+  /// The query as B, and for lanes 0 to 7 and 8 to 15 a chunk of the fresh key and value, all in one trip.
+  /// The query goes through shared memory, so that a warp asks for it with one access.
+  __device__ __forceinline__ void receive_query(int head, bool with_fresh, uint32_t (&query)[4][2],
+                                                uint4& fresh) const {
+    const uint64_t* q = a_.exchange.queries + head * kHeadWidth + lane_ * 2;
+    if (with_fresh) {
+      const uint64_t* row = inputs_.row + (head * kHeadWidth + lane_ % 8 * 8) / 2 +
+                            (lane_ / 8 % 2 != 0 ? plan_.shape.width / 2 : 0);
+      const uint64_t* const places[3] = {q, row, row + 2};
+      uint2 words[3];
+      receive(places, inputs_.query_tag, words);
+      own_[lane_] = floats(words[0]);
+      fresh = {words[1].x, words[1].y, words[2].x, words[2].y};
+    } else {
+      uint2 words[1];
+      receive(q, inputs_.query_tag, words);
+      own_[lane_] = floats(words[0]);
+    }
+    __syncwarp();
+    const bool rest = lane_ / 4 % 2 != 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float2 x = own_[i * 4 + lane_ % 4];
+      const uint32_t upper = pack(x.x, x.y);
+      const float2 held = unpack(upper);
+      query[i / 2][i % 2] = rest ? pack(x.x - held.x, x.y - held.y) : upper;
+    }
+  }
+
+  __device__ void write_fresh(uint32_t place, int row, const uint4& chunk) const {
+    const uint32_t at = place + static_cast<uint32_t>(row * kHeadRowBytes) + (lane_ < 8 ? 0 : kHeadValues);
+    if (lane_ < 16)
+      asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at + chunk_offset(at, lane_ % 8)),
+                   "r"(chunk.x), "r"(chunk.y), "r"(chunk.z), "r"(chunk.w)
+                   : "memory");
+    __syncwarp();
+  }
+
+  /// This warp's rows, of which `rows` are valid.
+  __device__ __forceinline__ void add(const uint32_t (&query)[4][2], int rows, const Fragments& f,
+                                      Sum& sum) const {
+    float scores[2][4] = {};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) multiply_add(scores[i % 2], f.keys[i], query[i][0], query[i][1]);
+    // Of rows lane / 4 and 8 behind it: upper bits and rest of the query, two chains each.
+    float first = (scores[0][0] + scores[1][0]) + (scores[0][1] + scores[1][1]);
+    float second = (scores[0][2] + scores[1][2]) + (scores[0][3] + scores[1][3]);
+    if (lane_ / 4 >= rows) first = kLowest;
+    if (lane_ / 4 + 8 >= rows) second = kLowest;
+    float largest = fmaxf(first, second);
+#pragma unroll
+    for (int offset = 4; offset < 32; offset *= 2)
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
+    largest = fmaxf(largest, sum.largest);
+    const float shrink = exp2_fast(sum.largest - largest);
+    first = exp2_fast(first - largest), second = exp2_fast(second - largest);
+    sum.largest = largest;
+    sum.denominator = sum.denominator * shrink + (first + second);
+    uint32_t weights[4];
+    make_weights(first, second, weights);
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum.out[j][e] *= shrink;
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      multiply_add(sum.out[j], weights, f.values[j / 2][j % 2 * 2], f.values[j / 2][j % 2 * 2 + 1]);
+  }
+
+  /// As A; rows of A but 0 and 8 are copies that nobody needs.
+  __device__ __forceinline__ void make_weights(float first, float second, uint32_t (&a)[4]) const {
+    const int source = lane_ % 4 * 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float own = half == 0 ? first : second;
+      const float x = __shfl_sync(0xffffffffu, own, source), y = __shfl_sync(0xffffffffu, own, source + 4);
+      a[2 * half] = pack(x, y);
+      const float2 held = unpack(a[2 * half]);
+      a[2 * half + 1] = pack(x - held.x, y - held.y);
+    }
+  }
+
+  /// Merges the warps and publishes the block's partial result.
+  __device__ __forceinline__ void finish(int head, Sum& sum) const {
+#pragma unroll
+    for (int offset = 4; offset < 32; offset *= 2)
+      sum.denominator += __shfl_xor_sync(0xffffffffu, sum.denominator, offset);
+    float* parts = parts_ + turn_ * kPartFloats;
+    turn_ ^= 1;
+    float* own = parts + warp_ * partial_stride(plan_.shape);
+    if (lane_ < 4) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        *reinterpret_cast<float2*>(own + j * 8 + lane_ * 2) = {sum.out[j][0] + sum.out[j][2],
+                                                               sum.out[j][1] + sum.out[j][3]};
+      if (lane_ == 0) *reinterpret_cast<float2*>(own + kHeadWidth) = {sum.largest, sum.denominator};
+    }
+    consumer_barrier();
+    if (warp_ > 0) return;
+    uint64_t* to = partial_words(a_, plan_.shape, head, static_cast<int>(blockIdx.x));
+    merge_parts(parts, kConsumerWarps, kHeadWidth, lane_, [&](float2 pair, int channel) {
+      publish(to + channel, pair.x, pair.y, inputs_.partial_tag);
+    });
+  }
+
+  const DecodeArguments& a_;
+  DecodeShared& shared_;
+  uint32_t ring_;
+  float2* own_;  // the warp's, [32]
+  float* parts_;
+  int& turn_;
+  const AttentionPlan& plan_;
+  FreshInputs inputs_;
+  int warp_, lane_;
+};
+
+#endif
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,446 @@
+// The consumers of the fused decode step for one slot. What counts is the chain of a phase, from the words
+// that the blocks before it publish to its own: a warp receives the columns that it multiplies and no
+// others, its weights wait in registers by then, and the warps meet for the sums of LayerNorm alone. Their
+// sums of products go to three more warps (decode_finisher.cuh).
+//
+// Columns are dealt to warps as in decode_consumer.cuh, blocks of 32 out of every tile of 1024; a lane
+// receives 4 neighbouring ones of a tile and leaves them, as bf16, in the warp's own part of shared memory.
+// Attention's partial results are combined in a phase of their own, 8 channels at a time.
+#pragma once
+
+#include "kernels/cuda/decode/epilogue.cuh"
+#include "kernels/cuda/decode/head_attention.cuh"
+#include "kernels/cuda/decode/table_attention.cuh"
+
+namespace perceiver::kernels::cuda {
+#ifdef PERCEIVER_DECODE_SM90
+
+/// kByTable: the context is kept as tokens.
+template <bool kByTable>
+class DecodeSingle {
+  static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
+  static constexpr int kSums = kPassSums;
+
+ public:
+  __device__ DecodeSingle(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
+                          const DecodeLayout& layout)
+      : a_(a),
+        shared_(shared),
+        sums_(reinterpret_cast<float*>(memory + layout.sums)),
+        table_(memory + layout.table),
+        ring_(shared_address(memory + layout.ring)),
+        thread_(static_cast<int>(threadIdx.x)),
+        warp_(thread_ / 32),
+        lane_(thread_ % 32),
+        replica_(static_cast<int>(blockIdx.x) % kReplicas),
+        inputs_(reinterpret_cast<unsigned char*>(memory + layout.rows) + warp_ * kInputBytes),
+        tag_(shared.first_tag) {
+    self_piece_ = find_piece(shared.self, first_piece(shared.self));
+    cross_piece_ = find_piece(shared.cross, first_piece(shared.cross));
+    if (shared.clears) clear_words();
+  }
+
+  /// Ends a phase.
+  __device__ void arrive() { ++tag_; }
+  __device__ void swap_latents() {}
+  __device__ void end() {
+    consumer_barrier();
+    if (thread_ == 0) end_step(a_);
+  }
+
+  __device__ __forceinline__ void product(const Product& p, const AttentionPlan&) {
+    const Share tiles((p.rows + kTileRows - 1) / kTileRows);
+    if (tiles.begin == tiles.end) {
+      skip(p);
+    } else {
+      multiply(p, tiles);
+    }
+    if (makes_latents(p)) which_ ^= 1;
+  }
+
+  __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
+    const FreshInputs inputs{a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride,
+                             p.fresh == 0 ? tag_ - 1 : shared_.first_tag, tag_ - 1, tag_};
+    if (kByTable && p.fresh > 0) {
+      DecodeTableAttention(a_, shared_, table_, p.fresh - 1, inputs).run();
+    } else if (plan.shape.by_head) {
+      DecodeHeadAttention(a_, shared_, ring_, inputs_, parts(), which_parts_, plan, inputs).run(cursor_);
+    } else {
+      DecodeAttention<true>(a_, shared_, ring_, parts(), which_parts_, p.cache, plan, inputs).run(cursor_);
+    }
+    ++tag_;
+    combine(p.fresh > 0, plan);
+  }
+
+ private:
+  using Input = ProductInput;
+  using Output = ProductOutput;
+
+  /// Parameters of LayerNorm for this lane's 4 columns.
+  struct Norm {
+    uint2 scale{0, 0}, offset{0, 0};
+  };
+
+  __device__ float* parts() const { return sums_ + 2 * kSums + kMergeBytes / 4; }
+  __device__ bool active() const { return shared_.self.rows[0] > 0; }
+  __device__ static bool is_latent(const Product& p) {
+    return p.input == Input::latent || p.input == Input::latent_norm;
+  }
+  __device__ static bool is_norm(const Product& p) {
+    return p.input == Input::latent_norm || p.input == Input::embedding_norm;
+  }
+
+  /// Before the first step of an epoch: tags begin anew.
+  __device__ void clear_words() {
+    for (int i = static_cast<int>(blockIdx.x) * kConsumers + thread_; i < a_.exchange.words;
+         i += static_cast<int>(gridDim.x) * kConsumers)
+      a_.exchange.latents[0][i] = 0;
+    GridBarrier grid(a_.arrivals);
+    grid.arrive();
+    grid.wait();
+  }
+
+  // ------------------------------------------------------------------ inputs
+
+  /// This lane's first column of a tile of columns.
+  __device__ int column(int tile) const {
+    return tile * kTileColumns + (warp_ + lane_ / 8 * kConsumerWarps) * 32 + lane_ % 8 * 4;
+  }
+
+  /// Without outputs; see decode_exchange.cuh for why to wait all the same.
+  __device__ void skip(const Product& p) const {
+    if (!is_latent(p)) return;
+    if (column(0) < p.columns) receive_latents();
+    consumer_barrier();
+  }
+
+  __device__ float4 receive_latents() const {
+    const uint64_t* from =
+        a_.exchange.latents[which_] + replica_ * a_.exchange.latent_stride + latent_word(column(0));
+    const uint64_t* const places[2] = {from, from + 16};
+    uint2 words[2];
+    receive(places, tag_ - 1, words);
+    const float2 low = floats(words[0]), high = floats(words[1]);
+    return {low.x, low.y, high.x, high.y};
+  }
+
+  /// 4 values of the token's embedding.
+  __device__ float4 embed() const {
+    float4 x{0, 0, 0, 0};
+    if (!active()) return x;
+    add_row(x, a_.token_embedding, a_.token[0]);
+#pragma unroll 1
+    for (int t = 0; t < a_.position_tables; ++t) add_row(x, a_.position_table[t], a_.table_position[t]);
+    const float2 low = unpack(pack(x.x, x.y)), high = unpack(pack(x.z, x.w));
+    return {low.x, low.y, high.x, high.y};
+  }
+  __device__ void add_row(float4& x, const bf16* table, int row) const {
+    const uint2 packed =
+        *reinterpret_cast<const uint2*>(table + static_cast<int64_t>(row) * a_.input + column(0));
+    const float2 low = unpack(packed.x), high = unpack(packed.y);
+    x.x += low.x, x.y += low.y, x.z += high.x, x.w += high.y;
+  }
+
+  /// Receives this warp's columns of up to kHeld tiles of columns from `begin` on.
+  __device__ __forceinline__ void take_inputs(const Product& p, const Norm& norm, int begin) {
+    __syncwarp();  // the columns before are read
+    if (p.input == Input::hidden) {
+      take_hidden(p, begin);
+    } else {
+      const bool valid = column(0) < p.columns;
+      uint2 packed{0, 0};
+      if (p.input == Input::attended) {
+        if (valid)
+          packed =
+              receive_pairs(a_.exchange.attended + replica_ * a_.exchange.attended_stride + column(0) / 2);
+      } else {
+        float4 x{0, 0, 0, 0};
+        if (valid) x = is_latent(p) ? receive_latents() : embed();
+        if (is_norm(p)) x = normalise(x, valid, p.columns, norm);
+        packed = {pack(x.x, x.y), pack(x.z, x.w)};
+      }
+      write_inputs(0, packed);
+    }
+    __syncwarp();
+  }
+
+  __device__ uint2 receive_pairs(const uint64_t* from) const {
+    uint2 packed[1];
+    receive(from, tag_ - 1, packed);
+    return packed[0];
+  }
+
+  __device__ __forceinline__ void take_hidden(const Product& p, int begin) {
+    const uint64_t* from[kHeld];
+    uint2 packed[kHeld];
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) {
+      // Columns behind the last: any others, times weights that are zero.
+      const int c = column(begin + j);
+      from[j] = a_.exchange.hidden + replica_ * a_.exchange.hidden_stride + (c < p.columns ? c : 0) / 2;
+    }
+    receive(from, tag_ - 1, packed);
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) write_inputs(j, column(begin + j) < p.columns ? packed[j] : uint2{0, 0});
+  }
+
+  __device__ void write_inputs(int tile, uint2 packed) {
+    // Of every 4 words 0 and 2 are for one column of B, 1 and 3 for the other, and lie beside one another.
+    uint32_t* to =
+        reinterpret_cast<uint32_t*>(inputs_ + tile * (kInputBytes / kHeld) + lane_ / 2 * 16) + lane_ % 2;
+    to[0] = packed.x, to[2] = packed.y;
+  }
+
+  /// Over all columns. The sums are taken about the mean of the LayerNorm before, lest they cancel.
+  __device__ float4 normalise(float4 x, bool valid, int columns, const Norm& norm) {
+    float4 d{x.x - center_, x.y - center_, x.z - center_, x.w - center_};
+    if (!valid) d = {0, 0, 0, 0};
+    float sum = (d.x + d.y) + (d.z + d.w), squares = (d.x * d.x + d.y * d.y) + (d.z * d.z + d.w * d.w);
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+      squares += __shfl_xor_sync(0xffffffffu, squares, offset);
+    }
+    // In turn, since a warp may be at the next LayerNorm while another still reads.
+    which_moments_ ^= 1;
+    float2* moments = shared_.moments[which_moments_];
+    if (lane_ == 0) moments[warp_] = {sum, squares};
+    consumer_barrier();
+    sum = squares = 0;
+#pragma unroll
+    for (int w = 0; w < kConsumerWarps; ++w) {
+      const float2 part = moments[w];
+      sum += part.x, squares += part.y;
+    }
+    const float inverse = 1.0f / static_cast<float>(columns), mean = sum * inverse;
+    const float rstd = rsqrtf(fmaxf(squares * inverse - mean * mean, 0.0f) + kNormEpsilon);
+    center_ += mean;
+    const float2 s0 = unpack(norm.scale.x), s1 = unpack(norm.scale.y);
+    const float2 o0 = unpack(norm.offset.x), o1 = unpack(norm.offset.y);
+    return {(d.x - mean) * rstd * s0.x + o0.x, (d.y - mean) * rstd * s0.y + o0.y,
+            (d.z - mean) * rstd * s1.x + o1.x, (d.w - mean) * rstd * s1.y + o1.y};
+  }
+
+  __device__ Norm load_norm(const Product& p) const {
+    Norm norm;
+    if (!is_norm(p) || column(0) >= p.columns) return norm;
+    norm.scale = __ldg(reinterpret_cast<const uint2*>(static_cast<const bf16*>(p.norm.scale) + column(0)));
+    norm.offset = __ldg(reinterpret_cast<const uint2*>(static_cast<const bf16*>(p.norm.offset) + column(0)));
+    return norm;
+  }
+
+  // ---------------------------------------------------------------- products
+
+  /// Leaves the sums of each pass to the finishers.
+  __device__ __forceinline__ void multiply(const Product& p, const Share& tiles) {
+    const Passes passes(p);
+    const Norm norm = load_norm(p);
+#pragma unroll 1
+    for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
+      const int count = min(passes.tiles, tiles.end - first);
+      float sums[kHeld] = {};
+      barrier_wait(shared_address(&shared_.sums_empty[sums_cursor_.stage]), sums_cursor_.parity ^ 1);
+#pragma unroll 1
+      for (int begin = 0; begin < passes.column_tiles; begin += kHeld) {
+        const bool by_columns = passes.column_tiles > 1;
+        const int stages = by_columns ? min(kHeld, passes.column_tiles - begin) : count;
+        uint4 w[kHeld][kBlocks];
+        take_weights(p, stages, begin, w);
+        if (first == tiles.begin || passes.column_tiles > kHeld) take_inputs(p, norm, begin);
+        multiply_stages(stages, by_columns, w, sums);
+      }
+      write_sums(sums);
+    }
+  }
+
+  /// Those of tiles that the pass does not have are 0 and not read.
+  __device__ void write_sums(const float (&sums)[kHeld]) {
+    float* to = sums_ + sums_cursor_.stage * kSums + warp_ * kTileRows + lane_ / 4;
+    if (lane_ % 4 == 0)
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) to[i * kConsumerWarps * kTileRows] = sums[i];
+    barrier_arrive_warp(shared_address(&shared_.sums_full[sums_cursor_.stage]));
+    sums_cursor_.advance(2);
+  }
+
+  /// Weights of the next stages; zeros where there are no columns.
+  __device__ __forceinline__ void take_weights(const Product& p, int stages, int begin,
+                                               uint4 (&w)[kHeld][kBlocks]) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (i >= stages) {
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) w[i][b] = {0, 0, 0, 0};
+        continue;
+      }
+      const int tile = p.columns > kTileColumns ? begin + i : 0;
+      const int columns = p.columns - tile * kTileColumns;
+      const uint32_t row =
+          ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kRowPitch + lane_ % 4 * 16);
+      barrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+        const int block = warp_ + b * kConsumerWarps;
+        w[i][b] = {0, 0, 0, 0};
+        if (block * 32 < columns) w[i][b] = load_shared(row + static_cast<uint32_t>(block) * 64);
+      }
+      barrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
+      cursor_.advance(a_.stages);
+    }
+  }
+
+  /// Adds each stage's products to its own sum, or all to the first's, each with columns of its own. A
+  /// thread's 16 bytes of weights are its part of A: rows 0 to 7 are the outputs with half of the columns, 8
+  /// to 15 with the other half; two columns of B are the inputs of either half. The sum of output lane / 4 is
+  /// in lanes 0, 4, 8, ...
+  __device__ __forceinline__ void multiply_stages(int stages, bool by_columns,
+                                                  const uint4 (&w)[kHeld][kBlocks],
+                                                  float (&sums)[kHeld]) const {
+    float c[kHeld][4] = {};
+    if (by_columns) {
+      uint2 x[kHeld][kBlocks];
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) read_inputs(i, x[i]);
+      multiply_all(
+          w, [&](int i, int b) { return x[i][b]; }, c);
+      sums[0] += (total(c[0]) + total(c[1])) + (total(c[2]) + total(c[3]));
+      return;
+    }
+    uint2 x[kBlocks];
+    read_inputs(0, x);
+    if (stages == 1) {
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) multiply_block(w[0][b], x[b], c[b % 2]);
+      sums[0] += total(c[0]) + total(c[1]);
+      return;
+    }
+    multiply_all(
+        w, [&](int, int b) { return x[b]; }, c);
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) sums[i] += total(c[i]);
+  }
+
+  template <typename Inputs>
+  __device__ static __forceinline__ void multiply_all(const uint4 (&w)[kHeld][kBlocks], Inputs&& inputs,
+                                                      float (&c)[kHeld][4]) {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) multiply_block(w[i][b], inputs(i, b), c[i]);
+  }
+  __device__ static void multiply_block(const uint4& w, uint2 x, float (&c)[4]) {
+    multiply_add(c, {w.x, w.y, w.z, w.w}, x.x, x.y);
+  }
+  __device__ static float total(const float (&c)[4]) {
+    return c[0] + c[3];
+  }
+
+  /// Of one tile; columns of B that nobody needs are copies of the first two.
+  __device__ void read_inputs(int tile, uint2 (&x)[kBlocks]) const {
+    const uint32_t from = shared_address(inputs_) + static_cast<uint32_t>(tile * (kInputBytes / kHeld) +
+                                                                          lane_ % 4 * 16 + lane_ / 4 % 2 * 8);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) x[b] = load_shared_pair(from + static_cast<uint32_t>(b) * 64);
+  }
+
+  // ------------------------------------------------------- combining attention
+
+  /// 8 channels of a head: their partial results.
+  struct Piece {
+    const uint64_t* words;
+    int channel, count;
+  };
+  __device__ Piece find_piece(const AttentionPlan& plan, int piece) const {
+    const AttentionShape& shape = plan.shape;
+    const int head = piece * 8 / shape.head_dim, group = head / shape.group, within = head % shape.group;
+    const int tiles = plan.tiles_before[1], total = tiles * shape.groups;
+    if (tiles == 0) return {nullptr, 0, 0};
+    const unsigned blocks = static_cast<unsigned>(plan.blocks);
+    const int first = Share::owner(group * tiles, total, blocks);
+    const int last = Share::owner(group * tiles + tiles - 1, total, blocks);
+    return {partial_words(a_, shape, group, first) + within * (shape.head_dim + 2),
+            piece * 8 % shape.head_dim, last - first + 1};
+  }
+  __device__ int first_piece(const AttentionPlan& plan) const {
+    return Share(plan.shape.width / 8).begin + (plan.shape.separate ? 0 : warp_);
+  }
+
+  /// This block's share of the channels, 8 at a time: by one warp, or by all where partial results are many.
+  __device__ __forceinline__ void combine(bool cross, const AttentionPlan& plan) {
+    Piece piece = cross ? cross_piece_ : self_piece_;
+    const Share pieces(plan.shape.width / 8);
+    const bool together = plan.shape.separate;
+#pragma unroll 1
+    for (int i = first_piece(plan); i < pieces.end;) {
+      // Of an H100's 132 blocks, all results of many are on their way at once.
+      const PairSum sum = together
+                              ? merge_warps(combine_piece<3>(plan.shape, piece, warp_ * 8, kConsumers / 4))
+                              : combine_piece<1>(plan.shape, piece, 0, 8);
+      const float inverse = sum.denominator > 0 ? __frcp_rn(sum.denominator) : 0;
+      if (lane_ < 4 * kReplicas && (!together || warp_ == 0))
+        publish(a_.exchange.attended + lane_ / 4 * a_.exchange.attended_stride + i * 4 + lane_ % 4,
+                pack(sum.out.x * inverse, sum.out.y * inverse), tag_);
+      i += together ? 1 : kConsumerWarps;
+      if (i < pieces.end) piece = find_piece(plan, i);
+    }
+  }
+
+  /// Partial results first + lane / 4, + step, ..., kBatch at once.
+  template <int kBatch>
+  __device__ __forceinline__ PairSum combine_piece(const AttentionShape& shape, const Piece& piece, int first,
+                                                   int step) const {
+    const int stride = shape.group * (shape.head_dim + 2);
+    PairSum sum;
+#pragma unroll 1
+    for (int i = first + lane_ / 4; i < piece.count; i += kBatch * step) {
+      const uint64_t* places[2 * kBatch];
+      uint2 words[2 * kBatch];
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const int part = i + b * step < piece.count ? i + b * step : i;
+        const uint64_t* from = piece.words + static_cast<int64_t>(part) * stride;
+        places[2 * b] = from + piece.channel + lane_ % 4 * 2, places[2 * b + 1] = from + shape.head_dim;
+      }
+      receive(places, tag_ - 1, words);
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        if (i + b * step >= piece.count) break;
+        const float2 weight = floats(words[2 * b + 1]);
+        sum.add(floats(words[2 * b]), weight.x, weight.y);
+      }
+    }
+    __syncwarp();
+    sum.merge();
+    return sum;
+  }
+
+  /// The first warp gets the sum of all. Two places in turn, since the others go on.
+  __device__ PairSum merge_warps(PairSum sum) {
+    float4* to = reinterpret_cast<float4*>(sums_ + 2 * kSums) + which_merge_ * kMergeQuadruples;
+    which_merge_ ^= 1;
+    if (lane_ < 4) to[warp_ * 4 + lane_] = {sum.out.x, sum.out.y, sum.largest, sum.denominator};
+    consumer_barrier();
+    if (warp_ > 0) return sum;
+    const float4 part = to[lane_];
+    sum = PairSum{{part.x, part.y}, part.z, part.w};
+    sum.merge();
+    return sum;
+  }
+
+  const DecodeArguments& a_;
+  DecodeShared& shared_;
+  float* sums_;
+  unsigned char* table_;
+  uint32_t ring_;
+  int thread_, warp_, lane_;
+  int replica_;            // that this block reads
+  unsigned char* inputs_;  // this warp's, [kHeld, 128] bf16
+  uint32_t tag_;           // of what this phase publishes
+  int which_ = 0, which_moments_ = 0, which_merge_ = 0, which_parts_ = 0;
+  float center_ = 0;
+  Piece self_piece_, cross_piece_;
+  RingCursor cursor_, sums_cursor_;
+};
+
+#endif
+}  // namespace perceiver::kernels::cuda

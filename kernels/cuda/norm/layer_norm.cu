@@ -1,0 +1,403 @@
+// Residual add with dropout, LayerNorm, and their backward.
+//
+// A row is held in registers by one warp (up to 1024 columns), or by a block of 256 threads (up to 8192, and
+// ragged widths), each thread with 16 or 32 elements, read in 16-byte accesses that are all issued before the
+// first use; a reduction is shuffles within the warp. Mean and variance are two passes over the registers.
+// Memory: every operand is read or written once; scale and offset come from the first-level cache.
+//
+// Backward: a grid that stays resident walks over the rows and keeps its share of d_scale and d_offset in
+// registers, then writes one part [2, columns] per block into the workspace, and column_sums.cu adds the
+// parts. Which rows a block takes depends on the shape and the number of multiprocessors alone.
+//
+// The add alone (no LayerNorm) is a flat elementwise kernel.
+#include "kernels/cuda/elementwise/elementwise.cuh"
+#include "kernels/cuda/norm/column_sums.cuh"
+#include "kernels/cuda/norm/dropout.cuh"
+#include "kernels/norm.h"
+
+namespace perceiver::kernels::cuda {
+namespace {
+
+constexpr float kEpsilon = 1e-5f;
+constexpr int kBlock = 256;
+constexpr int64_t kMaxColumns = 8192;
+
+/// How a row is divided: `kGroup` threads, each with kPacks vectors of N elements, kGroup * N apart.
+template <typename Type, int kWidth, int kGroupThreads, int kElements>
+struct RowShape {
+  using T = Type;
+  static constexpr int N = kWidth;
+  static constexpr int kGroup = kGroupThreads;
+  static constexpr int kPacks = kElements / kWidth;
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % kGroup; }
+  __device__ static int64_t column(int pack) { return (pack * kGroup + lane()) * N; }
+  __device__ static float sum(float x) {
+    if constexpr (kGroup == 32) {
+      return warp_sum(x);
+    } else {
+      return block_sum<kGroup>(x);
+    }
+  }
+};
+
+/// Calls body.template operator()<Shape>() with the smallest shape for the row.
+template <typename T, typename Body>
+void with_shape(int64_t columns, bool wide, Body&& body) {
+  require(columns <= kMaxColumns, "rows of at most 8192 elements in LayerNorm");
+  constexpr int N = kWide<T>;
+  if (!wide) {
+    body.template operator()<RowShape<T, 1, kBlock, 32>>();
+  } else if (columns <= 512) {
+    body.template operator()<RowShape<T, N, 32, 16>>();
+  } else if (columns <= 1024) {
+    body.template operator()<RowShape<T, N, 32, 32>>();
+  } else {
+    body.template operator()<RowShape<T, N, kBlock, 32>>();
+  }
+}
+
+/// Backward keeps two sums for each element of a thread, hence fewer elements a thread.
+template <typename T, typename Body>
+void with_backward_shape(int64_t columns, bool wide, Body&& body) {
+  require(columns <= kMaxColumns, "rows of at most 8192 elements in LayerNorm");
+  constexpr int N = kWide<T>;
+  if (!wide) {
+    body.template operator()<RowShape<T, 1, 512, 16>>();
+  } else if (columns <= 512) {
+    body.template operator()<RowShape<T, N, 32, 16>>();
+  } else if (columns <= 1024) {
+    body.template operator()<RowShape<T, N, 64, 16>>();
+  } else {
+    body.template operator()<RowShape<T, N, 512, 16>>();
+  }
+}
+
+/// A thread's share of a row, as it lies in memory.
+template <typename Shape>
+struct Share {
+  using T = typename Shape::T;
+  Pack<T, Shape::N> packs[Shape::kPacks];
+
+  __device__ void load(const void* base, int64_t row, int64_t columns) {
+    const T* from = static_cast<const T*>(base) + row * columns;
+#pragma unroll
+    for (int p = 0; p < Shape::kPacks; ++p)
+      if (Shape::column(p) < columns) packs[p] = load_pack<Shape::N>(from + Shape::column(p));
+  }
+};
+
+template <typename Shape>
+__global__ void __launch_bounds__(kBlock, Shape::kGroup == 32 ? 3 : 2) forward_kernel(ResidualLayerNorm k) {
+  using T = typename Shape::T;
+  constexpr int N = Shape::N, kPacks = Shape::kPacks;
+  const int64_t row =
+      static_cast<int64_t>(blockIdx.x) * (kBlock / Shape::kGroup) + threadIdx.x / Shape::kGroup;
+  if (row >= k.rows) return;
+  Share<Shape> residual, branch;
+  if (k.residual != nullptr) residual.load(k.residual, row, k.columns);
+  if (k.branch != nullptr) branch.load(k.branch, row, k.columns);
+  const DropoutFactors factors(k.mask);
+  float x[kPacks][N], sum = 0;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int64_t column = Shape::column(p);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[p][i] = 0;
+    if (column >= k.columns) continue;
+    if (k.residual != nullptr) unpack(residual.packs[p], x[p]);
+    if (k.branch != nullptr) {
+      float factor[N];
+      factors.get(row * k.columns + column, factor);
+      // Statistics are those of the sum as it is stored, which backward reads.
+#pragma unroll
+      for (int i = 0; i < N; ++i) x[p][i] = rounded<T>(x[p][i] + to_float(branch.packs[p].x[i]) * factor[i]);
+      store(static_cast<T*>(k.sum) + row * k.columns + column, x[p]);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) sum += x[p][i];
+  }
+  const float mean = Shape::sum(sum) / static_cast<float>(k.columns);
+  float squares = 0;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if (Shape::column(p) >= k.columns) continue;
+#pragma unroll
+    for (int i = 0; i < N; ++i) squares += (x[p][i] - mean) * (x[p][i] - mean);
+  }
+  const float rstd = 1 / sqrtf(Shape::sum(squares) / static_cast<float>(k.columns) + kEpsilon);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    const int64_t column = Shape::column(p);
+    if (column >= k.columns) continue;
+    float scale[N], offset[N];
+    load(static_cast<const T*>(k.scale) + column, scale);
+    load(static_cast<const T*>(k.offset) + column, offset);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[p][i] = (x[p][i] - mean) * rstd * scale[i] + offset[i];
+    store(static_cast<T*>(k.y) + row * k.columns + column, x[p]);
+  }
+  if (Shape::lane() == 0) {
+    static_cast<float*>(k.mean)[row] = mean;
+    static_cast<float*>(k.rstd)[row] = rstd;
+  }
+}
+
+/// How the backward of a shape is launched: threads of a block, and blocks of a multiprocessor, as many as
+/// the registers allow, which the words of a dropout mask take as well.
+template <typename Shape>
+constexpr int kBackwardThreads = Shape::kGroup == 32 ? 128 : Shape::kGroup;
+template <typename Shape, bool kDrops>
+constexpr int kBackwardBlocks =
+    Shape::kGroup == 512 ? 1
+                         : (sizeof(typename Shape::T) == 4 || kDrops ? 384 : 512) / kBackwardThreads<Shape>;
+
+/// What backward reads of a row.
+template <typename Shape>
+struct BackwardRow {
+  Share<Shape> x, d_y, d_sum;
+  float mean, rstd;
+
+  __device__ void load(const ResidualLayerNormBackward& k, int64_t row) {
+    if (row >= k.rows) return;
+    x.load(k.x, row, k.columns);
+    d_y.load(k.d_y, row, k.columns);
+    if (k.d_sum != nullptr) d_sum.load(k.d_sum, row, k.columns);
+    mean = static_cast<const float*>(k.mean)[row];
+    rstd = static_cast<const float*>(k.rstd)[row];
+  }
+};
+
+/// Two sums over the threads of a row, in each of them. Successive rows take turns with two places, so that
+/// one barrier a row is enough.
+template <typename Shape>
+__device__ inline float2 sum_pair(float2 x, int turn) {
+  x.x = warp_sum(x.x);
+  x.y = warp_sum(x.y);
+  if constexpr (Shape::kGroup > 32) {
+    constexpr int kWarps = Shape::kGroup / 32;
+    __shared__ float2 parts[2][kWarps];
+    if (threadIdx.x % 32 == 0) parts[turn][threadIdx.x / 32] = x;
+    __syncthreads();
+    x = parts[turn][0];
+#pragma unroll
+    for (int warp = 1; warp < kWarps; ++warp) {
+      x.x += parts[turn][warp].x;
+      x.y += parts[turn][warp].y;
+    }
+  }
+  return x;
+}
+
+/// A thread's sums of d_scale and d_offset.
+template <typename Shape>
+struct ColumnSums {
+  float sums[2][Shape::kPacks][Shape::N] = {};
+
+  /// Writes the block's part; where a block holds several rows, the warps' sums are added in their order.
+  __device__ void write(int64_t columns, float* parts) const {
+    parts += static_cast<int64_t>(blockIdx.x) * 2 * columns;
+    if constexpr (Shape::kGroup > 32) {
+#pragma unroll
+      for (int p = 0; p < Shape::kPacks; ++p) {
+        if (Shape::column(p) >= columns) continue;
+        store(parts + Shape::column(p), sums[0][p]);
+        store(parts + columns + Shape::column(p), sums[1][p]);
+      }
+    } else {
+      add_warps(columns, parts);
+    }
+  }
+
+ private:
+  __device__ void add_warps(int64_t columns, float* parts) const {
+    constexpr int kThreads = kBackwardThreads<Shape>;
+    __shared__ float total[2][32 * Shape::kPacks * Shape::N];
+    for (int warp = 0; warp < kThreads / 32; ++warp) {
+      __syncthreads();
+      if (static_cast<int>(threadIdx.x) / 32 != warp) continue;
+#pragma unroll
+      for (int which = 0; which < 2; ++which)
+#pragma unroll
+        for (int p = 0; p < Shape::kPacks; ++p)
+#pragma unroll
+          for (int i = 0; i < Shape::N; ++i) {
+            float& target = total[which][Shape::column(p) + i];
+            target = sums[which][p][i] + (warp == 0 ? 0 : target);
+          }
+    }
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
+      parts[i] = total[0][i];
+      parts[columns + i] = total[1][i];
+    }
+  }
+};
+
+/// Adds a row to the column sums; returns the means of g = d_y * scale and of g * normal.
+template <typename Shape>
+__device__ inline float2 gather_row(const ResidualLayerNormBackward& k, const BackwardRow<Shape>& in,
+                                    int turn, ColumnSums<Shape>& columns) {
+  constexpr int N = Shape::N;
+  float2 sums{0, 0};
+#pragma unroll
+  for (int p = 0; p < Shape::kPacks; ++p) {
+    if (Shape::column(p) >= k.columns) continue;
+    float scale[N];
+    load(static_cast<const typename Shape::T*>(k.scale) + Shape::column(p), scale);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float normal = (to_float(in.x.packs[p].x[i]) - in.mean) * in.rstd;
+      const float d_y = to_float(in.d_y.packs[p].x[i]), g = d_y * scale[i];
+      columns.sums[0][p][i] += d_y * normal;
+      columns.sums[1][p][i] += d_y;
+      sums.x += g;
+      sums.y += g * normal;
+    }
+  }
+  sums = sum_pair<Shape>(sums, turn);
+  return {sums.x / static_cast<float>(k.columns), sums.y / static_cast<float>(k.columns)};
+}
+
+template <typename Shape, bool kDrops>
+__device__ inline void write_row(const ResidualLayerNormBackward& k, const BackwardRow<Shape>& in,
+                                 int64_t row, float2 means, const DropoutFactors& factors) {
+  using T = typename Shape::T;
+  constexpr int N = Shape::N;
+#pragma unroll
+  for (int p = 0; p < Shape::kPacks; ++p) {
+    const int64_t column = Shape::column(p), element = row * k.columns + column;
+    if (column >= k.columns) continue;
+    float scale[N], d_x[N], old[N] = {};
+    load(static_cast<const T*>(k.scale) + column, scale);
+    if (k.accumulate_x) load(static_cast<const T*>(k.d_x) + element, old);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float normal = (to_float(in.x.packs[p].x[i]) - in.mean) * in.rstd;
+      const float g = to_float(in.d_y.packs[p].x[i]) * scale[i];
+      d_x[i] = in.rstd * (g - means.x - normal * means.y) + old[i];
+      if (k.d_sum != nullptr) d_x[i] += to_float(in.d_sum.packs[p].x[i]);
+    }
+    store(static_cast<T*>(k.d_x) + element, d_x);
+    if (k.d_branch == nullptr) continue;
+    if constexpr (kDrops) {
+      float factor[N];
+      factors.get(element, factor);
+#pragma unroll
+      for (int i = 0; i < N; ++i) d_x[i] = rounded<T>(d_x[i]) * factor[i];
+    }
+    store(static_cast<T*>(k.d_branch) + element, d_x);
+  }
+}
+
+/// kDrops: whether there is a dropout mask.
+template <typename Shape, bool kDrops>
+__global__ void __launch_bounds__(kBackwardThreads<Shape>, kBackwardBlocks<Shape, kDrops>)
+    backward_kernel(ResidualLayerNormBackward k, float* parts) {
+  constexpr int kGroups = kBackwardThreads<Shape> / Shape::kGroup;
+  const DropoutFactors factors(k.mask);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kGroups;
+  ColumnSums<Shape> columns;
+  BackwardRow<Shape> next;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / Shape::kGroup;
+  next.load(k, row);
+  for (int turn = 0; row < k.rows; row += step, turn = 1 - turn) {
+    const BackwardRow<Shape> current = next;
+    next.load(k, row + step);
+    const float2 means = gather_row(k, current, turn, columns);
+    write_row<Shape, kDrops>(k, current, row, means, factors);
+  }
+  if (parts != nullptr) columns.write(k.columns, parts);
+}
+
+/// Returns the number of blocks, which is the number of parts.
+template <typename Shape, bool kDrops>
+int64_t launch_backward(const Launch& launch, const ResidualLayerNormBackward& k, float* parts) {
+  constexpr int kThreads = kBackwardThreads<Shape>;
+  const int64_t resident = int64_t{launch.processors} * kBackwardBlocks<Shape, kDrops>;
+  const int64_t blocks =
+      std::min({resident, ceil_div(k.rows, kThreads / Shape::kGroup), parts_that_fit(launch, 2 * k.columns)});
+  if (blocks > 0)
+    backward_kernel<Shape, kDrops>
+        <<<static_cast<unsigned>(blocks), kThreads, 0, stream_of(launch)>>>(k, parts);
+  return blocks;
+}
+
+/// sum = residual + dropout(branch), without LayerNorm.
+template <typename T>
+struct ResidualAddOp {
+  const T* residual;
+  const T* branch;
+  T* sum;
+  DropoutMask mask;
+
+  template <int N>
+  struct Values {
+    Pack<T, N> residual, branch;
+  };
+  __device__ bool begin() { return true; }
+  template <int N>
+  __device__ void load(int64_t i, Values<N>& v) const {
+    v.branch = load_pack<N>(branch + i);
+    if (residual != nullptr) v.residual = load_pack<N>(residual + i);
+  }
+  template <int N>
+  __device__ void store(int64_t i, const Values<N>& v) const {
+    float x[N], factor[N];
+    DropoutFactors(mask).get(i, factor);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      x[j] = to_float(v.branch.x[j]) * factor[j];
+      if (residual != nullptr) x[j] += to_float(v.residual.x[j]);
+    }
+    cuda::store(sum + i, x);
+  }
+};
+
+template <typename T>
+void add_alone(const Launch& launch, const ResidualLayerNorm& k) {
+  const ResidualAddOp<T> op{static_cast<const T*>(k.residual), static_cast<const T*>(k.branch),
+                            static_cast<T*>(k.sum), k.mask};
+  for_each_element<kWide<T>>(launch, k.rows * k.columns, aligned({k.residual, k.branch, k.sum}), op,
+                             "residual add");
+}
+
+}  // namespace
+
+void residual_layer_norm(const Launch& launch, const ResidualLayerNorm& k) {
+  if (k.rows == 0 || (k.y == nullptr && k.branch == nullptr)) return;
+  with_type(k.type, [&]<typename T>() {
+    if (k.y == nullptr) return add_alone<T>(launch, k);
+    const bool wide = wide_rows<T>(k.columns, {k.residual, k.branch, k.sum, k.scale, k.offset, k.y});
+    with_shape<T>(k.columns, wide, [&]<typename Shape>() {
+      const int64_t blocks = ceil_div(k.rows, kBlock / Shape::kGroup);
+      forward_kernel<Shape><<<static_cast<unsigned>(blocks), kBlock, 0, stream_of(launch)>>>(k);
+    });
+    check_launch("layer_norm");
+  });
+}
+
+void residual_layer_norm_backward(const Launch& launch, const ResidualLayerNormBackward& k) {
+  const bool wants_parts = k.d_scale != nullptr || k.d_offset != nullptr;
+  float* parts = wants_parts ? static_cast<float*>(launch.workspace) : nullptr;
+  int64_t blocks = 0;
+  with_type(k.type, [&]<typename T>() {
+    const bool wide = wide_rows<T>(k.columns, {k.x, k.scale, k.d_y, k.d_sum, k.d_x, k.d_branch});
+    with_backward_shape<T>(k.columns, wide, [&]<typename Shape>() {
+      if (k.d_branch != nullptr && k.mask.threshold > 0) {
+        blocks = launch_backward<Shape, true>(launch, k, parts);
+      } else {
+        blocks = launch_backward<Shape, false>(launch, k, parts);
+      }
+    });
+  });
+  check_launch("layer_norm_backward");
+  if (!wants_parts) return;
+  sum_parts(launch, {parts,
+                     blocks,
+                     2 * k.columns,
+                     k.columns,
+                     {static_cast<float*>(k.d_scale), static_cast<float*>(k.d_offset)},
+                     {k.accumulate_scale, k.accumulate_offset}});
+}
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,35 @@
+// New rows of the slots' caches.
+#include "kernels/cuda/support/common.cuh"
+#include "kernels/sampling.h"
+
+namespace perceiver::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+/// One block a source row; elements as words of their size.
+template <typename Word>
+__global__ void __launch_bounds__(kThreads) write_rows_kernel(WriteRows k) {
+  const int64_t source_row = blockIdx.x, slot = source_row / k.copies, copy = source_row % k.copies;
+  if (k.active != nullptr && k.active[slot] == 0) return;
+  const int64_t first = k.row == nullptr ? 0 : k.row[slot];
+  const Word* source = static_cast<const Word*>(k.source) + source_row * k.source_stride;
+  Word* target = static_cast<Word*>(k.target) + (slot * k.capacity + (first + copy) % k.capacity) * k.columns;
+  for (int64_t c = threadIdx.x; c < k.columns; c += kThreads) target[c] = source[c];
+}
+
+}  // namespace
+
+void write_rows(const Launch& launch, const WriteRows& k) {
+  const auto blocks = static_cast<unsigned>(k.slots * k.copies);
+  if (blocks == 0) return;
+  if (size_of(k.type) == 2) {
+    write_rows_kernel<uint16_t><<<blocks, kThreads, 0, stream_of(launch)>>>(k);
+  } else {
+    require(size_of(k.type) == 4, "elements of 2 or 4 bytes");
+    write_rows_kernel<uint32_t><<<blocks, kThreads, 0, stream_of(launch)>>>(k);
+  }
+  check_launch("write_rows");
+}
+
+}  // namespace perceiver::kernels::cuda

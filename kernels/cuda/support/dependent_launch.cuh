@@ -1,0 +1,51 @@
+// Chains of short kernels: each is launched while the one before still runs, so that its start costs little,
+// and waits inside for what it needs (programmatic dependent launch, from compute capability 9.0 on;
+// elsewhere kernels follow each other as usual).
+#pragma once
+
+#include "kernels/cuda/support/common.cuh"
+
+namespace perceiver::kernels::cuda {
+
+/// Until then, a kernel of launch_dependent() may read only what was complete when the first kernel of the
+/// chain began, and may write nothing. Call it from all threads.
+__device__ inline void wait_for_earlier_kernels() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+
+/// Lets the next kernel start as soon as all blocks of this one have come here; without it, when they have
+/// ended.
+__device__ inline void let_next_kernel_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+/// Whether a kernel's code was compiled to wait.
+inline bool waits_inside(const void* kernel) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), "attributes of a kernel");
+  return attributes.ptxVersion >= 90;
+}
+
+/// Launches a kernel that calls wait_for_earlier_kernels(), in one dimension.
+template <auto kKernel, typename... Arguments>
+void launch_dependent(const Launch& launch, unsigned blocks, int threads, size_t shared_bytes,
+                      const Arguments&... arguments) {
+  static const bool overlaps = waits_inside(reinterpret_cast<const void*>(kKernel));
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream_of(launch);
+  config.attrs = &attribute;
+  config.numAttrs = overlaps ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kKernel, arguments...), "launching a kernel");
+}
+
+}  // namespace perceiver::kernels::cuda

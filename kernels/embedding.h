@@ -1,0 +1,96 @@
+// From token ids and positions to rows: embeddings, rotary encoding, several latents per position. Part of
+// the interface in kernels/backend.h.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+
+namespace perceiver::kernels {
+
+inline constexpr int kMaxTables = 9;  // tokens and up to eight axes of positions
+
+/// out [rows, columns] = sum over tables t of table_t[ids_t[row * id_stride_t]].
+struct Embedding {
+  DType type;
+  int64_t rows, columns;
+  int tables;
+  const void* table[kMaxTables];
+  const int32_t* ids[kMaxTables];
+  int64_t id_stride[kMaxTables];
+  void* out;
+};
+
+/// d_table [table_rows, columns] (+)= sum of the rows of d_out by id, in a fixed order. `scratch` holds
+/// table_rows + 1 + rows int32.
+struct EmbeddingBackward {
+  DType type;
+  int64_t rows, columns, table_rows;
+  const int32_t* ids;
+  int64_t id_stride;
+  const void* d_out;
+  void* d_table;
+  bool accumulate;
+  int32_t* scratch;
+};
+
+/// Rotates, in place, the first 2 * bands channels of the first `heads` heads of every row by its position's
+/// angles, in interleaved pairs. Row r starts at x + r * row_stride, head h at + h * head_dim. Tables are
+/// [positions, bands] in the accumulation type, for |position|; `direction` is +1, or -1 for the inverse.
+struct Rotary {
+  DType type;
+  int64_t rows, row_stride, heads, head_dim, bands;
+  void* x;
+  const int32_t* positions;  // [rows]
+  const void* cosine;
+  const void* sine;
+  int direction;
+};
+
+/// y [rows * copies, columns]: row r * copies + c = x[r] + encoding[c] (MODEL.md section 2, latents per
+/// position).
+struct RepeatRows {
+  DType type;
+  int64_t rows, copies, columns;
+  const void* x;
+  const void* encoding;
+  void* y;
+};
+
+/// d_x (+)= sums over copies; d_encoding (+)= sums over rows. Either may be null.
+struct RepeatRowsBackward {
+  DType type;
+  int64_t rows, copies, columns;
+  const void* d_y;
+  void* d_x;
+  bool accumulate_x;
+  void* d_encoding;
+  bool accumulate_encoding;
+};
+
+/// y [rows, columns] = mean over the `copies` rows of each group of x [rows * copies, columns].
+struct AverageRows {
+  DType type;
+  int64_t rows, copies, columns;
+  const void* x;
+  void* y;
+};
+
+/// d_x [rows * copies, columns] (+)= d_y / copies.
+struct AverageRowsBackward {
+  DType type;
+  int64_t rows, copies, columns;
+  const void* d_y;
+  void* d_x;
+  bool accumulate;
+};
+
+PERCEIVER_KERNEL(embedding, Embedding)
+PERCEIVER_KERNEL(embedding_backward, EmbeddingBackward)
+PERCEIVER_KERNEL(rotary, Rotary)
+PERCEIVER_KERNEL(repeat_rows, RepeatRows)
+PERCEIVER_KERNEL(repeat_rows_backward, RepeatRowsBackward)
+PERCEIVER_KERNEL(average_rows, AverageRows)
+PERCEIVER_KERNEL(average_rows_backward, AverageRowsBackward)
+
+}  // namespace perceiver::kernels

@@ -1,0 +1,164 @@
+// Codes of a neural audio codec: L levels per frame, as SoundStream and EnCodec lay them out.
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+#include "data/arrays/npy.h"
+#include "data/arrays/number_list.h"
+#include "data/modality.h"
+#include "data/tokenizer.h"
+
+namespace perceiver {
+namespace {
+
+constexpr int64_t max_levels = 64;
+constexpr int64_t max_codes = int64_t{1} << 20;  ///< of one level
+constexpr int64_t max_frame_rate = 100'000;
+constexpr int64_t max_elements = int64_t{1} << 28;  ///< of one file
+
+class CodecModality final : public Modality {
+ public:
+  CodecModality(std::vector<int64_t> codes, bool levels_first, double frame_rate, std::string tokenizer)
+      : codes_(std::move(codes)),
+        levels_first_(levels_first),
+        frame_rate_(frame_rate),
+        tokenizer_(std::move(tokenizer)) {
+    int64_t next = special_tokens;
+    for (size_t level = 0; level < codes_.size(); ++level) {
+      first_ids_.push_back(static_cast<int32_t>(next));
+      next += codes_[level];
+      // A sequence can end between frames only.
+      std::vector<IdRange> ranges;
+      if (level == 0) ranges.push_back({eos_token, eos_token + 1});
+      ranges.push_back({first_ids_.back(), static_cast<int32_t>(next)});
+      format_.mask.sets.push_back(ranges);
+      format_.mask.cycle.push_back(static_cast<uint16_t>(level));
+    }
+    format_.vocabulary = next;
+    format_.unit = "token";
+  }
+
+  const SequenceFormat& format() const override { return format_; }
+  std::string tokenizer() const override { return tokenizer_; }
+
+  std::vector<TokenSequence> encode(const SourceFile& file) const override {
+    const NpyArray array = NpyArray::parse(file.bytes, file.path);
+    const int64_t levels = static_cast<int64_t>(codes_.size());
+    const size_t level_axis = levels_first_ ? 0 : 1;
+    if (array.shape().size() != 2 || array.shape()[level_axis] != levels)
+      throw_user("{}: shape [{}]; expected two dimensions, {} of {} levels", file.path,
+                 fmt::join(array.shape(), ", "), levels_first_ ? "the first" : "the second", levels);
+    if (array.elements() > max_elements)
+      throw_user("{}: {} codes; at most {} are read", file.path, array.elements(), max_elements);
+    const int64_t frames = array.elements() / levels;
+    TokenSequence document;
+    document.units = array.elements();
+    document.ids.reserve(static_cast<size_t>(array.elements()));
+    for (int64_t frame = 0; frame < frames; ++frame)
+      for (int64_t level = 0; level < levels; ++level)
+        document.ids.push_back(
+            id_of(array, levels_first_ ? level * frames + frame : frame * levels + level, level, file.path));
+    std::vector<TokenSequence> documents;
+    documents.push_back(std::move(document));
+    return documents;
+  }
+  int64_t estimate_tokens(int64_t file_bytes) const override { return file_bytes / 2; }
+
+  Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
+    const auto levels = static_cast<int64_t>(codes_.size());
+    PromptOptions in_tokens = options;
+    if (options.seconds > 0)
+      in_tokens.tokens = std::max<int64_t>(1, std::llround(options.seconds * frame_rate_)) * levels;
+    in_tokens.seconds = 0;
+    in_tokens.tokens = in_tokens.tokens / levels * levels;  // whole frames
+    if (options.tokens > 0 && in_tokens.tokens == 0)
+      throw_user("a prompt of {} tokens is less than a frame of {} levels", options.tokens, levels);
+    return Modality::prompt(file, in_tokens);
+  }
+
+  std::vector<std::string_view> outputs() const override { return {".npy"}; }
+
+  /// Ids that stand where another level is due are left out, and so is a frame that is not whole.
+  std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
+    if (ending != ".npy") throw_user("codes are written as .npy, not as '{}'", ending);
+    const auto levels = static_cast<int64_t>(codes_.size());
+    std::vector<int32_t> codes;
+    for (const int32_t id : sequence.ids) {
+      if (id < 0 || id >= format_.vocabulary)
+        throw_user("token id {} is outside the vocabulary of {}", id, format_.vocabulary);
+      const size_t level = codes.size() % codes_.size();
+      const int64_t code = static_cast<int64_t>(id) - first_ids_[level];
+      if (code >= 0 && code < codes_[level]) codes.push_back(static_cast<int32_t>(code));
+    }
+    const int64_t frames = static_cast<int64_t>(codes.size()) / levels;
+    codes.resize(static_cast<size_t>(frames * levels));
+    if (!levels_first_) return write_npy(codes, {frames, levels});
+    std::vector<int32_t> turned(codes.size());
+    for (int64_t i = 0; i < frames * levels; ++i)
+      turned[static_cast<size_t>(i % levels * frames + i / levels)] = codes[static_cast<size_t>(i)];
+    return write_npy(turned, {levels, frames});
+  }
+
+  std::string compare(const SourceFile& file) const override {
+    const TokenSequence document = encode(file).front();
+    const std::string back = decode(document, ".npy");
+    const std::span<const std::byte> bytes = std::as_bytes(std::span(back));
+    const bool same = encode({file.path, bytes}).front().ids == document.ids;
+    return fmt::format("{} frames of {} levels; decoded: {}\n", document.ids.size() / codes_.size(),
+                       codes_.size(), same ? "the same codes" : "other codes");
+  }
+
+ private:
+  int32_t id_of(const NpyArray& array, int64_t index, int64_t level, const std::string& path) const {
+    const int64_t code = array.at(index);
+    if (code < 0 || code >= codes_[static_cast<size_t>(level)])
+      throw_user("{}: byte {}: code {} of level {} is outside 0 to {}", path, array.offset_of(index), code,
+                 level, codes_[static_cast<size_t>(level)] - 1);
+    return static_cast<int32_t>(first_ids_[static_cast<size_t>(level)] + code);
+  }
+
+  std::vector<int64_t> codes_;  ///< vocabulary of each level
+  std::vector<int32_t> first_ids_;
+  bool levels_first_;
+  double frame_rate_;
+  std::string tokenizer_;
+  SequenceFormat format_;
+};
+
+std::unique_ptr<Modality> open_codec(const ModalityOptions& options) {
+  const int64_t levels = options.integer("levels", 1, max_levels);
+  std::vector<int64_t> codes = number_list(options, "codes", max_levels, 1, max_codes);
+  if (codes.size() == 1) codes.assign(static_cast<size_t>(levels), codes[0]);
+  if (codes.size() != static_cast<size_t>(levels))
+    throw_user("data.options.codes: {} numbers for {} levels; give one for all, or one each", codes.size(),
+               levels);
+  return std::make_unique<CodecModality>(
+      std::move(codes), options.word("layout", {"frames_levels", "levels_frames"}) == 1,
+      options.real("frame_rate", 0.001, max_frame_rate),
+      pack_tokenizer("codec", options.values(ModalityOption::Use::tokens)));
+}
+
+std::unique_ptr<Modality> restore_codec(std::string_view tokenizer, const ModalityOptions& options) {
+  return open_codec(ModalityOptions(options.kind(), unpack_tokenizer("codec", tokenizer)));
+}
+
+}  // namespace
+
+const ModalityKind& codec_modality() {
+  static const ModalityKind kind{
+      .name = "codec",
+      .doc = "Codes of a neural audio codec, .npy arrays [frames, levels]; every level has ids of its own.",
+      .endings = {".npy"},
+      .companions = {},
+      .max_file_bytes = int64_t{4} << 30,
+      .options = {{"levels", "8", "Levels per frame, 1 to 64."},
+                  {"codes", "1024", "Codes of a level: one number for all, or one each, such as 1024,512."},
+                  {"layout", "frames_levels", "frames_levels (SoundStream) or levels_frames (EnCodec)."},
+                  {"frame_rate", "75", "Frames per second, for prompts measured in seconds."}},
+      .open = open_codec,
+      .restore = restore_codec,
+  };
+  return kind;
+}
+
+}  // namespace perceiver

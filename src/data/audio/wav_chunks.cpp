@@ -1,0 +1,76 @@
+#include "data/audio/wav_chunks.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <string_view>
+
+#include "base/check.h"
+#include "base/text.h"
+
+namespace perceiver {
+namespace {
+
+constexpr size_t longest_head = 65536;
+
+std::string_view text_at(std::span<const std::byte> file, size_t at, size_t length) {
+  return {reinterpret_cast<const char*>(file.data()) + at, length};
+}
+
+uint32_t length_at(std::span<const std::byte> file, size_t at, bool big_endian) {
+  uint32_t value = 0;
+  for (size_t i = 0; i < 4; ++i)
+    value = value << 8 | std::to_integer<uint32_t>(file[at + (big_endian ? i : 3 - i)]);
+  return value;
+}
+
+/// Of the samples, in bytes: the 64-bit length in the chunk ds64 stands for the length 2^32 - 1.
+uint64_t samples_length(uint64_t length, std::string_view ds64) {
+  if (length != 0xFFFFFFFF || ds64.size() < 16) return length;
+  uint64_t value = 0;
+  for (size_t i = 16; i > 8; --i) value = value << 8 | static_cast<unsigned char>(ds64[i - 1]);
+  return value;
+}
+
+std::string length_text(uint32_t length, bool big_endian) {
+  std::string text(4, '\0');
+  for (size_t i = 0; i < 4; ++i) text[big_endian ? 3 - i : i] = static_cast<char>(length >> (8 * i));
+  return text;
+}
+
+}  // namespace
+
+WavChunks wav_chunks(std::span<const std::byte> file, const std::string& source) {
+  if (file.size() < 12 || text_at(file, 8, 4) != "WAVE")
+    throw_user("{}: is no sound file that can be read: RIFF, but not WAVE, byte 8", source);
+  const bool big_endian = text_at(file, 0, 4) == "RIFX";
+  WavChunks wav;
+  std::string_view ds64;
+  const size_t longest = std::min<size_t>(file.size(), 0xFFFFFFFE);
+  wav.head = std::string(big_endian ? "RIFX" : "RIFF") +
+             length_text(static_cast<uint32_t>(longest), big_endian) + "WAVE";
+  for (size_t at = 12; file.size() - at >= 8;) {
+    const std::string_view chunk = text_at(file, at, 4);
+    const size_t length = length_at(file, at + 4, big_endian), left = file.size() - at - 8;
+    if (chunk == "data") {
+      const size_t there = std::min<uint64_t>(samples_length(length, ds64), std::min(left, longest));
+      wav.head += "data" + length_text(static_cast<uint32_t>(there), big_endian);
+      wav.samples = file.subspan(at + 8, there);
+      return wav;
+    }
+    if (length > left)
+      throw_user("{}: damaged: the chunk '{}' of {} bytes passes the end of the file, byte {}", source,
+                 printable(std::string(chunk)), length, at);
+    const size_t padded = std::min(length + length % 2, left);
+    if (chunk == "ds64") ds64 = text_at(file, at + 8, length);
+    if (chunk == "fmt " || chunk == "fact") {
+      if (wav.head.size() + padded > longest_head)
+        throw_user("{}: the description of the samples is longer than {} bytes, byte {}", source,
+                   longest_head, at);
+      wav.head += text_at(file, at, 8 + padded);
+    }
+    at += 8 + padded;
+  }
+  throw_user("{}: damaged: there are no samples (no chunk 'data')", source);
+}
+
+}  // namespace perceiver

@@ -1,0 +1,69 @@
+#include "data/batches/crops.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace perceiver {
+
+CropSampler::CropSampler(const Dataset& data, Split split, int64_t columns, int64_t predicted)
+    : data_(data), split_(split), columns_(columns), predicted_(predicted) {
+  PERCEIVER_ASSERT(predicted >= 1 && predicted <= columns);
+  const int64_t documents = data.documents(split);
+  if (documents == 0) throw_user("the data has no {} documents", split_name(split));
+  if (data.unbounded()) return;
+  weight_ends_.reserve(documents);
+  uint64_t total = 0;
+  for (int64_t i = 0; i < documents; ++i) {
+    const int64_t targets = data.document_length(split, i) - data.first_target(split, i);
+    total += static_cast<uint64_t>(std::max(predicted, targets));
+    weight_ends_.push_back(total);
+  }
+}
+
+int64_t CropSampler::choose_document(RandomStream& random) const {
+  if (weight_ends_.empty()) return static_cast<int64_t>(random.below(data_.documents(split_)));
+  const uint64_t drawn = random.below(weight_ends_.back());
+  return std::upper_bound(weight_ends_.begin(), weight_ends_.end(), drawn) - weight_ends_.begin();
+}
+
+Row CropSampler::crop(uint64_t seed, int64_t step, int64_t example) const {
+  RandomStream random(seed, RandomPurpose::batch, static_cast<uint64_t>(step),
+                      static_cast<uint32_t>(example));
+  Row row;
+  row.document = choose_document(random);
+  const int64_t length = data_.document_length(split_, row.document);
+  const int64_t first_target = data_.first_target(split_, row.document);
+  const int64_t first_end = std::min(first_target + predicted_, length);
+  const int64_t end = first_end + static_cast<int64_t>(random.below(length - first_end + 1));
+  row.first = std::max<int64_t>(0, end - 1 - columns_);
+  row.count = end - 1 - row.first;
+  row.scored = end - std::max(row.first + 1, first_target);
+  return row;
+}
+
+void CropSampler::fill(uint64_t seed, int64_t step, int64_t size, Batch& batch) const {
+  batch.resize(size, columns_, data_.axes());
+  for (int64_t i = 0; i < size; ++i) {
+    const Row row = crop(seed, step, i);
+    if (data_.augments()) {
+      RandomStream random(seed, RandomPurpose::augmentation, static_cast<uint64_t>(step),
+                          static_cast<uint32_t>(i));
+      fill_augmented(row, random, i, batch);
+    } else {
+      fill_row(data_, split_, row, i, batch);
+    }
+  }
+}
+
+void CropSampler::fill_augmented(Row row, RandomStream& random, int64_t index, Batch& batch) const {
+  std::vector<int32_t> tokens(static_cast<size_t>(row.count + 1));
+  data_.read(split_, row.document, row.first, row.count + 1, tokens.data());
+  data_.augment(tokens, random);
+  if (tokens.size() < 2) return fill_row(data_, split_, row, index, batch);  // nothing left to predict
+  row.count = std::min<int64_t>(columns_, static_cast<int64_t>(tokens.size()) - 1);
+  row.scored = std::min(row.scored, row.count);
+  fill_row(std::span(tokens).first(static_cast<size_t>(row.count + 1)), row, index, batch);
+}
+
+}  // namespace perceiver

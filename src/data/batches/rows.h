@@ -1,0 +1,34 @@
+// Filling the rows of a batch from documents.
+#pragma once
+
+#include <span>
+
+#include "data/dataset.h"
+#include "model/batch.h"
+
+namespace perceiver {
+
+/// A stretch of a document as a row of the model: the inputs are tokens [first, first + count), the targets
+/// tokens [first + 1, first + count + 1), all inside the document; 1 ≤ count ≤ N. Only the last `scored`
+/// targets are kept, 0 to count.
+struct Row {
+  int64_t document = 0;
+  int64_t first = 0;
+  int64_t count = 0;
+  int64_t scored = 0;
+};
+
+/// Writes row `index` of `batch`, which has its size already: tokens, targets (PAD where not scored),
+/// positions, length; PAD and position 0 beyond `row.count`.
+void fill_row(const Dataset& data, Split split, const Row& row, int64_t index, Batch& batch);
+
+/// The same for tokens at hand, `row.count` + 1 of them; for data whose positions count from the start of the
+/// row.
+void fill_row(std::span<const int32_t> row_tokens, const Row& row, int64_t index, Batch& batch);
+
+/// Part `index` of `count` equal parts of a batch, as a batch of its own: rows [index, index + 1) · B /
+/// count. Throws if B is no multiple of `count`. The second form reuses the storage of `part`.
+Batch micro_batch(const Batch& batch, int64_t index, int64_t count);
+void micro_batch(const Batch& batch, int64_t index, int64_t count, Batch& part);
+
+}  // namespace perceiver

@@ -1,0 +1,82 @@
+// Evaluation windows: every target of every document once, each with as much context as there is.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "data/batches/rows.h"
+
+namespace perceiver {
+
+/// Counts in tokens; 0 where a default is named.
+struct WindowOptions {
+  int64_t context = 0;        ///< N, columns
+  int64_t latents = 0;        ///< M, positions predicted at once, 1 to N
+  int64_t stride = 0;         ///< S, targets per window, 1 to M; 0 = M
+  int64_t batch = 1;          ///< windows per batch
+  int64_t max_documents = 0;  ///< only the first so many; 0 = all, or 64 of data made on the fly
+};
+
+/// Some windows, and what each scores.
+struct WindowBatch {
+  Batch batch;                     ///< rows of N columns; targets that are not to be scored are PAD
+  std::vector<int64_t> documents;  ///< [B], within the split
+  std::vector<int64_t> scored;     ///< [B], how many trailing targets of the row are scored, 1 to S
+  std::vector<int64_t>
+      first_targets;  ///< [B], index in its document of the first scored target (SOS has index 0)
+};
+
+/// Walks through the windows of a split in order (MODEL.md section 5). A document's targets [f, L) are cut
+/// into blocks of S, [t, u) with u = min(t + S, L). The window of a block is the row of inputs [max(0, u − 1
+/// − N), u − 1), of which the last u − t targets are scored: each target once, predicted from all the tokens
+/// before it, or at the least from the N − S + 1 nearest. S = 1 is the exact sliding window.
+class Windows {
+ public:
+  static constexpr int64_t unbounded_documents = 64;
+
+  /// Throws if the options contradict each other or the split has no documents. `data` must outlive this.
+  Windows(const Dataset& data, Split split, const WindowOptions& options);
+
+  /// The next `options.batch` windows (fewer at the end); false when there are none left. Storage of `out` is
+  /// reused.
+  bool next(WindowBatch& out);
+  /// Back to the first window.
+  void restart();
+
+  /// Totals over the whole walk.
+  int64_t documents() const { return documents_; }
+  int64_t windows() const { return windows_; }
+  int64_t targets() const { return targets_; }
+  /// Units (`Dataset::unit`) that the targets stand for.
+  int64_t units() const { return units_; }
+  /// Words of the documents; 0 where the data have none.
+  int64_t words() const { return words_; }
+
+ private:
+  Row next_row();
+
+  const Dataset& data_;
+  Split split_;
+  WindowOptions options_;
+  int64_t documents_ = 0;
+  int64_t windows_ = 0;
+  int64_t targets_ = 0;
+  int64_t units_ = 0;
+  int64_t words_ = 0;
+
+  int64_t document_ = 0;  ///< of the next window
+  int64_t target_ = 0;    ///< first target of the next window
+  int64_t delivered_ = 0;
+};
+
+/// Buckets of `first target` by which losses are reported: [0, 512), then by powers of two up to 131072, then
+/// the rest.
+inline constexpr std::array<int64_t, 10> position_bucket_starts = {0,    512,   1024,  2048,  4096,
+                                                                   8192, 16384, 32768, 65536, 131072};
+/// Bucket of a target by its index in the document, ≥ 0.
+int64_t position_bucket(int64_t target);
+/// "0-511", …, "131072-".
+std::string position_bucket_name(int64_t bucket);
+
+}  // namespace perceiver

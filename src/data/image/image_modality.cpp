@@ -1,0 +1,302 @@
+// PNG and JPEG pictures as bytes with three position axes.
+#include <algorithm>
+#include <charconv>
+#include <optional>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "data/image/image_reader.h"
+#include "data/image/image_tokens.h"
+#include "data/image/png_writer.h"
+#include "data/image/resize.h"
+#include "data/modality.h"
+#include "data/tokenizer.h"
+#include "io/atomic_file.h"
+
+namespace perceiver {
+
+const ModalityKind& image_modality();
+
+namespace {
+
+constexpr int64_t largest_side = 512;
+constexpr int64_t grid_side = 64;  ///< pixels that a picture of a grid should have at least
+constexpr uint64_t longest_order_file = uint64_t{16} << 20;
+constexpr int64_t largest_file = int64_t{256} << 20;
+constexpr int64_t smallest_tile = 16, largest_tile = 16'384;  ///< pixels of the file
+constexpr int64_t most_tile_tokens = int64_t{1} << 28;        ///< of one file
+/// Packed values: the permutation itself in place of the file that held it.
+constexpr const char* order_ids = "order_ids";
+
+/// "64" or "64x48".
+std::pair<int64_t, int64_t> parse_size(const std::string& text) {
+  const auto number = [&](std::string_view digits) {
+    int64_t side = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), side);
+    const bool whole = error == std::errc() && end == digits.data() + digits.size();
+    if (!whole || side < 1 || side > largest_side)
+      throw_user("data.options.size: {} is neither a side nor width x height (64 or 64x48, sides of 1 to {})",
+                 quote(text), largest_side);
+    return side;
+  };
+  const std::string_view view = text;
+  const size_t cross = view.find('x');
+  if (cross == std::string_view::npos) return {number(view), number(view)};
+  return {number(view.substr(0, cross)), number(view.substr(cross + 1))};
+}
+
+ImageShape read_shape(const ModalityOptions& options) {
+  ImageShape shape;
+  std::tie(shape.width, shape.height) = parse_size(options.text("size"));
+  shape.channels = options.word("colour", {"rgb", "grey"}) == 0 ? 3 : 1;
+  shape.own_ids = options.word("ids", {"shared", "channel"}) == 1;
+  return shape;
+}
+
+ImageOrder read_order_kind(const ModalityOptions& options) {
+  return static_cast<ImageOrder>(options.word("order", {"raster", "r_g_b", "random", "user"}));
+}
+
+std::vector<int32_t> read_order(const ModalityOptions& options, const ImageShape& shape) {
+  const ImageOrder kind = read_order_kind(options);
+  const std::string& path = options.text("order_file");
+  if ((kind == ImageOrder::user) != !path.empty())
+    throw_user("data.options.order_file goes with order: user, and order: user needs one");
+  if (kind == ImageOrder::user) return parse_image_order(read_file(path, longest_order_file), shape, path);
+  return make_image_order(kind, shape, static_cast<uint64_t>(options.integer("order_seed", 0, INT64_MAX)));
+}
+
+SequenceFormat image_format(const ImageShape& shape, std::span<const int32_t> order) {
+  SequenceFormat format;
+  format.vocabulary = shape.vocabulary();
+  format.unit = "dimension";
+  format.positions = PositionKind::shared;
+  format.axes = 3;
+  format.position_sizes = {shape.width + 2, shape.height + 2, shape.channels + 2};
+  format.shared_positions = image_positions(shape, order);
+  format.ends = false;
+  format.fixed_length = shape.dimensions();
+  format.mask = image_mask(shape, order);
+  return format;
+}
+
+/// The permutation as parse_image_order reads it.
+std::string written(std::span<const int32_t> order) {
+  return fmt::format("{}", fmt::join(order, " "));
+}
+
+/// Small pictures enlarged by a whole factor, for a grid that is to be looked at.
+Image enlarged(const Image& image) {
+  const int64_t factor = std::max<int64_t>(1, grid_side / std::max(image.width, image.height));
+  return area_resize(image, image.width * factor, image.height * factor);
+}
+
+class ImageModality final : public Modality {
+ public:
+  ImageModality(const ModalityOptions& options, const ImageShape& shape, std::vector<int32_t> order)
+      : shape_(shape),
+        order_(std::move(order)),
+        background_(static_cast<Background>(options.word("background", {"white", "black"}))),
+        tile_(options.integer("tile", 0, largest_tile)),
+        format_(image_format(shape_, order_)) {
+    if (tile_ > 0 && tile_ < smallest_tile)
+      throw_user("data.options.tile: {} is neither 0 nor from {} to {}", tile_, smallest_tile, largest_tile);
+    auto values = options.values(ModalityOption::Use::tokens);
+    if (read_order_kind(options) == ImageOrder::user) {
+      values["order_file"] = "";
+      values[order_ids] = written(order_);
+    }
+    tokenizer_ = pack_tokenizer("image", values);
+  }
+
+  const SequenceFormat& format() const override { return format_; }
+  std::string tokenizer() const override { return tokenizer_; }
+
+  std::vector<TokenSequence> encode(const SourceFile& file) const override {
+    const Image image = read_image(file.bytes, file.path, background_);
+    if (tile_ == 0) return {sequence(fitted(image))};
+    const int64_t columns = image.width / tile_, rows = image.height / tile_;
+    if (columns * rows == 0)
+      throw_user("{}: {} x {} pixels are less than a tile of {}", file.path, image.width, image.height,
+                 tile_);
+    if (columns * rows > most_tile_tokens / shape_.dimensions())
+      throw_user("{}: {} tiles of {} tokens are too many; make data.options.tile larger", file.path,
+                 columns * rows, shape_.dimensions());
+    std::vector<TokenSequence> tiles;
+    for (int64_t i = 0; i < columns * rows; ++i)
+      tiles.push_back(sequence(fitted(cut(image, i % columns * tile_, i / columns * tile_, tile_, tile_))));
+    return tiles;
+  }
+
+  Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
+    if (options.seconds > 0)
+      throw_user("{}: pictures have no seconds; give rows, tokens or a mask", file.path);
+    if (options.rows > shape_.height)
+      throw_user("{} rows of a picture that has {}", options.rows, shape_.height);
+    std::vector<int32_t> ids = sequence(fitted(read_image(file.bytes, file.path, background_))).ids;
+    if (!options.known.empty()) return completion(ids, known_pixels(options.known));
+    if (options.rows > 0) return completion(ids, known_rows(options.rows));
+    Prompt prompt;
+    if (options.tokens > 0 && options.tokens < shape_.dimensions())
+      ids.resize(static_cast<size_t>(options.tokens));
+    prompt.beginning.units = static_cast<int64_t>(ids.size());
+    prompt.beginning.ids = std::move(ids);
+    prompt.length = shape_.dimensions();
+    return prompt;
+  }
+
+  std::vector<std::string_view> outputs() const override { return {".png"}; }
+  std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
+    check_ending(ending);
+    return write_png(picture(sequence));
+  }
+  std::string decode_together(std::span<const TokenSequence> sequences,
+                              std::string_view ending) const override {
+    check_ending(ending);
+    std::vector<Image> images;
+    for (const TokenSequence& sequence : sequences) images.push_back(enlarged(picture(sequence)));
+    return write_png(image_grid(images));
+  }
+
+  std::string compare(const SourceFile& file) const override;
+
+ private:
+  Image fitted(const Image& image) const {
+    const Image part = centre_crop(image, shape_.width, shape_.height);
+    return area_resize(to_channels(part, shape_.channels), shape_.width, shape_.height);
+  }
+
+  TokenSequence sequence(const Image& image) const {
+    TokenSequence document;
+    document.ids = encode_image(image, shape_, order_);
+    document.units = shape_.dimensions();
+    return document;
+  }
+
+  static void check_ending(std::string_view ending) {
+    if (ending != ".png") throw_user("pictures are written as .png, not as {}", ending);
+  }
+
+  Image picture(const TokenSequence& sequence) const {
+    if (sequence.positions.empty()) return decode_image(sequence.ids, shape_, order_);
+    std::span<const int32_t> positions = sequence.positions;
+    if (positions.size() % 3 != 0) throw_user("pictures have three positions a token");
+    // SOS stands at 1 on every axis, where no byte does.
+    if (!positions.empty() && positions[0] == 1) positions = positions.subspan(3);
+    return decode_image(sequence.ids, shape_, order_of_positions(positions, shape_));
+  }
+
+  /// By byte of the picture.
+  std::vector<bool> known_rows(int64_t rows) const {
+    std::vector<bool> known(order_.size());
+    std::fill_n(known.begin(), rows * shape_.width * shape_.channels, true);
+    return known;
+  }
+  std::vector<bool> known_pixels(const std::string& path) const {
+    const std::string bytes = read_file(path, static_cast<uint64_t>(largest_file));
+    const Image mask = to_channels(
+        fitted(read_image(std::as_bytes(std::span(bytes)), path, Background::black)), shape_.channels);
+    std::vector<bool> known(order_.size());
+    const int64_t channels = shape_.channels;
+    for (size_t i = 0; i < known.size(); ++i) {
+      const auto pixel = mask.pixels.begin() + static_cast<int64_t>(i) / channels * channels;
+      known[i] = *std::max_element(pixel, pixel + channels) >= 128;
+    }
+    return known;
+  }
+
+  /// `ids` of the whole picture, in the model's order, of which `known` are given.
+  Prompt completion(std::span<const int32_t> ids, const std::vector<bool>& known) const {
+    int64_t count = 0;
+    const std::vector<int32_t> plan = completion_order(order_, known, count);
+    const Image whole = decode_image(ids, shape_, order_);
+    Prompt prompt;
+    prompt.beginning.ids = encode_image(whole, shape_, std::span(plan).first(static_cast<size_t>(count)));
+    prompt.beginning.units = count;
+    prompt.length = shape_.dimensions();
+    if (plan == order_) return prompt;
+    prompt.positions = image_positions(shape_, plan);
+    prompt.mask = image_mask(shape_, plan);
+    return prompt;
+  }
+
+  ImageShape shape_;
+  std::vector<int32_t> order_;
+  Background background_;
+  int64_t tile_;  ///< pixels of a file's squares that are documents of their own; 0: the file is one
+  SequenceFormat format_;
+  std::string tokenizer_;
+};
+
+std::string ImageModality::compare(const SourceFile& file) const {
+  const Image original = read_image(file.bytes, file.path, background_);
+  const Image part = centre_crop(original, shape_.width, shape_.height);
+  const Image small = fitted(original);
+  const bool same = decode_image(encode_image(small, shape_, order_), shape_, order_) == small;
+  std::string text;
+  const auto line = [&](const char* what, const std::string& value) {
+    text += fmt::format("{:<28} {}\n", what, value);
+  };
+  const auto size = [](const Image& image) {
+    return fmt::format("{} x {}, {}", image.width, image.height, image.channels == 1 ? "grey" : "RGB");
+  };
+  line("file", size(original));
+  line("centre", size(part));
+  line("resized", size(small));
+  line("tokens", fmt::format("{} of {} ids", shape_.dimensions(), shape_.vocabulary()));
+  line("tokens and back", same ? "the same bytes" : "other bytes");
+  return text;
+}
+
+std::unique_ptr<Modality> open_image(const ModalityOptions& options) {
+  const ImageShape shape = read_shape(options);
+  return std::make_unique<ImageModality>(options, shape, read_order(options, shape));
+}
+
+std::unique_ptr<Modality> restore_image(std::string_view tokenizer, const ModalityOptions&) {
+  std::map<std::string, std::string> values = unpack_tokenizer("image", tokenizer);
+  const auto ids = values.extract(order_ids);
+  const ModalityOptions options(image_modality(), std::move(values));
+  const ImageShape shape = read_shape(options);
+  if (read_order_kind(options) != ImageOrder::user)
+    return std::make_unique<ImageModality>(options, shape, read_order(options, shape));
+  if (ids.empty()) throw_user("the image tokenizer has a user's order but does not hold it");
+  return std::make_unique<ImageModality>(options, shape,
+                                         parse_image_order(ids.mapped(), shape, "the image tokenizer"));
+}
+
+}  // namespace
+
+const ModalityKind& image_modality() {
+  static const ModalityKind kind{
+      "image",
+      "PNG and JPEG pictures, cropped to the middle and shrunk to one size; a token per byte, positions x, y "
+      "and channel",
+      {".png", ".jpg", ".jpeg"},
+      {},
+      largest_file,
+      {
+          {"size", "64", "Pixels of a side, or width x height as in 64x48; 1 to 512."},
+          {"colour", "rgb", "rgb or grey."},
+          {"order", "raster",
+           "Order of the bytes: raster (pixel after pixel), r_g_b (channel after channel), random (a fixed "
+           "permutation), user (order_file)."},
+          {"order_seed", "0", "Chooses the permutation of order random."},
+          {"order_file", "",
+           "Text file with the permutation of order user: the numbers 0 to width * height * channels - 1, "
+           "byte "
+           "(y * width + x) * channels + channel, in the order of the sequence."},
+          {"ids", "shared", "shared: a byte is id 3 + value; channel: 3 + 256 * channel + value."},
+          {"tile", "0",
+           "Cuts each file into squares of so many pixels, 16 to 16384, from the left and the top, each a "
+           "picture of its own; what is left at the right and the bottom is not used. 0 = files are taken "
+           "whole."},
+          {"background", "white", "What lies behind transparent pixels: white or black."},
+      },
+      open_image,
+      restore_image,
+  };
+  return kind;
+}
+
+}  // namespace perceiver

@@ -1,0 +1,132 @@
+// MIDI files as the 388 events of piano performances.
+#include "base/check.h"
+#include "data/image/png_writer.h"
+#include "data/modality.h"
+#include "data/music/fluidsynth.h"
+#include "data/music/midi_writer.h"
+#include "data/music/music_tokens.h"
+#include "data/music/piano_roll.h"
+#include "data/music/roundtrip.h"
+
+namespace perceiver {
+
+const ModalityKind& music_modality();
+
+namespace {
+
+std::span<const uint8_t> octets(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
+}
+
+SequenceFormat music_format() {
+  SequenceFormat format;
+  format.vocabulary = music_vocabulary;
+  format.unit = "event";
+  // A model may have more ids than there are events (the authors' has 393).
+  format.mask.sets = {{{eos_token, eos_token + 1}, {special_tokens, music_vocabulary}}};
+  format.mask.cycle = {0};
+  return format;
+}
+
+class MusicModality final : public Modality {
+ public:
+  explicit MusicModality(const ModalityOptions& options)
+      : format_(music_format()),
+        tokenizer_(pack_tokenizer("music", options.values(ModalityOption::Use::tokens))),
+        transpose_(options.integer("transpose", 0, 12)),
+        stretch_(options.real("stretch", 0, 0.5)) {}
+
+  const SequenceFormat& format() const override { return format_; }
+  std::string tokenizer() const override { return tokenizer_; }
+
+  std::vector<TokenSequence> encode(const SourceFile& file) const override {
+    const Performance performance = perform(parse_midi(octets(file.bytes), file.path), file.path);
+    if (performance.notes.empty()) throw_user("{}: has no note but percussion", file.path);
+    TokenSequence sequence;
+    sequence.ids = encode_music(performance.notes);
+    sequence.units = static_cast<int64_t>(sequence.ids.size());
+    return {sequence};
+  }
+  /// A note takes six to eight bytes of a file and about three to four events; pedals take bytes alone.
+  int64_t estimate_tokens(int64_t file_bytes) const override { return file_bytes / 3; }
+
+  bool augments() const override { return transpose_ > 0 || stretch_ > 0; }
+  void augment(std::vector<int32_t>& ids, RandomStream& random) const override {
+    const auto semitones = static_cast<int64_t>(random.below(static_cast<uint64_t>(2 * transpose_ + 1)));
+    const double factor = 1 + stretch_ * (2 * random.uniform() - 1);
+    if (transpose_ > 0) ids = transpose_music(ids, semitones - transpose_);
+    if (stretch_ > 0) ids = stretch_music(ids, factor);
+  }
+
+  Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
+    if (!(options.seconds > 0)) return Modality::prompt(file, options);
+    if (options.rows > 0 || options.tokens > 0 || !options.known.empty())
+      throw_user("{}: seconds are what music is cut to; give no rows, tokens or mask besides", file.path);
+    if (options.seconds * 1e6 > static_cast<double>(longest_performance))
+      throw_user("a prompt of {} seconds; a day is the most", options.seconds);
+    Prompt prompt;
+    const auto microseconds = static_cast<int64_t>(options.seconds * 1e6);
+    prompt.beginning.ids = first_music(encode(file)[0].ids, microseconds);
+    prompt.beginning.units = static_cast<int64_t>(prompt.beginning.ids.size());
+    return prompt;
+  }
+
+  std::vector<std::string_view> outputs() const override { return {".mid", ".png", ".wav"}; }
+  std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
+    const DecodedMusic music = decode_music(sequence.ids);
+    if (ending == ".mid") return write_midi(music.notes);
+    if (ending == ".wav") return render_wav(write_midi(music.notes));
+    if (ending == ".png") return write_png(piano_roll(music.notes, music.duration));
+    throw_user("music is written as .mid, as .wav, or as .png (a piano roll), not as {}", ending);
+  }
+
+  std::string compare(const SourceFile& file) const override {
+    return describe(music_round_trip(octets(file.bytes), file.path));
+  }
+
+ private:
+  SequenceFormat format_;
+  std::string tokenizer_;
+  int64_t transpose_;  ///< semitones, up or down
+  double stretch_;     ///< part of the time, longer or shorter
+};
+
+std::unique_ptr<Modality> open_music(const ModalityOptions& options) {
+  return std::make_unique<MusicModality>(options);
+}
+
+std::unique_ptr<Modality> restore_music(std::string_view tokenizer, const ModalityOptions& options) {
+  unpack_tokenizer("music", tokenizer);  // no values; only that it is of this kind
+  return open_music(options);
+}
+
+}  // namespace
+
+const ModalityKind& music_modality() {
+  using Use = ModalityOption::Use;
+  static const ModalityKind kind{
+      "music",
+      "MIDI files (formats 0, 1, 2), all instruments but percussion as one piano; 388 events: note-ons, "
+      "note-offs, time shifts of 10 ms to 1 s, velocities in 32 bins; the sustain pedal folded into note "
+      "lengths",
+      {".mid", ".midi", ".smf"},
+      {},
+      static_cast<int64_t>(midi_most_bytes),
+      {
+          {"transpose", "0",
+           "Each training crop is moved by a random whole number of semitones, at most this many up or down; "
+           "0 to 12, 0 = off.",
+           Use::training},
+          {"stretch", "0",
+           "Each training crop is played faster or slower by a random factor from 1 - stretch to 1 + "
+           "stretch; "
+           "0 to 0.5, 0 = off.",
+           Use::training},
+      },
+      open_music,
+      restore_music,
+  };
+  return kind;
+}
+
+}  // namespace perceiver

@@ -1,0 +1,183 @@
+#include "data/shards/shard_dataset.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "base/check.h"
+#include "data/shards/shard_folder.h"
+#include "data/tokenizer.h"
+
+namespace perceiver {
+namespace {
+
+/// What the files of `config` are, split into train, validation and test.
+SplitFiles split_files(const DataConfig& config, const ModalityKind& kind) {
+  SplitFiles files = list_splits(config, [&](const ListedFile& file) { return kind.takes(file.relative); });
+  const double validation = validation_share(config), test = test_share(config);
+  if (validation + test == 0) return files;
+  const std::vector<ListedFile> all = std::move(files[0]);
+  files[0].clear();
+  const std::vector<Split> chosen = choose_splits(all, config.seed, validation, test);
+  for (size_t i = 0; i < all.size(); ++i) files[static_cast<size_t>(chosen[i])].push_back(all[i]);
+  return files;
+}
+
+/// Throws unless a shard is one of a modality as it is opened here.
+void check_same(const ShardFile& shard, const ShardDescription& wanted) {
+  const ShardDescription& d = shard.description();
+  const bool same = d.modality == wanted.modality && d.tokenizer == wanted.tokenizer &&
+                    d.vocabulary == wanted.vocabulary && d.axes == wanted.axes && d.unit == wanted.unit &&
+                    d.positions == wanted.positions && d.position_sizes == wanted.position_sizes &&
+                    d.ends == wanted.ends;
+  if (!same)
+    throw_user("{}: is of another modality or tokenizer than the first shard of its folder; build it anew",
+               shard.source());
+}
+
+}  // namespace
+
+std::unique_ptr<ShardDataset> ShardDataset::open(const std::string& folder,
+                                                 const std::map<std::string, std::string>& options) {
+  const ShardSummary summary = read_summary(folder);
+  std::unique_ptr<ShardDataset> data;
+  for (const ShardEntry& entry : summary.shards) {
+    ShardFile shard = ShardFile::open(std::filesystem::path(folder) / entry.file);
+    if (shard.fingerprint() != entry.fingerprint)
+      throw_user("{}: is not the shard that {} names; build the folder anew", shard.source(),
+                 summary_file_name);
+    const ShardDescription& d = shard.description();
+    if (!data) data.reset(new ShardDataset(d.modality, restore_modality(d.modality, d.tokenizer, options)));
+    check_same(shard, describe_shard(data->name_, *data->modality_, d.split));
+    for (const Split split : {Split::train, Split::validation, Split::test})
+      if (d.split == split_name(split)) data->add(split, std::move(shard));
+  }
+  if (!data) throw_user("{}: holds no shards", folder);
+  return data;
+}
+
+std::unique_ptr<ShardDataset> ShardDataset::encode(const DataConfig& config) {
+  const ModalityKind& kind = find_modality(config.type);
+  std::unique_ptr<ShardDataset> data(
+      new ShardDataset(config.type, kind.open(ModalityOptions(kind, config.options))));
+  const SplitFiles files = split_files(config, kind);
+  const std::vector<ShardPlan> plans = plan_shards(files, *data->modality_, default_shard_tokens);
+
+  std::atomic<int64_t> bytes = 0;
+  std::vector<std::unique_ptr<ShardFile>> shards(plans.size());
+  run_in_parallel(static_cast<int64_t>(plans.size()), 0, [&](int64_t i) {
+    const auto index = static_cast<size_t>(i);
+    const ShardBuilder builder = encode_shard(plans[index], kind, *data->modality_, {});
+    shards[index] = std::make_unique<ShardFile>(
+        ShardFile::parse(builder.bytes(), fmt::format("data.{}", split_name(plans[index].split))));
+    bytes += shards[index]->file_bytes();
+    if (bytes > max_memory_bytes)
+      throw_user(
+          "the data need more than {} GiB of memory as tokens; make shards of them first: "
+          "perceiver data build --modality {}",
+          max_memory_bytes >> 30, config.type);
+  });
+  std::vector<SkippedFile> skipped;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    const auto& some = shards[i]->description().skipped;
+    skipped.insert(skipped.end(), some.begin(), some.end());
+    data->add(plans[i].split, std::move(*shards[i]));
+  }
+  for (int i = 0; i < split_count; ++i) {
+    const auto split = static_cast<Split>(i);
+    if (!files[static_cast<size_t>(i)].empty() && data->documents(split) == 0)
+      throw_user("data.{}: none of {} files can be used; the first, {}: {}", split_name(split),
+                 files[static_cast<size_t>(i)].size(), skipped.front().path, skipped.front().reason);
+  }
+  data->note_skipped(skipped);
+  return data;
+}
+
+void ShardDataset::add(Split split, ShardFile shard) {
+  if (shard.documents() == 0) return;
+  Part& part = parts_[static_cast<size_t>(split)];
+  part.ends.push_back((part.ends.empty() ? 0 : part.ends.back()) + shard.documents());
+  part.shards.push_back(std::move(shard));
+}
+
+void ShardDataset::note_skipped(const std::vector<SkippedFile>& skipped) {
+  if (skipped.empty()) return;
+  notes_.push_back(fmt::format("{} files were skipped; the first, {}: {}", skipped.size(),
+                               skipped.front().path, skipped.front().reason));
+}
+
+ShardDataset::Place ShardDataset::find(Split split, int64_t document) const {
+  PERCEIVER_ASSERT(document >= 0 && document < documents(split));
+  const Part& part = of(split);
+  const auto above = std::upper_bound(part.ends.begin(), part.ends.end(), document);
+  const auto index = static_cast<size_t>(above - part.ends.begin());
+  return {part.shards[index], document - (index == 0 ? 0 : part.ends[index - 1])};
+}
+
+std::string ShardDataset::document_name(Split split, int64_t document) const {
+  const Place place = find(split, document);
+  return place.shard.document_name(place.document);
+}
+
+int64_t ShardDataset::document_length(Split split, int64_t document) const {
+  const Place place = find(split, document);
+  return place.shard.document_tokens(place.document) + 1 + (modality_->format().ends ? 1 : 0);
+}
+
+int64_t ShardDataset::scored_units(Split split, int64_t document) const {
+  const Place place = find(split, document);
+  return place.shard.document_units(place.document);
+}
+
+int64_t ShardDataset::words(Split split, int64_t document) const {
+  const Place place = find(split, document);
+  return place.shard.document_words(place.document);
+}
+
+void ShardDataset::read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const {
+  const Place place = find(split, document);
+  const int64_t tokens = place.shard.document_tokens(place.document);
+  const int64_t length = tokens + 1 + (modality_->format().ends ? 1 : 0);
+  PERCEIVER_ASSERT(first >= 0 && count >= 0 && first <= length && count <= length - first);
+  if (count == 0) return;
+  const int64_t data_first = std::clamp<int64_t>(first - 1, 0, tokens);
+  const int64_t data_last = std::clamp<int64_t>(first + count - 1, 0, tokens);
+  if (first == 0) *out++ = sos_token;
+  place.shard.read(place.document, data_first, data_last - data_first, out);
+  if (first + count == tokens + 2) out[data_last - data_first] = eos_token;
+}
+
+void ShardDataset::positions(Split split, int64_t document, int64_t first, int64_t count,
+                             int32_t* out) const {
+  switch (modality_->format().positions) {
+    case PositionKind::counted:
+      return Dataset::positions(split, document, first, count, out);
+    case PositionKind::shared:
+      return shared_positions(first, count, out);
+    case PositionKind::stored:
+      return stored_positions(find(split, document), first, count, out);
+  }
+}
+
+/// EOS, which nothing follows, has no position of its own: it gets SOS's.
+void ShardDataset::shared_positions(int64_t first, int64_t count, int32_t* out) const {
+  const SequenceFormat& format = modality_->format();
+  const int64_t known = static_cast<int64_t>(format.shared_positions.size()) / axes();
+  for (int64_t i = first; i < first + count; ++i, out += axes()) {
+    if (i < known) {
+      std::copy_n(format.shared_positions.begin() + i * axes(), axes(), out);
+    } else {
+      std::fill_n(out, axes(), 1);
+    }
+  }
+}
+
+void ShardDataset::stored_positions(const Place& place, int64_t first, int64_t count, int32_t* out) const {
+  const int64_t tokens = place.shard.document_tokens(place.document);
+  const int64_t data_first = std::clamp<int64_t>(first - 1, 0, tokens);
+  const int64_t data_last = std::clamp<int64_t>(first + count - 1, 0, tokens);
+  std::fill_n(out, count * axes(), 1);
+  int32_t* data_out = out + (data_first + 1 - first) * axes();
+  place.shard.read_positions(place.document, data_first, data_last - data_first, data_out);
+}
+
+}  // namespace perceiver

@@ -1,0 +1,107 @@
+#include "data/shards/shard_encode.h"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "base/check.h"
+#include "io/file_view.h"
+
+namespace perceiver {
+namespace {
+
+/// The documents of a file, or why there are none.
+std::vector<TokenSequence> encode_file(const ListedFile& file, const ModalityKind& kind,
+                                       const Modality& modality, std::string& reason) {
+  try {
+    if (file.size == 0) throw_user("is empty");
+    if (file.size > kind.max_file_bytes)
+      throw_user("has {} bytes; at most {} are read, cut it into several", file.size, kind.max_file_bytes);
+    const FileView content(file.path);
+    std::vector<TokenSequence> documents = modality.encode({file.path, content.bytes()});
+    std::erase_if(documents, [](const TokenSequence& document) { return document.ids.empty(); });
+    if (documents.empty()) reason = "holds no tokens";
+    return documents;
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::user) throw;
+    reason = error.what();
+    return {};
+  }
+}
+
+/// The reason without the path, which stands beside it.
+std::string without_path(const std::string& reason, const std::string& path) {
+  return reason.starts_with(path + ": ") ? reason.substr(path.size() + 2) : reason;
+}
+
+}  // namespace
+
+EncodeCounts& EncodeCounts::operator+=(const EncodeCounts& other) {
+  files += other.files, bytes += other.bytes, documents += other.documents, tokens += other.tokens;
+  skipped += other.skipped;
+  return *this;
+}
+
+std::vector<ShardPlan> plan_shards(const SplitFiles& files, const Modality& modality, int64_t shard_tokens) {
+  PERCEIVER_ASSERT(shard_tokens >= 1);
+  std::vector<ShardPlan> plans;
+  for (int i = 0; i < split_count; ++i) {
+    int64_t tokens = shard_tokens;  // so that the first file opens a shard
+    for (const ListedFile& file : files[i]) {
+      if (tokens >= shard_tokens) {
+        plans.push_back({static_cast<Split>(i), {}});
+        tokens = 0;
+      }
+      plans.back().files.push_back(file);
+      tokens += std::max<int64_t>(1, modality.estimate_tokens(file.size));
+    }
+  }
+  return plans;
+}
+
+ShardBuilder encode_shard(const ShardPlan& plan, const ModalityKind& kind, const Modality& modality,
+                          const std::function<void(const EncodeCounts&)>& done) {
+  ShardBuilder builder(describe_shard(kind.name, modality, std::string(split_name(plan.split))));
+  for (const ListedFile& file : plan.files) {
+    std::string reason;
+    const std::vector<TokenSequence> documents = encode_file(file, kind, modality, reason);
+    EncodeCounts counts{1, file.size, 0, -builder.tokens(), documents.empty() ? 1 : 0};
+    for (size_t i = 0; i < documents.size(); ++i) {
+      builder.add(documents.size() == 1 ? file.relative : fmt::format("{}#{}", file.relative, i + 1),
+                  documents[i]);
+      ++counts.documents;
+    }
+    counts.tokens += builder.tokens();
+    if (documents.empty()) builder.skip({file.relative, without_path(reason, file.path)});
+    if (done) done(counts);
+  }
+  return builder;
+}
+
+void run_in_parallel(int64_t count, int workers, const std::function<void(int64_t)>& work) {
+  std::atomic<int64_t> next = 0;
+  std::mutex mutex;
+  std::exception_ptr failure;
+  const auto take = [&] {
+    for (int64_t i = next++; i < count; i = next++) {
+      try {
+        work(i);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (!failure) failure = std::current_exception();
+        next = count;
+      }
+    }
+  };
+  const auto processors = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int64_t threads = std::min<int64_t>(count, workers > 0 ? workers : processors);
+  std::vector<std::thread> pool;
+  for (int64_t i = 1; i < threads; ++i) pool.emplace_back(take);
+  take();
+  for (std::thread& thread : pool) thread.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace perceiver

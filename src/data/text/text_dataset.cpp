@@ -1,0 +1,126 @@
+#include "data/text/text_dataset.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/check.h"
+#include "data/splits.h"
+#include "data/text/byte_tokenizer.h"
+#include "data/text/word_counter.h"
+
+namespace perceiver {
+
+std::unique_ptr<TextDataset> TextDataset::open(const DataConfig& config) {
+  const SplitFiles listing = list_splits(config);
+  const double validation = validation_share(config);
+  const double test = test_share(config);
+
+  std::unique_ptr<TextDataset> data(new TextDataset);
+  for (int i = 0; i < split_count; ++i) {
+    for (const ListedFile& file : listing[i])
+      data->documents_[i].push_back({data->files_.add(file.path, file.size), 0, file.size});
+  }
+  if (validation + test > 0) data->split_train(listing[0], config.seed, validation, test);
+  return data;
+}
+
+void TextDataset::split_train(const std::vector<ListedFile>& files, uint64_t seed, double validation,
+                              double test) {
+  const std::vector<Document> corpus = std::exchange(of(Split::train), {});
+  if (corpus.size() == 1) return split_bytes(corpus[0], validation, test);
+
+  const std::vector<Split> split = choose_splits(files, seed, validation, test);
+  for (size_t i = 0; i < corpus.size(); ++i) of(split[i]).push_back(corpus[i]);
+}
+
+void TextDataset::split_bytes(const Document& whole, double validation, double test) {
+  const auto size = static_cast<double>(whole.last);
+  // The millionth keeps 0.9 × 10 at 9 although 1 − 0.05 − 0.05 is a little less than 0.9.
+  const auto cut = [&](double fraction) {
+    return character_start(whole, static_cast<int64_t>(std::floor(size * fraction + 1e-6)));
+  };
+  const int64_t train_end = cut(1 - validation - test);
+  const int64_t validation_end = test > 0 ? cut(1 - test) : whole.last;
+  const auto add = [&](Split split, int64_t first, int64_t last, bool wanted) {
+    if (!wanted) return;
+    if (first >= last)
+      throw_user("{}: {} bytes are too few to be split into train, validation ({}) and test ({})",
+                 files_.path(whole.file), whole.last, validation, test);
+    of(split).push_back({whole.file, first, last});
+  };
+  add(Split::train, 0, train_end, true);
+  add(Split::validation, train_end, validation_end, validation > 0);
+  add(Split::test, validation_end, whole.last, test > 0);
+}
+
+int64_t TextDataset::character_start(const Document& document, int64_t offset) const {
+  for (int64_t start = offset; start >= std::max<int64_t>(0, offset - 3); --start) {
+    uint8_t byte = 0;
+    if (start < document.last) files_.read(document.file, start, {&byte, 1});
+    if ((byte & 0xC0) != 0x80) return start;
+  }
+  return offset;  // four continuation bytes in a row are no UTF-8: any cut is as good
+}
+
+const TextDataset::Document& TextDataset::at(Split split, int64_t document) const {
+  PERCEIVER_ASSERT(document >= 0 && document < documents(split));
+  return of(split)[document];
+}
+
+int64_t TextDataset::vocabulary() const {
+  return byte_vocabulary;
+}
+
+std::string TextDataset::tokenizer() const {
+  return std::string(ByteTokenizer::kind);
+}
+
+std::string TextDataset::document_name(Split split, int64_t document) const {
+  const Document& d = at(split, document);
+  const std::string& path = files_.path(d.file);
+  if (d.last - d.first == files_.size(d.file)) return path;
+  return fmt::format("{} (bytes {} to {})", path, d.first, d.last);
+}
+
+int64_t TextDataset::document_bytes(Split split, int64_t document) const {
+  const Document& d = at(split, document);
+  return d.last - d.first;
+}
+
+int64_t TextDataset::document_length(Split split, int64_t document) const {
+  return document_bytes(split, document) + 2;
+}
+
+int64_t TextDataset::words(Split split, int64_t document) const {
+  const Document& d = at(split, document);
+  std::vector<uint8_t> bytes;
+  WordCounter counter;
+  for (int64_t first = d.first; first < d.last; first += static_cast<int64_t>(bytes.size())) {
+    bytes.resize(static_cast<size_t>(std::min<int64_t>(d.last - first, 1 << 20)));
+    files_.read(d.file, first, bytes);
+    counter.add({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  }
+  return counter.words();
+}
+
+void TextDataset::read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const {
+  const int64_t length = document_length(split, document);
+  PERCEIVER_ASSERT(first >= 0 && count >= 0 && first <= length && count <= length - first);
+  if (count == 0) return;
+  const Document& d = at(split, document);
+  const int64_t last = first + count;
+  const int64_t bytes_first = std::clamp<int64_t>(first - 1, 0, length - 2);
+  const int64_t bytes_last = std::clamp<int64_t>(last - 1, 0, length - 2);
+  std::vector<uint8_t> bytes(bytes_last - bytes_first);
+  if (!bytes.empty()) files_.read(d.file, d.first + bytes_first, bytes);
+  if (first == 0) *out++ = sos_token;
+  out = std::transform(bytes.begin(), bytes.end(), out, byte_token);
+  if (last == length) *out = eos_token;
+}
+
+std::unique_ptr<Dataset> open_text_dataset(const DataConfig& config) {
+  return TextDataset::open(config);
+}
+
+}  // namespace perceiver

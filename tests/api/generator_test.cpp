@@ -1,0 +1,258 @@
+// The public generator: streaming, cancelling, forking, saving, threads.
+#include "perceiver/generator.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <thread>
+
+#include "generate/stop_strings.h"
+#include "model/model_file.h"
+#include "perceiver/error.h"
+#include "perceiver/model.h"
+#include "tests/support/generation_model.h"
+#include "tests/support/temp_folder.h"
+
+namespace perceiver {
+namespace {
+
+using namespace testing;
+
+/// A small byte model on disk, loaded through the public interface.
+class GeneratorTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ModelConfig config = generation_config();
+    config.vocabulary = 259;
+    model_ = load(config);
+  }
+
+  Model load(const ModelConfig& config, int threads = 1) {
+    const auto model = varied_model(config, DType::f32);
+    ModelMetadata metadata;
+    metadata.model = config;
+    const std::string path = folder_.path("model" + std::to_string(++files_) + ".safetensors");
+    save_model(path, *model, metadata);
+    return Model::load(path, {.device = "cpu", .threads = threads});
+  }
+
+  static std::string rest_of(Generator& generator) {
+    std::string text;
+    generator.run([&](const GeneratedToken& token) {
+      text += token.text;
+      return true;
+    });
+    return text;
+  }
+
+  TempFolder folder_;
+  int files_ = 0;
+  std::optional<Model> model_;
+};
+
+GenerateOptions options_of(uint64_t seed, GenerationPolicy policy = GenerationPolicy::automatic) {
+  GenerateOptions options;
+  options.tokens = 40;
+  options.seed = seed;
+  options.ignore_eos = true;
+  options.policy = policy;
+  return options;
+}
+
+TEST_F(GeneratorTest, AdvancesTokenByToken) {
+  Generator generator = model_->start("To be", options_of(1));
+  std::string text;
+  int count = 0;
+  double log_probability = 0;
+  while (const auto token = generator.next()) {
+    text += token->text;
+    log_probability += token->log_probability;
+    ++count;
+    EXPECT_EQ(token->id, generator.tokens().back());
+  }
+  EXPECT_EQ(count, 40);
+  EXPECT_TRUE(generator.ended());
+  EXPECT_FALSE(generator.next());
+  EXPECT_EQ(generator.tokens().size(), 46u);
+  EXPECT_EQ(generator.log_probability(), log_probability);
+  EXPECT_EQ(model_->generate("To be", options_of(1)), text);
+  EXPECT_NE(model_->generate("To be", options_of(2)), text);
+}
+
+TEST_F(GeneratorTest, IsCancelledFromAnotherThread) {
+  GenerateOptions options = options_of(1);
+  options.tokens = 1000000;
+  Generator generator = model_->start("", options);
+  ASSERT_TRUE(generator.next());
+  std::thread other([&] { generator.cancel(); });
+  while (generator.next()) {
+  }
+  other.join();
+  EXPECT_TRUE(generator.ended());
+  EXPECT_LT(generator.tokens().size(), 900000u);
+}
+
+TEST_F(GeneratorTest, ForksShareTheBeginning) {
+  for (const auto policy : {GenerationPolicy::exact, GenerationPolicy::refill, GenerationPolicy::stream}) {
+    for (const int steps : {0, 1, 9, 30}) {
+      Generator original = model_->start("To be, or", options_of(1, policy));
+      for (int i = 0; i < steps; ++i) original.next();
+      Generator same = original.fork(1), other = original.fork(2);
+      EXPECT_EQ(same.tokens(), original.tokens());
+      const std::string text = rest_of(original);
+      EXPECT_EQ(rest_of(same), text);
+      EXPECT_NE(rest_of(other), text);
+      EXPECT_EQ(other.tokens().size(), original.tokens().size());
+      EXPECT_EQ(same.tokens(), original.tokens());
+    }
+  }
+}
+
+TEST_F(GeneratorTest, GoesOnFromWhatWasSaved) {
+  for (const auto policy : {GenerationPolicy::exact, GenerationPolicy::refill, GenerationPolicy::stream}) {
+    for (const int steps : {0, 1, 9, 30, 40}) {
+      GenerateOptions options = options_of(5, policy);
+      options.stop = {"\x01\x02\x03 never"};
+      options.logit_bias = {{70, 1.5f}};
+      options.top_k = 50;
+      options.repetition_penalty = 1.1;
+      Generator original = model_->start("To be", options);
+      for (int i = 0; i < steps; ++i) original.next();
+      const std::string saved = original.save();
+      EXPECT_EQ(saved, original.save());
+      const std::string text = rest_of(original);
+      Generator again = model_->restore(saved);
+      EXPECT_EQ(rest_of(again), text);
+      EXPECT_EQ(again.tokens(), original.tokens());
+      EXPECT_EQ(again.log_probability(), original.log_probability());
+    }
+  }
+}
+
+TEST_F(GeneratorTest, RefusesWhatItDidNotSave) {
+  Generator generator = model_->start("To be", options_of(1));
+  for (int i = 0; i < 12; ++i) generator.next();
+  const std::string saved = generator.save();
+  EXPECT_THROW(model_->restore(""), Error);
+  EXPECT_THROW(model_->restore("{}"), Error);
+  EXPECT_THROW(model_->restore(saved.substr(0, saved.size() / 2)), Error);
+  ModelConfig config = generation_config();
+  config.vocabulary = 259;
+  config.layers = 1;
+  EXPECT_THROW(load(config).restore(saved), Error);
+  // Digits of the state turned into others are refused, or give a sequence that can be run to its end.
+  const size_t begin = saved.find("\\\"computed\\\""), end = saved.find("temperature");
+  ASSERT_LT(begin, end);
+  for (size_t i = begin; i < end; ++i) {
+    if (saved[i] < '0' || saved[i] > '9') continue;
+    std::string damaged = saved;
+    damaged[i] = damaged[i] == '9' ? '0' : '9';
+    try {
+      Generator again = model_->restore(damaged);
+      rest_of(again);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::user) << error.what();
+    }
+  }
+}
+
+TEST_F(GeneratorTest, StopsBeforeStrings) {
+  const std::string whole = model_->generate("To be", options_of(3));
+  GenerateOptions options = options_of(3);
+  // The text's own characters from somewhere in its middle on: found across pieces.
+  size_t middle = whole.size() / 2;
+  while (middle < whole.size() && (static_cast<uint8_t>(whole[middle]) & 0xC0) == 0x80) ++middle;
+  size_t end = middle + 1;
+  while (end < whole.size() && (static_cast<uint8_t>(whole[end]) & 0xC0) == 0x80) ++end;
+  const std::string stop = whole.substr(middle, end - middle);
+  if (stop != "\xEF\xBF\xBD") {  // a replacement stands for bytes that are not UTF-8
+    options.stop = {"no such text", stop};
+    EXPECT_EQ(model_->generate("To be", options), whole.substr(0, whole.find(stop)));
+  }
+  options.stop = {""};
+  EXPECT_THROW(model_->generate("To be", options), Error);
+}
+
+TEST(StopStrings, HoldBackWhatMayBeginOne) {
+  StopStrings stop({"END", "ENTIRE"});
+  EXPECT_EQ(stop.put("abcE"), "abc");
+  EXPECT_EQ(stop.put("NT"), "");
+  EXPECT_EQ(stop.put("x"), "ENTx");
+  EXPECT_EQ(stop.put("aEN"), "a");
+  EXPECT_FALSE(stop.found());
+  EXPECT_EQ(stop.put("DEF"), "");
+  EXPECT_TRUE(stop.found());
+  EXPECT_EQ(stop.put("more"), "");
+  EXPECT_EQ(stop.flush(), "");
+  StopStrings open({"END"});
+  EXPECT_EQ(open.put("EN"), "");
+  EXPECT_EQ(open.flush(), "EN");
+}
+
+TEST_F(GeneratorTest, RunsInManyThreadsOnOneSetOfWeights) {
+  std::vector<std::string> alone(6), together(6);
+  const auto run = [&](size_t i, std::string& text) {
+    GenerateOptions options = options_of(i, static_cast<GenerationPolicy>(i % 4));
+    options.tokens = 60 + static_cast<int64_t>(i);
+    Generator generator = model_->start("Thread " + std::to_string(i), options);
+    for (int step = 0; step < 20; ++step) text += generator.next()->text;
+    text += rest_of(generator);
+    text += std::to_string(model_->score("To be, or not to be").nats);
+  };
+  for (size_t i = 0; i < alone.size(); ++i) run(i, alone[i]);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < together.size(); ++i) threads.emplace_back([&, i] { run(i, together[i]); });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(together, alone);
+}
+
+TEST_F(GeneratorTest, FillsImagesInAnyOrder) {
+  ModelConfig config = generation_config();
+  config.vocabulary = 259;
+  config.context_length = 48;
+  config.position_encoding = PositionEncoding::absolute;
+  config.position_sizes = {6, 6, 5};
+  const Model model = load(config);
+  // 4 x 4 pixels; those of the lower half are given, the others come in the model's order.
+  TokenPrompt prompt{{sos_token}, {1, 1, 1}};
+  const auto add = [&](int32_t x, int32_t y) {
+    for (int32_t channel = 0; channel < 3; ++channel)
+      prompt.positions.insert(prompt.positions.end(), {x + 2, y + 2, channel + 2});
+  };
+  for (int32_t y = 2; y < 4; ++y)
+    for (int32_t x = 0; x < 4; ++x) {
+      add(x, y);
+      for (int32_t channel = 0; channel < 3; ++channel) prompt.tokens.push_back(3 + 10 * x + y + channel);
+    }
+  for (int32_t y = 0; y < 2; ++y)
+    for (int32_t x = 0; x < 4; ++x) add(x, y);
+  GenerateOptions options = options_of(1);
+  options.tokens = 1000;
+  Generator generator = model.start(prompt, options);
+  while (generator.next()) {
+  }
+  EXPECT_EQ(generator.tokens().size(), 49u);  // until the positions are used up
+  prompt.positions.back() = 5;
+  EXPECT_THROW(model.start(prompt, options), Error);
+  EXPECT_THROW(model.start("text", options), Error);
+}
+
+TEST_F(GeneratorTest, ChecksOptionsBeforeAnyWork) {
+  const auto refused = [&](auto change) {
+    GenerateOptions options = options_of(1);
+    change(options);
+    EXPECT_THROW(model_->start("To be", options), Error);
+  };
+  refused([](GenerateOptions& o) { o.tokens = -1; });
+  refused([](GenerateOptions& o) { o.temperature = NAN; });
+  refused([](GenerateOptions& o) { o.latents = 1000; });
+  refused([](GenerateOptions& o) { o.refill = 9; });
+  refused([](GenerateOptions& o) { o.stop_tokens = {259}; });
+  refused([](GenerateOptions& o) { o.logit_bias = {{-1, 1.0f}}; });
+  refused([](GenerateOptions& o) { o.logit_masks.assign(1, std::vector<float>(260)); });
+  refused([](GenerateOptions& o) { o.repetition_penalty = 0; });
+  EXPECT_THROW(model_->start(TokenPrompt{{300}, {}}, options_of(1)), Error);
+}
+
+}  // namespace
+}  // namespace perceiver

@@ -1,0 +1,167 @@
+#include "data/batches/crops.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+#include <vector>
+
+#include "perceiver/error.h"
+#include "tests/support/fake_dataset.h"
+
+namespace perceiver {
+namespace {
+
+constexpr Split split = Split::train;
+
+/// How often each end (one past the last target) comes up in `draws` crops of a single document.
+std::map<int64_t, int> ends(const CropSampler& sampler, int draws) {
+  std::map<int64_t, int> counts;
+  for (int k = 0; k < draws; ++k) {
+    const Row row = sampler.crop(1, 0, k);
+    ++counts[row.first + row.count + 1];
+  }
+  return counts;
+}
+
+// L = 10, N = 4, M = 3: targets 1 to 9; the smallest crop ends with target 3, the last with target 9.
+TEST(CropSampler, EndsAreUniformFromTheFirstMTargetsOn) {
+  const FakeDataset data({10});
+  const CropSampler sampler(data, split, 4, 3);
+  const std::map<int64_t, int> counts = ends(sampler, 7000);
+  ASSERT_EQ(counts.size(), 7u);
+  EXPECT_EQ(counts.begin()->first, 4);
+  EXPECT_EQ(counts.rbegin()->first, 10);
+  double chi_squared = 0;
+  for (const auto& [end, count] : counts) chi_squared += (count - 1000.0) * (count - 1000.0) / 1000.0;
+  EXPECT_LT(chi_squared, 22.5);  // 6 degrees of freedom: exceeded once in a thousand seeds
+}
+
+TEST(CropSampler, RowsAreAsLongAsTheContextAllows) {
+  const FakeDataset data({10});
+  const CropSampler sampler(data, split, 4, 3);
+  std::set<std::pair<int64_t, int64_t>> seen;
+  for (int k = 0; k < 300; ++k) {
+    const Row row = sampler.crop(1, 0, k);
+    seen.emplace(row.first, row.count);
+    EXPECT_EQ(row.scored, row.count);
+  }
+  const std::set<std::pair<int64_t, int64_t>> expected = {{0, 3}, {0, 4}, {1, 4}, {2, 4},
+                                                          {3, 4}, {4, 4}, {5, 4}};
+  EXPECT_EQ(seen, expected);
+}
+
+TEST(CropSampler, ShortDocumentsAreUsedWhole) {
+  for (const int64_t length : {2, 3, 4}) {
+    const FakeDataset data({length});
+    for (int k = 0; k < 20; ++k) {
+      const Row row = CropSampler(data, split, 8, 3).crop(1, 0, k);
+      EXPECT_EQ(row.first, 0);
+      EXPECT_EQ(row.count, length - 1);
+    }
+  }
+}
+
+TEST(CropSampler, AsManyLatentsAsColumns) {  // a decoder-only Transformer
+  const FakeDataset data({9});
+  const std::map<int64_t, int> counts = ends(CropSampler(data, split, 4, 4), 500);
+  EXPECT_EQ(counts.begin()->first, 5);
+  EXPECT_EQ(counts.rbegin()->first, 9);
+  EXPECT_EQ(counts.size(), 5u);
+}
+
+// Documents shorter than M, about M and far longer: a target of each is trained about as often.
+TEST(CropSampler, TargetsOfShortAndLongDocumentsAreTrainedEquallyOften) {
+  const std::vector<int64_t> lengths = {2, 5, 9, 20, 300};
+  const FakeDataset data(lengths);
+  constexpr int64_t latents = 8;
+  const CropSampler sampler(data, split, 16, latents);
+  std::vector<double> trained(lengths.size());
+  constexpr int draws = 100000;
+  for (int k = 0; k < draws; ++k) {
+    const Row row = sampler.crop(3, 0, k);
+    trained[row.document] += static_cast<double>(std::min(row.scored, latents));
+  }
+  const double total = 8 + 8 + 8 + 19 + 299;
+  for (size_t d = 0; d < lengths.size(); ++d) {
+    const double per_target = trained[d] / static_cast<double>(lengths[d] - 1);
+    EXPECT_NEAR(per_target / (draws * latents / total), 1, 0.1) << d;
+  }
+}
+
+TEST(CropSampler, FillsRowsWithShiftedTargetsPositionsAndPadding) {
+  const FakeDataset data({10, 3, 50});
+  const CropSampler sampler(data, split, 6, 3);
+  Batch batch;
+  sampler.fill(4, 2, 200, batch);
+  EXPECT_EQ(batch.size, 200);
+  EXPECT_EQ(batch.length, 6);
+  EXPECT_EQ(batch.axes, 1);
+  std::set<int64_t> documents;
+  for (int64_t b = 0; b < 200; ++b) {
+    const Row row = sampler.crop(4, 2, b);
+    documents.insert(row.document);
+    ASSERT_EQ(batch.lengths[b], row.count);
+    for (int64_t i = 0; i < 6; ++i) {
+      const bool inside = i < row.count;
+      ASSERT_EQ(batch.tokens[b * 6 + i], inside ? FakeDataset::token(row.document, row.first + i) : 0);
+      ASSERT_EQ(batch.targets[b * 6 + i], inside ? FakeDataset::token(row.document, row.first + i + 1) : 0);
+      ASSERT_EQ(batch.positions[b * 6 + i], inside ? i + 1 : 0);
+    }
+  }
+  EXPECT_EQ(documents.size(), 3u);
+}
+
+TEST(CropSampler, TokensBeforeTheFirstTargetAreNotTargets) {
+  const FakeDataset data({10}, 6);
+  const CropSampler sampler(data, split, 9, 2);
+  Batch batch;
+  sampler.fill(1, 0, 50, batch);
+  for (int64_t b = 0; b < 50; ++b) {
+    EXPECT_GE(batch.lengths[b], 7);  // ends from 8 on: targets 6 and 7 at the least
+    for (int64_t i = 0; i < 9; ++i) {
+      const bool target = i + 1 >= 6 && i < batch.lengths[b];
+      EXPECT_EQ(batch.targets[b * 9 + i] != 0, target);
+    }
+  }
+}
+
+TEST(CropSampler, DependsOnSeedStepAndExampleAlone) {
+  const FakeDataset data({1000, 1000, 1000});
+  const CropSampler sampler(data, split, 16, 8), other(data, split, 16, 8);
+  const auto key = [&](const CropSampler& s, uint64_t seed, int64_t step, int64_t example) {
+    const Row row = s.crop(seed, step, example);
+    return row.document * 10000 + row.first;
+  };
+  EXPECT_EQ(key(sampler, 1, 2, 3), key(other, 1, 2, 3));
+  std::set<int64_t> different;
+  for (int64_t i = 0; i < 10; ++i)
+    different.merge(
+        std::set<int64_t>{key(sampler, 1 + i, 2, 3), key(sampler, 1, 20 + i, 3), key(sampler, 1, 2, 30 + i)});
+  EXPECT_GT(different.size(), 25u);
+  Batch small, large;
+  sampler.fill(1, 2, 3, small);
+  sampler.fill(1, 2, 5, large);
+  EXPECT_TRUE(std::equal(small.tokens.begin(), small.tokens.end(), large.tokens.begin()));
+}
+
+TEST(CropSampler, AnEmptySplitIsAnError) {
+  const FakeDataset data({});
+  EXPECT_THROW(CropSampler(data, split, 4, 2), Error);
+}
+
+TEST(FillRow, OverwritesWhateverWasThere) {
+  const FakeDataset data({10});
+  Batch batch;
+  batch.resize(2, 5, 1);
+  for (auto* values : {&batch.tokens, &batch.targets, &batch.positions, &batch.lengths})
+    values->assign(values->size(), -9);
+  fill_row(data, split, {.document = 0, .first = 4, .count = 3, .scored = 2}, 1, batch);
+  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{-9, -9, -9, -9, -9, 7, 8, 9, 0, 0}));
+  EXPECT_EQ(batch.targets, (std::vector<int32_t>{-9, -9, -9, -9, -9, 0, 9, 10, 0, 0}));
+  EXPECT_EQ(batch.positions, (std::vector<int32_t>{-9, -9, -9, -9, -9, 1, 2, 3, 0, 0}));
+  EXPECT_EQ(batch.lengths, (std::vector<int32_t>{-9, 3}));
+}
+
+}  // namespace
+}  // namespace perceiver

@@ -1,0 +1,349 @@
+#include "data/shards/shard_dataset.h"
+
+#include <gmock/gmock.h>
+
+#include "data/arrays/npy.h"
+#include "data/batches/crops.h"
+#include "data/sample_files.h"
+#include "data/shards/shard_folder.h"
+#include "data/text/text_dataset.h"
+#include "data/tokenizer.h"
+#include "eval/evaluator.h"
+#include "io/atomic_file.h"
+#include "model/model_file.h"
+#include "tests/support/fake_dataset.h"
+#include "tests/support/tiny_run.h"
+#include "tests/support/user_error.h"
+
+namespace perceiver {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+std::string npy(std::vector<int32_t> values) {
+  const auto count = static_cast<int64_t>(values.size());
+  return write_npy(values, {count});
+}
+
+std::vector<int32_t> tokens(const Dataset& data, Split split, int64_t document) {
+  std::vector<int32_t> out(static_cast<size_t>(data.document_length(split, document)));
+  data.read(split, document, 0, static_cast<int64_t>(out.size()), out.data());
+  return out;
+}
+
+std::vector<int32_t> positions(const Dataset& data, int64_t document, int64_t first, int64_t count) {
+  std::vector<int32_t> out(static_cast<size_t>(count * data.axes()));
+  data.positions(Split::train, document, first, count, out.data());
+  return out;
+}
+
+DataConfig raw(const TempFolder& folder, const std::string& type,
+               std::map<std::string, std::string> options) {
+  DataConfig config;
+  config.type = type;
+  config.options = std::move(options);
+  config.train = {folder.path("in")};
+  config.validation_fraction = 0;
+  return config;
+}
+
+void build(const TempFolder& folder, const std::string& type, std::map<std::string, std::string> options,
+           double validation = 0, int64_t shard_tokens = 4) {
+  const ModalityKind& kind = find_modality(type);
+  const auto modality = kind.open(ModalityOptions(kind, std::move(options)));
+  SplitOptions split;
+  split.validation_fraction = validation;
+  std::vector<SkippedFile> skipped;
+  BuildOptions build_options;
+  build_options.shard_tokens = shard_tokens;
+  const SplitFiles files = find_inputs(folder.path("in"), kind, split, skipped);
+  build_shards(files, skipped, kind, *modality, folder.path("shards"), build_options);
+}
+
+DataConfig shards(const TempFolder& folder) {
+  DataConfig config;
+  config.train = {folder.path("shards")};
+  return config;
+}
+
+TEST(ShardDataset, DocumentsHaveStartAndEnd) {
+  const TempFolder folder;
+  folder.write("in/a.npy", npy({7, 8, 9}));
+  folder.write("in/b.npy", npy({1}));
+  folder.write("in/c.npy", npy({2, 2}));
+  build(folder, "tokens", {{"values", "10"}});
+  const auto data = open_dataset(shards(folder));
+  EXPECT_EQ(data->modality(), "tokens");
+  EXPECT_EQ(data->vocabulary(), 13);
+  EXPECT_EQ(data->unit(), "token");
+  ASSERT_EQ(data->documents(Split::train), 3);
+  EXPECT_EQ(data->documents(Split::validation), 0);
+  EXPECT_THAT(tokens(*data, Split::train, 0), ElementsAre(2, 10, 11, 12, 1));
+  EXPECT_THAT(tokens(*data, Split::train, 1), ElementsAre(2, 4, 1));
+  EXPECT_THAT(tokens(*data, Split::train, 2), ElementsAre(2, 5, 5, 1));
+  EXPECT_EQ(data->document_name(Split::train, 1), "b.npy");
+  EXPECT_EQ(data->scored_units(Split::train, 0), 3);
+  // Every stretch of a document.
+  const std::vector<int32_t> whole = tokens(*data, Split::train, 0);
+  for (int64_t first = 0; first <= 5; ++first)
+    for (int64_t count = 0; first + count <= 5; ++count) {
+      std::vector<int32_t> part(static_cast<size_t>(count) + 2, -7);
+      data->read(Split::train, 0, first, count, part.data() + 1);
+      EXPECT_EQ(part.front(), -7);
+      EXPECT_EQ(part.back(), -7);
+      EXPECT_TRUE(std::equal(part.begin() + 1, part.end() - 1, whole.begin() + first));
+    }
+  EXPECT_THROW(data->document_length(Split::train, 3), Error);
+}
+
+TEST(ShardDataset, WithoutEndsThereIsNoEos) {
+  const TempFolder folder;
+  folder.write("in/a.npy", npy({7, 8}));
+  build(folder, "tokens", {{"values", "10"}, {"ends", "false"}});
+  const auto data = open_dataset(shards(folder));
+  EXPECT_THAT(tokens(*data, Split::train, 0), ElementsAre(2, 10, 11));
+}
+
+TEST(ShardDataset, RawFilesAndShardsAreTheSameData) {
+  const TempFolder folder;
+  for (int i = 0; i < 12; ++i) folder.write("in/" + std::to_string(100 + i) + ".npy", npy({i, i + 1, i + 2}));
+  build(folder, "tokens", {{"values", "20"}}, 0.25);
+  DataConfig config = raw(folder, "tokens", {{"values", "20"}});
+  config.validation_fraction = 0.25;
+  const auto a = open_dataset(config), b = open_dataset(shards(folder));
+  for (const Split split : {Split::train, Split::validation}) {
+    ASSERT_EQ(a->documents(split), split == Split::train ? 9 : 3);
+    ASSERT_EQ(b->documents(split), a->documents(split));
+    for (int64_t d = 0; d < a->documents(split); ++d) {
+      EXPECT_EQ(tokens(*a, split, d), tokens(*b, split, d));
+      EXPECT_EQ(a->document_name(split, d), b->document_name(split, d));
+    }
+  }
+  EXPECT_EQ(a->tokenizer(), b->tokenizer());
+}
+
+TEST(ShardDataset, StoredPositionsFollowTheDocument) {
+  const TempFolder folder;
+  folder.write("in/a.npy", npy({1, 2, 3}));
+  folder.write("in/a.positions.npy", write_npy(std::vector<int32_t>{0, 5, 1, 4, 2, 3}, {3, 2}));
+  build(folder, "tokens", {{"values", "10"}, {"position_values", "3,6"}});
+  const auto data = open_dataset(shards(folder));
+  EXPECT_EQ(data->axes(), 2);
+  EXPECT_THAT(data->position_sizes(), ElementsAre(5, 8));
+  EXPECT_THAT(positions(*data, 0, 0, 5), ElementsAre(1, 1, 2, 7, 3, 6, 4, 5, 1, 1));
+  EXPECT_THAT(positions(*data, 0, 2, 2), ElementsAre(3, 6, 4, 5));
+  EXPECT_THAT(positions(*data, 0, 0, 1), ElementsAre(1, 1));
+  ModelConfig model;
+  model.position_encoding = PositionEncoding::absolute;
+  model.vocabulary = 13;
+  model.position_sizes = {5, 7};
+  EXPECT_THAT(message_of([&] { check_fits(*data, model); }), HasSubstr("set it to [5, 8]"));
+  model.position_sizes = {5, 8};
+  EXPECT_NO_THROW(check_fits(*data, model));
+}
+
+TEST(ShardDataset, SkippedFilesAreNoted) {
+  const TempFolder folder;
+  folder.write("in/a.npy", npy({1}));
+  folder.write("in/b.npy", "damaged");
+  const auto data = open_dataset(raw(folder, "tokens", {}));
+  EXPECT_EQ(data->documents(Split::train), 1);
+  ASSERT_EQ(data->notes().size(), 1u);
+  EXPECT_THAT(data->notes()[0],
+              testing::AllOf(HasSubstr("1 files were skipped"), HasSubstr("b.npy: byte 0")));
+  DataConfig only_bad = raw(folder, "tokens", {});
+  only_bad.train = {folder.path("in/b.npy")};
+  EXPECT_THAT(message_of([&] { open_dataset(only_bad); }), HasSubstr("none of 1 files can be used"));
+}
+
+TEST(OpenDataset, ShardsThatContradictAreRefused) {
+  const TempFolder folder;
+  folder.write("in/a.npy", npy({1}));
+  build(folder, "tokens", {});
+  DataConfig config = shards(folder);
+  config.type = "audio";
+  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("modality tokens"));
+  config = shards(folder);
+  config.options = {{"values", "99"}};
+  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("values"));
+  config = shards(folder);
+  config.validation = {folder.path("in")};
+  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("name it alone"));
+  config = raw(folder, "text", {{"tokeniser", "bytes"}});
+  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("did you mean 'tokenizer'"));
+}
+
+TEST(OpenDataset, AShardOfAnotherBuildIsFound) {
+  const TempFolder folder;
+  folder.write("in/a.npy", npy({1, 2, 3, 4}));
+  folder.write("in/b.npy", npy({5, 6, 7, 8}));
+  build(folder, "tokens", {});
+  const std::string other = read_file(folder.path("shards/train-00001-of-00002.shard"), 1 << 20);
+  folder.write("shards/train-00000-of-00002.shard", other);
+  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("is not the shard that"));
+  folder.write("shards/train-00000-of-00002.shard", other.substr(0, 200));
+  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("cut short"));
+}
+
+TEST(OpenDataset, TextShardsScoreAsTextFiles) {
+  const TempFolder folder;
+  folder.write("in/a.txt", "two words");
+  folder.write("in/b.txt", "and three more");
+  build(folder, "text", {});
+  DataConfig config;
+  config.train = {folder.path("in")};
+  config.validation_fraction = 0;
+  const auto files = open_dataset(config), data = open_dataset(shards(folder));
+  EXPECT_NE(dynamic_cast<const TextDataset*>(files.get()), nullptr);
+  for (int64_t d = 0; d < 2; ++d) {
+    EXPECT_EQ(tokens(*files, Split::train, d), tokens(*data, Split::train, d));
+    EXPECT_EQ(files->scored_units(Split::train, d), data->scored_units(Split::train, d));
+    EXPECT_EQ(files->words(Split::train, d), 2 + d);
+    EXPECT_EQ(data->words(Split::train, d), 2 + d);
+  }
+}
+
+/// Doubles every id of a crop but SOS and EOS, and repeats its last token `extra` times.
+class Augmented final : public FakeDataset {
+ public:
+  Augmented(std::vector<int64_t> lengths, int extra) : FakeDataset(std::move(lengths)), extra_(extra) {}
+  bool augments() const override { return true; }
+  void augment(std::vector<int32_t>& ids, RandomStream& random) const override {
+    const int32_t shift = 1 + static_cast<int32_t>(random.below(5));
+    for (int32_t& id : ids) id += shift;
+    for (int i = 0; i < extra_; ++i) ids.push_back(ids.back());
+    if (extra_ < 0) ids.resize(ids.size() - std::min(ids.size(), static_cast<size_t>(-extra_)));
+  }
+
+ private:
+  int extra_;
+};
+
+TEST(CropSampler, CropsAreVaried) {
+  for (const int extra : {0, 3, -2}) {
+    const Augmented data({40}, extra);
+    const CropSampler sampler(data, Split::train, 8, 4);
+    Batch batch, again;
+    sampler.fill(5, 3, 6, batch);
+    sampler.fill(5, 3, 6, again);
+    EXPECT_EQ(batch.tokens, again.tokens);
+    for (int64_t i = 0; i < 6; ++i) {
+      const Row row = sampler.crop(5, 3, i);
+      const int32_t* tokens = batch.tokens.data() + i * 8;
+      const int64_t count = std::min<int64_t>(8, row.count + extra);
+      EXPECT_EQ(batch.lengths[static_cast<size_t>(i)], count);
+      const int32_t shift = tokens[0] - FakeDataset::token(0, row.first);
+      EXPECT_GE(shift, 1);
+      EXPECT_LE(shift, 5);
+      for (int64_t n = 0; n < count; ++n) {
+        const int64_t source = row.first + std::min<int64_t>(n, row.count);
+        EXPECT_EQ(tokens[n], FakeDataset::token(0, source) + shift);
+        const int32_t target = batch.targets[static_cast<size_t>(i * 8 + n)];
+        const int32_t wanted = FakeDataset::token(0, row.first + std::min(n + 1, row.count)) + shift;
+        EXPECT_TRUE(target == 0 || target == wanted) << target;
+        EXPECT_EQ(batch.positions[static_cast<size_t>(i * 8 + n)], n + 1);
+      }
+      for (int64_t n = count; n < 8; ++n) EXPECT_EQ(tokens[n], 0);
+    }
+  }
+}
+
+TEST(CropSampler, ACropThatVanishesIsUsedAsItIs) {
+  const Augmented data({4}, -4);
+  Batch batch;
+  CropSampler(data, Split::train, 8, 4).fill(1, 1, 1, batch);
+  EXPECT_THAT(std::vector<int32_t>(batch.tokens.begin(), batch.tokens.begin() + 4), ElementsAre(3, 4, 5, 0));
+}
+
+TEST(Trainer, TrainsOnPositionsOfManyAxesAndKeepsTheTokenizer) {
+  const TempFolder folder;
+  for (int i = 0; i < 4; ++i) {
+    const std::string name = "in/" + std::to_string(i);
+    folder.write(name + ".npy", npy({i, 1, 2, 3, 4, 5}));
+    folder.write(name + ".positions.npy",
+                 write_npy(std::vector<int32_t>{0, 0, 0, 1, 0, 2, 1, 0, 1, 1, 1, 2}, {6, 2}));
+  }
+  build(folder, "tokens", {{"values", "6"}, {"position_values", "2,3"}, {"ends", "false"}}, 0.25);
+  Config config = tiny_config(3);
+  config.data = shards(folder);
+  config.model.context_length = 6;
+  config.model.latents = 4;
+  config.model.position_encoding = PositionEncoding::absolute;
+  config.model.position_sizes = {4, 5};
+  TrainOptions options = run_options(folder.path("run"));
+  const TrainResult result = Trainer(config, options).run();
+  const LoadedModel loaded =
+      load_model(result.checkpoint / "model.safetensors", DeviceContext::cpu(1), DType::f32);
+  EXPECT_EQ(loaded.metadata.modality, "tokens");
+  EXPECT_NO_THROW(restore_modality("tokens", loaded.metadata.tokenizer));
+  const auto data = open_dataset(config.data);
+  const EvaluationResult scored = evaluate(*loaded.model, *data, Split::validation, {});
+  EXPECT_EQ(scored.tokens, 6);
+  EXPECT_EQ(scored.units, 6);
+  EXPECT_EQ(scored.unit, "token");
+  EXPECT_EQ(scored.words, 0);
+}
+
+TEST(SamplePlan, FollowsTheMaskFromThePromptOn) {
+  const auto codec = open_modality("codec", {{"levels", "2"}, {"codes", "4,5"}});
+  Prompt prompt;
+  prompt.beginning.ids = {3, 7, 4};
+  const SamplePlan plan = plan_sample(*codec, prompt, 10, 15);
+  EXPECT_THAT(plan.prompt, ElementsAre(2, 3, 7, 4));
+  EXPECT_EQ(plan.tokens, 10);
+  EXPECT_TRUE(plan.may_end);
+  ASSERT_EQ(plan.biases.size(), 2u);
+  for (int t = 0; t < 2; ++t)
+    for (int32_t id = 0; id < 15; ++id)
+      EXPECT_EQ(plan.biases[static_cast<size_t>(t)][static_cast<size_t>(id)] == 0,
+                codec->format().mask.allows(3 + t, id))
+          << t << " " << id;
+}
+
+TEST(SamplePlan, IdsThatTheDataLackAreForbidden) {
+  const auto audio = open_modality("audio", {});
+  EXPECT_TRUE(plan_sample(*audio, {}, 5, 259).biases.empty());
+  const SamplePlan plan = plan_sample(*audio, {}, 5, 264);
+  ASSERT_EQ(plan.biases.size(), 1u);
+  for (size_t id = 0; id < 264; ++id) EXPECT_EQ(plan.biases[0][id] == 0, id < 259);
+  EXPECT_THROW(plan_sample(*audio, {}, 5, 100), Error);
+  EXPECT_THAT(message_of([&] { plan_sample(*audio, {}, 0, 259); }), HasSubstr("--tokens"));
+}
+
+TEST(SamplePlan, KnownLengthsAndPositionsAreUsed) {
+  const auto modality =
+      open_modality("tokens", {{"values", "9"}, {"position_values", "9"}, {"ends", "false"}});
+  EXPECT_THAT(message_of([&] { plan_sample(*modality, {}, 5, 12); }), HasSubstr("give a file"));
+  Prompt prompt;
+  prompt.beginning.ids = {3};
+  prompt.positions = {1, 4, 5, 6};
+  prompt.length = 3;
+  const SamplePlan plan = plan_sample(*modality, prompt, 0, 12);
+  EXPECT_EQ(plan.tokens, 2);
+  EXPECT_EQ(plan.positions, prompt.positions);
+  EXPECT_FALSE(plan.may_end);
+  EXPECT_EQ(plan_sample(*modality, prompt, 1, 12).tokens, 1);
+  prompt.beginning.ids = {3, 3, 3};
+  EXPECT_THAT(message_of([&] { plan_sample(*modality, prompt, 0, 12); }), HasSubstr("nothing is left"));
+}
+
+TEST(SampleFiles, AreWrittenByTheEndingOfTheirName) {
+  const TempFolder folder;
+  const auto audio = open_modality("audio", {{"sample_rate", "8000"}});
+  EXPECT_THAT(message_of([&] { check_output(*audio, "x.mid"); }), HasSubstr(".wav, .flac"));
+  EXPECT_EQ(write_samples(*audio, {{131, 132}}, {}, folder.path("one.WAV")),
+            (std::vector<std::string>{folder.path("one.WAV")}));
+  EXPECT_EQ(write_samples(*audio, {{131}, {140}}, {}, folder.path("two.flac")),
+            (std::vector<std::string>{folder.path("two-1.flac"), folder.path("two-2.flac")}));
+  const Prompt prompt = read_prompt(*audio, folder.path("two-2.flac"), {});
+  EXPECT_EQ(prompt.beginning.ids, std::vector<int32_t>{140});
+}
+
+TEST(SampleFiles, ModelsOfTheCopyTaskHaveNone) {
+  EXPECT_THAT(message_of([] { modality_of_model("copy", "bytes"); }), HasSubstr("no files"));
+  EXPECT_EQ(modality_of_model("text", "bytes")->format().vocabulary, 259);
+}
+
+}  // namespace
+}  // namespace perceiver

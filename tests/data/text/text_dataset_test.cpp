@@ -1,0 +1,400 @@
+#include "data/text/text_dataset.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include "data/text/byte_tokenizer.h"
+#include "perceiver/error.h"
+#include "tests/support/temp_folder.h"
+
+namespace perceiver {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr Split all_splits[] = {Split::train, Split::validation, Split::test};
+
+DataConfig paths(std::vector<std::string> train, double validation = 0, double test = 0) {
+  DataConfig config;
+  config.train = std::move(train);
+  config.validation_fraction = validation;
+  config.test_fraction = test;
+  return config;
+}
+
+/// Message of the user error that `action` throws.
+template <typename Action>
+std::string user_error(Action&& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::user) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+std::string open_error(const DataConfig& config) {
+  return user_error([&] { TextDataset::open(config); });
+}
+
+std::vector<int32_t> tokens(const Dataset& data, Split split, int64_t document) {
+  std::vector<int32_t> out(data.document_length(split, document));
+  data.read(split, document, 0, static_cast<int64_t>(out.size()), out.data());
+  return out;
+}
+
+std::string text(const Dataset& data, Split split, int64_t document) {
+  return ByteTokenizer().decode(tokens(data, split, document));
+}
+
+std::vector<std::string> texts(const Dataset& data, Split split) {
+  std::vector<std::string> all;
+  for (int64_t i = 0; i < data.documents(split); ++i) all.push_back(text(data, split, i));
+  return all;
+}
+
+TEST(MappedFile, ReadsBytes) {
+  const TempFolder folder;
+  std::string content(100000, ' ');
+  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>(i * 7 % 251);
+  const MappedFile file(folder.write("a.bin", content));
+  ASSERT_EQ(file.size(), 100000);
+  std::vector<uint8_t> part(70001);
+  for (const int64_t offset : {int64_t{0}, int64_t{1}, int64_t{4096}, int64_t{29999}}) {
+    file.read(offset, part);
+    EXPECT_TRUE(
+        std::equal(part.begin(), part.end(), reinterpret_cast<const uint8_t*>(content.data()) + offset));
+  }
+  EXPECT_THROW(file.read(30000, part), Error);
+  EXPECT_THROW(file.read(-1, part), Error);
+  EXPECT_THROW(file.read(INT64_MAX, part), Error);
+}
+
+TEST(MappedFile, SaysWhatIsWrong) {
+  const TempFolder folder;
+  EXPECT_THAT(user_error([&] { MappedFile(folder.path("none")); }),
+              AllOf(HasSubstr("none"), HasSubstr("No such file")));
+  EXPECT_THAT(user_error([&] { MappedFile(folder.path()); }), HasSubstr("is a folder"));
+  EXPECT_THAT(user_error([&] { MappedFile(folder.write("empty", "")); }), HasSubstr("is empty"));
+  EXPECT_THAT(user_error([&] { MappedFile("/dev/null"); }), HasSubstr("regular file"));
+  if (::geteuid() == 0) return;  // root may read everything
+  const std::string locked = folder.write("locked", "x");
+  ::chmod(locked.c_str(), 0);
+  EXPECT_THAT(user_error([&] { MappedFile file(locked); }), HasSubstr("readable"));
+}
+
+TEST(FileSet, MapsABoundedNumberOfFiles) {
+  const TempFolder folder;
+  FileSet files(3);
+  for (int i = 0; i < 20; ++i)
+    files.add(folder.write(std::to_string(i), std::string(i + 1, static_cast<char>(i))), i + 1);
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 20; ++i) {
+      uint8_t byte = 255;
+      files.read(i, i, {&byte, 1});
+      EXPECT_EQ(byte, i);
+      EXPECT_LE(files.mapped(), 3);
+    }
+  }
+  EXPECT_EQ(files.mapped(), 3);
+}
+
+TEST(FileSet, NoticesAChangedFile) {
+  const TempFolder folder;
+  const std::string path = folder.write("a", "1234");
+  FileSet files;
+  files.add(path, 4);
+  folder.write("a", "12");
+  uint8_t byte = 0;
+  EXPECT_THAT(user_error([&] { files.read(0, 3, {&byte, 1}); }), HasSubstr("had 4 bytes"));
+}
+
+TEST(FileSet, CanBeReadByThreads) {
+  const TempFolder folder;
+  FileSet files(2);
+  for (int i = 0; i < 8; ++i)
+    files.add(folder.write(std::to_string(i), std::string(5000, static_cast<char>(i))), 5000);
+  std::atomic<int> wrong = 0;
+  const auto work = [&](int start) {
+    std::vector<uint8_t> bytes(5000);
+    for (int i = 0; i < 400; ++i) {
+      const int file = (start + i) % 8;
+      files.read(file, 0, bytes);
+      wrong += std::any_of(bytes.begin(), bytes.end(), [&](uint8_t b) { return b != file; });
+    }
+  };
+  std::thread a(work, 0), b(work, 3), c(work, 5);
+  a.join(), b.join(), c.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(TextDataset, ADocumentIsSosBytesEos) {
+  const TempFolder folder;
+  const auto data = TextDataset::open(paths({folder.write("a.txt", "h\xC3\xA9")}));
+  EXPECT_THAT(tokens(*data, Split::train, 0), ElementsAre(2, 'h' + 3, 0xC3 + 3, 0xA9 + 3, 1));
+  EXPECT_EQ(data->document_length(Split::train, 0), 5);
+  EXPECT_EQ(data->document_bytes(Split::train, 0), 3);
+  EXPECT_EQ(data->scored_units(Split::train, 0), 3);
+  EXPECT_EQ(data->documents(Split::validation), 0);
+  EXPECT_EQ(data->vocabulary(), 259);
+  EXPECT_EQ(make_tokenizer(data->tokenizer())->vocabulary(), 259);
+}
+
+TEST(TextDataset, EveryRangeIsAPartOfTheWhole) {
+  const TempFolder folder;
+  const auto data = TextDataset::open(paths({folder.write("a.txt", "0123456789")}));
+  const std::vector<int32_t> whole = tokens(*data, Split::train, 0);
+  for (int64_t first = 0; first <= 12; ++first) {
+    for (int64_t count = 0; first + count <= 12; ++count) {
+      std::vector<int32_t> part(count + 1, -7);
+      data->read(Split::train, 0, first, count, part.data());
+      EXPECT_TRUE(std::equal(part.begin(), part.end() - 1, whole.begin() + first)) << first << " " << count;
+      EXPECT_EQ(part.back(), -7);
+    }
+  }
+  int32_t token = 0;
+  EXPECT_THROW(data->read(Split::train, 0, 12, 1, &token), Error);
+  EXPECT_THROW(data->read(Split::train, 1, 0, 1, &token), Error);
+}
+
+TEST(TextDataset, PositionsCountFromOneInTheRow) {
+  const TempFolder folder;
+  const auto data = TextDataset::open(paths({folder.write("a.txt", "0123456789")}));
+  std::vector<int32_t> positions(3);
+  data->positions(Split::train, 0, 7, 3, positions.data());
+  EXPECT_THAT(positions, ElementsAre(1, 2, 3));
+}
+
+TEST(TextDataset, FoldersAreReadDeeplyInOrderWithoutHiddenOrEmptyFiles) {
+  const TempFolder folder;
+  folder.write("b.txt", "B");
+  folder.write("a/z.txt", "Z");
+  folder.write("a/k/y.md", "Y");
+  folder.write(".hidden", "no");
+  folder.write(".git/c.txt", "no");
+  folder.write("empty.txt", "");
+  const std::string last =
+      folder.write("../" + std::filesystem::path(folder.path()).filename().string() + "_x/.x", "X");
+  const auto data = TextDataset::open(paths({folder.path(), last}));
+  EXPECT_THAT(texts(*data, Split::train), ElementsAre("Y", "Z", "B", "X"));
+  EXPECT_THAT(data->document_name(Split::train, 2), HasSubstr("b.txt"));
+  std::filesystem::remove_all(std::filesystem::path(last).parent_path());
+}
+
+TEST(TextDataset, AFileNamedTwiceIsTakenOnce) {
+  const TempFolder folder;
+  const std::string a = folder.write("a.txt", "A");
+  folder.write("b.txt", "B");
+  std::filesystem::create_symlink(a, folder.path("c.txt"));
+  const auto data = TextDataset::open(paths({a, folder.path(), folder.path()}));
+  EXPECT_THAT(texts(*data, Split::train), ElementsAre("A", "B"));
+}
+
+TEST(TextDataset, SplitsByPath) {
+  const TempFolder folder;
+  folder.write("train/1.txt", "1");
+  folder.write("train/2.txt", "2");
+  folder.write("validation/3.txt", "3");
+  DataConfig config = paths({folder.path("train")}, 0.5, 0);
+  config.validation = {folder.path("validation")};
+  config.test = {folder.write("4.txt", "4")};
+  const auto data = TextDataset::open(config);
+  EXPECT_THAT(texts(*data, Split::train), ElementsAre("1", "2"));
+  EXPECT_THAT(texts(*data, Split::validation), ElementsAre("3"));
+  EXPECT_THAT(texts(*data, Split::test), ElementsAre("4"));
+  config.test = {folder.path("train/2.txt")};
+  EXPECT_THAT(open_error(config), AllOf(HasSubstr("2.txt"), HasSubstr("data.train"), HasSubstr("data.test")));
+}
+
+TEST(TextDataset, OneDocumentIsCutByBytes) {
+  const TempFolder folder;
+  const std::string path = folder.write("a.txt", "0123456789abcdefghij");
+  const auto data = TextDataset::open(paths({path}, 0.1, 0.2));
+  EXPECT_THAT(texts(*data, Split::train), ElementsAre("0123456789abcd"));
+  EXPECT_THAT(texts(*data, Split::validation), ElementsAre("ef"));
+  EXPECT_THAT(texts(*data, Split::test), ElementsAre("ghij"));
+  EXPECT_THAT(data->document_name(Split::validation, 0), HasSubstr("bytes 14 to 16"));
+  EXPECT_THAT(texts(*TextDataset::open(paths({path}, 0.05, 0.05)), Split::train),
+              ElementsAre("0123456789abcdefgh"));
+}
+
+TEST(TextDataset, TheCustomaryCutOfTenPercent) {
+  const TempFolder
+      folder;  // tiny Shakespeare: the first int(0.9 × 1115394) = 1003854 characters are for training
+  const auto data = TextDataset::open(paths({folder.write("a.txt", std::string(1115394, 'x'))}, 0.1));
+  EXPECT_EQ(data->document_bytes(Split::train, 0), 1003854);
+  EXPECT_EQ(data->document_bytes(Split::validation, 0), 111540);
+}
+
+TEST(TextDataset, CutsFallBetweenCharacters) {
+  const TempFolder folder;
+  for (const std::string character : {"é", "€", "😀"}) {
+    for (int prefix = 0; prefix < 5; ++prefix) {
+      std::string whole(prefix, 'x');
+      for (int i = 0; i < 12; ++i) whole += character;
+      const auto data = TextDataset::open(paths({folder.write("a.txt", whole)}, 0.3, 0.3));
+      std::string together;
+      for (const Split split : all_splits) {
+        const std::string part = text(*data, split, 0);
+        EXPECT_NE(static_cast<uint8_t>(part[0]) & 0xC0, 0x80);
+        together += part;
+      }
+      EXPECT_EQ(together, whole);
+    }
+  }
+}
+
+TEST(TextDataset, BytesThatAreNoUtf8AreCutAnywhere) {
+  const TempFolder folder;
+  const auto data = TextDataset::open(paths({folder.write("a.bin", std::string(100, '\x80'))}, 0.1));
+  EXPECT_EQ(data->document_bytes(Split::train, 0), 90);
+}
+
+TEST(TextDataset, TooLittleToSplitIsAnError) {
+  const TempFolder folder;
+  EXPECT_THAT(open_error(paths({folder.write("a.txt", "é")}, 0.5)), HasSubstr("too few"));
+  EXPECT_THAT(open_error(paths({folder.write("b/1", "1"), folder.write("b/2", "2")}, 0.1, 0.1)),
+              HasSubstr("too few"));
+}
+
+/// `count` files "<i>.txt" holding their own names, in `folder`.
+void write_many(const TempFolder& folder, const std::string& name, int count) {
+  for (int i = 0; i < count; ++i) folder.write(name + "/" + std::to_string(i) + ".txt", std::to_string(i));
+}
+
+TEST(TextDataset, ManyDocumentsAreSplitWhole) {
+  const TempFolder folder;
+  write_many(folder, "here", 40);
+  const auto data = TextDataset::open(paths({folder.path("here")}, 0.1, 0.2));
+  EXPECT_EQ(data->documents(Split::validation), 4);
+  EXPECT_EQ(data->documents(Split::test), 8);
+  std::multiset<std::string> all;
+  for (const Split split : all_splits) {
+    for (const std::string& document : texts(*data, split)) all.insert(document);
+  }
+  EXPECT_EQ(all.size(), 40u);
+  EXPECT_EQ(std::set<std::string>(all.begin(), all.end()).size(), 40u);
+}
+
+TEST(TextDataset, TheSplitDependsOnTheSeedAndNotOnThePlace) {
+  const TempFolder folder;
+  write_many(folder, "here", 40);
+  write_many(folder, "there/deep", 40);
+  DataConfig config = paths({folder.path("here")}, 0.25);
+  const auto held_out = [&] { return texts(*TextDataset::open(config), Split::validation); };
+  const std::vector<std::string> first = held_out();
+  EXPECT_EQ(held_out(), first);
+  config.train = {folder.path("there/deep/")};
+  EXPECT_EQ(held_out(), first);
+  config.seed = 1;
+  EXPECT_NE(held_out(), first);
+}
+
+TEST(TextDataset, ASmallFractionIsAtLeastOneDocument) {
+  const TempFolder folder;
+  write_many(folder, "d", 5);
+  const auto data = TextDataset::open(paths({folder.path("d")}, 0.01, 0.01));
+  EXPECT_EQ(data->documents(Split::train), 3);
+  EXPECT_EQ(data->documents(Split::validation), 1);
+  EXPECT_EQ(data->documents(Split::test), 1);
+}
+
+TEST(TextDataset, SaysWhatIsWrongWithPathsAndFractions) {
+  const TempFolder folder;
+  const std::string a = folder.write("a.txt", "text");
+  EXPECT_THAT(open_error(paths({})), HasSubstr("data.train"));
+  EXPECT_THAT(open_error(paths({folder.path("none")})), AllOf(HasSubstr("data.train"), HasSubstr("none")));
+  EXPECT_THAT(open_error(paths({a + "/b"})), HasSubstr("no such file"));
+  EXPECT_THAT(open_error(paths({"/dev/null"})), HasSubstr("neither a file nor a folder"));
+  folder.write("nothing/.x", "x");
+  EXPECT_THAT(open_error(paths({folder.path("nothing")})), HasSubstr("no file with any text"));
+  EXPECT_THAT(open_error(paths({folder.write("e.txt", "")})), HasSubstr("no file with any text"));
+  EXPECT_THAT(open_error(paths({a}, 1)), HasSubstr("data.validation_fraction"));
+  EXPECT_THAT(open_error(paths({a}, -0.1)), HasSubstr("data.validation_fraction"));
+  EXPECT_THAT(open_error(paths({a}, 0, std::nan(""))), HasSubstr("data.test_fraction"));
+  EXPECT_THAT(open_error(paths({a}, 0.5, 0.5)), HasSubstr("nothing to train on"));
+}
+
+// 8 GiB that hold next to nothing on the disk: only what is read may cost memory or time.
+TEST(TextDataset, AFileLargerThanMemoryCanBeOpened) {
+  const TempFolder folder;
+  const std::string path = folder.write("large.txt", "begin");
+  constexpr int64_t size = int64_t{8} << 30;
+  std::filesystem::resize_file(path, size);
+  std::fstream(path, std::ios::in | std::ios::out | std::ios::binary).seekp(size - 3) << "end";
+  const auto data = TextDataset::open(paths({path}, 0.5));
+  EXPECT_EQ(data->document_bytes(Split::train, 0), size / 2);
+  std::vector<int32_t> last(4);
+  data->read(Split::validation, 0, data->document_length(Split::validation, 0) - 4, 4, last.data());
+  EXPECT_THAT(last, ElementsAre('e' + 3, 'n' + 3, 'd' + 3, 1));
+}
+
+/// Bytes of files in this process's resident set.
+int64_t resident_file_bytes() {
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  while (status >> word) {
+    if (word != "RssFile:") continue;
+    int64_t kib = 0;
+    status >> kib;
+    return kib * 1024;
+  }
+  return -1;
+}
+
+TEST(TextDataset, WhatHasBeenReadDoesNotStayInTheResidentSet) {
+  const TempFolder folder;
+  constexpr int64_t size = int64_t{128} << 20;
+  const auto data = TextDataset::open(paths({folder.write("a.txt", std::string(size, 'x'))}));
+  const int64_t before = resident_file_bytes();
+  ASSERT_GE(before, 0);
+  std::vector<int32_t> row(1 << 20);
+  for (int64_t first = 0; first + 1 < size; first += 1 << 20)
+    data->read(Split::train, 0, first, 1 << 20, row.data());
+  EXPECT_LT(resident_file_bytes() - before, size / 8);
+}
+
+TEST(OpenDataset, OpensEveryKind) {
+  const TempFolder folder;
+  DataConfig config = paths({folder.write("a.txt", "text")});
+  EXPECT_EQ(open_dataset(config)->documents(Split::train), 1);
+  config.type = "copy";
+  EXPECT_TRUE(open_dataset(config)->unbounded());
+}
+
+TEST(CheckFits, ComparesDataAndModel) {
+  const TempFolder folder;
+  const auto data = TextDataset::open(paths({folder.write("a.txt", "text")}));
+  ModelConfig model;
+  EXPECT_NO_THROW(check_fits(*data, model));
+  model.vocabulary = 258;
+  EXPECT_THAT(user_error([&] { check_fits(*data, model); }), HasSubstr("model.vocabulary"));
+  model.vocabulary = 300;
+  model.position_sizes = {10, 10, 5};
+  EXPECT_THAT(user_error([&] { check_fits(*data, model); }), HasSubstr("model.position_sizes"));
+}
+
+TEST(PredictedPositions, CountsPositionsNotLatents) {
+  ModelConfig model;
+  model.latents = 64;
+  EXPECT_EQ(predicted_positions(model), 64);
+  model.latents_per_position = 4;
+  EXPECT_EQ(predicted_positions(model), 16);
+  model.type = ModelType::transformer;
+  EXPECT_EQ(predicted_positions(model), model.context_length);
+}
+
+}  // namespace
+}  // namespace perceiver

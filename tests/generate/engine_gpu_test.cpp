@@ -1,0 +1,207 @@
+// The engine of generation on a GPU: the same as everywhere, and its fused step.
+#include <gtest/gtest.h>
+
+#include "tests/support/engine_checks.h"
+#include "tests/support/gpu.h"
+
+namespace perceiver {
+namespace {
+
+using namespace testing;
+
+TEST(Engine, PoliciesAreRecomputationOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  ModelConfig config = generation_config();
+  config.input_channels = config.latent_channels = 64;
+  config.extra_cross_attention_after = {0};
+  for (const DType type : {DType::f32, DType::bf16}) check_policies(config, kAll, type, gpu());
+  config.position_encoding = PositionEncoding::absolute;
+  config.latents_per_position = 2;
+  const auto model = varied_model(config, DType::f32, gpu());
+  check_policy(*model, {}, 5, 19, tolerance_of(DType::f32));
+}
+
+TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokensOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  ModelConfig config = generation_config();
+  config.input_channels = config.latent_channels = 64;
+  config.extra_cross_attention_after = {0};
+  config.cross_heads = 4;
+  config.rotary_head_fraction = 0.5;
+  for (const DType type : {DType::f32, DType::bf16})
+    check_policies(config, kAll, type, gpu(), ContextProjection::table);
+}
+
+TEST(Engine, AStreamOutgrowsTheRotaryTablesOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  check_outgrown(ContextProjection::table, 5e-4, DType::f32, gpu());
+}
+
+// Copied and saved sequences go on with the same bits.
+TEST(Engine, CopiesOfAContextOfTokensGoOnOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  const auto model = varied_model(generation_config(), DType::bf16, gpu());
+  EngineOptions options;
+  options.slots = 3;
+  options.context = ContextProjection::table;
+  Engine engine(*model, options);
+  engine.admit(0, sequence_of(20, 1));
+  for (int64_t i = 0; i < 10; ++i) engine.step();
+  while (engine.in_flight() > 0) engine.collect();
+  engine.copy(engine, 0, 1);
+  SafetensorsWriter writer;
+  Engine::Storage storage;
+  engine.save(0, writer, storage);
+  const std::string saved = writer.file();
+  engine.restore(2, SafetensorsFile::parse(std::as_bytes(std::span(saved)), "the saved sequence"));
+  for (int64_t i = 0; i < 20; ++i) engine.step();
+  while (engine.in_flight() > 0) engine.collect();
+  EXPECT_EQ(engine.tokens(0).size(), 50u);
+  EXPECT_EQ(engine.tokens(1), engine.tokens(0));
+  EXPECT_EQ(engine.tokens(2), engine.tokens(0));
+}
+
+/// Of two engines that are given the same tokens, step by step.
+void check_alike(Engine& one, Engine& other, int64_t steps, double tolerance) {
+  for (Engine* engine : {&one, &other})
+    for (int64_t s = 0; s < one.slots(); ++s)
+      engine->admit(s, sequence_of(50 + 100 * s, static_cast<uint32_t>(s)));
+  for (int64_t step = 0; step < steps; ++step) {
+    one.compute();
+    other.compute();
+    for (int64_t s = 0; s < one.slots(); ++s) {
+      ASSERT_LE(difference(one.logits(s), other.logits(s)), tolerance) << "step " << step << ", slot " << s;
+      const auto token = static_cast<int32_t>(3 + (step * 37 + s * 11) % 256);
+      one.push(s, token);
+      other.push(s, token);
+    }
+  }
+}
+
+ModelConfig fused_config() {
+  ModelConfig config = generation_config();
+  config.vocabulary = 259;
+  config.context_length = 400;
+  config.latents = 96;
+  config.input_channels = config.latent_channels = 256;
+  config.layers = 3;
+  config.cross_heads = config.self_heads = 4;
+  config.extra_cross_attention_after = {1};
+  return config;
+}
+
+TEST(Engine, TokensAndKeysOfTheContextAreAlikeOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  for (const DType type : {DType::f32, DType::bf16}) {
+    PerceiverAR model(fused_config(), gpu(), type);
+    model.parameters().initialize(3);
+    for (const int64_t slots : {1, 3}) {
+      EngineOptions options;
+      options.slots = slots;
+      options.policy = GenerationPolicy::stream;
+      options.context = ContextProjection::table;
+      Engine tokens(model, options);
+      options.context = ContextProjection::direct;
+      Engine keys(model, options);
+      EXPECT_TRUE(tokens.caches().by_table());
+      EXPECT_FALSE(keys.caches().by_table());
+      check_alike(tokens, keys, 450, type == DType::f32 ? 1e-3 : 5e-2);
+    }
+  }
+}
+
+TEST(Engine, ASequenceDoesNotDependOnTheOthersOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  ModelConfig config = generation_config();
+  config.input_channels = config.latent_channels = 64;
+  for (const DType type : {DType::f32, DType::bf16}) {
+    for (const int64_t channels : {64, 256}) {  // of these the latter has a fused step in bf16
+      config.input_channels = config.latent_channels = channels;
+      config.cross_heads = config.self_heads = channels / 64 + 1 - channels / 256;
+      const auto model = varied_model(config, type, gpu());
+      for (const GenerationPolicy policy : kAll)
+        for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table}) {
+          EngineOptions options;
+          options.context = kept;
+          // Tokens have a fused step for one sequence alone, which rounds in places of its own.
+          options.fused = kept == ContextProjection::direct;
+          check_independence(*model, policy, 5, options);
+        }
+    }
+  }
+}
+
+// The fused step and the single operations: the same sequence within bf16's rounding, step by step.
+TEST(Engine, TheFusedStepIsThePlainOneOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  PerceiverAR model(fused_config(), gpu(), DType::bf16);
+  model.parameters().initialize(3);
+  for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table}) {
+    for (const int64_t slots : {1, 3}) {
+      EngineOptions options;
+      options.slots = slots;
+      options.policy = GenerationPolicy::stream;
+      options.context = kept;
+      Engine fused(model, options);
+      options.fused = false;
+      Engine plain(model, options);
+      EXPECT_FALSE(plain.fused());
+      if (kept == ContextProjection::table && slots > 1) {
+        EXPECT_FALSE(fused.fused());
+        continue;
+      }
+      if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
+      check_alike(fused, plain, 450, 5e-2);
+    }
+  }
+}
+
+// Positions of the kept tokens move down, as the fused step's own.
+TEST(Engine, TheFusedStepOutgrowsTheRotaryTablesOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  PerceiverAR model(fused_config(), gpu(), DType::bf16);
+  model.parameters().initialize(3);
+  EngineOptions options;
+  options.policy = GenerationPolicy::stream;
+  options.context = ContextProjection::table;
+  Engine fused(model, options);
+  options.fused = false;
+  Engine plain(model, options);
+  if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
+  check_alike(fused, plain, 1800, 8e-2);
+}
+
+// Tokens where the fused step takes neither them nor keys and values, or takes both and the context is long.
+TEST(Engine, AutomaticKeepsTheContextInTheFasterWayOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  ModelConfig config = fused_config();
+  config.context_length = 2 * config.vocabulary;
+  const auto kept = [](const PerceiverAR& model, int64_t slots, bool fused) {
+    EngineOptions options;
+    options.slots = slots;
+    options.fused = fused;
+    return Engine(model, options).options().context;
+  };
+  PerceiverAR model(config, gpu(), DType::bf16);
+  model.parameters().initialize(3);
+  if (!Engine(model, {}).fused()) GTEST_SKIP() << "no fused step on this device";
+  EXPECT_EQ(kept(model, 1, true), ContextProjection::direct);
+  EXPECT_EQ(kept(model, 3, true), ContextProjection::direct);
+  EXPECT_EQ(kept(model, 65, true), ContextProjection::table);
+  EXPECT_EQ(kept(model, 3, false), ContextProjection::table);
+  for (const bool by_table : {true, false})
+    EXPECT_TRUE(model.has_fused_step(1, config.latents, config.context_length, by_table));
+  EXPECT_FALSE(model.has_fused_step(3, config.latents, config.context_length, true));
+  PerceiverAR wide(config, gpu(), DType::f32);
+  EXPECT_EQ(kept(wide, 1, true), ContextProjection::table);
+  config.context_length = 2 * config.vocabulary - 1;
+  PerceiverAR shorter(config, gpu(), DType::f32);
+  EXPECT_EQ(kept(shorter, 1, true), ContextProjection::direct);
+  config.context_length = 32 * config.vocabulary;
+  PerceiverAR longer(config, gpu(), DType::bf16);
+  EXPECT_EQ(kept(longer, 1, true), ContextProjection::table);
+  EXPECT_EQ(kept(longer, 3, true), ContextProjection::direct);
+}
+
+}  // namespace
+}  // namespace perceiver

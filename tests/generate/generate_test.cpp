@@ -1,0 +1,259 @@
+// Many requests through an engine; the authors' cached sequences.
+#include "generate/generate.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "model/import_official.h"
+#include "perceiver/error.h"
+#include "perceiver/model.h"
+#include "tests/support/generation_model.h"
+
+namespace perceiver {
+namespace {
+
+using namespace testing;
+
+GenerationRequest request_of(int64_t tokens, uint32_t sequence, uint64_t seed = 7, int64_t prompt = 3) {
+  GenerationRequest request;
+  request.prompt = prompt_of(prompt, sequence % 3);
+  request.tokens = tokens;
+  request.sequence = sequence;
+  request.sampling.seed = seed;
+  request.ignore_eos = true;
+  return request;
+}
+
+std::vector<Continuation> run(const PerceiverAR& model, const std::vector<GenerationRequest>& requests,
+                              int64_t slots, GenerationPolicy policy = GenerationPolicy::automatic,
+                              const TokenCallback& callback = {}) {
+  EngineOptions options;
+  options.slots = slots;
+  options.policy = policy;
+  Engine engine(model, options);
+  return generate(engine, requests, callback);
+}
+
+TEST(Generate, WhatARequestBecomesDoesNotDependOnTheOthers) {
+  for (const DType type : {DType::f32, DType::f64}) {
+    const auto model = varied_model(generation_config(), type);
+    std::vector<GenerationRequest> requests;
+    for (uint32_t i = 0; i < 11; ++i) {
+      requests.push_back(request_of(5 + 4 * i % 23, i, 7, 1 + 5 * i % 29));
+      requests.back().ignore_eos = i % 2 == 0;
+      requests.back().sampling.temperature = 0.5 + 0.1 * i;
+      requests.back().sampling.top_k = i % 3 == 0 ? 5 : 0;
+    }
+    const auto together = run(*model, requests, 4);
+    std::set<std::vector<int32_t>> distinct;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const Continuation alone = run(*model, {requests[i]}, 1)[0];
+      EXPECT_EQ(together[i].tokens, alone.tokens) << i;
+      EXPECT_EQ(together[i].log_probability, alone.log_probability) << i;
+      EXPECT_EQ(together[i].ending, alone.ending) << i;
+      distinct.insert(alone.tokens);
+    }
+    EXPECT_EQ(distinct.size(), requests.size());
+  }
+}
+
+TEST(Generate, SeedsAndNumbersTellSequencesApart) {
+  const auto model = varied_model(generation_config());
+  const auto of = [&](uint64_t seed, uint32_t sequence) {
+    return run(*model, {request_of(15, sequence * 3, seed)}, 1)[0].tokens;
+  };
+  EXPECT_EQ(of(7, 0), of(7, 0));
+  EXPECT_NE(of(7, 0), of(7, 1));
+  EXPECT_NE(of(7, 0), of(8, 0));
+}
+
+TEST(Generate, EndsEachSequenceOnItsOwn) {
+  const auto model = varied_model(generation_config());
+  std::vector<GenerationRequest> requests{request_of(15, 0), request_of(15, 1), request_of(0, 2),
+                                          request_of(15, 3)};
+  const auto whole = run(*model, requests, 4);
+  EXPECT_EQ(whole[0].tokens.size(), 15u);
+  EXPECT_EQ(whole[0].ending, Ending::tokens);
+  EXPECT_TRUE(whole[2].tokens.empty());
+  // Cancelled by the caller after its first token; by its own fourth token.
+  requests[3].stop_tokens = {whole[3].tokens[3]};
+  const auto first = std::find(whole[3].tokens.begin(), whole[3].tokens.end(), whole[3].tokens[3]);
+  const auto again = run(*model, requests, 2, GenerationPolicy::automatic,
+                         [](int64_t request, const ChosenToken&) { return request != 1; });
+  EXPECT_EQ(again[0].tokens, whole[0].tokens);
+  EXPECT_EQ(again[1].tokens.size(), 1u);
+  EXPECT_EQ(again[1].ending, Ending::caller);
+  EXPECT_EQ(again[3].tokens, std::vector<int32_t>(whole[3].tokens.begin(), first + 1));
+  EXPECT_EQ(again[3].ending, Ending::end_token);
+}
+
+TEST(Generate, GreedyIsTheLikeliestTokenOfFullPasses) {
+  GenerationRequest request = request_of(40, 0);
+  request.sampling.temperature = 0;
+  std::unique_ptr<PerceiverAR> model;
+  std::vector<int32_t> generated;
+  const auto varies = [&] { return std::set<int32_t>(generated.begin(), generated.end()).size() > 5; };
+  for (uint64_t seed = 0; seed < 50 && !varies(); ++seed) {
+    model = varied_model(generation_config(), DType::f64, nullptr, seed);
+    generated = run(*model, {request}, 2, GenerationPolicy::exact)[0].tokens;
+  }
+  ASSERT_TRUE(varies());
+  std::vector<int32_t> tokens = request.prompt;
+  double log_probability = 0;
+  for (const int32_t token : generated) {
+    const auto logits =
+        recomputed_logits(*model, tokens, std::min<int64_t>(8, static_cast<int64_t>(tokens.size())));
+    ASSERT_EQ(token, greedy(logits));
+    double sum = 0;
+    for (const double logit : logits) sum += std::exp(logit - logits[static_cast<size_t>(token)]);
+    log_probability -= std::log(sum);
+    tokens.push_back(token);
+  }
+  EXPECT_NEAR(run(*model, {request}, 1, GenerationPolicy::exact)[0].log_probability, log_probability, 1e-8);
+}
+
+TEST(Generate, MasksChangeWithTheStep) {
+  const auto model = varied_model(generation_config());
+  GenerationRequest request = request_of(30, 0);
+  for (int channel = 0; channel < 3; ++channel) {
+    std::vector<float> row(29, -INFINITY);
+    for (int v = 3 + channel * 8; v < 11 + channel * 8; ++v) row[static_cast<size_t>(v)] = 0;
+    request.biases.push_back(row);
+  }
+  std::vector<GenerationRequest> requests{request_of(30, 1), request, request_of(30, 2)};
+  requests[2].token_biases = {{7, 1000.0f}};
+  const auto results = run(*model, requests, 2);
+  for (size_t i = 0; i < 30; ++i) {
+    EXPECT_EQ((results[1].tokens[i] - 3) / 8, static_cast<int32_t>(i % 3));
+    EXPECT_EQ(results[2].tokens[i], 7);
+  }
+  EXPECT_EQ(results[0].tokens, run(*model, {requests[0]}, 1)[0].tokens);
+}
+
+TEST(Generate, ChecksRequestsBeforeAnyWork) {
+  const auto model = varied_model(generation_config());
+  int calls = 0;
+  const auto refused = [&](auto change) {
+    std::vector<GenerationRequest> requests{request_of(5, 0), request_of(5, 1)};
+    change(requests[1]);
+    EXPECT_THROW(run(*model, requests, 1, GenerationPolicy::automatic,
+                     [&](int64_t, const ChosenToken&) { return ++calls > 0; }),
+                 Error);
+  };
+  refused([](GenerationRequest& r) { r.tokens = -1; });
+  refused([](GenerationRequest& r) { r.prompt.push_back(29); });
+  refused([](GenerationRequest& r) { r.prompt.clear(); });
+  refused([](GenerationRequest& r) { r.stop_tokens = {29}; });
+  refused([](GenerationRequest& r) { r.stop_tokens = {-1}; });
+  refused([](GenerationRequest& r) { r.token_biases = {{29, 0.0f}}; });
+  refused([](GenerationRequest& r) { r.token_biases = {{5, NAN}}; });
+  refused([](GenerationRequest& r) { r.biases.assign(1, std::vector<float>(30)); });
+  refused([](GenerationRequest& r) { r.sampling.temperature = NAN; });
+  EXPECT_EQ(calls, 0);
+}
+
+std::vector<int32_t> integers(const SafetensorsFile& file, const std::string& name) {
+  const SafetensorsEntry* entry = file.find(name);
+  std::vector<int32_t> values(file.bytes(*entry).size() / 4);
+  std::memcpy(values.data(), file.bytes(*entry).data(), file.bytes(*entry).size());
+  return values;
+}
+
+std::filesystem::path golden_file(const std::string& name) {
+  const char* given = std::getenv("PERCEIVER_GOLDEN_DIR");
+  const auto folder = given != nullptr ? std::filesystem::path(given)
+                                       : std::filesystem::path(PERCEIVER_SOURCE_DIR) / "tests/golden";
+  return folder / (name + ".safetensors");
+}
+
+EngineOptions authors_policy() {
+  EngineOptions options;
+  options.policy = GenerationPolicy::refill;  // of half of the latents
+  return options;
+}
+
+/// Goes on greedily until there are as many tokens as `events`, and compares.
+void expect_events(Engine& engine, const std::vector<int32_t>& events) {
+  while (engine.tokens(0).size() < events.size()) {
+    engine.compute();
+    engine.push(0, greedy(engine.logits(0)));
+  }
+  EXPECT_EQ(engine.tokens(0), events);
+}
+
+TEST(Golden, CachedGreedySequenceWithRotaryPositions) {
+  const SafetensorsFile file = SafetensorsFile::open(golden_file("cached_greedy_rotary"));
+  for (const DType type : {DType::f32, DType::f64}) {
+    const auto model = import_official(file, DeviceContext::cpu(2), type);
+    Engine engine(*model, authors_policy());
+    Sequence sequence;
+    sequence.tokens = integers(file, "in/prompt");
+    engine.admit(0, sequence);
+    expect_events(engine, integers(file, "out/events"));
+    EXPECT_EQ(engine.passes(), 1 + 8) << "the prompt, and a refill for every 9 tokens";
+  }
+}
+
+/// The state of `engine`'s sequence as if only its first `tokens` tokens were there and all but the last of
+/// them were computed, with all its latents: what the authors' sampler is left with by a reset inside the
+/// prompt.
+std::string cut_back(Engine& engine, int64_t tokens) {
+  SafetensorsWriter writer;
+  Engine::Storage storage;
+  engine.save(0, writer, storage);
+  const std::string saved = writer.file();
+  const SafetensorsFile file = SafetensorsFile::parse(std::as_bytes(std::span(saved)), "saved");
+  SafetensorsWriter cut;
+  cut.set_metadata("format", *file.find_metadata("format"));
+  cut.set_metadata("model", *file.find_metadata("model"));
+  auto state = nlohmann::json::parse(*file.find_metadata("state"));
+  state["computed"] = state["context"] = state["context_row"] = tokens - 1;
+  cut.set_metadata("state", state.dump());
+  for (const SafetensorsEntry& entry : file.entries()) {
+    std::vector<int64_t> shape = entry.shape;
+    if (entry.name == "tokens") shape[0] = tokens;
+    if (entry.name.starts_with("context.")) shape[0] = tokens - 1;
+    const auto bytes = static_cast<size_t>(safetensors_byte_count(entry.dtype, shape));
+    cut.add(entry.name, entry.dtype, shape, file.bytes(entry).first(bytes));
+  }
+  return cut.file();
+}
+
+// The authors' sampler was given the prompt token by token while all 20 tokens of it stood in its array
+// already. At the 17th its 16 latents are full, and the reset computes the last half of them from the whole
+// array, up to the 20th token; then the sampler goes on with the 18th. From the next refill on nothing is
+// left of that.
+TEST(Golden, CachedGreedySequenceWithPositionTables) {
+  const SafetensorsFile file = SafetensorsFile::open(golden_file("cached_greedy_sinusoidal"));
+  const std::vector<int32_t> events = integers(file, "out/events");
+  for (const DType type : {DType::f32, DType::f64}) {
+    const auto model = import_official(file, DeviceContext::cpu(2), type);
+    EngineOptions options = authors_policy();
+    options.prompt_latents = 8;
+    Engine reset(*model, options), engine(*model, options);
+    Sequence sequence;
+    sequence.tokens = integers(file, "in/prompt");
+    reset.admit(0, sequence);
+    reset.compute();
+    reset.push(0, special_tokens);  // an engine saves sequences with a token to be computed
+    const std::string saved = cut_back(reset, 18);
+    engine.restore(0, SafetensorsFile::parse(std::as_bytes(std::span(saved)), "saved"));
+    for (const size_t fed : {18, 19}) {
+      engine.compute();
+      engine.push(0, events[fed]);
+    }
+    expect_events(engine, events);
+    EXPECT_EQ(engine.passes(), 4);
+  }
+}
+
+TEST(PublicModel, RefusesWhatIsNoCheckpoint) {
+  EXPECT_THROW(Model::load("/no/such/folder"), Error);
+}
+
+}  // namespace
+}  // namespace perceiver

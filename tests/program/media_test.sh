@@ -1,0 +1,39 @@
+#!/bin/sh
+# Pictures and music from files to shards, a trained model, and files again; what is damaged is skipped and told.
+#   media_test.sh PROGRAM SOURCE_FOLDER
+. "$2/tests/program/commands.sh"
+
+# starts_with FILE TEXT
+starts_with() { [ "$(head -c ${#2} "$1")" = "$2" ] || fail "$1 does not start with $2"; }
+is_png() { [ "$(head -c 4 "$1" | tail -c 3)" = PNG ] || fail "$1 is no PNG"; }
+
+mkdir "$work/pictures" "$work/tunes"
+for seed in png_rgb png_grey png_palette png_interlaced16; do cp "$source/fuzz/seeds/image/$seed" "$work/pictures/$seed.png"; done
+for seed in jpeg_rgb jpeg_grey jpeg_ycck jpeg_progressive; do cp "$source/fuzz/seeds/image/$seed" "$work/pictures/$seed.JPG"; done
+for seed in format0 format1 format2 smpte; do cp "$source/fuzz/seeds/midi/$seed" "$work/tunes/$seed.mid"; done
+head -c 60 "$work/pictures/png_rgb.png" > "$work/pictures/cut.png"
+head -c 40 "$work/tunes/format0.mid" > "$work/tunes/cut.mid"
+small="--set model.input_channels=32 --set model.layers=1 --set model.latents=16 --set train.steps=2 --set train.batch=2 --set eval.max_documents=1 --set data.validation_fraction=0.3"
+
+works roundtrip "$program" data roundtrip "$work/tunes/format1.mid"; prints "largest error of an onset"
+complains 2 "cut.mid: offset 22: " "$program" data roundtrip "$work/tunes/cut.mid"
+complains 2 "cut.png: byte " "$program" data roundtrip "$work/pictures/cut.png"
+
+works pictures "$program" data build --modality image --size 4 --input "$work/pictures" --output "$work/picture_shards" --validation-fraction 0.3
+cat "$work/err" >> "$work/out"; prints "cut.png"; prints "dimensions"
+works look "$program" data info "$work/picture_shards"
+works train-pictures "$program" train "$source/configs/quickstart_image.yaml" $small --set data.options='{}' --set data.train="$work/picture_shards" --set model.context_length=48 --set model.position_sizes='[6, 6, 5]' --run "$work/picture_run"
+works score "$program" eval --checkpoint "$work/picture_run"; prints "bits per dimension"
+works grid "$program" sample --checkpoint "$work/picture_run" --count 3 --out "$work/grid.png"; is_png "$work/grid.png"
+works rows "$program" sample --checkpoint "$work/picture_run" --prompt-file "$work/pictures/png_rgb.png" --prompt-rows 2 --out "$work/rows.png"; is_png "$work/rows.png"
+works known "$program" sample --checkpoint "$work/picture_run" --prompt-file "$work/pictures/jpeg_rgb.JPG" --prompt-known "$work/pictures/png_grey.png" --out "$work/known.png"; is_png "$work/known.png"
+complains 2 "grid.mid" "$program" sample --checkpoint "$work/picture_run" --out "$work/grid.mid"
+
+works tunes "$program" train "$source/configs/quickstart_music.yaml" $small --set data.train="$work/tunes" --set model.context_length=64 --run "$work/tune_run"
+works score "$program" eval --checkpoint "$work/tune_run"; prints "bits per event"
+works midi "$program" sample --checkpoint "$work/tune_run" --tokens 30 --prompt-file "$work/tunes/format0.mid" --prompt-seconds 0.1 --out "$work/out.mid"
+starts_with "$work/out.mid" MThd
+works read-again "$program" data roundtrip "$work/out.mid"
+works roll "$program" sample --checkpoint "$work/tune_run" --tokens 30 --out "$work/roll.png"; is_png "$work/roll.png"
+complains 2 "say --tokens" "$program" sample --checkpoint "$work/tune_run" --out "$work/out.mid"
+exit $failed

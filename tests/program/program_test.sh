@@ -1,0 +1,103 @@
+#!/bin/sh
+# The program as a user meets it: commands that work, and one clear line with exit code 2 for each mistake.
+#   program_test.sh PROGRAM SOURCE_FOLDER
+. "$2/tests/program/commands.sh"
+
+model=$work/model.safetensors
+works version "$program" --version
+works help "$program" --help; prints "perceiver train"
+works import "$program" import --from official "$source/tests/golden/rotary_ragged.safetensors" --out "$model"
+works info "$program" info "$model"; prints "237763"
+works info-json "$program" info "$model" --json; prints '"parameter_count": 237763'
+head -c 3000 "$source/README.md" > "$work/text.txt"
+works eval "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --json; prints '"bits_per_byte"'
+works sweep "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --latents 4,8; prints "bits/byte"
+works sample "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --seed 3; prints "^To be"
+cp "$work/out" "$work/first"
+works sample-again "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --seed 3
+cmp -s "$work/out" "$work/first" || fail "the same seed gave another text"
+for policy in exact refill stream; do works "policy $policy" "$program" sample --checkpoint "$model" --prompt "To be" --tokens 40 --policy $policy --latents 8 --at-context-end drop; prints "^To be"; done
+works count "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --count 3 --batch 2 --seed 3; prints "^--- 3"
+grep -q -F "$(head -1 "$work/first")" "$work/out" || fail "the first of several is not what it is alone"
+printf 'To be\n\nor not\n' > "$work/prompts.txt"
+works prompts "$program" sample --checkpoint "$model" --prompts-file "$work/prompts.txt" --tokens 8 --best-of 3 --json; prints '"prompt": "or not"'
+printf '"To\\nbe"\n{"prompt": "or"}\n' > "$work/prompts.jsonl"
+works prompts-json "$program" sample --checkpoint "$model" --prompts-file "$work/prompts.jsonl" --tokens 4 --json; prints '"prompt": "To.nbe"'
+works forced "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4 --logit-bias 68=1000,69=-inf --stop AA --json; prints '"ending": "stop"'
+works penalty "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4 --repetition-penalty 1.3 --stop-token 70,71
+works policies "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --policy exact,refill,stream --latents 8 --max-tokens 50; prints "stream"
+works bf16 "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --bf16-weights
+works bench-decode "$program" bench decode --checkpoint "$model" --batch 1,2 --tokens 4 --bf16-weights; prints '"fraction"'
+works explain "$program" config --explain model; prints "model.latents"
+for config in "$source"/configs/*.yaml "$source"/configs/*/*.yaml; do works "$config" "$program" config "$config"; prints "context_length"; done
+works bench "$program" bench train --config "$source/configs/copy32.yaml" --set train.batch=2 --steps 2 --warmup 1; prints '"tflops"'
+
+# What two runs that should be the same differ in; the clock's part of the metrics is left out.
+differences() {
+  for run in "$1" "$2"; do sed -E 's/"(targets_per_second|inputs_per_second|elapsed|validation_seconds)":[^,}]*//g' "$run/metrics.jsonl" > "$run/timeless"; done
+  diff "$1/timeless" "$2/timeless"; diff "$1/config.yaml" "$2/config.yaml"
+  (cd "$1/checkpoints" && cksum step-*/*.safetensors); (cd "$2/checkpoints" && cksum step-*/*.safetensors)
+}
+
+# A run that is stopped and resumed ends with the same bytes as one that is not, given the same number of threads:
+# left to itself it is that of the processors, which a container may change from one process to the next.
+small="$source/configs/copy32.yaml --set model.input_channels=32 --set model.layers=1 --set train.batch=4 --set eval.every=0 --set eval.max_documents=4 --set threads=2"
+works train "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/whole"
+works first-half "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/parts"
+rm -r "$work/parts/checkpoints/step-000000012" "$work/parts/checkpoints/step-000000010"; rm -f "$work/parts/checkpoints/best"
+works resume "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/parts" --resume
+for file in model optimizer; do
+  cmp -s "$work/whole/checkpoints/step-000000012/$file.safetensors" "$work/parts/checkpoints/step-000000012/$file.safetensors" || fail "resumed $file differs; $(nproc) processors; $(differences "$work/whole" "$work/parts")"
+done
+refuses 2 "resume" "$program" train $small --set train.steps=12 --run "$work/whole"
+
+# A limit of the file size ends a run as a full disk does: with one line, the last checkpoint being whole.
+works before-limit "$program" train $small --set train.steps=2 --run "$work/limited"
+limited() { (ulimit -f 32; exec "$program" train $small --set train.steps=4 --run "$work/limited" --resume); }
+limited > "$work/out" 2> "$work/err"; [ $? -eq 1 ] || fail "file size limit: wrong exit code"
+grep -q "^perceiver: error: .*File too large" "$work/err" || fail "file size limit: $(cat "$work/err")"
+works after-limit "$program" train $small --set train.steps=4 --run "$work/limited" --resume
+
+# A run that was killed before it saved anything is not written over; --resume starts it over.
+rm -r "$work/limited/checkpoints"
+refuses 2 "saved no checkpoint" "$program" train $small --set train.steps=2 --run "$work/limited"
+works start-over "$program" train $small --set train.steps=2 --run "$work/limited" --resume
+
+# Brackets without end are damage, not the end of the program.
+head -c 200000 /dev/zero | tr '\0' '[' > "$work/limited/checkpoints/step-000000002/state.json"
+refuses 2 "nested more than" "$program" info "$work/limited"
+refuses 2 "nested more than" "$program" train $small --set train.steps=2 --run "$work/limited" --resume
+
+# SIGINT during a validation: saved, nothing recorded, exit code 0.
+slow="$small --set train.steps=2 --set eval.max_documents=100000000 --set eval.stride=1"
+"$program" train $slow --run "$work/slow" > "$work/out" 2> "$work/err" & running=$!
+until grep -q "step 2/2" "$work/err" || ! kill -0 $running 2> /dev/null; do sleep 0.1; done
+kill -INT $running; wait $running; [ $? -eq 0 ] || fail "stop in a validation: $(cat "$work/err")"
+grep -q "stopped; go on with --resume at step 2" "$work/err" || fail "stop in a validation: $(cat "$work/err")"
+grep -q validation_loss "$work/slow/metrics.jsonl" && fail "a validation that was stopped is recorded"
+works run-info "$program" info "$work/whole"; prints "validation loss"; prints "context projection *direct"
+works config-info "$program" info "$source/configs/bench/copy131k.yaml"; prints "% saved"
+works run-eval "$program" eval --checkpoint "$work/whole" --max-documents 4; prints "bits per token"
+works run-sample "$program" sample --checkpoint "$work/whole" --tokens 5 --prompt x
+
+printf 'model:\n  latnts: 4\n' > "$work/typo.yaml"
+refuses 2 "typo.yaml:2.*latnts.*latents" "$program" config "$work/typo.yaml"
+refuses 2 "did you mean 'sample'" "$program" sampl
+refuses 2 "no such checkpoint" "$program" info "$work/none"
+refuses 2 "temperature" "$program" sample --checkpoint "$model" --temperature nan
+refuses 2 "top-p" "$program" sample --checkpoint "$model" --top-p 0
+refuses 2 "policy" "$program" sample --checkpoint "$model" --policy best
+refuses 2 "latents" "$program" sample --checkpoint "$model" --latents -3
+refuses 2 "refill" "$program" sample --checkpoint "$model" --refill 1000
+refuses 2 "tokens" "$program" sample --checkpoint "$model" --tokens -1
+refuses 2 "count" "$program" sample --checkpoint "$model" --count 0
+refuses 2 "stop token 999" "$program" sample --checkpoint "$model" --stop-token 999
+refuses 2 "ID=VALUE" "$program" sample --checkpoint "$model" --logit-bias 5:1
+refuses 2 "stop string" "$program" sample --checkpoint "$model" --stop ""
+refuses 2 "cannot open.*none.txt" "$program" sample --checkpoint "$model" --prompts-file "$work/none.txt"
+refuses 2 "policy 'best'" "$program" eval --checkpoint "$model" --policy best
+refuses 2 "one of them" "$program" bench decode
+refuses 2 "validation" "$program" eval --checkpoint "$model" --split valid
+head -c 1000 "$model" > "$work/cut.safetensors"
+refuses 2 "cut.safetensors" "$program" info "$work/cut.safetensors"
+exit $failed

@@ -1,0 +1,160 @@
+// metrics.jsonl and the progress lines.
+#include "train/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "perceiver/error.h"
+#include "tests/support/temp_folder.h"
+#include "train/progress.h"
+
+namespace perceiver {
+namespace {
+
+LogEntry log_entry(int64_t step) {
+  LogEntry entry;
+  entry.step = step;
+  entry.steps = 5000;
+  entry.loss = 1.25;
+  entry.objective = 1.5;
+  entry.z_loss = 0.125;
+  entry.accuracy = 0.75;
+  entry.gradient_norm = 2;
+  entry.learning_rate = 3e-4;
+  entry.targets_per_second = 12345;
+  entry.inputs_per_second = 99999;
+  entry.elapsed = 60;
+  entry.remaining = 205;
+  return entry;
+}
+
+EvalEntry eval_entry(int64_t step) {
+  EvalEntry entry;
+  entry.step = step;
+  entry.loss = 2;
+  entry.bits_per_unit = 2.75;
+  entry.unit = "byte";
+  entry.seconds = 0.5;
+  return entry;
+}
+
+TEST(Metrics, OneCompleteObjectPerLine) {
+  const TempFolder folder;
+  {
+    MetricsFile file(folder.path("metrics.jsonl"));
+    file.add(log_entry(10));
+    file.add(eval_entry(10));
+  }
+  MetricsFile(folder.path("metrics.jsonl")).add(log_entry(20));
+  std::istringstream input(read_file(folder.path("metrics.jsonl"), 1 << 20));
+  std::vector<nlohmann::json> entries;
+  for (std::string line; std::getline(input, line);) entries.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(entries.size(), 3u);
+  EXPECT_EQ(entries[0], (nlohmann::json{{"step", 10},
+                                        {"loss", 1.25},
+                                        {"bits", 1.25 / std::log(2)},
+                                        {"objective", 1.5},
+                                        {"z_loss", 0.125},
+                                        {"accuracy", 0.75},
+                                        {"gradient_norm", 2.0},
+                                        {"learning_rate", 3e-4},
+                                        {"targets_per_second", 12345.0},
+                                        {"inputs_per_second", 99999.0},
+                                        {"elapsed", 60.0},
+                                        {"skipped", 0}}));
+  EXPECT_EQ(entries[1], (nlohmann::json{{"step", 10},
+                                        {"validation_loss", 2.0},
+                                        {"validation_bits", 2 / std::log(2)},
+                                        {"validation_seconds", 0.5},
+                                        {"validation_bits_per_byte", 2.75}}));
+  EXPECT_EQ(entries[2].at("step"), 20);
+}
+
+TEST(Metrics, NumbersThatAreNotFiniteAreNull) {
+  LogEntry entry = log_entry(1);
+  entry.loss = std::numeric_limits<double>::quiet_NaN();
+  entry.gradient_norm = std::numeric_limits<double>::infinity();
+  const nlohmann::json line = nlohmann::json::parse(metrics_line(entry));
+  EXPECT_TRUE(line.at("loss").is_null());
+  EXPECT_TRUE(line.at("gradient_norm").is_null());
+}
+
+TEST(Metrics, DropsEntriesOfIntervalsThatWereCutShort) {
+  const TempFolder folder;
+  LogEntry cut = log_entry(15);
+  cut.partial = true;
+  const std::string rest = metrics_line(log_entry(10)) + "\n" + metrics_line(eval_entry(15)) + "\n";
+  const std::string path = folder.write("metrics.jsonl", rest + metrics_line(cut) + "\n");
+  drop_metrics_after(path, 15);
+  EXPECT_EQ(read_file(path, 1 << 20), rest);
+}
+
+TEST(Metrics, WhatCannotBeReadIsNotReplaced) {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder.path("metrics.jsonl"));
+  EXPECT_THROW(drop_metrics_after(folder.path("metrics.jsonl"), 5), Error);
+  EXPECT_TRUE(std::filesystem::is_directory(folder.path("metrics.jsonl")));
+}
+
+TEST(Metrics, DropsLaterAndUnfinishedLines) {
+  const TempFolder folder;
+  const std::string first = metrics_line(log_entry(10)) + "\n", second = metrics_line(eval_entry(20)) + "\n";
+  const std::string path =
+      folder.write("metrics.jsonl", first + second + metrics_line(log_entry(30)) + "\n[1]\n{\"stop\": 1}\n" +
+                                        std::string(200'000, '[') + "\n{\"step\": 4");
+  drop_metrics_after(path, 20);
+  EXPECT_EQ(read_file(path, 1 << 20), first + second);
+  drop_metrics_after(path, 10);
+  EXPECT_EQ(read_file(path, 1 << 20), first);
+  drop_metrics_after(path, -1);
+  EXPECT_EQ(read_file(path, 1 << 20), "");
+  drop_metrics_after(folder.path("none"), 5);
+  EXPECT_FALSE(std::filesystem::exists(folder.path("none")));
+}
+
+TEST(Progress, Lines) {
+  EXPECT_EQ(progress_line(log_entry(1200)),
+            "step 1200/5000  loss 1.2500 nats 1.8034 bits  lr 3.00e-04  12.3k tokens/s  3:25 left");
+  LogEntry skipping = log_entry(1);
+  skipping.skipped = 2;
+  EXPECT_THAT(progress_line(skipping), testing::EndsWith("left  2 skipped"));
+  EvalEntry eval = eval_entry(1200);
+  EXPECT_EQ(progress_line(eval), "step 1200  validation loss 2.0000 nats 2.8854 bits, 2.7500 bits per byte");
+  eval.is_best = true;
+  eval.bits_per_unit.reset();
+  EXPECT_EQ(progress_line(eval), "step 1200  validation loss 2.0000 nats 2.8854 bits (best so far)");
+}
+
+TEST(Progress, Durations) {
+  EXPECT_EQ(duration_text(7.4), "0:07");
+  EXPECT_EQ(duration_text(754), "12:34");
+  EXPECT_EQ(duration_text(11109), "3:05:09");
+  EXPECT_EQ(duration_text(2 * 86400 + 3 * 3600 + 300), "2d 03:05");
+  EXPECT_EQ(duration_text(-1), "?");
+  EXPECT_EQ(duration_text(std::numeric_limits<double>::infinity()), "?");
+}
+
+TEST(Progress, RewritesItsLineOnlyOnATerminal) {
+  std::ostringstream terminal, plain;
+  for (const bool on_terminal : {true, false}) {
+    Progress progress(on_terminal ? terminal : plain, on_terminal);
+    progress.on_log(log_entry(1));
+    progress.on_log(log_entry(2));
+    progress.on_message("message");
+    progress.on_checkpoint(2, "run/checkpoints/step-000000002");
+    progress.on_log(log_entry(3));
+  }
+  const std::string one = progress_line(log_entry(1)), two = progress_line(log_entry(2)),
+                    three = progress_line(log_entry(3)), clear = "\r\x1b[K",
+                    rest = "\nmessage\nstep 2  saved run/checkpoints/step-000000002\n";
+  EXPECT_EQ(plain.str(), one + "\n" + two + rest + three + "\n");
+  EXPECT_EQ(terminal.str(), clear + one + clear + two + rest + clear + three + "\n");
+}
+
+}  // namespace
+}  // namespace perceiver

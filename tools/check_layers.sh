@@ -1,0 +1,57 @@
+#!/bin/sh
+# Checks that includes point one way: a file may include its own layer and the layers below, never one above.
+#   tools/check_layers.sh [SOURCE_FOLDER]
+# Prints every include that points up, and every folder that has no place in the order; exits 1 if there is one.
+set -eu
+cd "${1:-$(dirname "$0")/..}"
+
+# From the ground up. Folders on one line may not include each other.
+layers="
+include
+base
+io kernels
+config core
+autograd
+ops
+nn
+model
+data
+generate
+eval
+train
+api
+tools
+tests fuzz examples
+bench
+"
+
+find include kernels src tools bench tests fuzz examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' |
+  sort | xargs grep -Hn '^[[:space:]]*#[[:space:]]*include "' |
+  awk -F: -v layers="$layers" '
+    # The folder that stands for a path in the order above: the first, but for src/.
+    function layer(path,   parts) {
+      sub(/^src\//, "", path)
+      sub(/^perceiver\//, "include/", path)
+      split(path, parts, "/")
+      return parts[1]
+    }
+    BEGIN {
+      count = split(layers, line, "\n")
+      for (i = 1; i <= count; ++i) {
+        names = split(line[i], name, " ")
+        for (j = 1; j <= names; ++j) rank[name[j]] = i
+      }
+    }
+    {
+      split($3, quoted, "\"")
+      from = layer($1)
+      to = layer(quoted[2])
+      if (!(from in rank) || !(to in rank)) {
+        printf "%s:%s: \"%s\": folder %s has no layer: name it in tools/check_layers.sh\n", $1, $2, quoted[2], (from in rank) ? to : from
+        bad = 1
+      } else if (rank[to] > rank[from] || (rank[to] == rank[from] && to != from)) {
+        printf "%s:%s: \"%s\": %s is not below %s\n", $1, $2, quoted[2], to, from
+        bad = 1
+      }
+    }
+    END { exit bad }'
