@@ -145,7 +145,7 @@ int main_of(int count, char** words) {
   std::printf("%s\n", properties.name);
   Launch launch;
   launch.device = {DeviceKind::cuda, 0};
-  launch.processors = properties.multiProcessorCount;
+  launch.sm_count = properties.multiProcessorCount;
   cudaStream_t stream = nullptr;
   require_cuda(cudaStreamCreate(&stream), "stream");
   launch.stream = stream;

@@ -79,11 +79,11 @@ PERCEIVER_KERNEL(cache_attention, CacheAttention)
 /// Bytes that AttentionBackward::scratch must hold; 0 where the launch's workspace (64 MiB) is enough.
 #ifdef PERCEIVER_CUDA
 namespace cuda {
-int64_t attention_backward_workspace(const AttentionBackward& arguments, int processors);
+int64_t attention_backward_workspace(const AttentionBackward& arguments, int sm_count);
 }
 inline int64_t attention_backward_workspace(const Launch& launch, const AttentionBackward& arguments) {
   if (launch.device.kind != DeviceKind::cuda) return 0;
-  return cuda::attention_backward_workspace(arguments, launch.processors);
+  return cuda::attention_backward_workspace(arguments, launch.sm_count);
 }
 #else
 inline int64_t attention_backward_workspace(const Launch&, const AttentionBackward&) {

@@ -123,7 +123,7 @@ struct Times {
 std::pair<std::string, std::string> names_of(DeviceContext& context, const kernels::AttentionBackward& a) {
 #ifdef PERCEIVER_CUDA
   if (context.is_cuda()) {
-    const auto choice = kernels::cuda::attention_choice(a, context.launch().processors);
+    const auto choice = kernels::cuda::attention_choice(a, context.launch().sm_count);
     return {kKernels[static_cast<int>(choice.forward)], kKernels[static_cast<int>(choice.backward)]};
   }
 #endif

@@ -5,7 +5,7 @@
 #include <exception>
 #include <string>
 
-#include "base/words.h"
+#include "base/edit_distance.h"
 #include "perceiver/error.h"
 #include "perceiver/version.h"
 #include "tools/commands.h"

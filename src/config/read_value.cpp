@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "base/check.h"
+#include "base/edit_distance.h"
 #include "base/text.h"
-#include "base/words.h"
 
 namespace perceiver {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <unordered_map>
 
-#include "base/words.h"
+#include "base/edit_distance.h"
 #include "config/schema.h"
 
 namespace perceiver {

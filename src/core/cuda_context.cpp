@@ -211,7 +211,7 @@ class CudaContext final : public DeviceContext {
     memory_ = new_arena();
     launch_.device = {DeviceKind::cuda, index};
     launch_.stream = queue_->stream;
-    launch_.processors = properties.multiProcessorCount;
+    launch_.sm_count = properties.multiProcessorCount;
     launch_.library = library_.get();
     launch_.workspace = memory_->allocate(static_cast<size_t>(kWorkspaceBytes));
     launch_.workspace_bytes = kWorkspaceBytes;

@@ -110,7 +110,7 @@ class DeviceContext {
   /// E.g. "cpu" or "NVIDIA H100 80GB HBM3".
   const std::string& name() const { return name_; }
   int threads() const { return threads_; }
-  void set_products(Products products) { launch_.products = products; }
+  void set_matmul_precision(MatmulPrecision matmul_precision) { launch_.matmul_precision = matmul_precision; }
   /// For the next kernel; makes the device the calling thread's.
   const Launch& launch() const {
     make_current();

@@ -9,8 +9,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/edit_distance.h"
 #include "base/text.h"
-#include "base/words.h"
 #include "data/tokenizer.h"
 #include "io/json_document.h"
 

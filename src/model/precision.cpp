@@ -32,7 +32,7 @@ DType apply_precision(Precision precision, DeviceContext& context) {
   // The f32 products of a bf16 model are those of the context's tables (docs/projection.md): tf32 keeps three
   // bits more than bf16 at half its rate, f32 would take ten times as long.
   const bool rounded = type == DType::bf16 || precision == Precision::tf32;
-  context.set_products(rounded ? Products::tf32 : Products::full);
+  context.set_matmul_precision(rounded ? MatmulPrecision::tf32 : MatmulPrecision::full);
   return type;
 }
 

@@ -194,7 +194,7 @@ std::string Learner::find_offender(const Slot& slot) {
   return offender.value_or("every value is finite, but the gradient's norm is too large for one");
 }
 
-void Learner::exchange_average() {
+void Learner::swap_average() {
   if (!average_) return;
   const Tensor& values = model_.parameters().values();
   kernels::swap(model_.context().launch(),

@@ -67,7 +67,7 @@ class Learner {
   /// decay of update t is min(ema_decay, (1 + t) / (10 + t)), so that the initial weights are soon forgotten.
   const Tensor& average() const { return average_; }
   /// Exchanges weights and moving average, where there is one.
-  void exchange_average();
+  void swap_average();
 
  private:
   /// A step that was started.
@@ -114,8 +114,8 @@ class Learner {
 /// The model's weights are their moving average as long as this lives, where there is one.
 class AveragedWeights {
  public:
-  explicit AveragedWeights(Learner& learner) : learner_(learner) { learner_.exchange_average(); }
-  ~AveragedWeights() { learner_.exchange_average(); }
+  explicit AveragedWeights(Learner& learner) : learner_(learner) { learner_.swap_average(); }
+  ~AveragedWeights() { learner_.swap_average(); }
   AveragedWeights(const AveragedWeights&) = delete;
   AveragedWeights& operator=(const AveragedWeights&) = delete;
 

@@ -3,9 +3,9 @@
 
 #include <sstream>
 
+#include "base/edit_distance.h"
 #include "base/random.h"
 #include "base/text.h"
-#include "base/words.h"
 #include "config/explain.h"
 #include "config/load.h"
 #include "config/save.h"

@@ -44,7 +44,7 @@ class CudaTest : public ::testing::Test {
     launch_.stream = stream_;
     launch_.workspace = workspace_;
     launch_.workspace_bytes = kWorkspaceBytes;
-    launch_.processors = properties.multiProcessorCount;
+    launch_.sm_count = properties.multiProcessorCount;
   }
 
   void TearDown() override {

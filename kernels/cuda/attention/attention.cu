@@ -52,12 +52,12 @@ bool hopper_possible(const AttentionBackward& a) {
 }
 
 /// The Hopper kernels do not share a tile of queries between blocks: they need enough of them.
-bool fills(const Attention& k, int processors) {
-  return k.queries >= 64 && ceil_div(k.queries, 128) * k.heads * k.batch * 2 >= processors;
+bool fills(const Attention& k, int sm_count) {
+  return k.queries >= 64 && ceil_div(k.queries, 128) * k.heads * k.batch * 2 >= sm_count;
 }
 
 template <typename Arguments>
-AttentionKernel choose(const Arguments& arguments, const Attention& k, int processors) {
+AttentionKernel choose(const Arguments& arguments, const Attention& k, int sm_count) {
   const bool hopper = hopper_possible(arguments), portable = portable_possible(arguments);
   require(k.kernel != AttentionKernel::portable || portable,
           "for portable attention bf16, a head width that is a multiple of 16 up to 128, rows aligned to 16 "
@@ -67,39 +67,39 @@ AttentionKernel choose(const Arguments& arguments, const Attention& k, int proce
       "for Hopper's attention compute capability 9.0, a build for 90a, bf16, a head width of 64 or 128, rows "
       "aligned to 16 bytes");
   if (k.kernel != AttentionKernel::automatic) return k.kernel;
-  if (hopper && fills(k, processors)) return AttentionKernel::hopper;
+  if (hopper && fills(k, sm_count)) return AttentionKernel::hopper;
   return portable ? AttentionKernel::portable : AttentionKernel::reference;
 }
 
-AttentionKernel choose(const Attention& k, int processors) {
-  return choose(k, k, processors);
+AttentionKernel choose(const Attention& k, int sm_count) {
+  return choose(k, k, sm_count);
 }
-AttentionKernel choose(const AttentionBackward& a, int processors) {
-  return choose(a, a.forward, processors);
+AttentionKernel choose(const AttentionBackward& a, int sm_count) {
+  return choose(a, a.forward, sm_count);
 }
 
-int64_t backward_bytes(AttentionKernel kernel, const AttentionBackward& a, int processors) {
+int64_t backward_bytes(AttentionKernel kernel, const AttentionBackward& a, int sm_count) {
   if (kernel == AttentionKernel::hopper) return attention_hopper_backward_bytes(a);
-  if (kernel == AttentionKernel::portable) return attention_portable_backward_bytes(a, processors);
+  if (kernel == AttentionKernel::portable) return attention_portable_backward_bytes(a, sm_count);
   return attention_reference_backward_bytes(a);
 }
 
 }  // namespace
 
-AttentionChoice attention_choice(const AttentionBackward& a, int processors) {
-  return {choose(a.forward, processors), choose(a, processors)};
+AttentionChoice attention_choice(const AttentionBackward& a, int sm_count) {
+  return {choose(a.forward, sm_count), choose(a, sm_count)};
 }
 
 void attention(const Launch& launch, const Attention& k) {
   if (k.batch == 0 || k.heads == 0 || k.queries == 0) return;
-  const AttentionKernel kernel = choose(k, launch.processors);
+  const AttentionKernel kernel = choose(k, launch.sm_count);
   if (kernel == AttentionKernel::hopper) return attention_hopper(launch, k);
   if (kernel == AttentionKernel::portable) return attention_portable(launch, k);
   attention_reference(launch, k);
 }
 
-int64_t attention_backward_workspace(const AttentionBackward& a, int processors) {
-  const int64_t bytes = backward_bytes(choose(a, processors), a, processors);
+int64_t attention_backward_workspace(const AttentionBackward& a, int sm_count) {
+  const int64_t bytes = backward_bytes(choose(a, sm_count), a, sm_count);
   return bytes <= kSmallestWorkspace ? 0 : bytes;
 }
 
@@ -107,9 +107,9 @@ void attention_backward(const Launch& launch, const AttentionBackward& a) {
   const Attention& k = a.forward;
   if (k.batch == 0 || k.heads == 0) return;
   Scratch scratch{launch.workspace, launch.workspace_bytes};
-  const int64_t wanted = attention_backward_workspace(a, launch.processors);
+  const int64_t wanted = attention_backward_workspace(a, launch.sm_count);
   if (wanted > 0 && a.scratch != nullptr) scratch = {a.scratch, wanted};
-  const AttentionKernel kernel = choose(a, launch.processors);
+  const AttentionKernel kernel = choose(a, launch.sm_count);
   if (kernel == AttentionKernel::hopper) return attention_hopper_backward(launch, a, scratch);
   if (kernel == AttentionKernel::portable) return attention_portable_backward(launch, a, scratch);
   attention_reference_backward(launch, a, scratch);

@@ -22,7 +22,7 @@ int64_t attention_reference_backward_bytes(const AttentionBackward& a);
 void attention_portable(const Launch& launch, const Attention& k);
 void attention_portable_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch);
 int attention_portable_backward_shared_bytes(const AttentionBackward& a);
-int64_t attention_portable_backward_bytes(const AttentionBackward& a, int processors);
+int64_t attention_portable_backward_bytes(const AttentionBackward& a, int sm_count);
 
 // Compute capability 9.0, bf16, heads of 64 or 128.
 void attention_hopper(const Launch& launch, const Attention& k);

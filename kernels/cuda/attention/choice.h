@@ -5,11 +5,11 @@
 
 namespace perceiver::kernels::cuda {
 
-/// What attention() and attention_backward() would run on the current device, which has `processors`
+/// What attention() and attention_backward() would run on the current device, which has `sm_count`
 /// multiprocessors: never `automatic`.
 struct AttentionChoice {
   AttentionKernel forward, backward;
 };
-AttentionChoice attention_choice(const AttentionBackward& arguments, int processors);
+AttentionChoice attention_choice(const AttentionBackward& arguments, int sm_count);
 
 }  // namespace perceiver::kernels::cuda

@@ -763,7 +763,7 @@ void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch s
         "attention_hopper_key_gradient_kernel");
   const int64_t items = arguments.key_tiles * k.heads * k.batch;
   attention_hopper_key_gradient_kernel<S>
-      <<<static_cast<unsigned>(std::min<int64_t>(items, launch.processors)), kThreads, kKeyShared, stream>>>(
+      <<<static_cast<unsigned>(std::min<int64_t>(items, launch.sm_count)), kThreads, kKeyShared, stream>>>(
           arguments);
   check_launch("attention_hopper_key_gradient_kernel");
 

@@ -616,13 +616,13 @@ int64_t statistics_bytes(const Attention& k) {
 /// As many splits as shorten the time, counted in waves of blocks and rounds of tiles: up to four, more where
 /// the workspace holds them.
 template <typename S>
-int choose_splits(const Attention& k, int processors, int64_t most) {
+int choose_splits(const Attention& k, int sm_count, int64_t most) {
   const int64_t key_tiles = std::max<int64_t>(1, ceil_div(k.keys, kKeys)), heads = k.batch * k.heads;
   int best = 1;
   double best_time = 1e300;
   for (int s = 1; s <= std::min(most, key_tiles); ++s) {
     const double time =
-        static_cast<double>(ceil_div(heads * s, int64_t{S::kBlocks} * processors) * ceil_div(key_tiles, s)) *
+        static_cast<double>(ceil_div(heads * s, int64_t{S::kBlocks} * sm_count) * ceil_div(key_tiles, s)) *
         (1 + 0.01 * (s - 1));
     if (time >= best_time) continue;
     best = s;
@@ -632,18 +632,18 @@ int choose_splits(const Attention& k, int processors, int64_t most) {
 }
 
 template <typename S>
-int choose_splits(const Attention& k, int processors) {
+int choose_splits(const Attention& k, int sm_count) {
   const int64_t fit = (kSmallestWorkspace - statistics_bytes(k)) / std::max<int64_t>(1, split_bytes<S>(k));
-  return choose_splits<S>(k, processors, std::max<int64_t>(4, fit));
+  return choose_splits<S>(k, sm_count, std::max<int64_t>(4, fit));
 }
 
 template <typename S>
 void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch) {
   const Attention& k = a.forward;
-  int splits = choose_splits<S>(k, launch.processors);
+  int splits = choose_splits<S>(k, launch.sm_count);
   const int64_t fit = (scratch.bytes - statistics_bytes(k)) / std::max<int64_t>(1, split_bytes<S>(k));
   require(fit > 0, "scratch memory for attention's backward");
-  if (splits > fit) splits = choose_splits<S>(k, launch.processors, fit);
+  if (splits > fit) splits = choose_splits<S>(k, launch.sm_count, fit);
   const double scale = 1 / std::sqrt(static_cast<double>(k.head_dim));
   BackwardArguments arguments{};
   arguments.a = a;
@@ -681,10 +681,10 @@ int attention_portable_backward_shared_bytes(const AttentionBackward& a) {
   return with_shape(a.forward.head_dim, [&]<typename S>() { return S::kSharedBytes; });
 }
 
-int64_t attention_portable_backward_bytes(const AttentionBackward& a, int processors) {
+int64_t attention_portable_backward_bytes(const AttentionBackward& a, int sm_count) {
   const Attention& k = a.forward;
   return with_shape(k.head_dim, [&]<typename S>() {
-    return choose_splits<S>(k, processors) * split_bytes<S>(k) + statistics_bytes(k);
+    return choose_splits<S>(k, sm_count) * split_bytes<S>(k) + statistics_bytes(k);
   });
 }
 

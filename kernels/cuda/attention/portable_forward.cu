@@ -398,7 +398,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// As many parts of the keys as shorten the time, counted in waves of blocks over the processors' slots.
+/// As many parts of the keys as shorten the time, counted in waves of blocks over the sm_count' slots.
 int choose_splits(int64_t blocks, int64_t slots, int64_t key_tiles, int64_t most) {
   most = std::min<int64_t>({most, key_tiles / 2, 64});
   int best = 1;
@@ -419,7 +419,7 @@ void launch_forward(const Launch& launch, const Attention& k) {
   ForwardArguments a{};
   a.k = k;
   a.scale_log2 = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(k.head_dim)));
-  a.splits = choose_splits(tiles * k.heads * k.batch, int64_t{S::kBlocks} * launch.processors,
+  a.splits = choose_splits(tiles * k.heads * k.batch, int64_t{S::kBlocks} * launch.sm_count,
                            ceil_div(k.keys, S::kKeys), launch.workspace_bytes / (rows * (S::D + 1) * 4));
   a.partial_out = static_cast<float*>(launch.workspace);
   a.partial_lse2 = a.partial_out + a.splits * rows * S::D;

@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 RingParts table_parts(const Launch& launch, const CacheAttention& k) {
   const int group = heads_of_block(launch, k);
   if (group == 0) return {0, 0};
-  const int64_t most = std::max<int64_t>(1, launch.processors / ceil_div(k.heads, group));
+  const int64_t most = std::max<int64_t>(1, launch.sm_count / ceil_div(k.heads, group));
   const int64_t rows = ceil_div(k.capacity, std::min(most, ceil_div(k.capacity, kLeastRows)));
   return {ceil_div(k.capacity, rows), rows};
 }

@@ -33,7 +33,7 @@ __device__ inline float* partial_result(const DecodeArguments& a, const Attentio
 /// Likewise of one slot, in the exchange: head_dim + 2 words a head.
 __device__ inline uint64_t* partial_words(const DecodeArguments& a, const AttentionShape& shape, int group,
                                           int block) {
-  return a.exchange.partials + static_cast<int64_t>(group + block) * shape.group * (shape.head_dim + 2);
+  return a.flagged.partials + static_cast<int64_t>(group + block) * shape.group * (shape.head_dim + 2);
 }
 
 /// Softmax-weighted sum under way, of 8 channels.
@@ -234,7 +234,7 @@ class DecodeAttention {
   /// Below 0: the row is not among the block's.
   __device__ __forceinline__ void load_query(int slot, int column, int fresh, float (&query)[8]) {
     if constexpr (kTagged) {
-      const uint64_t *q = a_.exchange.queries + column, *k = inputs_.row + column / 2,
+      const uint64_t *q = a_.flagged.queries + column, *k = inputs_.row + column / 2,
                      *v = k + shape_.width / 2;
       uint2 words[4];
       if (fresh >= 0 && (fresh & (teams_per_head_ - 1)) == first_row_) {

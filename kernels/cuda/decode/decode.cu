@@ -446,17 +446,17 @@ DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
   a.hidden = reinterpret_cast<bf16*>(base + parts.hidden);
   a.partials = reinterpret_cast<float*>(base + parts.partials);
   const auto words = [&](int64_t at) { return reinterpret_cast<uint64_t*>(base + at); };
-  a.exchange = {{words(parts.latents[0]), words(parts.latents[1])},
-                words(parts.queries),
-                words(parts.fresh),
-                words(parts.partials),
-                words(parts.rows[0]),
-                words(parts.hidden),
-                a.latent,
-                static_cast<int>(parts.rows_stride),
-                static_cast<int>(parts.hidden_stride),
-                static_cast<int>(parts.fresh_stride),
-                static_cast<int>((parts.bytes - parts.latents[0]) / 8)};
+  a.flagged = {{words(parts.latents[0]), words(parts.latents[1])},
+               words(parts.queries),
+               words(parts.fresh),
+               words(parts.partials),
+               words(parts.rows[0]),
+               words(parts.hidden),
+               a.latent,
+               static_cast<int>(parts.rows_stride),
+               static_cast<int>(parts.hidden_stride),
+               static_cast<int>(parts.fresh_stride),
+               static_cast<int>((parts.bytes - parts.latents[0]) / 8)};
   if (a.self_shape.by_head)
     a.self_tiles = hopper::tensor_map(k.self_kv, k.layers, k.latent_rows, 2 * k.latent_channels,
                                       2 * k.latent_channels, kHeadTileRows);
@@ -481,7 +481,7 @@ auto kernel_of(const DecodeStep& k) {
 bool decode_supports(const Launch& launch, const DecodeStep& k) {
   if (k.type != DType::bf16 || !counts_fit(k)) return false;
   if (!channels_fit(k.input_channels) || !channels_fit(k.latent_channels)) return false;
-  const int blocks = launch.processors;
+  const int blocks = launch.sm_count;
   // The finishers of one slot keep the latents of up to 8 tiles.
   if (k.latent_channels > 8 * kTileRows * blocks) return false;
   if (!attention_fits(k, k.attention_width, k.cross_heads, k.context_rows, k.cross_rotary, blocks))
@@ -493,11 +493,11 @@ bool decode_supports(const Launch& launch, const DecodeStep& k) {
 }
 
 int64_t decode_workspace(const Launch& launch, const DecodeStep& k) {
-  return Workspace(k, launch.processors).bytes;
+  return Workspace(k, launch.sm_count).bytes;
 }
 
 void decode_prepare(const Launch& launch, const DecodeStep& k) {
-  const Workspace parts(k, launch.processors);
+  const Workspace parts(k, launch.sm_count);
   const auto stream = stream_of(launch);
   unsigned char* base = static_cast<unsigned char*>(k.workspace);
   check(cudaMemsetAsync(base, 0, static_cast<size_t>(parts.bytes), stream), "workspace of decode_step");
@@ -510,7 +510,7 @@ void decode_prepare(const Launch& launch, const DecodeStep& k) {
 }
 
 void decode_step(const Launch& launch, const DecodeStep& k) {
-  const int blocks = launch.processors;
+  const int blocks = launch.sm_count;
   const int stages = stages_of(k, device_limits(launch));
   const DecodeArguments arguments = make_arguments(k, blocks, stages);
   const DecodeLayout layout = layout_of(k, arguments.table_bytes);

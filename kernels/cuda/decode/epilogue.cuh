@@ -87,7 +87,7 @@ class DecodeEpilogue {
       r.bias[0] = __ldg(bias);
       if (r.row + 1 < p.rows) r.bias[1] = __ldg(bias + 1);
     }
-    const Swap& to = a_.exchange;
+    const FlaggedBuffers& to = a_.flagged;
     if (makes_latents(p)) {
       r.to = (which_ == 0 ? to.latents[1] : to.latents[0]) + replica_ * to.latent_stride + latent_word(r.row);
     } else if (p.output == Output::hidden) {
@@ -103,12 +103,12 @@ class DecodeEpilogue {
     const bool active = shared_.self.rows[0] > 0;
     if (active) load_turn(p, plan, r);
     if (r.row < p.query_rows) {
-      r.to = a_.exchange.queries + r.row;
+      r.to = a_.flagged.queries + r.row;
       r.factor = kLog2E * rsqrtf(static_cast<float>(plan.shape.head_dim));
       return;
     }
     const int channel = r.row - p.query_rows;
-    r.to = a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride + channel / 2;
+    r.to = a_.flagged.fresh + static_cast<int64_t>(p.fresh) * a_.flagged.fresh_stride + channel / 2;
     if (!active) return;
     const int64_t row = plan.fresh_row[0];
     r.cache = reinterpret_cast<uint32_t*>(p.cache + row * (2 * plan.shape.width) + channel);

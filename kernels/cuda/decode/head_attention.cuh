@@ -132,7 +132,7 @@ class DecodeHeadAttention {
   /// The query goes through shared memory, so that a warp asks for it with one access.
   __device__ __forceinline__ void receive_query(int head, bool with_fresh, uint32_t (&query)[4][2],
                                                 uint4& fresh) const {
-    const uint64_t* q = a_.exchange.queries + head * kHeadWidth + lane_ * 2;
+    const uint64_t* q = a_.flagged.queries + head * kHeadWidth + lane_ * 2;
     if (with_fresh) {
       const uint64_t* row = inputs_.row + (head * kHeadWidth + lane_ % 8 * 8) / 2 +
                             (lane_ / 8 % 2 != 0 ? plan_.shape.width / 2 : 0);

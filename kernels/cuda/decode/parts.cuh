@@ -74,7 +74,7 @@ inline constexpr int kFinisherWarps = 3, kReplicas = 2 * kFinisherWarps;
 
 /// Words of data and tag by which blocks hand on the vectors of one slot (decode_exchange.cuh). What all
 /// blocks read lies in several replicas, `stride` words apart.
-struct Swap {
+struct FlaggedBuffers {
   uint64_t* latents[2];  // [replicas, Z] f32
   uint64_t* queries;     // [max(Z, A)] f32
   uint64_t* fresh;       // [1 + X, max(Z, A)] pairs of bf16: new keys, then values, of self and cross blocks
@@ -117,7 +117,7 @@ struct DecodeArguments {
   bf16* hidden;              // [S, widest hidden]
   bf16* rows[2];             // [S, widest input]: inputs of products, where shared memory does not hold them
   float* partials;           // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
-  Swap exchange;             // of one slot, in place of the arrays above
+  FlaggedBuffers flagged;    // of one slot, in place of the arrays above
 
   CUtensorMap self_tiles;  // of self_kv as [layers, ring_rows, 2 * Z], where attention is by head
   int cross_after[kMaxDecodeCrosses];

@@ -59,7 +59,7 @@ class DecodeSingle {
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    const FreshInputs inputs{a_.exchange.fresh + static_cast<int64_t>(p.fresh) * a_.exchange.fresh_stride,
+    const FreshInputs inputs{a_.flagged.fresh + static_cast<int64_t>(p.fresh) * a_.flagged.fresh_stride,
                              p.fresh == 0 ? tag_ - 1 : shared_.first_tag, tag_ - 1, tag_};
     if (kByTable && p.fresh > 0) {
       DecodeTableAttention(a_, shared_, table_, p.fresh - 1, inputs).run();
@@ -92,9 +92,9 @@ class DecodeSingle {
 
   /// Before the first step of an epoch: tags begin anew.
   __device__ void clear_words() {
-    for (int i = static_cast<int>(blockIdx.x) * kConsumers + thread_; i < a_.exchange.words;
+    for (int i = static_cast<int>(blockIdx.x) * kConsumers + thread_; i < a_.flagged.words;
          i += static_cast<int>(gridDim.x) * kConsumers)
-      a_.exchange.latents[0][i] = 0;
+      a_.flagged.latents[0][i] = 0;
     GridBarrier grid(a_.arrivals);
     grid.arrive();
     grid.wait();
@@ -116,7 +116,7 @@ class DecodeSingle {
 
   __device__ float4 receive_latents() const {
     const uint64_t* from =
-        a_.exchange.latents[which_] + replica_ * a_.exchange.latent_stride + latent_word(column(0));
+        a_.flagged.latents[which_] + replica_ * a_.flagged.latent_stride + latent_word(column(0));
     const uint64_t* const places[2] = {from, from + 16};
     uint2 words[2];
     receive(places, tag_ - 1, words);
@@ -151,8 +151,7 @@ class DecodeSingle {
       uint2 packed{0, 0};
       if (p.input == Input::attended) {
         if (valid)
-          packed =
-              receive_pairs(a_.exchange.attended + replica_ * a_.exchange.attended_stride + column(0) / 2);
+          packed = receive_pairs(a_.flagged.attended + replica_ * a_.flagged.attended_stride + column(0) / 2);
       } else {
         float4 x{0, 0, 0, 0};
         if (valid) x = is_latent(p) ? receive_latents() : embed();
@@ -177,7 +176,7 @@ class DecodeSingle {
     for (int j = 0; j < kHeld; ++j) {
       // Columns behind the last: any others, times weights that are zero.
       const int c = column(begin + j);
-      from[j] = a_.exchange.hidden + replica_ * a_.exchange.hidden_stride + (c < p.columns ? c : 0) / 2;
+      from[j] = a_.flagged.hidden + replica_ * a_.flagged.hidden_stride + (c < p.columns ? c : 0) / 2;
     }
     receive(from, tag_ - 1, packed);
 #pragma unroll
@@ -378,7 +377,7 @@ class DecodeSingle {
                               : combine_piece<1>(plan.shape, piece, 0, 8);
       const float inverse = sum.denominator > 0 ? __frcp_rn(sum.denominator) : 0;
       if (lane_ < 4 * kReplicas && (!together || warp_ == 0))
-        publish(a_.exchange.attended + lane_ / 4 * a_.exchange.attended_stride + i * 4 + lane_ % 4,
+        publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4,
                 pack(sum.out.x * inverse, sum.out.y * inverse), tag_);
       i += together ? 1 : kConsumerWarps;
       if (i < pieces.end) piece = find_piece(plan, i);

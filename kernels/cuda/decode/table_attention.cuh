@@ -89,7 +89,7 @@ class DecodeTableAttention {
     const TableLayout layout(a_.vocabulary, shape_.head_dim, shape_.bands, shape_.group, kConsumerWarps);
     Part part(context(group), layout, memory_);
     const int head_words = shape_.head_dim + 2;
-    const uint64_t* queries = a_.exchange.queries + group * shape_.group * shape_.head_dim;
+    const uint64_t* queries = a_.flagged.queries + group * shape_.group * shape_.head_dim;
     uint64_t* to = partial_words(a_, shape_, group, static_cast<int>(blockIdx.x));
     const FreshInputs& tags = inputs_;
     part.mix([&](int head, int channel) {

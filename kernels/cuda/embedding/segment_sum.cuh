@@ -315,7 +315,7 @@ void sum_chunks(const Launch& launch, const Source& source, SegmentSum& s) {
   s.vector_step = s.slices * 32 * Source::kWidth;
   // One wave of warps.
   const int64_t wanted =
-      std::max<int64_t>(1, int64_t{Source::kBlocks} * kChunkThreads / 32 * launch.processors / s.slices);
+      std::max<int64_t>(1, int64_t{Source::kBlocks} * kChunkThreads / 32 * launch.sm_count / s.slices);
   s.chunk_rows = std::max(kMinChunkRows, ceil_div(s.rows, wanted));
   s.chunks = ceil_div(s.rows, s.chunk_rows);
   Workspace workspace(launch);  // the sort's pieces are no longer needed

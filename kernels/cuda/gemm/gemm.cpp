@@ -38,7 +38,7 @@ uint32_t alignment_of(const void* pointer) {
 struct Key {
   DType type, out_type;
   bool transpose_a, transpose_b, accumulate, bias;
-  Products products;
+  MatmulPrecision matmul_precision;
   int64_t m, n, k, lda, ldb, ldc;
   uint32_t align_a, align_b, align_c;
   auto operator<=>(const Key&) const = default;
@@ -73,7 +73,7 @@ void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttribut
 }
 
 cublasComputeType_t compute_type(const Key& key) {
-  const bool rounds = key.type == DType::f32 && key.products == Products::tf32;
+  const bool rounds = key.type == DType::f32 && key.matmul_precision == MatmulPrecision::tf32;
   return rounds ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
 }
 
@@ -142,7 +142,7 @@ void gemm(const Launch& launch, const Gemm& g) {
                 g.transpose_b,
                 g.accumulate,
                 g.bias != nullptr,
-                launch.products,
+                launch.matmul_precision,
                 g.m,
                 g.n,
                 g.k,

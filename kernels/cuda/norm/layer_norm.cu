@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(kBackwardThreads<Shape>, kBackwardBlocks<Shape
 template <typename Shape, bool kDrops>
 int64_t launch_backward(const Launch& launch, const ResidualLayerNormBackward& k, float* parts) {
   constexpr int kThreads = kBackwardThreads<Shape>;
-  const int64_t resident = int64_t{launch.processors} * kBackwardBlocks<Shape, kDrops>;
+  const int64_t resident = int64_t{launch.sm_count} * kBackwardBlocks<Shape, kDrops>;
   const int64_t blocks =
       std::min({resident, ceil_div(k.rows, kThreads / Shape::kGroup), parts_that_fit(launch, 2 * k.columns)});
   if (blocks > 0)

@@ -355,7 +355,7 @@ void adafactor(const Launch& launch, const Adafactor& k) {
   require(k.type == DType::f32, "parameters in f32");
   if (k.parameter_count == 0) return;
   const Work work = work_of(launch, k);
-  const unsigned blocks = static_cast<unsigned>(kBlocksPerProcessor * launch.processors);
+  const unsigned blocks = static_cast<unsigned>(kBlocksPerProcessor * launch.sm_count);
   plan_kernel<<<1, kThreads, 0, stream_of(launch)>>>(work);
   moments_kernel<<<blocks, kThreads, 0, stream_of(launch)>>>(work);
   columns_kernel<<<blocks, kThreads, 0, stream_of(launch)>>>(work);

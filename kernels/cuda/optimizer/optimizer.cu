@@ -268,7 +268,7 @@ struct MovingAverageOp {
 };
 
 unsigned resident_blocks(const Launch& launch, int64_t tiles) {
-  return static_cast<unsigned>(std::min<int64_t>(tiles, int64_t{kBlocksPerProcessor} * launch.processors));
+  return static_cast<unsigned>(std::min<int64_t>(tiles, int64_t{kBlocksPerProcessor} * launch.sm_count));
 }
 
 }  // namespace

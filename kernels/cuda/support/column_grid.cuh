@@ -46,13 +46,13 @@ using ColumnGrid = BasicColumnGrid<4>;
 
 /// Blocks of a kernel that keeps nothing from row to row: several waves, so that the last one costs little.
 inline int64_t streaming_blocks(const Launch& launch) {
-  return int64_t{32} * launch.processors;
+  return int64_t{32} * launch.sm_count;
 }
 
 /// Blocks of a kernel with sums in registers: one wave of `per_processor` blocks, as its __launch_bounds__
 /// say.
 inline int64_t resident_blocks(const Launch& launch, int per_processor) {
-  return int64_t{per_processor} * launch.processors;
+  return int64_t{per_processor} * launch.sm_count;
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -18,7 +18,7 @@ class ShardDataset final : public Dataset {
   /// for a folder that is unfinished or damaged, and for options that the shards contradict.
   static std::unique_ptr<ShardDataset> open(const std::string& folder,
                                             const std::map<std::string, std::string>& options);
-  /// The files that `config` names, encoded into memory when opened, by all processors. Files that cannot be
+  /// The files that `config` names, encoded into memory when opened, by all sm_count. Files that cannot be
   /// used are skipped and noted. Throws `user` as `list_splits` does, if no file of a split can be used, or
   /// if the tokens would need more than `max_memory_bytes`.
   static std::unique_ptr<ShardDataset> encode(const DataConfig& config);

@@ -95,8 +95,8 @@ void run_in_parallel(int64_t count, int workers, const std::function<void(int64_
       }
     }
   };
-  const auto processors = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  const int64_t threads = std::min<int64_t>(count, workers > 0 ? workers : processors);
+  const auto sm_count = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int64_t threads = std::min<int64_t>(count, workers > 0 ? workers : sm_count);
   std::vector<std::thread> pool;
   for (int64_t i = 1; i < threads; ++i) pool.emplace_back(take);
   take();

@@ -522,9 +522,9 @@ TEST_F(CudaAttention, AnyNumberOfProcessors) {
   for (const AttentionKernel kernel : fast_kernels(p.head_dim)) {
     p.kernel = kernel;
     const OnDevice<__nv_bfloat16> device(p);
-    for (int processors : {1, 2, 3, 5, 8, 500}) {
+    for (int sm_count : {1, 2, 3, 5, 8, 500}) {
       Launch some = launch();
-      some.processors = processors;
+      some.sm_count = sm_count;
       device.forward(some);
       device.backward(some);
       const Result actual = device.read();

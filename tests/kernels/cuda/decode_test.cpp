@@ -344,7 +344,7 @@ TEST_F(CudaDecode, Epochs) {
     synchronize();
     return device.logits->read();
   }();
-  const uint64_t steps = kernels::kDecodeEpoch - 2, ends = steps * static_cast<uint64_t>(launch().processors);
+  const uint64_t steps = kernels::kDecodeEpoch - 2, ends = steps * static_cast<uint64_t>(launch().sm_count);
   require_cuda(
       cudaMemcpy(static_cast<uint8_t*>(device.step.workspace) + 128, &ends, 8, cudaMemcpyHostToDevice),
       "count of steps");
@@ -358,7 +358,7 @@ TEST_F(CudaDecode, Epochs) {
   require_cuda(
       cudaMemcpy(&after, static_cast<uint8_t*>(device.step.workspace) + 128, 8, cudaMemcpyDeviceToHost),
       "count of steps");
-  EXPECT_EQ(after, (steps + 5) * static_cast<uint64_t>(launch().processors));
+  EXPECT_EQ(after, (steps + 5) * static_cast<uint64_t>(launch().sm_count));
 }
 
 /// Sums are taken in an order that depends on the shapes alone.

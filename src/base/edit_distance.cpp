@@ -1,4 +1,4 @@
-#include "base/words.h"
+#include "base/edit_distance.h"
 
 #include <algorithm>
 #include <cstdint>
