@@ -1,9 +1,9 @@
 #!/bin/sh
 # Step time over the context length at fixed latents, with the context projected directly and by tables, in turns:
-# measures on this machine's GPU, or CPU, and brings docs/scaling.tsv and docs/scaling.svg up to date.
+# measures on this machine's GPU, or CPU, and brings docs/benchmarks/scaling.tsv and scaling.svg up to date.
 #   bench/scaling.sh cuda|cpu [BUILD_FOLDER] [LARGEST_CONTEXT]      (default: build, 524288)
 # ROUNDS=3 turns of each; the median of their medians counts. STEPS=5 timed steps a turn after WARMUP=2 others.
-# OUT=docs is where the two files go.
+# OUT=docs/benchmarks is where the two files go.
 set -eu
 cd "$(dirname "$0")/.."
 device=${1:?cuda or cpu}
@@ -12,7 +12,7 @@ largest=${3:-524288}
 rounds=${ROUNDS:-3}
 steps=${STEPS:-5}
 warmup=${WARMUP:-2}
-out=${OUT:-docs}
+out=${OUT:-docs/benchmarks}
 case $device in
   cuda) config=configs/bench/scaling.yaml ;;
   cpu) config=configs/bench/scaling_cpu.yaml ;;
