@@ -11,12 +11,14 @@
 #include "generate/engine.h"
 #include "model/model_file.h"
 #include "perceiver/config.h"
+#include "tools/log.h"
 
 namespace perceiver::program {
 
 /// What every subcommand shares.
 struct Globals {
-  int threads = 0;     ///< 0 = all
+  int threads = 0;  ///< 0 = all
+  LogOptions log;
   std::string device;  ///< "auto", "cpu" or "cuda"; empty: what the configuration says, else auto
 };
 

@@ -8,7 +8,8 @@
 
 namespace perceiver::program {
 
-void take_modality_options(CLI::App& command) {
+void take_modality_options(CLI::App& command, Globals& globals) {
+  add_log_options(command, globals.log);
   command.allow_extras();
   command.fallthrough(false);
 }
@@ -29,7 +30,7 @@ std::map<std::string, std::string> modality_options(const CLI::App& command) {
   return options;
 }
 
-void add_data_modalities(CLI::App& data, Action& action) {
+void add_data_modalities(CLI::App& data, Globals&, Action& action) {
   CLI::App* command = data.add_subcommand("modalities", "List the kinds of data and their options");
   command->callback([&action] {
     action = [] {
@@ -46,12 +47,12 @@ void add_data_modalities(CLI::App& data, Action& action) {
   });
 }
 
-void add_data(CLI::App& app, Globals&, Action& action) {
+void add_data(CLI::App& app, Globals& globals, Action& action) {
   CLI::App* data = app.add_subcommand("data", "Make shards and tokenizers; look into data");
   data->require_subcommand(1);
   for (const auto add :
        {add_data_build, add_data_info, add_data_modalities, add_data_roundtrip, add_data_tokenizer})
-    add(*data, action);
+    add(*data, globals, action);
 }
 
 }  // namespace perceiver::program

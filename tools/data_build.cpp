@@ -1,6 +1,4 @@
 // perceiver data build: a folder of files into a folder of shards.
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdio>
 
@@ -24,13 +22,13 @@ double per_second(double amount, double seconds) {
   return seconds > 0 ? amount / seconds : 0;
 }
 
-/// A line that is rewritten on a terminal, and printed now and then elsewhere.
-class ProgressLine {
+/// Shows how far a build has come: often on a terminal, now and then in the log.
+class BuildDisplay {
  public:
   void show(const BuildProgress& p) {
     const double now = seconds();
-    const bool last = p.shards_done == p.shards;
-    if (!last && now - shown_ < (terminal_ ? 0.2 : 10)) return;
+    const bool logs = p.shards_done == p.shards || now - logged_ >= kSecondsPerMessage;
+    if (!logs && now - shown_ < kSecondsPerStatus) return;
     shown_ = now;
     const double left = p.done.bytes > 0 ? now * static_cast<double>(p.bytes - p.done.bytes) /
                                                static_cast<double>(p.done.bytes)
@@ -40,7 +38,8 @@ class ProgressLine {
         p.done.files, p.files, p.done.documents, static_cast<double>(p.done.tokens) / 1e6, p.done.skipped,
         p.shards_done, p.shards, per_second(static_cast<double>(p.done.bytes) / 1e6, now),
         duration_text(left));
-    std::fprintf(stderr, terminal_ ? "\r%s\033[K%s" : "%s%s", line.c_str(), last || !terminal_ ? "\n" : "");
+    if (logs) logged_ = now;
+    logs ? log_progress(line) : show_status(line);
     reused_ = p.shards_reused;
     total_ = p.done;
   }
@@ -51,14 +50,14 @@ class ProgressLine {
   const EncodeCounts& total() const { return total_; }
 
  private:
-  const bool terminal_ = isatty(STDERR_FILENO) != 0;
+  static constexpr double kSecondsPerStatus = 0.2, kSecondsPerMessage = 10;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  double shown_ = -1e9;
+  double shown_ = -1e9, logged_ = -1e9;
   int64_t reused_ = 0;
   EncodeCounts total_;
 };
 
-void print_summary(const BuildCommand& options, const ShardSummary& summary, const ProgressLine& progress) {
+void print_summary(const BuildCommand& options, const ShardSummary& summary, const BuildDisplay& progress) {
   std::printf("%s: modality %s, vocabulary %lld\n", options.output.c_str(), summary.modality.c_str(),
               static_cast<long long>(summary.vocabulary));
   for (int i = 0; i < split_count; ++i) {
@@ -88,17 +87,18 @@ int run(BuildCommand& options, const std::map<std::string, std::string>& modalit
   const auto modality = kind.open(ModalityOptions(kind, modality_options));
   std::vector<SkippedFile> skipped;
   const SplitFiles files = find_inputs(options.input, kind, options.split, skipped);
-  ProgressLine progress;
+  BuildDisplay progress;
   options.build.progress = [&](const BuildProgress& p) { progress.show(p); };
   const ShardSummary summary =
       build_shards(files, std::move(skipped), kind, *modality, options.output, options.build);
+  end_progress();
   print_summary(options, summary, progress);
   return 0;
 }
 
 }  // namespace
 
-void add_data_build(CLI::App& data, Action& action) {
+void add_data_build(CLI::App& data, Globals& globals, Action& action) {
   auto options = std::make_shared<BuildCommand>();
   CLI::App* command = data.add_subcommand(
       "build",
@@ -130,7 +130,7 @@ void add_data_build(CLI::App& data, Action& action) {
   command->add_option("--shard-tokens", options->build.shard_tokens, "Tokens per shard, about")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 32))
       ->capture_default_str();
-  take_modality_options(*command);
+  take_modality_options(*command, globals);
   command->callback([options, command, &action] {
     action = [options, command] { return run(*options, modality_options(*command)); };
   });

@@ -127,7 +127,7 @@ void print_text(const Info& info, const InfoCommand& options) {
 
 }  // namespace
 
-void add_data_info(CLI::App& data, Action& action) {
+void add_data_info(CLI::App& data, Globals&, Action& action) {
   auto options = std::make_shared<InfoCommand>();
   CLI::App* command = data.add_subcommand("info", "Describe a folder of shards, or one, and check it");
   command->add_option("shards", options->path, "Folder that perceiver data build made, or a shard")

@@ -47,14 +47,14 @@ int run(const RoundtripCommand& options, const std::map<std::string, std::string
 
 }  // namespace
 
-void add_data_roundtrip(CLI::App& data, Action& action) {
+void add_data_roundtrip(CLI::App& data, Globals& globals, Action& action) {
   auto options = std::make_shared<RoundtripCommand>();
   CLI::App* command =
       data.add_subcommand("roundtrip", "Show what becomes of a file on its way through tokens");
   command->add_option("file", options->file, "The file")->required();
   command->add_option("--modality", options->modality, "What it is (default: by its ending)");
   command->add_option("--out", options->out, "Write what comes back here");
-  take_modality_options(*command);
+  take_modality_options(*command, globals);
   command->callback([options, command, &action] {
     action = [options, command] { return run(*options, modality_options(*command)); };
   });

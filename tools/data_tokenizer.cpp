@@ -41,7 +41,7 @@ int run(TokenizerCommand& options) {
 
 }  // namespace
 
-void add_data_tokenizer(CLI::App& data, Action& action) {
+void add_data_tokenizer(CLI::App& data, Globals&, Action& action) {
   auto options = std::make_shared<TokenizerCommand>();
   CLI::App* command = data.add_subcommand("tokenizer", "Train a SentencePiece model on text");
   command

@@ -1,6 +1,4 @@
 // perceiver eval: likelihood of a split.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -121,8 +119,7 @@ const char* name_of(GenerationPolicy policy) {
 }
 
 /// Scores as generation would, by each policy.
-int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Dataset& data, Split split,
-                 const std::function<void(int64_t, int64_t)>& progress) {
+int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Dataset& data, Split split) {
   if (options.evaluation.stride != 0)
     throw_user("--policy scores token by token; --stride does not go with it");
   nlohmann::ordered_json out = nlohmann::ordered_json::array();
@@ -139,7 +136,7 @@ int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Da
       engine_options.refill = options.refill;
       Engine engine(*loaded.model, suited_options(engine_options, loaded.metadata.modality));
       const EvaluationResult r = evaluate_policy(
-          engine, data, split, {options.evaluation.max_documents, options.max_tokens}, progress);
+          engine, data, split, {options.evaluation.max_documents, options.max_tokens}, show_token_count);
       nlohmann::ordered_json row{{"policy", name_of(policy)}, {"refill", engine.options().refill}};
       row.update(as_json(r));
       out.push_back(row);
@@ -161,18 +158,12 @@ int run(const EvalCommand& options, const Globals& globals) {
   const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
   const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
   check_tokenizer(*data, loaded.metadata);
-  const bool terminal = isatty(STDERR_FILENO) != 0;
-  const auto progress = [terminal](int64_t done, int64_t total) {
-    if (terminal)
-      std::fprintf(stderr, "\r%lld of %lld tokens%s", static_cast<long long>(done),
-                   static_cast<long long>(total), done == total ? "\r\033[K" : "");
-  };
-  if (!options.policies.empty()) return run_policies(options, loaded, *data, split, progress);
+  if (!options.policies.empty()) return run_policies(options, loaded, *data, split);
   std::vector<EvaluationResult> results;
   for (const int64_t latents : options.latents.empty() ? std::vector<int64_t>{0} : options.latents) {
     EvaluationOptions evaluation = options.evaluation;
     evaluation.latents = latents;
-    results.push_back(evaluate(*loaded.model, *data, split, evaluation, progress));
+    results.push_back(evaluate(*loaded.model, *data, split, evaluation, show_token_count));
   }
   if (options.json) {
     nlohmann::ordered_json out = nlohmann::ordered_json::array();

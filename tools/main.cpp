@@ -1,7 +1,7 @@
 // perceiver: train, evaluate and sample Perceiver AR.
 #include <signal.h>
+#include <spdlog/spdlog.h>
 
-#include <cstdio>
 #include <exception>
 #include <string>
 
@@ -9,6 +9,7 @@
 #include "perceiver/error.h"
 #include "perceiver/version.h"
 #include "tools/commands.h"
+#include "tools/log.h"
 
 namespace {
 
@@ -31,7 +32,7 @@ std::string one_line(std::string text) {
 }
 
 int report(const std::string& message, int code) {
-  std::fprintf(stderr, "perceiver: error: %s\n", one_line(message).c_str());
+  spdlog::error("{}", one_line(message));
   return code;
 }
 
@@ -57,6 +58,7 @@ int parse_and_run(int argc, char** argv) {
   app.add_option("--threads", globals.threads, "CPU threads (default: all)")->check(CLI::Range(1, 4096));
   app.add_option("--device", globals.device, "auto (a GPU where there is one), cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  add_log_options(app, globals.log);
   app.require_subcommand(1);
   app.fallthrough();
   for (const auto add :
@@ -71,6 +73,7 @@ int parse_and_run(int argc, char** argv) {
     const std::string hint = guess.empty() || known ? "" : "; did you mean '" + guess + "'?";
     return report(std::string(error.what()) + hint + " (see perceiver --help)", kUserMistake);
   }
+  configure_log(globals.log);
   return action();
 }
 
@@ -78,6 +81,7 @@ int parse_and_run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   ::signal(SIGXFSZ, SIG_IGN);  // so that writing past `ulimit -f` is an error as any other, not the end
+  start_log();
   try {
     return parse_and_run(argc, argv);
   } catch (const perceiver::Error& error) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <numbers>
 #include <optional>
 #include <string>
 
@@ -27,7 +28,7 @@ struct LogEntry {
   int64_t skipped = 0;           ///< steps of the run that were not finite
   bool partial = false;          ///< the run was stopped before the entry was due
 
-  double bits() const { return loss / 0.693147180559945309417232121458; }
+  double bits() const { return loss / std::numbers::ln2; }
 };
 
 struct EvalEntry {
@@ -38,8 +39,10 @@ struct EvalEntry {
   double seconds = 0;    ///< that the validation took
   bool is_best = false;  ///< smallest loss of the run so far
 
-  double bits() const { return loss / 0.693147180559945309417232121458; }
+  double bits() const { return loss / std::numbers::ln2; }
 };
+
+enum class Severity { info, warning };
 
 class TrainObserver {
  public:
@@ -49,7 +52,7 @@ class TrainObserver {
   /// A checkpoint is safely on the disk.
   virtual void on_checkpoint(int64_t /*step*/, const std::filesystem::path&) {}
   /// Something worth a line of its own: resuming, skipped steps, damaged checkpoints.
-  virtual void on_message(const std::string&) {}
+  virtual void on_message(Severity, const std::string&) {}
 };
 
 }  // namespace perceiver

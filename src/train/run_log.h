@@ -18,7 +18,8 @@ class RunLog {
   void add(const LogEntry& entry);
   void add(const EvalEntry& entry);
   void checkpoint(int64_t step, const std::filesystem::path& path);
-  void message(const std::string& text);
+  void message(const std::string& text);  ///< for information
+  void warn(const std::string& text);
 
  private:
   MetricsFile metrics_;

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,24 +17,16 @@
 #include "train/run_folder.h"
 #include "train/run_log.h"
 #include "train/step_clock.h"
+#include "train/validation.h"
 
 namespace perceiver {
-
-struct ValidationScore {
-  double loss = 0;                      ///< nats per target
-  std::optional<double> bits_per_unit;  ///< where the data have a unit
-  std::string unit;                     ///< e.g. "byte"
-};
-/// Scores the validation split; not called where the data have none. Should poll `stop` of the options and,
-/// once it is true, give up and return nothing.
-using Validate = std::function<std::optional<ValidationScore>(const PerceiverAR&, const Dataset&)>;
 
 struct TrainOptions {
   std::filesystem::path folder;  ///< of the run; created
   bool resume = false;  ///< continue the run that the folder holds; from step 0 if it has no checkpoint yet
   const std::atomic<bool>* stop = nullptr;  ///< once true, the run saves and ends after the present step
   TrainObserver* observer = nullptr;
-  Validate validate;  ///< none: no validation
+  Validate validate;  ///< none: no validation; should give up once `stop` is true
 };
 
 enum class TrainStatus { finished, interrupted, out_of_time };

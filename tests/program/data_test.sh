@@ -17,6 +17,9 @@ build="$program data build --modality text --input $work/books --shard-tokens 60
 works build $build --output "$work/shards" --workers 1; prints "1 files skipped"; prints "empty.txt: is empty"
 works build-two $build --output "$work/two" --workers 3
 same "$work/shards" "$work/two"
+works build-quiet $build --output "$work/quiet" --quiet --log-file "$work/build.log"
+[ -s "$work/err" ] && fail "build --quiet: $(cat "$work/err")"
+grep -q " info [0-9]* of [0-9]* files" "$work/build.log" || fail "build --log-file: $(cat "$work/build.log")"
 works info "$program" data info "$work/shards"; prints "all checksums"; prints "skipped     empty.txt"
 works info-json "$program" data info "$work/shards" --json; prints '"vocabulary": 259'
 
@@ -66,7 +69,7 @@ mkdir "$work/held"; mv "$work/sound/3.wav" "$work/held"
 works sound-roundtrip "$program" data roundtrip "$work/sound/1.wav" --sample-rate 8000; prints "250 samples in 1 channels, 8000 per second"
 sound="$small --set data.type=audio --set data.options.sample_rate=8000 --set data.train=$work/sound --set data.validation=$work/held"
 works train-sound "$program" train $sound --run "$work/run-sound"
-grep -q "1 files were skipped; the first, 4.wav: is no sound file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
+grep -q "perceiver: warning: 1 files were skipped; the first, 4.wav: is no sound file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
 works eval-sound "$program" eval --checkpoint "$work/run-sound"; prints "bits per sample"
 complains 2 "tokenizer or its options are not those" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
 complains 2 "say --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"

@@ -73,12 +73,41 @@ slow="$small --set train.steps=2 --set eval.max_documents=100000000 --set eval.s
 "$program" train $slow --run "$work/slow" > "$work/out" 2> "$work/err" & running=$!
 until grep -q "step 2/2" "$work/err" || ! kill -0 $running 2> /dev/null; do sleep 0.1; done
 kill -INT $running; wait $running; [ $? -eq 0 ] || fail "stop in a validation: $(cat "$work/err")"
-grep -q "stopped; go on with --resume at step 2" "$work/err" || fail "stop in a validation: $(cat "$work/err")"
+grep -q "stopped; continue with --resume at step 2" "$work/err" || fail "stop in a validation: $(cat "$work/err")"
 grep -q validation_loss "$work/slow/metrics.jsonl" && fail "a validation that was stopped is recorded"
 works run-info "$program" info "$work/whole"; prints "validation loss"; prints "context projection *direct"
 works config-info "$program" info "$source/configs/bench/copy131k.yaml"; prints "% saved"
 works run-eval "$program" eval --checkpoint "$work/whole" --max-documents 4; prints "bits per token"
 works run-sample "$program" sample --checkpoint "$work/whole" --tokens 5 --prompt x
+
+# Messages: their level, --quiet, and a log file that is appended to, each line with time and level.
+short="$small --set train.steps=2 --set train.log_every=1"
+log=$work/messages.log
+shows() { grep -q -- "$1" "$work/err" || fail "$what: expected '$1' in: $(cat "$work/err")"; }
+silent() { [ -s "$work/err" ] && fail "$what: not silent: $(cat "$work/err")"; prints "step-000000002"; }
+works log-info "$program" train $short --run "$work/log1"; shows "^step 2/2  loss"; shows "^finished at step 2"; grep -q parameters "$work/err" && fail "debug messages by default"
+works log-debug "$program" train $short --run "$work/log2" --log-level debug; shows "^cpu: .* parameters"
+works log-warning "$program" --log-level warning train $short --run "$work/log3"; silent
+works log-quiet "$program" train $short --run "$work/log4" --quiet --log-file "$log"; silent
+works log-off "$program" train $short --run "$work/log5" --log-level off --log-file "$log"; silent
+[ "$(grep -cE '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+[+-][0-9]{2}:[0-9]{2} info (step|finished)' "$log")" -eq "$(wc -l < "$log")" ] || fail "log file: $(cat "$log")"
+refuses 2 "holds a run" "$program" train $short --run "$work/log5" --quiet --log-file "$log"
+grep -q "info step 1/2  loss" "$log" || fail "no progress left in the log file: $(cat "$log")"
+grep -q "T[^ ]* error $work/log5 already holds a run" "$log" || fail "no error in the log file: $(tail -1 "$log")"
+"$program" train $short --run "$work/log5" --log-level off > "$work/out" 2> "$work/err"; [ $? -eq 2 ] && [ ! -s "$work/err" ] || fail "--log-level off: $(cat "$work/err")"
+refuses 2 "level 'warn' is unknown; did you mean 'warning'" "$program" config "$source/configs/copy32.yaml" --log-level warn
+refuses 2 "log-file: cannot open .*none/log.*No such file" "$program" config "$source/configs/copy32.yaml" --log-file "$work/none/log"
+works no-stderr sh -c "exec \"\$@\" 2>&-" sh "$program" train $short --run "$work/log6"; prints "step-000000002"
+if [ -w /dev/full ]; then works full-log "$program" train $short --run "$work/log7" --log-file /dev/full; shows "^perceiver: warning: the log: .*No space left"; fi
+
+# On a terminal the line of progress is rewritten in place, and messages stand below it.
+if command -v script > /dev/null; then
+  script -qec "$program train $short --run $work/log8" /dev/null < /dev/null > "$work/out" || fail "on a terminal: $(cat "$work/out")"
+  escape=$(printf '\033')
+  tr '\r' '~' < "$work/out" > "$work/terminal"
+  grep -q "^~$escape\[Kstep 1/2  loss[^~]*~$escape\[Kstep 2/2  loss[^~]*~\$" "$work/terminal" || fail "progress on a terminal: $(cat -v "$work/out")"
+  grep -q "^finished at step 2~\$" "$work/terminal" || fail "message on a terminal: $(cat -v "$work/out")"
+fi
 
 printf 'model:\n  latnts: 4\n' > "$work/typo.yaml"
 refuses 2 "typo.yaml:2.*latnts.*latents" "$program" config "$work/typo.yaml"
