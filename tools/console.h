@@ -32,7 +32,7 @@ class Console {
     write(kRewrite + std::string(text), Open::progress);
   }
 
-  /// On a terminal, a line that whatever follows replaces; elsewhere nothing.
+  /// On a terminal, a line that is replaced by anything that follows; elsewhere nothing.
   void status(std::string_view text) {
     if (!terminal_) return;
     const std::lock_guard lock(mutex_);

@@ -1,4 +1,4 @@
-// perceiver data build: a folder of files into a folder of shards.
+// perceiver data build: encodes a folder of files as a folder of shards.
 #include <chrono>
 #include <cstdio>
 
@@ -22,7 +22,7 @@ double per_second(double amount, double seconds) {
   return seconds > 0 ? amount / seconds : 0;
 }
 
-/// Shows how far a build has come: often on a terminal, now and then in the log.
+/// Shows the progress of a build: often on a terminal, now and then in the log.
 class BuildDisplay {
  public:
   void show(const BuildProgress& p) {
@@ -74,7 +74,7 @@ void print_summary(const BuildCommand& options, const ShardSummary& summary, con
               per_second(static_cast<double>(total.bytes) / 1e6, seconds),
               per_second(static_cast<double>(total.tokens) / 1e6, seconds));
   if (progress.reused() > 0)
-    std::printf("  %lld shards were found finished\n", static_cast<long long>(progress.reused()));
+    std::printf("  %lld shards were already finished\n", static_cast<long long>(progress.reused()));
   if (summary.skipped.empty()) return;
   std::printf("  %zu files skipped (all in %s/%s):\n", summary.skipped.size(), options.output.c_str(),
               summary_file_name);
@@ -100,34 +100,36 @@ int run(BuildCommand& options, const std::map<std::string, std::string>& modalit
 
 void add_data_build(CLI::App& data, Globals& globals, Action& action) {
   auto options = std::make_shared<BuildCommand>();
-  CLI::App* command = data.add_subcommand(
-      "build",
-      "Make shards of a folder; killed, the same command goes on. Options of the modality (see "
-      "perceiver data modalities) are given as well, e.g. --sample-rate 8000");
+  CLI::App* command =
+      data.add_subcommand("build",
+                          "Encode a folder of files as shards; rerun after an interruption to continue. Also "
+                          "takes options of the "
+                          "modality (see perceiver data modalities), e.g. --sample-rate 8000");
   command
-      ->add_option("--modality", options->modality, "image, music, audio, text, …: perceiver data modalities")
+      ->add_option("--modality", options->modality,
+                   "image, music, audio, text, … (see perceiver data modalities)")
       ->required();
   command
-      ->add_option("--input", options->input, "Folder of files; its train/, validation/ and test/ are kept")
+      ->add_option("--input", options->input,
+                   "Folder of files; subfolders train/, validation/ and test/ are the splits")
       ->required();
-  command->add_option("--output", options->output, "Folder for the shards")->required();
+  command->add_option("--output", options->output, "Folder of shards to write")->required();
   command->add_option("--workers", options->build.workers, "Threads (default: one per processor)")
       ->check(CLI::Range(1, 1024));
   command->add_option("--validation-files", options->split.validation,
-                      "Pattern of the files for validation, e.g. '*_9.wav'");
-  command->add_option("--test-files", options->split.test, "Pattern of the files for testing");
+                      "Pattern of validation files, e.g. '*_9.wav'");
+  command->add_option("--test-files", options->split.test, "Pattern of test files");
   command
       ->add_option("--validation-fraction", options->split.validation_fraction,
-                   "Part of the files for validation where neither folders nor a pattern tell")
+                   "Fraction of files for validation if neither folders nor a pattern decide")
       ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
   command
-      ->add_option("--test-fraction", options->split.test_fraction, "Part of the files for testing, likewise")
+      ->add_option("--test-fraction", options->split.test_fraction, "Fraction of files for testing, likewise")
       ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
-  command->add_option("--split-seed", options->split.seed, "Seed of the choice by fraction")
-      ->capture_default_str();
-  command->add_option("--shard-tokens", options->build.shard_tokens, "Tokens per shard, about")
+  command->add_option("--split-seed", options->split.seed, "Seed of the random split")->capture_default_str();
+  command->add_option("--shard-tokens", options->build.shard_tokens, "Approximate tokens per shard")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 32))
       ->capture_default_str();
   take_modality_options(*command, globals);

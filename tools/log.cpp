@@ -52,10 +52,10 @@ class ConsoleSink final : public spdlog::sinks::base_sink<std::mutex> {
 
 std::shared_ptr<spdlog::logger> new_logger(bool progress) {
   auto logger = std::make_shared<spdlog::logger>("perceiver", std::make_shared<ConsoleSink>(progress));
-  // Of spdlog's own failures, such as a full disk under the log file, the first is enough.
-  logger->set_error_handler([told = false](const std::string& error) mutable {
-    if (!told) console().line("perceiver: warning: the log: " + error);
-    told = true;
+  // Of spdlog's own failures, e.g. a full disk, report only the first.
+  logger->set_error_handler([reported = false](const std::string& error) mutable {
+    if (!reported) console().line("perceiver: warning: the log: " + error);
+    reported = true;
   });
   logger->flush_on(spdlog::level::trace);
   return logger;
@@ -88,12 +88,12 @@ std::string check_level(const std::string& word) {
 void add_log_options(CLI::App& command, LogOptions& options) {
   command
       .add_option("--log-level", options.level,
-                  "Least severe messages to show: trace, debug, info, warning, error or off")
+                  "Show messages of at least this level: trace, debug, info, warning, error or off")
       ->check(check_level)
       ->type_name("LEVEL")
       ->capture_default_str();
-  command.add_flag("--quiet", options.quiet, "Print only errors and results: no progress, no other messages");
-  command.add_option("--log-file", options.file, "Append all messages of that level to this file")
+  command.add_flag("--quiet", options.quiet, "Print only errors and results, no progress or other messages");
+  command.add_option("--log-file", options.file, "Append messages to this file, each with time and level")
       ->type_name("FILE");
 }
 

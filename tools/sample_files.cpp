@@ -9,15 +9,17 @@
 
 namespace perceiver::program {
 void add_file_sampling(CLI::App& command, FileSampling& options) {
-  command.add_option("--out", options.out, "Write the samples to this file: .txt, .wav, .png, .mid, .npy");
-  command.add_option("--prompt-seconds", options.prompt.seconds, "Of --prompt-file: sound and music")
+  command.add_option("--out", options.out, "Write the samples to this file (.txt, .wav, .png, .mid or .npy)");
+  command
+      .add_option("--prompt-seconds", options.prompt.seconds,
+                  "Use this many seconds of --prompt-file (audio and music)")
       ->check(CLI::PositiveNumber);
-  command.add_option("--prompt-rows", options.prompt.rows, "Of --prompt-file: rows of a picture")
+  command.add_option("--prompt-rows", options.prompt.rows, "Use this many rows of --prompt-file (images)")
       ->check(CLI::PositiveNumber);
-  command.add_option("--prompt-tokens", options.prompt.tokens, "Of --prompt-file: tokens")
+  command.add_option("--prompt-tokens", options.prompt.tokens, "Use this many tokens of --prompt-file")
       ->check(CLI::PositiveNumber);
   command.add_option("--prompt-known", options.prompt.known,
-                     "Mask of --prompt-file (PNG): white where the picture is known");
+                     "Mask for --prompt-file (PNG): white where the image is known");
 }
 
 bool wants_files(const FileSampling& options, const ModelMetadata& metadata) {
@@ -35,7 +37,7 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
                     const BatchSampling& batch) {
   const auto modality = modality_of_model(loaded.metadata.modality, loaded.metadata.tokenizer);
   if (options.out.empty())
-    throw_user("this model makes {}; say --out FILE{}", loaded.metadata.modality,
+    throw_user("this model makes {}; use --out FILE{}", loaded.metadata.modality,
                modality->outputs().front());
   check_output(*modality, options.out);
   Prompt prompt;

@@ -1,4 +1,4 @@
-// perceiver train: a run from a YAML file.
+// perceiver train: trains a model from a configuration.
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
@@ -22,7 +22,7 @@ struct TrainCommand {
 
 std::atomic<bool> stop_requested = false;
 
-/// The first signal asks the run to save and end; the second ends the program the usual way.
+/// The first signal asks the run to save and end; the second ends the program as usual.
 void request_stop(int signal) {
   stop_requested = true;
   ::signal(signal, SIG_DFL);
@@ -84,12 +84,12 @@ int run(const TrainCommand& options, const Globals& globals) {
 void add_train(CLI::App& app, Globals& globals, Action& action) {
   auto options = std::make_shared<TrainCommand>();
   CLI::App* command =
-      app.add_subcommand("train", "Train a model from a configuration; prints the last checkpoint");
+      app.add_subcommand("train", "Train a model from a configuration and print its last checkpoint");
   command->add_option("config", options->config, "Configuration (YAML; see perceiver config --explain)")
       ->required();
   command->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
-  command->add_option("--run", options->run, "Folder of the run (default: runs/<name of the configuration>)");
-  command->add_flag("--resume", options->resume, "Continue the run that the folder holds");
+  command->add_option("--run", options->run, "Run folder (default: runs/<name of the configuration>)");
+  command->add_flag("--resume", options->resume, "Continue the run in the folder");
   command->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <numbers>
 #include <string>
 #include <string_view>
 
@@ -32,7 +33,7 @@ struct Score {
   int64_t tokens = 0;  ///< predicted, the end included
   int64_t bytes = 0;
   double bits_per_byte() const {
-    return bytes == 0 ? 0 : nats / (0.6931471805599453 * static_cast<double>(bytes));
+    return bytes == 0 ? 0 : nats / (std::numbers::ln2 * static_cast<double>(bytes));
   }
 };
 

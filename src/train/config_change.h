@@ -7,7 +7,7 @@
 
 namespace perceiver {
 
-/// Throws `user`, naming the key and both values, if `wanted` changes what makes a run the same run: model,
+/// Throws `user`, naming the key and both values, if `wanted` would make it another run: changes in model,
 /// data, loss, optimizer, and of train the batch, the micro-batches, the seed and the moving average. Device
 /// and precision (which depends on it where it is `auto`), threads, schedule, number of steps, intervals,
 /// limits, recomputation, evaluation and checkpoint keys may change. `run` names the run in the error.

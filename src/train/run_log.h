@@ -12,7 +12,7 @@ namespace perceiver {
 
 class RunLog {
  public:
-  /// Continues the files of `folder` behind step `step`: later entries are dropped. `observer` may be null.
+  /// Continues the files of `folder` after `step`: later entries are dropped. `observer` may be null.
   RunLog(const RunFolder& folder, int64_t step, bool tensorboard, TrainObserver* observer);
 
   void add(const LogEntry& entry);

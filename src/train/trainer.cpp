@@ -9,7 +9,7 @@
 namespace perceiver {
 
 TrainResult Trainer::run() {
-  if (state_.step > 0) evaluate_and_save();  // a validation may be missing that the run was stopped in
+  if (state_.step > 0) evaluate_and_save();  // the run may have been stopped during a validation
   while (state_.step < config_.train.steps) {
     const bool stops = stopped(), ends = stops || out_of_time();
     if (ends && learner_->in_flight() == 0)
@@ -29,7 +29,7 @@ bool Trainer::out_of_time() const {
   return config_.train.max_minutes > 0 && watch_.seconds() >= 60 * config_.train.max_minutes;
 }
 
-/// The next step after which weights or state are looked at, so that none after it may have been started.
+/// The next step after which weights or state are read: no later step may be in flight then.
 int64_t Trainer::next_stop() const {
   if (owes_save_) return state_.step + 1;
   int64_t stop = config_.train.steps;
@@ -48,9 +48,9 @@ void Trainer::start_steps() {
   }
 }
 
-void Trainer::step(bool last_ones) {
+void Trainer::step(bool draining) {
   const Stopwatch watch;
-  if (!last_ones) start_steps();
+  if (!draining) start_steps();
   const StepReport report = learner_->finish();
   ++state_.step;
   last_ = report;
@@ -77,13 +77,13 @@ void Trainer::reject(const StepReport& report) {
   ++state_.rejected;
   ++state_.skipped;
   log_->warn(fmt::format(
-      "step {}: loss {}, gradient norm {}; first at fault: {}; the step is skipped ({} in a row, {} in all)",
+      "step {}: loss {}, gradient norm {}; first at fault: {}; step skipped ({} in a row, {} in all)",
       state_.step, report.sums.mean(report.sums.loss), report.gradient_norm, report.offender, state_.rejected,
       state_.skipped));
   if (state_.rejected < config_.train.max_nonfinite_steps) return;
   throw_failure(
-      "training stopped at step {}: {} steps in a row had a loss or gradient that is not finite, first at "
-      "fault: {}; last good checkpoint: {}; try a lower optimizer.learning_rate, a longer "
+      "training stopped at step {}: {} steps in a row had a non-finite loss or gradient, first at fault: {}; "
+      "last good checkpoint: {}; try a lower optimizer.learning_rate, a longer "
       "schedule.warmup_steps or a smaller optimizer.clip_norm",
       state_.step, state_.rejected, report.offender, last_good_checkpoint());
 }
@@ -100,10 +100,10 @@ bool Trainer::due(int64_t every) const {
   return state_.step == config_.train.steps || (every > 0 && state_.step % every == 0);
 }
 
-// A skipped step leaves the weights as they were, so they could be saved as well as before it. But if it is
-// they that are at fault, each checkpoint of the steps that follow would be as useless: one that is due then
-// waits for the next finite step, or for the end of the run. Such a last one may be useless too, so none is
-// removed for it: `prune` runs only behind a finite step.
+// A skipped step leaves the weights unchanged, so they could still be saved. But if the weights are at fault,
+// every checkpoint written now would be useless: one that falls due waits for the next finite step or the end
+// of the run. That last one may be useless too, so no other is removed for it: `prune` runs only after a
+// finite step.
 void Trainer::evaluate_and_save() {
   const bool validates = due(config_.eval.every) && lacks_validation() && !stopped();
   const bool best = validates && evaluate_or_save();
@@ -131,7 +131,7 @@ void Trainer::log(bool partial) {
   entry.partial = partial;
   logged_ = state_.step;
   log_->add(entry);
-  if (partial) return;  // a resumed run goes on with the interval as if it had not been stopped
+  if (partial) return;  // a resumed run continues the interval as if it had not stopped
   state_.interval = {};
   clock_ = {};
 }
@@ -144,7 +144,7 @@ bool Trainer::evaluate_or_save() {
   try {
     return evaluate();
   } catch (...) {
-    if (changed_) save_if_finite();  // a validation that fails must not cost the steps before it
+    if (changed_) save_if_finite();  // a failed validation must not lose the steps before it
     throw;
   }
 }
@@ -173,7 +173,7 @@ bool Trainer::evaluate() {
 
 bool Trainer::weights_are_finite() const {
   const Tensor& values = model_->parameters().values();
-  const Tensor counter = Tensor::empty(model_->context(), DType::f64, {1});  // as large as an int64
+  const Tensor counter = Tensor::empty(model_->context(), DType::f64, {1});  // room for an int64
   kernels::count_non_finite(model_->context().launch(), {values.dtype(), values.elements(), values.data(),
                                                          static_cast<int64_t*>(counter.data())});
   int64_t count = 0;
@@ -204,7 +204,7 @@ TrainResult Trainer::finish(TrainStatus status) {
   if (logged_ != state_.step) log(true);
   const bool validates = status != TrainStatus::interrupted && lacks_validation();
   if (validates && !stopped()) evaluate_or_save();
-  if (validates && lacks_validation()) status = TrainStatus::interrupted;  // in its validation
+  if (validates && lacks_validation()) status = TrainStatus::interrupted;  // during its validation
   if (changed_ && !weights_are_finite())
     throw_failure(
         "no checkpoint at step {}, where training ended: some weights are not finite; last good checkpoint: "

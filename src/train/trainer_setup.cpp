@@ -25,11 +25,11 @@ std::unique_ptr<Dataset> open_fitting(const Config& config) {
   return data;
 }
 
-/// A folder to resume from is not made by looking for it.
+/// Looking for a folder to resume from must not create it.
 const std::filesystem::path& checked(const TrainOptions& options) {
   std::error_code ignored;
   if (options.resume && !std::filesystem::is_directory(options.folder, ignored))
-    throw_user("{}: there is no such folder to resume a run in", options.folder.string());
+    throw_user("{}: no such folder to resume a run from", options.folder.string());
   return options.folder;
 }
 
@@ -47,11 +47,11 @@ Trainer::Trainer(Config config, TrainOptions options)
       context_(open_device(config_)),
       data_(open_fitting(config_)),
       folder_(checked(options_)) {
-  const bool goes_on = options_.resume && !folder_.checkpoints().steps().empty();
-  if (!goes_on) options_.resume ? folder_.require_begun() : folder_.require_no_run();
+  const bool continues = options_.resume && !folder_.checkpoints().steps().empty();
+  if (!continues) options_.resume ? folder_.require_started() : folder_.require_no_run();
   model_ = std::make_unique<PerceiverAR>(config_.model, context_,
                                          apply_precision(config_.train.precision, *context_));
-  if (goes_on) {
+  if (continues) {
     resume();
   } else {
     start();
@@ -74,7 +74,7 @@ void Trainer::resume() {
   state_.config = config_;
   saved_ = state_.step;
   changed_ = false;
-  // An interval that was cut short is told of again at the end if no step follows.
+  // If no step follows, an interval that was cut short is logged again at the end.
   logged_ = state_.interval.targets > 0 ? -1 : state_.step;
   last_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
   last_.learning_rate = learning_rate(config_, std::max<int64_t>(0, state_.step - 1));
@@ -85,8 +85,9 @@ void Trainer::resume() {
 
   const std::string source = store.path(state_.step).string();
   for (const DamagedCheckpoint& damaged : point.damaged)
-    log_->warn(fmt::format("the checkpoint of step {} is damaged ({}); it is now {}, and {} is used instead",
-                           damaged.step, damaged.reason, store.set_aside(damaged.step).string(), source));
+    log_->warn(
+        fmt::format("the checkpoint of step {} is damaged ({}); it was renamed to {}, and {} is used instead",
+                    damaged.step, damaged.reason, store.set_aside(damaged.step).string(), source));
   if (config_.checkpoint.keep_best) link_best();
   log_->message(fmt::format("resuming {} at step {}", source, state_.step));
 }
@@ -100,8 +101,8 @@ void Trainer::open_files() {
 }
 
 void Trainer::link_best() {
-  // A process killed between writing a checkpoint and linking it left the link to be made here; and the best
-  // checkpoint may be gone if the run goes back to one before it.
+  // A process may have been killed between writing a checkpoint and linking it; and the best checkpoint may
+  // be gone if the run falls back to an earlier one.
   const CheckpointStore& store = folder_.checkpoints();
   const std::vector<int64_t> steps = store.steps();
   const bool kept = state_.best && std::find(steps.begin(), steps.end(), state_.best->step) != steps.end();

@@ -12,7 +12,7 @@ split -b 2000 "$work/whole.txt" "$work/books/part-"
 touch "$work/books/empty.txt"
 
 works modalities "$program" data modalities; prints "sample_rate"
-works build-help "$program" data build --help; prints "Options of the modality"
+works build-help "$program" data build --help; prints "options of the"
 build="$program data build --modality text --input $work/books --shard-tokens 6000 --test-fraction 0.1"
 works build $build --output "$work/shards" --workers 1; prints "1 files skipped"; prints "empty.txt: is empty"
 works build-two $build --output "$work/two" --workers 3
@@ -33,7 +33,7 @@ for delay in 0.01 0.03 0.06 0.1; do
 done
 rm "$work/killed/summary.json"
 complains 2 "not finished" "$program" data info "$work/killed"
-works build-verified $build --output "$work/killed"; prints "were found finished"
+works build-verified $build --output "$work/killed"; prints "were already finished"
 complains 2 "other files or options" "$program" data build --modality text --input "$work/books" --output "$work/killed"
 
 # Damage is found, with its place.
@@ -71,8 +71,8 @@ sound="$small --set data.type=audio --set data.options.sample_rate=8000 --set da
 works train-sound "$program" train $sound --run "$work/run-sound"
 grep -q "perceiver: warning: 1 files were skipped; the first, 4.wav: is no sound file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
 works eval-sound "$program" eval --checkpoint "$work/run-sound"; prints "bits per sample"
-complains 2 "tokenizer or its options are not those" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
-complains 2 "say --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"
+complains 2 "tokenizer or its options differ" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
+complains 2 "use --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"
 complains 2 "written as .wav, .flac" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.mp3"
 complains 2 "say --tokens" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.wav"
 works sample-sound "$program" sample --checkpoint "$work/run-sound" --prompt-file "$work/sound/1.wav" --prompt-seconds 0.02 --tokens 40 --ignore-eos --out "$work/x.wav"

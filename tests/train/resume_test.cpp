@@ -169,7 +169,7 @@ class Damage : public testing::Test {
 
 TEST_F(Damage, AFlippedBitInTheWeights) {
   overwrite(file(5, model_file_name), fs::file_size(file(5, model_file_name)) - 100, 1);
-  expect_fallback(4, "its checksum is not that of state.json");
+  expect_fallback(4, "its checksum differs from that in state.json");
 }
 
 TEST_F(Damage, AFlippedBitInTheMovingAverage) {
@@ -193,7 +193,7 @@ TEST_F(Damage, AnEditedState) {
   ASSERT_NE(at, std::string::npos);
   text[at + 11] = '4';
   std::ofstream(file(5, state_file_name)) << text;
-  expect_fallback(4, "its checksum does not fit its content");
+  expect_fallback(4, "its checksum does not match its content");
 }
 
 TEST_F(Damage, AnEmptyStateAndTheOneBeforeCut) {
