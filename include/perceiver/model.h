@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <numbers>
 #include <string>
 #include <string_view>
 
@@ -33,7 +32,8 @@ struct Score {
   int64_t tokens = 0;  ///< predicted, the end included
   int64_t bytes = 0;
   double bits_per_byte() const {
-    return bytes == 0 ? 0 : nats / (std::numbers::ln2 * static_cast<double>(bytes));
+    // ln 2 as a literal: std::numbers needs C++20, which users of this header may not compile as.
+    return bytes == 0 ? 0 : nats / (0.6931471805599453 * static_cast<double>(bytes));
   }
 };
 
