@@ -173,7 +173,7 @@ bool Trainer::evaluate() {
 
 bool Trainer::weights_are_finite() const {
   const Tensor& values = model_->parameters().values();
-  const Tensor counter = Tensor::empty(model_->context(), DType::f64, {1});  // room for an int64
+  const Tensor counter = Tensor::empty(model_->context(), DType::f64, {1});  // as large as an int64
   kernels::count_non_finite(model_->context().launch(), {values.dtype(), values.elements(), values.data(),
                                                          static_cast<int64_t*>(counter.data())});
   int64_t count = 0;
