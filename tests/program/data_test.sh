@@ -1,11 +1,11 @@
 #!/bin/sh
-# perceiver data as a user meets it, and models of sound and of pieces of text from files to files.
+# perceiver data as a user sees it, and models of audio and of subword text from files to files.
 #   data_test.sh PROGRAM SOURCE_FOLDER
 . "$2/tests/program/commands.sh"
 
 same() { diff -r "$1" "$2" > "$work/diff" || fail "$1 and $2 differ: $(head -c 500 "$work/diff")"; }
 
-# The source tree as a corpus: real text, always there.
+# The source tree as a corpus: real text that is always available.
 mkdir -p "$work/books"
 cat "$source"/README.md "$source"/docs/*.md "$source"/LICENSE > "$work/whole.txt"
 split -b 2000 "$work/whole.txt" "$work/books/part-"
@@ -23,7 +23,7 @@ grep -q " info [0-9]* of [0-9]* files" "$work/build.log" || fail "build --log-fi
 works info "$program" data info "$work/shards"; prints "all checksums"; prints "skipped     empty.txt"
 works info-json "$program" data info "$work/shards" --json; prints '"vocabulary": 259'
 
-# Killed wherever it may be, a build goes on to the same shards.
+# A build that is killed at any point can be continued, with the same shards as result.
 for delay in 0.01 0.03 0.06 0.1; do
   rm -rf "$work/killed"
   $build --output "$work/killed" > /dev/null 2>&1 & running=$!
@@ -36,7 +36,7 @@ complains 2 "not finished" "$program" data info "$work/killed"
 works build-verified $build --output "$work/killed"; prints "were already finished"
 complains 2 "other files or options" "$program" data build --modality text --input "$work/books" --output "$work/killed"
 
-# Damage is found, with its place.
+# Damage is found and located.
 damaged=$(ls "$work"/killed/train-00001-*.shard)
 printf 'x' | dd of="$damaged" bs=1 seek=2500 conv=notrunc 2> /dev/null
 complains 2 "train-00001-.*byte .*section .*checksum" "$program" data info "$work/killed"
@@ -57,7 +57,7 @@ works sample-pieces "$program" sample --checkpoint "$work/run-pieces" --prompt "
 works sample-text "$program" sample --checkpoint "$work/run-pieces" --prompt-file "$source/README.md" --prompt-tokens 9 --tokens 5 --out "$work/sample.txt"
 [ -s "$work/sample.txt" ] || fail "no sample.txt"
 
-# Sound: a model of noise, from raw files, and a continuation of one of them.
+# Audio: a model of noise, from raw files, and a continuation of one of them.
 mkdir "$work/sound"
 for i in 1 2 3; do  # 8 kHz, 16 bits: a header by hand before the bytes of the text
   head -c $((i * 500)) "$work/whole.txt" > "$work/pcm"; n=$((i * 500))
