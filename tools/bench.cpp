@@ -1,4 +1,4 @@
-// perceiver bench: how fast the parts run on this machine, as JSON.
+// perceiver bench: speed on this machine, as JSON.
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -42,7 +42,7 @@ Batch random_batch(const ModelConfig& model, int64_t size) {
   return batch;
 }
 
-/// When each of `steps` steps was finished, in seconds, with as many in flight as the learner takes.
+/// Finish time of each of `steps` steps, in seconds, with as many in flight as the learner allows.
 std::vector<double> finish_times(Learner& learner, const Batch& batch, int64_t steps) {
   std::vector<double> times;
   const auto start = std::chrono::steady_clock::now();
@@ -100,15 +100,15 @@ int run_train(const BenchCommand& options, const Globals& globals) {
 
 void add_bench(CLI::App& app, Globals& globals, Action& action) {
   auto options = std::make_shared<BenchCommand>();
-  CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
+  CLI::App* bench = app.add_subcommand("bench", "Measure performance on this machine");
   bench->require_subcommand(1);
-  CLI::App* train = bench->add_subcommand("train", "Time training steps on random tokens; prints JSON");
+  CLI::App* train = bench->add_subcommand("train", "Report training throughput on random tokens, as JSON");
   train->add_option("--config", options->config, "Configuration (YAML)")->required();
   train->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
   train->add_option("--steps", options->steps, "Timed steps")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  train->add_option("--warmup", options->warmup, "Steps before the clock starts")
+  train->add_option("--warmup", options->warmup, "Untimed steps before them")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   train->callback([options, &globals, &action] {

@@ -1,4 +1,4 @@
-// perceiver bench attention: the attention kernels alone, as JSON lines.
+// perceiver bench attention: speed of the attention kernels, as JSON lines.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -33,7 +33,7 @@ constexpr AttentionCase kGpuCases[] = {{8, 16, 1024, 12288, 64},  {4, 16, 1024, 
                                        {4, 16, 8192, 8192, 64},   {4, 16, 8192, 8192, 128}};
 constexpr AttentionCase kCpuCases[] = {{1, 4, 256, 4096, 64}, {1, 4, 1024, 1024, 64}, {1, 4, 256, 4096, 128}};
 
-// The first ones as in kernels::AttentionKernel.
+// In the order of kernels::AttentionKernel, then cuDNN.
 constexpr const char* kKernels[] = {"automatic", "reference", "portable", "hopper", "cudnn"};
 constexpr int kCudnn = 4;
 
@@ -47,14 +47,14 @@ Precision precision_of(const std::string& name) {
   constexpr const char* names[] = {"auto", "bfloat16", "tf32", "float32", "float64"};
   const auto found = std::find(std::begin(names), std::end(names), name);
   if (found == std::end(names))
-    throw_user("precision '{}' is unknown; auto, bfloat16, tf32, float32 or float64", name);
+    throw_user("precision '{}' is unknown; use auto, bfloat16, tf32, float32 or float64", name);
   return static_cast<Precision>(found - std::begin(names));
 }
 
 /// Uniform values in [-1, 1).
 Tensor random_matrix(DeviceContext& context, DType type, Shape shape, uint32_t seed) {
   const Tensor tensor = Tensor::empty(context, type, shape);
-  // A short period, drawn once: large matrices would take longer to draw than to multiply.
+  // Repeats a short period: large matrices would take longer to generate than to multiply.
   std::vector<double> period(4093);
   for (size_t i = 0; i < period.size(); ++i)
     period[i] = philox({static_cast<uint32_t>(i), seed, 0, 0}, 1, 2)[0] * 0x1.0p-31 - 1;
@@ -62,8 +62,8 @@ Tensor random_matrix(DeviceContext& context, DType type, Shape shape, uint32_t s
   return tensor;
 }
 
-/// Matrices as a model has them, keys and values beside one another; query i sees all keys, or where `causal`
-/// those up to its own position at the end of the context.
+/// Matrices laid out as in a model, keys and values side by side in each row; query i sees all keys, or if
+/// `causal` those up to its own position at the end of the context.
 struct Problem {
   Problem(DeviceContext& context, DType type, const AttentionCase& c, bool causal)
       : q(random_matrix(context, type, {c.batch * c.queries, c.width()}, 1)),
@@ -115,11 +115,11 @@ Tensor scratch_of(DeviceContext& context, int64_t bytes) {
 }
 
 struct Times {
-  std::string forward, backward;  ///< the kernels that were timed
+  std::string forward, backward;  ///< names of the timed kernels
   double forward_ms, backward_ms;
 };
 
-/// Of the kernels that run: what `automatic` stands for.
+/// Names of the kernels that run, i.e. what `automatic` resolves to.
 std::pair<std::string, std::string> names_of(DeviceContext& context, const kernels::AttentionBackward& a) {
 #ifdef PERCEIVER_CUDA
   if (context.is_cuda()) {
@@ -158,11 +158,11 @@ Times time_cudnn(DeviceContext& context, const AttentionCase& c, const Problem& 
 }
 #else
 Times time_cudnn(DeviceContext&, const AttentionCase&, const Problem&, bool, int) {
-  throw_user("--kernel cudnn: this build computes on the CPU alone");
+  throw_user("--kernel cudnn: this build has no CUDA support");
 }
 #endif
 
-/// Pairs of a query and a key that it sees.
+/// Number of (query, visible key) pairs.
 double visible_pairs(const AttentionCase& c, bool causal) {
   const auto m = static_cast<double>(c.queries);
   return m * static_cast<double>(c.keys) - (causal ? m * (m - 1) / 2 : 0);
@@ -199,8 +199,7 @@ int run(const AttentionCommand& options, const Globals& globals) {
   const auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
   const DType type = apply_precision(precision_of(options.precision), *context);
   if (!context->is_cuda() && options.kernel != "automatic")
-    throw_user("--kernel {}: the device is the CPU, which has one kernel; leave the option out",
-               options.kernel);
+    throw_user("--kernel {}: the CPU has only one kernel; omit the option", options.kernel);
   if (!options.shape.empty()) {
     const auto& s = options.shape;
     if (s[2] > s[3]) throw_user("--shape: {} queries, but only {} keys", s[2], s[3]);
@@ -218,12 +217,12 @@ int run(const AttentionCommand& options, const Globals& globals) {
 void add_bench_attention(CLI::App& bench, Globals& globals, Action& action) {
   auto options = std::make_shared<AttentionCommand>();
   CLI::App* attention = bench.add_subcommand(
-      "attention", "Time attention, forward and backward; prints a line of JSON for each shape");
+      "attention", "Report attention forward and backward throughput, one JSON line per shape");
   attention
       ->add_option(
           "--shape", options->shape,
-          "Batch, heads, queries, keys and channels of a head, e.g. 4,16,1024,32768,128 (default: the "
-          "shapes of docs/benchmarks.md)")
+          "Batch, heads, queries, keys and head dimension, e.g. 4,16,1024,32768,128 (default: the shapes in "
+          "docs/benchmarks.md)")
       ->delimiter(',')
       ->expected(5)
       ->check(CLI::PositiveNumber);
@@ -235,7 +234,7 @@ void add_bench_attention(CLI::App& bench, Globals& globals, Action& action) {
       ->capture_default_str();
   attention
       ->add_option("--mask", options->mask,
-                   "causal (queries at the end of the keys see no key behind their own) or none (all keys)")
+                   "causal (queries are the last positions and see no later key) or none (all keys)")
       ->check(CLI::IsMember({"causal", "none"}))
       ->capture_default_str();
   attention->add_option("--precision", options->precision, "auto, bfloat16, float32 or float64")

@@ -1,5 +1,4 @@
-// perceiver bench decode: how fast a model generates, beside what reading its weights and caches once takes,
-// as JSON.
+// perceiver bench decode: decoding throughput, and the fraction of the memory bandwidth it achieves, as JSON.
 #include <omp.h>
 
 #include <algorithm>
@@ -19,7 +18,7 @@
 namespace perceiver::program {
 namespace {
 
-constexpr double kGpuBandwidth = 3.0e12;  // bytes a second that an H100 copies (docs/benchmarks.md)
+constexpr double kGpuBandwidth = 3.0e12;  // copy bandwidth of an H100, bytes a second (docs/benchmarks.md)
 
 struct DecodeCommand {
   std::string config, checkpoint;
@@ -36,7 +35,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Bytes a second that all threads together read from memory, at best: what bounds decoding on the CPU.
+/// Best read bandwidth of all threads together, bytes a second: the bound for decoding on the CPU.
 double read_bandwidth() {
   constexpr int64_t kWords = int64_t{1} << 26;  // 512 MiB, more than any cache
   std::vector<uint64_t> words(static_cast<size_t>(kWords), 1);
@@ -66,13 +65,13 @@ std::unique_ptr<PerceiverAR> open_model(const DecodeCommand& options, const Glob
   return model;
 }
 
-/// Bytes of weights that a step reads: all linear layers' but the projections of the context where the new
-/// token's keys and values come from their table, and the vectors.
+/// Bytes of weights that a step reads: all vectors and linear layers, except the projections of the context
+/// if the new token's keys and values come from their table.
 double weight_bytes(const Engine& engine) {
   const PerceiverAR& model = engine.model();
   const auto element = static_cast<int64_t>(size_of(model.type()));
   const DecodeCaches& caches = engine.caches();
-  // The fused step projects the new token, whatever tables there are beside its cache.
+  // The fused step projects the new token, even if there are tables besides its cache.
   const bool projects = !caches.context_table || (engine.fused() && !caches.by_table());
   int64_t bytes = model.linear_bytes(), matrices = 0, projections = 0;
   for (const ParameterInfo& info : model.parameters().infos()) {
@@ -88,8 +87,8 @@ double weight_bytes(const Engine& engine) {
                                           static_cast<double>(projections) / static_cast<double>(matrices);
 }
 
-/// Bytes of caches that a step of `slots` sequences reads, all of them full to `context` tokens. What the
-/// sequences share counts once: the table, and the angles of the context's positions.
+/// Bytes of caches that a step of `slots` sequences reads, each filled to `context` tokens. Shared data
+/// counts once: the table, and the angles of the context's positions.
 double cache_bytes(const Engine& engine, int64_t context, int64_t slots) {
   const DecodeCaches& caches = engine.caches();
   const auto element = static_cast<double>(size_of(engine.model().type()));
@@ -107,7 +106,7 @@ double cache_bytes(const Engine& engine, int64_t context, int64_t slots) {
   return bytes;
 }
 
-/// Bytes that keeping the context takes.
+/// Bytes allocated for the context.
 size_t context_bytes(const DecodeCaches& caches) {
   size_t bytes = 0;
   for (const Tensor& tensor :
@@ -146,7 +145,7 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const DecodeCommand& op
   const ModelConfig& config = model.config();
   EngineOptions engine_options = options.engine;
   engine_options.slots = batch;
-  // A stream keeps the latents full, so that every timed step is alike.
+  // A stream keeps the latents full: all timed steps cost the same.
   if (engine_options.policy == GenerationPolicy::automatic) engine_options.policy = GenerationPolicy::stream;
   context.reset_peak();
   Engine engine(model, engine_options);
@@ -157,7 +156,7 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const DecodeCommand& op
   const double prefill = fill(engine, batch, length);
 
   std::vector<double> times;
-  for (int64_t step = 0; step < options.tokens + 8; ++step) {  // the first ones warm up and record
+  for (int64_t step = 0; step < options.tokens + 8; ++step) {  // the first 8 warm up and record
     const auto begin = Clock::now();
     engine.step();
     if (engine.in_flight() >= engine.depth()) engine.collect();
@@ -193,7 +192,7 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const DecodeCommand& op
 
 int run(const DecodeCommand& options, const Globals& globals) {
   if (options.config.empty() == options.checkpoint.empty())
-    throw_user("bench decode needs --config or --checkpoint, one of them");
+    throw_user("bench decode needs either --config or --checkpoint");
   const std::unique_ptr<PerceiverAR> model = open_model(options, globals);
   DeviceContext& context = model->context();
   const double bandwidth = context.is_cuda() ? kGpuBandwidth : read_bandwidth();
@@ -217,29 +216,30 @@ int run(const DecodeCommand& options, const Globals& globals) {
 
 void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
   auto options = std::make_shared<DecodeCommand>();
-  CLI::App* decode = bench.add_subcommand("decode", "Time generation, full context and latents; prints JSON");
+  CLI::App* decode =
+      bench.add_subcommand("decode", "Report decoding throughput and achieved memory bandwidth, as JSON");
   decode->add_option("--config", options->config, "Configuration (YAML); random weights");
   decode->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
   decode->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file");
-  decode->add_option("--context", options->context, "Tokens of the prompt (0 = the model's context)")
+  decode->add_option("--context", options->context, "Prompt length in tokens (0 = the model's context)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  decode->add_option("--batch", options->batches, "Sequences at once, or a list such as 1,8,64")
+  decode->add_option("--batch", options->batches, "Batch size, or a list such as 1,8,64")
       ->delimiter(',')
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  decode->add_option("--tokens", options->tokens, "Timed tokens of each sequence")
+  decode->add_option("--tokens", options->tokens, "Timed tokens per sequence")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  decode->add_flag("--bf16-weights", options->bf16_weights, "CPU: weights rounded to bfloat16");
+  decode->add_flag("--bf16-weights", options->bf16_weights, "CPU: round weights to bfloat16");
   const std::map<std::string, ContextProjection> kept{{"auto", ContextProjection::automatic},
                                                       {"tokens", ContextProjection::table},
                                                       {"keys", ContextProjection::direct}};
   decode
       ->add_option(
           "--context-as", options->engine.context,
-          "How the context is kept: tokens, with a table of keys and values; keys, with their values; "
-          "auto: what is faster")
+          "Storage of the context: tokens (with a table of keys and values), keys (and values), or auto (the "
+          "faster)")
       ->transform(CLI::CheckedTransformer(kept))
       ->default_str("auto");
   add_policy(*decode, options->engine);

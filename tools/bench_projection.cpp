@@ -1,5 +1,4 @@
-// perceiver bench projection: keys and values from projected tables, alone, as JSON lines
-// (docs/projection.md).
+// perceiver bench projection: keys and values from projected tables, as JSON lines (docs/projection.md).
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -21,7 +20,7 @@ struct ProjectionCase {
   std::vector<int64_t> positions;  ///< rows of the absolute position tables; none: rotary
 };
 
-// Contexts of configs/bench, and of images and text with absolute positions.
+// Contexts of configs/bench, and images and text with absolute positions.
 std::vector<ProjectionCase> cases(bool gpu) {
   if (!gpu)
     return {{"cpu", 4, 2048, 259, 256, 4, {}},
@@ -33,8 +32,8 @@ std::vector<ProjectionCase> cases(bool gpu) {
           {"imagenet64, absolute", 8, 12288, 259, 1024, 16, {66, 66, 5}}};
 }
 
-/// Everything a case works on. Ids, the table of tokens and so the gradients are random, as zeros can be
-/// faster than numbers; the other tables are zero.
+/// Operands of a case. Ids, the token table and so the gradients are random, since zeros can be faster; the
+/// other tables are zero.
 struct Data {
   Tensor tokens, positions, kv, d_kv, rstd, d_rstd, offset, d_offset, scratch;
   std::vector<Tensor> projected, centred, d_projected, d_centred;
@@ -56,7 +55,7 @@ Tensor random_values(DeviceContext& context, const Shape& shape, uint64_t seed) 
   return Tensor::from_host<float>(context, shape, values);
 }
 
-/// [batch * context, axes]: raster order, the last axis the fastest; one axis counts up.
+/// [batch * context, axes]: raster order, last axis fastest; a single axis counts up.
 Tensor raster_positions(DeviceContext& context, const ProjectionCase& c) {
   const auto axes = static_cast<int64_t>(c.positions.size());
   std::vector<int32_t> ids(static_cast<size_t>(c.batch * c.context * std::max<int64_t>(1, axes)));
@@ -135,7 +134,7 @@ void run_case(DeviceContext& context, DType type, const ProjectionCase& c, int r
     kernels::projected_rows(launch,
                             {type, rows, columns, c.batch, terms, rstd, offset, rotation, out.data()});
   };
-  // With the sort of the ids, as each backward makes it.
+  // Includes sorting the ids, as every backward does.
   const auto sum_by_id = [&](size_t t) {
     kernels::projected_rows_backward(
         launch, {type, rows, columns, d.projected[t].shape()[0], terms.ids[t], terms.id_stride[t], rstd,
@@ -146,7 +145,7 @@ void run_case(DeviceContext& context, DType type, const ProjectionCase& c, int r
                              {"precision", name_of(type)}, {"rows", rows},   {"columns", columns},
                              {"tables", terms.tables}};
   gather_into(d.d_kv);
-  // Sums down the columns, as a linear layer's bias takes them, read everything once and write nothing.
+  // Column sums, as for the gradient of a bias, read everything once and write almost nothing.
   const double read = ms([&] {
     kernels::bias_activation_backward(launch, {type, rows, columns, Activation::identity, nullptr,
                                                d.d_kv.data(), nullptr, d.d_offset.data(), false});
@@ -186,9 +185,8 @@ void add_bench_projection(CLI::App& bench, Globals& globals, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = bench.add_subcommand(
       "projection",
-      "Time the gather of keys and values from projected tables and its backward (segment sums, the "
-      "sort of the ids included), beside the time to read dK and dV once; prints a line of JSON for each "
-      "shape");
+      "Time the gather of keys and values from projected tables and its backward (segment sums, including "
+      "the sort of ids) against one read of dK and dV; one JSON line per shape");
   command->add_option("--repeats", options->repeats, "Timed samples")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -1,4 +1,4 @@
-// perceiver config: the reference of all keys, or a file's resolved configuration.
+// perceiver config: documents all keys, or prints a file's resolved configuration.
 #include <cstdio>
 
 #include "base/check.h"
@@ -16,15 +16,14 @@ void add_config(CLI::App& app, Globals&, Action& action) {
     std::vector<std::string> set;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("config", "Print a file's resolved configuration, or explain all keys");
-  command->add_option("file", options->file, "Configuration (YAML); with --explain, a section or key");
+  CLI::App* command = app.add_subcommand("config", "Print a resolved configuration, or explain its keys");
+  command->add_option("file", options->file, "Configuration (YAML), or with --explain a section or key");
   command->add_flag("--explain", options->explain, "Print every key with its default and meaning");
   command->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
   command->callback([options, &action] {
     action = [options] {
       if (!options->explain && options->file.empty())
-        throw_user("name a configuration file, or ask for --explain");
+        throw_user("name a configuration file, or use --explain");
       const std::string text = options->explain ? explain_config(options->file)
                                                 : to_yaml(load_config(options->file, options->set));
       std::fputs(text.c_str(), stdout);

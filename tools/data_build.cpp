@@ -1,6 +1,4 @@
-// perceiver data build: a folder of files into a folder of shards.
-#include <unistd.h>
-
+// perceiver data build: encodes a folder of files as a folder of shards.
 #include <chrono>
 #include <cstdio>
 
@@ -24,13 +22,13 @@ double per_second(double amount, double seconds) {
   return seconds > 0 ? amount / seconds : 0;
 }
 
-/// A line that is rewritten on a terminal, and printed now and then elsewhere.
-class ProgressLine {
+/// Shows the progress of a build: often on a terminal, now and then in the log.
+class BuildDisplay {
  public:
   void show(const BuildProgress& p) {
     const double now = seconds();
-    const bool last = p.shards_done == p.shards;
-    if (!last && now - shown_ < (terminal_ ? 0.2 : 10)) return;
+    const bool logs = p.shards_done == p.shards || now - logged_ >= kSecondsPerMessage;
+    if (!logs && now - shown_ < kSecondsPerStatus) return;
     shown_ = now;
     const double left = p.done.bytes > 0 ? now * static_cast<double>(p.bytes - p.done.bytes) /
                                                static_cast<double>(p.done.bytes)
@@ -40,7 +38,8 @@ class ProgressLine {
         p.done.files, p.files, p.done.documents, static_cast<double>(p.done.tokens) / 1e6, p.done.skipped,
         p.shards_done, p.shards, per_second(static_cast<double>(p.done.bytes) / 1e6, now),
         duration_text(left));
-    std::fprintf(stderr, terminal_ ? "\r%s\033[K%s" : "%s%s", line.c_str(), last || !terminal_ ? "\n" : "");
+    if (logs) logged_ = now;
+    logs ? log_progress(line) : show_status(line);
     reused_ = p.shards_reused;
     total_ = p.done;
   }
@@ -51,14 +50,14 @@ class ProgressLine {
   const EncodeCounts& total() const { return total_; }
 
  private:
-  const bool terminal_ = isatty(STDERR_FILENO) != 0;
+  static constexpr double kSecondsPerStatus = 0.2, kSecondsPerMessage = 10;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  double shown_ = -1e9;
+  double shown_ = -1e9, logged_ = -1e9;
   int64_t reused_ = 0;
   EncodeCounts total_;
 };
 
-void print_summary(const BuildCommand& options, const ShardSummary& summary, const ProgressLine& progress) {
+void print_summary(const BuildCommand& options, const ShardSummary& summary, const BuildDisplay& progress) {
   std::printf("%s: modality %s, vocabulary %lld\n", options.output.c_str(), summary.modality.c_str(),
               static_cast<long long>(summary.vocabulary));
   for (int i = 0; i < split_count; ++i) {
@@ -75,7 +74,7 @@ void print_summary(const BuildCommand& options, const ShardSummary& summary, con
               per_second(static_cast<double>(total.bytes) / 1e6, seconds),
               per_second(static_cast<double>(total.tokens) / 1e6, seconds));
   if (progress.reused() > 0)
-    std::printf("  %lld shards were found finished\n", static_cast<long long>(progress.reused()));
+    std::printf("  %lld shards were already finished\n", static_cast<long long>(progress.reused()));
   if (summary.skipped.empty()) return;
   std::printf("  %zu files skipped (all in %s/%s):\n", summary.skipped.size(), options.output.c_str(),
               summary_file_name);
@@ -88,49 +87,52 @@ int run(BuildCommand& options, const std::map<std::string, std::string>& modalit
   const auto modality = kind.open(ModalityOptions(kind, modality_options));
   std::vector<SkippedFile> skipped;
   const SplitFiles files = find_inputs(options.input, kind, options.split, skipped);
-  ProgressLine progress;
+  BuildDisplay progress;
   options.build.progress = [&](const BuildProgress& p) { progress.show(p); };
   const ShardSummary summary =
       build_shards(files, std::move(skipped), kind, *modality, options.output, options.build);
+  end_progress();
   print_summary(options, summary, progress);
   return 0;
 }
 
 }  // namespace
 
-void add_data_build(CLI::App& data, Action& action) {
+void add_data_build(CLI::App& data, Globals& globals, Action& action) {
   auto options = std::make_shared<BuildCommand>();
-  CLI::App* command = data.add_subcommand(
-      "build",
-      "Make shards of a folder; killed, the same command goes on. Options of the modality (see "
-      "perceiver data modalities) are given as well, e.g. --sample-rate 8000");
+  CLI::App* command =
+      data.add_subcommand("build",
+                          "Encode a folder of files as shards; rerun after an interruption to continue. Also "
+                          "takes options of the "
+                          "modality (see perceiver data modalities), e.g. --sample-rate 8000");
   command
-      ->add_option("--modality", options->modality, "image, music, audio, text, …: perceiver data modalities")
+      ->add_option("--modality", options->modality,
+                   "image, music, audio, text, … (see perceiver data modalities)")
       ->required();
   command
-      ->add_option("--input", options->input, "Folder of files; its train/, validation/ and test/ are kept")
+      ->add_option("--input", options->input,
+                   "Folder of files; subfolders train/, validation/ and test/ are the splits")
       ->required();
-  command->add_option("--output", options->output, "Folder for the shards")->required();
+  command->add_option("--output", options->output, "Folder of shards to write")->required();
   command->add_option("--workers", options->build.workers, "Threads (default: one per processor)")
       ->check(CLI::Range(1, 1024));
   command->add_option("--validation-files", options->split.validation,
-                      "Pattern of the files for validation, e.g. '*_9.wav'");
-  command->add_option("--test-files", options->split.test, "Pattern of the files for testing");
+                      "Pattern of validation files, e.g. '*_9.wav'");
+  command->add_option("--test-files", options->split.test, "Pattern of test files");
   command
       ->add_option("--validation-fraction", options->split.validation_fraction,
-                   "Part of the files for validation where neither folders nor a pattern tell")
+                   "Fraction of files for validation if neither folders nor a pattern decide")
       ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
   command
-      ->add_option("--test-fraction", options->split.test_fraction, "Part of the files for testing, likewise")
+      ->add_option("--test-fraction", options->split.test_fraction, "Fraction of files for testing, likewise")
       ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
-  command->add_option("--split-seed", options->split.seed, "Seed of the choice by fraction")
-      ->capture_default_str();
-  command->add_option("--shard-tokens", options->build.shard_tokens, "Tokens per shard, about")
+  command->add_option("--split-seed", options->split.seed, "Seed of the random split")->capture_default_str();
+  command->add_option("--shard-tokens", options->build.shard_tokens, "Approximate tokens per shard")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 32))
       ->capture_default_str();
-  take_modality_options(*command);
+  take_modality_options(*command, globals);
   command->callback([options, command, &action] {
     action = [options, command] { return run(*options, modality_options(*command)); };
   });

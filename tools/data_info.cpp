@@ -1,4 +1,4 @@
-// perceiver data info: what shards hold, and whether they are sound.
+// perceiver data info: describes and verifies shards.
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -18,7 +18,7 @@ struct InfoCommand {
   bool json = false, quick = false;
 };
 
-/// Everything that `info` tells, of one shard or of a folder.
+/// Everything that `info` prints about a shard or a folder.
 struct Info {
   ShardDescription description;
   std::array<SplitCounts, split_count> splits;
@@ -57,15 +57,14 @@ Info gather(const InfoCommand& options) {
   for (const ShardEntry& entry : summary.shards) {
     const ShardFile shard = ShardFile::open(fs::path(options.path) / entry.file);
     if (shard.fingerprint() != entry.fingerprint)
-      throw_user("{}: is not the shard that {} names; build the folder anew", shard.source(),
-                 summary_file_name);
+      throw_user("{}: not the shard that {} lists; rebuild the folder", shard.source(), summary_file_name);
     take(shard);
   }
   info.skipped = summary.skipped;
   return info;
 }
 
-/// What `model:` must say at the least.
+/// The keys that `model:` must set.
 nlohmann::ordered_json model_keys(const ShardDescription& d) {
   nlohmann::ordered_json keys{{"vocabulary", d.vocabulary}};
   if (d.positions == PositionKind::counted) return keys;
@@ -108,7 +107,7 @@ void print_text(const Info& info, const InfoCommand& options) {
   std::printf("%s\n", options.path.c_str());
   std::printf("  modality    %s, tokenizer %s\n", d.modality.c_str(), first_line(d.tokenizer).c_str());
   std::printf("  vocabulary  %lld ids; scored per %s; documents %s\n", static_cast<long long>(d.vocabulary),
-              d.unit.c_str(), d.ends ? "end with EOS" : "have no end of their own");
+              d.unit.c_str(), d.ends ? "end with EOS" : "have no end token");
   std::printf("  positions   %lld axes%s\n", static_cast<long long>(d.axes),
               d.positions == PositionKind::counted ? ", counted from the start of a row" : "");
   std::printf("  model       %s\n", model_keys(d).dump().c_str());
@@ -120,20 +119,20 @@ void print_text(const Info& info, const InfoCommand& options) {
                 static_cast<long long>(c.units), d.unit.c_str());
   }
   std::printf("  size        %lld bytes; %s\n", static_cast<long long>(info.bytes),
-              options.quick ? "checksums not looked at" : "all checksums, ids and positions are right");
+              options.quick ? "checksums not verified" : "all checksums, ids and positions are valid");
   for (const SkippedFile& file : info.skipped)
     std::printf("  skipped     %s: %s\n", printable(file.path).c_str(), printable(file.reason).c_str());
 }
 
 }  // namespace
 
-void add_data_info(CLI::App& data, Action& action) {
+void add_data_info(CLI::App& data, Globals&, Action& action) {
   auto options = std::make_shared<InfoCommand>();
-  CLI::App* command = data.add_subcommand("info", "Describe a folder of shards, or one, and check it");
-  command->add_option("shards", options->path, "Folder that perceiver data build made, or a shard")
+  CLI::App* command = data.add_subcommand("info", "Describe and verify a shard or a folder of shards");
+  command->add_option("shards", options->path, "Folder written by perceiver data build, or a shard")
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
-  command->add_flag("--quick", options->quick, "Leave out the checksums of the tokens");
+  command->add_flag("--quick", options->quick, "Skip the checksums of the tokens");
   command->callback([options, &action] {
     action = [options] {
       const Info info = gather(*options);

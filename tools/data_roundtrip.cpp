@@ -1,4 +1,4 @@
-// perceiver data roundtrip: a file through tokens and back.
+// perceiver data roundtrip: converts a file to tokens and back.
 #include <cstdio>
 #include <filesystem>
 
@@ -14,14 +14,14 @@ struct RoundtripCommand {
   std::string file, modality, out;
 };
 
-/// The kind that takes files of that name; text takes what no other does.
+/// The modality for a file of that name; text if no other takes it.
 const ModalityKind& kind_of(const std::string& file) {
   std::vector<std::string_view> names;
   for (const ModalityKind* kind : modality_kinds())
     if (!kind->endings.empty() && kind->takes(file)) names.push_back(kind->name);
   if (names.empty()) return find_modality("text");
   if (names.size() > 1)
-    throw_user("{}: may be of modality {}; say which with --modality", file, fmt::join(names, " or "));
+    throw_user("{}: may be of modality {}; choose with --modality", file, fmt::join(names, " or "));
   return find_modality(names[0]);
 }
 
@@ -31,7 +31,7 @@ int run(const RoundtripCommand& options, const std::map<std::string, std::string
   const auto modality = kind.open(ModalityOptions(kind, modality_options));
   const FileView content(options.file);
   if (static_cast<int64_t>(content.bytes().size()) > kind.max_file_bytes)
-    throw_user("{}: has {} bytes; at most {} are read", options.file, content.bytes().size(),
+    throw_user("{}: has {} bytes; the limit is {}", options.file, content.bytes().size(),
                kind.max_file_bytes);
   const SourceFile file{options.file, content.bytes()};
   std::printf("%s", modality->compare(file).c_str());
@@ -47,14 +47,13 @@ int run(const RoundtripCommand& options, const std::map<std::string, std::string
 
 }  // namespace
 
-void add_data_roundtrip(CLI::App& data, Action& action) {
+void add_data_roundtrip(CLI::App& data, Globals& globals, Action& action) {
   auto options = std::make_shared<RoundtripCommand>();
-  CLI::App* command =
-      data.add_subcommand("roundtrip", "Show what becomes of a file on its way through tokens");
-  command->add_option("file", options->file, "The file")->required();
-  command->add_option("--modality", options->modality, "What it is (default: by its ending)");
-  command->add_option("--out", options->out, "Write what comes back here");
-  take_modality_options(*command);
+  CLI::App* command = data.add_subcommand("roundtrip", "Encode a file as tokens, decode it and compare");
+  command->add_option("file", options->file, "File to convert")->required();
+  command->add_option("--modality", options->modality, "Modality (default: by the file's extension)");
+  command->add_option("--out", options->out, "Write the decoded file here");
+  take_modality_options(*command, globals);
   command->callback([options, command, &action] {
     action = [options, command] { return run(*options, modality_options(*command)); };
   });

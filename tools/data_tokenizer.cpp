@@ -18,7 +18,7 @@ struct TokenizerCommand {
   SentencePieceTraining training;
 };
 
-/// Text for validation and testing is left out where folders tell it.
+/// Leaves out validation and test text if it is in folders of its own.
 std::vector<ListedFile> training_files(const std::string& input) {
   std::error_code ignored;
   const std::filesystem::path train = std::filesystem::path(input) / "train";
@@ -41,14 +41,13 @@ int run(TokenizerCommand& options) {
 
 }  // namespace
 
-void add_data_tokenizer(CLI::App& data, Action& action) {
+void add_data_tokenizer(CLI::App& data, Globals&, Action& action) {
   auto options = std::make_shared<TokenizerCommand>();
   CLI::App* command = data.add_subcommand("tokenizer", "Train a SentencePiece model on text");
-  command
-      ->add_option("--input", options->input, "File or folder of text; of a folder with train/, that alone")
+  command->add_option("--input", options->input, "File or folder of text; if it has train/, only that")
       ->required();
   command->add_option("--output", options->output, "Model file to write")->required();
-  command->add_option("--pieces", options->training.pieces, "Pieces, 256 single bytes included")
+  command->add_option("--pieces", options->training.pieces, "Number of pieces, including 256 single bytes")
       ->check(CLI::Range(int64_t{300}, int64_t{1} << 20))
       ->capture_default_str();
   command->add_option("--type", options->type, "unigram or bpe")
@@ -56,10 +55,11 @@ void add_data_tokenizer(CLI::App& data, Action& action) {
       ->capture_default_str();
   command
       ->add_option("--coverage", options->training.character_coverage,
-                   "Part of the characters that get pieces; the rarest are written as bytes")
+                   "Fraction of characters that get pieces; the rarest are encoded as bytes")
       ->check(CLI::Range(0.9, 1.0))
       ->capture_default_str();
-  command->add_option("--max-mib", options->max_mib, "Text to train on at most, taken evenly, MiB")
+  command
+      ->add_option("--max-mib", options->max_mib, "Largest amount of text to train on, sampled evenly, MiB")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
       ->capture_default_str();
   command->add_option("--workers", options->training.threads, "Threads")

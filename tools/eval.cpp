@@ -1,6 +1,4 @@
 // perceiver eval: likelihood of a split.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -28,7 +26,7 @@ struct EvalCommand {
 Split split_of(const std::string& name) {
   for (const Split split : {Split::train, Split::validation, Split::test})
     if (name == split_name(split)) return split;
-  throw_user("split '{}' is unknown; train, validation or test", name);
+  throw_user("split '{}' is unknown; use train, validation or test", name);
 }
 
 nlohmann::ordered_json as_json(const EvaluationResult& r) {
@@ -69,7 +67,7 @@ void print_text(const EvaluationResult& r) {
   if (r.words > 0)
     std::printf("  word perplexity  %8.2f    (%lld words)\n", r.word_perplexity(),
                 static_cast<long long>(r.words));
-  std::printf("  tokens per second %.0f\n  nats per token by place in the document:\n",
+  std::printf("  tokens per second %.0f\n  nats per token by position in the document:\n",
               r.tokens_per_second());
   for (size_t i = 0; i < r.buckets.size(); ++i)
     if (r.buckets[i].tokens > 0)
@@ -91,8 +89,8 @@ void print_table(const std::vector<EvaluationResult>& results) {
 void check_tokenizer(const Dataset& data, const ModelMetadata& metadata) {
   if (data.modality() != metadata.modality || data.tokenizer() == metadata.tokenizer) return;
   throw_user(
-      "the data's tokenizer or its options are not those that the model was trained with ({}); name data "
-      "made with the same",
+      "the data's tokenizer or its options differ from those the model was trained with ({}); use data made "
+      "with the same",
       quote(metadata.tokenizer.substr(0, 200)));
 }
 
@@ -107,7 +105,7 @@ std::vector<GenerationPolicy> policies_of(const std::string& list) {
     const std::string name = list.substr(begin, end - begin);
     const auto found = std::find_if(std::begin(kPolicies), std::end(kPolicies),
                                     [&](const auto& each) { return each.first == name; });
-    if (found == std::end(kPolicies)) throw_user("policy '{}' is unknown; exact, refill or stream", name);
+    if (found == std::end(kPolicies)) throw_user("policy '{}' is unknown; use exact, refill or stream", name);
     policies.push_back(found->second);
     begin = end + 1;
   }
@@ -120,11 +118,10 @@ const char* name_of(GenerationPolicy policy) {
   return "auto";
 }
 
-/// Scores as generation would, by each policy.
-int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Dataset& data, Split split,
-                 const std::function<void(int64_t, int64_t)>& progress) {
+/// Scores as generation would, with each policy.
+int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Dataset& data, Split split) {
   if (options.evaluation.stride != 0)
-    throw_user("--policy scores token by token; --stride does not go with it");
+    throw_user("--policy scores token by token and cannot be combined with --stride");
   nlohmann::ordered_json out = nlohmann::ordered_json::array();
   const auto lengths = options.latents.empty() ? std::vector<int64_t>{0} : options.latents;
   if (!options.json)
@@ -139,7 +136,7 @@ int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Da
       engine_options.refill = options.refill;
       Engine engine(*loaded.model, suited_options(engine_options, loaded.metadata.modality));
       const EvaluationResult r = evaluate_policy(
-          engine, data, split, {options.evaluation.max_documents, options.max_tokens}, progress);
+          engine, data, split, {options.evaluation.max_documents, options.max_tokens}, show_token_count);
       nlohmann::ordered_json row{{"policy", name_of(policy)}, {"refill", engine.options().refill}};
       row.update(as_json(r));
       out.push_back(row);
@@ -161,18 +158,12 @@ int run(const EvalCommand& options, const Globals& globals) {
   const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
   const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
   check_tokenizer(*data, loaded.metadata);
-  const bool terminal = isatty(STDERR_FILENO) != 0;
-  const auto progress = [terminal](int64_t done, int64_t total) {
-    if (terminal)
-      std::fprintf(stderr, "\r%lld of %lld tokens%s", static_cast<long long>(done),
-                   static_cast<long long>(total), done == total ? "\r\033[K" : "");
-  };
-  if (!options.policies.empty()) return run_policies(options, loaded, *data, split, progress);
+  if (!options.policies.empty()) return run_policies(options, loaded, *data, split);
   std::vector<EvaluationResult> results;
   for (const int64_t latents : options.latents.empty() ? std::vector<int64_t>{0} : options.latents) {
     EvaluationOptions evaluation = options.evaluation;
     evaluation.latents = latents;
-    results.push_back(evaluate(*loaded.model, *data, split, evaluation, progress));
+    results.push_back(evaluate(*loaded.model, *data, split, evaluation, show_token_count));
   }
   if (options.json) {
     nlohmann::ordered_json out = nlohmann::ordered_json::array();
@@ -190,7 +181,8 @@ int run(const EvalCommand& options, const Globals& globals) {
 
 void add_eval(CLI::App& app, Globals& globals, Action& action) {
   auto options = std::make_shared<EvalCommand>();
-  CLI::App* command = app.add_subcommand("eval", "Score every token of a split exactly once");
+  CLI::App* command =
+      app.add_subcommand("eval", "Report likelihood and accuracy on a split, scoring each token once");
   command->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
       ->required();
   command->add_option("--split", options->split, "train, validation or test")->capture_default_str();
@@ -203,21 +195,22 @@ void add_eval(CLI::App& app, Globals& globals, Action& action) {
                    "Latents, or a list such as 64,128,256 for a table (default: the model's)")
       ->delimiter(',')
       ->check(CLI::PositiveNumber);
-  command
-      ->add_option("--max-documents", options->evaluation.max_documents, "Only the first so many documents")
+  command->add_option("--max-documents", options->evaluation.max_documents, "Score only this many documents")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--batch", options->evaluation.batch, "Windows at once")
+  command->add_option("--batch", options->evaluation.batch, "Windows per batch")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
       ->add_option("--set", options->set, "Override the run's configuration, e.g. data.validation=other.txt")
       ->take_all();
-  command->add_option("--policy", options->policies,
-                      "Score as generation would, by exact, refill or stream, or a list for a table");
-  command
-      ->add_option("--refill", options->refill, "With --policy: latents that refill computes anew (0 = half)")
+  command->add_option(
+      "--policy", options->policies,
+      "Score as generation with this policy would: exact, refill or stream, or a list for a table");
+  command->add_option("--refill", options->refill, "With --policy: latents that refill recomputes (0 = half)")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--max-tokens", options->max_tokens, "With --policy: only so many tokens of a document")
+  command
+      ->add_option("--max-tokens", options->max_tokens,
+                   "With --policy: score at most this many tokens per document")
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", options->json, "Print JSON");
   command->callback(

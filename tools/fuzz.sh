@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the fuzz targets with clang and runs them one after the other, each for RUNS executions.
+# Builds the fuzz targets with clang and runs each for RUNS executions.
 #   tools/fuzz.sh [RUNS] [TARGET...]      (default: 1000000 executions of every target)
-# What a run learns is kept in build-fuzz/corpus/TARGET; a finding stops the script with the input's file name.
+# The corpus is kept in build-fuzz/corpus/TARGET; a finding stops the script and prints the input's file name.
 set -eu
 cd "$(dirname "$0")/.."
 runs=${1:-1000000}

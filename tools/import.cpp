@@ -1,4 +1,4 @@
-// perceiver import: other people's weights as model files of this program.
+// perceiver import: converts other projects' weights to model files.
 #include <cstdio>
 
 #include "base/check.h"
@@ -12,13 +12,13 @@ void add_import(CLI::App& app, Globals& globals, Action& action) {
     std::string from = "official", file, out;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("import", "Convert weights of the authors' code into a model file");
+  CLI::App* command = app.add_subcommand("import", "Convert weights of the authors' code to a model file");
   command
-      ->add_option("--from", options->from, "Whose: official (google-research/perceiver-ar as safetensors)")
+      ->add_option("--from", options->from, "Source: official (google-research/perceiver-ar as safetensors)")
       ->check(CLI::IsMember({"official"}));
   command
       ->add_option("file", options->file,
-                   "Safetensors file with tensors param/<module>/<name> and metadata 'config'")
+                   "Safetensors file with tensors param/<module>/<name> and the metadata entry 'config'")
       ->required();
   command->add_option("--out", options->out, "Model file to write")->required();
   command->callback([options, &globals, &action] {

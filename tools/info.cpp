@@ -1,4 +1,4 @@
-// perceiver info: what a checkpoint holds, and the work of a training step.
+// perceiver info: what a checkpoint contains, and the cost of a training step.
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -13,7 +13,7 @@
 namespace perceiver::program {
 namespace {
 
-/// Parameters by part: the name up to the second dot for blocks, to the first otherwise.
+/// Parameter counts by part: the name up to the second dot for blocks, else to the first.
 std::vector<std::pair<std::string, int64_t>> parts(const PerceiverAR& model) {
   std::vector<std::pair<std::string, int64_t>> result;
   for (const ParameterInfo& info : model.parameters().infos()) {
@@ -26,14 +26,14 @@ std::vector<std::pair<std::string, int64_t>> parts(const PerceiverAR& model) {
   return result;
 }
 
-/// What the run knew when it wrote the checkpoint; nothing for a model file on its own.
+/// The run's state when it wrote the checkpoint; none for a model file on its own.
 std::optional<CheckpointState> state_beside(const std::string& file) {
   const std::filesystem::path folder = std::filesystem::path(file).parent_path();
   if (!std::filesystem::exists(folder / state_file_name)) return std::nullopt;
   return read_checkpoint_state(folder);
 }
 
-/// Its first line: what follows may be a whole vocabulary.
+/// Its first line: the rest may be a whole vocabulary.
 std::string tokenizer_name(const std::string& tokenizer) {
   return tokenizer.substr(0, tokenizer.find('\n'));
 }
@@ -42,7 +42,7 @@ void print_loss(const char* name, const std::optional<double>& nats) {
   if (nats) std::printf("%-28s %.4f nats per token\n", name, *nats);
 }
 
-/// What a configuration computes in; `auto` as on the CPU, since the machine of a run is not known here.
+/// The type that a configuration computes in; `auto` as on the CPU, since the run's device is unknown here.
 DType type_of(Precision precision) {
   return precision == Precision::bfloat16 ? DType::bf16 : DType::f32;
 }
@@ -53,7 +53,7 @@ void print_work(const Config& config) {
               static_cast<long long>(config.train.batch), "context projection", work.path.c_str(),
               "matrix products", work.operations / 1e9);
   if (work.path == "table")
-    std::printf("  %-28s %.4g GFLOP, %.1f%% saved\n", "of them computed", work.executed / 1e9,
+    std::printf("  %-28s %.4g GFLOP, %.1f%% saved\n", "executed", work.executed / 1e9,
                 100 * (1 - work.executed / work.operations));
 }
 
@@ -65,7 +65,7 @@ nlohmann::ordered_json work_json(const Config& config) {
           {"executed_gflop", work.executed / 1e9}};
 }
 
-/// A configuration has no weights to tell of, but a step to count.
+/// A configuration has no weights to describe, only the cost of a step.
 int print_configuration(const std::string& file, bool json) {
   const Config config = load_config(file, {});
   if (json) {
@@ -130,11 +130,11 @@ void add_info(CLI::App& app, Globals& globals, Action& action) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "info", "Configuration, parameters, tokenizer and step of a checkpoint; the work of a step");
+      "info", "Describe a checkpoint: configuration, parameters, tokenizer, cost of a training step");
   command
       ->add_option(
           "checkpoint", options->checkpoint,
-          "Run folder, checkpoint folder, model file; or a configuration (YAML), of which a step is counted")
+          "Run folder, checkpoint folder, model file, or a configuration (YAML) for the cost of a step")
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options, &globals, &action] {

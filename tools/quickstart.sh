@@ -1,16 +1,24 @@
 #!/bin/sh
-# From a fresh Debian or Ubuntu to three trained models and what they make: installs what is needed and builds (one to two minutes
-# on two cores, some more for GPU code where nvcc is there), and for text (the King James Bible), pictures (pieces of photographs) and music (tunes of a game), all from Debian packages,
-# trains a small model for a minute or two, scores it on data it has not seen and samples from it (three to four minutes).
+# From a fresh Debian or Ubuntu to three trained models and their samples: installs the dependencies and builds (one to
+# two minutes on two cores, longer with GPU code: where there is a GPU and nvcc). Then, for text (the King James Bible),
+# pictures (crops of photographs) and music (a game's tunes), all from Debian packages, it trains a small model for a
+# minute or two, scores it on held-out data and samples from it (three to four minutes).
 #   tools/quickstart.sh [TEXT_FILE]      (your own text instead, and nothing else)
 set -eu
 cd "$(dirname "$0")/.."
 tools/install_packages.sh
-cmake -S . -B build -G Ninja -DPERCEIVER_UNITY=ON > /dev/null
+
+# GPU code takes minutes to compile, and without a GPU it would never run.
+cuda=AUTO
+if ! ls /dev/nvidia[0-9]* > /dev/null 2>&1 && ! nvidia-smi -L > /dev/null 2>&1; then
+  echo "No GPU found: building for the CPU only"
+  cuda=OFF
+fi
+cmake -S . -B build -G Ninja -DPERCEIVER_UNITY=ON -DPERCEIVER_CUDA=$cuda > /dev/null
 ninja -C build perceiver_program
 perceiver=build/perceiver
 
-# debian PACKAGE...: installs those that are missing
+# debian PACKAGE...: installs the missing ones
 debian() {
   missing=""
   for package; do
@@ -43,9 +51,9 @@ echo "== Text"
 run=runs/quickstart
 learn configs/quickstart.yaml "$text" $run
 echo
-echo "Bits per byte that the frequencies of single bytes alone would give (order-0 entropy):"
+echo "Order-0 entropy of the text (what byte frequencies alone would reach), bits per byte:"
 od -An -v -tu1 -w1 "$text" | sort | uniq -c | awk '{ n[NR] = $1; t += $1 } END { for (i in n) h -= n[i] / t * log(n[i] / t) / log(2); printf "%.3f\n", h }'
-echo "The model on the text it has not seen:"
+echo "The model on held-out text:"
 $perceiver eval --checkpoint $run --split validation --max-documents 8
 echo
 echo "A sample:"
@@ -58,7 +66,7 @@ debian mate-backgrounds
 photos=/usr/share/backgrounds/mate/nature
 run=runs/quickstart_image
 learn configs/quickstart_image.yaml $photos $run
-echo "Samples, and a photograph of which the model was given the upper half:"
+echo "Samples, and a photograph completed from its upper half:"
 $perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --out $run/samples.png
 $perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --prompt-file $photos/Dune.jpg \
   --prompt-rows 8 --out $run/completions.png
@@ -69,9 +77,9 @@ debian openttd-openmsx
 tunes=/usr/share/games/openttd/baseset/openmsx
 run=runs/quickstart_music
 learn configs/quickstart_music.yaml $tunes $run
-echo "A continuation of the first eight seconds of a tune, as MIDI and drawn as a piano roll:"
+echo "A continuation of the first eight seconds of a tune, as MIDI and as a piano roll:"
 for ending in mid png; do
   $perceiver sample --checkpoint $run --tokens 400 --temperature 0.9 --top-p 0.9 --seed 1 \
     --prompt-file $tunes/harp_harmony.mid --prompt-seconds 8 --out $run/sample.$ending
 done
-echo "(With the packages fluidsynth and timgm6mb-soundfont, --out $run/sample.wav makes it audible.)"
+echo "(With the packages fluidsynth and timgm6mb-soundfont, --out $run/sample.wav renders it to sound.)"

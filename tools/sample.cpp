@@ -1,4 +1,4 @@
-// perceiver sample: text from a checkpoint, printed as it is generated.
+// perceiver sample: prints text as it is generated.
 #include <algorithm>
 #include <cstdio>
 #include <map>
@@ -18,6 +18,7 @@ namespace perceiver::program {
 namespace {
 
 constexpr uint64_t kLongestPrompt = uint64_t{64} << 20;
+
 struct SampleCommand {
   std::string checkpoint, prompt, prompt_file, prompts_file;
   std::vector<std::string> stop, logit_bias;
@@ -28,7 +29,7 @@ struct SampleCommand {
   bool json = false, bf16_weights = false;
 };
 
-/// One text that is to be shown: the likeliest of `best_of` continuations of a prompt.
+/// A text to print: the likeliest of `best_of` continuations of a prompt.
 struct Result {
   size_t prompt = 0;
   std::string text;
@@ -37,7 +38,7 @@ struct Result {
   Ending ending = Ending::tokens;
 };
 
-/// A continuation on its way: its bytes until a stop string.
+/// A continuation in progress: its bytes up to a stop string.
 struct Progress {
   StopStrings stop;
   std::string text;
@@ -53,14 +54,14 @@ std::string valid_utf8(const std::string& bytes) {
   return stream.put(bytes) + stream.flush();
 }
 
-/// A line of the prompts' file: in .jsonl a JSON string, or an object with "prompt"; else the line itself.
+/// A line of the prompts file: in .jsonl a JSON string or an object with "prompt"; else the line itself.
 std::string prompt_of_line(const std::string& line, bool json, const std::string& source) {
   if (!json) return line;
   const nlohmann::json value = parse_json_document(line, source);
   if (value.is_string()) return value.get<std::string>();
   if (value.is_object() && value.contains("prompt") && value["prompt"].is_string())
     return value["prompt"].get<std::string>();
-  throw_user("{}: a JSON string, or an object with a string 'prompt', is needed", source);
+  throw_user("{}: expected a JSON string or an object with a string 'prompt'", source);
 }
 
 std::vector<std::string> read_prompts(const SampleCommand& options) {
@@ -76,7 +77,7 @@ std::vector<std::string> read_prompts(const SampleCommand& options) {
                                        options.prompts_file + ":" + std::to_string(number)));
     begin = end + 1;
   }
-  if (prompts.empty()) throw_user("{}: no prompt in it; one a line is needed", options.prompts_file);
+  if (prompts.empty()) throw_user("{}: contains no prompt; expected one a line", options.prompts_file);
   return prompts;
 }
 
@@ -91,7 +92,7 @@ std::pair<int32_t, float> parse_bias(const std::string& text) {
     if (id_end == id.size() && value_end == value.size()) return bias;
   } catch (const std::exception&) {  // reported below
   }
-  throw_user("--logit-bias {}: ID=VALUE is needed, e.g. 13=-inf or 35=2.5", text);
+  throw_user("--logit-bias {}: expected ID=VALUE, e.g. 13=-inf or 35=2.5", text);
 }
 
 /// The likeliest of each group of `best_of` continuations.
@@ -134,14 +135,13 @@ void print_json(const std::vector<std::string>& prompts, const std::vector<Resul
   std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
-/// Everything that is wrong with the request is told before the checkpoint is even opened, where possible.
+/// Reports mistakes in the request before the checkpoint is opened, where possible.
 void check(SampleCommand& options) {
-  if (options.batch.count < 1) throw_user("--count {}: 1 or more are possible", options.batch.count);
-  if (options.best_of < 1) throw_user("--best-of {}: 1 or more are possible", options.best_of);
-  if (options.batch.at_once < 0)
-    throw_user("--batch {}: 0 (up to 8) or more are possible", options.batch.at_once);
+  if (options.batch.count < 1) throw_user("--count {}: must be at least 1", options.batch.count);
+  if (options.best_of < 1) throw_user("--best-of {}: must be at least 1", options.best_of);
+  if (options.batch.at_once < 0) throw_user("--batch {}: must be 0 (up to 8) or more", options.batch.at_once);
   check_sampling(options.request.sampling);
-  if (options.request.tokens < 0) throw_user("--tokens {}: 0 or more are possible", options.request.tokens);
+  if (options.request.tokens < 0) throw_user("--tokens {}: must be 0 or more", options.request.tokens);
   (void)StopStrings(options.stop);
   for (const std::string& bias : options.logit_bias) options.request.token_biases.push_back(parse_bias(bias));
 }
@@ -163,13 +163,11 @@ std::vector<GenerationRequest> requests_of(const SampleCommand& options,
 }
 
 int sample_as_files(SampleCommand& options, const LoadedModel& loaded) {
-  if (!options.prompt.empty())
-    throw_user("--prompt is printed; to write --out, give the prompt as --prompt-file");
-  if (!options.prompts_file.empty())
-    throw_user("--prompts-file is of texts that are printed; leave it out with --out");
-  if (options.json) throw_user("--json prints text; leave it out to write --out");
-  if (options.best_of > 1) throw_user("--best-of is of texts that are printed; leave it out with --out");
-  if (!options.stop.empty()) throw_user("--stop is of texts that are printed; leave it out with --out");
+  if (!options.prompt.empty()) throw_user("--out cannot be combined with --prompt; use --prompt-file");
+  if (!options.prompts_file.empty()) throw_user("--out cannot be combined with --prompts-file");
+  if (options.json) throw_user("--out cannot be combined with --json");
+  if (options.best_of > 1) throw_user("--out cannot be combined with --best-of");
+  if (!options.stop.empty()) throw_user("--out cannot be combined with --stop");
   options.files.prompt_file = options.prompt_file;
   return sample_to_files(loaded, options.files, options.request, options.batch);
 }
@@ -184,7 +182,7 @@ int run(SampleCommand& options, const Globals& globals) {
   const auto total = static_cast<int64_t>(requests.size());
   Engine engine(*loaded.model, suited_options(options.batch.options_for(total), loaded.metadata.modality));
 
-  // One text is shown as it grows; several when all are done.
+  // A single text is printed as it grows; several, when all are done.
   const bool live = !options.json && total == 1;
   std::vector<Progress> progress(requests.size(), {StopStrings(options.stop), {}});
   Utf8Stream characters;
@@ -225,21 +223,27 @@ int run(SampleCommand& options, const Globals& globals) {
 
 void add_sampling(CLI::App& command, SampleCommand& options) {
   SamplingOptions& sampling = options.request.sampling;
-  command.add_option("--temperature", sampling.temperature, "0 = always the likeliest")
+  command.add_option("--temperature", sampling.temperature, "Sampling temperature (0 = greedy)")
       ->capture_default_str();
-  command.add_option("--top-k", sampling.top_k, "Only the k likeliest tokens (0 = off)")
+  command.add_option("--top-k", sampling.top_k, "Sample from the k likeliest tokens (0 = off)")
       ->capture_default_str();
-  command.add_option("--top-p", sampling.top_p, "Only the likeliest tokens that together reach p")
+  command
+      .add_option("--top-p", sampling.top_p,
+                  "Sample from the likeliest tokens that together reach probability p")
       ->capture_default_str();
-  command.add_option("--min-p", sampling.min_p, "Only tokens at least p times as likely as the likeliest")
+  command
+      .add_option("--min-p", sampling.min_p, "Sample from tokens at least p times as likely as the likeliest")
       ->capture_default_str();
   command
       .add_option("--repetition-penalty", sampling.repetition_penalty,
-                  "Logits of tokens that occurred are divided by it (1 = off)")
+                  "Divide the logits of tokens that already occurred by this (1 = off)")
       ->capture_default_str();
-  command.add_option("--logit-bias", options.logit_bias, "ID=VALUE added to a token's logit; -inf: never")
+  command
+      .add_option("--logit-bias", options.logit_bias,
+                  "Add VALUE to the logit of token ID, as ID=VALUE (-inf: never)")
       ->delimiter(',');
-  command.add_option("--seed", sampling.seed, "Same seed, same text")->capture_default_str();
+  command.add_option("--seed", sampling.seed, "Random seed: the same seed gives the same text")
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -250,23 +254,21 @@ void add_policy(CLI::App& command, EngineOptions& engine) {
                                                          {"refill", GenerationPolicy::refill},
                                                          {"stream", GenerationPolicy::stream}};
   command
-      .add_option(
-          "--policy", engine.policy,
-          "What happens once the latents are full: auto (refill where the model allows a cache), exact, "
-          "refill or stream; see docs/generation.md")
+      .add_option("--policy", engine.policy,
+                  "What to do once the latents are full: auto (refill if the model allows a KV cache), "
+                  "exact, refill or "
+                  "stream; see docs/generation.md")
       ->transform(CLI::CheckedTransformer(policies))
       ->default_str("auto");
   command.add_option("--latents", engine.latents, "Latents (0 = the model's)")->capture_default_str();
-  command
-      .add_option("--refill", engine.refill, "Latents that policy refill computes anew (0 = half of them)")
+  command.add_option("--refill", engine.refill, "Latents that policy refill recomputes (0 = half)")
       ->capture_default_str();
-  command
-      .add_option("--prompt-latents", engine.prompt_latents, "Latents of the pass over the prompt (0 = all)")
+  command.add_option("--prompt-latents", engine.prompt_latents, "Latents of the prefill (0 = all)")
       ->capture_default_str();
   const std::map<std::string, ContextEnd> ends{{"drop", ContextEnd::drop}, {"stop", ContextEnd::stop}};
   command
       .add_option("--at-context-end", engine.context_end,
-                  "drop: forget the oldest tokens; stop: end the text")
+                  "What to do once the context is full: drop the oldest tokens, or stop")
       ->transform(CLI::CheckedTransformer(ends))
       ->default_str("drop");
 }
@@ -280,29 +282,28 @@ void add_sample(CLI::App& app, Globals& globals, Action& action) {
   auto* file =
       command->add_option("--prompt-file", options->prompt_file, "File to continue")->excludes(prompt);
   command
-      ->add_option(
-          "--prompts-file", options->prompts_file,
-          "File with many prompts, one a line; in .jsonl each a JSON string or an object with 'prompt'")
+      ->add_option("--prompts-file", options->prompts_file,
+                   "File of prompts, one a line; in .jsonl each a JSON string or an object with 'prompt'")
       ->excludes(prompt)
       ->excludes(file);
-  auto* tokens =
-      command->add_option("--tokens", options->request.tokens, "New tokens at most")->capture_default_str();
+  auto* tokens = command->add_option("--tokens", options->request.tokens, "Maximum number of new tokens")
+                     ->capture_default_str();
   add_file_sampling(*command, options->files);
   add_sampling(*command, *options);
   add_policy(*command, options->batch.engine);
-  command->add_option("--stop", options->stop, "The text ends before this; may be given several times")
+  command->add_option("--stop", options->stop, "End the text before this string (repeatable)")
       ->take_all()
       ->expected(1);
   command->add_option("--stop-token", options->request.stop_tokens, "Token ids that end the text")
       ->delimiter(',');
-  command->add_option("--count", options->batch.count, "Continuations of each prompt")->capture_default_str();
-  command->add_option("--best-of", options->best_of, "Of so many continuations the likeliest")
+  command->add_option("--count", options->batch.count, "Continuations per prompt")->capture_default_str();
+  command->add_option("--best-of", options->best_of, "Print the likeliest of this many continuations")
       ->capture_default_str();
-  command->add_option("--batch", options->batch.at_once, "Texts at once (0 = up to 8)")
+  command->add_option("--batch", options->batch.at_once, "Texts generated at once (0 = up to 8)")
       ->capture_default_str();
-  command->add_flag("--ignore-eos", options->request.ignore_eos, "Never end before --tokens");
+  command->add_flag("--ignore-eos", options->request.ignore_eos, "Never generate the end token");
   command->add_flag("--bf16-weights", options->bf16_weights,
-                    "CPU: weights rounded to bfloat16, half as many bytes for a token");
+                    "CPU: round weights to bfloat16, halving the bytes read per token");
   command->add_flag("--json", options->json, "Print JSON with log-probabilities (nats)");
   command->callback([options, tokens, &globals, &action] {
     options->files.length_given = tokens->count() > 0;

@@ -1,7 +1,5 @@
 #include "tools/sample_files.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 
@@ -10,27 +8,18 @@
 #include "data/tokenizer.h"
 
 namespace perceiver::program {
-namespace {
-
-/// Shows on a terminal how far the first continuation has come.
-void show_progress(int64_t done, int64_t total) {
-  if (isatty(STDERR_FILENO) == 0) return;
-  std::fprintf(stderr, "\r%lld of %lld tokens%s", static_cast<long long>(done), static_cast<long long>(total),
-               done == total ? "\r\033[K" : "");
-}
-
-}  // namespace
-
 void add_file_sampling(CLI::App& command, FileSampling& options) {
-  command.add_option("--out", options.out, "Write the samples to this file: .txt, .wav, .png, .mid, .npy");
-  command.add_option("--prompt-seconds", options.prompt.seconds, "Of --prompt-file: sound and music")
+  command.add_option("--out", options.out, "Write the samples to this file (.txt, .wav, .png, .mid or .npy)");
+  command
+      .add_option("--prompt-seconds", options.prompt.seconds,
+                  "Use this many seconds of --prompt-file (audio and music)")
       ->check(CLI::PositiveNumber);
-  command.add_option("--prompt-rows", options.prompt.rows, "Of --prompt-file: rows of a picture")
+  command.add_option("--prompt-rows", options.prompt.rows, "Use this many rows of --prompt-file (images)")
       ->check(CLI::PositiveNumber);
-  command.add_option("--prompt-tokens", options.prompt.tokens, "Of --prompt-file: tokens")
+  command.add_option("--prompt-tokens", options.prompt.tokens, "Use this many tokens of --prompt-file")
       ->check(CLI::PositiveNumber);
   command.add_option("--prompt-known", options.prompt.known,
-                     "Mask of --prompt-file (PNG): white where the picture is known");
+                     "Mask for --prompt-file (PNG): white where the image is known");
 }
 
 bool wants_files(const FileSampling& options, const ModelMetadata& metadata) {
@@ -48,7 +37,7 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
                     const BatchSampling& batch) {
   const auto modality = modality_of_model(loaded.metadata.modality, loaded.metadata.tokenizer);
   if (options.out.empty())
-    throw_user("this model makes {}; say --out FILE{}", loaded.metadata.modality,
+    throw_user("this model makes {}; use --out FILE{}", loaded.metadata.modality,
                modality->outputs().front());
   check_output(*modality, options.out);
   Prompt prompt;
@@ -65,9 +54,10 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
   Engine engine(*loaded.model, suited_options(batch.options_for(batch.count), loaded.metadata.modality));
   int64_t done = 0;
   const std::vector<Continuation> all = generate(engine, requests, [&](int64_t sequence, const ChosenToken&) {
-    if (sequence == 0) show_progress(++done, plan.tokens);
+    if (sequence == 0) show_token_count(++done, plan.tokens);
     return true;
   });
+  end_progress();
   std::vector<std::vector<int32_t>> samples;
   for (const Continuation& continuation : all) {
     samples.emplace_back(plan.prompt.begin() + 1, plan.prompt.end());

@@ -1,4 +1,4 @@
-// perceiver sample for data that is written to files: sound, pictures, music, arrays, and text with --out.
+// perceiver sample to files: audio, images, music, arrays, and text with --out.
 #pragma once
 
 #include <string>
@@ -10,13 +10,13 @@
 namespace perceiver::program {
 
 struct FileSampling {
-  std::string out;            ///< file to write; its ending chooses the format
+  std::string out;            ///< file to write; its extension sets the format
   std::string prompt_file;    ///< file to continue, or empty
   PromptOptions prompt;       ///< how much of it
-  bool length_given = false;  ///< whether the request's number of tokens was asked for
+  bool length_given = false;  ///< whether --tokens was given
 };
 
-/// How many samples, and how many of them at once.
+/// How many samples, and how many at once.
 struct BatchSampling {
   EngineOptions engine;
   int64_t count = 1;    ///< of each prompt
@@ -24,13 +24,13 @@ struct BatchSampling {
   EngineOptions options_for(int64_t samples) const;
 };
 
-/// Adds --out and what limits a prompt file.
+/// Adds --out and the options that limit a prompt file.
 void add_file_sampling(CLI::App& command, FileSampling& options);
 
-/// Whether the command line or the model asks for files rather than for text on the terminal.
+/// Whether the command line or the model asks for files rather than printed text.
 bool wants_files(const FileSampling& options, const ModelMetadata& metadata);
 
-/// Generates as `request` says (its prompt is replaced), writes the files and prints their names.
+/// Generates as `request` says (except its prompt), writes the files and prints their names.
 int sample_to_files(const LoadedModel& loaded, const FileSampling& options, GenerationRequest request,
                     const BatchSampling& batch);
 

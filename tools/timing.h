@@ -1,4 +1,4 @@
-// Times of kernels.
+// Kernel timing.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace perceiver::program {
 
-/// Median milliseconds of `work`, each sample over enough calls to make launches cheap beside it.
+/// Median milliseconds of one call of `work`; each sample spans several calls on a GPU to amortise launches.
 inline double median_ms(DeviceContext& context, int repeats, const std::function<void()>& work) {
   const int calls = context.is_cuda() ? 4 : 1;
   std::vector<double> samples;

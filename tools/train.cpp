@@ -1,15 +1,12 @@
-// perceiver train: a run from a YAML file.
+// perceiver train: trains a model from a configuration.
 #include <signal.h>
-#include <unistd.h>
+#include <spdlog/spdlog.h>
 
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
-#include <iostream>
 
-#include "base/check.h"
 #include "config/load.h"
-#include "eval/evaluator.h"
 #include "tools/commands.h"
 #include "train/progress.h"
 #include "train/trainer.h"
@@ -25,36 +22,35 @@ struct TrainCommand {
 
 std::atomic<bool> stop_requested = false;
 
-/// The first signal asks the run to save and end; the second ends the program the usual way.
+/// The first signal asks the run to save and end; the second ends the program as usual.
 void request_stop(int signal) {
   stop_requested = true;
   ::signal(signal, SIG_DFL);
 }
 
-/// Leaves a validation between two of its batches.
-struct Stopped {};
-void poll_stop(int64_t, int64_t) {
-  if (stop_requested) throw Stopped();
-}
+/// Logs what a run reports.
+class LoggingObserver final : public TrainObserver {
+ public:
+  void on_log(const LogEntry& entry) override { log_progress(progress_line(entry)); }
+  void on_eval(const EvalEntry& entry) override { spdlog::info("{}", progress_line(entry)); }
+  void on_checkpoint(int64_t step, const std::filesystem::path& path) override {
+    spdlog::info("step {}  saved {}", step, path.string());
+  }
+  void on_message(Severity severity, const std::string& text) override {
+    spdlog::log(severity == Severity::warning ? spdlog::level::warn : spdlog::level::info, "{}", text);
+  }
+};
 
-ValidationScore score(const EvaluationResult& result) {
-  return {result.nats_per_token(), result.units > 0 ? std::optional(result.bits_per_unit()) : std::nullopt,
-          result.unit};
-}
-
-Validate validator(const Config& config) {
-  EvaluationOptions options;
-  options.stride = config.eval.stride;
-  options.latents = config.eval.latents;
-  options.batch = config.eval.batch > 0 ? config.eval.batch : config.train.batch;
-  options.max_documents = config.eval.max_documents;
-  return [options](const PerceiverAR& model, const Dataset& data) -> std::optional<ValidationScore> {
-    try {
-      return score(evaluate(model, data, Split::validation, options, poll_stop));
-    } catch (const Stopped&) {
-      return std::nullopt;
-    }
-  };
+const char* words_for(TrainStatus status) {
+  switch (status) {
+    case TrainStatus::finished:
+      return "finished";
+    case TrainStatus::interrupted:
+      return "stopped; continue with --resume";
+    case TrainStatus::out_of_time:
+      break;
+  }
+  return "stopped by train.max_minutes";
 }
 
 int run(const TrainCommand& options, const Globals& globals) {
@@ -63,21 +59,22 @@ int run(const TrainCommand& options, const Globals& globals) {
   if (!globals.device.empty()) config.device = globals.device;
   const std::string folder =
       options.run.empty() ? "runs/" + std::filesystem::path(options.config).stem().string() : options.run;
-  Progress progress(std::cerr, isatty(STDERR_FILENO) != 0);
+  LoggingObserver observer;
   TrainOptions train;
   train.folder = folder;
   train.resume = options.resume;
   train.stop = &stop_requested;
-  train.observer = &progress;
-  train.validate = validator(config);
+  train.observer = &observer;
+  train.validate = make_validation(config, [] { return stop_requested.load(); });
   Trainer trainer(config, train);
+  const DeviceContext& context = trainer.model().context();
+  spdlog::debug("{}: {} threads, {}, {} parameters", context.name(), context.threads(),
+                name_of(trainer.model().type()), trainer.model().parameters().count());
   ::signal(SIGINT, request_stop);
   ::signal(SIGTERM, request_stop);
   const TrainResult result = trainer.run();
-  const char* how = result.status == TrainStatus::finished      ? "finished"
-                    : result.status == TrainStatus::interrupted ? "stopped; go on with --resume"
-                                                                : "train.max_minutes are over";
-  progress.on_message(fmt::format("{} at step {}", how, result.step));
+  spdlog::info("{} at step {}", words_for(result.status), result.step);
+  end_progress();
   std::printf("%s\n", result.checkpoint.string().c_str());
   return 0;
 }
@@ -87,12 +84,12 @@ int run(const TrainCommand& options, const Globals& globals) {
 void add_train(CLI::App& app, Globals& globals, Action& action) {
   auto options = std::make_shared<TrainCommand>();
   CLI::App* command =
-      app.add_subcommand("train", "Train a model from a configuration; prints the last checkpoint");
+      app.add_subcommand("train", "Train a model from a configuration and print its last checkpoint");
   command->add_option("config", options->config, "Configuration (YAML; see perceiver config --explain)")
       ->required();
   command->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
-  command->add_option("--run", options->run, "Folder of the run (default: runs/<name of the configuration>)");
-  command->add_flag("--resume", options->resume, "Continue the run that the folder holds");
+  command->add_option("--run", options->run, "Run folder (default: runs/<name of the configuration>)");
+  command->add_flag("--resume", options->resume, "Continue the run in the folder");
   command->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }

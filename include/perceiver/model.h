@@ -32,6 +32,7 @@ struct Score {
   int64_t tokens = 0;  ///< predicted, the end included
   int64_t bytes = 0;
   double bits_per_byte() const {
+    // ln 2 as a literal: std::numbers needs C++20, which users of this header may not compile as.
     return bytes == 0 ? 0 : nats / (0.6931471805599453 * static_cast<double>(bytes));
   }
 };

@@ -27,7 +27,7 @@ ModelMetadata metadata_of(const CheckpointState& state, const PerceiverAR& model
   return metadata;
 }
 
-/// Streams a file into the folder; its record goes into state.json.
+/// Streams a file into the folder. Returns its record for state.json.
 FileRecord write_tensors(const AtomicFolder& folder, const char* name, const SafetensorsWriter& writer) {
   OutputFile file = folder.create_file(name);
   const uint64_t checksum = writer.write(file);
@@ -61,8 +61,7 @@ template <typename... Args>
   throw CheckpointDamage(fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// A checkpoint is whole or not there, so a file it lacks was lost; one that cannot be asked for its size may
-/// be as good as ever.
+/// Checkpoints appear whole, so a missing file is damage; one whose size cannot be read may be intact.
 uint64_t member_size(const fs::path& path) {
   std::error_code error;
   const uint64_t bytes = fs::file_size(path, error);
@@ -75,7 +74,7 @@ uint64_t member_size(const fs::path& path) {
 ParsedState parse_state(const fs::path& folder) {
   const fs::path path = folder / state_file_name;
   if (const uint64_t bytes = member_size(path); bytes > kMaxStateBytes)
-    throw_damage("{}: {} bytes are too many for the state of a checkpoint", path.string(), bytes);
+    throw_damage("{}: {} bytes are too many for a checkpoint's state", path.string(), bytes);
   return state_from_json(read_file(path, kMaxStateBytes), path.string());
 }
 
@@ -84,7 +83,7 @@ void verify_file(const fs::path& path, const FileRecord& record) {
   if (bytes != record.bytes)
     throw_damage("{}: has {} bytes instead of {}", path.string(), bytes, record.bytes);
   if (file_checksum(path) != record.checksum)
-    throw_damage("{}: its checksum is not that of {}", path.string(), state_file_name);
+    throw_damage("{}: its checksum differs from that in {}", path.string(), state_file_name);
 }
 
 void load_average(const fs::path& path, const PerceiverAR& model, const Tensor& average) {
@@ -116,12 +115,12 @@ CheckpointState verify_checkpoint(const fs::path& folder) {
   ParsedState parsed = parse_state(folder);
   for (const char* name : {model_file_name, optimizer_file_name})
     if (!parsed.files.contains(name))
-      throw_user("{}: names no {}", (folder / state_file_name).string(), name);
+      throw_user("{}: does not list {}", (folder / state_file_name).string(), name);
   if (parsed.state.config.train.ema_decay > 0 && !parsed.files.contains(average_file_name))
-    throw_user("{}: names no {}", (folder / state_file_name).string(), average_file_name);
+    throw_user("{}: does not list {}", (folder / state_file_name).string(), average_file_name);
   for (const auto& [name, record] : parsed.files) {
     if (fs::path(name).filename() != name)
-      throw_user("{}: '{}' is no file name", (folder / state_file_name).string(), name);
+      throw_user("{}: '{}' is not a file name", (folder / state_file_name).string(), name);
     verify_file(folder / name, record);
   }
   return std::move(parsed.state);

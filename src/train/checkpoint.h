@@ -1,4 +1,4 @@
-// A checkpoint: a folder that holds everything a run continues from, bit by bit.
+// A checkpoint: a folder with everything a run needs to continue bit for bit.
 #pragma once
 
 #include <filesystem>
@@ -15,26 +15,26 @@ inline constexpr const char* average_file_name = "ema.safetensors";          ///
 inline constexpr const char* optimizer_file_name = "optimizer.safetensors";  ///< Optimizer::state
 inline constexpr const char* state_file_name = "state.json";                 ///< CheckpointState, checksums
 
-/// How the data went into tokens; goes into the model file's metadata.
+/// How the data became tokens; stored in the model file's metadata.
 struct DataDescription {
   std::string tokenizer;  ///< as make_tokenizer reads it
   std::string modality;
 };
 
-/// Writes a checkpoint folder under a temporary name, synchronises it and gives it its final one; a
-/// checkpoint of that name is replaced. On any failure nothing has changed.
+/// Writes a checkpoint folder under a temporary name, syncs it and renames it, replacing a checkpoint of that
+/// name. On any failure nothing has changed.
 void write_checkpoint(const std::filesystem::path& folder, const CheckpointState& state,
                       const PerceiverAR& model, const Learner& learner, const DataDescription& data);
 
-/// Reads state.json alone. Throws as state_from_json does, CheckpointDamage where the file is missing.
+/// Reads only state.json. Throws as state_from_json does, and CheckpointDamage if the file is missing.
 CheckpointState read_checkpoint_state(const std::filesystem::path& folder);
 
-/// Reads the state and holds every file against its size and checksum. Throws CheckpointDamage with what is
-/// wrong, another Error where it cannot be told.
+/// Reads the state and checks every file's size and checksum. Throws CheckpointDamage with what is wrong,
+/// another Error if that cannot be determined.
 CheckpointState verify_checkpoint(const std::filesystem::path& folder);
 
-/// Fills model and learner from a checkpoint that verify_checkpoint found good, made with the same model and
-/// optimizer.
+/// Fills model and learner from a checkpoint that passed verify_checkpoint and was made with the same model
+/// and optimizer.
 void load_checkpoint(const std::filesystem::path& folder, PerceiverAR& model, Learner& learner);
 
 }  // namespace perceiver

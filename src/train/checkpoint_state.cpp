@@ -21,7 +21,7 @@ constexpr int kFormatVersion = 1;
 uint64_t from_hexadecimal(const std::string& text) {
   uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
-  if (error != std::errc() || end != text.data() + text.size()) throw_user("'{}' is no checksum", text);
+  if (error != std::errc() || end != text.data() + text.size()) throw_user("'{}' is not a checksum", text);
   return value;
 }
 
@@ -53,9 +53,9 @@ LossSums sums_from_json(const json& value) {
 }
 
 int64_t count(const json& value) {
-  if (!value.is_number_integer()) throw_user("{} is no count", value.dump());
+  if (!value.is_number_integer()) throw_user("{} is not a count", value.dump());
   const auto number = value.get<int64_t>();
-  if (number < 0) throw_user("{} is no count", number);
+  if (number < 0) throw_user("{} is not a count", number);
   return number;
 }
 
@@ -68,7 +68,7 @@ ParsedState read_document(const json& document, const std::string& source) {
   state.elapsed = document.at("elapsed_seconds").get<double>();
   state.loss = read_optional(document.at("loss"));
   state.validation_loss = read_optional(document.at("validation_loss"));
-  // Checkpoints without these two are of runs that ended with their validation or were not to have one.
+  // Checkpoints without these two are from runs that ended with their validation or had none.
   state.rejected = document.value("skipped_in_a_row", int64_t{0});
   state.validated = document.value("validated_step", state.step);
   if (const json& best = document.at("best"); !best.is_null())
@@ -91,7 +91,7 @@ json parse_state(std::string_view text, const std::string& source) {
   throw CheckpointDamage(fmt::format("{}: not the state of a checkpoint", source));
 }
 
-/// Comes before the checksum, which a newer version may compute in another way.
+/// Before the checksum, which a newer version may compute differently.
 void check_version(const json& document, const std::string& source) {
   const auto version = document.find("format_version");
   if (version == document.end() || !version->is_number_integer() || *version <= kFormatVersion) return;
@@ -103,7 +103,7 @@ void check_checksum(json& document, const std::string& source) {
   const json checksum = document.value("checksum", json());
   document.erase("checksum");
   if (checksum != checksum_of(document))
-    throw CheckpointDamage(fmt::format("{}: its checksum does not fit its content", source));
+    throw CheckpointDamage(fmt::format("{}: its checksum does not match its content", source));
   if (document.at("format") != kFormat || document.at("format_version") != kFormatVersion)
     throw_user("{}: not of format '{}', version {}", source, kFormat, kFormatVersion);
 }

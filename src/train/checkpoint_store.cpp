@@ -39,7 +39,7 @@ void rename_or_throw(const char* action, const fs::path& from, const fs::path& t
   if (error) throw_output_failure(action, from, error.value());
 }
 
-/// Under a temporary name first: half a checkpoint must never look like one.
+/// Renames it first: half a checkpoint must never look like a whole one.
 void remove_checkpoint(const fs::path& path) {
   const fs::path temporary = temporary_path(path, TemporaryKind::unfinished);
   rename_or_throw("remove", path, temporary);

@@ -27,9 +27,8 @@ void check_config_change(const Config& before, const Config& wanted, const std::
   for (const ConfigKey& key : config_keys()) {
     if (!is_fixed(key) || key.get(before) == key.get(wanted)) continue;
     throw_user(
-        "{} was trained with {}: {} and cannot be resumed with {}; put the old value back, or start a new "
-        "run "
-        "in another folder",
+        "{} was trained with {}: {} and cannot be resumed with {}; restore the old value, or start a new "
+        "run in another folder",
         run, key.path, format_value(key.get(before)), format_value(key.get(wanted)));
   }
 }

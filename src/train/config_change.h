@@ -7,10 +7,10 @@
 
 namespace perceiver {
 
-/// Throws `user`, naming the key and both values, if `wanted` changes what makes a run the same run: model,
-/// data, loss, optimizer, and of train the batch, the micro-batches, the precision, the seed and the moving
-/// average. Device, threads, schedule, number of steps, intervals, limits, recomputation, evaluation and
-/// checkpoint keys may change. `run` names the run in the error.
+/// Throws `user`, naming the key and both values, if `wanted` would make it another run: changes in model,
+/// data, loss, optimizer, and of train the batch, the micro-batches, the seed and the moving average. Device
+/// and precision (which depends on it where it is `auto`), threads, schedule, number of steps, intervals,
+/// limits, recomputation, evaluation and checkpoint keys may change. `run` names the run in the error.
 void check_config_change(const Config& before, const Config& wanted, const std::string& run);
 
 }  // namespace perceiver

@@ -18,7 +18,7 @@ namespace {
 
 constexpr int64_t kStepsInFlight = 4;  // on a GPU
 constexpr size_t kTotalsBytes = 5 * sizeof(double);
-// The host writes the scalars up to this field, the device those from it on.
+// The host writes the scalars before this field, the device the rest.
 constexpr size_t kHostScalars = offsetof(kernels::StepScalars, update);
 
 Tensor copy_of(DeviceContext& context, const Tensor& source) {
@@ -191,7 +191,7 @@ std::string Learner::find_offender(const Slot& slot) {
     compute_part(part, options, &offender);
     std::swap(inputs, inputs_);
   }
-  return offender.value_or("every value is finite, but the gradient's norm is too large for one");
+  return offender.value_or("every value is finite, but the gradient norm overflows");
 }
 
 void Learner::swap_average() {

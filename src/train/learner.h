@@ -1,4 +1,4 @@
-// One training step: micro-batches, clipping, the optimizer's update, the weights' moving average.
+// One training step: micro-batches, clipping, optimizer update, moving average of the weights.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,7 @@
 
 namespace perceiver {
 
-/// Sums over the targets of one step or of several; nats.
+/// Sums over the targets of one or more steps; nats.
 struct LossSums {
   double loss = 0;     ///< what is minimised: with label smoothing and z-loss
   double nll = 0;      ///< negative log-likelihood
@@ -23,7 +23,7 @@ struct LossSums {
   int64_t targets = 0;
 
   void add(const LossSums& other);
-  /// Per target; NaN without any.
+  /// Per target; NaN if there are none.
   double mean(double sum) const;
 };
 
@@ -32,64 +32,63 @@ struct StepReport {
   int64_t inputs = 0;        ///< tokens read
   double gradient_norm = 0;  ///< global, before clipping
   double learning_rate = 0;
-  bool finite = true;    ///< otherwise nothing was updated
-  std::string offender;  ///< where not finite: the first operation whose result was not, in words
+  bool finite = true;    ///< false: nothing was updated
+  std::string offender;  ///< if not finite: the first operation with a non-finite result, in words
 };
 
-/// Everything that a step changes besides the weights: optimizer state and moving average. All of it happens
-/// on the device, decided there too; the host only enqueues and, later, reads the report. A step is a
-/// function of these, the configuration, its number and its batch; random numbers depend on (train.seed,
-/// step, example) alone, so micro-batches see the masks of the large batch.
+/// Everything a step changes besides the weights: optimizer state and moving average. All of it, decisions
+/// included, happens on the device; the host only enqueues and later reads the report. A step is a function
+/// of this state, the configuration, its number and its batch; random numbers depend only on (train.seed,
+/// step, example), so micro-batches see the same masks as the large batch.
 class Learner {
  public:
-  /// The moving average starts at the model's present weights. `model` must outlive this.
+  /// The moving average starts at the model's current weights. `model` must outlive this.
   Learner(const Config& config, PerceiverAR& model);
   Learner(const Learner&) = delete;
   Learner& operator=(const Learner&) = delete;
 
-  /// Trains on `batch` as step `step`, counted from 0, and waits for the result. Where the loss or the
-  /// gradient is not finite, nothing is changed and the step is computed again to find the operation at
-  /// fault.
+  /// Trains on `batch` as step `step`, counted from 0, and waits for the result. If the loss or the gradient
+  /// is not finite, nothing is updated and the step is recomputed to find the operation at fault.
   StepReport step(int64_t step, const Batch& batch);
   /// The same in two halves: `start` enqueues a step, `finish` waits for the oldest one. Up to `capacity`
-  /// steps may be in flight, so that a GPU never waits for the host.
+  /// steps may be in flight to keep a GPU from waiting for the host.
   void start(int64_t step, const Batch& batch);
   StepReport finish();
   int64_t in_flight() const { return in_flight_; }
   int64_t capacity() const { return static_cast<int64_t>(slots_.size()); }
 
-  /// Updates made by the finished steps; bias corrections depend on it.
+  /// Updates made by the finished steps; bias corrections depend on this.
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates);
   /// The optimizer's state; see Optimizer::state.
   std::vector<NamedTensor> optimizer_state() const { return optimizer_->state(); }
-  /// The weights' moving average as a flat buffer (ParameterStore); none where train.ema_decay is 0. The
-  /// decay of update t is min(ema_decay, (1 + t) / (10 + t)), so that the initial weights are soon forgotten.
+  /// The moving average of the weights as a flat buffer (ParameterStore); none if train.ema_decay is 0. The
+  /// decay of update t is min(ema_decay, (1 + t) / (10 + t)), which soon forgets the initial weights.
   const Tensor& average() const { return average_; }
-  /// Exchanges weights and moving average, where there is one.
+  /// Swaps weights and moving average, if there is one.
   void swap_average();
 
  private:
-  /// A step that was started.
+  /// A step in flight.
   struct Slot {
     int64_t step = 0;
-    Batch batch;  ///< to find the operation at fault, if need be
+    Batch batch;  ///< to find the operation at fault, if needed
     double learning_rate = 0;
     std::unique_ptr<Mailbox> mailbox;  ///< loss totals, then kernels::StepScalars
   };
-  /// A micro-batch's launches. They are run once to fill the arena's cache, then recorded.
+  /// A micro-batch's launches: run once to fill the arena's cache, then recorded.
   struct Recording {
     bool warm = false;
     std::unique_ptr<RecordedWork> work;
   };
 
   void write_scalars(int64_t step, const Batch& batch, double learning_rate);
-  /// Enqueues the micro-batches of a step, the last with the update, by recorded work where possible.
+  /// Enqueues the micro-batches of a step, the last one with the update, from recordings where possible.
   void enqueue(int64_t step, const Batch& batch);
   PassOptions pass_options(int64_t step, const Batch& batch, int64_t part) const;
   const Batch& part_of(const Batch& batch, int64_t part);
   void run_part(int64_t part, const PassOptions& options);
-  /// Losses and gradients of the present inputs.
+  /// Losses and gradients of the current inputs.
   void compute_part(int64_t part, const PassOptions& options, std::optional<std::string>* offender);
   void update();
   std::string find_offender(const Slot& slot);
@@ -99,11 +98,11 @@ class Learner {
   PerceiverAR& model_;
   std::unique_ptr<Optimizer> optimizer_;
   int64_t updates_ = 0;
-  Batch part_;                           ///< the present micro-batch
-  ModelInputs inputs_;                   ///< of the present micro-batch, always at the same place
+  Batch part_;                           ///< the current micro-batch
+  ModelInputs inputs_;                   ///< of the current micro-batch, always at the same address
   std::shared_ptr<DeviceMemory> arena_;  ///< of recorded work
-  std::vector<Recording> recordings_;    ///< one for each micro-batch
-  std::vector<Slot> slots_;              ///< a ring
+  std::vector<Recording> recordings_;    ///< one per micro-batch
+  std::vector<Slot> slots_;              ///< ring buffer
   int64_t next_ = 0, in_flight_ = 0;
   Tensor totals_;        ///< f64 [5]: sums of the step's losses
   Tensor squared_norm_;  ///< f64 [1]
@@ -111,7 +110,7 @@ class Learner {
   Tensor average_;
 };
 
-/// The model's weights are their moving average as long as this lives, where there is one.
+/// While this lives, the model's weights are their moving average, if there is one.
 class AveragedWeights {
  public:
   explicit AveragedWeights(Learner& learner) : learner_(learner) { learner_.swap_average(); }

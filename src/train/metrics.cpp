@@ -30,7 +30,7 @@ nlohmann::json parse_line(const std::string& line) {
   }
 }
 
-/// The step of an entry; none for a line that is not one, or one of an interval that was cut short.
+/// The step of an entry; none for a partial entry or a line that is not an entry.
 std::optional<int64_t> logged_step(const std::string& line) {
   const nlohmann::json entry = parse_line(line);
   if (!entry.is_object() || entry.contains("partial")) return std::nullopt;
@@ -78,7 +78,7 @@ void drop_metrics_after(const fs::path& path, int64_t last_step) {
     const std::optional<int64_t> step = logged_step(line);
     if (step && *step <= last_step) kept.append(line).push_back('\n');
   }
-  // What could not be read must not be lost by writing the rest.
+  // Writing the rest would lose what could not be read.
   if (input.bad()) throw_output_failure("read", path, EIO);
   output.write(kept);
   output.commit();

@@ -1,4 +1,4 @@
-// metrics.jsonl: one JSON object per line and entry of the log.
+// metrics.jsonl: one JSON object per log entry, one a line.
 #pragma once
 
 #include <filesystem>
@@ -10,19 +10,19 @@
 namespace perceiver {
 
 /// {"step", "loss" (nats per target), "bits", "objective", "z_loss", "accuracy", "gradient_norm",
-/// "learning_rate", "targets_per_second", "inputs_per_second", "elapsed" (seconds), "skipped"}; null where a
-/// number is not finite; "partial": true where the run was stopped before the entry was due.
+/// "learning_rate", "targets_per_second", "inputs_per_second", "elapsed" (seconds), "skipped"}; null for a
+/// non-finite number; "partial": true if the run stopped before the entry was due.
 std::string metrics_line(const LogEntry& entry);
 /// {"step", "validation_loss" (nats per target), "validation_bits", "validation_seconds"}, and
 /// "validation_bits_per_<unit>" where known.
 std::string metrics_line(const EvalEntry& entry);
 
-/// Makes the file what it was in an uninterrupted run when `last_step` was done: removes the lines of later
-/// steps, partial entries (the next one covers their steps too) and what is no entry (the end of a line that
-/// a killed process did not finish); rewritten atomically. Nothing happens where the file is missing.
+/// Makes the file what an uninterrupted run would have written up to `last_step`: removes the lines of later
+/// steps, partial entries (the next one covers their steps too) and anything that is not an entry (such as a
+/// line that a killed process left unfinished). Rewrites it atomically; does nothing if it is missing.
 void drop_metrics_after(const std::filesystem::path& path, int64_t last_step);
 
-/// The file, open for adding lines, each by one write. Errors are `failure`s.
+/// The file, open for appending; each line is one write. Errors are `failure`s.
 class MetricsFile {
  public:
   explicit MetricsFile(const std::filesystem::path& path);

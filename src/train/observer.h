@@ -1,33 +1,33 @@
-// What a training run tells about itself. The library prints nothing: whoever runs a trainer hands in an
-// observer.
+// What a training run reports. The library prints nothing: the caller of a trainer passes an observer.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <numbers>
 #include <optional>
 #include <string>
 
 namespace perceiver {
 
-/// Every train.log_every steps and at the last: means over the steps since the entry before, as far as they
-/// were finite (NaN where none was), and the last step's gradient norm and learning rate.
+/// Every train.log_every steps and at the last one: means over the finite steps since the previous entry (NaN
+/// if there were none), and the last step's gradient norm and learning rate.
 struct LogEntry {
   int64_t step = 0;          ///< steps done
   int64_t steps = 0;         ///< train.steps
   double loss = 0;           ///< negative log-likelihood, nats per target
   double objective = 0;      ///< what is minimised, per target: with label smoothing and z-loss
   double z_loss = 0;         ///< z-loss term per target
-  double accuracy = 0;       ///< part of the targets that were the most likely token
+  double accuracy = 0;       ///< fraction of targets that were the most likely token
   double gradient_norm = 0;  ///< global, before clipping
   double learning_rate = 0;
   double targets_per_second = 0;
-  double inputs_per_second = 0;  ///< tokens read, the context included
-  double elapsed = 0;            ///< seconds of training, those before resuming included
-  double remaining = 0;          ///< seconds, by the present speed of steps
-  int64_t skipped = 0;           ///< steps of the run that were not finite
-  bool partial = false;          ///< the run was stopped before the entry was due
+  double inputs_per_second = 0;  ///< tokens read, including the context
+  double elapsed = 0;            ///< seconds of training, including those before resuming
+  double remaining = 0;          ///< seconds, at the current speed
+  int64_t skipped = 0;           ///< steps of the run whose loss or gradient was not finite
+  bool partial = false;          ///< the run stopped before the entry was due
 
-  double bits() const { return loss / 0.693147180559945309417232121458; }
+  double bits() const { return loss / std::numbers::ln2; }
 };
 
 struct EvalEntry {
@@ -35,21 +35,23 @@ struct EvalEntry {
   double loss = 0;  ///< nats per target
   std::optional<double> bits_per_unit;
   std::string unit;      ///< e.g. "byte"
-  double seconds = 0;    ///< that the validation took
-  bool is_best = false;  ///< smallest loss of the run so far
+  double seconds = 0;    ///< duration of the validation
+  bool is_best = false;  ///< lowest loss of the run so far
 
-  double bits() const { return loss / 0.693147180559945309417232121458; }
+  double bits() const { return loss / std::numbers::ln2; }
 };
+
+enum class Severity { info, warning };
 
 class TrainObserver {
  public:
   virtual ~TrainObserver() = default;
   virtual void on_log(const LogEntry&) {}
   virtual void on_eval(const EvalEntry&) {}
-  /// A checkpoint is safely on the disk.
+  /// A checkpoint is safely on disk.
   virtual void on_checkpoint(int64_t /*step*/, const std::filesystem::path&) {}
-  /// Something worth a line of its own: resuming, skipped steps, damaged checkpoints.
-  virtual void on_message(const std::string&) {}
+  /// Something worth a line of its own, e.g. resuming (info), a skipped step or damaged checkpoint (warning).
+  virtual void on_message(Severity, const std::string&) {}
 };
 
 }  // namespace perceiver

@@ -8,10 +8,10 @@
 namespace perceiver {
 namespace {
 
-// Small enough that a tile of parameter, gradient and two moments stays in the second-level cache.
+// Small enough that a tile of parameter, gradient and two moments stays in the L2 cache.
 constexpr int64_t kTileElements = 4096;
 
-/// A table of plain structs in the device's memory.
+/// A table of plain structs in device memory.
 template <typename Entry>
 Tensor upload(DeviceContext& context, const std::vector<Entry>& entries) {
   const Tensor table =
@@ -20,7 +20,7 @@ Tensor upload(DeviceContext& context, const std::vector<Entry>& entries) {
   return table;
 }
 
-/// What the optimizers that work elementwise share: the tiles, and flat buffers as state.
+/// Shared by the elementwise optimizers: tiles, and flat buffers as state.
 class TiledOptimizer : public Optimizer {
  public:
   std::vector<NamedTensor> state() const override {
@@ -93,7 +93,7 @@ class Sgd final : public TiledOptimizer {
   }
 
  private:
-  Tensor momentum_;  // none where momentum is 0
+  Tensor momentum_;  // none if momentum is 0
 };
 
 class Lamb final : public TiledOptimizer {
@@ -152,7 +152,7 @@ class Adafactor final : public Optimizer {
   }
 
  private:
-  /// Appends a parameter's moments to a buffer of `size` elements so far.
+  /// Appends a parameter's moments to a buffer that has `size` elements so far.
   static kernels::AdafactorParameter entry(const ParameterInfo& info, const OptimizerConfig& config,
                                            int64_t& size) {
     const bool factored = info.shape.rank() >= 2;

@@ -1,5 +1,5 @@
-// How the parameters follow their gradients. The formulas are the kernels' (kernels/kernels.h); what stands
-// here is their state, in flat buffers, and which parameters weight decay and layerwise scaling apply to.
+// Optimizers: their state, in flat buffers, and which parameters weight decay and layerwise scaling apply to.
+// The update formulas are with the kernels (kernels/optimizer.h).
 #pragma once
 
 #include <memory>
@@ -25,10 +25,10 @@ class Optimizer {
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
 
-  /// Moves the parameters by their gradients. `scalars` is in the device's memory. Allocates nothing.
+  /// Updates the parameters from their gradients. `scalars` is in device memory. Allocates nothing.
   virtual void update(const kernels::StepScalars* scalars) = 0;
-  /// Everything that the next update depends on beside parameters and scalars, as tensors of the parameters'
-  /// shapes named "<optimizer>.<moment>/<parameter>" (adafactor: of their rows and columns). They share the
+  /// Everything the next update depends on besides parameters and scalars: tensors of the parameters' shapes
+  /// (adafactor: of their rows and columns) named "<optimizer>.<moment>/<parameter>". They share the
   /// optimizer's memory: writing them restores a state.
   virtual std::vector<NamedTensor> state() const = 0;
 
@@ -40,11 +40,11 @@ class Optimizer {
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceContext& context,
                                           ParameterStore& parameters);
 
-/// Whether weight decay applies: to the matrices of linear layers, not to biases, LayerNorm parameters and
+/// True where weight decay applies: matrices of linear layers, but not biases, LayerNorm parameters and
 /// tables (token and position embeddings, learned queries, latent indices).
 bool decays(const ParameterInfo& parameter);
 
-/// The tiles of all parameters (kernels::ParameterTile), each of at most 4096 elements.
+/// The tiles of all parameters (kernels::ParameterTile), at most 4096 elements each.
 std::vector<kernels::ParameterTile> parameter_tiles(const ParameterStore& parameters, double weight_decay);
 
 }  // namespace perceiver

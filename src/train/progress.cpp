@@ -7,8 +7,6 @@
 namespace perceiver {
 namespace {
 
-constexpr const char* kRewrite = "\r\x1b[K";  // to the line's beginning, and clear it
-
 std::string rate_text(double rate) {
   if (rate >= 1e6) return fmt::format("{:.2f}M", rate / 1e6);
   if (rate >= 1e4) return fmt::format("{:.1f}k", rate / 1e3);
@@ -40,26 +38,6 @@ std::string progress_line(const EvalEntry& entry) {
   if (entry.bits_per_unit) line += fmt::format(", {:.4f} bits per {}", *entry.bits_per_unit, entry.unit);
   if (entry.is_best) line += " (best so far)";
   return line;
-}
-
-void Progress::on_log(const LogEntry& entry) {
-  if (!terminal_) return write_line(progress_line(entry));
-  out_ << kRewrite << progress_line(entry) << std::flush;
-  open_ = true;
-}
-
-void Progress::on_checkpoint(int64_t step, const std::filesystem::path& path) {
-  write_line(fmt::format("step {}  saved {}", step, path.string()));
-}
-
-void Progress::write_line(const std::string& line) {
-  end_line();
-  out_ << line << '\n' << std::flush;
-}
-
-void Progress::end_line() {
-  if (open_) out_ << '\n';
-  open_ = false;
 }
 
 }  // namespace perceiver

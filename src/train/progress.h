@@ -1,7 +1,6 @@
 // A training run's progress as text for people.
 #pragma once
 
-#include <ostream>
 #include <string>
 
 #include "train/observer.h"
@@ -16,27 +15,5 @@ std::string progress_line(const EvalEntry& entry);
 
 /// "0:07", "12:34", "3:05:09", "2d 03:05".
 std::string duration_text(double seconds);
-
-/// Writes a run's progress to a stream: on a terminal the log entries rewrite one line, elsewhere each is a
-/// line of its own.
-class Progress final : public TrainObserver {
- public:
-  Progress(std::ostream& out, bool terminal) : out_(out), terminal_(terminal) {}
-  ~Progress() override { end_line(); }
-
-  void on_log(const LogEntry& entry) override;
-  void on_eval(const EvalEntry& entry) override { write_line(progress_line(entry)); }
-  void on_checkpoint(int64_t step, const std::filesystem::path& path) override;
-  void on_message(const std::string& message) override { write_line(message); }
-
- private:
-  void write_line(const std::string& line);
-  /// Leaves a rewritten line standing.
-  void end_line();
-
-  std::ostream& out_;
-  bool terminal_;
-  bool open_ = false;  ///< whether the cursor stands behind a line to be rewritten
-};
 
 }  // namespace perceiver

@@ -24,8 +24,9 @@ FileDescriptor create_locked(const fs::path& path) {
   FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder.valid()) throw_output_failure("open the folder", path, errno);
   if (!try_lock(folder))
-    throw_user("{}: another process is training in this folder; wait for it, stop it, or choose another",
-               path.string());
+    throw_user(
+        "{}: another process is training in this folder; wait for it, stop it, or choose another folder",
+        path.string());
   return folder;
 }
 
@@ -54,12 +55,12 @@ void RunFolder::require_no_run() const {
         name(), steps.back());
   if (has_traces())
     throw_user(
-        "{} already holds a run, which saved no checkpoint: start it over with --resume, delete the folder, "
+        "{} already holds a run that saved no checkpoint: start it over with --resume, delete the folder, "
         "or choose another",
         name());
 }
 
-void RunFolder::require_begun() const {
+void RunFolder::require_started() const {
   if (!has_traces())
     throw_user("{} holds no checkpoint to resume from; start the run without --resume", name());
 }
@@ -71,7 +72,7 @@ ResumePoint RunFolder::find_resume_point() const {
     try {
       point.state = verify_checkpoint(checkpoints_.path(step));
       if (point.state.step != step)
-        throw_user("{}: its state is that of step {}; give the folder back its name",
+        throw_user("{}: its state is that of step {}; rename the folder back",
                    checkpoints_.path(step).string(), point.state.step);
       return point;
     } catch (const CheckpointDamage& error) {

@@ -19,10 +19,10 @@ struct DamagedCheckpoint {
 
 struct ResumePoint {
   CheckpointState state;
-  std::vector<DamagedCheckpoint> damaged;  ///< newer ones that were passed over, newest first
+  std::vector<DamagedCheckpoint> damaged;  ///< newer ones that were skipped, newest first
 };
 
-/// Creates the folder where it is missing and keeps it locked: one process at a time trains there.
+/// Creates the folder if it is missing and keeps it locked: one process at a time trains there.
 class RunFolder {
  public:
   /// Throws `user` when another process trains there, `failure` when it cannot be created.
@@ -34,16 +34,16 @@ class RunFolder {
   std::filesystem::path tensorboard() const { return path_ / "tensorboard"; }
   const CheckpointStore& checkpoints() const { return checkpoints_; }
 
-  /// Throws `user` when the folder holds a run already, be it one that has no checkpoint yet.
+  /// Throws `user` if the folder already holds a run, even one without a checkpoint.
   void require_no_run() const;
-  /// Throws `user` unless a run was begun here.
-  void require_begun() const;
-  /// The newest checkpoint whose files are what was written; throws `user` when there is none. What keeps one
-  /// from being read, but says nothing about its content, is thrown on: passing it over would lose steps.
+  /// Throws `user` unless a run was started here.
+  void require_started() const;
+  /// The newest checkpoint whose files are intact; throws `user` if there is none. An error that prevents
+  /// reading one but says nothing about its content is rethrown: skipping that checkpoint would lose steps.
   ResumePoint find_resume_point() const;
 
  private:
-  /// Whether a run left anything here beside checkpoints.
+  /// Whether a run left anything here besides checkpoints.
   bool has_traces() const;
 
   std::filesystem::path path_;

@@ -45,7 +45,11 @@ void RunLog::checkpoint(int64_t step, const std::filesystem::path& path) {
 }
 
 void RunLog::message(const std::string& text) {
-  if (observer_ != nullptr) observer_->on_message(text);
+  if (observer_ != nullptr) observer_->on_message(Severity::info, text);
+}
+
+void RunLog::warn(const std::string& text) {
+  if (observer_ != nullptr) observer_->on_message(Severity::warning, text);
 }
 
 }  // namespace perceiver

@@ -12,13 +12,14 @@ namespace perceiver {
 
 class RunLog {
  public:
-  /// Continues the files of `folder` behind step `step`: later entries are dropped. `observer` may be null.
+  /// Continues the files of `folder` after `step`: later entries are dropped. `observer` may be null.
   RunLog(const RunFolder& folder, int64_t step, bool tensorboard, TrainObserver* observer);
 
   void add(const LogEntry& entry);
   void add(const EvalEntry& entry);
   void checkpoint(int64_t step, const std::filesystem::path& path);
-  void message(const std::string& text);
+  void message(const std::string& text);  ///< for information
+  void warn(const std::string& text);
 
  private:
   MetricsFile metrics_;

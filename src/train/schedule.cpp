@@ -6,7 +6,7 @@
 namespace perceiver {
 namespace {
 
-/// How much of the decay is done, 0 to 1.
+/// Completed fraction of the decay, 0 to 1.
 double decay_progress(const Config& config, int64_t step) {
   const int64_t begin = config.schedule.warmup_steps;
   const int64_t end = config.schedule.decay_steps > 0 ? config.schedule.decay_steps : config.train.steps;

@@ -6,14 +6,14 @@
 namespace perceiver {
 
 /// Learning rate of step `step`, counted from 0. During the first w = warmup_steps steps it rises linearly
-/// from warmup_initial (at step 0) to the base rate (at step w). From there on, with d = decay_steps
-/// (train.steps where that is 0):
+/// from warmup_initial (at step 0) to the base rate (at step w). After that, with d = decay_steps
+/// (train.steps if that is 0):
 ///   constant  base
-///   cosine    from base at step w to final_learning_rate at step d by half a period, then constant
-///   linear    likewise by a straight line
+///   cosine    half a period from base at step w to final_learning_rate at step d, then constant
+///   linear    a straight line between the same points, then constant
 ///   steps     base times all factors whose boundary is at most `step`
 ///   t5        base * sqrt(w / step), the authors' base * sqrt(w / ((step - w) + w)), where their w is at
-///             least 1; w = 0 counts as 1 here, so that step 0, as step 1, has the base rate
+///             least 1; w = 0 counts as 1 here: steps 0 and 1 have the base rate
 double learning_rate(const Config& config, int64_t step);
 
 }  // namespace perceiver

@@ -1,4 +1,4 @@
-// Speed of training: what was done since the last entry of the log, and how long it took.
+// Training speed since the last log entry.
 #pragma once
 
 #include <chrono>
@@ -16,7 +16,7 @@ class Stopwatch {
   Clock::time_point start_ = Clock::now();
 };
 
-/// Counts since the last restart; the time of steps alone, without validations and checkpoints.
+/// Counts since the last reset; times only steps, not validations and checkpoints.
 struct StepClock {
   int64_t steps = 0;
   int64_t targets = 0;

@@ -32,7 +32,7 @@ constexpr std::array<uint32_t, 256> make_crc_table() {
   return table;
 }
 
-/// Protocol buffer fields, one after the other.
+/// Serialises protocol buffer fields.
 class Message {
  public:
   Message& integer(uint32_t field, uint64_t value) {

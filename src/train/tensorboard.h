@@ -1,5 +1,5 @@
 // TensorBoard event files, written by hand: TFRecord framing (https://www.tensorflow.org, "TFRecord": length,
-// masked CRC-32C of it, data, masked CRC-32C of that) around the few fields of the protocol buffers Event and
+// its masked CRC-32C, data, its masked CRC-32C) around the few fields of the protocol buffers Event and
 // Summary that scalars need.
 #pragma once
 
@@ -15,7 +15,7 @@
 
 namespace perceiver {
 
-/// CRC-32C (Castagnoli), as of RFC 3720.
+/// CRC-32C (Castagnoli), RFC 3720.
 uint32_t crc32c(std::span<const std::byte> bytes);
 
 struct Scalar {
@@ -23,11 +23,11 @@ struct Scalar {
   double value = 0;
 };
 
-/// An event file of one process. Every call is one write; errors are `failure`s.
+/// One process's event file. Every call is one write; errors are `failure`s.
 class EventFile {
  public:
-  /// Creates events.out.tfevents.<unix time>.<host>.<process> in `folder`, which is created. Viewers drop
-  /// what earlier files of the folder hold of `first_step` and later.
+  /// Creates events.out.tfevents.<unix time>.<host>.<process> in `folder`, creating that too. Viewers drop
+  /// the entries of earlier files in the folder from `first_step` on.
   EventFile(const std::filesystem::path& folder, int64_t first_step);
 
   void add(int64_t step, std::span<const Scalar> scalars);

@@ -2,122 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "base/check.h"
-#include "config/save.h"
-#include "config/validate.h"
 #include "kernels/elementwise.h"
-#include "model/precision.h"
-#include "train/config_change.h"
-#include "train/schedule.h"
 
 namespace perceiver {
-namespace {
-
-Config checked(Config config) {
-  resolve(config);
-  validate(config);
-  return config;
-}
-
-std::unique_ptr<Dataset> open_fitting(const Config& config) {
-  std::unique_ptr<Dataset> data = open_dataset(config.data);
-  check_fits(*data, config.model);
-  return data;
-}
-
-/// A folder to resume from is not made by looking for it.
-const std::filesystem::path& checked(const TrainOptions& options) {
-  std::error_code ignored;
-  if (options.resume && !std::filesystem::is_directory(options.folder, ignored))
-    throw_user("{}: there is no such folder to resume a run in", options.folder.string());
-  return options.folder;
-}
-
-std::shared_ptr<DeviceContext> open_device(const Config& config) {
-  auto context = DeviceContext::open(config.device, static_cast<int>(config.threads));
-  apply_precision(config.train.precision, *context);
-  return context;
-}
-
-}  // namespace
-
-Trainer::Trainer(Config config, TrainOptions options)
-    : config_(checked(std::move(config))),
-      options_(std::move(options)),
-      context_(open_device(config_)),
-      data_(open_fitting(config_)),
-      folder_(checked(options_)) {
-  const bool goes_on = options_.resume && !folder_.checkpoints().steps().empty();
-  if (!goes_on) options_.resume ? folder_.require_begun() : folder_.require_no_run();
-  model_ = std::make_unique<PerceiverAR>(config_.model, context_,
-                                         apply_precision(config_.train.precision, *context_));
-  if (goes_on) {
-    resume();
-  } else {
-    start();
-  }
-}
-
-void Trainer::start() {
-  model_->parameters().initialize(config_.train.seed);
-  learner_ = std::make_unique<Learner>(config_, *model_);
-  state_.config = config_;
-  open_files();
-  if (options_.resume)
-    log_->message(fmt::format("{} holds no checkpoint yet; the run starts at step 0", folder_.name()));
-}
-
-void Trainer::resume() {
-  ResumePoint point = folder_.find_resume_point();
-  check_config_change(point.state.config, config_, folder_.name());
-  state_ = std::move(point.state);
-  state_.config = config_;
-  saved_ = state_.step;
-  changed_ = false;
-  // An interval that was cut short is told of again at the end if no step follows.
-  logged_ = state_.interval.targets > 0 ? -1 : state_.step;
-  last_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
-  last_.learning_rate = learning_rate(config_, std::max<int64_t>(0, state_.step - 1));
-  const CheckpointStore& store = folder_.checkpoints();
-  learner_ = std::make_unique<Learner>(config_, *model_);
-  load_checkpoint(store.path(state_.step), *model_, *learner_);
-  open_files();
-
-  const std::string source = store.path(state_.step).string();
-  for (const DamagedCheckpoint& damaged : point.damaged)
-    log_->message(
-        fmt::format("the checkpoint of step {} is damaged ({}); it is now {}, and {} is used instead",
-                    damaged.step, damaged.reason, store.set_aside(damaged.step).string(), source));
-  if (config_.checkpoint.keep_best) link_best();
-  log_->message(fmt::format("resuming {} at step {}", source, state_.step));
-}
-
-void Trainer::open_files() {
-  loader_ = std::make_unique<Loader>(*data_, Split::train, config_.model, config_.train.batch,
-                                     config_.train.seed, state_.step);
-  write_file_atomically(folder_.config(), to_yaml(config_));
-  log_.emplace(folder_, saved_, config_.train.tensorboard, options_.observer);
-  for (const std::string& note : data_->notes()) log_->message(note);
-}
-
-void Trainer::link_best() {
-  // A process killed between writing a checkpoint and linking it left the link to be made here; and the best
-  // checkpoint may be gone if the run goes back to one before it.
-  const CheckpointStore& store = folder_.checkpoints();
-  const std::vector<int64_t> steps = store.steps();
-  const bool kept = state_.best && std::find(steps.begin(), steps.end(), state_.best->step) != steps.end();
-  if (!kept) {
-    state_.best.reset();
-    store.clear_best();
-  } else if (store.best() != state_.best->step) {
-    store.set_best(state_.best->step);
-  }
-}
 
 TrainResult Trainer::run() {
-  if (state_.step > 0) evaluate_and_save();  // a validation may be missing that the run was stopped in
+  if (state_.step > 0) evaluate_and_save();  // the run may have been stopped during a validation
   while (state_.step < config_.train.steps) {
     const bool stops = stopped(), ends = stops || out_of_time();
     if (ends && learner_->in_flight() == 0)
@@ -137,7 +29,7 @@ bool Trainer::out_of_time() const {
   return config_.train.max_minutes > 0 && watch_.seconds() >= 60 * config_.train.max_minutes;
 }
 
-/// The next step after which weights or state are looked at, so that none after it may have been started.
+/// The next step after which weights or state are read: no later step may be in flight then.
 int64_t Trainer::next_stop() const {
   if (owes_save_) return state_.step + 1;
   int64_t stop = config_.train.steps;
@@ -156,9 +48,9 @@ void Trainer::start_steps() {
   }
 }
 
-void Trainer::step(bool last_ones) {
+void Trainer::step(bool draining) {
   const Stopwatch watch;
-  if (!last_ones) start_steps();
+  if (!draining) start_steps();
   const StepReport report = learner_->finish();
   ++state_.step;
   last_ = report;
@@ -184,14 +76,14 @@ void Trainer::account(const StepReport& report, double seconds) {
 void Trainer::reject(const StepReport& report) {
   ++state_.rejected;
   ++state_.skipped;
-  log_->message(fmt::format(
-      "step {}: loss {}, gradient norm {}; first at fault: {}; the step is skipped ({} in a row, {} in all)",
+  log_->warn(fmt::format(
+      "step {}: loss {}, gradient norm {}; first at fault: {}; step skipped ({} in a row, {} in all)",
       state_.step, report.sums.mean(report.sums.loss), report.gradient_norm, report.offender, state_.rejected,
       state_.skipped));
   if (state_.rejected < config_.train.max_nonfinite_steps) return;
   throw_failure(
-      "training stopped at step {}: {} steps in a row had a loss or gradient that is not finite, first at "
-      "fault: {}; last good checkpoint: {}; try a lower optimizer.learning_rate, a longer "
+      "training stopped at step {}: {} steps in a row had a non-finite loss or gradient, first at fault: {}; "
+      "last good checkpoint: {}; try a lower optimizer.learning_rate, a longer "
       "schedule.warmup_steps or a smaller optimizer.clip_norm",
       state_.step, state_.rejected, report.offender, last_good_checkpoint());
 }
@@ -208,10 +100,10 @@ bool Trainer::due(int64_t every) const {
   return state_.step == config_.train.steps || (every > 0 && state_.step % every == 0);
 }
 
-// A skipped step leaves the weights as they were, so they could be saved as well as before it. But if it is
-// they that are at fault, each checkpoint of the steps that follow would be as useless: one that is due then
-// waits for the next finite step, or for the end of the run. Such a last one may be useless too, so none is
-// removed for it: `prune` runs only behind a finite step.
+// A skipped step leaves the weights unchanged, so they could still be saved. But if the weights are at fault,
+// every checkpoint written now would be useless: one that falls due waits for the next finite step or the end
+// of the run. That last one may be useless too, so no other is removed for it: `prune` runs only after a
+// finite step.
 void Trainer::evaluate_and_save() {
   const bool validates = due(config_.eval.every) && lacks_validation() && !stopped();
   const bool best = validates && evaluate_or_save();
@@ -239,7 +131,7 @@ void Trainer::log(bool partial) {
   entry.partial = partial;
   logged_ = state_.step;
   log_->add(entry);
-  if (partial) return;  // a resumed run goes on with the interval as if it had not been stopped
+  if (partial) return;  // a resumed run continues the interval as if it had not stopped
   state_.interval = {};
   clock_ = {};
 }
@@ -252,7 +144,7 @@ bool Trainer::evaluate_or_save() {
   try {
     return evaluate();
   } catch (...) {
-    if (changed_) save_if_finite();  // a validation that fails must not cost the steps before it
+    if (changed_) save_if_finite();  // a failed validation must not lose the steps before it
     throw;
   }
 }
@@ -305,14 +197,14 @@ void Trainer::save() {
 
 void Trainer::save_if_finite() {
   if (weights_are_finite()) return save();
-  log_->message(fmt::format("no checkpoint at step {}: some weights are not finite", state_.step));
+  log_->warn(fmt::format("no checkpoint at step {}: some weights are not finite", state_.step));
 }
 
 TrainResult Trainer::finish(TrainStatus status) {
   if (logged_ != state_.step) log(true);
   const bool validates = status != TrainStatus::interrupted && lacks_validation();
   if (validates && !stopped()) evaluate_or_save();
-  if (validates && lacks_validation()) status = TrainStatus::interrupted;  // in its validation
+  if (validates && lacks_validation()) status = TrainStatus::interrupted;  // during its validation
   if (changed_ && !weights_are_finite())
     throw_failure(
         "no checkpoint at step {}, where training ended: some weights are not finite; last good checkpoint: "

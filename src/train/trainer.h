@@ -1,9 +1,8 @@
-// A training run from a configuration: data, model, steps, validations, checkpoints, resuming.
+// A training run from a configuration: data, model, steps, validation, checkpoints, resuming.
 #pragma once
 
 #include <atomic>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,24 +17,16 @@
 #include "train/run_folder.h"
 #include "train/run_log.h"
 #include "train/step_clock.h"
+#include "train/validation.h"
 
 namespace perceiver {
 
-struct ValidationScore {
-  double loss = 0;                      ///< nats per target
-  std::optional<double> bits_per_unit;  ///< where the data have a unit
-  std::string unit;                     ///< e.g. "byte"
-};
-/// Scores the validation split; not called where the data have none. Should poll `stop` of the options and,
-/// once it is true, give up and return nothing.
-using Validate = std::function<std::optional<ValidationScore>(const PerceiverAR&, const Dataset&)>;
-
 struct TrainOptions {
   std::filesystem::path folder;  ///< of the run; created
-  bool resume = false;  ///< continue the run that the folder holds; from step 0 if it has no checkpoint yet
-  const std::atomic<bool>* stop = nullptr;  ///< once true, the run saves and ends after the present step
+  bool resume = false;           ///< continue the run in the folder; from step 0 if it has no checkpoint yet
+  const std::atomic<bool>* stop = nullptr;  ///< once true, the run saves and ends after the current step
   TrainObserver* observer = nullptr;
-  Validate validate;  ///< none: no validation
+  Validate validate;  ///< none: no validation; should give up once `stop` is true
 };
 
 enum class TrainStatus { finished, interrupted, out_of_time };
@@ -46,17 +37,17 @@ struct TrainResult {
   std::filesystem::path checkpoint;  ///< the newest one; empty if none was written
 };
 
-/// A run depends on its configuration and its data alone: the same losses and weights, bit by bit, with the
-/// same number of threads, whether or not it was stopped or killed and resumed in between.
+/// A run depends only on its configuration and data: with the same number of threads, losses and weights are
+/// identical bit for bit, even if the run was stopped or killed and resumed.
 class Trainer {
  public:
-  /// Opens or creates everything. Throws `user` for a folder that holds a run already (without `resume`) or
-  /// no usable one (with it), for a configuration that does not fit the data or the run to be resumed.
+  /// Opens or creates everything. Throws `user` for a folder that already holds a run (without `resume`) or
+  /// no usable one (with it), and for a configuration that does not fit the data or the run to resume.
   Trainer(Config config, TrainOptions options);
 
   /// Trains to train.steps, or until `stop` or train.max_minutes; saves, and validates unless stopped. Throws
-  /// `failure` after train.max_nonfinite_steps steps in a row that were not finite, and for what cannot be
-  /// written; the last good checkpoint stays.
+  /// `failure` after train.max_nonfinite_steps consecutive steps that were not finite, and if something
+  /// cannot be written; the last good checkpoint stays.
   TrainResult run();
 
   PerceiverAR& model() const { return *model_; }
@@ -67,26 +58,26 @@ class Trainer {
  private:
   void start();
   void resume();
-  /// Loader, config.yaml and log, behind the newest checkpoint.
+  /// Loader, config.yaml and log, continuing after the newest checkpoint.
   void open_files();
-  /// Makes `best` what the resumed state says.
+  /// Makes the link `best` agree with the resumed state.
   void link_best();
   int64_t next_stop() const;
   void start_steps();
-  /// Finishes a step, with others started behind it unless these are the `last_ones`.
-  void step(bool last_ones);
+  /// Finishes a step; starts further ones first unless `draining`.
+  void step(bool draining);
   void account(const StepReport& report, double seconds);
   void reject(const StepReport& report);
-  /// The validation and the checkpoint that are due now.
+  /// Does the validation and writes the checkpoint that are due now.
   void evaluate_and_save();
   void log(bool partial);
-  /// Whether this was the best validation of the run; the second saves before it passes an exception on.
+  /// True if this was the best validation of the run. evaluate_or_save saves before it rethrows.
   bool evaluate();
   bool evaluate_or_save();
   bool lacks_validation() const;
   void save();
   void save_if_finite();
-  /// The newest checkpoint from before the steps that were rejected, for an error message.
+  /// The newest checkpoint from before the rejected steps, for an error message.
   std::string last_good_checkpoint() const;
   bool weights_are_finite() const;
   TrainResult finish(TrainStatus status);
@@ -108,13 +99,13 @@ class Trainer {
   Batch batch_;
   StepReport last_;         ///< the last step
   StepClock clock_;         ///< since the last entry of the log
-  Stopwatch watch_;         ///< since this process began
+  Stopwatch watch_;         ///< since this process started
   int64_t logged_ = 0;      ///< step of the last entry of the log
   int64_t saved_ = -1;      ///< step of the newest checkpoint; -1: none
   int64_t confirmed_ = -1;  ///< step of the newest checkpoint that a finite step followed
-  bool sound_ = false;      ///< whether the last thing computed, step or validation, was finite
+  bool sound_ = false;      ///< whether the latest step or validation was finite
   bool changed_ = true;     ///< since the newest checkpoint
-  bool owes_save_ = false;  ///< a checkpoint was due at a step that was rejected
+  bool owes_save_ = false;  ///< a checkpoint was due at a rejected step
 };
 
 }  // namespace perceiver

@@ -1,26 +1,29 @@
 #!/bin/sh
-# perceiver data as a user meets it, and models of sound and of pieces of text from files to files.
+# perceiver data as a user sees it, and models of audio and of subword text from files to files.
 #   data_test.sh PROGRAM SOURCE_FOLDER
 . "$2/tests/program/commands.sh"
 
 same() { diff -r "$1" "$2" > "$work/diff" || fail "$1 and $2 differ: $(head -c 500 "$work/diff")"; }
 
-# The source tree as a corpus: real text, always there.
+# The source tree as a corpus: real text that is always available.
 mkdir -p "$work/books"
 cat "$source"/README.md "$source"/docs/*.md "$source"/LICENSE > "$work/whole.txt"
 split -b 2000 "$work/whole.txt" "$work/books/part-"
 touch "$work/books/empty.txt"
 
 works modalities "$program" data modalities; prints "sample_rate"
-works build-help "$program" data build --help; prints "Options of the modality"
+works build-help "$program" data build --help; prints "options of the"
 build="$program data build --modality text --input $work/books --shard-tokens 6000 --test-fraction 0.1"
 works build $build --output "$work/shards" --workers 1; prints "1 files skipped"; prints "empty.txt: is empty"
 works build-two $build --output "$work/two" --workers 3
 same "$work/shards" "$work/two"
+works build-quiet $build --output "$work/quiet" --quiet --log-file "$work/build.log"
+[ -s "$work/err" ] && fail "build --quiet: $(cat "$work/err")"
+grep -q " info [0-9]* of [0-9]* files" "$work/build.log" || fail "build --log-file: $(cat "$work/build.log")"
 works info "$program" data info "$work/shards"; prints "all checksums"; prints "skipped     empty.txt"
 works info-json "$program" data info "$work/shards" --json; prints '"vocabulary": 259'
 
-# Killed wherever it may be, a build goes on to the same shards.
+# A build that is killed at any point can be continued, with the same shards as result.
 for delay in 0.01 0.03 0.06 0.1; do
   rm -rf "$work/killed"
   $build --output "$work/killed" > /dev/null 2>&1 & running=$!
@@ -30,10 +33,10 @@ for delay in 0.01 0.03 0.06 0.1; do
 done
 rm "$work/killed/summary.json"
 complains 2 "not finished" "$program" data info "$work/killed"
-works build-verified $build --output "$work/killed"; prints "were found finished"
+works build-verified $build --output "$work/killed"; prints "were already finished"
 complains 2 "other files or options" "$program" data build --modality text --input "$work/books" --output "$work/killed"
 
-# Damage is found, with its place.
+# Damage is found and located.
 damaged=$(ls "$work"/killed/train-00001-*.shard)
 printf 'x' | dd of="$damaged" bs=1 seek=2500 conv=notrunc 2> /dev/null
 complains 2 "train-00001-.*byte .*section .*checksum" "$program" data info "$work/killed"
@@ -54,7 +57,7 @@ works sample-pieces "$program" sample --checkpoint "$work/run-pieces" --prompt "
 works sample-text "$program" sample --checkpoint "$work/run-pieces" --prompt-file "$source/README.md" --prompt-tokens 9 --tokens 5 --out "$work/sample.txt"
 [ -s "$work/sample.txt" ] || fail "no sample.txt"
 
-# Sound: a model of noise, from raw files, and a continuation of one of them.
+# Audio: a model of noise, from raw files, and a continuation of one of them.
 mkdir "$work/sound"
 for i in 1 2 3; do  # 8 kHz, 16 bits: a header by hand before the bytes of the text
   head -c $((i * 500)) "$work/whole.txt" > "$work/pcm"; n=$((i * 500))
@@ -66,10 +69,10 @@ mkdir "$work/held"; mv "$work/sound/3.wav" "$work/held"
 works sound-roundtrip "$program" data roundtrip "$work/sound/1.wav" --sample-rate 8000; prints "250 samples in 1 channels, 8000 per second"
 sound="$small --set data.type=audio --set data.options.sample_rate=8000 --set data.train=$work/sound --set data.validation=$work/held"
 works train-sound "$program" train $sound --run "$work/run-sound"
-grep -q "1 files were skipped; the first, 4.wav: is no sound file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
+grep -q "perceiver: warning: 1 files were skipped; the first, 4.wav: is no sound file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
 works eval-sound "$program" eval --checkpoint "$work/run-sound"; prints "bits per sample"
-complains 2 "tokenizer or its options are not those" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
-complains 2 "say --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"
+complains 2 "tokenizer or its options differ" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
+complains 2 "use --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"
 complains 2 "written as .wav, .flac" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.mp3"
 complains 2 "say --tokens" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.wav"
 works sample-sound "$program" sample --checkpoint "$work/run-sound" --prompt-file "$work/sound/1.wav" --prompt-seconds 0.02 --tokens 40 --ignore-eos --out "$work/x.wav"

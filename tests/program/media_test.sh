@@ -1,5 +1,5 @@
 #!/bin/sh
-# Pictures and music from files to shards, a trained model, and files again; what is damaged is skipped and told.
+# Images and music from files to shards, a trained model, and files again; damaged files are skipped and reported.
 #   media_test.sh PROGRAM SOURCE_FOLDER
 . "$2/tests/program/commands.sh"
 

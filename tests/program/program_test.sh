@@ -1,5 +1,5 @@
 #!/bin/sh
-# The program as a user meets it: commands that work, and one clear line with exit code 2 for each mistake.
+# The program as a user sees it: commands that work, and one clear line with exit code 2 for each mistake.
 #   program_test.sh PROGRAM SOURCE_FOLDER
 . "$2/tests/program/commands.sh"
 
@@ -32,15 +32,15 @@ works explain "$program" config --explain model; prints "model.latents"
 for config in "$source"/configs/*.yaml "$source"/configs/*/*.yaml; do works "$config" "$program" config "$config"; prints "context_length"; done
 works bench "$program" bench train --config "$source/configs/copy32.yaml" --set train.batch=2 --steps 2 --warmup 1; prints '"tflops"'
 
-# What two runs that should be the same differ in; the clock's part of the metrics is left out.
+# Differences of two runs that should be the same, except times in the metrics.
 differences() {
   for run in "$1" "$2"; do sed -E 's/"(targets_per_second|inputs_per_second|elapsed|validation_seconds)":[^,}]*//g' "$run/metrics.jsonl" > "$run/timeless"; done
   diff "$1/timeless" "$2/timeless"; diff "$1/config.yaml" "$2/config.yaml"
   (cd "$1/checkpoints" && cksum step-*/*.safetensors); (cd "$2/checkpoints" && cksum step-*/*.safetensors)
 }
 
-# A run that is stopped and resumed ends with the same bytes as one that is not, given the same number of threads:
-# left to itself it is that of the processors, which a container may change from one process to the next.
+# A run that is stopped and resumed ends with the same bytes as an uninterrupted one, given the same number of threads
+# (by default that of the processors, which in a container may change from one process to the next).
 small="$source/configs/copy32.yaml --set model.input_channels=32 --set model.layers=1 --set train.batch=4 --set eval.every=0 --set eval.max_documents=4 --set threads=2"
 works train "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/whole"
 works first-half "$program" train $small --set train.steps=12 --set checkpoint.every=5 --run "$work/parts"
@@ -51,19 +51,19 @@ for file in model optimizer; do
 done
 refuses 2 "resume" "$program" train $small --set train.steps=12 --run "$work/whole"
 
-# A limit of the file size ends a run as a full disk does: with one line, the last checkpoint being whole.
+# A file size limit acts as a full disk: the run ends with one error line, and the last checkpoint is intact.
 works before-limit "$program" train $small --set train.steps=2 --run "$work/limited"
 limited() { (ulimit -f 32; exec "$program" train $small --set train.steps=4 --run "$work/limited" --resume); }
 limited > "$work/out" 2> "$work/err"; [ $? -eq 1 ] || fail "file size limit: wrong exit code"
 grep -q "^perceiver: error: .*File too large" "$work/err" || fail "file size limit: $(cat "$work/err")"
 works after-limit "$program" train $small --set train.steps=4 --run "$work/limited" --resume
 
-# A run that was killed before it saved anything is not written over; --resume starts it over.
+# A run that was killed before it saved anything is not overwritten; --resume starts it over.
 rm -r "$work/limited/checkpoints"
 refuses 2 "saved no checkpoint" "$program" train $small --set train.steps=2 --run "$work/limited"
 works start-over "$program" train $small --set train.steps=2 --run "$work/limited" --resume
 
-# Brackets without end are damage, not the end of the program.
+# Endless brackets are damage, not a crash.
 head -c 200000 /dev/zero | tr '\0' '[' > "$work/limited/checkpoints/step-000000002/state.json"
 refuses 2 "nested more than" "$program" info "$work/limited"
 refuses 2 "nested more than" "$program" train $small --set train.steps=2 --run "$work/limited" --resume
@@ -73,12 +73,41 @@ slow="$small --set train.steps=2 --set eval.max_documents=100000000 --set eval.s
 "$program" train $slow --run "$work/slow" > "$work/out" 2> "$work/err" & running=$!
 until grep -q "step 2/2" "$work/err" || ! kill -0 $running 2> /dev/null; do sleep 0.1; done
 kill -INT $running; wait $running; [ $? -eq 0 ] || fail "stop in a validation: $(cat "$work/err")"
-grep -q "stopped; go on with --resume at step 2" "$work/err" || fail "stop in a validation: $(cat "$work/err")"
+grep -q "stopped; continue with --resume at step 2" "$work/err" || fail "stop in a validation: $(cat "$work/err")"
 grep -q validation_loss "$work/slow/metrics.jsonl" && fail "a validation that was stopped is recorded"
 works run-info "$program" info "$work/whole"; prints "validation loss"; prints "context projection *direct"
 works config-info "$program" info "$source/configs/bench/copy131k.yaml"; prints "% saved"
 works run-eval "$program" eval --checkpoint "$work/whole" --max-documents 4; prints "bits per token"
 works run-sample "$program" sample --checkpoint "$work/whole" --tokens 5 --prompt x
+
+# Messages: --log-level, --quiet, and --log-file, which appends lines with time and level.
+short="$small --set train.steps=2 --set train.log_every=1"
+log=$work/messages.log
+shows() { grep -q -- "$1" "$work/err" || fail "$what: expected '$1' in: $(cat "$work/err")"; }
+silent() { [ -s "$work/err" ] && fail "$what: not silent: $(cat "$work/err")"; prints "step-000000002"; }
+works log-info "$program" train $short --run "$work/log1"; shows "^step 2/2  loss"; shows "^finished at step 2"; grep -q parameters "$work/err" && fail "debug messages by default"
+works log-debug "$program" train $short --run "$work/log2" --log-level debug; shows "^cpu: .* parameters"
+works log-warning "$program" --log-level warning train $short --run "$work/log3"; silent
+works log-quiet "$program" train $short --run "$work/log4" --quiet --log-file "$log"; silent
+works log-off "$program" train $short --run "$work/log5" --log-level off --log-file "$log"; silent
+[ "$(grep -cE '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+[+-][0-9]{2}:[0-9]{2} info (step|finished)' "$log")" -eq "$(wc -l < "$log")" ] || fail "log file: $(cat "$log")"
+refuses 2 "holds a run" "$program" train $short --run "$work/log5" --quiet --log-file "$log"
+grep -q "info step 1/2  loss" "$log" || fail "no progress left in the log file: $(cat "$log")"
+grep -q "T[^ ]* error $work/log5 already holds a run" "$log" || fail "no error in the log file: $(tail -1 "$log")"
+"$program" train $short --run "$work/log5" --log-level off > "$work/out" 2> "$work/err"; [ $? -eq 2 ] && [ ! -s "$work/err" ] || fail "--log-level off: $(cat "$work/err")"
+refuses 2 "level 'warn' is unknown; did you mean 'warning'" "$program" config "$source/configs/copy32.yaml" --log-level warn
+refuses 2 "log-file: cannot open .*none/log.*No such file" "$program" config "$source/configs/copy32.yaml" --log-file "$work/none/log"
+works no-stderr sh -c "exec \"\$@\" 2>&-" sh "$program" train $short --run "$work/log6"; prints "step-000000002"
+if [ -w /dev/full ]; then works full-log "$program" train $short --run "$work/log7" --log-file /dev/full; shows "^perceiver: warning: the log: .*No space left"; fi
+
+# On a terminal the progress line is rewritten in place, and messages appear below it.
+if command -v script > /dev/null; then
+  script -qec "$program train $short --run $work/log8" /dev/null < /dev/null > "$work/out" || fail "on a terminal: $(cat "$work/out")"
+  escape=$(printf '\033')
+  tr '\r' '~' < "$work/out" > "$work/terminal"
+  grep -q "^~$escape\[Kstep 1/2  loss[^~]*~$escape\[Kstep 2/2  loss[^~]*~\$" "$work/terminal" || fail "progress on a terminal: $(cat -v "$work/out")"
+  grep -q "^finished at step 2~\$" "$work/terminal" || fail "message on a terminal: $(cat -v "$work/out")"
+fi
 
 printf 'model:\n  latnts: 4\n' > "$work/typo.yaml"
 refuses 2 "typo.yaml:2.*latnts.*latents" "$program" config "$work/typo.yaml"
@@ -96,7 +125,7 @@ refuses 2 "ID=VALUE" "$program" sample --checkpoint "$model" --logit-bias 5:1
 refuses 2 "stop string" "$program" sample --checkpoint "$model" --stop ""
 refuses 2 "cannot open.*none.txt" "$program" sample --checkpoint "$model" --prompts-file "$work/none.txt"
 refuses 2 "policy 'best'" "$program" eval --checkpoint "$model" --policy best
-refuses 2 "one of them" "$program" bench decode
+refuses 2 "either --config or --checkpoint" "$program" bench decode
 refuses 2 "validation" "$program" eval --checkpoint "$model" --split valid
 head -c 1000 "$model" > "$work/cut.safetensors"
 refuses 2 "cut.safetensors" "$program" info "$work/cut.safetensors"

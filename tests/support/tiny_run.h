@@ -44,7 +44,10 @@ class Recorder : public TrainObserver {
   void on_log(const LogEntry& entry) override { logs.push_back(entry); }
   void on_eval(const EvalEntry& entry) override { evals.push_back(entry); }
   void on_checkpoint(int64_t step, const std::filesystem::path&) override { checkpoints.push_back(step); }
-  void on_message(const std::string& message) override { messages.push_back(message); }
+  void on_message(Severity severity, const std::string& message) override {
+    messages.push_back(message);
+    if (severity == Severity::warning) warnings.push_back(message);
+  }
   bool told(const std::string& part) const {
     for (const std::string& message : messages)
       if (message.find(part) != std::string::npos) return true;
@@ -54,7 +57,7 @@ class Recorder : public TrainObserver {
   std::vector<LogEntry> logs;
   std::vector<EvalEntry> evals;
   std::vector<int64_t> checkpoints;
-  std::vector<std::string> messages;
+  std::vector<std::string> messages, warnings;
 };
 
 inline TrainOptions run_options(const std::string& folder, bool resume = false,

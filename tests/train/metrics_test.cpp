@@ -7,7 +7,6 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "perceiver/error.h"
 #include "tests/support/temp_folder.h"
@@ -137,23 +136,6 @@ TEST(Progress, Durations) {
   EXPECT_EQ(duration_text(2 * 86400 + 3 * 3600 + 300), "2d 03:05");
   EXPECT_EQ(duration_text(-1), "?");
   EXPECT_EQ(duration_text(std::numeric_limits<double>::infinity()), "?");
-}
-
-TEST(Progress, RewritesItsLineOnlyOnATerminal) {
-  std::ostringstream terminal, plain;
-  for (const bool on_terminal : {true, false}) {
-    Progress progress(on_terminal ? terminal : plain, on_terminal);
-    progress.on_log(log_entry(1));
-    progress.on_log(log_entry(2));
-    progress.on_message("message");
-    progress.on_checkpoint(2, "run/checkpoints/step-000000002");
-    progress.on_log(log_entry(3));
-  }
-  const std::string one = progress_line(log_entry(1)), two = progress_line(log_entry(2)),
-                    three = progress_line(log_entry(3)), clear = "\r\x1b[K",
-                    rest = "\nmessage\nstep 2  saved run/checkpoints/step-000000002\n";
-  EXPECT_EQ(plain.str(), one + "\n" + two + rest + three + "\n");
-  EXPECT_EQ(terminal.str(), clear + one + clear + two + rest + clear + three + "\n");
 }
 
 }  // namespace

@@ -153,7 +153,8 @@ class Damage : public testing::Test {
     EXPECT_EQ(recorder.logs.size(), static_cast<size_t>(5 - from));
     EXPECT_TRUE(recorder.told("resuming " + checkpoint_path(run(), from)));
     EXPECT_TRUE(recorder.told(reason)) << testing::PrintToString(recorder.messages);
-    EXPECT_TRUE(recorder.told("the checkpoint of step 5 is damaged"));
+    ASSERT_FALSE(recorder.warnings.empty());
+    EXPECT_THAT(recorder.warnings[0], HasSubstr("the checkpoint of step 5 is damaged"));
     for (const std::string& message : recorder.messages) EXPECT_EQ(message.find('\n'), std::string::npos);
     EXPECT_EQ(checkpoint_bytes(run(), 5), before_);
     EXPECT_EQ(timeless_metrics(run()), metrics_);
@@ -168,7 +169,7 @@ class Damage : public testing::Test {
 
 TEST_F(Damage, AFlippedBitInTheWeights) {
   overwrite(file(5, model_file_name), fs::file_size(file(5, model_file_name)) - 100, 1);
-  expect_fallback(4, "its checksum is not that of state.json");
+  expect_fallback(4, "its checksum differs from that in state.json");
 }
 
 TEST_F(Damage, AFlippedBitInTheMovingAverage) {
@@ -192,7 +193,7 @@ TEST_F(Damage, AnEditedState) {
   ASSERT_NE(at, std::string::npos);
   text[at + 11] = '4';
   std::ofstream(file(5, state_file_name)) << text;
-  expect_fallback(4, "its checksum does not fit its content");
+  expect_fallback(4, "its checksum does not match its content");
 }
 
 TEST_F(Damage, AnEmptyStateAndTheOneBeforeCut) {
@@ -298,13 +299,28 @@ TEST(Resume, RefusesWhatWouldMakeItAnotherRun) {
 TEST(Resume, AllowsLengthIntervalsAndLimitsToChange) {
   const TempFolder folder;
   train(tiny_config(1), folder.path("run"));
-  const Config changed =
-      load_config(folder.path("run/config.yaml"),
-                  {"train.steps=2", "train.log_every=5", "train.max_minutes=10", "train.recompute=block",
-                   "threads=1", "checkpoint.every=7", "checkpoint.keep=9", "eval.every=3",
-                   "schedule.type=constant", "train.precision=float64"});
+  const Config changed = load_config(
+      folder.path("run/config.yaml"),
+      {"train.steps=2", "train.log_every=5", "train.max_minutes=10", "train.recompute=block", "threads=1",
+       "checkpoint.every=7", "checkpoint.keep=9", "eval.every=3", "schedule.type=constant"});
   EXPECT_EQ(train(changed, folder.path("run"), true).step, 2);
   EXPECT_EQ(load_config(folder.path("run/config.yaml")).checkpoint.keep, 9);
+}
+
+// A run may move to another device, and with it to the precision that the device is good at.
+TEST(Resume, AllowsThePrecisionToChange) {
+  const TempFolder folder;
+  Config config = tiny_config(0);
+  config.train.ema_decay = 0.9;
+  for (const Precision precision : {Precision::float64, Precision::float32, Precision::float64}) {
+    ++config.train.steps;
+    config.train.precision = precision;
+    const bool resume = config.train.steps > 1;
+    Recorder recorder;
+    EXPECT_EQ(train(config, folder.path("run"), resume, &recorder).step, config.train.steps);
+    ASSERT_EQ(recorder.logs.size(), 1u);
+    EXPECT_TRUE(std::isfinite(recorder.logs[0].loss));
+  }
 }
 
 TEST(Resume, LinksTheBestCheckpointThatAKilledProcessDidNot) {

@@ -366,6 +366,7 @@ TEST(Trainer, SkipsStepsThatAreNotFinite) {
   // After step 2 the weights were spoiled before the checkpoint was due; steps 3 and 4 were skipped.
   EXPECT_THAT(spoiler.checkpoints, ElementsAre(1, 5, 6));
   EXPECT_TRUE(spoiler.told("no checkpoint at step 2"));
+  EXPECT_EQ(spoiler.warnings, spoiler.messages);
   EXPECT_TRUE(std::isnan(spoiler.logs[2].loss));
   EXPECT_EQ(spoiler.logs[5].skipped, 2);
   EXPECT_TRUE(timeless_metrics(folder.path("run"))[2].at("loss").is_null());

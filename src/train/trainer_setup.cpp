@@ -1,0 +1,117 @@
+// Opening a run: folder, data, model, and the state to resume from.
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+#include "config/save.h"
+#include "config/validate.h"
+#include "model/precision.h"
+#include "train/config_change.h"
+#include "train/schedule.h"
+#include "train/trainer.h"
+
+namespace perceiver {
+namespace {
+
+Config checked(Config config) {
+  resolve(config);
+  validate(config);
+  return config;
+}
+
+std::unique_ptr<Dataset> open_fitting(const Config& config) {
+  std::unique_ptr<Dataset> data = open_dataset(config.data);
+  check_fits(*data, config.model);
+  return data;
+}
+
+/// Looking for a folder to resume from must not create it.
+const std::filesystem::path& checked(const TrainOptions& options) {
+  std::error_code ignored;
+  if (options.resume && !std::filesystem::is_directory(options.folder, ignored))
+    throw_user("{}: no such folder to resume a run from", options.folder.string());
+  return options.folder;
+}
+
+std::shared_ptr<DeviceContext> open_device(const Config& config) {
+  auto context = DeviceContext::open(config.device, static_cast<int>(config.threads));
+  apply_precision(config.train.precision, *context);
+  return context;
+}
+
+}  // namespace
+
+Trainer::Trainer(Config config, TrainOptions options)
+    : config_(checked(std::move(config))),
+      options_(std::move(options)),
+      context_(open_device(config_)),
+      data_(open_fitting(config_)),
+      folder_(checked(options_)) {
+  const bool continues = options_.resume && !folder_.checkpoints().steps().empty();
+  if (!continues) options_.resume ? folder_.require_started() : folder_.require_no_run();
+  model_ = std::make_unique<PerceiverAR>(config_.model, context_,
+                                         apply_precision(config_.train.precision, *context_));
+  if (continues) {
+    resume();
+  } else {
+    start();
+  }
+}
+
+void Trainer::start() {
+  model_->parameters().initialize(config_.train.seed);
+  learner_ = std::make_unique<Learner>(config_, *model_);
+  state_.config = config_;
+  open_files();
+  if (options_.resume)
+    log_->message(fmt::format("{} holds no checkpoint yet; the run starts at step 0", folder_.name()));
+}
+
+void Trainer::resume() {
+  ResumePoint point = folder_.find_resume_point();
+  check_config_change(point.state.config, config_, folder_.name());
+  state_ = std::move(point.state);
+  state_.config = config_;
+  saved_ = state_.step;
+  changed_ = false;
+  // If no step follows, an interval that was cut short is logged again at the end.
+  logged_ = state_.interval.targets > 0 ? -1 : state_.step;
+  last_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
+  last_.learning_rate = learning_rate(config_, std::max<int64_t>(0, state_.step - 1));
+  const CheckpointStore& store = folder_.checkpoints();
+  learner_ = std::make_unique<Learner>(config_, *model_);
+  load_checkpoint(store.path(state_.step), *model_, *learner_);
+  open_files();
+
+  const std::string source = store.path(state_.step).string();
+  for (const DamagedCheckpoint& damaged : point.damaged)
+    log_->warn(
+        fmt::format("the checkpoint of step {} is damaged ({}); it was renamed to {}, and {} is used instead",
+                    damaged.step, damaged.reason, store.set_aside(damaged.step).string(), source));
+  if (config_.checkpoint.keep_best) link_best();
+  log_->message(fmt::format("resuming {} at step {}", source, state_.step));
+}
+
+void Trainer::open_files() {
+  loader_ = std::make_unique<Loader>(*data_, Split::train, config_.model, config_.train.batch,
+                                     config_.train.seed, state_.step);
+  write_file_atomically(folder_.config(), to_yaml(config_));
+  log_.emplace(folder_, saved_, config_.train.tensorboard, options_.observer);
+  for (const std::string& note : data_->notes()) log_->warn(note);
+}
+
+void Trainer::link_best() {
+  // A process may have been killed between writing a checkpoint and linking it; and the best checkpoint may
+  // be gone if the run falls back to an earlier one.
+  const CheckpointStore& store = folder_.checkpoints();
+  const std::vector<int64_t> steps = store.steps();
+  const bool kept = state_.best && std::find(steps.begin(), steps.end(), state_.best->step) != steps.end();
+  if (!kept) {
+    state_.best.reset();
+    store.clear_best();
+  } else if (store.best() != state_.best->step) {
+    store.set_best(state_.best->step);
+  }
+}
+
+}  // namespace perceiver

@@ -1,0 +1,49 @@
+#include "train/validation.h"
+
+#include <gtest/gtest.h>
+
+#include "eval/evaluator.h"
+#include "tests/support/tiny_run.h"
+
+namespace perceiver {
+namespace {
+
+struct Subject {
+  Subject() : data(open_dataset(config.data)), model(config.model, DeviceContext::cpu(1), DType::f32) {
+    model.parameters().initialize(1);
+  }
+  static Config make_config() {
+    Config config = tiny_config();
+    config.eval.batch = 2;
+    config.eval.max_documents = 12;
+    return config;
+  }
+  Config config = make_config();
+  std::unique_ptr<Dataset> data;
+  PerceiverAR model;
+};
+
+TEST(Validation, ScoresAsTheEvalSectionAsks) {
+  const Subject subject;
+  EvaluationOptions options;
+  options.batch = 2;
+  options.max_documents = 12;
+  const EvaluationResult expected = evaluate(subject.model, *subject.data, Split::validation, options);
+  const auto score = make_validation(subject.config, {})(subject.model, *subject.data);
+  ASSERT_TRUE(score);
+  EXPECT_EQ(score->loss, expected.nats_per_token());
+  EXPECT_EQ(score->bits_per_unit, expected.bits_per_unit());
+  EXPECT_EQ(score->unit, expected.unit);
+}
+
+TEST(Validation, GivesUpOnceItIsCancelled) {
+  const Subject subject;
+  int polls = 0;
+  const Validate validate = make_validation(subject.config, [&] { return ++polls == 3; });
+  EXPECT_FALSE(validate(subject.model, *subject.data));
+  EXPECT_EQ(polls, 3);
+  EXPECT_TRUE(validate(subject.model, *subject.data));
+}
+
+}  // namespace
+}  // namespace perceiver

@@ -1,0 +1,34 @@
+// The program's messages, through spdlog: to stderr and optionally to a file. Commands call spdlog::warn,
+// spdlog::info etc.; results go to stdout and are not messages.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+namespace perceiver::program {
+
+struct LogOptions {
+  std::string level = "info";
+  std::string file;    ///< empty: none
+  bool quiet = false;  ///< only errors on stderr
+};
+
+/// Adds --log-level, --quiet and --log-file.
+void add_log_options(CLI::App& command, LogOptions& options);
+
+/// Sends messages of level `info` and above to stderr. There, errors and warnings start with
+/// "perceiver: error: " and "perceiver: warning: "; other messages have no prefix.
+void start_log();
+/// Applies the options. Throws `user` for a file that cannot be opened.
+void configure_log(const LogOptions& options);
+
+/// Progress of a long task, at level info: rewritten in place on a terminal, a message elsewhere.
+void log_progress(const std::string& text);
+/// The same on a terminal only, replaced by anything that follows: for updates too frequent to log.
+void show_status(const std::string& text);
+/// "12 of 40 tokens" as status, erased at the end.
+void show_token_count(int64_t done, int64_t total);
+/// Keeps the last progress line and erases a status. Call this before printing results.
+void end_progress();
+
+}  // namespace perceiver::program
