@@ -17,6 +17,8 @@ namespace perceiver::kernels::cuda::cudnn {
 
 /// Opened by dlopen; null where it is not found.
 void* open_library();
+/// Of the library that open_library() finds, e.g. "9.19.0"; "none" where there is none.
+std::string library_version();
 
 /// The functions used, and a handle for one device and stream.
 class Library {
