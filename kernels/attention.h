@@ -1,4 +1,4 @@
-// Attention over whole sequences, forward and backward, and over the caches of generation. Part of the
+// Attention over whole sequences, forward and backward, and over the KV caches of generation. Part of the
 // interface in kernels/backend.h.
 #pragma once
 
@@ -57,12 +57,12 @@ struct AttentionBackward {
   void* scratch = nullptr;
 };
 
-/// Attention of `queries` rows of each slot over the first `count[s]` rows of the slot's ring, all of them
-/// visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where there is no row.
-/// A row of a ring is K, rotated, then V: 2 * heads * head_dim elements.
+/// Attention of `queries` rows of each slot over the first `count[s]` rows of the slot's KV cache (a ring
+/// buffer), all visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where
+/// there is no row. A row is K, rotated, then V: 2 * heads * head_dim elements.
 ///
-/// By table: `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row
-/// n of ring s stands for token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
+/// By table: `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row n of
+/// slot s is token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
 struct CacheAttention {
   DType type;
   int64_t slots, queries, heads, head_dim, capacity;

@@ -1,4 +1,4 @@
-// Attention on CUDA: chooses the implementation by element type, head width and alignment.
+// Attention on CUDA: chooses the implementation by element type, head width, alignment and size.
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/attention/choice.h"
@@ -17,7 +17,7 @@ bool aligned(const void* pointer, int64_t stride) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && stride % 8 == 0;
 }
 
-/// The tensor-core kernels move rows in pieces of 8 elements.
+/// The tensor-core kernels load and store 8 elements at a time.
 bool portable_possible(const Attention& k) {
   return k.type == DType::bf16 && k.queries > 0 && k.head_dim % 16 == 0 && k.head_dim <= 128 &&
          aligned(k.q, k.q_stride) && aligned(k.k, k.kv_stride) && aligned(k.v, k.kv_stride) &&
@@ -47,7 +47,7 @@ int capability() {
   return major * 10 + minor;
 }
 
-/// The Hopper kernels' instructions exist in compute capability 9.0 alone.
+/// wgmma and setmaxnreg exist in compute capability 9.0 only.
 bool hopper_possible(const Attention& k) {
   return kHopperBuilt && (k.head_dim == 64 || k.head_dim == 128) && k.keys > 0 && portable_possible(k) &&
          capability() == 90;
@@ -58,7 +58,7 @@ bool hopper_possible(const AttentionBackward& a) {
          aligned(a.d_v, a.forward.kv_stride);
 }
 
-/// cuDNN has no masks of ours.
+/// Its masks are causal or none: nothing that depends on the example.
 bool cudnn_possible(const Attention& k) {
   return cudnn_obstacle() == nullptr && k.type == DType::bf16 && k.head_dim % 8 == 0 && k.head_dim <= 128 &&
          k.mask != MaskShape::general && k.queries > 0 && k.queries <= k.keys && aligned(k.q, k.q_stride) &&
@@ -70,7 +70,7 @@ bool cudnn_possible(const AttentionBackward& a) {
          aligned(a.d_v, a.forward.kv_stride);
 }
 
-/// The Hopper kernels do not share a tile of queries between blocks: they need enough of them.
+/// The Hopper kernels do not split keys over blocks, so they need enough query tiles to fill the GPU.
 bool fills(const Attention& k, int sm_count) {
   return k.queries >= 64 && ceil_div(k.queries, 128) * k.heads * k.batch * 2 >= sm_count;
 }

@@ -1,5 +1,5 @@
-// The graphs in which cuDNN recognises fused attention and its gradients: every step of the textbook formulas
-// as an operation of its own, tensors between them never in memory.
+// The operation graphs that cuDNN recognises as fused attention and its gradients: each step of the textbook
+// formulas is one operation, and the tensors between them are virtual.
 #include "kernels/cuda/attention/cudnn_attention.h"
 
 #include <array>
@@ -136,7 +136,7 @@ struct Backward {
       return graph.reshape(
           x, graph.inner(CUDNN_DATA_BFLOAT16, shapes.transposed_scores(), shapes.transposed_score_strides()));
     };
-    // delta = rows' sums of d_out * out; the product with 1 is where the keep rate of dropout would stand.
+    // delta = rowsum(d_out * out); the factor 1 stands where dropout's keep rate would be.
     const TensorId products =
         graph.pointwise(CUDNN_POINTWISE_MUL, d_out, out, graph.inner(CUDNN_DATA_FLOAT, shapes.queries()));
     const TensorId sums =
