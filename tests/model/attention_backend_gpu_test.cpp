@@ -75,6 +75,7 @@ Trained train_steps(AttentionBackend backend, bool cuda_graph, int64_t steps) {
   config.model = gpu_model(backend);
   config.train.cuda_graph = cuda_graph;
   config.train.micro_batches = 2;
+  config.optimizer.learning_rate = 1e-3;
   const auto context = gpu();
   PerceiverAR model(config.model, context, DType::bf16);
   model.parameters().initialize(1);
