@@ -1,4 +1,4 @@
-// Attention over whole sequences, forward and backward, and over the caches of generation. Part of the
+// Attention over whole sequences, forward and backward, and over the KV caches of generation. Part of the
 // interface in kernels/backend.h.
 #pragma once
 
@@ -10,8 +10,17 @@ namespace perceiver::kernels {
 
 /// Which implementation of attention runs on CUDA: `portable` needs bf16 and head widths that are multiples
 /// of 16 up to 128, `hopper` bf16, head widths 64 or 128 and compute capability 9.0; `reference` takes
-/// everything. The CPU has one only.
-enum class AttentionKernel : uint8_t { automatic, reference, portable, hopper };
+/// everything. `cudnn`, never chosen by `automatic`, is NVIDIA's library where it is installed: bf16, head
+/// widths that are multiples of 8 up to 128, a mask that is not `general`; its gradients are not bitwise
+/// repeatable. The CPU has one implementation only.
+enum class AttentionKernel : uint8_t { automatic, reference, portable, hopper, cudnn };
+
+/// What the caller knows of a mask on the host.
+enum class MaskShape : uint8_t {
+  general,  ///< nothing
+  causal,   ///< limit[b, i] = keys - queries + i + 1, `first` is 0 everywhere, there is no key_mask
+  full,     ///< limit[b, i] = keys, `first` is 0 everywhere, there is no key_mask
+};
 
 /// Scaled dot-product attention, scale 1/sqrt(head_dim), softmax in the accumulation type. Query row i of
 /// example b sees the keys n with first[b] <= n < limit[b, i] and key_mask[b, n] != 0, and (where
@@ -34,6 +43,7 @@ struct Attention {
   int64_t out_stride;
   void* lse;  // [batch, heads, queries]
   AttentionKernel kernel = AttentionKernel::automatic;
+  MaskShape mask = MaskShape::general;  ///< must agree with the arrays above
 };
 
 /// Gradients of the above; all overwritten.
@@ -47,12 +57,12 @@ struct AttentionBackward {
   void* scratch = nullptr;
 };
 
-/// Attention of `queries` rows of each slot over the first `count[s]` rows of the slot's ring, all of them
-/// visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where there is no row.
-/// A row of a ring is K, rotated, then V: 2 * heads * head_dim elements.
+/// Attention of `queries` rows of each slot over the first `count[s]` rows of the slot's KV cache (a ring
+/// buffer), all visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where
+/// there is no row. A row is K, rotated, then V: 2 * heads * head_dim elements.
 ///
-/// By table: `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row
-/// n of ring s stands for token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
+/// By table: `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row n of
+/// slot s is token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
 struct CacheAttention {
   DType type;
   int64_t slots, queries, heads, head_dim, capacity;
@@ -79,16 +89,33 @@ PERCEIVER_KERNEL(cache_attention, CacheAttention)
 /// Bytes that AttentionBackward::scratch must hold; 0 where the launch's workspace (64 MiB) is enough.
 #ifdef PERCEIVER_CUDA
 namespace cuda {
-int64_t attention_backward_workspace(const AttentionBackward& arguments, int sm_count);
+int64_t attention_backward_workspace(const Launch& launch, const AttentionBackward& arguments);
 }
 inline int64_t attention_backward_workspace(const Launch& launch, const AttentionBackward& arguments) {
   if (launch.device.kind != DeviceKind::cuda) return 0;
-  return cuda::attention_backward_workspace(arguments, launch.sm_count);
+  return cuda::attention_backward_workspace(launch, arguments);
 }
 #else
 inline int64_t attention_backward_workspace(const Launch&, const AttentionBackward&) {
   return 0;
 }
 #endif
+
+/// Why `kernel` cannot compute attention with heads of `head_dim` channels in `type` on the launch's device:
+/// a phrase for the user, or null where it can.
+#ifdef PERCEIVER_CUDA
+namespace cuda {
+const char* attention_obstacle(AttentionKernel kernel, DType type, int64_t head_dim);
+}
+#endif
+inline const char* attention_obstacle(const Launch& launch, AttentionKernel kernel, DType type,
+                                      int64_t head_dim) {
+#ifdef PERCEIVER_CUDA
+  if (launch.device.kind == DeviceKind::cuda) return cuda::attention_obstacle(kernel, type, head_dim);
+#endif
+  (void)launch, (void)type, (void)head_dim;
+  const bool known = kernel == AttentionKernel::automatic || kernel == AttentionKernel::reference;
+  return known ? nullptr : "the CPU has one implementation, which is both auto and reference";
+}
 
 }  // namespace perceiver::kernels

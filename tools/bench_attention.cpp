@@ -9,12 +9,12 @@
 #include "base/philox.h"
 #include "core/host_values.h"
 #include "core/tensor.h"
+#include "kernels/attention.h"
 #include "model/precision.h"
 #include "tools/commands.h"
 #include "tools/timing.h"
 
 #ifdef PERCEIVER_CUDA
-#include "kernels/attention.h"
 #include "kernels/cuda/attention/choice.h"
 #include "kernels/cuda/attention/cudnn_attention.h"
 #endif
@@ -33,9 +33,8 @@ constexpr AttentionCase kGpuCases[] = {{8, 16, 1024, 12288, 64},  {4, 16, 1024, 
                                        {4, 16, 8192, 8192, 64},   {4, 16, 8192, 8192, 128}};
 constexpr AttentionCase kCpuCases[] = {{1, 4, 256, 4096, 64}, {1, 4, 1024, 1024, 64}, {1, 4, 256, 4096, 128}};
 
-// In the order of kernels::AttentionKernel, then cuDNN.
+// In the order of kernels::AttentionKernel.
 constexpr const char* kKernels[] = {"automatic", "reference", "portable", "hopper", "cudnn"};
-constexpr int kCudnn = 4;
 
 struct AttentionCommand {
   std::string precision = "auto", kernel = "automatic", mask = "causal";
@@ -66,7 +65,8 @@ Tensor random_matrix(DeviceContext& context, DType type, Shape shape, uint32_t s
 /// `causal` those up to its own position at the end of the context.
 struct Problem {
   Problem(DeviceContext& context, DType type, const AttentionCase& c, bool causal)
-      : q(random_matrix(context, type, {c.batch * c.queries, c.width()}, 1)),
+      : mask(causal ? kernels::MaskShape::causal : kernels::MaskShape::full),
+        q(random_matrix(context, type, {c.batch * c.queries, c.width()}, 1)),
         kv(random_matrix(context, type, {c.batch * c.keys, 2 * c.width()}, 2)),
         d_out(random_matrix(context, type, {c.batch * c.queries, c.width()}, 3)),
         out(Tensor::empty(context, type, q.shape())),
@@ -98,6 +98,7 @@ struct Problem {
     k.q_stride = k.out_stride = c.width();
     k.kv_stride = 2 * c.width();
     k.limit = limit.as<int32_t>();
+    k.mask = mask;
     k.out = out.data();
     k.lse = lse.data();
     a.d_out = d_out.data();
@@ -107,6 +108,7 @@ struct Problem {
     return a;
   }
 
+  kernels::MaskShape mask;
   Tensor q, kv, d_out, out, d_q, d_kv, lse, limit;
 };
 
@@ -119,22 +121,29 @@ struct Times {
   double forward_ms, backward_ms;
 };
 
+#ifdef PERCEIVER_CUDA
+std::string kernel_name(kernels::AttentionKernel kernel) {
+  const std::string name = kKernels[static_cast<int>(kernel)];
+  return kernel == kernels::AttentionKernel::cudnn ? name + " " + kernels::cuda::cudnn_version() : name;
+}
+#endif
+
 /// Names of the kernels that run, i.e. what `automatic` resolves to.
 std::pair<std::string, std::string> names_of(DeviceContext& context, const kernels::AttentionBackward& a) {
 #ifdef PERCEIVER_CUDA
   if (context.is_cuda()) {
     const auto choice = kernels::cuda::attention_choice(a, context.launch().sm_count);
-    return {kKernels[static_cast<int>(choice.forward)], kKernels[static_cast<int>(choice.backward)]};
+    return {kernel_name(choice.forward), kernel_name(choice.backward)};
   }
 #endif
   (void)context, (void)a;
   return {"cpu", "cpu"};
 }
 
-Times time_ours(DeviceContext& context, const AttentionCase& c, const Problem& problem, int kernel,
-                int repeats) {
+Times time_attention(DeviceContext& context, const AttentionCase& c, const Problem& problem,
+                     kernels::AttentionKernel kernel, int repeats) {
   kernels::AttentionBackward a = problem.arguments(c);
-  a.forward.kernel = static_cast<kernels::AttentionKernel>(kernel);
+  a.forward.kernel = kernel;
   const Tensor scratch = scratch_of(context, kernels::attention_backward_workspace(context.launch(), a));
   a.scratch = scratch.data();
   const double forward =
@@ -145,23 +154,6 @@ Times time_ours(DeviceContext& context, const AttentionCase& c, const Problem& p
   return {forward_name, backward_name, forward, backward};
 }
 
-#ifdef PERCEIVER_CUDA
-Times time_cudnn(DeviceContext& context, const AttentionCase& c, const Problem& problem, bool causal,
-                 int repeats) {
-  const kernels::AttentionBackward a = problem.arguments(c);
-  const kernels::cuda::CudnnAttention cudnn(context.launch(), a.forward, causal);
-  const Tensor scratch = scratch_of(context, cudnn.scratch_bytes());
-  const double forward = median_ms(context, repeats, [&] { cudnn.forward(a.forward, scratch.data()); });
-  const double backward = median_ms(context, repeats, [&] { cudnn.backward(a, scratch.data()); });
-  const std::string name = "cudnn " + cudnn.version();
-  return {name, name, forward, backward};
-}
-#else
-Times time_cudnn(DeviceContext&, const AttentionCase&, const Problem&, bool, int) {
-  throw_user("--kernel cudnn: this build has no CUDA support");
-}
-#endif
-
 /// Number of (query, visible key) pairs.
 double visible_pairs(const AttentionCase& c, bool causal) {
   const auto m = static_cast<double>(c.queries);
@@ -169,12 +161,14 @@ double visible_pairs(const AttentionCase& c, bool causal) {
 }
 
 void run_case(DeviceContext& context, DType type, const AttentionCase& c, const AttentionCommand& options) {
-  const auto kernel = static_cast<int>(std::find(std::begin(kKernels), std::end(kKernels), options.kernel) -
-                                       std::begin(kKernels));
+  const auto kernel = static_cast<kernels::AttentionKernel>(
+      std::find(std::begin(kKernels), std::end(kKernels), options.kernel) - std::begin(kKernels));
+  if (const char* obstacle = kernels::attention_obstacle(context.launch(), kernel, type, c.head_dim))
+    throw_user("--kernel {}, heads of {} channels, {}: {}", options.kernel, c.head_dim, name_of(type),
+               obstacle);
   const bool causal = options.mask == "causal";
   const Problem problem(context, type, c, causal);
-  const Times times = kernel == kCudnn ? time_cudnn(context, c, problem, causal, options.repeats)
-                                       : time_ours(context, c, problem, kernel, options.repeats);
+  const Times times = time_attention(context, c, problem, kernel, options.repeats);
   const double operations = 4 * static_cast<double>(c.batch * c.width()) * visible_pairs(c, causal);
   const nlohmann::ordered_json out{{"benchmark", "attention"},
                                    {"device", context.name()},
@@ -229,7 +223,7 @@ void add_bench_attention(CLI::App& bench, Globals& globals, Action& action) {
   attention
       ->add_option(
           "--kernel", options->kernel,
-          "On a GPU: automatic, reference, portable, hopper, or cudnn (NVIDIA's library, for comparison)")
+          "On a GPU: automatic, reference, portable, hopper, or cudnn (NVIDIA's library, where installed)")
       ->check(CLI::IsMember(std::vector<std::string>(std::begin(kKernels), std::end(kKernels))))
       ->capture_default_str();
   attention

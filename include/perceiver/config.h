@@ -18,6 +18,7 @@ enum class PositionTable { sinusoidal, fourier, learned, random };
 enum class QueryStyle { none, mlp, learned };
 enum class AttentionWidth { kv, q };
 enum class ContextProjection { automatic, table, direct };
+enum class AttentionBackend { automatic, hopper, portable, reference, cudnn };
 
 /// The network (docs/model.md; Hawthorne et al. 2022, section 3). Channels and counts, no units.
 struct ModelConfig {
@@ -56,6 +57,7 @@ struct ModelConfig {
   int64_t train_input_positions = 0;  ///< 0 = all
   bool zero_initial_logits = true;
   ContextProjection context_projection = ContextProjection::automatic;
+  AttentionBackend attention = AttentionBackend::automatic;  ///< of training
 
   int64_t z_channels() const { return latent_channels > 0 ? latent_channels : input_channels; }
   int64_t axes() const { return position_sizes.empty() ? 1 : static_cast<int64_t>(position_sizes.size()); }

@@ -61,6 +61,10 @@ struct Names<ContextProjection> {
   static constexpr std::array values{"auto", "table", "direct"};
 };
 template <>
+struct Names<AttentionBackend> {
+  static constexpr std::array values{"auto", "hopper", "portable", "reference", "cudnn"};
+};
+template <>
 struct Names<Recompute> {
   static constexpr std::array values{"none", "block", "attention_mlp"};
 };
@@ -235,6 +239,15 @@ std::vector<ConfigKey> model_keys() {
           "projects each row of the token and position tables once and gathers, direct projects every token "
           "of "
           "the context. Both give the same numbers up to rounding; auto counts and takes what is less work."),
+      bind(MEMBER(model.attention), any(),
+           "Attention kernels used in training: auto picks by GPU, precision and shape; hopper (compute "
+           "capability 9.0, bf16, heads of 64 or 128 channels), portable (bf16, heads of up to 128 channels, "
+           "a "
+           "multiple of 16) and reference (everything) are this library's own; cudnn is NVIDIA's library, "
+           "loaded at run time (bf16, heads of up to 128 channels, a multiple of 8; no dropped context or "
+           "latents, and only batches whose examples all fill their rows). With cudnn two runs differ in the "
+           "last bits. A choice that cannot be used is an error. The CPU has one implementation: auto or "
+           "reference. Evaluation and generation always use auto."),
   };
 }
 

@@ -115,6 +115,20 @@ void check_extra_cross_attention(const ModelConfig& model, const Checker& check)
   }
 }
 
+/// cuDNN's causal mask needs every query to see all keys up to its own position. Batches are checked when
+/// they come (model/attention_backend.h).
+void check_attention(const ModelConfig& model, const Checker& check) {
+  if (model.attention != AttentionBackend::cudnn) return;
+  check.require(
+      model.context_dropout == 0 && model.latent_dropout == 0 && model.train_input_positions == 0,
+      "model.attention: cudnn cannot hide keys; set model.context_dropout, model.latent_dropout and "
+      "model.train_input_positions to 0, or use model.attention: auto");
+  check.require(
+      model.latents_per_position == 1,
+      "model.attention: cudnn needs model.latents_per_position: 1 (its causal mask has one query for "
+      "each position); use model.attention: auto");
+}
+
 /// A transformer has neither cross-attention nor a query that differs from its input.
 void check_transformer(const ModelConfig& model, const Checker& check) {
   check.require(
@@ -221,6 +235,7 @@ void validate(const ModelConfig& model, std::string_view source) {
     check_absolute(model, check);
   }
   check_query(model, check);
+  check_attention(model, check);
   check_extra_cross_attention(model, check);
 }
 

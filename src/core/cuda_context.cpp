@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "core/device_context.h"
+#include "kernels/cuda/attention/cudnn_attention.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/support/errors.h"
 
@@ -213,6 +214,7 @@ class CudaContext final : public DeviceContext {
     launch_.stream = queue_->stream;
     launch_.sm_count = properties.multiProcessorCount;
     launch_.library = library_.get();
+    launch_.cudnn = &cudnn_;
     launch_.workspace = memory_->allocate(static_cast<size_t>(kWorkspaceBytes));
     launch_.workspace_bytes = kWorkspaceBytes;
   }
@@ -248,6 +250,7 @@ class CudaContext final : public DeviceContext {
  private:
   std::shared_ptr<Queue> queue_;
   std::unique_ptr<kernels::cuda::GemmLibrary> library_;
+  kernels::cuda::CudnnPlans cudnn_;
 };
 
 /// Number of GPUs; 0 also where there is no driver.

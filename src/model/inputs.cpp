@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/random.h"
+#include "model/attention_backend.h"
 
 namespace perceiver {
 namespace {
@@ -147,6 +148,9 @@ class InputBuilder {
     build_latents();
     if (config_.type == ModelType::perceiver_ar) build_context();
     build_dropout();
+    const bool plain = fills_rows(batch_, in_.latents) && config_.latents_per_position == 1;
+    in_.self.plain_causal = plain && !in_.self.key_mask;
+    in_.cross.plain_causal = plain && !in_.cross.key_mask && in_.columns == batch_.length;
   }
 
  private:
@@ -244,6 +248,7 @@ void make_inputs(DeviceContext& context, const ModelConfig& config, const Batch&
   check_lengths(config, batch);
   check_tokens(config, batch);
   check_positions(config, batch);
+  if (options.training) check_attention_batch(config, batch, latents_of(config, batch, options));
   InputBuilder(context, config, batch, options, inputs).build();
 }
 

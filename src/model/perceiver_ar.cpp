@@ -240,22 +240,23 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
   const bool decode = caches != nullptr && caches->slots != nullptr;
   const RotaryTables rotary =
       decode ? RotaryTables{caches->caches.cross_rotary, caches->caches.self_rotary, 0} : rotary_tables();
-  const BlockPass self_pass{inputs.batch,
-                            inputs.self,
-                            rotary.self,
-                            inputs.latent_rotary_positions,
-                            inputs.latent_rotary_positions,
-                            config_.residual_dropout,
-                            recompute,
-                            nullptr};
-  const BlockPass cross_pass{inputs.batch,
-                             inputs.cross,
-                             rotary.cross,
-                             inputs.latent_rotary_positions,
-                             inputs.rotary_positions,
-                             config_.residual_dropout,
-                             recompute,
-                             nullptr};
+  const AttentionBackend attention = tape.training() ? config_.attention : AttentionBackend::automatic;
+  const BlockPass self_pass{.batch = inputs.batch,
+                            .mask = inputs.self,
+                            .rotary = rotary.self,
+                            .query_positions = inputs.latent_rotary_positions,
+                            .key_positions = inputs.latent_rotary_positions,
+                            .residual_dropout = config_.residual_dropout,
+                            .recompute = recompute,
+                            .attention = attention};
+  const BlockPass cross_pass{.batch = inputs.batch,
+                             .mask = inputs.cross,
+                             .rotary = rotary.cross,
+                             .query_positions = inputs.latent_rotary_positions,
+                             .key_positions = inputs.rotary_positions,
+                             .residual_dropout = config_.residual_dropout,
+                             .recompute = recompute,
+                             .attention = attention};
   Variable z = queries(tape, inputs);
   Context context;
   if (!cross_.empty()) context = context_of(tape, inputs, caches);

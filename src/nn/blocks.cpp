@@ -87,10 +87,18 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
   ops::rotary(tape, qkv, channels_, head_dim, pass.rotary, pass.key_positions);
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, qkv, channels_);
   const bool decode = pass.cache != nullptr && pass.cache->decode;
-  const Variable mixed =
-      decode ? attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary)
-             : ops::attention(tape, {qkv, qkv, 0, channels_, 2 * channels_, pass.batch, heads_, head_dim},
-                              pass.mask);
+  const Variable mixed = decode ? attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary)
+                                : ops::attention(tape,
+                                                 {.q = qkv,
+                                                  .kv = qkv,
+                                                  .q_column = 0,
+                                                  .k_column = channels_,
+                                                  .v_column = 2 * channels_,
+                                                  .batch = pass.batch,
+                                                  .heads = heads_,
+                                                  .head_dim = head_dim,
+                                                  .backend = pass.attention},
+                                                 pass.mask);
   return ops::linear(tape, mixed, out_);
 }
 
@@ -147,7 +155,17 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
   const Variable kv = keys_and_values(tape, context, pass, q.value.dtype());
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, kv, 0);
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
-  const Variable read = ops::attention(tape, {q, kv, 0, 0, width_, pass.batch, heads_, head_dim}, pass.mask);
+  const Variable read = ops::attention(tape,
+                                       {.q = q,
+                                        .kv = kv,
+                                        .q_column = 0,
+                                        .k_column = 0,
+                                        .v_column = width_,
+                                        .batch = pass.batch,
+                                        .heads = heads_,
+                                        .head_dim = head_dim,
+                                        .backend = pass.attention},
+                                       pass.mask);
   return ops::linear(tape, read, out_);
 }
 

@@ -26,6 +26,7 @@ struct BlockPass {
   Tensor key_positions;     ///< i32 [B * keys] (rotary)
   double residual_dropout = 0;
   Recompute recompute = Recompute::none;
+  AttentionBackend attention = AttentionBackend::automatic;
   const CachePass* cache = nullptr;  ///< generation: where keys and values are kept
 };
 

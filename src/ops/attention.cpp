@@ -1,4 +1,5 @@
 #include "kernels/attention.h"
+
 #include "base/check.h"
 #include "ops/ops.h"
 
@@ -32,10 +33,28 @@ kernels::Attention arguments_of(const AttentionInputs& in, const AttentionMask& 
   k.out = out.data();
   k.out_stride = out.shape()[1];
   k.lse = lse.data();
+  k.kernel = attention_kernel(in.backend);
+  k.mask = mask.plain_causal ? kernels::MaskShape::causal : kernels::MaskShape::general;
   return k;
 }
 
 }  // namespace
+
+kernels::AttentionKernel attention_kernel(AttentionBackend backend) {
+  switch (backend) {
+    case AttentionBackend::automatic:
+      return kernels::AttentionKernel::automatic;
+    case AttentionBackend::hopper:
+      return kernels::AttentionKernel::hopper;
+    case AttentionBackend::portable:
+      return kernels::AttentionKernel::portable;
+    case AttentionBackend::reference:
+      return kernels::AttentionKernel::reference;
+    case AttentionBackend::cudnn:
+      return kernels::AttentionKernel::cudnn;
+  }
+  throw_failure("internal error: unknown attention backend {}", static_cast<int>(backend));
+}
 
 Variable attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask) {
   const int64_t rows = in.q.shape()[0], width = in.heads * in.head_dim;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "autograd/tape.h"
+#include "kernels/attention.h"
 #include "kernels/norm.h"
 #include "perceiver/config.h"
 
@@ -111,6 +112,8 @@ struct AttentionMask {
   Tensor limit;     ///< i32 [batch, queries]
   Tensor key_mask;  ///< u8 [batch, keys], or none
   bool self_visible = false;
+  /// Known on the host: query i of M sees exactly the first N - M + i + 1 of N keys, in every example.
+  bool plain_causal = false;
 };
 
 /// Where heads of queries, keys and values lie: columns of matrices that may be the same (packed
@@ -120,7 +123,10 @@ struct AttentionInputs {
   Variable kv;  ///< [batch * keys, kv columns]
   int64_t q_column = 0, k_column = 0, v_column = 0;
   int64_t batch = 0, heads = 0, head_dim = 0;
+  AttentionBackend backend = AttentionBackend::automatic;
 };
+
+kernels::AttentionKernel attention_kernel(AttentionBackend backend);
 
 /// [batch * queries, heads * head_dim].
 Variable attention(Tape& tape, const AttentionInputs& inputs, const AttentionMask& mask);

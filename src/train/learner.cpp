@@ -11,6 +11,7 @@
 #include "data/batches/rows.h"
 #include "kernels/elementwise.h"
 #include "kernels/optimizer.h"
+#include "model/attention_backend.h"
 #include "train/schedule.h"
 
 namespace perceiver {
@@ -50,6 +51,7 @@ Learner::Learner(const Config& config, PerceiverAR& model)
       totals_(Tensor::zeros(model.context(), DType::f64, {5})),
       squared_norm_(Tensor::zeros(model.context(), DType::f64, {1})),
       scalars_(Tensor::zeros(model.context(), DType::u8, {sizeof(kernels::StepScalars)})) {
+  check_attention_backend(model.config(), model.context(), model.type());
   for (Slot& slot : slots_)
     slot.mailbox = model.context().new_mailbox(kTotalsBytes + sizeof(kernels::StepScalars));
   if (model.context().is_cuda() && config.train.cuda_graph) arena_ = model.context().new_arena();

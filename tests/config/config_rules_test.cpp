@@ -54,6 +54,19 @@ TEST(ConfigRules, HeadsDivideTheirWidth) {
   EXPECT_EQ(error_of({narrow, "model.cross_heads=48", "model.attention_width=q"}), "no error");
 }
 
+TEST(ConfigRules, Attention) {
+  for (const char* backend : {"auto", "hopper", "portable", "reference", "cudnn"})
+    EXPECT_EQ(error_of({std::string("model.attention=") + backend}), "no error");
+  EXPECT_THAT(error_of({"model.attention=flash"}),
+              HasSubstr("one of auto, hopper, portable, reference, cudnn"));
+  const std::string cudnn = "model.attention=cudnn";
+  for (const char* hiding :
+       {"model.context_dropout=0.1", "model.latent_dropout=0.1", "model.train_input_positions=100"})
+    EXPECT_THAT(error_of({cudnn, hiding}), HasSubstr("model.attention: cudnn cannot hide keys"));
+  EXPECT_THAT(error_of({cudnn, absolute, "model.latents_per_position=2"}),
+              HasSubstr("model.attention: cudnn needs model.latents_per_position: 1"));
+}
+
 TEST(ConfigRules, RotaryPositions) {
   EXPECT_EQ(error_of({"model.self_heads=128"}), "no error");
   EXPECT_THAT(error_of({"model.self_heads=256"}), HasSubstr("the self-attention has 1"));

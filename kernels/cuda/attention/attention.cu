@@ -1,16 +1,23 @@
-// Attention on CUDA: chooses the implementation by element type, head width and alignment.
+// Attention on CUDA: chooses the implementation by element type, head width, alignment and size.
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/attention/choice.h"
+#include "kernels/cuda/attention/cudnn_attention.h"
 
 namespace perceiver::kernels::cuda {
 namespace {
+
+#ifdef PERCEIVER_HOPPER
+constexpr bool kHopperBuilt = true;
+#else
+constexpr bool kHopperBuilt = false;
+#endif
 
 bool aligned(const void* pointer, int64_t stride) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && stride % 8 == 0;
 }
 
-/// The tensor-core kernels move rows in pieces of 8 elements.
+/// The tensor-core kernels load and store 8 elements at a time.
 bool portable_possible(const Attention& k) {
   return k.type == DType::bf16 && k.queries > 0 && k.head_dim % 16 == 0 && k.head_dim <= 128 &&
          aligned(k.q, k.q_stride) && aligned(k.k, k.kv_stride) && aligned(k.v, k.kv_stride) &&
@@ -18,13 +25,16 @@ bool portable_possible(const Attention& k) {
 }
 
 /// For wide heads the backward kernel needs more shared memory than some GPUs have.
-bool portable_possible(const AttentionBackward& a) {
-  if (!portable_possible(a.forward)) return false;
+bool portable_backward_fits(const AttentionBackward& a) {
   int device = 0, shared_bytes = 0;
   check(cudaGetDevice(&device), "current device");
   check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         "shared memory");
-  return attention_portable_backward_shared_bytes(a) <= shared_bytes &&
+  return attention_portable_backward_shared_bytes(a) <= shared_bytes;
+}
+
+bool portable_possible(const AttentionBackward& a) {
+  return portable_possible(a.forward) && portable_backward_fits(a) &&
          aligned(a.d_out, a.forward.out_stride) && aligned(a.d_q, a.forward.q_stride) &&
          aligned(a.d_k, a.forward.kv_stride) && aligned(a.d_v, a.forward.kv_stride);
 }
@@ -37,13 +47,10 @@ int capability() {
   return major * 10 + minor;
 }
 
-/// The Hopper kernels' instructions exist in compute capability 9.0 alone.
+/// wgmma and setmaxnreg exist in compute capability 9.0 only.
 bool hopper_possible(const Attention& k) {
-#ifdef PERCEIVER_HOPPER
-  return (k.head_dim == 64 || k.head_dim == 128) && k.keys > 0 && portable_possible(k) && capability() == 90;
-#else
-  return false;
-#endif
+  return kHopperBuilt && (k.head_dim == 64 || k.head_dim == 128) && k.keys > 0 && portable_possible(k) &&
+         capability() == 90;
 }
 bool hopper_possible(const AttentionBackward& a) {
   return hopper_possible(a.forward) && aligned(a.d_out, a.forward.out_stride) &&
@@ -51,7 +58,19 @@ bool hopper_possible(const AttentionBackward& a) {
          aligned(a.d_v, a.forward.kv_stride);
 }
 
-/// The Hopper kernels do not share a tile of queries between blocks: they need enough of them.
+/// Its masks are causal or none: nothing that depends on the example.
+bool cudnn_possible(const Attention& k) {
+  return cudnn_obstacle() == nullptr && k.type == DType::bf16 && k.head_dim % 8 == 0 && k.head_dim <= 128 &&
+         k.mask != MaskShape::general && k.queries > 0 && k.queries <= k.keys && aligned(k.q, k.q_stride) &&
+         aligned(k.k, k.kv_stride) && aligned(k.v, k.kv_stride) && aligned(k.out, k.out_stride);
+}
+bool cudnn_possible(const AttentionBackward& a) {
+  return cudnn_possible(a.forward) && aligned(a.d_out, a.forward.out_stride) &&
+         aligned(a.d_q, a.forward.q_stride) && aligned(a.d_k, a.forward.kv_stride) &&
+         aligned(a.d_v, a.forward.kv_stride);
+}
+
+/// The Hopper kernels do not split keys over blocks, so they need enough query tiles to fill the GPU.
 bool fills(const Attention& k, int sm_count) {
   return k.queries >= 64 && ceil_div(k.queries, 128) * k.heads * k.batch * 2 >= sm_count;
 }
@@ -66,6 +85,10 @@ AttentionKernel choose(const Arguments& arguments, const Attention& k, int sm_co
       k.kernel != AttentionKernel::hopper || hopper,
       "for Hopper's attention compute capability 9.0, a build for 90a, bf16, a head width of 64 or 128, rows "
       "aligned to 16 bytes");
+  require(
+      k.kernel != AttentionKernel::cudnn || cudnn_possible(arguments),
+      "for cuDNN's attention the library (cuDNN 9), bf16, a head width that is a multiple of 8 up to 128, "
+      "a causal mask or none, no more queries than keys, rows aligned to 16 bytes");
   if (k.kernel != AttentionKernel::automatic) return k.kernel;
   if (hopper && fills(k, sm_count)) return AttentionKernel::hopper;
   return portable ? AttentionKernel::portable : AttentionKernel::reference;
@@ -78,9 +101,10 @@ AttentionKernel choose(const AttentionBackward& a, int sm_count) {
   return choose(a, a.forward, sm_count);
 }
 
-int64_t backward_bytes(AttentionKernel kernel, const AttentionBackward& a, int sm_count) {
+int64_t backward_bytes(AttentionKernel kernel, const Launch& launch, const AttentionBackward& a) {
+  if (kernel == AttentionKernel::cudnn) return attention_cudnn_backward_bytes(launch, a);
   if (kernel == AttentionKernel::hopper) return attention_hopper_backward_bytes(a);
-  if (kernel == AttentionKernel::portable) return attention_portable_backward_bytes(a, sm_count);
+  if (kernel == AttentionKernel::portable) return attention_portable_backward_bytes(a, launch.sm_count);
   return attention_reference_backward_bytes(a);
 }
 
@@ -93,13 +117,33 @@ AttentionChoice attention_choice(const AttentionBackward& a, int sm_count) {
 void attention(const Launch& launch, const Attention& k) {
   if (k.batch == 0 || k.heads == 0 || k.queries == 0) return;
   const AttentionKernel kernel = choose(k, launch.sm_count);
+  if (kernel == AttentionKernel::cudnn) return attention_cudnn(launch, k);
   if (kernel == AttentionKernel::hopper) return attention_hopper(launch, k);
   if (kernel == AttentionKernel::portable) return attention_portable(launch, k);
   attention_reference(launch, k);
 }
 
-int64_t attention_backward_workspace(const AttentionBackward& a, int sm_count) {
-  const int64_t bytes = backward_bytes(choose(a, sm_count), a, sm_count);
+const char* attention_obstacle(AttentionKernel kernel, DType type, int64_t head_dim) {
+  if (kernel == AttentionKernel::automatic || kernel == AttentionKernel::reference) return nullptr;
+  if (kernel == AttentionKernel::hopper) {
+    if (!kHopperBuilt) return "this build has no Hopper kernels (PERCEIVER_CUDA_ARCHITECTURES without 90a)";
+    if (capability() != 90) return "it needs a GPU of compute capability 9.0 (Hopper)";
+  }
+  if (type != DType::bf16) return "it computes in bfloat16 only";
+  if (kernel == AttentionKernel::hopper)
+    return head_dim == 64 || head_dim == 128 ? nullptr : "it takes heads of 64 or 128 channels";
+  if (kernel == AttentionKernel::cudnn)
+    return head_dim % 8 == 0 && head_dim <= 128 ? cudnn_obstacle()
+                                                : "it takes heads of up to 128 channels, a multiple of 8";
+  if (head_dim % 16 != 0 || head_dim > 128) return "it takes heads of up to 128 channels, a multiple of 16";
+  AttentionBackward a{};
+  a.forward.head_dim = head_dim;
+  return portable_backward_fits(a) ? nullptr
+                                   : "its backward needs a GPU with 162 KiB of shared memory per block";
+}
+
+int64_t attention_backward_workspace(const Launch& launch, const AttentionBackward& a) {
+  const int64_t bytes = backward_bytes(choose(a, launch.sm_count), launch, a);
   return bytes <= kSmallestWorkspace ? 0 : bytes;
 }
 
@@ -107,9 +151,11 @@ void attention_backward(const Launch& launch, const AttentionBackward& a) {
   const Attention& k = a.forward;
   if (k.batch == 0 || k.heads == 0) return;
   Scratch scratch{launch.workspace, launch.workspace_bytes};
-  const int64_t wanted = attention_backward_workspace(a, launch.sm_count);
+  const int64_t wanted = cuda::attention_backward_workspace(launch, a);
   if (wanted > 0 && a.scratch != nullptr) scratch = {a.scratch, wanted};
   const AttentionKernel kernel = choose(a, launch.sm_count);
+  if (kernel == AttentionKernel::cudnn)
+    return attention_cudnn_backward(launch, a, scratch.data, scratch.bytes);
   if (kernel == AttentionKernel::hopper) return attention_hopper_backward(launch, a, scratch);
   if (kernel == AttentionKernel::portable) return attention_portable_backward(launch, a, scratch);
   attention_reference_backward(launch, a, scratch);

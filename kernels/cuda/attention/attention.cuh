@@ -6,7 +6,7 @@
 
 namespace perceiver::kernels::cuda {
 
-/// What every launch offers without scratch of its own.
+/// The workspace that every launch has.
 inline constexpr int64_t kSmallestWorkspace = int64_t{64} << 20;
 
 /// Memory for partial results: the caller's scratch where there is one, else the launch's workspace.

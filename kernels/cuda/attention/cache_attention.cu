@@ -1,13 +1,13 @@
-// Attention of a few queries over the slots' rings: rows are cut into parts so that one sequence fills the
-// device, and a second kernel joins the parts.
+// Attention of a few queries over the slots' KV caches: the rows are split into parts (split-KV) so that one
+// sequence fills the GPU, and a second kernel combines the partial results.
 //
-// The number of parts depends on the ring's capacity alone, so that a slot's result does not depend on the
-// number of slots. A block takes one part of one head and query: scores of a tile of keys by warps, then each
-// thread sums its channels of the values; online softmax over the tiles.
+// The number of parts depends on the cache's capacity alone, so a slot's result does not depend on the number
+// of slots. A block takes one part of one head and query: scores of a tile of keys by warps, then each thread
+// sums its channels of the values; online softmax over the tiles.
 //
-// Contexts that are kept as tokens: table_attention.cu makes the parts where its tables fit shared memory.
-// For larger vocabularies a position's row is that of its token in the table, and the query is turned back to
-// meet the key, which is not rotated.
+// Contexts kept as tokens: table_attention.cu computes the parts where its tables fit shared memory. For
+// larger vocabularies a position's row is that of its token in the table, and the query is rotated back by
+// the key's position, since the table's keys are not rotated.
 #include <cfloat>
 
 #include "kernels/attention.h"
@@ -28,7 +28,7 @@ RingParts ring_parts(int64_t capacity) {
   return {ceil_div(capacity, rows), rows};
 }
 
-/// Keys and values of one slot and head as they lie in the ring.
+/// Keys and values of one slot and head, read from the KV cache.
 template <typename T>
 class RingRows {
  public:
@@ -61,7 +61,7 @@ class TableRows {
         sine_(static_cast<const float*>(k.sine)) {}
   __device__ const T* key(int64_t n) const { return table_ + tokens_[n] * stride_; }
   __device__ const T* value(int64_t n) const { return key(n) + stride_ / 2; }
-  /// Of one channel of the key: what the query is there once it is turned back by the key's position.
+  /// The query's value at one channel of the key, rotated back by the key's position.
   __device__ float score(const float* q, int64_t n, int64_t channel) const {
     float x = q[channel];
     if (channel < 2 * bands_) {

@@ -1,5 +1,5 @@
-// What the ways of attending over rings on a GPU share (cache_attention.cu, table_attention.cu): parts of the
-// rows, whose results one kernel joins.
+// What the kernels of cache attention share (cache_attention.cu, table_attention.cu): split-KV parts, whose
+// partial results one kernel combines.
 #pragma once
 
 #include "kernels/attention.h"
@@ -12,7 +12,7 @@ __host__ __device__ inline int64_t partial_size(int64_t head_dim) {
   return head_dim + 2;
 }
 
-/// How a ring is cut, all parts but the last into `rows` rows.
+/// How a KV cache is split: all parts but the last have `rows` rows.
 struct RingParts {
   int64_t count, rows;
 };

@@ -5,8 +5,8 @@
 
 namespace perceiver::kernels::cuda {
 
-/// What attention() and attention_backward() would run on the current device, which has `sm_count`
-/// multiprocessors: never `automatic`.
+/// What attention() and attention_backward() would run on the current device, which has `sm_count` SMs:
+/// never `automatic`.
 struct AttentionChoice {
   AttentionKernel forward, backward;
 };

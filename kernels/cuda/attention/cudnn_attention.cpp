@@ -1,9 +1,12 @@
-// The graphs in which cuDNN recognises fused attention and its gradients: every step of the textbook formulas
-// as an operation of its own, tensors between them never in memory.
+// The operation graphs that cuDNN recognises as fused attention and its gradients: each step of the textbook
+// formulas is one operation, and the tensors between them are virtual.
 #include "kernels/cuda/attention/cudnn_attention.h"
 
+#include <array>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <optional>
 
 #include "base/check.h"
 #include "kernels/attention.h"
@@ -133,7 +136,7 @@ struct Backward {
       return graph.reshape(
           x, graph.inner(CUDNN_DATA_BFLOAT16, shapes.transposed_scores(), shapes.transposed_score_strides()));
     };
-    // delta = rows' sums of d_out * out; the product with 1 is where the keep rate of dropout would stand.
+    // delta = rowsum(d_out * out); the factor 1 stands where dropout's keep rate would be.
     const TensorId products =
         graph.pointwise(CUDNN_POINTWISE_MUL, d_out, out, graph.inner(CUDNN_DATA_FLOAT, shapes.queries()));
     const TensorId sums =
@@ -166,103 +169,118 @@ struct Backward {
   Plan plan;
 };
 
-void check_shape(const Attention& k) {
-  if (k.type != DType::bf16)
-    throw_user("cuDNN's attention is compared in bfloat16 alone; add --precision bfloat16");
-  if (k.queries > k.keys)
-    throw_user("cuDNN's attention takes no more queries ({}) than keys ({})", k.queries, k.keys);
+/// Attention of one shape; cuDNN compiles it for the GPU.
+struct Plans {
+  Plans(const Library& library, const Attention& k)
+      : shapes(k, k.mask == MaskShape::causal), forward(library, shapes), backward(library, shapes) {}
+
+  Shapes shapes;
+  Forward forward;
+  Backward backward;
+};
+
+/// What a plan depends on; pointers are bound when it runs.
+using Key = std::array<int64_t, 9>;
+
+Key key_of(const Attention& k) {
+  return {k.batch,     k.heads,      k.queries,
+          k.keys,      k.head_dim,   k.q_stride,
+          k.kv_stride, k.out_stride, static_cast<int64_t>(k.mask)};
 }
 
 }  // namespace
 
-struct CudnnAttention::State {
-  State(const Launch& launch, const Attention& k, bool causal)
-      : library(static_cast<cudaStream_t>(launch.stream)),
-        shapes(k, causal),
-        forward(library, shapes),
-        backward(library, shapes),
-        delta_bytes(shapes.row_bytes()),
-        sum_bytes(shapes.sum_bytes()) {}
-
-  Library library;
-  Shapes shapes;
-  Forward forward;
-  Backward backward;
-  int64_t delta_bytes, sum_bytes;
+struct CudnnPlans::State {
+  std::optional<Library> library;
+  std::map<Key, Plans> plans;  // a plan's graphs refer to the library, and must not move
 };
 
-bool CudnnAttention::installed() {
-  return cudnn::open_library() != nullptr;
+CudnnPlans::CudnnPlans() : state_(std::make_unique<State>()) {}
+CudnnPlans::~CudnnPlans() = default;
+
+namespace {
+
+const Plans& plans_of(const Launch& launch, const Attention& k) {
+  PERCEIVER_ASSERT(launch.cudnn != nullptr && k.mask != MaskShape::general);
+  CudnnPlans::State& state = static_cast<CudnnPlans*>(launch.cudnn)->state();
+  if (!state.library) state.library.emplace(static_cast<cudaStream_t>(launch.stream));
+  const Key key = key_of(k);
+  auto found = state.plans.find(key);
+  if (found == state.plans.end()) found = state.plans.try_emplace(key, *state.library, k).first;
+  return found->second;
 }
 
-CudnnAttention::CudnnAttention(const Launch& launch, const Attention& shape, bool causal) {
-  check_shape(shape);
-  state_ = std::make_unique<State>(launch, shape, causal);
+}  // namespace
+
+const char* cudnn_obstacle() {
+  static const bool found = cudnn::open_library() != nullptr;
+  return found ? nullptr
+               : "cuDNN 9 is not installed where the loader looks (libcudnn_graph.so.9; see LD_LIBRARY_PATH)";
 }
 
-CudnnAttention::~CudnnAttention() = default;
-
-const std::string& CudnnAttention::version() const {
-  return state_->library.version();
+std::string cudnn_version() {
+  return cudnn_obstacle() == nullptr ? cudnn::library_version() : "none";
 }
 
-int64_t CudnnAttention::scratch_bytes() const {
-  return std::max(state_->forward.plan.workspace_bytes(),
-                  state_->delta_bytes + state_->sum_bytes + state_->backward.plan.workspace_bytes());
-}
-
-void CudnnAttention::forward(const Attention& k, void* scratch) const {
-  const Forward& f = state_->forward;
+void attention_cudnn(const Launch& launch, const Attention& k) {
+  const Forward& f = plans_of(launch, k).forward;
+  if (f.plan.workspace_bytes() > launch.workspace_bytes)
+    throw_user(
+        "cuDNN's attention needs {} MiB of workspace for this shape, and there are {}; use model.attention: "
+        "auto",
+        f.plan.workspace_bytes() >> 20, launch.workspace_bytes >> 20);
   const Graph::Binding bindings[] = {{f.q, k.q}, {f.k, k.k}, {f.v, k.v}, {f.out, k.out}, {f.lse, k.lse}};
-  f.graph.run(f.plan, bindings, scratch);
+  f.graph.run(f.plan, bindings, launch.workspace);
 }
 
-void CudnnAttention::backward(const AttentionBackward& a, void* scratch) const {
-  const Backward& b = state_->backward;
+int64_t attention_cudnn_backward_bytes(const Launch& launch, const AttentionBackward& a) {
+  const Plans& plans = plans_of(launch, a.forward);
+  return plans.shapes.row_bytes() + plans.shapes.sum_bytes() + plans.backward.plan.workspace_bytes();
+}
+
+void attention_cudnn_backward(const Launch& launch, const AttentionBackward& a, void* scratch,
+                              int64_t scratch_bytes) {
+  PERCEIVER_ASSERT(scratch_bytes >= attention_cudnn_backward_bytes(launch, a));
+  const Plans& plans = plans_of(launch, a.forward);
+  const Backward& b = plans.backward;
   const Attention& k = a.forward;
-  auto* bytes = static_cast<std::byte*>(scratch);
-  const Graph::Binding bindings[] = {{b.q, k.q},
-                                     {b.k, k.k},
-                                     {b.v, k.v},
-                                     {b.out, k.out},
-                                     {b.lse, k.lse},
-                                     {b.d_out, a.d_out},
-                                     {b.d_q, a.d_q},
-                                     {b.d_k, a.d_k},
-                                     {b.d_v, a.d_v},
-                                     {b.delta, bytes},
-                                     {b.d_q_sum, bytes + state_->delta_bytes}};
-  b.graph.run(b.plan, bindings, bytes + state_->delta_bytes + state_->sum_bytes);
+  auto* delta = static_cast<std::byte*>(scratch);
+  std::byte* d_q_sum = delta + plans.shapes.row_bytes();
+  const Graph::Binding bindings[] = {{b.q, k.q},     {b.k, k.k},         {b.v, k.v},          {b.out, k.out},
+                                     {b.lse, k.lse}, {b.d_out, a.d_out}, {b.d_q, a.d_q},      {b.d_k, a.d_k},
+                                     {b.d_v, a.d_v}, {b.delta, delta},   {b.d_q_sum, d_q_sum}};
+  b.graph.run(b.plan, bindings, d_q_sum + plans.shapes.sum_bytes());
 }
 
 }  // namespace perceiver::kernels::cuda
 #else
 namespace perceiver::kernels::cuda {
 
-struct CudnnAttention::State {
-  std::string version;
-};
+struct CudnnPlans::State {};
 
-bool CudnnAttention::installed() {
-  return false;
+CudnnPlans::CudnnPlans() = default;
+CudnnPlans::~CudnnPlans() = default;
+
+const char* cudnn_obstacle() {
+  return "this build has no cuDNN attention: cuDNN's headers (cudnn_graph.h) were missing when it was "
+         "compiled";
 }
 
-CudnnAttention::CudnnAttention(const Launch&, const Attention&, bool) {
-  throw_user("this build has no cuDNN attention: its headers (cudnn_graph.h) were not there");
+std::string cudnn_version() {
+  return "none";
 }
 
-CudnnAttention::~CudnnAttention() = default;
-
-const std::string& CudnnAttention::version() const {
-  return state_->version;
+void attention_cudnn(const Launch&, const Attention&) {
+  throw_user("{}", cudnn_obstacle());
 }
 
-int64_t CudnnAttention::scratch_bytes() const {
-  return 0;
+void attention_cudnn_backward(const Launch&, const AttentionBackward&, void*, int64_t) {
+  throw_user("{}", cudnn_obstacle());
 }
 
-void CudnnAttention::forward(const Attention&, void*) const {}
-void CudnnAttention::backward(const AttentionBackward&, void*) const {}
+int64_t attention_cudnn_backward_bytes(const Launch&, const AttentionBackward&) {
+  throw_user("{}", cudnn_obstacle());
+}
 
 }  // namespace perceiver::kernels::cuda
 #endif

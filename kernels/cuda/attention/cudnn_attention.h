@@ -1,39 +1,43 @@
-// cuDNN's fused attention, a rival to measure our own against. The library is looked for at run time: nothing
-// depends on it, and a build without its headers can do all else.
+// cuDNN's fused attention behind the interface of kernels/attention.h. The library is loaded at run time:
+// nothing else depends on it, and a build without its headers can do all else.
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "kernels/attention.h"
 
 namespace perceiver::kernels::cuda {
 
-/// Attention of one shape as cuDNN computes it (in bf16, by engines that its heuristics propose first): query
-/// row i of M sees all N keys, or where `causal` the first N - M + i + 1. Not bitwise repeatable: dQ is
-/// summed in any order, as is usual with this library.
-class CudnnAttention {
+/// Why this build or this machine cannot use cuDNN, or null where it can.
+const char* cudnn_obstacle();
+
+/// E.g. "9.19.0"; "none" where there is an obstacle.
+std::string cudnn_version();
+
+/// cuDNN's handle for one device and stream, and a plan for each shape of attention. The library is loaded
+/// and a plan compiled when first asked for. Launch::cudnn points to one. Not thread-safe, like the stream.
+class CudnnPlans {
  public:
-  /// Whether this build and this machine have cuDNN.
-  static bool installed();
+  CudnnPlans();
+  ~CudnnPlans();
+  CudnnPlans(const CudnnPlans&) = delete;
+  CudnnPlans& operator=(const CudnnPlans&) = delete;
 
-  /// For sizes, strides and the stream as in `shape`; pointers are not read. Throws `user` where this build
-  /// or this machine has no cuDNN, and where cuDNN has no engine for the shape.
-  CudnnAttention(const Launch& launch, const Attention& shape, bool causal);
-  ~CudnnAttention();
-  CudnnAttention(const CudnnAttention&) = delete;
-  CudnnAttention& operator=(const CudnnAttention&) = delete;
-
-  /// E.g. "9.19.0".
-  const std::string& version() const;
-  /// Bytes that `scratch` below must hold, aligned to 256.
-  int64_t scratch_bytes() const;
-  /// Enqueues attention of the shape given; first, limit and key_mask are not read.
-  void forward(const Attention& k, void* scratch) const;
-  void backward(const AttentionBackward& a, void* scratch) const;
+  struct State;
+  State& state() { return *state_; }
 
  private:
-  struct State;
   std::unique_ptr<State> state_;
 };
+
+// AttentionKernel::cudnn. `first`, `limit` and `key_mask` are not read: Attention::mask says it all. They
+// throw `user` where cuDNN has no engine for the shape on this GPU.
+void attention_cudnn(const Launch& launch, const Attention& k);
+/// Not bitwise repeatable: the engines that cuDNN proposes first sum dQ in no fixed order.
+void attention_cudnn_backward(const Launch& launch, const AttentionBackward& a, void* scratch,
+                              int64_t scratch_bytes);
+/// Bytes of scratch, aligned to 256.
+int64_t attention_cudnn_backward_bytes(const Launch& launch, const AttentionBackward& a);
 
 }  // namespace perceiver::kernels::cuda

@@ -18,6 +18,10 @@ Extents packed(const Extents& e) {
   return {e[1] * e[2] * e[3], e[2] * e[3], e[3], 1};
 }
 
+std::string spelled(size_t version) {
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
 }  // namespace
 
 void* open_library() {
@@ -25,6 +29,13 @@ void* open_library() {
        {"libcudnn_graph.so.9", "libcudnn.so.9", "/usr/local/cuda/lib64/libcudnn_graph.so.9"})
     if (void* object = dlopen(name, RTLD_NOW | RTLD_GLOBAL)) return object;
   return nullptr;
+}
+
+std::string library_version() {
+  void* object = open_library();
+  if (object == nullptr) return "none";
+  const auto get_version = reinterpret_cast<decltype(&cudnnGetVersion)>(dlsym(object, "cudnnGetVersion"));
+  return get_version == nullptr ? "unknown" : spelled(get_version());
 }
 
 Library::Library(cudaStream_t stream) : object_(open_library()) {
@@ -46,8 +57,7 @@ Library::Library(cudaStream_t stream) : object_(open_library()) {
     find(get_attribute, "cudnnBackendGetAttribute");
     find(finalize, "cudnnBackendFinalize");
     find(execute, "cudnnBackendExecute");
-    const size_t number = get_version();
-    version_ = fmt::format("{}.{}.{}", number / 10000, number / 100 % 100, number % 100);
+    version_ = spelled(get_version());
     check(create(&handle), "opening the library");
     check(set_stream(handle, stream), "stream");
   } catch (...) {
@@ -226,8 +236,9 @@ Plan Graph::compile(const char* what) const {
   graph.finalize(what);
   for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
     if (auto plan = propose(graph, mode)) return *std::move(plan);
-  throw_user("cuDNN {} has no engine for {} of this shape and mask on this GPU ({})", library_.version(),
-             what, library_.last_error());
+  throw_user(
+      "cuDNN {} has no engine for {} of this shape and mask on this GPU ({}); use model.attention: auto",
+      library_.version(), what, library_.last_error());
 }
 
 std::optional<Plan> Graph::propose(const Descriptor& graph, cudnnBackendHeurMode_t mode) const {

@@ -1,5 +1,5 @@
-// As much of cuDNN's backend interface as an operation graph of 4-d tensors needs: the library opened at run
-// time, descriptors that free themselves, a graph, and the plan that runs it. Empty without cuDNN's headers.
+// The part of cuDNN's backend API that an operation graph of 4-d tensors needs: the library loaded at run
+// time, RAII descriptors, a graph, and the plan that runs it. Empty without cuDNN's headers.
 #pragma once
 
 #if __has_include(<cudnn_graph.h>)
@@ -17,6 +17,8 @@ namespace perceiver::kernels::cuda::cudnn {
 
 /// Opened by dlopen; null where it is not found.
 void* open_library();
+/// Of the library that open_library() finds, e.g. "9.19.0"; "none" where there is none.
+std::string library_version();
 
 /// The functions used, and a handle for one device and stream.
 class Library {
@@ -28,7 +30,7 @@ class Library {
   Library& operator=(const Library&) = delete;
 
   void check(cudnnStatus_t status, const char* what) const;
-  /// What went wrong last, in the library's words.
+  /// The library's message for its last error.
   std::string last_error() const;
   const std::string& version() const { return version_; }
 
@@ -100,7 +102,7 @@ class Graph {
 
   /// In memory, bound when the graph runs.
   TensorId tensor(cudnnDataType_t type, const Extents& extents, const Extents& strides);
-  /// A value that stays within a kernel.
+  /// A virtual tensor: it stays within a kernel.
   TensorId inner(cudnnDataType_t type, const Extents& extents);
   TensorId inner(cudnnDataType_t type, const Extents& extents, const Extents& strides);
   TensorId constant(float value);
@@ -112,13 +114,13 @@ class Graph {
                      cudnnDataType_t arithmetic = CUDNN_DATA_FLOAT);
   /// x where `choose`, else b.
   TensorId select(TensorId x, TensorId b, TensorId choose, TensorId out);
-  /// Each element's number along an axis of x.
+  /// Each element's index along an axis of x.
   TensorId index(TensorId x, int64_t axis, TensorId out);
   TensorId reduce(cudnnReduceTensorOp_t operation, TensorId x, TensorId out);
   /// The same elements under other strides.
   TensorId reshape(TensorId x, TensorId out);
 
-  /// The first of the engines proposed that takes the graph; throws `user` where none does.
+  /// Compiles with the first proposed engine that supports the graph; throws `user` where none does.
   Plan compile(const char* what) const;
   struct Binding {
     TensorId tensor;

@@ -1,25 +1,23 @@
 // Attention forward on Hopper (compute capability 9.0a), after FlashAttention-3 (Shah et al. 2024).
 //
-// A block owns 128 queries of one head and walks over the keys in tiles of 128 from the last visible one
-// down, so that the tiles that need masks come first. One warpgroup feeds: a single thread copies Q once and
-// K and V through rings of stages by TMA. Two warpgroups of 64 queries each compute: S = Q K^T (wgmma
+// A block owns 128 queries of one head and iterates over tiles of 128 keys from the last visible one down, so
+// that the tiles that need masking come first. One producer warpgroup: a single thread loads Q once, and K
+// and V by TMA into pipelines of stages. Two consumer warpgroups of 64 queries each: S = Q K^T (wgmma
 // m64n128k16, both operands from shared memory), online softmax in base 2, O += P V with P from registers and
-// V as it lies. The scores of a tile are computed while O += P V of the tile before is still under way, so
-// that the softmax runs beside the tensor cores; the other warpgroup fills what is left.
+// V as an MN-major operand. S of a tile is issued while O += P V of the previous tile is still in flight, so
+// the softmax overlaps the tensor cores; the other warpgroup fills the remaining gaps.
 //
-// Tiles begin at the example's first key, so only limits, ends and key masks need masking.
+// Tiles start at the example's first key, so only limits, ends and key masks need masking.
 //
 // Head widths D = 64 and 128. Shared memory: 128 rows of Q and kStages * 256 rows of K and V, D bf16 each:
-// 144 KiB at D = 64 (4 stages), 160 KiB at D = 128 (2 stages). Registers of a computing thread: S 64, P 32, O
+// 144 KiB at D = 64 (4 stages), 160 KiB at D = 128 (2 stages). Registers of a consumer thread: S 64, P 32, O
 // D / 2, of 240.
 #include <cmath>
 
 #include "kernels/attention.h"
-#include "kernels/cuda/attention/attention.cuh"
+#include "kernels/cuda/attention/hopper_launch.cuh"
 #include "kernels/cuda/hopper/primitives.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
-#include "kernels/cuda/hopper/roles.cuh"
-#include "kernels/cuda/hopper/tensor_map.h"
 
 namespace perceiver::kernels::cuda {
 namespace {
@@ -42,7 +40,7 @@ struct Shape {
   static constexpr uint32_t kBytes = kTiles * kTileBytes;       // of Q, and of a stage of K or V
   static constexpr uint32_t kQ = 0, kK = kBytes, kV = kK + kStages * kBytes,
                             kBarriers = kV + kStages * kBytes;
-  // One for Q, then for each stage: K has come, K is done with, V has come, V is done with.
+  // mbarriers: one for Q, then K full, K empty, V full, V empty of each stage.
   static constexpr uint32_t kSharedBytes = kBarriers + 8 * (1 + 4 * kStages);
   static_assert(kQueries == kKeys);
 };
@@ -57,29 +55,29 @@ class ForwardBlock {
         a_(arguments.a),
         memory_(memory),
         shared_(shared_address(memory)),
-        // The longest first.
+        // Longest rows first.
         tile_(arguments.a, static_cast<int>(gridDim.x - 1 - blockIdx.x), static_cast<int>(blockIdx.y),
               static_cast<int>(blockIdx.z)),
         key_tiles_(tile_.key_tiles<kKeys>()) {}
 
   __device__ void run() {
     if (threadIdx.x == 0) {
-      barrier_init(q_barrier(), 1);
+      mbarrier_init(q_barrier(), 1);
       for (int stage = 0; stage < kStages; ++stage) {
-        barrier_init(k_full(stage), 1);
-        barrier_init(k_empty(stage), kReleases);
-        barrier_init(v_full(stage), 1);
-        barrier_init(v_empty(stage), kReleases);
+        mbarrier_init(k_full(stage), 1);
+        mbarrier_init(k_empty(stage), kConsumerArrivals);
+        mbarrier_init(v_full(stage), 1);
+        mbarrier_init(v_empty(stage), kConsumerArrivals);
       }
-      barrier_init_fence();
+      fence_mbarrier_init();
     }
     __syncthreads();
     if (threadIdx.x < kWarpgroup) {
-      give_registers<kFeedingRegisters>();
-      if (threadIdx.x == 0) feed();
+      warpgroup_reg_dealloc<kProducerRegisters>();
+      if (threadIdx.x == 0) produce();
     } else {
-      take_registers<kComputingRegisters>();
-      compute();
+      warpgroup_reg_alloc<kConsumerRegisters>();
+      consume();
     }
   }
 
@@ -93,32 +91,32 @@ class ForwardBlock {
   __device__ uint32_t v_full(int stage) const { return barrier(2, stage); }
   __device__ uint32_t v_empty(int stage) const { return barrier(3, stage); }
 
-  // --- The feeding thread.
+  // --- Producer thread.
 
-  __device__ void copy_rows(uint32_t target, const CUtensorMap* map, uint32_t barrier, int row) const {
-    barrier_expect(barrier, S::kBytes);
-    copy_boxes<S::kTiles>(target, S::kTileBytes, map, barrier, tile_.head * D, row, tile_.example);
-    barrier_arrive(barrier);
+  __device__ void load_rows(uint32_t target, const CUtensorMap* map, uint32_t barrier, int row) const {
+    mbarrier_expect_tx(barrier, S::kBytes);
+    tma_load_tiles<S::kTiles>(target, S::kTileBytes, map, barrier, tile_.head * D, row, tile_.example);
+    mbarrier_arrive(barrier);
   }
 
-  __device__ void feed() const {
+  __device__ void produce() const {
     if (key_tiles_ == 0) return;
-    copy_rows(shared_ + S::kQ, &args_.q, q_barrier(), tile_.first_query);
-    Ring<kStages> ring;
+    load_rows(shared_ + S::kQ, &args_.q, q_barrier(), tile_.first_query);
+    PipelineState<kStages> ring;
     for (int t = key_tiles_ - 1; t >= 0; --t, ring.advance()) {
       const int row = tile_.first_key + t * kKeys;
-      barrier_wait(k_empty(ring.stage), ring.round ^ 1);
-      copy_rows(shared_ + S::kK + ring.stage * S::kBytes, &args_.k, k_full(ring.stage), row);
-      barrier_wait(v_empty(ring.stage), ring.round ^ 1);
-      copy_rows(shared_ + S::kV + ring.stage * S::kBytes, &args_.v, v_full(ring.stage), row);
+      mbarrier_wait(k_empty(ring.stage), ring.phase ^ 1);
+      load_rows(shared_ + S::kK + ring.stage * S::kBytes, &args_.k, k_full(ring.stage), row);
+      mbarrier_wait(v_empty(ring.stage), ring.phase ^ 1);
+      load_rows(shared_ + S::kV + ring.stage * S::kBytes, &args_.v, v_full(ring.stage), row);
     }
   }
 
-  // --- The computing warpgroups.
+  // --- Consumer warpgroups.
 
-  __device__ uint32_t q_tile() const { return shared_ + S::kQ + computing_warp() / 4 * 64 * kRowBytes; }
+  __device__ uint32_t q_tile() const { return shared_ + S::kQ + consumer_warp() / 4 * 64 * kRowBytes; }
 
-  __device__ void compute() {
+  __device__ void consume() {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       largest_[r] = -INFINITY;
@@ -126,64 +124,64 @@ class ForwardBlock {
     }
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) out_[i] = 0;
-    const QueryRows<kKeys> rows(a_, tile_, computing_warp());
-    if (key_tiles_ > 0) walk(rows);
-    finish(rows);
+    const QueryRows<kKeys> rows(a_, tile_, consumer_warp());
+    if (key_tiles_ > 0) mainloop(rows);
+    epilogue(rows);
   }
 
-  __device__ void walk(const QueryRows<kKeys>& rows) {
-    Ring<kStages> k_ring, v_ring;
+  __device__ void mainloop(const QueryRows<kKeys>& rows) {
+    PipelineState<kStages> k_ring, v_ring;
     float s[64];
     uint32_t p[32];
-    barrier_wait(q_barrier(), 0);
-    scores(s, k_ring);
-    products_wait<0>();
-    settle(s);
-    barrier_arrive_warp(k_empty(k_ring.stage));
+    mbarrier_wait(q_barrier(), 0);
+    issue_scores(s, k_ring);
+    wgmma_wait<0>();
+    wgmma_fence_operand(s);
+    mbarrier_arrive_warp(k_empty(k_ring.stage));
     k_ring.advance();
     float correction[2];
     softmax(rows, key_tiles_ - 1, s, correction);
-    pack_operand(s, p);
+    pack_a_fragment(s, p);
     for (int t = key_tiles_ - 2; t >= 0; --t) {
-      scores(s, k_ring);
-      add_values(p, v_ring);
-      products_wait<1>();
-      settle(s);
-      barrier_arrive_warp(k_empty(k_ring.stage));
+      issue_scores(s, k_ring);
+      issue_values(p, v_ring);
+      wgmma_wait<1>();
+      wgmma_fence_operand(s);
+      mbarrier_arrive_warp(k_empty(k_ring.stage));
       k_ring.advance();
       softmax(rows, t, s, correction);
-      products_wait<0>();
-      settle(out_);
-      barrier_arrive_warp(v_empty(v_ring.stage));
+      wgmma_wait<0>();
+      wgmma_fence_operand(out_);
+      mbarrier_arrive_warp(v_empty(v_ring.stage));
       v_ring.advance();
 #pragma unroll
       for (int i = 0; i < D / 2; ++i) out_[i] *= correction[i % 4 / 2];
-      pack_operand(s, p);
+      pack_a_fragment(s, p);
     }
-    add_values(p, v_ring);
-    products_wait<0>();
-    settle(out_);
-    barrier_arrive_warp(v_empty(v_ring.stage));
+    issue_values(p, v_ring);
+    wgmma_wait<0>();
+    wgmma_fence_operand(out_);
+    mbarrier_arrive_warp(v_empty(v_ring.stage));
   }
 
-  __device__ void scores(float (&s)[64], const Ring<kStages>& ring) {
-    barrier_wait(k_full(ring.stage), ring.round);
-    products_begin();
-    product<D>(s, q_tile(), S::kTileBytes, shared_ + S::kK + ring.stage * S::kBytes, S::kTileBytes);
-    products_commit();
+  __device__ void issue_scores(float (&s)[64], const PipelineState<kStages>& ring) {
+    mbarrier_wait(k_full(ring.stage), ring.phase);
+    wgmma_fence();
+    mm_abt<D>(s, q_tile(), S::kTileBytes, shared_ + S::kK + ring.stage * S::kBytes, S::kTileBytes);
+    wgmma_commit();
   }
 
-  __device__ void add_values(uint32_t (&p)[32], const Ring<kStages>& ring) {
-    barrier_wait(v_full(ring.stage), ring.round);
-    settle(out_);
-    settle(p);
-    products_begin();
-    accumulate<kKeys / 16>(out_, p, shared_ + S::kV + ring.stage * S::kBytes, S::kTileBytes);
-    products_commit();
+  __device__ void issue_values(uint32_t (&p)[32], const PipelineState<kStages>& ring) {
+    mbarrier_wait(v_full(ring.stage), ring.phase);
+    wgmma_fence_operand(out_);
+    wgmma_fence_operand(p);
+    wgmma_fence();
+    mma_ab<kKeys / 16>(out_, p, shared_ + S::kV + ring.stage * S::kBytes, S::kTileBytes);
+    wgmma_commit();
   }
 
-  /// Scores become probabilities relative to the row's largest score so far; `correction` is what earlier
-  /// ones are to be multiplied by.
+  /// Turns scores into exponentials relative to the row's running maximum; `correction` rescales earlier
+  /// sums.
   __device__ void softmax(const QueryRows<kKeys>& rows, int t, float (&s)[64], float (&correction)[2]) {
     if (rows.sees_all(t)) return softmax<false>(s, correction);
     rows.hide(t, s);
@@ -199,7 +197,7 @@ class ForwardBlock {
       for (int n = 0; n < 16; ++n) largest = fmaxf(largest, fmaxf(s[n * 4 + r * 2], s[n * 4 + r * 2 + 1]));
       largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 2));
-      // A row that has seen nothing yet keeps -infinity; subtracting 0 leaves its scores hidden.
+      // The maximum of a row without a visible key yet is -infinity; subtracting 0 keeps its scores masked.
       const float shift = kMasked && largest == -INFINITY ? 0.0f : largest * args_.scale_log2;
       correction[r] = exp2_fast(largest_[r] * args_.scale_log2 - shift);
       largest_[r] = largest;
@@ -216,7 +214,7 @@ class ForwardBlock {
     }
   }
 
-  __device__ void finish(const QueryRows<kKeys>& rows) {
+  __device__ void epilogue(const QueryRows<kKeys>& rows) {
     float inverse[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -228,8 +226,9 @@ class ForwardBlock {
         static_cast<float*>(a_.lse)[tile_.statistic(a_, rows.row(r))] =
             blind ? INFINITY : (largest_[r] * args_.scale_log2 + log2f(sum_[r])) * kLn2;
     }
-    warpgroup_barrier(1 + computing_warp() / 4);  // All four warps have read Q, whose place the results take.
-    const int row = computing_warp() * 16;
+    // All four warps have read Q, whose shared memory the epilogue reuses.
+    named_barrier_sync(1 + consumer_warp() / 4);
+    const int row = consumer_warp() * 16;
     __nv_bfloat16* target = static_cast<__nv_bfloat16*>(a_.out) +
                             (tile_.example * a_.queries + tile_.first_query + row) * a_.out_stride +
                             tile_.head * D;
@@ -259,19 +258,13 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <typename S>
 void launch_forward(const Launch& launch, const Attention& k) {
   ForwardArguments a{};
-  const int64_t width = k.heads * k.head_dim;
-  a.q = tensor_map(k.q, k.batch, k.queries, width, k.q_stride, kQueries);
-  a.k = tensor_map(k.k, k.batch, k.keys, width, k.kv_stride, kKeys);
-  a.v = tensor_map(k.v, k.batch, k.keys, width, k.kv_stride, kKeys);
+  a.q = query_rows_map(k, k.q, k.q_stride, kQueries);
+  a.k = key_rows_map(k, k.k, kKeys);
+  a.v = key_rows_map(k, k.v, kKeys);
   a.a = k;
   a.scale_log2 = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(k.head_dim)));
-  check(cudaFuncSetAttribute(attention_hopper_forward_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             S::kSharedBytes),
-        "attention_hopper_forward_kernel");
-  const dim3 grid(static_cast<unsigned>(ceil_div(k.queries, kQueries)), static_cast<unsigned>(k.heads),
-                  static_cast<unsigned>(k.batch));
-  attention_hopper_forward_kernel<S><<<grid, kThreads, S::kSharedBytes, stream_of(launch)>>>(a);
-  check_launch("attention_hopper_forward_kernel");
+  launch_attention(launch, "attention_hopper_forward_kernel", attention_hopper_forward_kernel<S>,
+                   query_grid(k), S::kSharedBytes, a);
 }
 
 }  // namespace

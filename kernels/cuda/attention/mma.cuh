@@ -1,4 +1,4 @@
-// Pieces of the tensor-core attention kernels: swizzled tiles in shared memory, and the warp-wide
+// Building blocks of the tensor-core attention kernels: swizzled tiles in shared memory, and the warp-wide
 // instructions of compute capability 8.0 (ldmatrix, mma.sync, cp.async).
 #pragma once
 
@@ -30,7 +30,7 @@ __device__ inline void copy_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/// Waits until at most kPending groups of copies are under way.
+/// Waits until at most kPending groups of copies are in flight.
 template <int kPending>
 __device__ inline void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -75,9 +75,9 @@ __device__ inline float2 unpack(uint32_t packed) {
   return {__uint_as_float(packed << 16), __uint_as_float(packed & 0xFFFF0000u)};
 }
 
-/// A row-major tile of bf16 in shared memory, aligned to 128 bytes. The 16-byte chunks of a row are exchanged
-/// by an exclusive or with the row's number, so that the 8 rows that ldmatrix reads at one column lie in
-/// different banks: over 8 chunks where rows are multiples of 128 bytes, else over 4 by pairs of rows.
+/// A row-major tile of bf16 in shared memory, aligned to 128 bytes. The 16-byte chunks of a row are XORed
+/// with the row number, so that the 8 rows that ldmatrix reads at one column lie in different banks: over 8
+/// chunks where rows are multiples of 128 bytes, else over 4 by pairs of rows.
 template <int kColumns>
 struct SharedTile {
   static_assert(kColumns % 32 == 0);
@@ -116,9 +116,9 @@ class LaneAddress {
     return address_[step % kVariants] +
            static_cast<uint32_t>(row * Tile::kRowBytes + step / kVariants * (kVariants * 32));
   }
-  /// Likewise of row 0 with a step that is not known when compiling.
+  /// Likewise of row 0 with a step that is not a compile-time constant.
   __device__ uint32_t dynamic(int step) const {
-    // A step only changes chunks by an exclusive or below the span, and by sums above it.
+    // A step changes chunks by XOR below the span, and by addition above it.
     return address_[0] + step / kVariants * (kVariants * 32) +
            ((first_chunk_ ^ static_cast<uint32_t>(2 * (step % kVariants))) - first_chunk_) * 16;
   }
@@ -130,7 +130,7 @@ class LaneAddress {
 
 /// Starts copying kRows rows of a matrix into a tile; rows and chunks (of 8 columns) beyond the valid ones
 /// become zero. All kThreads threads of the block call it. A pass takes a multiple of 8 rows, over which the
-/// swizzle repeats, so that a thread's addresses go up in constant steps.
+/// swizzle repeats, so a thread's addresses advance in constant steps.
 template <int kRows, int kColumns, int kThreads>
 __device__ inline void copy_tile(uint32_t tile, const __nv_bfloat16* source, int64_t stride, int valid_rows,
                                  int valid_chunks) {

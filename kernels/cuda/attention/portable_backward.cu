@@ -1,24 +1,24 @@
 // Attention backward on the tensor cores of compute capability 8.0 and later, after FlashAttention-2
-// (Dao 2023), with the same bits in every run.
+// (Dao 2023); bitwise repeatable.
 //
-// A block takes tiles of 128 keys, whose dK and dV stay in registers, and walks over the queries that see
-// them in tiles of 64. Scores are held transposed, S^T = K Q^T and dP^T = V dO^T (keys by rows), so that P^T
-// and dS^T are taken over from registers as operands of dV += P^T dO and dK += dS^T Q; only dS^T goes through
-// shared memory, for dQ = dS K.
+// A block takes tiles of 128 keys, whose dK and dV stay in registers, and iterates over tiles of the 64
+// queries that see them. Scores are held transposed, S^T = K Q^T and dP^T = V dO^T (keys by rows), so that
+// P^T and dS^T are register operands of dV += P^T dO and dK += dS^T Q; only dS^T goes through shared memory,
+// for dQ = dS K.
 //
-//  - Heads up to 64 wide: 4 warps, each 32 keys, which treat a query tile in two halves; two blocks per
-//    multiprocessor. Registers per thread: dK and dV take 2 D, S^T and dP^T 32 each. Shared memory: 2 * 128 +
+//  - Heads up to 64 wide: 4 warps of 32 keys each, which process a query tile in two halves; two blocks per
+//  SM.
+//    Registers per thread: dK and dV take 2 D, S^T and dP^T 32 each. Shared memory: 2 * 128 +
 //    4 * 64 rows of D bf16 (K, V, two stages of Q and dO) and dS^T, 82 KiB at D = 64.
-//  - Wider ones: 8 warps in pairs with 32 keys to a pair; the first of a pair computes S^T, P^T and dV, the
-//    second dP^T, dS^T and dK, with P^T handed over through shared memory. Registers per thread: D for the
+//  - Wider heads: 8 warps in pairs with 32 keys to a pair; the first of a pair computes S^T, P^T and dV, the
+//    second dP^T, dS^T and dK, with P^T passed through shared memory. Registers per thread: D for the
 //    gradient, 64 for S^T or dP^T. Shared memory: as above and 16 KiB for P^T, 162 KiB at D = 128.
 //
-// dQ: the key tiles of a head are dealt out to `splits` blocks, forwards and backwards in turn, which
-// balances causal masks. Each split has an accumulator of its own, in f32, to which only its block adds, in
-// program order, so that the sums do not depend on timing. The order of an accumulator's elements is that of
-// the fragments in registers. A split's first tile is seen by all queries that see any of its tiles, and
-// stores instead of adding, so that nothing has to be cleared. A last kernel adds the splits up in their
-// order.
+// dQ: the key tiles of a head are dealt to `splits` blocks back and forth, which balances causal masks. Each
+// split has its own f32 accumulator, to which only its block adds, in program order, so that the sums do not
+// depend on timing; its elements are in the order of the register fragments. A split's first tile is seen by
+// all queries that see any of its tiles, and stores instead of adding, so nothing has to be zeroed. A last
+// kernel sums the splits in order.
 #include <algorithm>
 #include <cmath>
 
@@ -39,7 +39,7 @@ struct BackwardArguments {
   float scale, scale_log2;
   int splits, query_tiles;
   float* d_q;          // [splits, batch, heads, query_tiles, kQueries * D] in the order of fragments
-  float2* statistics;  // [batch, heads, query_tiles * kQueries]: log-sum-exp in base 2, rowsum(dO * O)
+  float2* statistics;  // [batch, heads, query_tiles * kQueries]: LSE in base 2, rowsum(dO * O)
 };
 
 /// Head width D; pairs of warps share 32 keys or not.
@@ -48,7 +48,7 @@ struct Shape {
   static constexpr int D = kD;
   static constexpr bool kPaired = D > 64;
   static constexpr int kThreads = kPaired ? 256 : 128;
-  static constexpr int kBlocks = kPaired ? 1 : 2;  // per multiprocessor
+  static constexpr int kBlocks = kPaired ? 1 : 2;  // per SM
   // How the warps divide dQ [64, D] among them, in tiles of 16 x 8.
   static constexpr int kWarpRows = D == 96 ? 4 : 2, kWarpColumns = kThreads / 32 / kWarpRows;
   static constexpr int kRowTiles = kQueries / kWarpRows / 16, kColumnTiles = D / kWarpColumns / 8;
@@ -135,7 +135,7 @@ class BackwardBlock {
   /// Whether this warp is the one of a pair that computes P^T and dV.
   __device__ bool leads() const { return warp_ < 4; }
 
-  /// The first tile, from `from`, of queries that see keys of tile t.
+  /// The first query tile, from `from` on, that sees keys of tile t.
   __device__ int first_query_tile(int t, int from) const {
     for (;; from += 32) {
       const int tile = from + lane_;
@@ -188,7 +188,7 @@ class BackwardBlock {
   __device__ void key_tile(int t, int query_tile, bool store_d_q) {
     const Attention& k = a_.a.forward;
     const int keys_left = static_cast<int>(k.keys - static_cast<int64_t>(t) * kKeys);
-    __syncthreads();  // The tile before is done with.
+    __syncthreads();  // All warps are done with the previous tile.
     copy_tile<kKeys, D, kThreads>(shared_ + S::kK, static_cast<const __nv_bfloat16*>(k.k) + key_offset(t),
                                   k.kv_stride, keys_left, chunks());
     copy_tile<kKeys, D, kThreads>(shared_ + S::kV, static_cast<const __nv_bfloat16*>(k.v) + key_offset(t),
@@ -208,7 +208,7 @@ class BackwardBlock {
     int stage = 0;
     for (int tile = query_tile; tile < a_.query_tiles; ++tile, stage ^= 1) {
       copy_wait<0>();
-      __syncthreads();  // This stage has come, the other one and dS^T are done with.
+      __syncthreads();  // This stage has arrived; all warps are done with the other one and dS^T.
       if (tile + 1 < a_.query_tiles) {
         copy_queries(tile + 1, stage ^ 1);
         copy_commit();
@@ -222,7 +222,7 @@ class BackwardBlock {
       __syncthreads();  // dS^T is complete.
       query_gradient(tile, store_d_q);
     }
-    __syncthreads();  // K and V are done with.
+    __syncthreads();  // All warps are done with K and V.
     if constexpr (kPaired) {
       if (leads()) {
         store_rows(sum_, 1.0f, S::kV, static_cast<__nv_bfloat16*>(a_.a.d_v) + key_offset(t), keys_left);
@@ -302,7 +302,7 @@ class BackwardBlock {
   template <int kCount>
   __device__ void hide(int tile, int stage, int row, float (&s)[2][kCount][4]) const {
     const int* limits = reinterpret_cast<const int*>(memory_ + S::kLimits) + stage * kQueries + row;
-    // The same for the whole warp: limits rise with the queries.
+    // Uniform over the warp: limits rise with the queries.
     if (seen_ == 0xFFFFFFFFu && warp_key_ + 32 <= limits[0]) return;
     const int thread_key = warp_key_ + lane_ / 4;
     const uint32_t seen = seen_ >> (lane_ / 4), exist = exist_ >> (lane_ / 4);
@@ -321,7 +321,7 @@ class BackwardBlock {
       }
   }
 
-  /// Log-sum-exp and delta of queries 2 * (lane % 4) and the next of tile n.
+  /// LSE and delta of queries 2 * (lane % 4) and the next of tile n.
   __device__ float4 statistics(int stage, int row, int n) const {
     return *reinterpret_cast<const float4*>(memory_ + S::kStatistics +
                                             (stage * kQueries + row + n * 8 + lane_ % 4 * 2) * 8);
@@ -377,7 +377,8 @@ class BackwardBlock {
     asm volatile("bar.sync %0, 64;" ::"r"(1 + key_warp()) : "memory");
   }
 
-  /// 64 queries, by a pair of warps. Both multiply alike: [K, Q, dO] the first, [V, dO, Q] the second.
+  /// 64 queries, by a pair of warps. Both run the same products, the first on [K, Q, dO], the second on [V,
+  /// dO, Q].
   __device__ void paired_step(int tile, int stage) {
     const uint32_t q = shared_ + S::kQ + stage * S::kQueryTile,
                    d_out = shared_ + S::kDOut + stage * S::kQueryTile;
@@ -400,7 +401,7 @@ class BackwardBlock {
 #pragma unroll
         for (int step = 0; step < 4; ++step) exchange[(m * 4 + step) * 128] = packed_fragment(s, m, step);
     }
-    // Outside the branches, so that both of the pair wait at the same instruction.
+    // Outside the branches, so that both warps of the pair wait at the same instruction.
     pair_barrier();
     uint32_t packed[2][4][4];
     if (leads()) {
@@ -477,7 +478,7 @@ class BackwardBlock {
       }
   }
 
-  /// Through shared memory, so that rows are written in pieces of 16 bytes; each warp over its own keys.
+  /// Staged through shared memory for 16-byte stores; each warp uses the rows of its own keys.
   __device__ void store_rows(const float (&sum)[2][kColumns][4], float factor, int tile,
                              __nv_bfloat16* target, int rows) const {
     using Tile = SharedTile<D>;
@@ -520,7 +521,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   BackwardBlock<S>(a, memory).run();
 }
 
-/// Statistics of each query, `lanes` lanes to a row; rows beyond the queries see nothing.
+/// LSE and delta of each query, `lanes` lanes to a row; padding rows see nothing.
 __global__ void __launch_bounds__(256)
     attention_statistics_kernel(const __grid_constant__ BackwardArguments a, int lanes) {
   const Attention& k = a.a.forward;
@@ -613,8 +614,8 @@ int64_t statistics_bytes(const Attention& k) {
   return k.batch * k.heads * padded_queries(k) * static_cast<int64_t>(sizeof(float2));
 }
 
-/// As many splits as shorten the time, counted in waves of blocks and rounds of tiles: up to four, more where
-/// the workspace holds them.
+/// The number of splits with the shortest estimated time, counted in waves of blocks and rounds of tiles: up
+/// to four, more where the workspace holds them.
 template <typename S>
 int choose_splits(const Attention& k, int sm_count, int64_t most) {
   const int64_t key_tiles = std::max<int64_t>(1, ceil_div(k.keys, kKeys)), heads = k.batch * k.heads;

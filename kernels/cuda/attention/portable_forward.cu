@@ -1,15 +1,15 @@
 // Attention forward on the tensor cores of compute capability 8.0 and later, after FlashAttention-2 (Dao
 // 2023).
 //
-// A block of 4 warps owns 128 queries of one head, 32 to a warp, and walks over the keys in tiles from the
-// last visible one down, so that the tiles that need masks come first. Per tile S = Q K^T (mma.sync m16n8k16,
-// bf16 in, f32 out), online softmax in base 2, and O += P V with P taken over from S's registers. The copy of
-// V runs under S, that of the next K under the softmax and O += P V (cp.async); two blocks per
-// multiprocessor hide what is left. Tiles begin at the example's first key, so only limits, ends and key
-// masks need masking.
+// A block of 4 warps owns 128 queries of one head, 32 to a warp, and iterates over tiles of keys from the
+// last visible one down, so that the tiles that need masking come first. Per tile S = Q K^T (mma.sync
+// m16n8k16, bf16 in, f32 out), online softmax in base 2, and O += P V with P reused from S's registers.
+// Loading V (cp.async) overlaps S, loading the next K overlaps the softmax and O += P V; two blocks per SM
+// hide the remaining latency. Tiles start at the example's first key, so only limits, ends and key masks need
+// masking.
 //
-// Where the query tiles are too few to fill the GPU, the keys are split over several blocks, whose normalised
-// results go to the workspace in f32 and are combined in a fixed order by a second kernel.
+// Where the query tiles are too few to fill the GPU, the keys are split over several blocks (split-KV); their
+// normalised partial results go to the workspace in f32, and a second kernel combines them in a fixed order.
 //
 // Head widths are padded with zeros to 32, 64, 96 or 128 (D). Shared memory: (128 + 2 * keys) rows of D bf16,
 // 64 KiB at D = 128 with 64 keys, 48 KiB at D = 64 with 128 keys. Registers per thread: O takes D, S takes
@@ -33,10 +33,10 @@ struct ForwardArguments {
   float scale_log2;  // of the softmax, times log2(e)
   int splits;
   float* partial_out;   // [splits, batch, heads, queries, D]
-  float* partial_lse2;  // [splits, batch, heads, queries], base 2, -inf where nothing is seen
+  float* partial_lse2;  // [splits, batch, heads, queries], base 2, -inf where no key is visible
 };
 
-/// Tiles of kKeys keys, kBlocks blocks per multiprocessor.
+/// Tiles of kKeys keys, kBlocks blocks per SM.
 template <int kD, int kKeysPerTile, int kBlocksPerProcessor>
 struct Shape {
   static constexpr int D = kD, kKeys = kKeysPerTile, kBlocks = kBlocksPerProcessor;
@@ -129,14 +129,14 @@ class ForwardBlock {
   __device__ void step(int t, bool more) {
     float s[2][kKeyColumns][4];
     copy_wait<0>();
-    __syncthreads();  // K has come, and V of the tile before is done with.
+    __syncthreads();  // K has arrived; all warps are done with the previous V.
     copy_keys(v_tile_, a_.k.v, t);
     copy_commit();
     uint32_t seen[kKeys / 32];
     if constexpr (kMasked) read_key_mask(t, seen);
     scores(s);
     copy_wait<0>();
-    __syncthreads();  // V has come, and K is done with.
+    __syncthreads();  // V has arrived; all warps are done with K.
     if (more) {
       copy_keys(k_tile_, a_.k.k, t - 1);
       copy_commit();
@@ -173,7 +173,7 @@ class ForwardBlock {
     }
   }
 
-  /// Whether the key mask lets all keys of a tile pass that lies within the keys; the same for all warps.
+  /// Whether the key mask passes every key of a tile that lies within the keys; uniform over the block.
   __device__ bool all_seen(int t) const {
     const Attention& k = a_.k;
     if (k.key_mask == nullptr) return true;
@@ -204,7 +204,7 @@ class ForwardBlock {
 #pragma unroll
     for (int w = 0; w < kKeys / 32; ++w) all &= seen[w];
     const int32_t* limits = a_.k.limit + example_ * a_.k.queries + first_query_;
-    // The same for the whole warp: limits rise with the rows.
+    // Uniform over the warp: limits rise with the rows.
     const bool within = tile_key + kKeys <= min(limits[min(warp_ * 32, query_count_ - 1)], key_end_);
     const bool has_own =
         a_.k.self_visible && tile_key < first_query_ + kQueries && first_query_ < tile_key + kKeys;
@@ -221,7 +221,7 @@ class ForwardBlock {
       }
       return;
     }
-    // All relative to this thread's first key, so that columns are compared with constants.
+    // Relative to this thread's first key, so columns are compared with constants.
     const int thread_key = tile_key + lane_ % 4 * 2;
     int limit[4], own[4];
 #pragma unroll
@@ -244,7 +244,7 @@ class ForwardBlock {
     }
   }
 
-  /// Scores become probabilities relative to the row's largest score so far.
+  /// Turns scores into exponentials relative to the row's running maximum.
   template <bool kMasked>
   __device__ void softmax(float (&s)[2][kKeyColumns][4]) {
 #pragma unroll
@@ -255,7 +255,7 @@ class ForwardBlock {
       for (int n = 0; n < kKeyColumns; ++n) largest = fmaxf(largest, fmaxf(s[m][n][e], s[m][n][e + 1]));
       largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 2));
-      // A row that has seen nothing yet keeps -infinity; subtracting 0 leaves its scores hidden.
+      // The maximum of a row without a visible key yet is -infinity; subtracting 0 keeps its scores masked.
       const float shift = kMasked && largest == -INFINITY ? 0.0f : largest * a_.scale_log2;
       const float correction = exp2_fast(largest_[r] * a_.scale_log2 - shift);
       largest_[r] = largest;
@@ -330,7 +330,7 @@ class ForwardBlock {
     if (a_.splits == 1) store_rows();
   }
 
-  /// Through shared memory, so that rows are written in pieces of 16 bytes; each warp over its own queries.
+  /// Staged through shared memory for 16-byte stores; each warp uses the rows of its own queries.
   __device__ void store_rows() {
     using Tile = SharedTile<D>;
     const Attention& k = a_.k;
@@ -398,13 +398,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// As many parts of the keys as shorten the time, counted in waves of blocks over the sm_count' slots.
+/// The number of splits with the shortest estimated time, counted in waves of blocks.
 int choose_splits(int64_t blocks, int64_t slots, int64_t key_tiles, int64_t most) {
   most = std::min<int64_t>({most, key_tiles / 2, 64});
   int best = 1;
   double best_time = 1e300;
   for (int s = 1; s <= most; ++s) {
-    // Each further part costs its start, and its share of combining.
+    // Each further split costs its launch and its share of combining.
     const double time = static_cast<double>(ceil_div(blocks * s, slots)) / s * (1 + 0.02 * (s - 1));
     if (time >= best_time) continue;
     best = s;

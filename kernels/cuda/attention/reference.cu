@@ -1,14 +1,14 @@
-// Attention with f32 products and sums for f32 and bf16 and any head width: the f32 mode, odd head widths,
-// and what the tensor-core kernels are tested against. Deterministic, memory linear in the rows.
+// Attention with f32 products and sums for f32 and bf16 and any head width: used for f32 and odd head widths,
+// and as the reference for the tensor-core kernels. Deterministic, memory linear in the rows.
 //
-// A block of 16 x 16 threads works on tiles of 64 queries by 64 keys, a thread on 4 x 4 of their products.
-// Products over the head width go through shared memory in steps of 32 columns. The results of a tile
+// A block of 16 x 16 threads works on tiles of 64 queries by 64 keys, 4 x 4 scores to a thread. Products over
+// the head width go through shared memory in steps of 32 columns. The results of a tile
 // (out, or dK and dV, or dQ) are 64 rows by up to 128 columns in registers, 4 x 8 to a thread; wider heads
 // take several blocks, which repeat the scores. Forward: online softmax over the key tiles. Backward: one
 // kernel over key tiles for dK and dV, one over query tiles for dQ, after delta = rowsum(dO * O).
 //
 // Shared memory: two operand tiles of 32 x 68, one of 64 x 128 for values and up to two of 64 x 68 for
-// probabilities, all f32: 67 KiB forward, 84 KiB backward. Two blocks fit on a multiprocessor.
+// probabilities, all f32: 67 KiB forward, 84 KiB backward. Two blocks fit on an SM.
 #include <algorithm>
 #include <cmath>
 
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int offset = 8; offset > 0; offset /= 2)
         new_largest = fmaxf(new_largest, __shfl_xor_sync(0xFFFFFFFFu, new_largest, offset));
-      // A row that has seen nothing yet keeps -infinity; subtracting 0 leaves its scores hidden.
+      // The maximum of a row without a visible key yet is -infinity; subtracting 0 keeps its scores masked.
       const float shift = new_largest == -INFINITY ? 0.0f : new_largest;
       const float correction = expf(largest[i] - shift);
       largest[i] = new_largest;

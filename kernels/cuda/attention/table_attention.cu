@@ -1,26 +1,26 @@
 // Attention over contexts that are kept as tokens, where keys and values are rows of a table, by mixed tables
 // in shared memory. The algebra is that of kernels/cpu/table_attention.cpp: with q rotated, the score of
 // token t at position p is still[t] + sum over bands i of cos(p f_i) a[t, i] + sin(p f_i) b[t, i]. No row of
-// keys or values is read for a position: 4 bytes of token, 4 of position, and cosines and sines, which the
-// heads of a block share.
+// keys or values is read for a position: only 4 bytes of token, 4 of position, and cosines and sines, which
+// the heads of a block share.
 //
 // A block takes up to 4 heads of a query and a part of the context. It mixes the tables of its heads, then
 // goes over its part in tiles of 512 positions, one for each thread. 8 lanes read the mixed row of a position
 // together, 128 bytes without bank conflicts at 16 bands, and hold the angles of 2 bands for 8 positions in
 // registers, for all heads. The weights of a tile are integers, whose sums by token do not depend on the
-// order of the atomics: 2^23 - 1 stands for the tile's largest, so that 512 of them fit 32 bits. Then they
-// join, as floats and times the tile's exponential, those of the tiles before. A tile's roundings are
-// relative to its own largest weight and so never more than 512 / 2^24 of its sum. At last each token's value
-// counts once. Parts are joined by cache_attention.cu.
+// order of the atomics: 2^23 - 1 stands for the tile's largest, so that 512 of them fit 32 bits. They are
+// then added, as floats times the tile's exponential, to those of earlier tiles. A tile's rounding errors are
+// relative to its own largest weight, so never more than 512 / 2^24 of its sum. Finally each token's value is
+// read once. cache_attention.cu combines the parts.
 //
-// The number of parts depends on the shapes and the device alone, so that a slot's result does not depend on
-// the number of slots.
+// The number of parts depends on the shapes and the device alone, so a slot's result does not depend on the
+// number of slots.
 //
 // Shared memory: for each head and token 8 bytes a band and 12 more, 36 KB for a head of 259 tokens and 16
-// bands; 8.25 KB beside. Where not even one head fits, cache_attention.cu reads rows of the table.
+// bands, plus 8.25 KB. Where not even one head fits, cache_attention.cu reads rows of the table.
 //
-// Cost of 131,072 positions with 16 heads of 16 bands, by counting: shared memory 128 bytes a head and
-// position, 268 MB or 9 us over 132 multiprocessors; shuffles and atomics on the same path half as much
+// Cost of 131,072 positions with 16 heads of 16 bands, estimated: shared memory 128 bytes a head and
+// position, 268 MB or 9 us over 132 SMs; shuffles and atomics on the same path half as much
 // again.
 #include "kernels/cuda/attention/table_attention.cuh"
 

@@ -1,6 +1,5 @@
 // Attention over tokens and a table of keys and values: the work of one block, some heads of one query over a
-// part of one slot's context. The algorithm is told in table_attention.cu; decode_table_attention.cuh is the
-// other user.
+// part of one slot's context. table_attention.cu describes the algorithm; the fused decode step uses it too.
 #pragma once
 
 #include <cfloat>
@@ -35,14 +34,14 @@ struct TableContext {
 struct TableLayout {
   int quads;         // of 4 floats that a mixed row has: two bands each
   int query_pitch;   // floats of a head's query
-  int still;         // f32 [heads, V]: products of the channels that do not turn
+  int still;         // f32 [heads, V]: products of the channels that are not rotated
   int counts;        // u32 [heads, V]: weights by token, of a tile
   int sums;          // f32 [heads, V]: of all tiles
   int queries;       // f32 [heads, query_pitch]
   int tile_largest;  // i32 [warps, kTableHeads]
   int largest;       // f32 [kTableHeads]
   int merge;         // f32 [warps, kMergeChannels]
-  int64_t bytes;     // f32 [heads, V, 4 * quads] come first: products of the channels that turn
+  int64_t bytes;     // f32 [heads, V, 4 * quads] come first: products of the rotated channels
 
   __host__ __device__ TableLayout(int64_t vocabulary, int64_t head_dim, int64_t bands, int heads, int warps) {
     quads = static_cast<int>((bands + 1) / 2);
@@ -128,7 +127,7 @@ class TableAttention {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         score(keys[r], angles[r], scores[r]);
-        load_angles(next[r], 0, angles[r]);  // on their way for the length of a tile
+        load_angles(next[r], 0, angles[r]);  // in flight for the length of a tile
       }
       publish_largest(keys, scores);
       Barrier::wait();
@@ -183,7 +182,7 @@ class TableAttention {
   /// Rows of all tokens and heads, the heads of a token by neighbouring teams, several rows at a time.
   template <bool kWide>
   __device__ __forceinline__ void mix_rows() {
-    constexpr int kMixed = 2048 / kThreads;  // of a team: 256 rows of the block on their way
+    constexpr int kMixed = 2048 / kThreads;  // of a team: 256 rows of the block in flight
     const int rows = c_.heads * c_.vocabulary;
     for (int first = 0; first < rows; first += kTeams * kMixed) {
       int head[kMixed], token[kMixed];
@@ -213,7 +212,7 @@ class TableAttention {
     }
   }
 
-  /// Writes what turns; returns the product of what does not.
+  /// Writes the products of the rotated channels; returns that of the others.
   __device__ __forceinline__ float mix_chunk(int token, int head, int channel, const float (&key)[kChunk]) {
     const float4 q = *reinterpret_cast<const float4*>(queries_ + head * query_pitch_ + channel);
     float4 mixed{q.x * key[0] + q.y * key[1], q.y * key[0] - q.x * key[1],  //
@@ -304,7 +303,7 @@ class TableAttention {
   /// Of this lane's key. A team reads the mixed rows of its keys together; each lane sums its quads of all.
   __device__ __forceinline__ void score(const Key& key, float4 (&angles)[kTeam],
                                         float (&scores)[kHeads]) const {
-    constexpr int kAtOnce = kHeads > 2 ? kTeam / 2 : kTeam;  // mixed rows on their way, as registers allow
+    constexpr int kAtOnce = kHeads > 2 ? kTeam / 2 : kTeam;  // mixed rows in flight, as registers allow
     float sums[kHeads][kTeam] = {};
     int rows[kTeam];
     const int own_row = row_ * key.token;
@@ -404,7 +403,7 @@ class TableAttention {
     }
   }
 
-  /// The tile's weights join those of the tiles before.
+  /// Adds the tile's weights to those of earlier tiles.
   __device__ __forceinline__ void take_in(const float (&largest)[kHeads], float (&all_largest)[kHeads]) {
     float shrink[kHeads], unit[kHeads];
 #pragma unroll
@@ -462,7 +461,7 @@ class TableAttention {
   }
 
   const TableContext<T> c_;
-  int quads_, row_, query_pitch_;  // quads that turn; quads of a mixed row
+  int quads_, row_, query_pitch_;  // rotated quads; quads of a mixed row
   float4* turned_;
   float* still_;
   uint32_t* counts_;

@@ -218,14 +218,14 @@ class DecodeAttention {
     for (int t = 0; t < kTiles; ++t) {
       if (t >= tiles) break;
       const uint32_t tile = ring_ + cursor.stage * kStageBytes + static_cast<uint32_t>(channel_) * 2;
-      barrier_wait(shared_address(&shared_.full[cursor.stage]), cursor.parity);
+      mbarrier_wait(shared_address(&shared_.full[cursor.stage]), cursor.parity);
 #pragma unroll
       for (int i = 2 * t; i < 2 * t + 2; ++i) {
         const uint32_t at = tile + static_cast<uint32_t>(first_row_ + i % 2 * teams_per_head_) * pitch;
         key[i] = load_shared(at);
         value[i] = load_shared(at + pitch / 2);
       }
-      barrier_arrive_warp(shared_address(&shared_.empty[cursor.stage]));
+      mbarrier_arrive_warp(shared_address(&shared_.empty[cursor.stage]));
       cursor.advance(a_.stages);
     }
   }

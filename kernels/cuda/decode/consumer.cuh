@@ -363,13 +363,13 @@ class DecodeConsumer {
                                                 float (&c)[kChains][kRowTiles][4]) {
     const uint32_t row =
         ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kRowPitch + lane_ % 4 * 16);
-    barrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
+    mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
     uint4 w[kBlocks];
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b)
       if ((warp_ + b * kConsumerWarps) * 32 < columns)
         w[b] = load_shared(row + static_cast<uint32_t>(warp_ + b * kConsumerWarps) * 64);
-    barrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
+    mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
     cursor_.advance(a_.stages);
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {

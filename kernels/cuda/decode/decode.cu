@@ -147,14 +147,14 @@ __device__ inline void copy_table(const Table* from, int count, unsigned char* t
 /// By one thread.
 __device__ inline void make_barriers(const DecodeArguments& a, DecodeShared& shared) {
   for (int i = 0; i < a.stages; ++i) {
-    barrier_init(shared_address(&shared.full[i]), kWarpArrivals);
-    barrier_init(shared_address(&shared.empty[i]), kConsumerWarps * kWarpArrivals);
+    mbarrier_init(shared_address(&shared.full[i]), kWarpArrivals);
+    mbarrier_init(shared_address(&shared.empty[i]), kConsumerWarps * kWarpArrivals);
   }
   for (int i = 0; i < 2; ++i) {
-    barrier_init(shared_address(&shared.sums_full[i]), kConsumerWarps * kWarpArrivals);
-    barrier_init(shared_address(&shared.sums_empty[i]), kFinisherWarps * kWarpArrivals);
+    mbarrier_init(shared_address(&shared.sums_full[i]), kConsumerWarps * kWarpArrivals);
+    mbarrier_init(shared_address(&shared.sums_empty[i]), kFinisherWarps * kWarpArrivals);
   }
-  fence_copies();
+  fence_proxy_async();
 }
 
 /// Everything in shared memory that lasts. Not inlined, lest the actors' registers are those that it leaves.

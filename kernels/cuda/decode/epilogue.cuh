@@ -48,9 +48,9 @@ class DecodeEpilogue {
 #pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
       const Result result = expect(p, plan, first - tiles.begin, first, min(passes.tiles, tiles.end - first));
-      barrier_wait(shared_address(&shared_.sums_full[cursor_.stage]), cursor_.parity);
+      mbarrier_wait(shared_address(&shared_.sums_full[cursor_.stage]), cursor_.parity);
       const float2 sum = total(result.tile);
-      barrier_arrive_warp(shared_address(&shared_.sums_empty[cursor_.stage]));
+      mbarrier_arrive_warp(shared_address(&shared_.sums_empty[cursor_.stage]));
       cursor_.advance(2);
       if (result.valid) finish(p, result, sum);
     }

@@ -86,7 +86,7 @@ class DecodeHeadAttention {
 #pragma unroll
     for (int t = 0; t < kHeadTiles; ++t) {
       if (t >= tiles) break;
-      barrier_wait(shared_address(&shared_.full[at.stage]), at.parity);
+      mbarrier_wait(shared_address(&shared_.full[at.stage]), at.parity);
       if (t == warp_ / 4)
         place = ring_ + static_cast<uint32_t>(at.stage * kStageBytes + warp_ % 4 * kHeadRows * kHeadRowBytes);
       at.advance(a_.stages);
@@ -97,7 +97,7 @@ class DecodeHeadAttention {
 #pragma unroll
     for (int t = 0; t < kHeadTiles; ++t) {
       if (t >= tiles) break;
-      barrier_arrive_warp(shared_address(&shared_.empty[cursor.stage]));
+      mbarrier_arrive_warp(shared_address(&shared_.empty[cursor.stage]));
       cursor.advance(a_.stages);
     }
   }

@@ -11,14 +11,14 @@
 namespace perceiver::kernels::cuda {
 
 using bf16 = __nv_bfloat16;
-using hopper::barrier_arrive_warp;
-using hopper::barrier_expect;
-using hopper::barrier_init;
-using hopper::barrier_passed;
-using hopper::barrier_wait;
-using hopper::copy_bytes;
-using hopper::fence_copies;
+using hopper::bulk_load;
+using hopper::fence_proxy_async;
 using hopper::kWarpArrivals;
+using hopper::mbarrier_arrive_warp;
+using hopper::mbarrier_expect_tx;
+using hopper::mbarrier_init;
+using hopper::mbarrier_test_wait;
+using hopper::mbarrier_wait;
 
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kConsumers = kConsumerWarps * 32;
@@ -222,9 +222,9 @@ template <int kRegisters, bool kMore>
 __device__ inline void set_registers() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   if constexpr (kMore) {
-    hopper::take_registers<kRegisters>();
+    hopper::warpgroup_reg_alloc<kRegisters>();
   } else {
-    hopper::give_registers<kRegisters>();
+    hopper::warpgroup_reg_dealloc<kRegisters>();
   }
 #endif
 }

@@ -38,9 +38,9 @@ class DecodeProducer {
       for (int column = 0; column < p.columns; column += kTileColumns) {
         const int bytes = min(kTileColumns, p.columns - column) * 2;
         const uint32_t full = acquire();
-        if (lane_ == 0) barrier_expect(full, rows * bytes);
+        if (lane_ == 0) mbarrier_expect_tx(full, rows * bytes);
         __syncwarp();
-        if (lane_ < rows) copy_bytes(stage() + lane_ * kRowPitch, row + column, full, bytes, once_);
+        if (lane_ < rows) bulk_load(stage() + lane_ * kRowPitch, row + column, full, bytes, once_);
         end_stage(full);
       }
     }
@@ -85,9 +85,9 @@ class DecodeProducer {
 
   /// Waits until the consumers are done with the next stage; returns the barrier that counts its arrivals.
   __device__ uint32_t acquire() const {
-    barrier_wait(shared_address(&shared_.empty[cursor_.stage]), cursor_.parity ^ 1);
+    mbarrier_wait(shared_address(&shared_.empty[cursor_.stage]), cursor_.parity ^ 1);
     pace();
-    fence_copies();
+    fence_proxy_async();
     return shared_address(&shared_.full[cursor_.stage]);
   }
 
@@ -96,8 +96,8 @@ class DecodeProducer {
   __device__ void pace() const {
     if (issued_ < kPaceDepth) return;
     const RingCursor ahead = moved(slack_), before = moved(a_.stages - kPaceDepth);
-    if (barrier_passed(shared_address(&shared_.empty[ahead.stage]), ahead.parity ^ 1)) return;
-    barrier_wait(shared_address(&shared_.full[before.stage]), before.parity ^ 1);
+    if (mbarrier_test_wait(shared_address(&shared_.empty[ahead.stage]), ahead.parity ^ 1)) return;
+    mbarrier_wait(shared_address(&shared_.full[before.stage]), before.parity ^ 1);
   }
   __device__ RingCursor moved(int by) const {
     RingCursor other{cursor_.stage + by, cursor_.parity};
@@ -107,7 +107,7 @@ class DecodeProducer {
 
   /// The warp has started its copies into the stage.
   __device__ void end_stage(uint32_t full) {
-    barrier_arrive_warp(full);
+    mbarrier_arrive_warp(full);
     cursor_.advance(a_.stages);
     ++issued_;
   }
@@ -115,17 +115,17 @@ class DecodeProducer {
   /// Whole rows, which lie behind one another.
   __device__ void copy_rows(const bf16* from, int bytes, uint32_t full) const {
     if (lane_ != 0) return;
-    barrier_expect(full, bytes);
-    copy_bytes(stage(), from, full, bytes, once_);
+    mbarrier_expect_tx(full, bytes);
+    bulk_load(stage(), from, full, bytes, once_);
   }
 
   /// A tile of one head; rows behind the last are others of the cache or zeros.
   __device__ void copy_head(int head, int layer, int first, uint32_t full) const {
     if (lane_ != 0) return;
-    barrier_expect(full, kCacheTileBytes);
+    mbarrier_expect_tx(full, kCacheTileBytes);
     const int column = head * kHeadWidth;
-    hopper::copy_box(stage(), &a_.self_tiles, full, column, first, layer, once_);
-    hopper::copy_box(stage() + kHeadValues, &a_.self_tiles, full, a_.self_shape.width + column, first, layer,
+    hopper::tma_load(stage(), &a_.self_tiles, full, column, first, layer, once_);
+    hopper::tma_load(stage() + kHeadValues, &a_.self_tiles, full, a_.self_shape.width + column, first, layer,
                      once_);
   }
 

@@ -238,7 +238,7 @@ class DecodeSingle {
     for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
       const int count = min(passes.tiles, tiles.end - first);
       float sums[kHeld] = {};
-      barrier_wait(shared_address(&shared_.sums_empty[sums_cursor_.stage]), sums_cursor_.parity ^ 1);
+      mbarrier_wait(shared_address(&shared_.sums_empty[sums_cursor_.stage]), sums_cursor_.parity ^ 1);
 #pragma unroll 1
       for (int begin = 0; begin < passes.column_tiles; begin += kHeld) {
         const bool by_columns = passes.column_tiles > 1;
@@ -258,7 +258,7 @@ class DecodeSingle {
     if (lane_ % 4 == 0)
 #pragma unroll
       for (int i = 0; i < kHeld; ++i) to[i * kConsumerWarps * kTileRows] = sums[i];
-    barrier_arrive_warp(shared_address(&shared_.sums_full[sums_cursor_.stage]));
+    mbarrier_arrive_warp(shared_address(&shared_.sums_full[sums_cursor_.stage]));
     sums_cursor_.advance(2);
   }
 
@@ -276,14 +276,14 @@ class DecodeSingle {
       const int columns = p.columns - tile * kTileColumns;
       const uint32_t row =
           ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kRowPitch + lane_ % 4 * 16);
-      barrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
+      mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
         const int block = warp_ + b * kConsumerWarps;
         w[i][b] = {0, 0, 0, 0};
         if (block * 32 < columns) w[i][b] = load_shared(row + static_cast<uint32_t>(block) * 64);
       }
-      barrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
+      mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
       cursor_.advance(a_.stages);
     }
   }

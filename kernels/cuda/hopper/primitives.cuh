@@ -1,9 +1,9 @@
-// The instructions of compute capability 9.0a that the Hopper kernels share: barriers in shared memory
-// (mbarrier), the bulk tensor copy engine (TMA), products of a warpgroup (wgmma), and the register budget.
+// The instructions of compute capability 9.0a that the Hopper kernels share: mbarriers, TMA loads, warpgroup
+// matrix products (wgmma), and register reallocation (setmaxnreg).
 //
-// Tiles in shared memory are what TMA writes with its 128-byte swizzle: rows of 64 bf16 (128 bytes), whose
-// 16-byte chunks are exchanged by an exclusive or with the row's number modulo 8; aligned to 1024 bytes. A
-// matrix of more columns is several such tiles one behind the other.
+// Tiles in shared memory are as TMA writes them with its 128-byte swizzle: rows of 64 bf16 (128 bytes) whose
+// 16-byte chunks are XORed with the row number modulo 8; aligned to 1024 bytes. A matrix with more columns is
+// several such tiles in sequence.
 #pragma once
 
 #include <cuda.h>
@@ -16,52 +16,52 @@
 namespace perceiver::kernels::cuda::hopper {
 
 inline constexpr int kTileColumns = 64;             // bf16 in a row of a tile
-inline constexpr int kRowBytes = kTileColumns * 2;  // the swizzle's width
+inline constexpr int kRowBytes = kTileColumns * 2;  // the swizzle width
 inline constexpr int kWarpgroup = 128;              // threads
 
 /// Offset of a 16-byte chunk (0..7) of a row within a tile.
-__device__ inline uint32_t tile_offset(uint32_t row, uint32_t chunk) {
+__device__ inline uint32_t swizzled_offset(uint32_t row, uint32_t chunk) {
   return row * kRowBytes + (chunk ^ (row % 8)) * 16;
 }
 
-// --- Barriers: 8 bytes of shared memory each, passed by address.
+// --- mbarriers: 8 bytes of shared memory each, passed by address.
 
-__device__ inline void barrier_init(uint32_t barrier, uint32_t arrivals) {
+__device__ inline void mbarrier_init(uint32_t barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-/// Makes initialised barriers visible to the copy engine.
-__device__ inline void barrier_init_fence() {
+/// Makes initialised mbarriers visible to TMA.
+__device__ inline void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-__device__ inline void barrier_arrive(uint32_t barrier) {
+__device__ inline void mbarrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/// Lets the phase end only after `bytes` more have been copied. Whoever expects copies starts them and
-/// arrives then: racecheck takes what a thread writes after its arrival for unordered, copies it has started
-/// too.
-__device__ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
+/// Lets the phase complete only after `bytes` more have been loaded. The thread that expects loads issues
+/// them and arrives afterwards: racecheck takes what a thread writes after its arrival for unordered,
+/// including loads that it issued.
+__device__ inline void mbarrier_expect_tx(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
 
-/// Arrivals at a barrier that stand for one warp's. One lane arrives for all, after __syncwarp. The tool
-/// racecheck does not follow that, so in a build for it (PERCEIVER_RACECHECK) every lane arrives.
+/// Arrivals that one warp counts for. One lane arrives for all, after __syncwarp; racecheck does not follow
+/// that, so in a build for it (PERCEIVER_RACECHECK) every lane arrives.
 #ifdef PERCEIVER_RACECHECK
 inline constexpr uint32_t kWarpArrivals = 32;
 #else
 inline constexpr uint32_t kWarpArrivals = 1;
 #endif
 
-__device__ inline void barrier_arrive_warp(uint32_t barrier) {
+__device__ inline void mbarrier_arrive_warp(uint32_t barrier) {
   __syncwarp();
-  if (threadIdx.x % 32 < kWarpArrivals) barrier_arrive(barrier);
+  if (threadIdx.x % 32 < kWarpArrivals) mbarrier_arrive(barrier);
 }
 
-/// Waits until the phase of this parity has ended.
-__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+/// Waits until the phase of this parity has completed.
+__device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
@@ -75,8 +75,8 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-/// Whether the phase of this parity has ended.
-__device__ inline bool barrier_passed(uint32_t barrier, uint32_t parity) {
+/// Whether the phase of this parity has completed.
+__device__ inline bool mbarrier_test_wait(uint32_t barrier, uint32_t parity) {
   uint32_t passed;
   asm volatile(
       "{\n"
@@ -90,23 +90,23 @@ __device__ inline bool barrier_passed(uint32_t barrier, uint32_t parity) {
   return passed != 0;
 }
 
-/// A ring of stages as one side sees it: which stage is next, and in which round.
+/// Position of a producer or consumer in a pipeline of stages (CUTLASS's PipelineState).
 template <int kStages>
-struct Ring {
+struct PipelineState {
   int stage = 0;
-  uint32_t round = 0;  // parity
+  uint32_t phase = 0;  // parity of the stage's mbarriers
   __device__ void advance() {
     if (++stage == kStages) {
       stage = 0;
-      round ^= 1;
+      phase ^= 1;
     }
   }
 };
 
-// --- The copy engine.
+// --- TMA and bulk loads into shared memory.
 
-/// A box of a matrix [batch, rows, columns] to shared memory; what lies outside the matrix becomes zero.
-__device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
+/// A box of a matrix [batch, rows, columns]; elements outside the matrix become zero.
+__device__ inline void tma_load(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
                                 int row, int example) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
@@ -115,8 +115,8 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_
       : "memory");
 }
 
-/// By a policy of the second-level cache (cache_policy.cuh).
-__device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
+/// With an L2 cache policy (cache_policy.cuh).
+__device__ inline void tma_load(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
                                 int row, int example, uint64_t cache_policy) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
@@ -126,15 +126,15 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_
 }
 
 /// `bytes` contiguous bytes; both addresses and `bytes` are multiples of 16.
-__device__ inline void copy_bytes(uint32_t target, const void* source, uint32_t barrier, uint32_t bytes) {
+__device__ inline void bulk_load(uint32_t target, const void* source, uint32_t barrier, uint32_t bytes) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
       "l"(source), "r"(bytes), "r"(barrier)
       : "memory");
 }
 
-__device__ inline void copy_bytes(uint32_t target, const void* source, uint32_t barrier, uint32_t bytes,
-                                  uint64_t cache_policy) {
+__device__ inline void bulk_load(uint32_t target, const void* source, uint32_t barrier, uint32_t bytes,
+                                 uint64_t cache_policy) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
       "[%3], %4;" ::"r"(target),
@@ -142,82 +142,82 @@ __device__ inline void copy_bytes(uint32_t target, const void* source, uint32_t 
       : "memory");
 }
 
-/// Orders this thread's ordinary accesses to shared memory before later ones of the copy engine.
-__device__ inline void fence_copies() {
+/// Orders this thread's ordinary accesses to shared memory before later ones by TMA (the async proxy).
+__device__ inline void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// --- Register budget: of all threads of the warpgroup that calls it.
+// --- Register reallocation (setmaxnreg); called by all threads of a warpgroup.
 
 template <int kRegisters>
-__device__ inline void take_registers() {
+__device__ inline void warpgroup_reg_alloc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 template <int kRegisters>
-__device__ inline void give_registers() {
+__device__ inline void warpgroup_reg_dealloc() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-/// Barrier of the 128 threads of one warpgroup; `id` from 1 to 15.
-__device__ inline void warpgroup_barrier(int id) {
+/// Named barrier of the 128 threads of one warpgroup; `id` from 1 to 15.
+__device__ inline void named_barrier_sync(int id) {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
 
-// --- Products of a warpgroup: C [64, n] f32 += A [64, 16] · B [16, n], bf16, asynchronous. Warp w of the
-// group holds rows 16 w to 16 w + 15 of C and of an A in registers, laid out as for mma.m16n8k16: c[4 j + e]
-// is column 8 j + 2 (lane % 4) + e % 2 of row lane / 4 + 8 (e / 2).
+// --- wgmma: C [64, n] f32 += A [64, 16] · B [16, n], bf16, asynchronous. Warp w of the warpgroup holds rows
+// 16 w to 16 w + 15 of C and of an A in registers, laid out as for mma.m16n8k16: c[4 j + e] is column
+// 8 j + 2 (lane % 4) + e % 2 of row lane / 4 + 8 (e / 2).
 
-/// An operand whose rows (of A, or of Bᵀ) lie in the tile as they are: the product runs along its columns.
-__device__ inline uint64_t rows_operand(uint32_t address) {
+/// Descriptor of a K-major operand: rows of A, or of Bᵀ, are rows of the tile.
+__device__ inline uint64_t k_major_descriptor(uint32_t address) {
   return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 |
          uint64_t{1} << 62;
 }
-/// Address of the 16 columns from 16 * step, of the 128-byte rows of one tile.
-__device__ constexpr uint32_t columns_at(int step) {
+/// Byte offset of columns 16 * step on within the 128-byte rows of a tile.
+__device__ constexpr uint32_t k_step_offset(int step) {
   return static_cast<uint32_t>(step) * 32;
 }
 
-/// B = the tile as it lies: the product runs along its rows. `tile_bytes` is the distance between the tiles
-/// of 64 columns where n is 128.
-__device__ inline uint64_t columns_operand(uint32_t address, uint32_t tile_bytes) {
+/// Descriptor of an MN-major operand: B is the tile, its rows are k. `tile_bytes` is the distance between the
+/// tiles of 64 columns where n is 128.
+__device__ inline uint64_t mn_major_descriptor(uint32_t address, uint32_t tile_bytes) {
   return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | static_cast<uint64_t>(tile_bytes >> 4) << 16 |
          uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
 
-/// Before the first product of a batch: registers that products read or write are settled.
-__device__ inline void products_begin() {
+/// Before the first wgmma of a group: orders register accesses before those of wgmma.
+__device__ inline void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
-__device__ inline void products_commit() {
+__device__ inline void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-/// Waits until at most kPending committed batches are under way.
+/// Waits until at most kPending committed groups are in flight.
 template <int kPending>
-__device__ inline void products_wait() {
+__device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-/// Keeps the compiler from moving uses of registers across this point.
+/// Keeps the compiler from moving uses of registers across this point (CUTLASS's warpgroup_fence_operand).
 template <int kCount>
-__device__ inline void settle(float (&c)[kCount]) {
+__device__ inline void wgmma_fence_operand(float (&c)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(c[i])::"memory");
 }
 template <int kCount>
-__device__ inline void settle(uint32_t (&a)[kCount]) {
+__device__ inline void wgmma_fence_operand(uint32_t (&a)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
-/// Zeros, before any product is under way: defined later, they would make the compiler wait for each product.
+/// Zeros, before any wgmma is in flight: defined later, they would make the compiler wait for each wgmma.
 template <int kCount>
-__device__ inline void clear(float (&c)[kCount]) {
+__device__ inline void clear_accumulator(float (&c)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) c[i] = 0;
-  settle(c);
+  wgmma_fence_operand(c);
 }
 
-// Registers c[i] on of the accumulator as operands of mode "+f" (read and written) or "=f" (written).
+// Registers of the accumulator from c[i] on, as operands of mode "+f" (read and written) or "=f" (written).
 #define PERCEIVER_C8(mode, c, i)                                                              \
   mode(c[i]), mode(c[i + 1]), mode(c[i + 2]), mode(c[i + 3]), mode(c[i + 4]), mode(c[i + 5]), \
       mode(c[i + 6]), mode(c[i + 7])
@@ -233,59 +233,59 @@ __device__ inline void clear(float (&c)[kCount]) {
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 // `add` is the text of a constant: 0 overwrites C.
-#define PERCEIVER_MULTIPLY(shape, c, operands, add, tail) \
-  "{\n.reg .pred add;\nsetp.ne.b32 add, " add             \
-  ", 0;\n"                                                \
+#define PERCEIVER_WGMMA(shape, c, operands, add, tail) \
+  "{\n.reg .pred add;\nsetp.ne.b32 add, " add          \
+  ", 0;\n"                                             \
   "wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 {" c "}, " operands ", add, 1, 1, " tail ";\n}\n"
 
-/// A and B from shared memory, both as rows. Without kAdd what C held does not matter.
+/// A and B from shared memory, both K-major. Without kAdd C is overwritten.
 template <bool kAdd>
-__device__ inline void multiply(float (&c)[32], uint64_t a, uint64_t b) {
+__device__ inline void wgmma(float (&c)[32], uint64_t a, uint64_t b) {
   if constexpr (kAdd) {
-    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "%32, %33", "1", "0, 0")
+    asm volatile(PERCEIVER_WGMMA("m64n64k16", PERCEIVER_32, "%32, %33", "1", "0, 0")
                  : PERCEIVER_C32("+f", c, 0)
                  : "l"(a), "l"(b));
   } else {
-    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "%32, %33", "0", "0, 0")
+    asm volatile(PERCEIVER_WGMMA("m64n64k16", PERCEIVER_32, "%32, %33", "0", "0, 0")
                  : PERCEIVER_C32("=f", c, 0)
                  : "l"(a), "l"(b));
   }
 }
 template <bool kAdd>
-__device__ inline void multiply(float (&c)[64], uint64_t a, uint64_t b) {
+__device__ inline void wgmma(float (&c)[64], uint64_t a, uint64_t b) {
   if constexpr (kAdd) {
-    asm volatile(PERCEIVER_MULTIPLY("m64n128k16", PERCEIVER_64, "%64, %65", "1", "0, 0")
+    asm volatile(PERCEIVER_WGMMA("m64n128k16", PERCEIVER_64, "%64, %65", "1", "0, 0")
                  : PERCEIVER_C64("+f", c)
                  : "l"(a), "l"(b));
   } else {
-    asm volatile(PERCEIVER_MULTIPLY("m64n128k16", PERCEIVER_64, "%64, %65", "0", "0, 0")
+    asm volatile(PERCEIVER_WGMMA("m64n128k16", PERCEIVER_64, "%64, %65", "0", "0, 0")
                  : PERCEIVER_C64("=f", c)
                  : "l"(a), "l"(b));
   }
 }
 
-/// A from registers, B from shared memory as rows.
+/// A from registers, B from shared memory, K-major.
 template <bool kAdd>
-__device__ inline void multiply(float (&c)[32], const uint32_t* a, uint64_t b) {
+__device__ inline void wgmma(float (&c)[32], const uint32_t* a, uint64_t b) {
   if constexpr (kAdd) {
-    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "1", "0")
+    asm volatile(PERCEIVER_WGMMA("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "1", "0")
                  : PERCEIVER_C32("+f", c, 0)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   } else {
-    asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "0", "0")
+    asm volatile(PERCEIVER_WGMMA("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "0", "0")
                  : PERCEIVER_C32("=f", c, 0)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
 }
 
-/// C += A · B with A from registers, B from shared memory as columns.
-__device__ inline void multiply_columns(float (&c)[32], const uint32_t* a, uint64_t b) {
-  asm volatile(PERCEIVER_MULTIPLY("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "1", "1")
+/// C += A · B with A from registers, B from shared memory, MN-major.
+__device__ inline void wgmma_mn_major(float (&c)[32], const uint32_t* a, uint64_t b) {
+  asm volatile(PERCEIVER_WGMMA("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "1", "1")
                : PERCEIVER_C32("+f", c, 0)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
-__device__ inline void multiply_columns(float (&c)[64], const uint32_t* a, uint64_t b) {
-  asm volatile(PERCEIVER_MULTIPLY("m64n128k16", PERCEIVER_64, "{%64, %65, %66, %67}, %68", "1", "1")
+__device__ inline void wgmma_mn_major(float (&c)[64], const uint32_t* a, uint64_t b) {
+  asm volatile(PERCEIVER_WGMMA("m64n128k16", PERCEIVER_64, "{%64, %65, %66, %67}, %68", "1", "1")
                : PERCEIVER_C64("+f", c)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
@@ -295,38 +295,39 @@ __device__ inline void multiply_columns(float (&c)[64], const uint32_t* a, uint6
 #undef PERCEIVER_C64
 #undef PERCEIVER_32
 #undef PERCEIVER_64
-#undef PERCEIVER_MULTIPLY
+#undef PERCEIVER_WGMMA
 
 /// Calls body.template operator()<kAdd>(step) for steps 0 to kSteps - 1, without kAdd at the first.
 template <int kSteps, typename Body>
-__device__ inline void each_step(Body&& body) {
+__device__ inline void for_each_k_step(Body&& body) {
   body.template operator()<false>(0);
 #pragma unroll
   for (int step = 1; step < kSteps; ++step) body.template operator()<true>(step);
 }
 
-/// C [64, N] = rows of `a` · rows of `b`ᵀ over D columns; tiles of A lie a_bytes apart, those of B b_bytes.
+/// C [64, N] = A · Bᵀ over D columns; tiles of A are a_bytes apart, those of B b_bytes. (mm_abt overwrites,
+/// mma_ab accumulates: ThunderKittens' names.)
 template <int D, int kCount>
-__device__ inline void product(float (&c)[kCount], uint32_t a, uint32_t a_bytes, uint32_t b,
-                               uint32_t b_bytes) {
-  each_step<D / 16>([&]<bool kAdd>(int step) {
-    const uint32_t tile = static_cast<uint32_t>(step / 4), column = columns_at(step % 4);
-    multiply<kAdd>(c, rows_operand(a + tile * a_bytes + column), rows_operand(b + tile * b_bytes + column));
+__device__ inline void mm_abt(float (&c)[kCount], uint32_t a, uint32_t a_bytes, uint32_t b,
+                              uint32_t b_bytes) {
+  for_each_k_step<D / 16>([&]<bool kAdd>(int step) {
+    const uint32_t tile = static_cast<uint32_t>(step / 4), column = k_step_offset(step % 4);
+    wgmma<kAdd>(c, k_major_descriptor(a + tile * a_bytes + column),
+                k_major_descriptor(b + tile * b_bytes + column));
   });
 }
 
-/// The same with A [64, 16 * kSteps] in registers, as load_operand leaves it.
+/// The same with A [64, 16 * kSteps] in registers (load_a_fragment).
 template <int kSteps>
-__device__ inline void product(float (&c)[32], const uint32_t (&a)[kSteps * 4], uint32_t b,
-                               uint32_t b_bytes) {
-  each_step<kSteps>([&]<bool kAdd>(int step) {
-    const uint32_t place = b + static_cast<uint32_t>(step / 4) * b_bytes + columns_at(step % 4);
-    multiply<kAdd>(c, a + step * 4, rows_operand(place));
+__device__ inline void mm_abt(float (&c)[32], const uint32_t (&a)[kSteps * 4], uint32_t b, uint32_t b_bytes) {
+  for_each_k_step<kSteps>([&]<bool kAdd>(int step) {
+    const uint32_t place = b + static_cast<uint32_t>(step / 4) * b_bytes + k_step_offset(step % 4);
+    wgmma<kAdd>(c, a + step * 4, k_major_descriptor(place));
   });
 }
 
-/// 16 rows, from `row` on, of a tile of 64 columns as operand A of the calling warp.
-__device__ inline void load_operand(uint32_t (&a)[16], uint32_t tile, int row) {
+/// Loads 16 rows of a tile of 64 columns, from `row` on, as the calling warp's part of operand A.
+__device__ inline void load_a_fragment(uint32_t (&a)[16], uint32_t tile, int row) {
   const LaneAddress<kTileColumns, Cover::rows> address(tile + static_cast<uint32_t>(row) * kRowBytes);
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
@@ -337,27 +338,27 @@ __device__ inline void load_operand(uint32_t (&a)[16], uint32_t tile, int row) {
   }
 }
 
-/// C [64, N] += A [64, 16 * kSteps] in registers · the tile's rows.
+/// C [64, N] += A [64, 16 * kSteps] · B, with A in registers and B [16 * kSteps, N] a tile.
 template <int kSteps, int kCount>
-__device__ inline void accumulate(float (&c)[kCount], const uint32_t (&a)[kSteps * 4], uint32_t b,
-                                  uint32_t b_bytes) {
+__device__ inline void mma_ab(float (&c)[kCount], const uint32_t (&a)[kSteps * 4], uint32_t b,
+                              uint32_t b_bytes) {
 #pragma unroll
   for (int step = 0; step < kSteps; ++step)
-    multiply_columns(c, a + step * 4,
-                     columns_operand(b + static_cast<uint32_t>(step) * 16 * kRowBytes, b_bytes));
+    wgmma_mn_major(c, a + step * 4,
+                   mn_major_descriptor(b + static_cast<uint32_t>(step) * 16 * kRowBytes, b_bytes));
 }
 
-/// Results of a product as operand A of the next, rounded to bf16.
+/// An accumulator as operand A of the next product, rounded to bf16.
 template <int kCount>
-__device__ inline void pack_operand(const float (&c)[kCount], uint32_t (&a)[kCount / 2]) {
+__device__ inline void pack_a_fragment(const float (&c)[kCount], uint32_t (&a)[kCount / 2]) {
 #pragma unroll
   for (int i = 0; i < kCount / 2; ++i) a[i] = pack(c[2 * i], c[2 * i + 1]);
 }
 
 /// Writes a warp's 16 rows of C * factor [r] (r = 0, 1: rows lane / 4 and lane / 4 + 8) to rows of a bf16
-/// matrix in global memory, in pieces of 16 bytes, by way of the warp's own rows of tiles in shared memory.
-/// `row` is the warp's first row within the tiles, `target` that of the matrix, of which `rows_left` exist
-/// from there.
+/// matrix in global memory, 16 bytes at a time, staged through the warp's own rows of tiles in shared memory.
+/// `row` is the warp's first row within the tiles, `target` its first row in the matrix, where `rows_left`
+/// rows remain.
 template <int D>
 __device__ inline void store_rows(const float (&c)[D / 2], float factor0, float factor1, unsigned char* tiles,
                                   uint32_t tile_bytes, int row, __nv_bfloat16* target, int64_t stride,
@@ -368,7 +369,7 @@ __device__ inline void store_rows(const float (&c)[D / 2], float factor0, float 
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float factor = r == 0 ? factor0 : factor1;
-      const uint32_t place = tile_offset(static_cast<uint32_t>(row + lane / 4 + r * 8), n % 8);
+      const uint32_t place = swizzled_offset(static_cast<uint32_t>(row + lane / 4 + r * 8), n % 8);
       *reinterpret_cast<uint32_t*>(tiles + n / 8 * tile_bytes + place + lane % 4 * 4) =
           pack(c[n * 4 + r * 2] * factor, c[n * 4 + r * 2 + 1] * factor);
     }
@@ -380,7 +381,7 @@ __device__ inline void store_rows(const float (&c)[D / 2], float factor0, float 
       *reinterpret_cast<uint4*>(target + r * stride + tile * kTileColumns + chunk * 8) =
           *reinterpret_cast<const uint4*>(
               tiles + static_cast<uint32_t>(tile) * tile_bytes +
-              tile_offset(static_cast<uint32_t>(row + r), static_cast<uint32_t>(chunk)));
+              swizzled_offset(static_cast<uint32_t>(row + r), static_cast<uint32_t>(chunk)));
   }
 }
 

@@ -1,5 +1,5 @@
-// Which keys the queries of a warpgroup see, where scores lie as wgmma leaves them with queries by rows: for
-// the kernels that keep a tile of queries and walk over tiles of keys.
+// Masking of scores in wgmma's accumulator layout with queries by rows, for the kernels whose blocks own a
+// tile of queries and iterate over tiles of keys.
 #pragma once
 
 #include "kernels/attention.h"
@@ -7,7 +7,8 @@
 
 namespace perceiver::kernels::cuda::hopper {
 
-/// A tile of 128 queries of one example and head, and the keys from `first_key` on that any of them sees.
+/// A tile of 128 queries of one example and head; `first_key` to `key_end` are the keys that any of them
+/// sees.
 struct QueryTile {
   int example, head, first_query, query_count, first_key, key_end;
 
@@ -25,7 +26,7 @@ struct QueryTile {
   __device__ int key_tiles() const {
     return max(key_end - first_key + kKeys - 1, 0) / kKeys;
   }
-  /// Of query `row` of the tile, in [batch, heads, queries].
+  /// Index of query `row` of the tile in [batch, heads, queries].
   __device__ int64_t statistic(const Attention& a, int row) const {
     return (static_cast<int64_t>(example) * a.heads + head) * a.queries + first_query + row;
   }
@@ -49,7 +50,7 @@ class QueryRows {
     return row_ + r * 8;
   }
 
-  /// Whether every query of the warpgroup sees all of key tile `t`; the same for the whole warp.
+  /// Whether every query of the warpgroup sees all of key tile `t`; uniform over the warp.
   __device__ bool sees_all(int t) const {
     if (t >= clear_) return false;
     if (a_.key_mask == nullptr) return true;
@@ -71,7 +72,7 @@ class QueryRows {
           a_.key_mask == nullptr || (key < a_.keys && a_.key_mask[tile_.example * a_.keys + key] != 0);
       seen[w] = __ballot_sync(0xFFFFFFFFu, passes);
     }
-    // All relative to this thread's first key, so that columns are compared with constants.
+    // Relative to this thread's first key, so columns are compared with constants.
     const int thread_key = tile_key + lane() % 4 * 2;
     int limit[2], own[2];
 #pragma unroll

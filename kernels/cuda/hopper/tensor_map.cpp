@@ -9,7 +9,7 @@
 namespace perceiver::kernels::cuda::hopper {
 namespace {
 
-/// The driver's function, found at run time, so that programs need no driver to start.
+/// The driver's function, looked up at run time so that programs start without a driver.
 PFN_cuTensorMapEncodeTiled_v12000 encode_function() {
   static const auto function = [] {
     void* found = nullptr;

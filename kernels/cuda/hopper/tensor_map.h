@@ -1,4 +1,4 @@
-// Descriptions of matrices for the bulk tensor copy engine.
+// TMA descriptors (tensor maps).
 #pragma once
 
 #include <cuda.h>

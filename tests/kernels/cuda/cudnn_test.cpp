@@ -1,4 +1,6 @@
-// cuDNN's attention, our rival, computes the same as the reference kernel: what is compared is comparable.
+// cuDNN's attention computes what the reference kernel computes.
+#include <optional>
+
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/cudnn_attention.h"
 #include "perceiver/error.h"
@@ -6,8 +8,6 @@
 
 namespace perceiver::testing {
 namespace {
-
-using kernels::cuda::CudnnAttention;
 
 struct Case {
   int64_t batch, heads, queries, keys, head_dim;
@@ -32,7 +32,7 @@ class Problem {
         lse_(c.batch * c.heads * c.queries),
         limit_(limits()) {}
 
-  kernels::AttentionBackward arguments() const {
+  kernels::AttentionBackward arguments(kernels::AttentionKernel kernel) const {
     kernels::AttentionBackward a{};
     kernels::Attention& k = a.forward;
     k.type = DType::bf16;
@@ -49,7 +49,8 @@ class Problem {
     k.limit = limit_.data();
     k.out = out_.data();
     k.lse = lse_.data();
-    k.kernel = kernels::AttentionKernel::reference;
+    k.kernel = kernel;
+    k.mask = c_.causal ? kernels::MaskShape::causal : kernels::MaskShape::full;
     a.d_out = d_out_.data();
     a.d_q = d_q_.data();
     a.d_k = d_kv_.data();
@@ -88,38 +89,44 @@ class CudaCudnn : public CudaTest {
  protected:
   void SetUp() override {
     CudaTest::SetUp();
-    if (!IsSkipped() && !CudnnAttention::installed())
-      GTEST_SKIP() << "no cuDNN, or a build without its headers";
+    if (IsSkipped()) return;
+    if (const char* obstacle = kernels::cuda::cudnn_obstacle()) GTEST_SKIP() << obstacle;
+    launch_ = launch();
+    launch_.cudnn = &plans_.emplace();
   }
 
-  Result by_cudnn(const Case& c) {
-    const Problem problem(c);
-    const CudnnAttention cudnn(launch(), problem.arguments().forward, c.causal);
-    const DeviceArray<uint8_t> scratch(static_cast<size_t>(cudnn.scratch_bytes()));
-    cudnn.forward(problem.arguments().forward, scratch.data());
-    cudnn.backward(problem.arguments(), scratch.data());
-    return problem.read();
+  void TearDown() override {
+    plans_.reset();  // before its stream
+    CudaTest::TearDown();
   }
 
-  Result by_reference(const Case& c) {
+  Result run(const Case& c, kernels::AttentionKernel kernel) {
     const Problem problem(c);
-    kernels::AttentionBackward a = problem.arguments();
+    kernels::AttentionBackward a = problem.arguments(kernel);
     const DeviceArray<uint8_t> scratch(
-        static_cast<size_t>(kernels::attention_backward_workspace(launch(), a)));
+        static_cast<size_t>(kernels::attention_backward_workspace(launch_, a)));
     a.scratch = scratch.size() > 0 ? scratch.data() : nullptr;
-    kernels::attention(launch(), a.forward);
-    kernels::attention_backward(launch(), a);
+    kernels::attention(launch_, a.forward);
+    kernels::attention_backward(launch_, a);
     return problem.read();
   }
+
+  Launch launch_;
+
+ private:
+  std::optional<kernels::cuda::CudnnPlans> plans_;
 };
 
 TEST_F(CudaCudnn, ComputesWhatTheReferenceComputes) {
   for (const Case& c :
        {Case{2, 2, 128, 128, 64, true}, Case{2, 3, 128, 512, 64, false}, Case{2, 3, 128, 512, 64, true},
-        Case{1, 2, 256, 1024, 128, false}, Case{1, 2, 256, 1024, 128, true}}) {
+        Case{1, 2, 256, 1024, 128, false}, Case{1, 2, 256, 1024, 128, true},
+        // A shape seen before: its plan is used again.
+        Case{2, 2, 128, 128, 64, true}}) {
     SCOPED_TRACE(::testing::Message() << c.queries << " queries, " << c.keys << " keys of " << c.head_dim
                                       << (c.causal ? ", causal" : ""));
-    const Result actual = by_cudnn(c), expected = by_reference(c);
+    const Result actual = run(c, kernels::AttentionKernel::cudnn);
+    const Result expected = run(c, kernels::AttentionKernel::reference);
     EXPECT_LT(relative_error(actual.lse, expected.lse), 1e-4);
     EXPECT_LT(relative_error(actual.out, expected.out), 0.01);
     EXPECT_LT(relative_error(actual.d_q, expected.d_q), 0.01);
@@ -128,12 +135,20 @@ TEST_F(CudaCudnn, ComputesWhatTheReferenceComputes) {
 }
 
 TEST_F(CudaCudnn, RefusesWhatItCannotDo) {
-  kernels::Attention k = Problem({1, 1, 64, 64, 64, true}).arguments().forward;
+  using kernels::AttentionKernel;
+  const kernels::Attention good = Problem({1, 1, 64, 64, 64, true}).arguments(AttentionKernel::cudnn).forward;
+  kernels::Attention k = good;
   k.type = DType::f32;
-  EXPECT_THROW(CudnnAttention(launch(), k, true), Error);
-  k.type = DType::bf16;
+  EXPECT_THROW(kernels::attention(launch_, k), Error);
+  k = good;
   k.queries = 65;
-  EXPECT_THROW(CudnnAttention(launch(), k, true), Error);
+  EXPECT_THROW(kernels::attention(launch_, k), Error);
+  k = good;
+  k.mask = kernels::MaskShape::general;
+  EXPECT_THROW(kernels::attention(launch_, k), Error);
+  EXPECT_EQ(kernels::attention_obstacle(launch_, AttentionKernel::cudnn, DType::bf16, 64), nullptr);
+  EXPECT_NE(kernels::attention_obstacle(launch_, AttentionKernel::cudnn, DType::f32, 64), nullptr);
+  EXPECT_NE(kernels::attention_obstacle(launch_, AttentionKernel::cudnn, DType::bf16, 256), nullptr);
 }
 
 }  // namespace

@@ -1,0 +1,70 @@
+// What the Hopper backward kernels (hopper_dkdv.cu, hopper_dq.cu) share.
+//
+// Like the forward kernel, they have a producer warpgroup that loads tiles by TMA into a pipeline of stages
+// and two consumer warpgroups (wgmma). A block keeps 128 rows of its own side, 64 to a warpgroup, and
+// iterates over tiles of 64 rows of the other side. While the registers of one tile's S and dP become P and
+// dS, the tensor cores run products of the same warpgroup: the gradients of the previous tile, and for dQ
+// also S of the next. At D = 64 the own rows are register operands throughout, which leaves the bandwidth of
+// shared memory to the other operand. (dK and dV at D = 128 need too many registers for that: there the
+// compiler itself would wait for each product.)
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/cuda/attention/attention.cuh"
+#include "kernels/cuda/hopper/primitives.cuh"
+#include "kernels/cuda/hopper/roles.cuh"
+
+namespace perceiver::kernels::cuda::hopper {
+
+inline constexpr int kKeyTile = 128, kQueryTile = 128;
+inline constexpr uint32_t kOwnTileBytes = 128 * kRowBytes;  // 64 columns of the block's own 128 rows
+
+struct BackwardArguments {
+  CUtensorMap q, d_out, k, v;                      // for dK and dV: boxes of 64 (queries) and 128 (keys) rows
+  CUtensorMap q_rows, d_out_rows, k_rows, v_rows;  // for dQ: of 128 and 64 rows
+  AttentionBackward a;
+  float scale, scale_log2;
+  int query_tiles, key_tiles;  // of kQueries, of 128
+  float* statistics;           // [batch, heads, query_tiles, 2, kQueries]: LSE in base 2, delta
+  int32_t* limits;             // [batch, query_tiles, kQueries], at most `keys`
+  int* next_item;              // of dK and dV's dynamic tile scheduler
+};
+
+/// Tiles of kQueries queries for dK and dV, of kKeys keys for dQ.
+template <int kD>
+struct BackwardShape {
+  static constexpr int D = kD, kTiles = D / kTileColumns;
+  static constexpr int kQueries = 64, kKeys = 64;
+  static constexpr uint32_t kKeyBytes = kTiles * kOwnTileBytes;
+  static constexpr uint32_t kQueryTileBytes = kQueries * kRowBytes, kQueryBytes = kTiles * kQueryTileBytes;
+};
+
+/// Operand A of a product: a warpgroup's 64 of the block's own rows, D columns, from shared memory (`tiles`),
+/// or from registers (D = 64 only), where it is loaded once.
+template <int D, bool kRegisters>
+struct OwnRows {
+  __device__ void load(uint32_t) {}
+  /// c = own rows · other rowsᵀ.
+  __device__ void multiply(float (&c)[32], uint32_t tiles, uint32_t other, uint32_t other_bytes) const {
+    mm_abt<D>(c, tiles + static_cast<uint32_t>(consumer_warp() / 4 * 64 * kRowBytes), kOwnTileBytes, other,
+              other_bytes);
+  }
+  __device__ void fence_operand() {}
+};
+template <>
+struct OwnRows<64, true> {
+  __device__ void load(uint32_t tiles) { load_a_fragment(operand_, tiles, consumer_warp() * 16); }
+  __device__ void multiply(float (&c)[32], uint32_t, uint32_t other, uint32_t other_bytes) const {
+    mm_abt<4>(c, operand_, other, other_bytes);
+  }
+  __device__ void fence_operand() { wgmma_fence_operand(operand_); }
+  uint32_t operand_[16];
+};
+
+// Instantiated beside their kernels for BackwardShape<64> and BackwardShape<128>.
+template <typename S>
+void launch_dkdv(const Launch& launch, const BackwardArguments& arguments);
+template <typename S>
+void launch_dq(const Launch& launch, const BackwardArguments& arguments);
+
+}  // namespace perceiver::kernels::cuda::hopper
