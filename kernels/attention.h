@@ -47,18 +47,18 @@ struct AttentionBackward {
   void* scratch = nullptr;
 };
 
-/// Attention of `queries` rows of each slot over the first `count[s]` rows of the slot's ring, all of them
-/// visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where there is no row.
-/// A row of a ring is K, rotated, then V: 2 * heads * head_dim elements.
+/// Attention of `queries` rows of each slot over the first `count[s]` rows of the slot's KV cache, all of
+/// them visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where there is no
+/// row. A cache row is K, rotated, then V: 2 * heads * head_dim elements.
 ///
 /// By table: `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row
-/// n of ring s stands for token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
+/// n of slot s stands for token tokens[s, n] at rotary position positions[s, n]; `cache` is null.
 struct CacheAttention {
   DType type;
   int64_t slots, queries, heads, head_dim, capacity;
   const void* q;  // [slots * queries, heads * head_dim], rotated
   int64_t q_stride;
-  const void* rings;     // [slots, capacity, 2 * heads * head_dim]
+  const void* cache;     // [slots, capacity, 2 * heads * head_dim]
   const int32_t* count;  // [slots]
   void* out;
   int64_t out_stride;

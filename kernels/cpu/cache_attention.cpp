@@ -72,7 +72,7 @@ void attend_part(const CacheAttention& k, int64_t slot, int64_t query, int64_t b
   const int64_t d = k.head_dim, width = k.heads * d;
   const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(d)));
   const T* q = static_cast<const T*>(k.q) + (slot * k.queries + query) * k.q_stride;
-  const T* ring = static_cast<const T*>(k.rings) + slot * k.capacity * 2 * width;
+  const T* ring = static_cast<const T*>(k.cache) + slot * k.capacity * 2 * width;
   T* scores = scratch<TileTag, T>(static_cast<size_t>(k.heads * kTile));
   std::fill_n(partial.data, Partial<T>::size(k.heads, d), T(0));
   std::fill_n(partial.data, k.heads, -std::numeric_limits<T>::infinity());
@@ -117,20 +117,20 @@ void join(const CacheAttention& k, int64_t row, const T* partials, int64_t parts
 template <typename T>
 void attend(const CacheAttention& k) {
   const int64_t size = Partial<T>::size(k.heads, k.head_dim);
-  T* partials = scratch<PartialTag, T>(static_cast<size_t>(k.slots * k.queries * kMostRingParts * size));
-  const int64_t most = most_parts(k);
+  T* partials = scratch<PartialTag, T>(static_cast<size_t>(k.slots * k.queries * kMaxSplits * size));
+  const int64_t most = max_splits(k);
   parallel_items(k.slots * most, [&](int64_t item) {
     const int64_t slot = item / most, p = item % most;
-    const RingParts parts(k.count[slot]);
+    const KvSplits parts(k.count[slot]);
     if (p >= parts.count) return;
     for (int64_t query = 0; query < k.queries; ++query) {
       const int64_t row = slot * k.queries + query;
       attend_part<T>(k, slot, query, parts.begin(p), parts.begin(p + 1),
-                     {partials + (row * kMostRingParts + p) * size, k.heads, k.head_dim});
+                     {partials + (row * kMaxSplits + p) * size, k.heads, k.head_dim});
     }
   });
   for (int64_t row = 0; row < k.slots * k.queries; ++row)
-    join(k, row, partials + row * kMostRingParts * size, RingParts(k.count[row / k.queries]).count);
+    join(k, row, partials + row * kMaxSplits * size, KvSplits(k.count[row / k.queries]).count);
 }
 
 }  // namespace

@@ -8,20 +8,20 @@
 
 namespace perceiver::kernels::cpu {
 
-inline constexpr int64_t kMostRingParts = 16, kRowsOfARingPart = 256;
+inline constexpr int64_t kMaxSplits = 16, kRowsPerSplit = 256;
 
 /// How `rows` rows are cut into parts.
-struct RingParts {
+struct KvSplits {
   int64_t rows, count;
-  explicit RingParts(int64_t n)
-      : rows(n), count(std::min(kMostRingParts, (n + kRowsOfARingPart - 1) / kRowsOfARingPart)) {}
+  explicit KvSplits(int64_t n)
+      : rows(n), count(std::min(kMaxSplits, (n + kRowsPerSplit - 1) / kRowsPerSplit)) {}
   int64_t begin(int64_t part) const { return rows * part / count; }
 };
 
 /// Parts of the longest ring; at least one.
-inline int64_t most_parts(const CacheAttention& k) {
+inline int64_t max_splits(const CacheAttention& k) {
   const int32_t rows = *std::max_element(k.count, k.count + k.slots);
-  return std::max<int64_t>(1, RingParts(rows).count);
+  return std::max<int64_t>(1, KvSplits(rows).count);
 }
 
 /// CacheAttention with a table; T is float or double.

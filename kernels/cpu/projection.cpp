@@ -34,7 +34,7 @@ void sum_row(const TableRows& terms, int64_t columns, int64_t r, Row<T>& sum) {
 template <typename T>
 void turn(const Rotation& how, int64_t r, int direction, T* row) {
   if (how.bands == 0) return;
-  turn_row(row, how.heads, how.head_dim, how.bands, how.positions[r], how.cosine, how.sine, direction);
+  rotate_row(row, how.heads, how.head_dim, how.bands, how.positions[r], how.cosine, how.sine, direction);
 }
 
 template <typename T>

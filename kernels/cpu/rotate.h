@@ -10,8 +10,8 @@ namespace perceiver::kernels::cpu {
 /// Turns the first 2 * bands channels of each of `heads` heads at `row` by the angles of `position`;
 /// `direction` is +1, or -1 for the inverse.
 template <typename T>
-inline void turn_row(T* row, int64_t heads, int64_t head_dim, int64_t bands, int64_t position,
-                     const void* cosines, const void* sines, int direction) {
+inline void rotate_row(T* row, int64_t heads, int64_t head_dim, int64_t bands, int64_t position,
+                       const void* cosines, const void* sines, int direction) {
   const T* cosine = static_cast<const T*>(cosines) + std::abs(position) * bands;
   const T* sine = static_cast<const T*>(sines) + std::abs(position) * bands;
   const T sign = static_cast<T>(position < 0 ? -direction : direction);

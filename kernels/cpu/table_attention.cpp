@@ -167,7 +167,7 @@ void attend_by_table(const CacheAttention& k) {
   const Layout<T> layout(k);
   const int64_t rows = k.slots * k.queries;
   T* mixed = scratch<MixTag, T>(static_cast<size_t>(rows * layout.mix));
-  T* partials = scratch<HistogramTag, T>(static_cast<size_t>(rows * kMostRingParts * layout.partial));
+  T* partials = scratch<HistogramTag, T>(static_cast<size_t>(rows * kMaxSplits * layout.partial));
   const int64_t chunks = (k.vocabulary + kTokensOfATask - 1) / kTokensOfATask;
   parallel_items(rows * chunks, [&](int64_t item) {
     const int64_t row = item / chunks, first = item % chunks * kTokensOfATask;
@@ -176,17 +176,17 @@ void attend_by_table(const CacheAttention& k) {
     for (int64_t t = first; t < std::min(k.vocabulary, first + kTokensOfATask); ++t)
       mix_token(k, layout, q, t, mixed + row * layout.mix + t * layout.channels * layout.heads);
   });
-  const int64_t most = most_parts(k);
+  const int64_t most = max_splits(k);
   parallel_items(rows * most, [&](int64_t item) {
     const int64_t row = item / most, p = item % most, slot = row / k.queries;
-    const RingParts parts(k.count[slot]);
+    const KvSplits parts(k.count[slot]);
     if (p >= parts.count) return;
     attend_part(k, layout, slot, parts.begin(p), parts.begin(p + 1), mixed + row * layout.mix,
-                partials + (row * kMostRingParts + p) * layout.partial);
+                partials + (row * kMaxSplits + p) * layout.partial);
   });
   parallel_items(rows, [&](int64_t row) {
-    join(k, layout, row, partials + row * kMostRingParts * layout.partial,
-         RingParts(k.count[row / k.queries]).count);
+    join(k, layout, row, partials + row * kMaxSplits * layout.partial,
+         KvSplits(k.count[row / k.queries]).count);
   });
 }
 

@@ -33,11 +33,18 @@ Initialization position_initialization(const ModelConfig& config, int64_t size) 
 }
 
 /// The context ring of tokens, or of their positions, takes in the slots' new values.
-void write_token_ring(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& values,
-                      const Tensor& ring) {
-  kernels::write_rows(tape.launch(),
-                      {DType::i32, caches.slots, 1, 1, values.data(), 1, slots.context_row.as<int32_t>(),
-                       slots.active.as<int32_t>(), ring.data(), caches.context});
+void append_tokens(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& values,
+                   const Tensor& ring) {
+  kernels::write_rows(tape.launch(), {.type = DType::i32,
+                                      .slots = caches.slots,
+                                      .copies = 1,
+                                      .columns = 1,
+                                      .source = values.data(),
+                                      .source_stride = 1,
+                                      .row = slots.context_row.as<int32_t>(),
+                                      .active = slots.active.as<int32_t>(),
+                                      .target = ring.data(),
+                                      .capacity = caches.context});
 }
 
 /// A fixed position table, which is no parameter.
@@ -146,8 +153,11 @@ void PerceiverAR::make_fixed_positions(const ModelInputs& inputs) const {
   const DType wide = accumulation_type(type_);
   for (const int64_t size : position_table_sizes(config_)) {
     const Tensor table = fixed_table(*context_, wide, config_, size);
-    kernels::center_rows(context_->launch(),
-                         {wide, size, config_.input_channels, table.data(), table.data(), false});
+    kernels::center_rows(context_->launch(), {.type = wide,
+                                              .rows = size,
+                                              .columns = config_.input_channels,
+                                              .x = table.data(),
+                                              .y = table.data()});
     fixed_positions_.push_back(table);
   }
 }
@@ -367,14 +377,20 @@ void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, c
   Tape tape(*context_, false);
   if (fused != nullptr) return run_fused(tape, *fused, logits);
   const Tensor all = Tensor::empty(*context_, logits.dtype(), {caches.slots, config_.vocabulary});
-  decode_plainly(tape, caches, slots, all);
-  kernels::write_rows(tape.launch(),
-                      {logits.dtype(), caches.slots, 1, config_.vocabulary, all.data(), config_.vocabulary,
-                       nullptr, slots.active.as<int32_t>(), logits.data(), 1});
+  decode_unfused(tape, caches, slots, all);
+  kernels::write_rows(tape.launch(), {.type = logits.dtype(),
+                                      .slots = caches.slots,
+                                      .copies = 1,
+                                      .columns = config_.vocabulary,
+                                      .source = all.data(),
+                                      .source_stride = config_.vocabulary,
+                                      .active = slots.active.as<int32_t>(),
+                                      .target = logits.data(),
+                                      .capacity = 1});
 }
 
 /// The step made of single operations.
-void PerceiverAR::decode_plainly(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
+void PerceiverAR::decode_unfused(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
                                  const Tensor& logits) const {
   ModelInputs inputs;
   inputs.batch = caches.slots;
@@ -385,10 +401,10 @@ void PerceiverAR::decode_plainly(Tape& tape, const DecodeCaches& caches, const D
   inputs.rotary_positions = slots.position;
   inputs.latent_rotary_positions = slots.query_position;
   inputs.latent_rows = slots.zeros;
-  tape.set_independent_rows();
+  tape.set_batch_invariant();
   if (caches.by_table()) {
-    write_token_ring(tape, caches, slots, slots.token, caches.context_tokens);
-    write_token_ring(tape, caches, slots, slots.position, caches.context_positions);
+    append_tokens(tape, caches, slots, slots.token, caches.context_tokens);
+    append_tokens(tape, caches, slots, slots.position, caches.context_positions);
   }
   const CacheUse use{caches, &slots, 0};
   write_logits(tape, trunk(tape, inputs, Recompute::none, &use), logits);
@@ -398,7 +414,11 @@ void PerceiverAR::write_logits(Tape& tape, const Variable& z, const Tensor& logi
   if (logits.dtype() == type_) return ops::skinny_gemm(tape, z.value, output_, logits);
   const Tensor rounded = Tensor::empty(*context_, type_, {z.shape()[0], config_.vocabulary});
   ops::skinny_gemm(tape, z.value, output_, rounded);
-  kernels::cast(tape.launch(), {type_, logits.dtype(), rounded.elements(), rounded.data(), logits.data()});
+  kernels::cast(tape.launch(), {.from = type_,
+                                .to = logits.dtype(),
+                                .elements = rounded.elements(),
+                                .x = rounded.data(),
+                                .y = logits.data()});
 }
 
 std::vector<ops::LinearParameters*> PerceiverAR::linears() {

@@ -106,7 +106,7 @@ class PerceiverAR {
   Tensor project_table() const;
   /// The fused step's arguments without caches and slots; null for models that have none.
   std::shared_ptr<FusedStep> fused_arguments(int64_t slots, int64_t latents, int64_t context) const;
-  void decode_plainly(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
+  void decode_unfused(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
                       const Tensor& logits) const;
   /// logits (accumulation type) = Linear_out(z) for the few rows of z, each as if it were alone.
   void write_logits(Tape& tape, const Variable& z, const Tensor& logits) const;

@@ -91,10 +91,18 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
   const kernels::DropoutMask mask = next_mask(tape, site);
   ResidualNorm out{tape.result(in.dtype(), in.shape()), tape.result(in.dtype(), in.shape())};
   const Statistics statistics = statistics_of(tape, in.dtype(), rows);
-  kernels::residual_layer_norm(
-      tape.launch(), {in.dtype(), rows, columns, has_residual ? residual.value.data() : nullptr, in.data(),
-                      mask, out.sum.value.data(), norm.scale.value.data(), norm.offset.value.data(),
-                      out.normal.value.data(), statistics.mean.data(), statistics.rstd.data()});
+  kernels::residual_layer_norm(tape.launch(), {.type = in.dtype(),
+                                               .rows = rows,
+                                               .columns = columns,
+                                               .residual = has_residual ? residual.value.data() : nullptr,
+                                               .branch = in.data(),
+                                               .mask = mask,
+                                               .sum = out.sum.value.data(),
+                                               .scale = norm.scale.value.data(),
+                                               .offset = norm.offset.value.data(),
+                                               .y = out.normal.value.data(),
+                                               .mean = statistics.mean.data(),
+                                               .rstd = statistics.rstd.data()});
   out.normal.restore = restoring(tape, out.sum.value, norm, statistics);
   tape.record("residual_layer_norm", out.normal,
               [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), norm, mask,

@@ -1,4 +1,4 @@
-// Signals that arrive during matrix products find a real stack: see kernels/cpu/held_signals.h.
+// Signals that arrive during matrix products find a real stack: see kernels/cpu/blocked_signals.h.
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <signal.h>

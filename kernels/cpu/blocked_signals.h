@@ -12,21 +12,21 @@
 namespace perceiver::kernels::cpu {
 
 /// While it lives, signals for this thread wait. Faults of the thread itself cannot wait.
-class HeldSignals {
+class BlockedSignals {
  public:
-  HeldSignals() {
+  BlockedSignals() {
     const sigset_t held = all_but_faults();
     pthread_sigmask(SIG_BLOCK, &held, &before_);
   }
-  ~HeldSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  HeldSignals(const HeldSignals&) = delete;
-  HeldSignals& operator=(const HeldSignals&) = delete;
+  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  BlockedSignals(const BlockedSignals&) = delete;
+  BlockedSignals& operator=(const BlockedSignals&) = delete;
 
   /// The other threads of this one's OpenMP team take no more signals from now on; they have no need to.
   /// Asked before each product, because OpenMP ends and starts threads as it likes; a team that is there
   /// answers in about a microsecond. calls of each time cost as much as a small product. Threads that the
   /// team is given later start out with the mask of the one that starts them.
-  static void keep_from_team() {
+  static void block_in_team() {
 #pragma omp parallel
     {
       thread_local bool kept = false;
