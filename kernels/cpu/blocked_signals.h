@@ -1,8 +1,8 @@
-// Signals kept away from code that has no stack to take them on.
+// Blocks signals while code runs that has no stack to deliver them on.
 //
-// oneDNN's generated float32 products point the stack pointer into a buffer on the heap and go on from there
-// (mov rsp, ARG_WS in its jit_avx512_common_gemm_f32.cpp; the AVX kernels do the same). A signal that arrives
-// then has its frame, a few KiB, written below that buffer: over whatever else the program keeps there.
+// oneDNN's generated float32 GEMMs point the stack pointer into a heap buffer (mov rsp, ARG_WS in its
+// jit_avx512_common_gemm_f32.cpp; the AVX kernels do the same). A signal delivered then has its frame, a few
+// KiB, written below that buffer, over other data of the program.
 #pragma once
 
 #include <omp.h>
@@ -11,29 +11,29 @@
 
 namespace perceiver::kernels::cpu {
 
-/// While it lives, signals for this thread wait. Faults of the thread itself cannot wait.
+/// Blocks signals to this thread during its lifetime, except faults of the thread itself.
 class BlockedSignals {
  public:
   BlockedSignals() {
-    const sigset_t held = all_but_faults();
-    pthread_sigmask(SIG_BLOCK, &held, &before_);
+    const sigset_t signals = all_but_faults();
+    pthread_sigmask(SIG_BLOCK, &signals, &before_);
   }
   ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
   BlockedSignals(const BlockedSignals&) = delete;
   BlockedSignals& operator=(const BlockedSignals&) = delete;
 
-  /// The other threads of this one's OpenMP team take no more signals from now on; they have no need to.
-  /// Asked before each product, because OpenMP ends and starts threads as it likes; a team that is there
-  /// answers in about a microsecond. calls of each time cost as much as a small product. Threads that the
-  /// team is given later start out with the mask of the one that starts them.
+  /// Blocks signals for good in the other threads of this thread's OpenMP team, which need none. Call it
+  /// before each product, because OpenMP may end and start threads at any time; with an existing team it
+  /// takes about a microsecond (system calls each time would cost as much as a small product). Threads added
+  /// to the team later inherit the mask of the thread that starts them.
   static void block_in_team() {
 #pragma omp parallel
     {
-      thread_local bool kept = false;
-      if (omp_get_thread_num() != 0 && !kept) {
-        const sigset_t held = all_but_faults();
-        pthread_sigmask(SIG_BLOCK, &held, nullptr);
-        kept = true;
+      thread_local bool blocked = false;
+      if (omp_get_thread_num() != 0 && !blocked) {
+        const sigset_t signals = all_but_faults();
+        pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+        blocked = true;
       }
     }
   }

@@ -1,4 +1,4 @@
-// Matrix products: oneDNN in float32 (it picks the machine's widest instructions at run time), Eigen in
+// Matrix products: oneDNN in float32 (it dispatches to the CPU's widest instructions at run time), Eigen in
 // float64, where exactness matters and speed does not.
 #include <dnnl.h>
 #include <Eigen/Dense>
@@ -12,7 +12,7 @@ namespace perceiver::kernels::cpu {
 namespace {
 
 void gemm_f32(const Gemm& g) {
-  const BlockedSignals held;
+  const BlockedSignals blocked;
   BlockedSignals::block_in_team();
   const dnnl_status_t status =
       dnnl_sgemm(g.transpose_a ? 'T' : 'N', g.transpose_b ? 'T' : 'N', g.m, g.n, g.k, 1.0f,
@@ -58,7 +58,7 @@ void gemm(const Gemm& g) {
     gemm_f32(g);
   }
   if (g.bias == nullptr) return;
-  PERCEIVER_ASSERT(g.ldc == g.n);  // on the CPU results have no gaps between rows
+  PERCEIVER_ASSERT(g.ldc == g.n);  // on the CPU, results have no padding
   bias_activation({.type = g.type,
                    .rows = g.m,
                    .columns = g.n,

@@ -1,4 +1,4 @@
-// Choosing tokens, on the CPU: see Sample in kernels/sampling.h.
+// Sampling tokens on the CPU: see Sample in kernels/sampling.h.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -19,7 +19,7 @@ struct AdjustedTag;
 struct WeightTag;
 struct OrderTag;
 
-/// Logits after penalty and bias; -infinity for what cannot be chosen.
+/// Logits after penalty and bias; -infinity for tokens that may not be chosen.
 template <typename T>
 void adjust(const Sample& k, int64_t slot, const T* logits, double* adjusted) {
   const SamplingParameters& parameters = k.parameters[slot];
@@ -38,9 +38,9 @@ void adjust(const Sample& k, int64_t slot, const T* logits, double* adjusted) {
   if (parameters.allow_eos == 0) adjusted[kEos] = kNever;
 }
 
-/// Sets the weights of what top_k, min_p and top_p leave out to 0.
-void cut(const SamplingParameters& parameters, int64_t vocabulary, const double* adjusted,
-         uint64_t* weights) {
+/// Zeroes the weights of tokens excluded by top_k, min_p or top_p.
+void truncate(const SamplingParameters& parameters, int64_t vocabulary, const double* adjusted,
+              uint64_t* weights) {
   const bool whole = parameters.top_k == 0 && parameters.top_p >= 1;
   const auto least = static_cast<uint64_t>(std::ldexp(parameters.min_p, 40));
   for (int64_t v = 0; v < vocabulary; ++v)
@@ -100,7 +100,7 @@ void choose(const Sample& k, int64_t slot) {
     for (size_t v = 0; v < size; ++v)
       weights[v] =
           static_cast<uint64_t>(std::ldexp(std::exp((adjusted[v] - largest) / parameters.temperature), 40));
-    cut(parameters, k.vocabulary, adjusted, weights);
+    truncate(parameters, k.vocabulary, adjusted, weights);
     token = draw(k, slot, weights);
   }
   if (token == kPad) return;
@@ -109,7 +109,7 @@ void choose(const Sample& k, int64_t slot) {
   k.seen[slot * k.vocabulary + token] = 1;
 }
 
-/// Moves the active slots on.
+/// Advances the active slots.
 void advance(const AdvanceSlots& k) {
   for (int64_t s = 0; s < k.slots; ++s) {
     if (k.active[s] == 0) continue;

@@ -6,7 +6,7 @@
 namespace perceiver {
 namespace {
 
-/// A copy by a kernel rather than the device's copy engine: on a GPU, a cheaper node of a recorded step.
+/// A copy in stream order; by a kernel, so that a recorded step remains a chain of kernels.
 Tensor copy_of(const Tape& tape, const Tensor& tensor) {
   const Tensor copy = Tensor::empty(tape.context(), tensor.dtype(), tensor.shape());
   kernels::cast(tape.launch(), {.from = tensor.dtype(),
