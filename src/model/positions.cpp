@@ -16,7 +16,7 @@ double sinusoidal(int64_t channels, int64_t row, int64_t channel) {
   return channel < half ? std::sin(angle) : std::cos(angle);
 }
 
-/// i of `count` evenly spaced numbers from `first` to `last`, both included.
+/// Number i of `count` evenly spaced ones from `first` to `last`, both included.
 double linspace(double first, double last, int64_t count, int64_t i) {
   return count == 1 ? first
                     : first + (last - first) * static_cast<double>(i) / static_cast<double>(count - 1);

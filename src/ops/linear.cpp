@@ -88,7 +88,7 @@ void product(Tape& tape, const Variable& x, const LinearParameters& parameters, 
 }  // namespace
 
 void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out) {
-  const Tensor& weight = parameters.narrow ? parameters.narrow : parameters.weight.value;
+  const Tensor& weight = parameters.bf16_weight ? parameters.bf16_weight : parameters.weight.value;
   const int64_t rows = x.shape()[0], depth = weight.shape()[1], columns = weight.shape()[0];
   PERCEIVER_ASSERT(x.shape()[1] == depth && out.elements() == rows * columns && out.dtype() == x.dtype());
   kernels::skinny_gemm(tape.launch(), {.type = x.dtype(),
