@@ -23,7 +23,7 @@ void backward_of(Tape& tape, const Lookup& lookup, int64_t rows, const Tensor& d
                                               .scratch = scratch.as<int32_t>()});
 }
 
-/// The table in the element type of the result.
+/// The table, rounded to the element type of the result.
 Tensor rounded(Tape& tape, const Tensor& table, DType type) {
   if (table.dtype() == type) return table;
   const Tensor copy = Tensor::empty(tape.context(), type, table.shape());

@@ -43,7 +43,7 @@ void backward_products(Tape& tape, const Variable& x, const LinearParameters& pa
   }
 }
 
-/// Applies `activation` to `pre`, in place where that loses nothing.
+/// Applies `activation` to `pre`, in place if backward does not need `pre`.
 Variable activate(Tape& tape, const Variable& pre, Activation activation) {
   const bool in_place = !tape.recording() || kernels::derives_from_output(activation);
   const Tensor& in = pre.value;
@@ -57,10 +57,10 @@ Variable activate(Tape& tape, const Variable& pre, Activation activation) {
     return out;
   };
   if (in_place) return {apply(in), pre.gradient};
-  const auto anew = [&tape, in, apply] {
+  const auto out_of_place = [&tape, in, apply] {
     return apply(Tensor::empty(tape.context(), in.dtype(), in.shape()));
   };
-  return {anew(), pre.gradient, std::make_shared<const std::function<Tensor()>>(anew)};
+  return {out_of_place(), pre.gradient, std::make_shared<const std::function<Tensor()>>(out_of_place)};
 }
 
 /// pre = x · weightᵀ + bias.
@@ -113,7 +113,7 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
               [&tape, x = x.kept(), parameters, activation, changes, kept = changes ? pre.value : Tensor(),
                d_y = y.gradient] {
                 const Tensor d_out = d_y->tensor;
-                // Overwritten in place unless another gradient shares the storage; `d_y` and `d_out` hold it.
+                // In place unless another gradient shares the storage, which `d_y` and `d_out` hold.
                 const bool in_place = !changes || d_out.shared_by(2);
                 const Tensor d_pre =
                     in_place ? d_out : Tensor::empty(tape.context(), d_out.dtype(), d_out.shape());

@@ -9,8 +9,9 @@
 namespace perceiver::ops {
 namespace {
 
-/// Room for the logits of some rows. On a GPU rows start at multiples of 16 bytes, which matrix products need
-/// for their fast paths, and are more at a time, to fill it; on the CPU a chunk is to stay in the cache.
+/// Memory for the logits of some rows. On a GPU rows start at multiples of 16 bytes, which the fast paths of
+/// matrix products need, and chunks are larger, to fill the device; on the CPU a chunk should stay in the
+/// cache.
 struct Chunk {
   int64_t rows, stride;
   Tensor logits;  // [rows, stride]
@@ -41,6 +42,43 @@ void chunk_logits(Tape& tape, const Tensor& x, const LinearParameters& parameter
                                 .c = chunk.logits.data(),
                                 .ldc = chunk.stride,
                                 .bias = parameters.bias.value.data()});
+}
+
+/// d_weight (+)= d_logitsᵀ · x over `count` rows of a chunk.
+void weight_gradient(Tape& tape, const Chunk& d_logits, int64_t count, const Tensor& x,
+                     const GradientTarget& d_weight) {
+  const int64_t in = x.shape()[1], vocabulary = d_weight.tensor.shape()[0];
+  kernels::gemm(tape.launch(), {.type = x.dtype(),
+                                .out_type = d_weight.tensor.dtype(),
+                                .transpose_a = true,
+                                .m = vocabulary,
+                                .n = in,
+                                .k = count,
+                                .a = d_logits.logits.data(),
+                                .lda = d_logits.stride,
+                                .b = x.data(),
+                                .ldb = in,
+                                .c = d_weight.tensor.data(),
+                                .ldc = in,
+                                .accumulate = d_weight.accumulate});
+}
+
+/// d_x (+)= d_logits · weight for `count` rows of a chunk.
+void input_gradient(Tape& tape, const Chunk& d_logits, int64_t count, const Tensor& weight,
+                    const GradientTarget& d_x) {
+  const int64_t vocabulary = weight.shape()[0], in = weight.shape()[1];
+  kernels::gemm(tape.launch(), {.type = weight.dtype(),
+                                .out_type = weight.dtype(),
+                                .m = count,
+                                .n = in,
+                                .k = vocabulary,
+                                .a = d_logits.logits.data(),
+                                .lda = d_logits.stride,
+                                .b = weight.data(),
+                                .ldb = in,
+                                .c = d_x.tensor.data(),
+                                .ldc = in,
+                                .accumulate = d_x.accumulate});
 }
 
 void backward_of(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& targets,
@@ -78,31 +116,10 @@ void backward_of(Tape& tape, const Variable& x, const LinearParameters& paramete
                                                       .d_bias = d_bias.tensor.data(),
                                                       .accumulate_bias = d_bias.accumulate || begin > 0,
                                                       .stride = chunk.stride});
-    kernels::gemm(tape.launch(), {.type = type,
-                                  .out_type = d_weight.tensor.dtype(),
-                                  .transpose_a = true,
-                                  .m = vocabulary,
-                                  .n = in,
-                                  .k = count,
-                                  .a = logits.data(),
-                                  .lda = chunk.stride,
-                                  .b = x.value.view(begin * in, {count, in}).data(),
-                                  .ldb = in,
-                                  .c = d_weight.tensor.data(),
-                                  .ldc = in,
-                                  .accumulate = d_weight.accumulate || begin > 0});
-    kernels::gemm(tape.launch(), {.type = type,
-                                  .out_type = type,
-                                  .m = count,
-                                  .n = in,
-                                  .k = vocabulary,
-                                  .a = logits.data(),
-                                  .lda = chunk.stride,
-                                  .b = parameters.weight.value.data(),
-                                  .ldb = in,
-                                  .c = d_x.tensor.view(begin * in, {count, in}).data(),
-                                  .ldc = in,
-                                  .accumulate = d_x.accumulate});
+    weight_gradient(tape, chunk, count, x.value.view(begin * in, {count, in}),
+                    {d_weight.tensor, d_weight.accumulate || begin > 0});
+    input_gradient(tape, chunk, count, parameters.weight.value,
+                   {d_x.tensor.view(begin * in, {count, in}), d_x.accumulate});
   }
 }
 
@@ -145,7 +162,7 @@ LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& pa
                                        .targets = targets.as<int32_t>(),
                                        .totals = result.totals.as<double>(),
                                        .accumulate = options.accumulate_totals});
-  // A root: its gradient counts as written from the start.
+  // A root: its gradient counts as written.
   Variable root{result.loss, std::make_shared<Gradient>()};
   root.gradient->written = true;
   tape.record("output_loss", root, [&tape, x, parameters, targets, options] {

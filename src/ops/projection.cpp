@@ -1,5 +1,5 @@
-// Keys and values by way of projected tables (docs/projection.md): with X̄_a the tables of tokens and
-// positions, each row less its mean,
+// Keys and values from projected tables (docs/projection.md). With X̄_a the tables of tokens and positions,
+// each row minus its mean:
 //
 //   r_n = 1 / sqrt(|sum_a X̄_a[p_an]|² / E + eps)                      sum_rstd
 //   T_a = X̄_a (W ∘ scale)ᵀ,  c = W offset + b                          scale_columns, linear
@@ -27,18 +27,22 @@ kernels::TableRows rows_of(std::span<const Lookup> terms, int64_t rows, DType ty
   return result;
 }
 
-/// Memory for the sort of `rows` by their ids of a table.
+/// Memory for sorting `rows` by their ids in a table.
 Tensor sort_scratch(Tape& tape, const Lookup& term, int64_t rows) {
   return Tensor::empty(tape.context(), DType::i32, {term.table.shape()[0] + 1 + rows});
 }
 
 kernels::Rotation rotation_of(const RotaryUse& use) {
   if (use.table.bands == 0 || use.table.heads == 0) return {};
-  return {use.table.heads,         use.head_dim,         use.table.bands, use.positions.as<int32_t>(),
-          use.table.cosine.data(), use.table.sine.data()};
+  return {.heads = use.table.heads,
+          .head_dim = use.head_dim,
+          .bands = use.table.bands,
+          .positions = use.positions.as<int32_t>(),
+          .cosine = use.table.cosine.data(),
+          .sine = use.table.sine.data()};
 }
 
-/// What the backward of a gather needs, beside the gradient.
+/// What the backward of a gather needs besides the gradient.
 struct Gathered {
   ProjectedTables tables;
   RotaryUse rotary;

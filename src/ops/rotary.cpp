@@ -26,7 +26,7 @@ void rotary(Tape& tape, const Variable& x, int64_t column, int64_t head_dim, con
                                     .direction = direction});
   };
   rotate(x.value, 1);
-  // In place in both directions: whoever made `x` gets the gradient of the unrotated values.
+  // In place in both directions: the operation that made `x` receives the gradient of the unrotated values.
   tape.record("rotary", x, [rotate, gradient = x.gradient] { rotate(gradient->tensor, -1); });
 }
 
