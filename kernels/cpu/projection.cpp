@@ -6,7 +6,7 @@
 #include "kernels/cpu/rotate.h"
 #include "kernels/cpu/row.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/segments.h"
+#include "kernels/cpu/segment_sum.h"
 #include "kernels/projection.h"
 
 namespace perceiver::kernels::cpu {
