@@ -169,15 +169,15 @@ void PerceiverAR::round_weights_to_bf16() {
         "bfloat16 weights with float32 activations are for the CPU only; on a GPU use precision bfloat16");
   for (ops::LinearParameters* linear : linears()) {
     const Tensor& weight = linear->weight.value;
-    linear->narrow = Tensor::empty(*context_, DType::bf16, weight.shape());
-    round_to_bf16(weight, linear->narrow);
+    linear->bf16_weight = Tensor::empty(*context_, DType::bf16, weight.shape());
+    round_to_bf16(weight, linear->bf16_weight);
   }
 }
 
 int64_t PerceiverAR::linear_bytes() const {
   size_t bytes = 0;
   for (const ops::LinearParameters* linear : const_cast<PerceiverAR*>(this)->linears())
-    bytes += (linear->narrow ? linear->narrow : linear->weight.value).bytes();
+    bytes += (linear->bf16_weight ? linear->bf16_weight : linear->weight.value).bytes();
   return static_cast<int64_t>(bytes);
 }
 

@@ -207,7 +207,7 @@ Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPa
   // batch, which must not be rounded before the products.
   const ops::NormParameters norm{store_->unrounded(norm_kv_.scale), store_->unrounded(norm_kv_.offset)};
   const ops::LinearParameters kv{store_->unrounded(kv_.weight), store_->unrounded(kv_.bias)};
-  ops::ProjectedTables tables{context.tables, context.rstd, {}};
+  ops::ProjectedTables tables{.terms = context.tables, .rstd = context.rstd, .offset = {}};
   if (context.rstd.value) {
     const ops::LinearParameters scaled{ops::scale_columns(tape, kv.weight, norm.scale), {}};
     for (ops::Lookup& term : tables.terms) term.table = ops::linear(tape, term.table, scaled);
@@ -218,8 +218,9 @@ Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPa
       term.table = ops::linear(tape, ops::layer_norm(tape, term.table, norm), kv);
   }
   const int64_t rows = context.tables[0].ids.elements();
-  return ops::projected_rows(tape, tables, {pass.rotary, width_ / heads_, pass.key_positions}, rows,
-                             pass.batch, type);
+  const ops::RotaryUse rotary{
+      .table = pass.rotary, .head_dim = width_ / heads_, .positions = pass.key_positions};
+  return ops::projected_rows(tape, tables, rotary, rows, pass.batch, type);
 }
 
 }  // namespace perceiver

@@ -1,4 +1,4 @@
-// The CPU's kernels of generation against their definitions.
+// The CPU kernels of generation against their definitions.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -54,7 +54,7 @@ void check_products(int64_t rows, int64_t columns, int64_t depth) {
       ASSERT_NEAR(out[r * columns + c], sum, sizeof(T) == 8 ? 1e-12 : 2e-4) << r << ' ' << c;
     }
   }
-  // A row alone gives the same bits.
+  // A row alone gives the same result bit for bit.
   std::vector<T> alone(static_cast<size_t>(columns));
   for (int64_t r = 0; r < rows; ++r) {
     kernels::cpu::skinny_gemm({.type = kType<T>,
@@ -70,7 +70,7 @@ void check_products(int64_t rows, int64_t columns, int64_t depth) {
   }
 }
 
-TEST(GenerationKernels, ProductsOfFewRows) {
+TEST(GenerationKernels, SkinnyGemm) {
   for (const int64_t rows : {1, 2, 3, 4, 5, 9, 64})
     for (const auto& [columns, depth] : {std::pair{1, 1}, {7, 5}, {13, 64}, {33, 100}, {160, 257}}) {
       check_products<float>(rows, columns, depth);
@@ -78,14 +78,14 @@ TEST(GenerationKernels, ProductsOfFewRows) {
     }
 }
 
-TEST(GenerationKernels, ProductsWithBf16WeightsAreThoseOfTheRoundedWeights) {
+TEST(GenerationKernels, SkinnyGemmWithBf16WeightsUsesTheRoundedValues) {
   const int64_t rows = 3, columns = 21, depth = 70;
   const auto x = as<float>(normal(rows * depth, 1)), given = as<float>(normal(columns * depth, 2));
-  std::vector<uint16_t> narrow;
+  std::vector<uint16_t> bf16;
   std::vector<float> rounded;
   for (const float value : given) {
-    narrow.push_back(static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16));
-    rounded.push_back(std::bit_cast<float>(static_cast<uint32_t>(narrow.back()) << 16));
+    bf16.push_back(static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16));
+    rounded.push_back(std::bit_cast<float>(static_cast<uint32_t>(bf16.back()) << 16));
   }
   std::vector<float> out(rows * columns), expected(rows * columns);
   kernels::cpu::skinny_gemm({.type = DType::f32,
@@ -94,7 +94,7 @@ TEST(GenerationKernels, ProductsWithBf16WeightsAreThoseOfTheRoundedWeights) {
                              .columns = columns,
                              .depth = depth,
                              .x = x.data(),
-                             .weight = narrow.data(),
+                             .weight = bf16.data(),
                              .out = out.data()});
   kernels::cpu::skinny_gemm({.type = DType::f32,
                              .weight_type = DType::f32,
@@ -107,7 +107,7 @@ TEST(GenerationKernels, ProductsWithBf16WeightsAreThoseOfTheRoundedWeights) {
   EXPECT_EQ(out, expected);
 }
 
-/// Attention over rings by the definition: softmax of all scores at once.
+/// Cache attention by definition: softmax of all scores at once.
 template <typename T>
 std::vector<double> defined_attention(const kernels::CacheAttention& k) {
   const int64_t d = k.head_dim, width = k.heads * d;
@@ -143,7 +143,7 @@ template <typename T>
 void check_attention(int64_t slots, int64_t queries, int64_t heads, int64_t d, int64_t capacity) {
   const int64_t width = heads * d;
   const auto q = as<T>(normal(static_cast<size_t>(slots * queries * width), 1)),
-             rings = as<T>(normal(static_cast<size_t>(slots * capacity * 2 * width), 2));
+             cache = as<T>(normal(static_cast<size_t>(slots * capacity * 2 * width), 2));
   std::vector<int32_t> count;
   for (int64_t s = 0; s < slots; ++s) count.push_back(static_cast<int32_t>(capacity - s * capacity / slots));
   count.back() = slots > 1 ? 0 : count.back();
@@ -151,7 +151,7 @@ void check_attention(int64_t slots, int64_t queries, int64_t heads, int64_t d, i
   kernels::CacheAttention k{};
   k.type = kType<T>;
   k.slots = slots, k.queries = queries, k.heads = heads, k.head_dim = d, k.capacity = capacity;
-  k.q = q.data(), k.q_stride = width, k.cache = rings.data(), k.count = count.data();
+  k.q = q.data(), k.q_stride = width, k.cache = cache.data(), k.count = count.data();
   k.out = out.data(), k.out_stride = width;
   kernels::cpu::cache_attention(k);
   const std::vector<double> expected = defined_attention<T>(k);
@@ -159,7 +159,7 @@ void check_attention(int64_t slots, int64_t queries, int64_t heads, int64_t d, i
     ASSERT_NEAR(out[i], expected[i], sizeof(T) == 8 ? 1e-12 : 1e-5) << i;
 }
 
-TEST(GenerationKernels, AttentionOverRings) {
+TEST(GenerationKernels, CacheAttention) {
   for (const auto& [slots, queries, heads, d, capacity] : {std::tuple{1, 1, 1, 1, 1},
                                                            {3, 1, 2, 8, 70},
                                                            {2, 3, 3, 5, 300},
@@ -170,7 +170,7 @@ TEST(GenerationKernels, AttentionOverRings) {
   }
 }
 
-/// Attention by table is attention over the rings that the table and the rotations stand for.
+/// Attention by table against the cache that the table and the rotations stand for.
 template <typename T>
 void check_table(int64_t slots, int64_t heads, int64_t rotary_heads, int64_t d, int64_t bands,
                  int64_t capacity, int64_t vocabulary) {
@@ -193,25 +193,25 @@ void check_table(int64_t slots, int64_t heads, int64_t rotary_heads, int64_t d, 
                     static_cast<int32_t>(positions - 1));
   }
   for (int64_t s = 0; s < slots; ++s) count.push_back(static_cast<int32_t>(capacity / (s + 1)));
-  std::vector<T> rings(static_cast<size_t>(slots * capacity * 2 * width)),
+  std::vector<T> cache(static_cast<size_t>(slots * capacity * 2 * width)),
       out(static_cast<size_t>(slots * width));
   for (int64_t i = 0; i < slots * capacity; ++i)
     std::copy_n(table.begin() + tokens[static_cast<size_t>(i)] * 2 * width, 2 * width,
-                rings.begin() + i * 2 * width);
+                cache.begin() + i * 2 * width);
   kernels::cpu::rotary({.type = kType<T>,
                         .rows = slots * capacity,
                         .row_stride = 2 * width,
                         .heads = rotary_heads,
                         .head_dim = d,
                         .bands = bands,
-                        .x = rings.data(),
+                        .x = cache.data(),
                         .positions = place.data(),
                         .cosine = cosine.data(),
                         .sine = sine.data()});
   kernels::CacheAttention k{};
   k.type = kType<T>;
   k.slots = slots, k.queries = 1, k.heads = heads, k.head_dim = d, k.capacity = capacity;
-  k.q = q.data(), k.q_stride = width, k.cache = rings.data(), k.count = count.data();
+  k.q = q.data(), k.q_stride = width, k.cache = cache.data(), k.count = count.data();
   k.out = out.data(), k.out_stride = width;
   const std::vector<double> expected = defined_attention<T>(k);
   k.cache = nullptr, k.table = table.data(), k.vocabulary = vocabulary;
@@ -222,7 +222,7 @@ void check_table(int64_t slots, int64_t heads, int64_t rotary_heads, int64_t d, 
     ASSERT_NEAR(out[i], expected[i], sizeof(T) == 8 ? 1e-12 : 2e-5) << i;
 }
 
-TEST(GenerationKernels, AttentionByTable) {
+TEST(GenerationKernels, CacheAttentionByTable) {
   for (const auto& [slots, heads, rotary_heads, d, bands, capacity, vocabulary] :
        {std::tuple{1, 1, 1, 2, 1, 1, 3},
         {3, 4, 2, 8, 2, 70, 13},
@@ -233,9 +233,9 @@ TEST(GenerationKernels, AttentionByTable) {
   }
 }
 
-TEST(GenerationKernels, RowsJoinTheirRings) {
+TEST(GenerationKernels, WriteRowsWrapsAround) {
   const std::vector<float> source{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};  // 3 slots of 2 rows of 2
-  std::vector<float> rings(3 * 4 * 2, 0);
+  std::vector<float> cache(3 * 4 * 2, 0);
   const std::vector<int32_t> row{3, 1, 0}, active{1, 0, 1};
   kernels::cpu::write_rows({.type = DType::f32,
                             .slots = 3,
@@ -245,14 +245,14 @@ TEST(GenerationKernels, RowsJoinTheirRings) {
                             .source_stride = 2,
                             .row = row.data(),
                             .active = active.data(),
-                            .target = rings.data(),
+                            .target = cache.data(),
                             .capacity = 4});
   const std::vector<float> expected{3, 4, 0, 0, 0, 0,  1,  2,  0, 0, 0, 0,
                                     0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0};
-  EXPECT_EQ(rings, expected);
+  EXPECT_EQ(cache, expected);
 }
 
-TEST(GenerationKernels, SlotsMoveOnOnceTheyHaveChosen) {
+TEST(GenerationKernels, SlotsAdvanceAfterSampling) {
   std::vector<int32_t> active{1, 0, 1}, step{4, 4, 0}, position{9, 9, 1}, context_count{5, 5, 1},
       context_row{4, 4, 0}, latent_count{4, 4, 2}, latent_row{2, 2, 0}, query(6, -1);
   const std::vector<float> logits{0, 0, 0, 1, 9, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0};
