@@ -50,11 +50,11 @@ DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t co
   caches.slots = slots;
   caches.latents = latents;
   caches.context = blocks > 0 ? context : 0;
-  // Zeros: rows not yet written must hold finite numbers.
   const RotaryTables tables = rotary_tables();
   caches.self_rotary = tables.self;
   caches.cross_rotary = tables.cross;
   caches.positions = tables.positions;
+  // Zeros: rows not yet written must hold finite numbers.
   caches.self_kv = Tensor::zeros(*context_, type_, {layers, slots, latents, 2 * config_.z_channels()});
   if (blocks == 0) return caches;
   if (by_table) {
