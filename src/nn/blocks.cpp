@@ -207,7 +207,7 @@ Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPa
   // batch, which must not be rounded before the products.
   const ops::NormParameters norm{store_->unrounded(norm_kv_.scale), store_->unrounded(norm_kv_.offset)};
   const ops::LinearParameters kv{store_->unrounded(kv_.weight), store_->unrounded(kv_.bias)};
-  ops::ProjectedTables tables{.terms = context.tables, .rstd = context.rstd, .offset = {}};
+  ops::ProjectedTables tables{.terms = context.tables, .rstd = context.rstd};
   if (context.rstd.value) {
     const ops::LinearParameters scaled{ops::scale_columns(tape, kv.weight, norm.scale), {}};
     for (ops::Lookup& term : tables.terms) term.table = ops::linear(tape, term.table, scaled);

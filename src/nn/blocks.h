@@ -20,10 +20,10 @@ namespace perceiver {
 /// What a block needs to know about a pass besides its latents.
 struct BlockPass {
   int64_t batch = 0;
-  ops::AttentionMask mask;
-  ops::RotaryTable rotary;  ///< for the heads of this kind of block
-  Tensor query_positions;   ///< i32 [B * M] (rotary)
-  Tensor key_positions;     ///< i32 [B * keys] (rotary)
+  ops::AttentionMask mask = {};
+  ops::RotaryTable rotary = {};  ///< for the heads of this kind of block
+  Tensor query_positions = {};   ///< i32 [B * M] (rotary)
+  Tensor key_positions = {};     ///< i32 [B * keys] (rotary)
   double residual_dropout = 0;
   Recompute recompute = Recompute::none;
   const CachePass* cache = nullptr;  ///< generation: the KV cache
@@ -69,9 +69,9 @@ class SelfBlock {
 /// are functions of token and position only: projecting the tables and gathering gives the same numbers as
 /// gathering and projecting, at the cost of the tables' rows instead of B * C (docs/projection.md).
 struct Context {
-  Variable x;                       ///< [B * C, E]; no value: use `tables`
-  std::vector<ops::Lookup> tables;  ///< unrounded; minus their row means if positions are absolute
-  Variable rstd;                    ///< [B * C], of the sums of table rows; only for absolute positions
+  Variable x = {};                       ///< [B * C, E]; no value: use `tables`
+  std::vector<ops::Lookup> tables = {};  ///< unrounded; minus their row means if positions are absolute
+  Variable rstd = {};                    ///< [B * C], of the sums of table rows; only for absolute positions
 };
 
 class CrossBlock {

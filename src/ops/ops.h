@@ -98,7 +98,7 @@ Variable sum_rstd(Tape& tape, std::span<const Lookup> centred, int64_t rows, int
 /// Projected tables, in the accumulation type, with both `rstd` [rows] and `offset` [1, columns] or neither.
 struct ProjectedTables {
   std::vector<Lookup> terms;
-  Variable rstd, offset;
+  Variable rstd = {}, offset = {};
 };
 
 /// [rows, columns] of `type`: rotated(rstd * sum of the looked-up rows + offset), rounded once
