@@ -62,13 +62,13 @@ struct AttentionBackward {
 /// there is no row. A row is K, rotated, then V: 2 * heads * head_dim elements.
 ///
 /// By table: `table` [vocabulary, 2 * heads * head_dim] holds K, not rotated, and V of each token; row n of
-/// slot s is token tokens[s, n] at rotary position positions[s, n]; `rings` is null.
+/// slot s is token tokens[s, n] at rotary position positions[s, n]; `cache` is null.
 struct CacheAttention {
   DType type;
   int64_t slots, queries, heads, head_dim, capacity;
   const void* q;  // [slots * queries, heads * head_dim], rotated
   int64_t q_stride;
-  const void* rings;     // [slots, capacity, 2 * heads * head_dim]
+  const void* cache;     // [slots, capacity, 2 * heads * head_dim]
   const int32_t* count;  // [slots]
   void* out;
   int64_t out_stride;

@@ -1,12 +1,13 @@
 // The kernels' interface: one plain argument struct and one function per kernel, the same for every backend.
-// Pointers, sizes and strides only, never a Tensor, so that a kernel can be read, tested and timed alone. A
-// backend defines every function in its own namespace; one that it lacks is a link error. Every pointer is to
-// the device's memory, results and scalars included, so that a sequence of launches depends on nothing that
-// the host would have to wait for, and can be recorded once and replayed (a CUDA graph).
+// Arguments are pointers, sizes and strides, never a Tensor, so that a kernel can be read, tested and timed
+// alone. Each backend defines every function in its own namespace; a missing one is a link error. All
+// pointers point to device memory, including those to results and scalars: launches never make the host wait,
+// so a sequence of them can be recorded once and replayed (a CUDA graph).
 //
-// `type` is the element type T of the activations and weights; statistics, log-sum-exp, losses and parameter
+// `type` is the element type T of activations and weights; statistics, log-sum-exp, losses and parameter
 // gradients are in its accumulation type (f32, or f64 for f64). Strides and leading dimensions count
-// elements. A `bool accumulate` adds to the target instead of overwriting it.
+// elements. `accumulate` adds to the target instead of overwriting it. Fields with a default value are
+// optional; calls name the fields they set.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ using perceiver::Launch;
 
 }  // namespace perceiver::kernels
 
-/// Declares `function` of each backend, and the function that calls that of the launch's device. Stands in
-/// namespace perceiver::kernels.
+/// Declares `function` for each backend, and a dispatcher that calls the one for the launch's device. Use it
+/// inside namespace perceiver::kernels.
 #ifdef PERCEIVER_CUDA
 #define PERCEIVER_KERNEL(function, Arguments)                                             \
   namespace cpu {                                                                         \

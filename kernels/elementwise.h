@@ -1,4 +1,4 @@
-// Flat arrays: sums, conversions, checks. Part of the interface in kernels/backend.h.
+// Flat arrays: sums, casts, checks. Part of the interface in kernels/backend.h.
 #pragma once
 
 #include <cstdint>

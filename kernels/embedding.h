@@ -1,5 +1,5 @@
-// From token ids and positions to rows: embeddings, rotary encoding, several latents per position. Part of
-// the interface in kernels/backend.h.
+// From token ids and positions to rows: embeddings, rotary position encoding, several latents per position.
+// Part of the interface in kernels/backend.h.
 #pragma once
 
 #include <cstdint>
@@ -8,16 +8,16 @@
 
 namespace perceiver::kernels {
 
-inline constexpr int kMaxTables = 9;  // tokens and up to eight axes of positions
+inline constexpr int kMaxTables = 9;  // tokens and up to eight position axes
 
 /// out [rows, columns] = sum over tables t of table_t[ids_t[row * id_stride_t]].
 struct Embedding {
   DType type;
   int64_t rows, columns;
   int tables;
-  const void* table[kMaxTables];
-  const int32_t* ids[kMaxTables];
-  int64_t id_stride[kMaxTables];
+  const void* table[kMaxTables] = {};
+  const int32_t* ids[kMaxTables] = {};
+  int64_t id_stride[kMaxTables] = {};
   void* out;
 };
 
@@ -30,13 +30,13 @@ struct EmbeddingBackward {
   int64_t id_stride;
   const void* d_out;
   void* d_table;
-  bool accumulate;
+  bool accumulate = false;
   int32_t* scratch;
 };
 
-/// Rotates, in place, the first 2 * bands channels of the first `heads` heads of every row by its position's
-/// angles, in interleaved pairs. Row r starts at x + r * row_stride, head h at + h * head_dim. Tables are
-/// [positions, bands] in the accumulation type, for |position|; `direction` is +1, or -1 for the inverse.
+/// Rotates in place the first 2 * bands channels of the first `heads` heads of every row by the angles of the
+/// row's position, in interleaved pairs. Row r starts at x + r * row_stride, head h at + h * head_dim. Tables
+/// are [positions, bands] in the accumulation type, indexed by |position|; `direction` is -1 for the inverse.
 struct Rotary {
   DType type;
   int64_t rows, row_stride, heads, head_dim, bands;
@@ -44,11 +44,10 @@ struct Rotary {
   const int32_t* positions;  // [rows]
   const void* cosine;
   const void* sine;
-  int direction;
+  int direction = 1;
 };
 
-/// y [rows * copies, columns]: row r * copies + c = x[r] + encoding[c] (MODEL.md section 2, latents per
-/// position).
+/// y [rows * copies, columns]: row r * copies + c = x[r] + encoding[c] (docs/model.md, "Aligned latents").
 struct RepeatRows {
   DType type;
   int64_t rows, copies, columns;
@@ -62,13 +61,13 @@ struct RepeatRowsBackward {
   DType type;
   int64_t rows, copies, columns;
   const void* d_y;
-  void* d_x;
-  bool accumulate_x;
-  void* d_encoding;
-  bool accumulate_encoding;
+  void* d_x = nullptr;
+  bool accumulate_x = false;
+  void* d_encoding = nullptr;
+  bool accumulate_encoding = false;
 };
 
-/// y [rows, columns] = mean over the `copies` rows of each group of x [rows * copies, columns].
+/// y [rows, columns] = mean of each group of `copies` rows of x [rows * copies, columns].
 struct AverageRows {
   DType type;
   int64_t rows, copies, columns;
@@ -82,7 +81,7 @@ struct AverageRowsBackward {
   int64_t rows, copies, columns;
   const void* d_y;
   void* d_x;
-  bool accumulate;
+  bool accumulate = false;
 };
 
 PERCEIVER_KERNEL(embedding, Embedding)

@@ -1,4 +1,5 @@
-// Optimizers over flat buffers, and what decides on a step. Part of the interface in kernels/backend.h.
+// Optimizers over flat buffers, and the decision whether to apply a step. Part of the interface in
+// kernels/backend.h.
 #pragma once
 
 #include <cstdint>
@@ -7,23 +8,23 @@
 
 namespace perceiver::kernels {
 
-/// What differs from step to step and from update to update.
+/// The values that change from step to step and from update to update.
 struct StepScalars {
   // Written by the host before a step.
-  uint64_t step;      // key of the step's random numbers
+  uint64_t step;      // keys the step's random numbers
   double loss_scale;  // d objective / d (sum of losses)
   double learning_rate;
   // Written by step_control.
   double update;          // number of the last update, from 1; 0: none yet
-  double gradient_scale;  // every gradient is multiplied by this first (clipping)
+  double gradient_scale;  // multiplies every gradient (clipping)
   double average_decay;   // of the weights' moving average
   double gradient_norm;   // global, before clipping
-  uint64_t finite;        // 0: losses or gradients are not, and no update takes place
+  uint64_t finite;        // 0: losses or gradients are not finite, and no update is made
 };
 
 /// Decides on an update: finite iff the sum of squared gradients and the sum of losses are; then update += 1,
-/// gradient_scale = min(1, clip_norm / norm) (1 where clip_norm is 0), average_decay = min(ema_decay, (1 +
-/// update) / (10 + update)). Kernels that take `scalars` below do nothing unless scalars->finite.
+/// gradient_scale = min(1, clip_norm / norm) (1 if clip_norm is 0), average_decay = min(ema_decay, (1 +
+/// update) / (10 + update)). The kernels below that take `scalars` do nothing unless scalars->finite.
 struct StepControl {
   const double* sum_of_squares;
   const double* loss;
@@ -31,18 +32,18 @@ struct StepControl {
   StepScalars* scalars;
 };
 
-/// A piece of one parameter in the flat buffers. A table of tiles covers all parameters in order, each
-/// parameter by successive tiles; it decides the order of every sum, whatever the number of threads.
+/// A piece of one parameter in the flat buffers. A table of tiles covers all parameters in order, each by
+/// successive tiles; it fixes the order of every sum, independent of the number of threads.
 struct ParameterTile {
   int64_t begin;  // elements from the start of the flat buffers
   int64_t elements;
-  int64_t parameter;    // its number, from 0, rising
+  int64_t parameter;    // index of the parameter, ascending from 0
   double weight_decay;  // 0 for parameters that do not decay
-  bool layerwise;       // whether lamb's trust ratio applies
+  bool layerwise;       // whether LAMB's trust ratio applies
 };
 
 /// Adam (Kingma and Ba 2015) with bias correction: p -= lr * m' / (sqrt(v') + epsilon). Weight decay is added
-/// to the gradient, or where `decoupled` p -= lr * decay * p (Loshchilov and Hutter 2019). Flat buffers of
+/// to the gradient, or if `decoupled`, p -= lr * decay * p (Loshchilov and Hutter 2019). Flat buffers of
 /// `type`.
 struct Adam {
   DType type;
@@ -58,21 +59,21 @@ struct Adam {
 };
 
 /// b = momentum * b + g, p -= lr * b, or with `nesterov` p -= lr * (g + momentum * b). Weight decay is added
-/// to the gradient. `momentum_buffer` is null where momentum is 0.
+/// to the gradient. `momentum_buffer` is null if momentum is 0.
 struct Sgd {
   DType type;
   const ParameterTile* tiles;
   int64_t tile_count;
   void* parameters;
   const void* gradients;
-  void* momentum_buffer;
+  void* momentum_buffer = nullptr;
   double momentum;
   bool nesterov;
   const StepScalars* scalars;
 };
 
-/// LAMB (You et al. 2020): with u = Adam's direction + decay * p, p -= lr * |p| / |u| * u, the norms taken
-/// over each parameter (the ratio is 1 where either is 0, or not `layerwise`). `norms` holds 2 * tile_count.
+/// LAMB (You et al. 2020): with u = Adam's direction + decay * p, p -= lr * |p| / |u| * u, with one pair of
+/// norms per parameter (the ratio is 1 if either is 0, or not `layerwise`). `norms` holds 2 * tile_count.
 struct Lamb {
   DType type;
   const ParameterTile* tiles;
@@ -86,8 +87,8 @@ struct Lamb {
   const StepScalars* scalars;
 };
 
-/// One parameter of Adafactor as a matrix. Its moments are `rows` values at row_moment and `columns` at
-/// column_moment; where not `factored`, a whole second moment at row_moment.
+/// One of Adafactor's parameters, as a matrix. Its second moment is `rows` values at row_moment and `columns`
+/// at column_moment; if not `factored`, the whole second moment is at row_moment.
 struct AdafactorParameter {
   int64_t begin;  // elements from the start of the flat buffers
   int64_t rows, columns;
@@ -97,9 +98,9 @@ struct AdafactorParameter {
   double weight_decay;
 };
 
-/// Adafactor (Shazeer and Stern 2018, algorithms 4 and 5) with the learning rate given from outside: second
-/// moments decay by 1 - update^-0.8, epsilon 1e-30, the update's root mean square is clipped to 1, no first
-/// moment. Weight decay as for a decoupled Adam.
+/// Adafactor (Shazeer and Stern 2018, algorithms 4 and 5) with an external learning rate: second moments
+/// decay by 1 - update^-0.8, epsilon 1e-30, the update's root mean square is clipped to 1, no first moment.
+/// Weight decay as in decoupled Adam.
 struct Adafactor {
   DType type;
   const AdafactorParameter* table;

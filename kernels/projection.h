@@ -8,7 +8,7 @@
 
 namespace perceiver::kernels {
 
-/// For each row, rows of tables that are to be summed: row r takes table_t[ids_t[r * id_stride_t]] of each.
+/// The table rows to sum for each row: row r takes table_t[ids_t[r * id_stride_t]] of each table.
 struct TableRows {
   int tables = 0;
   const void* table[kMaxTables] = {};
@@ -16,7 +16,7 @@ struct TableRows {
   int64_t id_stride[kMaxTables] = {};
 };
 
-/// What the kernel `rotary` does to rows, as part of another kernel; none where `bands` is 0.
+/// The rotation of kernels::Rotary fused into another kernel; none if `bands` is 0.
 struct Rotation {
   int64_t heads = 0, head_dim = 0, bands = 0;
   const int32_t* positions = nullptr;  // [rows]
@@ -26,49 +26,48 @@ struct Rotation {
 
 /// Keys and values from projected tables (docs/projection.md): out [rows, columns] = rotated(rstd[row] * sum
 /// of table rows + offset), rounded once. Tables, rstd (null: 1) and offset (null: 0) are in the accumulation
-/// type. `examples` divides the rows into as many stretches, whose rows of equal place tend to share table
-/// rows.
+/// type. The rows are `examples` runs of equal length; rows at the same place of different runs tend to share
+/// table rows.
 struct ProjectedRows {
   DType type;
   int64_t rows, columns, examples;
   TableRows terms;
-  const void* rstd;    // [rows]
-  const void* offset;  // [columns]
-  Rotation rotation;
+  const void* rstd = nullptr;    // [rows]
+  const void* offset = nullptr;  // [columns]
+  Rotation rotation = {};
   void* out;
 };
 
-/// d_table [table_rows, columns] (+)= sum by id of rstd[row] * unrotated(d_out[row]), in a fixed order, for
-/// one of the tables. What d_out holds may be lost where there is a rotation. `scratch` as for
-/// EmbeddingBackward.
+/// For one of the tables: d_table [table_rows, columns] (+)= sum by id of rstd[row] * unrotated(d_out[row]),
+/// in a fixed order. With a rotation d_out may be overwritten. `scratch` as for EmbeddingBackward.
 struct ProjectedRowsBackward {
   DType type;
   int64_t rows, columns, table_rows;
   const int32_t* ids;
   int64_t id_stride;
-  const void* rstd;
-  Rotation rotation;
+  const void* rstd = nullptr;
+  Rotation rotation = {};
   void* d_out;
   void* d_table;
-  bool accumulate;
+  bool accumulate = false;
   int32_t* scratch;
 };
 
 /// d_rstd [rows] (+)= d_out[row] · sum of table rows; d_offset [columns] (+)= column sums of d_out (null: not
-/// wanted). Only without a rotation.
+/// wanted). Without a rotation only.
 struct ProjectedScaleBackward {
   DType type;
   int64_t rows, columns, examples;
   TableRows terms;
   const void* d_out;
   void* d_rstd;
-  bool accumulate_rstd;
-  void* d_offset;
-  bool accumulate_offset;
+  bool accumulate_rstd = false;
+  void* d_offset = nullptr;
+  bool accumulate_offset = false;
 };
 
-/// rstd[row] = 1 / sqrt(mean of squares of the sum of table rows + 1e-5): LayerNorm's factor, where each
-/// table's rows have mean 0.
+/// rstd[row] = 1 / sqrt(mean square of the sum of table rows + 1e-5): LayerNorm's rstd, given that all table
+/// rows have mean 0.
 struct SumRstd {
   DType type;
   int64_t rows, columns, examples;
@@ -76,28 +75,28 @@ struct SumRstd {
   void* rstd;
 };
 
-/// d_table [table_rows, columns] of table number `table` (+)= sum by id of -rstd^3 * d_rstd / columns * (the
-/// sum of table rows), in a fixed order. `scratch` as for EmbeddingBackward.
+/// d_table [table_rows, columns] of table `table` (+)= sum by id of -rstd^3 * d_rstd / columns * (sum of
+/// table rows), in a fixed order. `scratch` as for EmbeddingBackward.
 struct SumRstdBackward {
   SumRstd forward;
   const void* d_rstd;
   int table;
   int64_t table_rows;
   void* d_table;
-  bool accumulate;
+  bool accumulate = false;
   int32_t* scratch;
 };
 
-/// y [rows, columns] (+)= x less its rows' means; its own backward. y may be x (without accumulate).
+/// y [rows, columns] (+)= x minus its row means; its own backward. y may be x (without accumulate).
 struct CenterRows {
   DType type;
   int64_t rows, columns;
   const void* x;
   void* y;
-  bool accumulate;
+  bool accumulate = false;
 };
 
-/// y [rows, columns] = x, column c times scale[c].
+/// y [rows, columns] = x with column c multiplied by scale[c].
 struct ScaleColumns {
   DType type;
   int64_t rows, columns;
@@ -113,10 +112,10 @@ struct ScaleColumnsBackward {
   const void* x;
   const void* scale;
   const void* d_y;
-  void* d_x;
-  bool accumulate_x;
-  void* d_scale;
-  bool accumulate_scale;
+  void* d_x = nullptr;
+  bool accumulate_x = false;
+  void* d_scale = nullptr;
+  bool accumulate_scale = false;
 };
 
 PERCEIVER_KERNEL(projected_rows, ProjectedRows)

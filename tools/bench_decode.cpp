@@ -131,7 +131,7 @@ double fill(Engine& engine, int64_t count, int64_t length) {
   for (int64_t s = 0; s < count; ++s) {
     Sequence sequence;
     sequence.tokens = random_prompt(length, engine.model().config().vocabulary, static_cast<uint32_t>(s));
-    sequence.settings = sample_settings({}, static_cast<uint32_t>(s), false);
+    sequence.settings = sampling_parameters({}, static_cast<uint32_t>(s), false);
     engine.admit(s, std::move(sequence));
   }
   engine.compute();

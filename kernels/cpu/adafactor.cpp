@@ -1,6 +1,6 @@
 // Adafactor (Shazeer and Stern 2018, "Adafactor: adaptive learning rates with sublinear memory cost",
-// algorithms 4 and 5). Sums over a matrix are made in a fixed number of parts, each a run of rows, so that
-// they round the same whatever the number of threads.
+// algorithms 4 and 5). Sums over a matrix have a fixed number of parts, each a run of rows, so that they
+// round the same for any number of threads.
 #include <Eigen/Core>
 
 #include <algorithm>
@@ -24,7 +24,7 @@ constexpr double kDecayExponent = -0.8;   // second moments decay by 1 - update^
 constexpr double kClipThreshold = 1;      // of the update's root mean square
 constexpr int64_t kPartElements = 16384;  // smaller matrices are one part
 
-/// One parameter's update. An unfactored one is treated as a single row whose moment is kept whole.
+/// The update of one parameter. An unfactored one keeps a second moment for each element.
 template <typename T>
 class ParameterUpdate {
  public:
@@ -44,9 +44,9 @@ class ParameterUpdate {
 
   void run() {
     if (parameter_.factored) {
-      follow_factored();
+      update_factored_moments();
     } else {
-      follow_whole();
+      update_full_moment();
     }
     const double mean_square = sum_of_updates() / static_cast<double>(parameter_.rows * parameter_.columns);
     const double clip = std::max(1.0, std::sqrt(mean_square) / kClipThreshold);
@@ -54,7 +54,7 @@ class ParameterUpdate {
   }
 
  private:
-  /// Calls body(part, row) for every row, the parts spread over threads.
+  /// Calls body(part, row) for every row, parts in parallel.
   template <typename Body>
   void for_each_row(Body&& body) const {
     parallel_for(parts_, 1, [&](int64_t begin, int64_t end) {
@@ -70,14 +70,14 @@ class ParameterUpdate {
   }
   auto squares(int64_t row) const { return gradient(row).square() + static_cast<T>(kEpsilon); }
 
-  void follow_whole() {
+  void update_full_moment() {
     for_each_row([&](int64_t, int64_t row) {
       Row<T> moment(row_moment_ + row * parameter_.columns, parameter_.columns);
       moment = decay_ * moment + rest_ * squares(row);
     });
   }
 
-  void follow_factored() {
+  void update_factored_moments() {
     const int64_t columns = parameter_.columns;
     struct ColumnSums;
     T* sums = scratch<ColumnSums, T>(static_cast<size_t>(parts_ * columns));
@@ -93,7 +93,7 @@ class ParameterUpdate {
     mean_row_moment_ = Row<T>(row_moment_, parameter_.rows).mean();
   }
 
-  /// Calls use(row's gradient / root of its second moment).
+  /// Calls use(gradient of the row / square root of its second moment).
   template <typename Use>
   void with_update(int64_t row, Use&& use) const {
     const int64_t columns = parameter_.columns;

@@ -1,16 +1,16 @@
 // Tiled attention with online softmax (Milakov & Gimelshein 2018; Dao et al. 2022), forward and backward, on
 // the CPU.
 //
-// Scores are held transposed, [kKeyTile keys, kQueryTile queries]: the softmax runs down the keys, so that
-// maxima and sums are plain vector operations across the queries, and only the small query block is ever
-// packed; keys, values and gradients are read where they lie. Forward: one task per (example, head, query
-// block), keys in tiles. Backward: one task per (example, head, part of the keys); a task owns its dK and dV
-// rows, and dQ is summed over the parts in their order. The number of parts depends on the shape alone, so
-// results do not depend on the number of threads.
+// Scores are stored transposed, [kKeyTile keys, kQueryTile queries]: the softmax runs down the keys, so
+// maxima and sums are plain vector operations across the queries, and only the small query block is packed;
+// keys, values and gradients are read in place. Forward: one task per (example, head, query block), keys in
+// tiles. Backward: one task per (example, head, part of the keys); a task owns its rows of dK and dV, and dQ
+// is summed over the parts in order. The number of parts depends only on the shape, so results do not depend
+// on the number of threads.
 //
-// Working memory of a thread: the packed query block (2 * head_dim * 64), two score tiles (128 * 64) and the
+// Working memory per thread: the packed query block (2 * head_dim * 64), two score tiles (128 * 64) and the
 // output block, about 200 KiB in float at head_dim 64; backward adds dQ of one head [queries, head_dim].
-// Linear in everything.
+// Linear in every size.
 #include <Eigen/Core>
 
 #include <algorithm>
@@ -69,8 +69,7 @@ struct BlockLimits {
   }
 };
 
-/// Sets the scores of hidden keys to -infinity; false where all are visible. `query` is the block's first
-/// query.
+/// Sets the scores of masked keys to -infinity; false if all are visible. `query` is the block's first query.
 template <typename T>
 bool hide(const Head<T>& head, const BlockLimits& limits, int64_t key_begin, int64_t key_count, int64_t query,
           T* scores) {
@@ -94,8 +93,8 @@ bool hide(const Head<T>& head, const BlockLimits& limits, int64_t key_begin, int
   return true;
 }
 
-/// exp(scores), and exactly 0 for hidden ones, where Eigen's vectorised exp stops at the smallest normal
-/// number.
+/// exp(scores - shift), and exactly 0 for hidden ones, for which Eigen's vectorised exp would give the
+/// smallest normal number.
 template <typename T>
 Lanes<T> exponential(const LanesMap<T>& scores, const Lanes<T>& shift, bool some_hidden) {
   if (!some_hidden) return (scores - shift).exp();
@@ -125,7 +124,7 @@ void forward_block(const Head<T>& head, int64_t query) {
 
     Lanes<T> new_largest = largest;
     for (int64_t n = 0; n < keys; ++n) new_largest = new_largest.max(LanesMap<T>(scores + n * kQueryTile));
-    // A row that has seen nothing yet keeps -infinity; subtracting 0 from its scores leaves them hidden.
+    // A row without visible keys so far keeps -infinity; subtracting 0 from its scores leaves them hidden.
     const Lanes<T> shift =
         (new_largest == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), new_largest);
     const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), (largest - shift).exp());
@@ -151,8 +150,7 @@ void forward_block(const Head<T>& head, int64_t query) {
   }
 }
 
-/// What a backward task reads and writes: keys [key_begin, key_end) of one head, and its own dQ [queries,
-/// head_dim].
+/// Keys [key_begin, key_end) of one head, with a dQ [queries, head_dim] of its own.
 template <typename T>
 struct BackwardTask {
   const AttentionBackward& k;
@@ -234,7 +232,7 @@ void backward_task(const BackwardTask<T>& task) {
 template <typename T>
 void forward(const Attention& k) {
   const int64_t blocks = (k.queries + kQueryTile - 1) / kQueryTile;
-  // Late blocks see more keys, so they are handed out first.
+  // Late blocks see more keys, so they are scheduled first.
   parallel_items(k.batch * k.heads * blocks, [&](int64_t item) {
     const int64_t head = item % (k.batch * k.heads), block = blocks - 1 - item / (k.batch * k.heads);
     forward_block(Head<T>{k, head / k.heads, head % k.heads}, block * kQueryTile);

@@ -1,5 +1,7 @@
-// Bias and activation of a linear layer, and their backward with the bias gradient (column sums in a fixed
-// order).
+// Bias and activation of a linear layer, and their backward including the bias gradient (column sums in a
+// fixed order).
+#include <numbers>
+
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
 #include "kernels/cpu/scratch.h"
@@ -8,7 +10,7 @@
 namespace perceiver::kernels::cpu {
 namespace {
 
-constexpr double kGeluSlope = 0.7978845608028654;  // sqrt(2 / pi)
+constexpr double kGeluSlope = std::numbers::sqrt2 * std::numbers::inv_sqrtpi;  // sqrt(2 / pi)
 constexpr double kGeluCubic = 0.044715;
 
 template <typename T>

@@ -1,9 +1,9 @@
-// Attention of a few queries over the slots' rings, on the CPU: bound by reading the keys and values, each
-// once.
+// Attention of a few queries over the slots' KV caches, on the CPU: bound by reading each key and value once.
 //
-// Rows are cut into parts by their number alone; a task is one part of one slot with all heads, so that rows
-// are read as they lie. Parts keep a running maximum and sum (online softmax) and are joined in their order:
-// results depend neither on the number of threads nor on other slots.
+// Split-KV, as in flash decoding: a cache is split by its number of rows alone, and a task is one split of
+// one slot with all heads, so that rows are read contiguously. Splits keep a running maximum and sum (online
+// softmax), and their partial results are combined in order: results depend neither on the number of threads
+// nor on other slots.
 #include <Eigen/Core>
 
 #include <cmath>
@@ -42,7 +42,8 @@ T dot(const T* a, const T* b, int64_t n) {
 struct TileTag;
 struct PartialTag;
 
-/// One part's result for a query: per head largest score, sum of weights, weighted sum of values.
+/// A split's partial result for a query: per head the largest score, the sum of weights and the weighted sum
+/// of values.
 template <typename T>
 struct Partial {
   T* data;
@@ -53,7 +54,7 @@ struct Partial {
   static int64_t size(int64_t heads, int64_t head_dim) { return heads * (2 + head_dim); }
 };
 
-/// Weights of a tile's scores in place, [count] of one head, after moving the partial to the new maximum.
+/// Rescales the partial to the new maximum and turns a tile's scores [count] of one head into weights.
 template <typename T>
 void weigh(const Partial<T>& partial, int64_t h, T* scores, int64_t count) {
   Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>> row(scores, count);
@@ -67,12 +68,12 @@ void weigh(const Partial<T>& partial, int64_t h, T* scores, int64_t count) {
 }
 
 template <typename T>
-void attend_part(const CacheAttention& k, int64_t slot, int64_t query, int64_t begin, int64_t end,
-                 const Partial<T>& partial) {
+void attend_split(const CacheAttention& k, int64_t slot, int64_t query, int64_t begin, int64_t end,
+                  const Partial<T>& partial) {
   const int64_t d = k.head_dim, width = k.heads * d;
   const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(d)));
   const T* q = static_cast<const T*>(k.q) + (slot * k.queries + query) * k.q_stride;
-  const T* ring = static_cast<const T*>(k.rings) + slot * k.capacity * 2 * width;
+  const T* cache = static_cast<const T*>(k.cache) + slot * k.capacity * 2 * width;
   T* scores = scratch<TileTag, T>(static_cast<size_t>(k.heads * kTile));
   std::fill_n(partial.data, Partial<T>::size(k.heads, d), T(0));
   std::fill_n(partial.data, k.heads, -std::numeric_limits<T>::infinity());
@@ -80,10 +81,10 @@ void attend_part(const CacheAttention& k, int64_t slot, int64_t query, int64_t b
     const int64_t count = std::min(kTile, end - first);
     for (int64_t n = 0; n < count; ++n)
       for (int64_t h = 0; h < k.heads; ++h)
-        scores[h * kTile + n] = scale * dot(q + h * d, ring + (first + n) * 2 * width + h * d, d);
+        scores[h * kTile + n] = scale * dot(q + h * d, cache + (first + n) * 2 * width + h * d, d);
     for (int64_t h = 0; h < k.heads; ++h) weigh(partial, h, scores + h * kTile, count);
     for (int64_t n = 0; n < count; ++n) {
-      const T* value = ring + (first + n) * 2 * width + width;
+      const T* value = cache + (first + n) * 2 * width + width;
       for (int64_t h = 0; h < k.heads; ++h) {
         const T weight = scores[h * kTile + n];
         T* target = partial.values(h);
@@ -93,44 +94,44 @@ void attend_part(const CacheAttention& k, int64_t slot, int64_t query, int64_t b
   }
 }
 
-/// Joins the parts of one query.
+/// Combines the partials of one query.
 template <typename T>
-void join(const CacheAttention& k, int64_t row, const T* partials, int64_t parts) {
+void combine(const CacheAttention& k, int64_t row, const T* partials, int64_t splits) {
   const int64_t size = Partial<T>::size(k.heads, k.head_dim);
   T* out = static_cast<T*>(k.out) + row * k.out_stride;
   for (int64_t h = 0; h < k.heads; ++h) {
-    const auto part = [&](int64_t p) {
-      return Partial<T>{const_cast<T*>(partials) + p * size, k.heads, k.head_dim};
+    const auto partial = [&](int64_t s) {
+      return Partial<T>{const_cast<T*>(partials) + s * size, k.heads, k.head_dim};
     };
     T largest = -std::numeric_limits<T>::infinity(), sum = 0;
-    for (int64_t p = 0; p < parts; ++p) largest = std::max(largest, part(p).largest(h));
+    for (int64_t s = 0; s < splits; ++s) largest = std::max(largest, partial(s).largest(h));
     std::fill_n(out + h * k.head_dim, k.head_dim, T(0));
-    for (int64_t p = 0; p < parts; ++p) {
-      const T weight = std::exp(part(p).largest(h) - largest);
-      sum += weight * part(p).sum(h);
-      for (int64_t c = 0; c < k.head_dim; ++c) out[h * k.head_dim + c] += weight * part(p).values(h)[c];
+    for (int64_t s = 0; s < splits; ++s) {
+      const T weight = std::exp(partial(s).largest(h) - largest);
+      sum += weight * partial(s).sum(h);
+      for (int64_t c = 0; c < k.head_dim; ++c) out[h * k.head_dim + c] += weight * partial(s).values(h)[c];
     }
-    for (int64_t c = 0; c < k.head_dim; ++c) out[h * k.head_dim + c] *= parts > 0 ? 1 / sum : T(0);
+    for (int64_t c = 0; c < k.head_dim; ++c) out[h * k.head_dim + c] *= splits > 0 ? 1 / sum : T(0);
   }
 }
 
 template <typename T>
 void attend(const CacheAttention& k) {
   const int64_t size = Partial<T>::size(k.heads, k.head_dim);
-  T* partials = scratch<PartialTag, T>(static_cast<size_t>(k.slots * k.queries * kMostRingParts * size));
-  const int64_t most = most_parts(k);
+  T* partials = scratch<PartialTag, T>(static_cast<size_t>(k.slots * k.queries * kMaxSplits * size));
+  const int64_t most = splits_of_longest(k);
   parallel_items(k.slots * most, [&](int64_t item) {
-    const int64_t slot = item / most, p = item % most;
-    const RingParts parts(k.count[slot]);
-    if (p >= parts.count) return;
+    const int64_t slot = item / most, s = item % most;
+    const KvSplits splits(k.count[slot]);
+    if (s >= splits.count) return;
     for (int64_t query = 0; query < k.queries; ++query) {
       const int64_t row = slot * k.queries + query;
-      attend_part<T>(k, slot, query, parts.begin(p), parts.begin(p + 1),
-                     {partials + (row * kMostRingParts + p) * size, k.heads, k.head_dim});
+      attend_split<T>(k, slot, query, splits.begin(s), splits.begin(s + 1),
+                      {partials + (row * kMaxSplits + s) * size, k.heads, k.head_dim});
     }
   });
   for (int64_t row = 0; row < k.slots * k.queries; ++row)
-    join(k, row, partials + row * kMostRingParts * size, RingParts(k.count[row / k.queries]).count);
+    combine(k, row, partials + row * kMaxSplits * size, KvSplits(k.count[row / k.queries]).count);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What the two ways of attending over rings share (cache_attention.cpp, table_attention.cpp).
+// Shared by the two forms of cache attention (cache_attention.cpp, table_attention.cpp).
 #pragma once
 
 #include <algorithm>
@@ -8,20 +8,20 @@
 
 namespace perceiver::kernels::cpu {
 
-inline constexpr int64_t kMostRingParts = 16, kRowsOfARingPart = 256;
+inline constexpr int64_t kMaxSplits = 16, kRowsPerSplit = 256;  // longer caches have longer splits
 
-/// How `rows` rows are cut into parts.
-struct RingParts {
+/// How a cache of `rows` rows is split.
+struct KvSplits {
   int64_t rows, count;
-  explicit RingParts(int64_t n)
-      : rows(n), count(std::min(kMostRingParts, (n + kRowsOfARingPart - 1) / kRowsOfARingPart)) {}
-  int64_t begin(int64_t part) const { return rows * part / count; }
+  explicit KvSplits(int64_t n)
+      : rows(n), count(std::min(kMaxSplits, (n + kRowsPerSplit - 1) / kRowsPerSplit)) {}
+  int64_t begin(int64_t split) const { return rows * split / count; }
 };
 
-/// Parts of the longest ring; at least one.
-inline int64_t most_parts(const CacheAttention& k) {
+/// Splits of the longest cache; at least one.
+inline int64_t splits_of_longest(const CacheAttention& k) {
   const int32_t rows = *std::max_element(k.count, k.count + k.slots);
-  return std::max<int64_t>(1, RingParts(rows).count);
+  return std::max<int64_t>(1, KvSplits(rows).count);
 }
 
 /// CacheAttention with a table; T is float or double.

@@ -1,4 +1,4 @@
-// Softmax cross-entropy with label smoothing and z-loss (MODEL.md section 4), and the sums over rows.
+// Softmax cross-entropy with label smoothing and z-loss (docs/model.md, "Training"), and the sums over rows.
 #include <algorithm>
 #include <cmath>
 
@@ -13,8 +13,8 @@ struct Smoothing {
   double on, off, normalizer;
 };
 
-/// Soft targets: `on` for the target, `off` for each other id; `normalizer` makes a perfect prediction's loss
-/// 0.
+/// Soft targets: `on` for the target, `off` for every other id; `normalizer` makes the loss of a perfect
+/// prediction 0.
 Smoothing smoothing(double amount, int64_t vocabulary) {
   const double others = static_cast<double>(vocabulary - 1);
   const double on = 1 - amount, off = amount / others;

@@ -1,4 +1,4 @@
-// Dropout on its own; LayerNorm has it built in.
+// Dropout by itself; layer_norm.cpp has it fused.
 #include "kernels/cpu/dropout.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Dropout factors from Philox counters, sixteen counters at a time so that the compiler can vectorise the
+// Dropout factors from Philox counters, sixteen counters at a time so that the compiler vectorises the
 // rounds.
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace perceiver::kernels::cpu {
 
-/// factors[i] = mask.scale where element `first` + i (counted from the tensor's start) survives, else 0.
+/// factors[i] = mask.scale if element `first` + i of the tensor is kept, else 0.
 template <typename T>
 void dropout_factors(const DropoutMask& mask, int64_t first, int64_t count, T* factors) {
   constexpr int kLanes = 16;

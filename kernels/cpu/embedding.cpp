@@ -1,8 +1,8 @@
-// Sums of table rows, and their backward (segments.h).
+// Sums of table rows, and their backward (segment_sum.h).
 #include "kernels/embedding.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
-#include "kernels/cpu/segments.h"
+#include "kernels/cpu/segment_sum.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

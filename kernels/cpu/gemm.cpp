@@ -1,10 +1,10 @@
-// Matrix products: oneDNN in float32 (it picks the machine's widest instructions at run time), Eigen in
+// Matrix products: oneDNN in float32 (it dispatches to the CPU's widest instructions at run time), Eigen in
 // float64, where exactness matters and speed does not.
 #include <dnnl.h>
 #include <Eigen/Dense>
 
 #include "base/check.h"
-#include "kernels/cpu/held_signals.h"
+#include "kernels/cpu/blocked_signals.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/gemm.h"
 
@@ -12,8 +12,8 @@ namespace perceiver::kernels::cpu {
 namespace {
 
 void gemm_f32(const Gemm& g) {
-  const HeldSignals held;
-  HeldSignals::keep_from_team();
+  const BlockedSignals blocked;
+  BlockedSignals::block_in_team();
   const dnnl_status_t status =
       dnnl_sgemm(g.transpose_a ? 'T' : 'N', g.transpose_b ? 'T' : 'N', g.m, g.n, g.k, 1.0f,
                  static_cast<const float*>(g.a), g.lda, static_cast<const float*>(g.b), g.ldb,
@@ -58,8 +58,13 @@ void gemm(const Gemm& g) {
     gemm_f32(g);
   }
   if (g.bias == nullptr) return;
-  PERCEIVER_ASSERT(g.ldc == g.n);  // on the CPU results have no gaps between rows
-  bias_activation({g.type, g.m, g.n, Activation::identity, g.c, g.bias, nullptr});
+  PERCEIVER_ASSERT(g.ldc == g.n);  // on the CPU, results have no padding
+  bias_activation({.type = g.type,
+                   .rows = g.m,
+                   .columns = g.n,
+                   .activation = Activation::identity,
+                   .pre = g.c,
+                   .bias = g.bias});
 }
 
 }  // namespace perceiver::kernels::cpu

@@ -1,4 +1,4 @@
-// Residual add with dropout, and LayerNorm, in one pass over each row.
+// Residual addition with dropout, and LayerNorm, in one pass over each row.
 #include <algorithm>
 #include <cmath>
 

@@ -1,9 +1,9 @@
-// Small dense products on one thread for the attention tiles: C [rows, columns] (+)= A [rows, k] · B [k,
+// Small dense products on one thread, for the attention tiles: C [rows, columns] (+)= A [rows, k] · B [k,
 // columns].
 //
 // Register tile: kTileRows rows by kTileVectors vectors of C (24 of 32 registers with AVX-512, 12 of 16 with
-// AVX2). A is read one broadcast element at a time, so it may have any strides (a transposed A costs
-// nothing); B and C are row-major.
+// AVX2). A is read one broadcast element at a time, so it may have any strides (a transposed A is free);
+// B and C are row-major.
 #pragma once
 
 #include <cstdint>

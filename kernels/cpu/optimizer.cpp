@@ -1,6 +1,6 @@
-// Updates of the parameters from their gradients, and the weights' moving average. Elementwise work runs over
-// the tiles of the parameter table, which alone decides the order of sums: results are the same bit by bit
-// whatever the number of threads.
+// Parameter updates from gradients, and the moving average of the weights. Elementwise work runs over the
+// tiles of the parameter table, which alone fixes the order of sums: results are bit for bit the same for any
+// number of threads.
 #include <Eigen/Core>
 
 #include <algorithm>
@@ -13,8 +13,7 @@
 namespace perceiver::kernels::cpu {
 namespace {
 
-// Elements of flat buffers that are worked on together: they stay in the first-level cache from one
-// expression to the next.
+// Elements of flat buffers processed together: they stay in the L1 cache from one expression to the next.
 constexpr int64_t kBlock = 4096;
 constexpr double kAverageWarmup = 10;
 
@@ -40,8 +39,8 @@ void for_each_tile(const ParameterTile* tiles, int64_t count, Body&& body) {
   });
 }
 
-/// The scalars of Adam's formulas in the element type. 1 - beta is rounded once: of a float beta2 of 0.999 it
-/// would be wrong in the fifth digit.
+/// Adam's scalars in the element type. 1 - beta is computed in double: from a float beta2 of 0.999 it would
+/// be wrong in the fifth digit.
 template <typename T>
 struct AdamScalars {
   T rate, scale, beta1, beta2, rest1, rest2, epsilon, first_correction, second_correction;
@@ -59,7 +58,7 @@ struct AdamScalars {
         second_correction(static_cast<T>(1 / (1 - std::pow(k.beta2, k.scalars->update)))) {}
 
   template <typename Moment, typename Gradient>
-  void follow(Moment& first, Moment& second, const Gradient& gradient) const {
+  void update_moments(Moment& first, Moment& second, const Gradient& gradient) const {
     first = beta1 * first + rest1 * gradient;
     second = beta2 * second + rest2 * gradient.square();
   }
@@ -77,9 +76,9 @@ void adam_tile(const Adam& k, const AdamScalars<T>& s, const ParameterTile& tile
   const auto g = slice<T>(k.gradients, tile.begin, tile.elements);
   const T decay = static_cast<T>(tile.weight_decay);
   if (decay > 0 && !k.decoupled) {
-    s.follow(m, v, s.scale * g + decay * p);
+    s.update_moments(m, v, s.scale * g + decay * p);
   } else {
-    s.follow(m, v, s.scale * g);
+    s.update_moments(m, v, s.scale * g);
   }
   if (decay > 0 && k.decoupled) p *= 1 - s.rate * decay;
   p -= s.rate * s.direction(m, v);
@@ -104,20 +103,21 @@ void sgd_tile(const Sgd& k, const ParameterTile& tile) {
   }
 }
 
-/// Moves the moments and leaves the squared norms of parameter and direction in the tile's place of `norms`.
+/// Updates the moments and stores the squared norms of parameter and direction in the tile's entry of
+/// `norms`.
 template <typename T>
 void lamb_measure(const Lamb& k, const AdamScalars<T>& s, int64_t index) {
   const ParameterTile& tile = k.tiles[index];
   const auto p = slice<T>(static_cast<const void*>(k.parameters), tile.begin, tile.elements);
   auto m = slice<T>(k.first_moment, tile.begin, tile.elements);
   auto v = slice<T>(k.second_moment, tile.begin, tile.elements);
-  s.follow(m, v, s.scale * slice<T>(k.gradients, tile.begin, tile.elements));
+  s.update_moments(m, v, s.scale * slice<T>(k.gradients, tile.begin, tile.elements));
   const auto u = s.direction(m, v) + static_cast<T>(tile.weight_decay) * p;
   k.norms[2 * index] = p.template cast<double>().square().sum();
   k.norms[2 * index + 1] = u.template cast<double>().square().sum();
 }
 
-/// Replaces the squared norms of a parameter's tiles by its trust ratio.
+/// Replaces the squared norms of a parameter's tiles with its trust ratio.
 void lamb_ratios(const Lamb& k) {
   for (int64_t first = 0, last = 0; first < k.tile_count; first = last) {
     double parameter = 0, direction = 0;

@@ -1,4 +1,4 @@
-// Threads and element types of the CPU kernels.
+// Parallel loops and type dispatch for the CPU kernels.
 #pragma once
 
 #include <omp.h>
@@ -10,7 +10,7 @@
 
 namespace perceiver::kernels::cpu {
 
-/// Calls body(begin, end) on contiguous parts of [0, n), one part a thread, none smaller than `grain`.
+/// Calls body(begin, end) on contiguous parts of [0, n), one per thread, none smaller than `grain`.
 template <typename Body>
 void parallel_for(int64_t n, int64_t grain, Body&& body) {
   const int64_t parts =
@@ -23,7 +23,7 @@ void parallel_for(int64_t n, int64_t grain, Body&& body) {
   for (int64_t part = 0; part < parts; ++part) body(n * part / parts, n * (part + 1) / parts);
 }
 
-/// Calls body(item) for each of n unequal items, handed out one by one.
+/// Calls body(item) for each of n unequal items, scheduled dynamically one by one.
 template <typename Body>
 void parallel_items(int64_t n, Body&& body) {
 #pragma omp parallel for schedule(dynamic, 1) if (n > 1)
@@ -40,8 +40,7 @@ void with_type(DType type, Body&& body) {
   }
 }
 
-/// Sums over rows are made in this many parts whatever the number of threads, so that they round the same
-/// everywhere.
+/// Sums over rows have this many parts for any number of threads, so that they round the same everywhere.
 inline constexpr int64_t kReductionParts = 32;
 
 }  // namespace perceiver::kernels::cpu

@@ -1,12 +1,12 @@
-// Keys and values from projected tables (docs/projection.md): gathers and sums by id, each of one pass over
-// the rows. A row is turned and scaled in the first-level cache, on its way.
+// Keys and values from projected tables (docs/projection.md): gathers and sums by id, each in one pass over
+// the rows. A row is rotated and scaled while it is in the L1 cache.
 #include <cmath>
 
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rotate.h"
 #include "kernels/cpu/row.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/segments.h"
+#include "kernels/cpu/segment_sum.h"
 #include "kernels/projection.h"
 
 namespace perceiver::kernels::cpu {
@@ -17,7 +17,7 @@ constexpr double kEpsilon = 1e-5;
 struct RowTag;
 struct PartTag;
 
-/// sum = the rows of the tables that row r names.
+/// sum = sum of the table rows that row r refers to.
 template <typename T>
 void sum_row(const TableRows& terms, int64_t columns, int64_t r, Row<T>& sum) {
   for (int t = 0; t < terms.tables; ++t) {
@@ -32,9 +32,9 @@ void sum_row(const TableRows& terms, int64_t columns, int64_t r, Row<T>& sum) {
 }
 
 template <typename T>
-void turn(const Rotation& how, int64_t r, int direction, T* row) {
+void rotate(const Rotation& how, int64_t r, int direction, T* row) {
   if (how.bands == 0) return;
-  turn_row(row, how.heads, how.head_dim, how.bands, how.positions[r], how.cosine, how.sine, direction);
+  rotate_row(row, how.heads, how.head_dim, how.bands, how.positions[r], how.cosine, how.sine, direction);
 }
 
 template <typename T>
@@ -47,7 +47,7 @@ void gather(const ProjectedRows& k) {
       sum_row(k.terms, k.columns, r, out);
       if (rstd != nullptr) out *= rstd[r];
       if (offset != nullptr) out += ConstRow<T>(offset, k.columns);
-      turn(k.rotation, r, 1, out.data());
+      rotate(k.rotation, r, 1, out.data());
     }
   });
 }
@@ -63,10 +63,10 @@ void gather_backward(const ProjectedRowsBackward& k) {
       sum += factor * row;
       return;
     }
-    Row<T> turned(scratch<RowTag, T>(static_cast<size_t>(k.columns)), k.columns);
-    turned = row;
-    turn(k.rotation, r, -1, turned.data());
-    sum += factor * turned;
+    Row<T> rotated(scratch<RowTag, T>(static_cast<size_t>(k.columns)), k.columns);
+    rotated = row;
+    rotate(k.rotation, r, -1, rotated.data());
+    sum += factor * rotated;
   };
   sum_segments<T>({k.rows, k.table_rows, k.ids, k.id_stride, k.scratch}, k.columns,
                   static_cast<T*>(k.d_table), k.accumulate, add);

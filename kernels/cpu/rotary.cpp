@@ -10,8 +10,8 @@ template <typename T>
 void rotate(const Rotary& k) {
   parallel_for(k.rows, 64, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
-      turn_row(static_cast<T*>(k.x) + r * k.row_stride, k.heads, k.head_dim, k.bands, k.positions[r],
-               k.cosine, k.sine, k.direction);
+      rotate_row(static_cast<T*>(k.x) + r * k.row_stride, k.heads, k.head_dim, k.bands, k.positions[r],
+                 k.cosine, k.sine, k.direction);
   });
 }
 

@@ -1,5 +1,5 @@
-// Rotary position encoding of one row (MODEL.md section 3; Su et al. 2021, with both ends of the wavelengths
-// included).
+// Rotary position encoding of one row (docs/model.md, "Positions"; Su et al. 2021, with both ends of the
+// wavelengths included).
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,11 @@
 
 namespace perceiver::kernels::cpu {
 
-/// Turns the first 2 * bands channels of each of `heads` heads at `row` by the angles of `position`;
+/// Rotates the first 2 * bands channels of each of `heads` heads at `row` by the angles of `position`;
 /// `direction` is +1, or -1 for the inverse.
 template <typename T>
-inline void turn_row(T* row, int64_t heads, int64_t head_dim, int64_t bands, int64_t position,
-                     const void* cosines, const void* sines, int direction) {
+inline void rotate_row(T* row, int64_t heads, int64_t head_dim, int64_t bands, int64_t position,
+                       const void* cosines, const void* sines, int direction) {
   const T* cosine = static_cast<const T*>(cosines) + std::abs(position) * bands;
   const T* sine = static_cast<const T*>(sines) + std::abs(position) * bands;
   const T sign = static_cast<T>(position < 0 ? -direction : direction);

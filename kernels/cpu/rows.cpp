@@ -1,5 +1,5 @@
-// Several latents per position (MODEL.md section 2): repeating rows with an index encoding, and averaging
-// them.
+// Several latents per position (docs/model.md, "Aligned latents"): repeating rows with an index encoding, and
+// averaging them.
 #include <Eigen/Core>
 
 #include "kernels/cpu/parallel.h"

@@ -1,4 +1,4 @@
-// Choosing tokens, on the CPU: see Sample in kernels/sampling.h.
+// Sampling tokens on the CPU: see Sample in kernels/sampling.h.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -19,28 +19,30 @@ struct AdjustedTag;
 struct WeightTag;
 struct OrderTag;
 
-/// Logits after penalty and bias; -infinity for what cannot be chosen.
+/// Logits after penalty and bias; -infinity for tokens that may not be chosen.
 template <typename T>
 void adjust(const Sample& k, int64_t slot, const T* logits, double* adjusted) {
-  const SampleSettings& settings = k.settings[slot];
+  const SamplingParameters& parameters = k.parameters[slot];
   const uint8_t* seen = k.seen + slot * k.vocabulary;
-  const float* bias = settings.bias_row < 0
-                          ? nullptr
-                          : k.bias + (settings.bias_row + k.step[slot] % settings.bias_period) * k.vocabulary;
+  const float* bias =
+      parameters.bias_row < 0
+          ? nullptr
+          : k.bias + (parameters.bias_row + k.step[slot] % parameters.bias_period) * k.vocabulary;
   for (int64_t v = 0; v < k.vocabulary; ++v) {
     double x = static_cast<double>(logits[v]);
-    if (seen[v] != 0 && settings.repetition_penalty != 1)
-      x = x > 0 ? x / settings.repetition_penalty : x * settings.repetition_penalty;
+    if (seen[v] != 0 && parameters.repetition_penalty != 1)
+      x = x > 0 ? x / parameters.repetition_penalty : x * parameters.repetition_penalty;
     adjusted[v] = bias == nullptr ? x : x + static_cast<double>(bias[v]);
   }
   adjusted[kPad] = adjusted[kSos] = kNever;
-  if (settings.may_end == 0) adjusted[kEos] = kNever;
+  if (parameters.allow_eos == 0) adjusted[kEos] = kNever;
 }
 
-/// Sets the weights of what top_k, min_p and top_p leave out to 0.
-void cut(const SampleSettings& settings, int64_t vocabulary, const double* adjusted, uint64_t* weights) {
-  const bool whole = settings.top_k == 0 && settings.top_p >= 1;
-  const auto least = static_cast<uint64_t>(std::ldexp(settings.min_p, 40));
+/// Zeroes the weights of tokens excluded by top_k, min_p or top_p.
+void truncate(const SamplingParameters& parameters, int64_t vocabulary, const double* adjusted,
+              uint64_t* weights) {
+  const bool whole = parameters.top_k == 0 && parameters.top_p >= 1;
+  const auto least = static_cast<uint64_t>(std::ldexp(parameters.min_p, 40));
   for (int64_t v = 0; v < vocabulary; ++v)
     if (weights[v] < least) weights[v] = 0;
   if (whole) return;
@@ -49,13 +51,13 @@ void cut(const SampleSettings& settings, int64_t vocabulary, const double* adjus
   const auto likelier = [&](int32_t a, int32_t b) {
     return adjusted[a] > adjusted[b] || (adjusted[a] == adjusted[b] && a < b);
   };
-  int64_t kept = settings.top_k > 0 ? std::min<int64_t>(settings.top_k, vocabulary) : vocabulary;
+  int64_t kept = parameters.top_k > 0 ? std::min<int64_t>(parameters.top_k, vocabulary) : vocabulary;
   if (kept < vocabulary) std::nth_element(order, order + kept, order + vocabulary, likelier);
-  if (settings.top_p < 1) {
+  if (parameters.top_p < 1) {
     std::sort(order, order + kept, likelier);
     uint64_t total = 0, sum = 0;
     for (int64_t i = 0; i < kept; ++i) total += weights[order[i]];
-    const auto wanted = static_cast<uint64_t>(std::ceil(settings.top_p * static_cast<double>(total)));
+    const auto wanted = static_cast<uint64_t>(std::ceil(parameters.top_p * static_cast<double>(total)));
     int64_t reached = 0;
     while (reached < kept && sum < wanted) sum += weights[order[reached++]];
     kept = reached;
@@ -64,11 +66,11 @@ void cut(const SampleSettings& settings, int64_t vocabulary, const double* adjus
 }
 
 int32_t draw(const Sample& k, int64_t slot, const uint64_t* weights) {
-  const SampleSettings& settings = k.settings[slot];
+  const SamplingParameters& parameters = k.parameters[slot];
   uint64_t total = 0;
   for (int64_t v = 0; v < k.vocabulary; ++v) total += weights[v];
-  RandomStream random(settings.seed, RandomPurpose::sampling, static_cast<uint64_t>(k.step[slot]),
-                      settings.sequence);
+  RandomStream random(parameters.seed, RandomPurpose::sampling, static_cast<uint64_t>(k.step[slot]),
+                      parameters.sequence);
   const auto share = static_cast<uint64_t>((static_cast<unsigned __int128>(random.next64()) * total) >> 64);
   uint64_t sum = 0;
   for (int64_t v = 0; v < k.vocabulary; ++v) {
@@ -92,13 +94,13 @@ void choose(const Sample& k, int64_t slot) {
   const double largest = *std::max_element(adjusted, adjusted + size);
   if (!std::isfinite(sum) || !std::isfinite(largest)) return;
   int32_t token = static_cast<int32_t>(std::max_element(adjusted, adjusted + size) - adjusted);
-  const SampleSettings& settings = k.settings[slot];
-  if (settings.temperature > 0) {
+  const SamplingParameters& parameters = k.parameters[slot];
+  if (parameters.temperature > 0) {
     uint64_t* weights = scratch<WeightTag, uint64_t>(size);
     for (size_t v = 0; v < size; ++v)
       weights[v] =
-          static_cast<uint64_t>(std::ldexp(std::exp((adjusted[v] - largest) / settings.temperature), 40));
-    cut(settings, k.vocabulary, adjusted, weights);
+          static_cast<uint64_t>(std::ldexp(std::exp((adjusted[v] - largest) / parameters.temperature), 40));
+    truncate(parameters, k.vocabulary, adjusted, weights);
     token = draw(k, slot, weights);
   }
   if (token == kPad) return;
@@ -107,7 +109,7 @@ void choose(const Sample& k, int64_t slot) {
   k.seen[slot * k.vocabulary + token] = 1;
 }
 
-/// Moves the active slots on.
+/// Advances the active slots.
 void advance(const AdvanceSlots& k) {
   for (int64_t s = 0; s < k.slots; ++s) {
     if (k.active[s] == 0) continue;

@@ -1,4 +1,4 @@
-// Working memory of a kernel that is kept from call to call, so that a training step allocates nothing.
+// Working memory of a kernel, kept between calls so that a training step allocates nothing.
 #pragma once
 
 #include <cstddef>

@@ -1,9 +1,9 @@
-// Products of few rows with a large matrix: bound by reading the matrix, which is read once for up to
-// kTileRows rows.
+// Products of few rows with a large matrix: bound by reading the matrix, which is read once for up to kRows
+// rows.
 //
-// An element is a sum over vectors of `depth` in their order, one accumulator, then the lanes and the tail;
-// the tiles (rows x columns in registers) only decide what is computed side by side. bf16 weights are widened
-// as they are loaded.
+// An element is a sum over the vectors of `depth` in order, in one accumulator, then over the lanes and the
+// tail; tiles (rows x columns in registers) only decide what is computed together. bf16 weights are converted
+// to f32 as they are loaded.
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -17,8 +17,8 @@
 namespace perceiver::kernels::cpu {
 namespace {
 
-constexpr int kRows = 4, kColumns = 4, kColumnsOfOneRow = 8;
-constexpr int64_t kBytesOfATask = 1 << 15;
+constexpr int kRows = 4, kColumns = 4, kSingleRowColumns = 8;
+constexpr int64_t kTaskBytes = 1 << 15;
 
 template <typename T>
 struct Vector {
@@ -27,15 +27,15 @@ struct Vector {
 };
 
 /// A bf16 weight: the upper half of a float.
-struct Narrow {
+struct Bf16 {
   uint16_t bits;
 };
 
 template <typename T>
-T widened(T x) {
+T to_accumulator(T x) {
   return x;
 }
-inline float widened(Narrow x) {
+inline float to_accumulator(Bf16 x) {
   return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
 }
 
@@ -45,7 +45,7 @@ typename Vector<T>::Type load(const T* from) {
   std::memcpy(&v, from, sizeof v);
   return v;
 }
-inline Vector<float>::Type load(const Narrow* from) {
+inline Vector<float>::Type load(const Bf16* from) {
   constexpr int kBytes = kVectorBytes / 2;
   typedef uint16_t Halves __attribute__((vector_size(kBytes)));
   typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
@@ -66,9 +66,8 @@ void tile(const SkinnyGemm& k, const T* x, const W* weight, const T* bias, T* ou
     for (int c = 0; c < Columns; ++c) {
       const W* from = weight + c * k.depth + i;
       w[c] = load(from);
-      // Rows of 2-byte weights end before the processor has learnt to fetch ahead: the next tile's, into the
-      // second-level cache.
-      if constexpr (std::is_same_v<W, Narrow>) __builtin_prefetch(from + Columns * k.depth, 0, 2);
+      // Rows of 2-byte weights are too short for the hardware prefetcher: prefetch the next tile's into L2.
+      if constexpr (std::is_same_v<W, Bf16>) __builtin_prefetch(from + Columns * k.depth, 0, 2);
     }
     for (int r = 0; r < Rows; ++r) {
       const auto value = load(x + r * k.depth + i);
@@ -80,7 +79,7 @@ void tile(const SkinnyGemm& k, const T* x, const W* weight, const T* bias, T* ou
       T total = 0;
       for (int64_t lane = 0; lane < kLanes; ++lane) total += sum[r][c][lane];
       for (int64_t i = whole; i < k.depth; ++i)
-        total = std::fma(x[r * k.depth + i], widened(weight[c * k.depth + i]), total);
+        total = std::fma(x[r * k.depth + i], to_accumulator(weight[c * k.depth + i]), total);
       out[r * k.columns + c] = bias == nullptr ? total : total + bias[c];
     }
   }
@@ -104,7 +103,8 @@ void columns(const SkinnyGemm& k, int64_t begin, int64_t end) {
   };
   int64_t c = begin;
   if (k.rows < kRows)
-    for (; c + kColumnsOfOneRow <= end; c += kColumnsOfOneRow) rows.template operator()<kColumnsOfOneRow>(c);
+    for (; c + kSingleRowColumns <= end; c += kSingleRowColumns)
+      rows.template operator()<kSingleRowColumns>(c);
   for (; c + kColumns <= end; c += kColumns) rows.template operator()<kColumns>(c);
   for (; c < end; ++c) rows.template operator()<1>(c);
 }
@@ -112,8 +112,8 @@ void columns(const SkinnyGemm& k, int64_t begin, int64_t end) {
 template <typename T, typename W>
 void products(const SkinnyGemm& k) {
   const int64_t grain = std::max<int64_t>(
-      kColumnsOfOneRow,
-      kBytesOfATask / (k.depth * static_cast<int64_t>(sizeof(W)) * std::max<int64_t>(1, k.rows)));
+      kSingleRowColumns,
+      kTaskBytes / (k.depth * static_cast<int64_t>(sizeof(W)) * std::max<int64_t>(1, k.rows)));
   parallel_for(k.columns, grain, [&](int64_t begin, int64_t end) { columns<T, W>(k, begin, end); });
 }
 
@@ -123,7 +123,7 @@ void skinny_gemm(const SkinnyGemm& k) {
   if (k.rows == 0) return;
   if (k.weight_type == k.type) return with_type(k.type, [&]<typename T>() { products<T, T>(k); });
   PERCEIVER_ASSERT(k.type == DType::f32 && k.weight_type == DType::bf16);
-  products<float, Narrow>(k);
+  products<float, Bf16>(k);
 }
 
 }  // namespace perceiver::kernels::cpu

@@ -1,13 +1,12 @@
-// Attention over a context that is kept as token ids: keys and values are rows of a table.
+// Attention over a context kept as token ids: keys and values are rows of a table.
 //
-// With q rotated, the score of a key of token t at position p is u[t] + sum over bands i of cos(p f_i) a[t,
-// i]
-// + sin(p f_i) b[t, i]: u is the product of the channels that are not rotated, a = q_even k_even + q_odd
-// k_odd and b = q_odd k_even - q_even k_odd those of the pairs. These are made once for each query and token;
-// a key then costs 2 * bands products for each head instead of reading its row. Values: the softmax' weights
-// are summed by token, and each token's value counts once.
+// With q rotated, the score of a key of token t at position p is u[t] plus the sum over bands i of
+// cos(p f_i) a[t, i] + sin(p f_i) b[t, i], where u is the dot product over the channels that are not rotated,
+// and a = q_even k_even + q_odd k_odd and b = q_odd k_even - q_even k_odd those over the pairs. These are
+// computed once per query and token; a key then costs 2 * bands multiplications per head, and its row is not
+// read. Values: softmax weights are summed by token, and each token's value is read once.
 //
-// Heads lie side by side in vectors, [token, channel, heads] padded to whole vectors. Parts as in
+// Heads are adjacent in vectors, [token, channel, heads] padded to whole vectors. Splits as in
 // cache_attention.cpp.
 #include <Eigen/Core>
 
@@ -25,7 +24,7 @@ namespace perceiver::kernels::cpu {
 namespace {
 
 constexpr int64_t kTile = 32;
-constexpr int64_t kTokensOfATask = 32;
+constexpr int64_t kTaskTokens = 32;
 
 template <typename T>
 using Heads = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
@@ -42,7 +41,7 @@ struct Layout {
   int64_t heads;     ///< padded
   int64_t channels;  ///< 1 + 2 * bands
   int64_t mix;       ///< elements of the mixed table of a query
-  int64_t partial;   ///< elements of a part's result: largest, sum, weights by token
+  int64_t partial;   ///< elements of a split's result: largest, sum, weights by token
   explicit Layout(const CacheAttention& k)
       : heads((k.heads + kLanes - 1) / kLanes * kLanes),
         channels(1 + 2 * k.bands),
@@ -50,7 +49,7 @@ struct Layout {
         partial((2 + k.vocabulary) * heads) {}
 };
 
-/// mixed [channels, heads] of one token: u, then a and b band by band, times the scale.
+/// mixed [channels, heads] of one token: u, then a and b of each band, times the scale.
 template <typename T>
 void mix_token(const CacheAttention& k, const Layout<T>& layout, const T* q, int64_t token, T* mixed) {
   const int64_t d = k.head_dim;
@@ -94,8 +93,8 @@ void score(const CacheAttention& k, const Layout<T>& layout, const T* mixed, int
 }
 
 template <typename T>
-void attend_part(const CacheAttention& k, const Layout<T>& layout, int64_t slot, int64_t begin, int64_t end,
-                 const T* mixed, T* partial) {
+void attend_split(const CacheAttention& k, const Layout<T>& layout, int64_t slot, int64_t begin, int64_t end,
+                  const T* mixed, T* partial) {
   const int64_t heads = layout.heads;
   std::fill_n(partial, layout.partial, T(0));
   Heads<T> largest(partial, heads), sum(partial + heads, heads);
@@ -124,24 +123,25 @@ void attend_part(const CacheAttention& k, const Layout<T>& layout, int64_t slot,
   }
 }
 
-/// The output of one query: weights by token of all parts, then the tokens' values.
+/// The output of one query: combines the weights by token of all splits, then adds the tokens' values.
 template <typename T>
-void join(const CacheAttention& k, const Layout<T>& layout, int64_t row, T* partials, int64_t parts) {
+void combine(const CacheAttention& k, const Layout<T>& layout, int64_t row, T* partials, int64_t splits) {
   const int64_t heads = layout.heads, d = k.head_dim, width = k.heads * d;
   T* out = static_cast<T*>(k.out) + row * k.out_stride;
   std::fill_n(out, width, T(0));
-  if (parts == 0) return;
+  if (splits == 0) return;
   Eigen::Array<T, Eigen::Dynamic, 1> largest = ConstHeads<T>(partials, heads);
-  for (int64_t p = 1; p < parts; ++p)
-    largest = largest.max(ConstHeads<T>(partials + p * layout.partial, heads));
-  Heads<T> all(partials + heads, (1 + k.vocabulary) * heads);  // sum and weights of part 0 take the others in
-  for (int64_t p = 0; p < parts; ++p) {
-    T* partial = partials + p * layout.partial;
+  for (int64_t s = 1; s < splits; ++s)
+    largest = largest.max(ConstHeads<T>(partials + s * layout.partial, heads));
+  Heads<T> all(partials + heads,
+               (1 + k.vocabulary) * heads);  // sum and weights of split 0, to which the others are added
+  for (int64_t s = 0; s < splits; ++s) {
+    T* partial = partials + s * layout.partial;
     const Eigen::Array<T, Eigen::Dynamic, 1> shrink = (ConstHeads<T>(partial, heads) - largest).exp();
     for (int64_t t = 0; t <= k.vocabulary; ++t) {
       const ConstHeads<T> own(partial + (1 + t) * heads, heads);
       Heads<T> target(partials + (1 + t) * heads, heads);
-      if (p == 0) {
+      if (s == 0) {
         target *= shrink;
       } else {
         target += shrink * own;
@@ -167,26 +167,26 @@ void attend_by_table(const CacheAttention& k) {
   const Layout<T> layout(k);
   const int64_t rows = k.slots * k.queries;
   T* mixed = scratch<MixTag, T>(static_cast<size_t>(rows * layout.mix));
-  T* partials = scratch<HistogramTag, T>(static_cast<size_t>(rows * kMostRingParts * layout.partial));
-  const int64_t chunks = (k.vocabulary + kTokensOfATask - 1) / kTokensOfATask;
+  T* partials = scratch<HistogramTag, T>(static_cast<size_t>(rows * kMaxSplits * layout.partial));
+  const int64_t chunks = (k.vocabulary + kTaskTokens - 1) / kTaskTokens;
   parallel_items(rows * chunks, [&](int64_t item) {
-    const int64_t row = item / chunks, first = item % chunks * kTokensOfATask;
+    const int64_t row = item / chunks, first = item % chunks * kTaskTokens;
     if (k.count[row / k.queries] == 0) return;
     const T* q = static_cast<const T*>(k.q) + row * k.q_stride;
-    for (int64_t t = first; t < std::min(k.vocabulary, first + kTokensOfATask); ++t)
+    for (int64_t t = first; t < std::min(k.vocabulary, first + kTaskTokens); ++t)
       mix_token(k, layout, q, t, mixed + row * layout.mix + t * layout.channels * layout.heads);
   });
-  const int64_t most = most_parts(k);
+  const int64_t most = splits_of_longest(k);
   parallel_items(rows * most, [&](int64_t item) {
-    const int64_t row = item / most, p = item % most, slot = row / k.queries;
-    const RingParts parts(k.count[slot]);
-    if (p >= parts.count) return;
-    attend_part(k, layout, slot, parts.begin(p), parts.begin(p + 1), mixed + row * layout.mix,
-                partials + (row * kMostRingParts + p) * layout.partial);
+    const int64_t row = item / most, s = item % most, slot = row / k.queries;
+    const KvSplits splits(k.count[slot]);
+    if (s >= splits.count) return;
+    attend_split(k, layout, slot, splits.begin(s), splits.begin(s + 1), mixed + row * layout.mix,
+                 partials + (row * kMaxSplits + s) * layout.partial);
   });
   parallel_items(rows, [&](int64_t row) {
-    join(k, layout, row, partials + row * kMostRingParts * layout.partial,
-         RingParts(k.count[row / k.queries]).count);
+    combine(k, layout, row, partials + row * kMaxSplits * layout.partial,
+            KvSplits(k.count[row / k.queries]).count);
   });
 }
 

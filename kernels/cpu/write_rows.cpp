@@ -1,4 +1,4 @@
-// New rows of the slots' rings.
+// Writes new rows into the slots' ring buffers.
 #include <cstring>
 
 #include "kernels/cpu/parallel.h"

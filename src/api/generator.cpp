@@ -133,7 +133,7 @@ Generator Generator::fork(uint64_t seed) const {
   options.seed = seed;
   auto other = std::make_unique<State>(s.model, options);
   other->engine.copy(s.engine, 0, 0);
-  other->engine.set_sampling(0, sample_settings(sampling_options(options), 0, !options.ignore_eos));
+  other->engine.set_sampling(0, sampling_parameters(sampling_options(options), 0, !options.ignore_eos));
   other->stop = s.stop;
   other->characters = s.characters;
   other->prompt = s.prompt;
@@ -201,14 +201,14 @@ Generator Model::restore(std::string_view saved) const {
   s.engine.restore(0, file);
   const std::vector<int32_t>& tokens = s.engine.tokens(0);
   if (prompt == 0 || prompt > tokens.size()) throw_user("{}: its prompt is damaged", file.source());
-  const kernels::SampleSettings& settings = s.engine.sampling(0);
+  const kernels::SamplingParameters& settings = s.engine.sampling(0);
   s.options.temperature = settings.temperature;
   s.options.top_k = settings.top_k;
   s.options.top_p = settings.top_p;
   s.options.min_p = settings.min_p;
   s.options.repetition_penalty = settings.repetition_penalty;
   s.options.seed = settings.seed;
-  s.options.ignore_eos = settings.may_end == 0;
+  s.options.ignore_eos = settings.allow_eos == 0;
   check_sampling(sampling_options(s.options));
   for (size_t i = prompt; i < tokens.size(); ++i) s.text_of(tokens[i]);  // what is pending of the text
   s.prompt = prompt;

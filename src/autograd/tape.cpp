@@ -2,9 +2,22 @@
 
 #include "base/check.h"
 #include "kernels/elementwise.h"
-#include "kernels/norm.h"
 
 namespace perceiver {
+namespace {
+
+/// A copy in stream order; by a kernel, so that a recorded step remains a chain of kernels.
+Tensor copy_of(const Tape& tape, const Tensor& tensor) {
+  const Tensor copy = Tensor::empty(tape.context(), tensor.dtype(), tensor.shape());
+  kernels::cast(tape.launch(), {.from = tensor.dtype(),
+                                .to = tensor.dtype(),
+                                .elements = tensor.elements(),
+                                .x = tensor.data(),
+                                .y = copy.data()});
+  return copy;
+}
+
+}  // namespace
 
 Variable Tape::result(DType dtype, Shape shape) const {
   Variable variable{Tensor::empty(context_, dtype, shape), nullptr};
@@ -25,16 +38,10 @@ GradientTarget Tape::target(const Variable& variable) {
   if (!variable.gradient) return {};
   Gradient& gradient = *variable.gradient;
   if (!gradient.tensor) gradient.tensor = Tensor::empty(context_, gradient.dtype, gradient.shape);
-  if (gradient.written && !gradient.tensor.unique()) {
-    // Another operation's gradient shares the storage (see `give`); it must not see the sum. Parameters share
-    // theirs with the flat buffer alone and are meant to be written there.
-    if (!gradient.preallocated) {
-      Tensor own = Tensor::empty(context_, gradient.dtype, gradient.shape);
-      kernels::dropout(launch(),
-                       {gradient.dtype, own.elements(), gradient.tensor.data(), {}, own.data(), false});
-      gradient.tensor = own;
-    }
-  }
+  // A gradient that shares its storage with another (see `give`) is copied before anything is added to it.
+  // Parameters share theirs with the flat buffer only, and are meant to be written there.
+  if (gradient.written && !gradient.preallocated && !gradient.tensor.unique())
+    gradient.tensor = copy_of(*this, gradient.tensor);
   const bool accumulate = gradient.written;
   gradient.written = true;
   if (offender_ != nullptr) written_.push_back(gradient.tensor);
@@ -48,7 +55,10 @@ void Tape::give(const Variable& variable, const Tensor& tensor) {
                    tensor.dtype() == gradient.dtype);
   if (gradient.written) {
     const GradientTarget sum = target(variable);
-    kernels::add(launch(), {tensor.dtype(), tensor.elements(), tensor.data(), sum.tensor.data()});
+    kernels::add(launch(), {.type = tensor.dtype(),
+                            .elements = tensor.elements(),
+                            .source = tensor.data(),
+                            .target = sum.tensor.data()});
     return;
   }
   gradient.tensor = tensor;
@@ -69,11 +79,12 @@ void Tape::backward() {
 void Tape::check(const Tensor& tensor, std::string_view direction, std::string_view name,
                  const std::string& scope) {
   if (offender_ == nullptr || offender_->has_value()) return;
-  // As many bytes as an int64; only a step that went wrong is checked, so that the allocation does not
-  // matter.
+  // f64 is as large as an int64. Only a failed step is checked, so the allocation does not matter.
   const Tensor counter = Tensor::empty(context_, DType::f64, {1});
-  kernels::count_non_finite(
-      launch(), {tensor.dtype(), tensor.elements(), tensor.data(), static_cast<int64_t*>(counter.data())});
+  kernels::count_non_finite(launch(), {.type = tensor.dtype(),
+                                       .elements = tensor.elements(),
+                                       .x = tensor.data(),
+                                       .count = static_cast<int64_t*>(counter.data())});
   int64_t count = 0;
   counter.copy_to_host(std::as_writable_bytes(std::span(&count, 1)));
   if (count == 0) return;
@@ -97,16 +108,16 @@ Variable recomputed(Tape& tape, const Variable& input,
   tape.record("recomputed block", output,
               [&tape, input = input.kept(), start, block = std::move(block), scope = tape.scope(),
                gradient = output.gradient] {
-                Tape again(tape.context(), true, tape.training(), start);
-                again.check_finite(tape.finite_check());
-                again.enter(scope);
-                Variable copy{input.read(), std::make_shared<Gradient>()};
-                copy.gradient->shape = copy.shape();
-                copy.gradient->dtype = copy.value.dtype();
-                const Variable output_again = block(again, copy);
-                again.give(output_again, gradient->tensor);
-                again.backward();
-                if (copy.gradient->written) tape.give(input, copy.gradient->tensor);
+                Tape inner(tape.context(), true, tape.training(), start);
+                inner.check_finite(tape.finite_check());
+                inner.enter(scope);
+                Variable inner_input{input.read(), std::make_shared<Gradient>()};
+                inner_input.gradient->shape = inner_input.shape();
+                inner_input.gradient->dtype = inner_input.value.dtype();
+                const Variable inner_output = block(inner, inner_input);
+                inner.give(inner_output, gradient->tensor);
+                inner.backward();
+                if (inner_input.gradient->written) tape.give(input, inner_input.gradient->tensor);
               });
   return output;
 }

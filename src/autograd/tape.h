@@ -1,4 +1,4 @@
-// The tape: coarse operations record their backward as they run; `backward` calls them in reverse.
+// The autograd tape: coarse operations record their backward as they run; `backward` calls them in reverse.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,14 @@
 
 namespace perceiver {
 
-/// Keys of the random numbers of one forward pass. Masks depend on these and on an element's place in the
+/// Keys of the random numbers of one forward pass. Masks depend on these and on an element's index in the
 /// whole batch, not on micro-batches, devices or recomputation.
 struct RandomKey {
   uint64_t seed = 0;
   uint64_t step = 0;
-  int64_t first_example = 0;              ///< place of the pass' first example in the whole batch
+  int64_t first_example = 0;              ///< index in the whole batch of the pass's first example
   uint32_t op = 0;                        ///< number of the next operation that draws
-  const uint64_t* device_step = nullptr;  ///< `step` in the device's memory; where elements are dropped
+  const uint64_t* device_step = nullptr;  ///< `step` in device memory; required for dropout
 };
 
 /// Where an operation writes a gradient.
@@ -33,7 +33,7 @@ struct GradientTarget {
 
 class Tape {
  public:
-  /// `recording`: keep what backward needs. `training`: dropout is on.
+  /// `recording` keeps what backward needs; `training` turns dropout on.
   Tape(DeviceContext& context, bool recording, bool training = false, RandomKey random = {})
       : context_(context), recording_(recording), training_(training), random_(random) {}
 
@@ -43,36 +43,38 @@ class Tape {
   bool training() const { return training_; }
   RandomKey& random() { return random_; }
 
-  /// A fresh result of an operation; it has a gradient when the tape records.
+  /// A new result of an operation, with a gradient if the tape records.
   Variable result(DType dtype, Shape shape) const;
-  /// A value that comes from outside and takes no gradient.
+  /// An external value, without a gradient.
   static Variable constant(Tensor value) { return {std::move(value), nullptr}; }
 
-  /// Records `backward` of operation `name` with result `output`; it is skipped when nothing wrote the
-  /// output's gradient.
+  /// Records `backward` of operation `name` with result `output`; it is skipped if nothing wrote the output's
+  /// gradient.
   void record(std::string_view name, const Variable& output, std::function<void()> backward);
 
   /// Where to write the gradient of `variable`; empty for constants. Each call must be followed by the write.
   GradientTarget target(const Variable& variable);
-  /// Hands over a finished tensor as (part of) the gradient of `variable`, without a copy where it is the
-  /// first part.
+  /// Passes a finished tensor on as (part of) the gradient of `variable`, without a copy if it is the first
+  /// part.
   void give(const Variable& variable, const Tensor& gradient);
-  /// The finished gradient of an operation's output, during backward.
+  /// During backward: the finished gradient of an operation's output.
   const Tensor& gradient_of(const Variable& variable) const { return variable.gradient->tensor; }
 
-  /// Runs all recorded operations in reverse and forgets them. The caller has written the roots' gradients.
+  /// Runs the backward of all recorded operations in reverse order and forgets them. The caller has written
+  /// the gradients of the roots.
   void backward();
 
-  /// From now on what a row of a linear layer becomes does not depend on how many rows there are, to the bit:
-  /// for generation, where rows are sequences. For few rows; not while recording.
-  void set_independent_rows() { independent_rows_ = true; }
-  bool independent_rows() const { return independent_rows_; }
+  /// From now on the result of a row of a linear layer is bit for bit independent of the number of rows: for
+  /// generation, where rows are sequences. For few rows; not while recording.
+  void set_batch_invariant() { batch_invariant_ = true; }
+  bool batch_invariant() const { return batch_invariant_; }
 
-  /// From now on every result and gradient is checked, and the first with a NaN or infinity remembered.
+  /// From now on every result and gradient is checked; the first with a NaN or infinity is described in
+  /// `*first_offender`.
   void check_finite(std::optional<std::string>* first_offender) { offender_ = first_offender; }
   std::optional<std::string>* finite_check() const { return offender_; }
 
-  /// Name of the part of the model that the operations from now on belong to.
+  /// Names the part of the model that the following operations belong to.
   void enter(std::string scope) { scope_ = std::move(scope); }
   const std::string& scope() const { return scope_; }
 
@@ -89,7 +91,7 @@ class Tape {
   DeviceContext& context_;
   bool recording_;
   bool training_;
-  bool independent_rows_ = false;
+  bool batch_invariant_ = false;
   RandomKey random_;
   std::vector<Operation> operations_;
   std::vector<Tensor> written_;
@@ -97,8 +99,8 @@ class Tape {
   std::string scope_;
 };
 
-/// Runs `block` on `input` without keeping what its backward needs, and runs it again for that during
-/// backward. Results and gradients are bitwise those of block(tape, input).
+/// Activation checkpointing: runs `block` on `input` without keeping what its backward needs, and runs it
+/// again during backward. Results and gradients are bitwise those of block(tape, input).
 Variable recomputed(Tape& tape, const Variable& input, std::function<Variable(Tape&, const Variable&)> block);
 
 }  // namespace perceiver

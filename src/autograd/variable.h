@@ -14,22 +14,22 @@ struct Gradient {
   Shape shape;
   DType dtype = DType::f32;
   bool written = false;
-  bool preallocated = false;  ///< a parameter's: its place in the flat gradient buffer is fixed
+  bool preallocated = false;  ///< a parameter's, at a fixed place in the flat gradient buffer
 };
 
-/// A tensor and, where one is wanted, its gradient. The two are apart so that an operation's backward keeps
+/// A tensor and, if one is wanted, its gradient. They are separate so that an operation's backward keeps
 /// alive only what it reads.
 struct Variable {
   Tensor value;
   std::shared_ptr<Gradient> gradient;  ///< null for constants
 
-  /// Where it is cheap to make the value again, how: then backward need not keep it.
+  /// Recomputes the value, if that is cheap: then backward need not keep it.
   std::shared_ptr<const std::function<Tensor()>> restore = {};
 
   const Shape& shape() const { return value.shape(); }
-  /// What a backward that reads the value keeps of it.
+  /// What to keep for a backward that reads the value.
   Variable kept() const { return {restore ? Tensor() : value, gradient, restore}; }
-  /// What a backward that only writes the gradient keeps.
+  /// What to keep for a backward that only writes the gradient.
   Variable gradient_only() const { return {Tensor(), gradient}; }
   Tensor read() const { return value || !restore ? value : (*restore)(); }
 };

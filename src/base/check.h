@@ -9,13 +9,13 @@
 
 namespace perceiver {
 
-/// Throws a `user` error: something the caller passed is wrong and can be mended by them.
+/// Throws a `user` error: the caller passed something wrong and can fix it.
 template <typename... Args>
 [[noreturn]] void throw_user(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(ErrorKind::user, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Throws a `failure` error: the machine or this library could not do what was rightly asked.
+/// Throws a `failure` error: the machine or this library could not carry out a valid request.
 template <typename... Args>
 [[noreturn]] void throw_failure(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(ErrorKind::failure, fmt::format(format, std::forward<Args>(args)...));
@@ -23,7 +23,7 @@ template <typename... Args>
 
 }  // namespace perceiver
 
-/// Internal consistency: a false condition is a bug in this library, never the user's mistake.
+/// Checks internal consistency: a false condition is a bug in this library, never the user's mistake.
 #define PERCEIVER_ASSERT(condition)                                                                \
   do {                                                                                             \
     if (!(condition))                                                                              \

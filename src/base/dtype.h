@@ -48,7 +48,7 @@ struct DTypeOf<uint8_t> {
   static constexpr DType value = DType::u8;
 };
 
-/// The type in which statistics, losses and parameter gradients of a compute type are kept.
+/// The type of statistics, losses and parameter gradients for a compute type.
 constexpr DType accumulation_type(DType dtype) {
   return dtype == DType::f64 ? DType::f64 : DType::f32;
 }

@@ -7,7 +7,7 @@
 namespace perceiver {
 namespace {
 
-constexpr size_t compared_bytes = 64;  // names are shorter; what is cut off cannot make a better match
+constexpr size_t compared_bytes = 64;  // names are shorter; the rest cannot improve a match
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// Finding the name that somebody probably meant.
+// Finds the name that was probably meant.
 #pragma once
 
 #include <cstddef>
@@ -7,10 +7,10 @@
 
 namespace perceiver {
 
-/// Levenshtein distance in bytes, or `limit` if it is not smaller.
+/// Levenshtein distance in bytes, at most `limit`.
 size_t edit_distance(std::string_view a, std::string_view b, size_t limit);
 
-/// The candidate (an index) with the smallest edit distance to `word`, the first of several; `candidates`
+/// Index of the candidate with the smallest edit distance to `word`, the first in case of ties; `candidates`
 /// must not be empty.
 size_t nearest_word(std::string_view word, const std::vector<std::string_view>& candidates);
 

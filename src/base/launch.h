@@ -1,4 +1,4 @@
-// Where kernels run: what a device context hands to every launch.
+// Where kernels run: what a device context passes to every launch.
 #pragma once
 
 #include <cstdint>
@@ -7,19 +7,19 @@
 
 namespace perceiver {
 
-/// How products of f32 matrices are computed: in full, or (faster, CUDA alone) with operands rounded to tf32.
+/// Precision of f32 matrix products: full, or (faster, CUDA only) with operands rounded to tf32.
 enum class MatmulPrecision : uint8_t { full, tf32 };
 
-/// All work of one stream is in order, so that successive launches share the workspace.
+/// Work on a stream runs in order, so successive launches share the workspace.
 struct Launch {
   Device device;
-  void* stream = nullptr;       ///< cudaStream_t; null on the CPU, where a launch is a call
+  void* stream = nullptr;       ///< cudaStream_t; null on the CPU, where a launch is a plain call
   void* workspace = nullptr;    ///< device memory for partial results, aligned to 256 bytes
   int64_t workspace_bytes = 0;  ///< CUDA: at least 64 MiB
   int sm_count = 1;             ///< streaming multiprocessors
   MatmulPrecision matmul_precision = MatmulPrecision::full;
-  void* library = nullptr;  ///< handles and caches of the matrix products (kernels/cuda/gemm/gemm.h)
-  void* cudnn = nullptr;    ///< handle and plans of cuDNN (kernels/cuda/attention/cudnn_attention.h)
+  void* library = nullptr;  ///< kernels::cuda::GemmLibrary (kernels/cuda/gemm/gemm.h)
+  void* cudnn = nullptr;    ///< kernels::cuda::CudnnPlans (kernels/cuda/attention/cudnn_attention.h)
 };
 
 }  // namespace perceiver

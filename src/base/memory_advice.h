@@ -1,4 +1,4 @@
-// What messages about memory that does not suffice end with.
+// The advice at the end of out-of-memory messages.
 #pragma once
 
 namespace perceiver {

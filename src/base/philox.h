@@ -1,5 +1,5 @@
-// Philox4x32-10, the counter-based random numbers that everything draws from (Salmon et al., "Parallel random
-// numbers: as easy as 1, 2, 3", SC 2011). Without other headers, for device code as well.
+// Philox4x32-10, the counter-based random number generator used everywhere (Salmon et al., "Parallel random
+// numbers: as easy as 1, 2, 3", SC 2011). Depends on no other header, so that device code can include it.
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@ namespace perceiver {
 
 using PhiloxBlock = std::array<uint32_t, 4>;
 
-/// Ten rounds of Philox4x32. counter[0] is the fastest-changing word.
+/// Ten rounds of Philox4x32. counter[0] is the word that varies fastest.
 constexpr PhiloxBlock philox(PhiloxBlock counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53u} * counter[0];
@@ -22,7 +22,7 @@ constexpr PhiloxBlock philox(PhiloxBlock counter, uint32_t key0, uint32_t key1) 
   return counter;
 }
 
-/// What a stream of random numbers is for; streams of different purposes never overlap.
+/// The purpose of a stream of random numbers; streams of different purposes never overlap.
 enum class RandomPurpose : uint32_t {
   initialization = 1,
   dropout = 2,

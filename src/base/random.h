@@ -1,6 +1,5 @@
-// Streams of counter-based random numbers (base/philox.h). A value depends on its key and counter alone, so
-// masks and batches are the same whatever the device, the number of threads, the world size or the
-// recomputation.
+// Streams of counter-based random numbers (base/philox.h). A value depends only on its key and counter, so
+// masks and batches do not depend on the device, the number of threads, the world size or recomputation.
 #pragma once
 
 #include <array>
@@ -11,10 +10,10 @@
 
 namespace perceiver {
 
-/// A stream of uniform numbers keyed by (seed, purpose, a, b): `a` and `b` are e.g. step and example. The
-/// seed is Philox's key; the counter's words are (block, low half of a, purpose and high part of a, b), each
-/// in bits of its own, so no two streams share a block. That leaves 56 bits for `a` and 2^32 blocks (2^34
-/// words) per stream; passing either limit is an error, never a silent repetition.
+/// A stream of uniform numbers keyed by (seed, purpose, a, b), where `a` and `b` are e.g. step and example.
+/// The seed is Philox's key; the counter's words are (block, low half of a, purpose and high part of a, b),
+/// in disjoint bits, so no two streams share a block. That leaves 56 bits for `a` and 2^32 blocks (2^34
+/// words) per stream; exceeding either limit is an error, never a silent repetition.
 class RandomStream {
  public:
   RandomStream(uint64_t seed, RandomPurpose purpose, uint64_t a = 0, uint32_t b = 0)
@@ -24,7 +23,7 @@ class RandomStream {
     PERCEIVER_ASSERT(a >> 56 == 0);
   }
 
-  /// Block `index` of the stream, wherever the stream stands: words 4 index … 4 index + 3.
+  /// Block `index` of the stream, independent of its position: words 4 index … 4 index + 3.
   PhiloxBlock block(uint32_t index) const {
     return philox({index, high_[0], high_[1], high_[2]}, static_cast<uint32_t>(seed_),
                   static_cast<uint32_t>(seed_ >> 32));

@@ -21,8 +21,8 @@ using kernels::cuda::check;
 
 constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;
 
-/// Pinned buffers through which copies from the host go, so that these never wait for the device: a buffer is
-/// used again only after what was sent from it has arrived.
+/// Pinned buffers for copies from the host, which therefore never wait for the device. A buffer is reused
+/// once the copies from it have completed.
 class Staging {
  public:
   explicit Staging(cudaStream_t stream) : stream_(stream) {}
@@ -81,7 +81,7 @@ class Staging {
   size_t current_ = 0, used_ = 0;
 };
 
-/// What tensors may outlive the context with: the stream and its staging buffers.
+/// The stream and its staging buffers, shared by tensors that outlive the context.
 struct Queue {
   explicit Queue(int device_index) : index(device_index) {
     check(cudaSetDevice(index), "device");
@@ -128,7 +128,7 @@ class CudaMemory final : public DeviceMemory {
     void* pointer = nullptr;
     const cudaError_t status = cudaMalloc(&pointer, bytes);
     if (status == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // not sticky: the next launch is not to report it
+      cudaGetLastError();  // clear it: the next launch should not report it
       return nullptr;
     }
     check(status, "memory");
@@ -136,7 +136,7 @@ class CudaMemory final : public DeviceMemory {
   }
   void system_release(void* pointer, size_t) noexcept override {
     cudaSetDevice(queue_->index);
-    cudaStreamSynchronize(queue_->stream);  // nothing enqueued may still use it
+    cudaStreamSynchronize(queue_->stream);  // enqueued work may still use it
     cudaFree(pointer);
   }
   int64_t system_available() const override {
@@ -253,7 +253,7 @@ class CudaContext final : public DeviceContext {
   kernels::cuda::CudnnPlans cudnn_;
 };
 
-/// Number of GPUs; 0 also where there is no driver.
+/// Number of GPUs; 0 if there is no driver.
 int count_devices() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
@@ -266,7 +266,8 @@ int count_devices() {
 std::shared_ptr<DeviceContext> DeviceContext::cuda(int index) {
   const int count = count_devices();
   if (count == 0) throw_user("device: cuda, but there is no NVIDIA GPU, or no driver for it");
-  if (index < 0 || index >= count) throw_user("GPU {} asked for; there are {}, counted from 0", index, count);
+  if (index < 0 || index >= count)
+    throw_user("GPU {} requested; there are {}, numbered from 0", index, count);
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, index), "properties of the device");
   if (properties.major < 8)

@@ -18,8 +18,8 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// Sizes are rounded so that near-equal requests share blocks; at most an eighth is wasted, and of large
-// blocks less than 2 MiB.
+// Sizes are rounded up so that similar requests share blocks; at most an eighth is wasted, and less than 2
+// MiB of large blocks.
 size_t rounded(size_t bytes) {
   size_t step = kAlignment;
   while (step < kHugePage && step * 16 < bytes) step *= 2;
@@ -57,7 +57,7 @@ class CpuMemory final : public DeviceMemory {
   }
   std::string capacity() const override {
     const int64_t bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-    return fmt::format("{} MiB of memory in all", bytes >> 20);
+    return fmt::format("{} MiB of memory in total", bytes >> 20);
   }
 
  private:
@@ -127,7 +127,7 @@ void* DeviceMemory::system_allocate_or_throw(size_t size) {
     pointer = system_allocate(size);
   }
   if (pointer == nullptr) {
-    throw_failure("out of memory: {} MiB asked for while {} MiB are in use, and there are {}; {}",
+    throw_failure("out of memory: {} MiB requested with {} MiB in use, and there are {}; {}",
                   (size + (1 << 20) - 1) >> 20, statistics_.live_bytes >> 20, capacity(), kMemoryAdvice);
   }
   ++statistics_.system_allocations;
@@ -202,7 +202,7 @@ std::shared_ptr<DeviceContext> DeviceContext::cpu(int threads) {
 
 #ifndef PERCEIVER_CUDA
 std::shared_ptr<DeviceContext> DeviceContext::cuda(int) {
-  throw_user("device: cuda, but this build computes on the CPU alone; use device: cpu or auto");
+  throw_user("device: cuda, but this build supports only the CPU; use device: cpu or auto");
 }
 
 std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads) {

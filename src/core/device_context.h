@@ -1,5 +1,5 @@
-// One compute device as the library uses it: where memory comes from and where work is enqueued. There is no
-// current device; every tensor and every kernel launch names its context.
+// A compute device: the source of memory and the queue of work. There is no current device; every tensor and
+// every kernel launch names its context.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +17,17 @@
 namespace perceiver {
 
 struct MemoryStatistics {
-  int64_t live_bytes = 0;          ///< handed out and not returned
+  int64_t live_bytes = 0;          ///< allocated and not released
   int64_t peak_bytes = 0;          ///< largest `live_bytes` so far
-  int64_t reserved_bytes = 0;      ///< taken from the system
-  int64_t system_allocations = 0;  ///< how often the system was asked
+  int64_t reserved_bytes = 0;      ///< allocated from the system
+  int64_t system_allocations = 0;  ///< number of allocations from the system
 
   void add(const MemoryStatistics& other);
 };
 
-/// A device's memory: blocks, and copies in the order of the device's stream. Freed blocks are kept for reuse
-/// by exact rounded size: after the first training step every request is met from the cache and the system is
-/// not asked again. Allocation is thread-safe.
+/// A device's memory: a caching allocator, and copies in stream order. Freed blocks are cached by their exact
+/// rounded size: after the first training step every request is met from the cache. Allocation is
+/// thread-safe.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
@@ -37,18 +37,18 @@ class DeviceMemory {
 
   void* allocate(size_t bytes);
   void release(void* pointer) noexcept;
-  /// Returns every cached, unused block to the system.
+  /// Returns all cached blocks to the system.
   void trim();
-  /// Bytes that could be had now, cached blocks included.
+  /// Bytes that could be allocated now, including cached blocks.
   int64_t available() const;
   MemoryStatistics statistics() const;
   void reset_peak();
 
   /// Copies from the host, in stream order; `source` may be changed as soon as this returns.
   virtual void upload(void* target, const void* source, size_t bytes) = 0;
-  /// Copies to the host, and waits for it.
+  /// Copies to the host, and waits for completion.
   virtual void download(void* target, const void* source, size_t bytes) = 0;
-  /// Within the device, in stream order.
+  /// Copies within the device, in stream order.
   virtual void copy(void* target, const void* source, size_t bytes) = 0;
   virtual void zero(void* target, size_t bytes) = 0;
 
@@ -56,9 +56,9 @@ class DeviceMemory {
   /// Memory of at least `bytes`, aligned to 64 bytes, or null.
   virtual void* system_allocate(size_t bytes) = 0;
   virtual void system_release(void* pointer, size_t bytes) noexcept = 0;
-  /// Bytes that the system could give now.
+  /// Bytes that the system could provide now.
   virtual int64_t system_available() const = 0;
-  /// What there is in all, in words; for the message when it does not suffice.
+  /// Describes the total memory, for the out-of-memory message.
   virtual std::string capacity() const = 0;
 
  private:
@@ -71,8 +71,8 @@ class DeviceMemory {
   MemoryStatistics statistics_;
 };
 
-/// Small results on their way to the host while the device goes on working: `post` what was computed so far,
-/// `seal`, and later `wait` for exactly that. Work on the device may write to `content` too, before the
+/// Small results sent to the host while the device continues to work: `post` what was computed so far,
+/// `seal`, and later `wait` for exactly that. Work on the device may also write to `content` before the
 /// `seal`.
 class Mailbox {
  public:
@@ -81,11 +81,11 @@ class Mailbox {
   virtual void post(size_t offset, const void* source, size_t bytes) = 0;
   virtual std::byte* content() = 0;
   virtual void seal() = 0;
-  /// What was posted before the last `seal`.
+  /// Waits for, and returns, what was posted before the last `seal`.
   virtual const std::byte* wait() = 0;
 };
 
-/// Launches recorded once, to be replayed as one (a CUDA graph). Holds no memory.
+/// Launches recorded once, to be replayed together (a CUDA graph). Owns no memory.
 class RecordedWork {
  public:
   virtual ~RecordedWork() = default;
@@ -94,11 +94,11 @@ class RecordedWork {
 
 class DeviceContext {
  public:
-  /// The CPU, with `threads` worker threads (0: as many as the machine has).
+  /// The CPU, with `threads` worker threads (0: one per processor).
   static std::shared_ptr<DeviceContext> cpu(int threads = 0);
-  /// GPU `index`; throws `user` where there is none or the library was built without CUDA.
+  /// GPU `index`; throws `user` if there is none or the library was built without CUDA.
   static std::shared_ptr<DeviceContext> cuda(int index = 0);
-  /// "cpu", "cuda", or "auto": the first GPU if there is one that this build can use, else the CPU.
+  /// "cpu", "cuda", or "auto": the first GPU if there is one this build can use, else the CPU.
   static std::shared_ptr<DeviceContext> open(const std::string& device, int threads = 0);
 
   virtual ~DeviceContext() = default;
@@ -111,28 +111,28 @@ class DeviceContext {
   const std::string& name() const { return name_; }
   int threads() const { return threads_; }
   void set_matmul_precision(MatmulPrecision matmul_precision) { launch_.matmul_precision = matmul_precision; }
-  /// For the next kernel; makes the device the calling thread's.
+  /// For the next kernel; makes the device current for the calling thread.
   const Launch& launch() const {
     make_current();
     return launch_;
   }
 
-  /// Tensors share the memory, so that they may outlive the context.
+  /// Tensors share ownership of the memory, so they may outlive the context.
   const std::shared_ptr<DeviceMemory>& memory() const { return memory_; }
-  /// Memory of its own on the same device and stream: blocks freed to it are reused from it alone.
+  /// A separate arena on the same device and stream: blocks freed to it are reused only from it.
   std::shared_ptr<DeviceMemory> new_arena();
-  /// Of the context's memory and all arenas.
+  /// Sums over the context's memory and all arenas.
   MemoryStatistics statistics() const;
   void reset_peak();
 
   virtual std::unique_ptr<Mailbox> new_mailbox(size_t bytes) const = 0;
-  /// Records what `work` launches without running it; it must neither allocate from the system nor wait.
-  /// Null where the device cannot: then nothing was called.
+  /// Records what `work` launches without running it; `work` must neither allocate from the system nor wait.
+  /// Null if the device cannot record; then `work` was not called.
   virtual std::unique_ptr<RecordedWork> record(const std::function<void()>& work) const = 0;
-  /// Waits until all that was enqueued is done.
+  /// Waits until all enqueued work is done.
   virtual void synchronize() const = 0;
-  /// Held while enqueuing what must not be interleaved with another thread's: a GPU's stream, workspace and
-  /// recording belong to one thread at a time. Empty on the CPU, where threads compute side by side.
+  /// Hold this while enqueuing work that must not interleave with another thread's: a GPU's stream, workspace
+  /// and recording belong to one thread at a time. Empty on the CPU, where threads compute concurrently.
   std::unique_lock<std::recursive_mutex> exclusive() const {
     return is_cuda() ? std::unique_lock(exclusive_) : std::unique_lock<std::recursive_mutex>();
   }
@@ -151,10 +151,10 @@ class DeviceContext {
   mutable std::recursive_mutex exclusive_;
   std::string name_;
   int threads_;
-  std::vector<std::weak_ptr<DeviceMemory>> arenas_;  ///< the context's own memory included
+  std::vector<std::weak_ptr<DeviceMemory>> arenas_;  ///< including the context's own memory
 };
 
-/// As long as this lives, new tensors of the context come from `arena`.
+/// During its lifetime, new tensors of the context are allocated from `arena`.
 class ArenaScope {
  public:
   ArenaScope(DeviceContext& context, std::shared_ptr<DeviceMemory> arena)

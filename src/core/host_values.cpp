@@ -12,15 +12,15 @@ float from_bf16(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }
 
-/// Rounds a double to bf16 in one rounding, to nearest, ties to even.
+/// Rounds a double to bf16 once, to nearest, ties to even.
 uint16_t to_bf16(double value) {
-  float narrow = static_cast<float>(value);
-  const double error = value - static_cast<double>(narrow);
-  // A float halfway between two bf16 values decides a tie that the double may not have had.
-  if ((std::bit_cast<uint32_t>(narrow) & 0xFFFF) == 0x8000 && error != 0 && std::isfinite(narrow))
-    narrow = std::nextafter(narrow, error > 0 ? INFINITY : -INFINITY);
-  const uint32_t bits = std::bit_cast<uint32_t>(narrow);
-  if (std::isnan(narrow)) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  float single = static_cast<float>(value);
+  const double error = value - static_cast<double>(single);
+  // The float may be halfway between two bf16 values when the double is not.
+  if ((std::bit_cast<uint32_t>(single) & 0xFFFF) == 0x8000 && error != 0 && std::isfinite(single))
+    single = std::nextafter(single, error > 0 ? INFINITY : -INFINITY);
+  const uint32_t bits = std::bit_cast<uint32_t>(single);
+  if (std::isnan(single)) return static_cast<uint16_t>((bits >> 16) | 0x40);
   return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
@@ -53,15 +53,15 @@ void fill(const Tensor& tensor, const std::function<double(int64_t)>& value) {
   fill_with<uint16_t>(tensor, [&](int64_t i) { return to_bf16(value(i)); });
 }
 
-void round_to_bf16(const Tensor& values, const Tensor& narrow) {
-  PERCEIVER_ASSERT(values.dtype() == DType::f32 && narrow.dtype() == DType::bf16 &&
-                   values.device().kind == DeviceKind::cpu && values.elements() == narrow.elements());
-  float* wide = values.as<float>();
-  uint16_t* bits = narrow.as<uint16_t>();
+void round_to_bf16(const Tensor& values, const Tensor& rounded) {
+  PERCEIVER_ASSERT(values.dtype() == DType::f32 && rounded.dtype() == DType::bf16 &&
+                   values.device().kind == DeviceKind::cpu && values.elements() == rounded.elements());
+  float* numbers = values.as<float>();
+  uint16_t* bits = rounded.as<uint16_t>();
 #pragma omp parallel for
   for (int64_t i = 0; i < values.elements(); ++i) {
-    bits[i] = to_bf16(static_cast<double>(wide[i]));
-    wide[i] = from_bf16(bits[i]);
+    bits[i] = to_bf16(static_cast<double>(numbers[i]));
+    numbers[i] = from_bf16(bits[i]);
   }
 }
 

@@ -1,4 +1,4 @@
-// Tensors of any floating-point type as numbers on the host.
+// Tensors of any floating-point type as doubles on the host.
 #pragma once
 
 #include <functional>
@@ -8,13 +8,14 @@
 
 namespace perceiver {
 
-/// Values of a f32, f64 or bf16 tensor.
+/// The values of an f32, f64 or bf16 tensor.
 std::vector<double> host_doubles(const Tensor& tensor);
 
-/// Element i of a f32, f64 or bf16 tensor = value(i), rounded once.
+/// Sets element i of an f32, f64 or bf16 tensor to value(i), rounded once.
 void fill(const Tensor& tensor, const std::function<double(int64_t)>& value);
 
-/// Rounds the elements of a f32 tensor of the CPU to bf16, in place and into `narrow`, of its shape.
-void round_to_bf16(const Tensor& values, const Tensor& narrow);
+/// Rounds the elements of an f32 tensor on the CPU to bf16, both in place and into `rounded` of the same
+/// shape.
+void round_to_bf16(const Tensor& values, const Tensor& rounded);
 
 }  // namespace perceiver

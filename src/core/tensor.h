@@ -1,5 +1,5 @@
-// A tensor is a small value: shape, element type and a share of contiguous storage. Copying a tensor shares
-// its storage; nothing is cast, copied or moved between devices behind the caller's back.
+// A tensor is a small value: shape, element type and shared ownership of contiguous storage. Copying a tensor
+// shares its storage; nothing is cast, copied or moved between devices implicitly.
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@
 
 namespace perceiver {
 
-/// Up to four extents, row-major; the last is the fastest.
+/// Up to four extents, row-major; the last varies fastest.
 class Shape {
  public:
   static constexpr int kMaxRank = 4;
@@ -44,7 +44,7 @@ class Tensor {
  public:
   Tensor() = default;
 
-  /// Memory with unspecified contents from the context's allocator; throws `failure` when there is none.
+  /// Memory with unspecified contents from the context's allocator; throws `failure` if there is none left.
   static Tensor empty(DeviceContext& context, DType dtype, Shape shape);
   static Tensor zeros(DeviceContext& context, DType dtype, Shape shape);
   /// A copy of host values.
@@ -67,15 +67,15 @@ class Tensor {
     return static_cast<T*>(data_);
   }
 
-  /// Whether no other tensor shares the storage, so that writing in place is seen by nobody else.
+  /// Whether no other tensor shares the storage, so that it may be written in place.
   bool unique() const { return shared_by(1); }
   bool shared_by(long holders) const { return storage_.use_count() == holders; }
 
-  /// The same storage from element `offset` on, seen with another shape.
+  /// The same storage from element `offset` on, with another shape.
   Tensor view(int64_t offset, Shape shape) const;
   Tensor reshaped(Shape shape) const { return view(0, shape); }
 
-  /// Both throw `failure` unless sizes agree.
+  /// Both throw `failure` if sizes differ.
   void copy_from_host(std::span<const std::byte> source) const;
   void copy_to_host(std::span<std::byte> target) const;
   template <typename T>
@@ -84,15 +84,15 @@ class Tensor {
     copy_to_host(std::as_writable_bytes(std::span<T>(values)));
     return values;
   }
-  /// From a tensor of the same device, in stream order.
+  /// Copies from a tensor on the same device, in stream order.
   void copy_from(const Tensor& source) const;
   void fill_zero() const;
-  /// The tensor itself where it is on the CPU, else a copy there.
+  /// The tensor itself if it is on the CPU, else a copy there.
   Tensor on_host() const;
 
  private:
   std::shared_ptr<void> storage_;
-  DeviceMemory* memory_ = nullptr;  ///< kept alive by the storage; null: plain memory of the host
+  DeviceMemory* memory_ = nullptr;  ///< kept alive by the storage; null: plain host memory
   void* data_ = nullptr;
   Shape shape_;
   DType dtype_ = DType::f32;

@@ -55,7 +55,7 @@ Engine::Engine(const PerceiverAR& model, const EngineOptions& options)
   state_ = DecodeSlots::make(context, config_, slots);
   if (keeps_cache_) make_caches();
   logits_ = Tensor::zeros(context, accumulation_type(model_.type()), {slots, vocabulary});
-  settings_ = Tensor::zeros(context, DType::u8, {slots, sizeof(kernels::SampleSettings)});
+  settings_ = Tensor::zeros(context, DType::u8, {slots, sizeof(kernels::SamplingParameters)});
   seen_ = Tensor::zeros(context, DType::u8, {slots, vocabulary});
   slots_.resize(static_cast<size_t>(slots));
   for (int64_t i = 0; i < (context.is_cuda() ? kStepsInFlight : 1); ++i)
@@ -229,7 +229,7 @@ void Engine::grow_biases(int64_t rows) {
     if (occupied(s) && !slots_[static_cast<size_t>(s)].biases.empty()) put_slot(s);
 }
 
-void Engine::set_sampling(int64_t number, const kernels::SampleSettings& settings) {
+void Engine::set_sampling(int64_t number, const kernels::SamplingParameters& settings) {
   const auto lock = model_.context().exclusive();
   settle();
   slots_[static_cast<size_t>(number)].settings = settings;
@@ -431,13 +431,21 @@ void Engine::rebase(int64_t number) {
     const int64_t count = rows.shape()[0], columns = rows.shape()[1];
     const Tensor shifts = Tensor::from_host<int32_t>(model_.context(), {count},
                                                      std::vector<int32_t>(static_cast<size_t>(count), shift));
-    kernels::rotary(model_.context().launch(),
-                    {type, count, columns, rotary.heads, columns / 2 / heads, rotary.bands, rows.data(),
-                     shifts.as<int32_t>(), rotary.cosine.data(), rotary.sine.data(), -1});
+    kernels::rotary(model_.context().launch(), {.type = type,
+                                                .rows = count,
+                                                .row_stride = columns,
+                                                .heads = rotary.heads,
+                                                .head_dim = columns / 2 / heads,
+                                                .bands = rotary.bands,
+                                                .x = rows.data(),
+                                                .positions = shifts.as<int32_t>(),
+                                                .cosine = rotary.cosine.data(),
+                                                .sine = rotary.sine.data(),
+                                                .direction = -1});
   };
   const auto ring = [&](const LayerCache& layer) {
-    const int64_t columns = layer.rings.shape()[2];
-    return layer.rings.view(number * layer.capacity * columns, {layer.capacity, columns});
+    const int64_t columns = layer.kv.shape()[2];
+    return layer.kv.view(number * layer.capacity * columns, {layer.capacity, columns});
   };
   for (int64_t layer = 0; layer < config_.layers; ++layer)
     turn_back(ring(caches_.self(layer)), config_.self_heads, caches_.self_rotary);
@@ -519,25 +527,33 @@ void Engine::launch_choice() {
   const Launch& launch = model_.context().launch();
   const auto ints = [](const Tensor& tensor) { return tensor.as<int32_t>(); };
   std::byte* content = mailboxes_[next_mailbox_]->content();
-  const kernels::AdvanceSlots next{slots(),
-                                   caches_.context,
-                                   options_.latents,
-                                   config_.latents_per_position,
-                                   ints(state_.active),
-                                   ints(state_.step),
-                                   ints(state_.position),
-                                   ints(state_.context_count),
-                                   ints(state_.context_row),
-                                   ints(state_.latent_count),
-                                   ints(state_.latent_row),
-                                   ints(state_.query_position),
-                                   config_.query_offset ? 1 : 0};
+  const kernels::AdvanceSlots next{.slots = slots(),
+                                   .context_capacity = caches_.context,
+                                   .latent_capacity = options_.latents,
+                                   .copies = config_.latents_per_position,
+                                   .active = ints(state_.active),
+                                   .step = ints(state_.step),
+                                   .position = ints(state_.position),
+                                   .context_count = ints(state_.context_count),
+                                   .context_row = ints(state_.context_row),
+                                   .latent_count = ints(state_.latent_count),
+                                   .latent_row = ints(state_.latent_row),
+                                   .query_position = ints(state_.query_position),
+                                   .query_offset = config_.query_offset ? 1 : 0};
   kernels::sample(
-      launch, {logits_.dtype(), slots(), config_.vocabulary, logits_.data(),
-               static_cast<const kernels::SampleSettings*>(settings_.data()), biases_.as<float>(),
-               seen_.as<uint8_t>(), ints(state_.step), ints(state_.active), ints(state_.token),
-               reinterpret_cast<double*>(content),
-               reinterpret_cast<int32_t*>(content + static_cast<size_t>(slots()) * sizeof(double)), next});
+      launch, {.type = logits_.dtype(),
+               .slots = slots(),
+               .vocabulary = config_.vocabulary,
+               .logits = logits_.data(),
+               .parameters = static_cast<const kernels::SamplingParameters*>(settings_.data()),
+               .bias = biases_.as<float>(),
+               .seen = seen_.as<uint8_t>(),
+               .step = ints(state_.step),
+               .active = ints(state_.active),
+               .token = ints(state_.token),
+               .log_probability = reinterpret_cast<double*>(content),
+               .posted = reinterpret_cast<int32_t*>(content + static_cast<size_t>(slots()) * sizeof(double)),
+               .next = next});
 }
 
 std::vector<ChosenToken> Engine::read(const Flight& flight) {

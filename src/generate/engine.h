@@ -35,7 +35,7 @@ struct Sequence {
   /// Positions of the tokens and of those to come, [any number, A]: the sequence ends with the last. Empty:
   /// 1, 2, … (one axis alone).
   std::vector<int32_t> positions;
-  kernels::SampleSettings settings;  ///< bias_row and bias_period are the engine's
+  kernels::SamplingParameters settings;  ///< bias_row and bias_period are the engine's
   /// Added to the logits, V each; row t % (number of rows) in step t.
   std::vector<std::vector<float>> biases;
 };
@@ -96,8 +96,8 @@ class Engine {
   /// may be this engine, or one of the same model and options but for the number of slots.
   void copy(Engine& other, int64_t other_slot, int64_t slot, uint64_t tag = 0);
   /// How the slot chooses from now on: another seed, say. Biases stay.
-  void set_sampling(int64_t slot, const kernels::SampleSettings& settings);
-  const kernels::SampleSettings& sampling(int64_t slot) const {
+  void set_sampling(int64_t slot, const kernels::SamplingParameters& settings);
+  const kernels::SamplingParameters& sampling(int64_t slot) const {
     return slots_[static_cast<size_t>(slot)].settings;
   }
 
@@ -118,7 +118,7 @@ class Engine {
     uint64_t tag = 0;
     std::vector<int32_t> tokens;     ///< known ones
     std::vector<int32_t> positions;  ///< given ones
-    kernels::SampleSettings settings;
+    kernels::SamplingParameters settings;
     std::vector<std::vector<float>> biases;
     int64_t length = 0;                       ///< tokens, with those in flight
     int64_t computed = 0;                     ///< tokens that the caches and the logits know
@@ -171,7 +171,7 @@ class Engine {
   DecodeSlots state_;
   std::shared_ptr<const FusedStep> fused_;
   Tensor logits_;    ///< accumulation type [S, V]
-  Tensor settings_;  ///< kernels::SampleSettings [S]
+  Tensor settings_;  ///< kernels::SamplingParameters [S]
   Tensor seen_;      ///< u8 [S, V]
   Tensor biases_;    ///< f32 [S * bias_rows_, V], or none
   int64_t bias_rows_ = 0;

@@ -135,7 +135,7 @@ void Engine::save(int64_t number, SafetensorsWriter& writer, Storage& storage) {
   settle();
   const Slot& slot = slots_[static_cast<size_t>(number)];
   PERCEIVER_ASSERT(slot.occupied && (slot.computed == 0 || slot.computed + 1 == slot.length));
-  const kernels::SampleSettings& s = slot.settings;
+  const kernels::SamplingParameters& s = slot.settings;
   const nlohmann::ordered_json state{{"latents", options_.latents},
                                      {"policy", static_cast<int>(options_.policy)},
                                      {"context_as_tokens", caches_.by_table() ? 1 : 0},
@@ -153,7 +153,7 @@ void Engine::save(int64_t number, SafetensorsWriter& writer, Storage& storage) {
                                      {"seed", std::to_string(s.seed)},
                                      {"sequence", s.sequence},
                                      {"top_k", s.top_k},
-                                     {"may_end", s.may_end}};
+                                     {"may_end", s.allow_eos}};
   writer.set_metadata("format", kFormat);
   writer.set_metadata("model", fingerprint());
   writer.set_metadata("state", state.dump());
@@ -196,7 +196,7 @@ void Engine::restore(int64_t number, const SafetensorsFile& file, uint64_t tag) 
     sequence.biases.emplace_back(biases.begin() + static_cast<int64_t>(i),
                                  biases.begin() + static_cast<int64_t>(i + vocabulary));
   const auto length = static_cast<int64_t>(sequence.tokens.size());
-  kernels::SampleSettings& s = sequence.settings;
+  kernels::SamplingParameters& s = sequence.settings;
   s.temperature = number_of(state, "temperature", source);
   s.top_p = number_of(state, "top_p", source);
   s.min_p = number_of(state, "min_p", source);
@@ -204,7 +204,7 @@ void Engine::restore(int64_t number, const SafetensorsFile& file, uint64_t tag) 
   s.seed = std::strtoull(state.value("seed", std::string("0")).c_str(), nullptr, 10);
   s.sequence = static_cast<uint32_t>(count_of(state, "sequence", UINT32_MAX, source));
   s.top_k = static_cast<int32_t>(count_of(state, "top_k", INT32_MAX, source));
-  s.may_end = static_cast<int32_t>(count_of(state, "may_end", 1, source));
+  s.allow_eos = static_cast<int32_t>(count_of(state, "may_end", 1, source));
   Slot slot;
   slot.computed = count_of(state, "computed", std::max<int64_t>(0, length - 1), source);
   slot.first = count_of(state, "first", slot.computed, source);

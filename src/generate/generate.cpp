@@ -143,7 +143,7 @@ Sequence sequence_of(const GenerationRequest& request, int64_t vocabulary) {
   Sequence sequence;
   sequence.tokens = request.prompt;
   sequence.positions = request.positions;
-  sequence.settings = sample_settings(request.sampling, request.sequence, !request.ignore_eos);
+  sequence.settings = sampling_parameters(request.sampling, request.sequence, !request.ignore_eos);
   sequence.biases = request.biases;
   for (auto& row : sequence.biases) row.resize(static_cast<size_t>(vocabulary), 0.0f);
   if (request.token_biases.empty()) return sequence;

@@ -20,8 +20,9 @@ void check_sampling(const SamplingOptions& options) {
     throw_user("repetition penalty {}: a number above 0 is needed (1: off)", options.repetition_penalty);
 }
 
-kernels::SampleSettings sample_settings(const SamplingOptions& options, uint32_t sequence, bool may_end) {
-  kernels::SampleSettings settings;
+kernels::SamplingParameters sampling_parameters(const SamplingOptions& options, uint32_t sequence,
+                                                bool allow_eos) {
+  kernels::SamplingParameters settings;
   settings.temperature = options.temperature;
   settings.top_p = options.top_p;
   settings.min_p = options.min_p;
@@ -29,7 +30,7 @@ kernels::SampleSettings sample_settings(const SamplingOptions& options, uint32_t
   settings.seed = options.seed;
   settings.sequence = sequence;
   settings.top_k = static_cast<int32_t>(std::min<int64_t>(options.top_k, INT32_MAX));
-  settings.may_end = may_end ? 1 : 0;
+  settings.allow_eos = allow_eos ? 1 : 0;
   return settings;
 }
 

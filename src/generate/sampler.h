@@ -20,7 +20,8 @@ struct SamplingOptions {
 /// top_k < 0, a penalty that is not above 0.
 void check_sampling(const SamplingOptions& options);
 
-/// For sequence `sequence` of those with one seed; EOS can be chosen where `may_end`.
-kernels::SampleSettings sample_settings(const SamplingOptions& options, uint32_t sequence, bool may_end);
+/// For sequence `sequence` of those with one seed; EOS can be chosen where `allow_eos`.
+kernels::SamplingParameters sampling_parameters(const SamplingOptions& options, uint32_t sequence,
+                                                bool allow_eos);
 
 }  // namespace perceiver

@@ -1,4 +1,4 @@
-// What a data set hands to the model: one batch of token rows, on the host.
+// What a data set passes to the model: one batch of token rows, on the host.
 #pragma once
 
 #include <cstdint>
@@ -6,9 +6,9 @@
 
 namespace perceiver {
 
-/// Token rows of B examples, right-padded with PAD (0). Row b of `targets` is the token after each of
-/// `tokens` (PAD where nothing follows or nothing is to be scored). Positions are those of the data (MODEL.md
-/// section 1), 0 at PAD.
+/// Token rows of B examples, right-padded with PAD (0). `targets` holds the token after each of `tokens` (PAD
+/// where nothing follows or is to be scored). Positions are those of the data (docs/model.md, "Sequences"), 0
+/// at PAD.
 struct Batch {
   int64_t size = 0;                ///< B
   int64_t length = 0;              ///< N, columns of `tokens` and `targets`

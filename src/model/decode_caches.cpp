@@ -6,7 +6,7 @@ LayerCache DecodeCaches::self(int64_t layer) const {
   const int64_t row = self_kv.shape()[3];
   LayerCache cache;
   cache.capacity = latents;
-  cache.rings = self_kv.view(layer * slots * latents * row, {slots, latents, row});
+  cache.kv = self_kv.view(layer * slots * latents * row, {slots, latents, row});
   return cache;
 }
 
@@ -22,7 +22,7 @@ LayerCache DecodeCaches::cross(int64_t block) const {
     cache.positions = context_positions;
   } else {
     const int64_t row = context_kv.shape()[3];
-    cache.rings = context_kv.view(block * slots * context * row, {slots, context, row});
+    cache.kv = context_kv.view(block * slots * context * row, {slots, context, row});
   }
   return cache;
 }

@@ -1,4 +1,4 @@
-// From the model's parameters to the arguments of the fused decode step.
+// Fills in the arguments of the fused decode step from the model's parameters.
 #include "model/fused_step.h"
 
 #include "base/check.h"
@@ -8,15 +8,16 @@ namespace perceiver {
 namespace {
 
 kernels::DecodeLinear fused(const ops::LinearParameters& linear) {
-  return {linear.weight.value.data(), linear.bias.value.data()};
+  return {.weight = linear.weight.value.data(), .bias = linear.bias.value.data()};
 }
 
 kernels::DecodeNorm fused(const ops::NormParameters& norm) {
-  return {norm.scale.value.data(), norm.offset.value.data()};
+  return {.scale = norm.scale.value.data(), .offset = norm.offset.value.data()};
 }
 
 kernels::DecodeRotary fused(const ops::RotaryTable& table) {
-  return {table.cosine.data(), table.sine.data(), table.bands, table.heads};
+  return {
+      .cosine = table.cosine.data(), .sine = table.sine.data(), .bands = table.bands, .heads = table.heads};
 }
 
 }  // namespace
@@ -35,13 +36,23 @@ void run_fused(Tape&, const FusedStep&, const Tensor&) {
 #endif
 
 kernels::DecodeSelf SelfBlock::fused_arguments() const {
-  return {fused(norm_), fused(norm_mlp_),    fused(qkv_),
-          fused(out_),  fused(mlp_.first()), fused(mlp_.second())};
+  return {.norm = fused(norm_),
+          .norm_mlp = fused(norm_mlp_),
+          .qkv = fused(qkv_),
+          .out = fused(out_),
+          .mlp_0 = fused(mlp_.first()),
+          .mlp_1 = fused(mlp_.second())};
 }
 
 kernels::DecodeCross CrossBlock::fused_arguments() const {
-  return {fused(norm_q_), fused(norm_kv_), fused(norm_mlp_),    fused(q_),
-          fused(kv_),     fused(out_),     fused(mlp_.first()), fused(mlp_.second())};
+  return {.norm_q = fused(norm_q_),
+          .norm_kv = fused(norm_kv_),
+          .norm_mlp = fused(norm_mlp_),
+          .q = fused(q_),
+          .kv = fused(kv_),
+          .out = fused(out_),
+          .mlp_0 = fused(mlp_.first()),
+          .mlp_1 = fused(mlp_.second())};
 }
 
 std::shared_ptr<FusedStep> PerceiverAR::fused_arguments(int64_t slots, int64_t latents,
@@ -97,7 +108,7 @@ bool PerceiverAR::has_fused_step(int64_t slots, int64_t latents, int64_t context
   kernels::DecodeStep& k = fused_step->step;
   k.cross_rotary = fused(rotary.cross);
   k.self_rotary = fused(rotary.self);
-  // The answer does not depend on what the caches hold: any place stands for them.
+  // The answer does not depend on the contents of the caches: any address stands in for them.
   void* place = token_embedding_.value.data();
   k.self_kv = place;
   k.logits = static_cast<float*>(place);
@@ -133,7 +144,7 @@ std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& cac
   k.latent_count = slots.latent_count.as<int32_t>();
   k.latent_row = slots.latent_row.as<int32_t>();
   k.active = slots.active.as<int32_t>();
-  // A place for the logits is needed for the question alone; each step has its own.
+  // decode_supports() wants an address for the logits; each step sets its own.
   k.logits = slots.zeros.as<float>();
   if (!kernels::decode_supports(context_->launch(), k)) return nullptr;
 #ifdef PERCEIVER_CUDA

@@ -1,4 +1,4 @@
-// The fused decode step (kernels/decode.h) of a model, its caches and its slots.
+// The fused decode step (kernels/decode.h) for a model with its caches and slots.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace perceiver {
 
-/// The arguments with all that they point to on the host, and the kernel's workspace.
+/// The arguments, everything they point to on the host, and the kernel's workspace.
 struct FusedStep {
   kernels::DecodeStep step;
   std::vector<kernels::DecodeCross> cross;
@@ -18,7 +18,7 @@ struct FusedStep {
   Tensor workspace;
 };
 
-/// Enqueues the step; `logits` [S, V] f32 gets the active slots' rows, the others' are unspecified.
+/// Enqueues the step; `logits` [S, V] f32 gets the rows of the active slots, those of others are unspecified.
 void run_fused(Tape& tape, const FusedStep& fused, const Tensor& logits);
 
 }  // namespace perceiver

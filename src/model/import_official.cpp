@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-/// Typed reads of the authors' configuration, with errors that name the key.
+/// Typed access to the authors' configuration, with errors that name the key.
 class Keys {
  public:
   Keys(const json& object, std::string source) : object_(object), source_(std::move(source)) {}
@@ -100,7 +100,7 @@ void read_queries(const Keys& keys, ModelConfig& model) {
     model.query_activation = keys.choice("initial_query_embed_activation_name", kActivations);
 }
 
-/// Haiku's n-th module of that name in one scope.
+/// Haiku's name for the n-th module called `name` in a scope.
 std::string numbered(const std::string& name, size_t n) {
   return n == 0 ? name : name + "_" + std::to_string(n);
 }
@@ -164,7 +164,7 @@ class Namer {
   std::vector<OfficialName> names_;
 };
 
-/// Whether the file's copy of a fixed table, if it has one, is what the formula gives.
+/// Whether the file's copy of a fixed table, if any, agrees with the formula.
 bool agrees_with_formula(const SafetensorsFile& file, const ModelConfig& config, size_t axis) {
   const std::string name = "perceiver_ar/~/" + numbered("embed", axis + 1) + "/embeddings";
   if (file.find("param/" + name) == nullptr) return true;
@@ -181,8 +181,8 @@ bool agrees_with_formula(const SafetensorsFile& file, const ModelConfig& config,
   return true;
 }
 
-/// The authors keep fixed tables among the parameters, so a file's may hold other values than the formula's;
-/// those are then kept as they are, and stay untrained.
+/// The authors store fixed tables among the parameters, so a file may hold other values than the formula's;
+/// those are then kept, untrained.
 void keep_stored_tables(const SafetensorsFile& file, ModelConfig& config) {
   const bool formula =
       config.position_table == PositionTable::sinusoidal || config.position_table == PositionTable::fourier;
@@ -199,7 +199,7 @@ void keep_stored_tables(const SafetensorsFile& file, ModelConfig& config) {
 
 ModelConfig official_config(const std::string& text, const std::string& source) {
   const json object = parse_json_document(text, source);
-  if (!object.is_object()) throw_user("{}: its 'config' is no JSON object", source);
+  if (!object.is_object()) throw_user("{}: 'config' is not a JSON object", source);
   const Keys keys(object, source);
   ModelConfig model;
   model.type = keys.get<bool>("include_initial_cross_attention", true) ? ModelType::perceiver_ar
@@ -243,7 +243,7 @@ std::vector<double> official_tensor(const SafetensorsFile& file, const std::stri
   if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
   std::vector<double> result(values.begin(), values.end());
   if (!transposed) return result;
-  if (entry->shape.size() != 2) throw_user("{}: tensor {} is no matrix", file.source(), entry->name);
+  if (entry->shape.size() != 2) throw_user("{}: tensor {} is not a matrix", file.source(), entry->name);
   const auto rows = static_cast<size_t>(entry->shape[0]), columns = static_cast<size_t>(entry->shape[1]);
   for (size_t r = 0; r < rows; ++r)
     for (size_t c = 0; c < columns; ++c) result[c * rows + r] = values[r * columns + c];
@@ -254,7 +254,7 @@ std::unique_ptr<PerceiverAR> import_official(const SafetensorsFile& file,
                                              std::shared_ptr<DeviceContext> context, DType type) {
   const std::string* text = file.find_metadata("config");
   if (text == nullptr)
-    throw_user("{}: no 'config' in its metadata; the authors' configuration as JSON is needed",
+    throw_user("{}: no 'config' in the metadata; it must hold the authors' configuration as JSON",
                file.source());
   ModelConfig config = official_config(*text, file.source());
   keep_stored_tables(file, config);
@@ -267,7 +267,7 @@ std::unique_ptr<PerceiverAR> import_official(const SafetensorsFile& file,
     std::vector<int64_t> shape = entry.shape;
     if (name.transposed) std::swap(shape[0], shape[1]);
     if (shape != info.shape.vector())
-      throw_user("{}: {} has shape [{}], the configuration asks for {}", file.source(), entry.name,
+      throw_user("{}: {} has shape [{}], but the configuration requires {}", file.source(), entry.name,
                  fmt::join(shape, ", "), info.shape.text());
     fill(store.value(info), [&](int64_t i) { return values[static_cast<size_t>(i)]; });
   }

@@ -13,7 +13,7 @@ namespace {
 
 using Ints = std::vector<int32_t>;
 
-/// Puts values into `slot`, in place where it has their size already.
+/// Copies values into `slot`, in place if it has the right size.
 template <typename T>
 void upload(DeviceContext& context, Tensor& slot, const std::vector<T>& values) {
   const Shape shape{static_cast<int64_t>(values.size())};
@@ -21,7 +21,7 @@ void upload(DeviceContext& context, Tensor& slot, const std::vector<T>& values) 
   slot.copy_from_host(std::as_bytes(std::span<const T>(values)));
 }
 
-/// Position of column n of example b along `axis`, as the model counts it.
+/// Position of column n of example b along `axis`, by the model's source of positions.
 int32_t position_of(const ModelConfig& config, const Batch& batch, int64_t b, int64_t n, int64_t axis) {
   if (n < 0 || n >= batch.lengths[b]) return 0;
   const int32_t from_end = static_cast<int32_t>(batch.lengths[b] - 1 - n);
@@ -90,7 +90,7 @@ int64_t latents_of(const ModelConfig& config, const Batch& batch, const PassOpti
                config.latents_per_position);
   const bool own_rows = config.query_style == QueryStyle::learned && !config.shared_learned_query;
   if (own_rows && latents != config.latents)
-    throw_user("{} latents asked for, but the learned query has a row for each of exactly {}", latents,
+    throw_user("{} latents requested, but the learned query has rows for exactly {}", latents,
                config.latents);
   return latents;
 }
@@ -116,7 +116,7 @@ Ints kept_columns(const Batch& batch, int64_t b, int64_t wanted, const RandomKey
   return kept;
 }
 
-/// 0 for each dropped key, by a stream of the example.
+/// A key mask, 0 for dropped keys, drawn from each example's own random stream.
 std::vector<uint8_t> drop_keys(RandomPurpose purpose, double rate, int64_t examples, int64_t keys,
                                const RandomKey& key) {
   std::vector<uint8_t> mask(static_cast<size_t>(examples * keys));

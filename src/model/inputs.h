@@ -1,6 +1,6 @@
-// From a batch of token rows to what one pass of the model reads: aligned latents, visibility limits,
-// positions, kept context (MODEL.md sections 1 to 4). All of it is integer work on the host, linear in batch
-// * context.
+// Turns a batch of token rows into what one pass of the model reads: aligned latents, visibility limits,
+// positions, kept context (docs/model.md, sections 1 to 4). Integer work on the host, linear in batch *
+// context.
 #pragma once
 
 #include "core/tensor.h"
@@ -10,9 +10,9 @@
 
 namespace perceiver {
 
-/// How a batch is passed through the model.
+/// Options of a pass of the model over a batch.
 struct PassOptions {
-  int64_t latents = 0;    ///< M of this pass; 0: the configuration's
+  int64_t latents = 0;    ///< M of this pass; 0: as configured
   bool training = false;  ///< dropout, context and latent dropout, train_input_positions
   RandomKey random;       ///< of this pass
 };
@@ -37,18 +37,16 @@ struct ModelInputs {
   std::vector<int32_t> steps;     ///< host [B, U]: s(b, u), -1 where invalid
   int64_t target_count = 0;       ///< targets that are not PAD
   int64_t largest_position = 0;   ///< of |rotary position|
-  int64_t rotary_table_rows = 0;  ///< of the model's tables when these inputs were made
+  int64_t rotary_table_rows = 0;  ///< of the model's tables at the time these inputs were made
 };
 
-/// Throws `user` for ids outside the vocabulary, positions outside their tables, lengths that disagree with
-/// the row, or a number of latents that the model cannot take.
 /// Tensors of `inputs` that have the right size are overwritten in place, so that a recorded step finds its
-/// inputs where they were.
+/// inputs at the same addresses. Throws `user` for ids outside the vocabulary, positions outside their
+/// tables, lengths that disagree with the row, or a number of latents the model cannot take.
 void make_inputs(DeviceContext& context, const ModelConfig& config, const Batch& batch,
                  const PassOptions& options, ModelInputs& inputs);
 
-/// Number of non-PAD targets that a pass with `latents` latents scores in `batch`: known before anything
-/// runs.
+/// Number of non-PAD targets that a pass with `latents` latents scores in `batch`, without running it.
 int64_t count_targets(const ModelConfig& config, const Batch& batch, int64_t latents);
 
 }  // namespace perceiver

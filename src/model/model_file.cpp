@@ -19,7 +19,7 @@ constexpr const char* kFormatVersion = "1";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kAverageFile = "ema.safetensors";
 
-/// A checkpoint folder's weights: their moving average where the run kept one. Empty where the folder is no
+/// The weights in a checkpoint folder: their moving average if the run kept one. Empty if it is not a
 /// checkpoint.
 std::filesystem::path weights_in(const std::filesystem::path& folder) {
   std::error_code ignored;
@@ -59,8 +59,9 @@ std::string required(const SafetensorsFile& file, const std::string& key) {
   const std::string* value = file.find_metadata(key);
   if (value == nullptr)
     throw_user(
-        "{}: no '{}' in its metadata, so it is no model file of this program; `perceiver import` reads those "
-        "of others",
+        "{}: no '{}' in its metadata, so it is not a model file of this program; use `perceiver import` for "
+        "other "
+        "files",
         file.source(), key);
   return *value;
 }
@@ -118,7 +119,7 @@ void read_tensor(const SafetensorsFile& file, const std::string& name, const Sha
   const SafetensorsEntry* entry = file.find(name);
   if (entry == nullptr) throw_user("{}: tensor {} is missing", file.source(), name);
   if (entry->shape != shape.vector())
-    throw_user("{}: tensor {} has shape [{}], the model's is {}", file.source(), name,
+    throw_user("{}: tensor {} has shape [{}], but the model's is {}", file.source(), name,
                fmt::join(entry->shape, ", "), shape.text());
   if (target.dtype() == DType::f64) return read_values<double>(file, *entry, target);
   read_values<float>(file, *entry, target);

@@ -1,5 +1,5 @@
-// Model files: all parameters by name, with everything that sampling needs in the metadata, as safetensors
-// (DESIGN: "a model file alone is enough to sample").
+// Model files: safetensors with all parameters by name, and everything sampling needs in the metadata, so
+// that a model file alone is enough to sample.
 #pragma once
 
 #include <filesystem>
@@ -12,32 +12,32 @@
 
 namespace perceiver {
 
-/// What a model file says beside its parameters.
+/// What a model file holds besides its parameters.
 struct ModelMetadata {
   ModelConfig model;
-  std::string tokenizer = "bytes";  ///< as make_tokenizer reads it
+  std::string tokenizer = "bytes";  ///< as make_tokenizer() reads it
   std::string modality = "text";
-  int64_t step = 0;  ///< training steps taken
+  int64_t step = 0;  ///< training steps completed
   std::string run;   ///< the run's whole configuration as JSON, or empty
 };
 
-/// Sets the metadata and adds every parameter of `flat` (laid out as the model's flat buffer: its values, or
-/// their moving average) to the writer. `flat` must live until the file is written.
+/// Sets the metadata and adds every parameter in `flat` (with the layout of the model's flat buffer: its
+/// values, or their moving average) to the writer. `flat` must live until the file is written.
 void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata,
                const Tensor& flat);
 
 /// Writes a model file atomically.
 void save_model(const std::filesystem::path& path, const PerceiverAR& model, const ModelMetadata& metadata);
 
-/// Throws `user` for a file that is no model file of this library.
+/// Throws `user` for a file that is not a model file of this library.
 ModelMetadata read_metadata(const SafetensorsFile& file);
 
 /// Copies the tensor `name` of `file` (F32 or F64) into `target` of the same number of elements, converting
-/// between the two; throws `user` where it is missing or has another shape than `shape`.
+/// between the two; throws `user` if it is missing or its shape is not `shape`.
 void read_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape,
                  const Tensor& target);
 
-/// Fills all parameters of `model` from a model file; throws `user` for missing or superfluous tensors.
+/// Reads all parameters of `model` from a model file; throws `user` for missing or superfluous tensors.
 void read_parameters(const SafetensorsFile& file, PerceiverAR& model);
 
 struct LoadedModel {
@@ -46,8 +46,8 @@ struct LoadedModel {
 };
 LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context, DType type);
 
-/// The model file that `path` means: itself, the one of a checkpoint folder, or that of a run folder's best
-/// checkpoint (the newest where there is no best). Throws `user` with what was looked for.
+/// The model file that `path` refers to: the file itself, the one in a checkpoint folder, or that of a run
+/// folder's best checkpoint (or newest, if there is no best). Throws `user` with what was looked for.
 std::filesystem::path find_model_file(const std::filesystem::path& path);
 
 }  // namespace perceiver

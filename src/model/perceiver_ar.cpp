@@ -2,15 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <numeric>
-#include <optional>
 #include <utility>
 
 #include "base/check.h"
 #include "core/host_values.h"
-#include "kernels/elementwise.h"
 #include "kernels/projection.h"
-#include "kernels/sampling.h"
 #include "model/positions.h"
 #include "model/projection.h"
 
@@ -25,22 +21,15 @@ bool is_formula(PositionTable table) {
 }
 
 Initialization position_initialization(const ModelConfig& config, int64_t size) {
-  if (!is_formula(config.position_table)) return {Initializer::truncated_normal, kEmbeddingDeviation, {}};
-  return {Initializer::values, 0,
-          [kind = config.position_table, size, channels = config.input_channels](int64_t element) {
+  if (!is_formula(config.position_table))
+    return {.kind = Initializer::truncated_normal, .deviation = kEmbeddingDeviation};
+  return {.kind = Initializer::values,
+          .value = [kind = config.position_table, size, channels = config.input_channels](int64_t element) {
             return position_table_value(kind, size, channels, element / channels, element % channels);
           }};
 }
 
-/// The context ring of tokens, or of their positions, takes in the slots' new values.
-void write_token_ring(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& values,
-                      const Tensor& ring) {
-  kernels::write_rows(tape.launch(),
-                      {DType::i32, caches.slots, 1, 1, values.data(), 1, slots.context_row.as<int32_t>(),
-                       slots.active.as<int32_t>(), ring.data(), caches.context});
-}
-
-/// A fixed position table, which is no parameter.
+/// A fixed position table, which is not a parameter.
 Tensor fixed_table(DeviceContext& context, DType type, const ModelConfig& config, int64_t size) {
   const Initialization values = position_initialization(config, size);
   const Tensor table = Tensor::empty(context, type, {size, config.input_channels});
@@ -73,7 +62,7 @@ void PerceiverAR::declare() {
   const int64_t e = config_.input_channels, z = config_.z_channels();
   const bool perceiver = config_.type == ModelType::perceiver_ar;
   parameters_.declare(token_embedding_, "token_embedding.weight", {config_.vocabulary, e},
-                      {Initializer::truncated_normal, kEmbeddingDeviation, {}});
+                      {.kind = Initializer::truncated_normal, .deviation = kEmbeddingDeviation});
   const std::vector<int64_t> sizes = position_table_sizes(config_);
   position_embeddings_.resize(sizes.size());
   const bool stored = config_.learnable_positions || !is_formula(config_.position_table);
@@ -84,13 +73,13 @@ void PerceiverAR::declare() {
   if (config_.query_style == QueryStyle::learned) {
     const int64_t rows = config_.shared_learned_query ? 1 : config_.latents / config_.latents_per_position;
     parameters_.declare(learned_query_, "query.learned", {rows, z},
-                        {Initializer::truncated_normal, kLearnedQueryDeviation, {}});
+                        {.kind = Initializer::truncated_normal, .deviation = kLearnedQueryDeviation});
   } else {
     declare_linear(parameters_, query_linear_, "query.linear", e, z);
   }
   if (config_.latents_per_position > 1)
     parameters_.declare(index_encoding_, "query.index_encoding", {config_.latents_per_position, z},
-                        {Initializer::truncated_normal, kLearnedQueryDeviation, {}});
+                        {.kind = Initializer::truncated_normal, .deviation = kLearnedQueryDeviation});
   if (config_.query_style == QueryStyle::mlp)
     query_mlp_.resize(static_cast<size_t>(config_.query_mlp_layers));
   for (size_t i = 0; i < query_mlp_.size(); ++i)
@@ -133,7 +122,7 @@ bool PerceiverAR::prepare(const Batch& batch, const PassOptions& options, ModelI
   make_inputs(*context_, config_, batch, options, inputs);
   extend_rotary_tables(inputs.largest_position);
   make_fixed_positions(inputs);
-  // Another pass, a validation between steps, may have replaced the tables since.
+  // Another pass, such as a validation between steps, may have replaced the tables.
   const int64_t rows = rotary_positions();
   const bool new_tables = std::exchange(inputs.rotary_table_rows, rows) != rows;
   return new_tables || places() != before;
@@ -146,8 +135,11 @@ void PerceiverAR::make_fixed_positions(const ModelInputs& inputs) const {
   const DType wide = accumulation_type(type_);
   for (const int64_t size : position_table_sizes(config_)) {
     const Tensor table = fixed_table(*context_, wide, config_, size);
-    kernels::center_rows(context_->launch(),
-                         {wide, size, config_.input_channels, table.data(), table.data(), false});
+    kernels::center_rows(context_->launch(), {.type = wide,
+                                              .rows = size,
+                                              .columns = config_.input_channels,
+                                              .x = table.data(),
+                                              .y = table.data()});
     fixed_positions_.push_back(table);
   }
 }
@@ -161,7 +153,7 @@ void PerceiverAR::extend_rotary_tables(int64_t largest) const {
   const std::lock_guard lock(tables_mutex_);
   if (rotary_.positions > largest) return;
   RotaryTables tables;
-  // At least doubled, so that positions that creep up do not make new tables again and again.
+  // At least doubled, so that slowly growing positions do not rebuild the tables again and again.
   tables.positions = std::max({largest + 1, config_.context_length + 3, 2 * rotary_.positions});
   const auto table = [&](int64_t width, int64_t heads) {
     return make_rotary_table(*context_, type_, config_, heads, width / heads, tables.positions);
@@ -177,10 +169,13 @@ PerceiverAR::RotaryTables PerceiverAR::rotary_tables() const {
 }
 
 Variable PerceiverAR::embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const {
-  std::vector<ops::Lookup> lookups{{token_embedding_, tokens, 1, 0}};
+  std::vector<ops::Lookup> lookups{{.table = token_embedding_, .ids = tokens}};
   const auto axes = static_cast<int64_t>(position_embeddings_.size());
   for (int64_t axis = 0; axis < axes; ++axis)
-    lookups.push_back({position_embeddings_[static_cast<size_t>(axis)], positions, axes, axis});
+    lookups.push_back({.table = position_embeddings_[static_cast<size_t>(axis)],
+                       .ids = positions,
+                       .stride = axes,
+                       .column = axis});
   return ops::embedding(tape, lookups, rows, type_);
 }
 
@@ -188,7 +183,7 @@ Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
   const int64_t rows = inputs.batch * inputs.latent_positions;
   Variable z;
   if (config_.query_style == QueryStyle::learned) {
-    const ops::Lookup lookup{learned_query_, inputs.latent_rows, 1, 0};
+    const ops::Lookup lookup{.table = learned_query_, .ids = inputs.latent_rows};
     z = ops::embedding(tape, {&lookup, 1}, rows, type_);
   } else {
     z = ops::linear(tape, embed(tape, inputs.latent_tokens, inputs.latent_table_positions, rows),
@@ -204,14 +199,16 @@ Context PerceiverAR::context_of(Tape& tape, const ModelInputs& inputs, const Cac
   const int64_t rows = inputs.batch * inputs.columns;
   const bool decode = caches != nullptr && caches->slots != nullptr;
   const Variable tokens = parameters_.unrounded(token_embedding_);
-  if (decode && caches->caches.context_table) return {{}, {{tokens, inputs.tokens, 1, 0}}, {}};
-  if (decode || !projects(inputs)) return {embed(tape, inputs.tokens, inputs.positions, rows), {}, {}};
+  if (decode && caches->caches.context_table) return {.tables = {{.table = tokens, .ids = inputs.tokens}}};
+  if (decode || !projects(inputs)) return {.x = embed(tape, inputs.tokens, inputs.positions, rows)};
   const auto axes = static_cast<int64_t>(position_embeddings_.size());
-  if (axes == 0) return {{}, {{tokens, inputs.tokens, 1, 0}}, {}};
-  Context context{{}, {{ops::center_rows(tape, tokens), inputs.tokens, 1, 0}}, {}};
+  if (axes == 0) return {.tables = {{.table = tokens, .ids = inputs.tokens}}};
+  Context context{.tables = {{.table = ops::center_rows(tape, tokens), .ids = inputs.tokens}}};
   for (int64_t axis = 0; axis < axes; ++axis)
-    context.tables.push_back(
-        {centred_positions(tape, static_cast<size_t>(axis)), inputs.positions, axes, axis});
+    context.tables.push_back({.table = centred_positions(tape, static_cast<size_t>(axis)),
+                              .ids = inputs.positions,
+                              .stride = axes,
+                              .column = axis});
   context.rstd = ops::sum_rstd(tape, context.tables, rows, inputs.batch);
   return context;
 }
@@ -221,25 +218,14 @@ Variable PerceiverAR::centred_positions(Tape& tape, size_t axis) const {
   return ops::center_rows(tape, parameters_.unrounded(position_embeddings_[axis]));
 }
 
-CachePass PerceiverAR::CacheUse::of(LayerCache layer, bool self) const {
-  CachePass pass;
-  pass.layer = std::move(layer);
-  pass.decode = slots != nullptr;
-  pass.slot = slot;
-  if (!pass.decode) return pass;
-  pass.active = slots->active;
-  pass.row = self ? slots->latent_row : slots->context_row;
-  pass.count = self ? slots->latent_count : slots->context_count;
-  return pass;
-}
-
 Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute,
                             const CacheUse* caches) const {
   tape.enter("input");
-  // While decoding the tables stay where they were when the caches were made: a recorded step relies on it.
+  // Decoding uses the tables from when the caches were made: a recorded step relies on their addresses.
   const bool decode = caches != nullptr && caches->slots != nullptr;
   const RotaryTables rotary =
-      decode ? RotaryTables{caches->caches.cross_rotary, caches->caches.self_rotary, 0} : rotary_tables();
+      decode ? RotaryTables{.cross = caches->caches.cross_rotary, .self = caches->caches.self_rotary}
+             : rotary_tables();
   const AttentionBackend attention = tape.training() ? config_.attention : AttentionBackend::automatic;
   const BlockPass self_pass{.batch = inputs.batch,
                             .mask = inputs.self,
@@ -301,135 +287,6 @@ Tensor PerceiverAR::logits(const ModelInputs& inputs) const {
   const Variable z = trunk(tape, inputs, Recompute::none);
   return ops::linear(tape, z, output_)
       .value.reshaped({inputs.batch, inputs.latent_positions, config_.vocabulary});
-}
-
-DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table) const {
-  const int64_t layers = static_cast<int64_t>(self_.size()), blocks = static_cast<int64_t>(cross_.size());
-  const bool rotary = config_.position_encoding == PositionEncoding::rotary;
-  PERCEIVER_ASSERT(slots > 0 && latents > 0 && (blocks == 0 || context > 0) && (!by_table || rotary));
-  DecodeCaches caches;
-  caches.slots = slots;
-  caches.latents = latents;
-  caches.context = blocks > 0 ? context : 0;
-  // Zeros: rows that no token was written to yet must hold finite numbers.
-  const RotaryTables tables = rotary_tables();
-  caches.self_rotary = tables.self;
-  caches.cross_rotary = tables.cross;
-  caches.positions = tables.positions;
-  caches.self_kv = Tensor::zeros(*context_, type_, {layers, slots, latents, 2 * config_.z_channels()});
-  if (blocks == 0) return caches;
-  if (by_table) {
-    caches.context_tokens = Tensor::zeros(*context_, DType::i32, {slots, context});
-    caches.context_positions = Tensor::zeros(*context_, DType::i32, {slots, context});
-  } else {
-    caches.context_kv = Tensor::zeros(*context_, type_, {blocks, slots, context, 2 * attention_width()});
-  }
-  if (by_table || (rotary && config_.vocabulary <= context)) caches.context_table = project_table();
-  return caches;
-}
-
-Tensor PerceiverAR::project_table() const {
-  const int64_t blocks = static_cast<int64_t>(cross_.size()), row = 2 * attention_width();
-  std::vector<int32_t> ids(static_cast<size_t>(config_.vocabulary));
-  std::iota(ids.begin(), ids.end(), 0);
-  const Tensor all = Tensor::from_host<int32_t>(*context_, {config_.vocabulary}, ids);
-  const Context context{{}, {{parameters_.unrounded(token_embedding_), all, 1, 0}}, {}};
-  BlockPass pass;  // without rotary tables: keys stay as they are
-  pass.batch = 1;
-  const Tensor table = Tensor::empty(*context_, type_, {blocks, config_.vocabulary, row});
-  for (int64_t block = 0; block < blocks; ++block) {
-    Tape tape(*context_, false);
-    const Variable part = cross_[static_cast<size_t>(block)].keys_and_values(tape, context, pass, type_);
-    table.view(block * config_.vocabulary * row, {config_.vocabulary, row}).copy_from(part.value);
-  }
-  return table;
-}
-
-void PerceiverAR::prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot,
-                          const Tensor& logits) const {
-  PERCEIVER_ASSERT(inputs.batch == 1 && logits.elements() == config_.vocabulary);
-  Tape tape(*context_, false);
-  if (caches != nullptr && caches->by_table()) {
-    const Shape row{inputs.columns};
-    caches->context_tokens.view(slot * caches->context, row).copy_from(inputs.tokens);
-    caches->context_positions.view(slot * caches->context, row).copy_from(inputs.rotary_positions);
-  }
-  std::optional<CacheUse> use;
-  if (caches != nullptr) use.emplace(CacheUse{*caches, nullptr, slot});
-  const Variable z = trunk(tape, inputs, Recompute::none, use ? &*use : nullptr);
-  const int64_t channels = config_.z_channels();
-  const Tensor last = z.value.view((inputs.latent_positions - 1) * channels, {1, channels});
-  write_logits(tape, Tape::constant(last), logits);
-}
-
-void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits,
-                         const FusedStep* fused) const {
-  PERCEIVER_ASSERT(logits.elements() == caches.slots * config_.vocabulary);
-  Tape tape(*context_, false);
-  if (fused != nullptr) return run_fused(tape, *fused, logits);
-  const Tensor all = Tensor::empty(*context_, logits.dtype(), {caches.slots, config_.vocabulary});
-  decode_plainly(tape, caches, slots, all);
-  kernels::write_rows(tape.launch(),
-                      {logits.dtype(), caches.slots, 1, config_.vocabulary, all.data(), config_.vocabulary,
-                       nullptr, slots.active.as<int32_t>(), logits.data(), 1});
-}
-
-/// The step made of single operations.
-void PerceiverAR::decode_plainly(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
-                                 const Tensor& logits) const {
-  ModelInputs inputs;
-  inputs.batch = caches.slots;
-  inputs.columns = inputs.latent_positions = 1;
-  inputs.latents = config_.latents_per_position;
-  inputs.tokens = inputs.latent_tokens = slots.token;
-  inputs.positions = inputs.latent_table_positions = config_.axes() == 1 ? slots.position : slots.positions;
-  inputs.rotary_positions = slots.position;
-  inputs.latent_rotary_positions = slots.query_position;
-  inputs.latent_rows = slots.zeros;
-  tape.set_independent_rows();
-  if (caches.by_table()) {
-    write_token_ring(tape, caches, slots, slots.token, caches.context_tokens);
-    write_token_ring(tape, caches, slots, slots.position, caches.context_positions);
-  }
-  const CacheUse use{caches, &slots, 0};
-  write_logits(tape, trunk(tape, inputs, Recompute::none, &use), logits);
-}
-
-void PerceiverAR::write_logits(Tape& tape, const Variable& z, const Tensor& logits) const {
-  if (logits.dtype() == type_) return ops::skinny_gemm(tape, z.value, output_, logits);
-  const Tensor rounded = Tensor::empty(*context_, type_, {z.shape()[0], config_.vocabulary});
-  ops::skinny_gemm(tape, z.value, output_, rounded);
-  kernels::cast(tape.launch(), {type_, logits.dtype(), rounded.elements(), rounded.data(), logits.data()});
-}
-
-std::vector<ops::LinearParameters*> PerceiverAR::linears() {
-  std::vector<ops::LinearParameters*> all{&output_};
-  if (query_linear_.weight.value) all.push_back(&query_linear_);
-  for (ops::LinearParameters& layer : query_mlp_) all.push_back(&layer);
-  const auto add = [&all](const std::vector<ops::LinearParameters*>& some) {
-    all.insert(all.end(), some.begin(), some.end());
-  };
-  for (CrossBlock& block : cross_) add(block.linears());
-  for (SelfBlock& block : self_) add(block.linears());
-  return all;
-}
-
-void PerceiverAR::round_weights_to_bf16() {
-  if (type_ == DType::bf16) return;
-  if (type_ != DType::f32 || context_->is_cuda())
-    throw_user("weights in bfloat16 beside float32 are of the CPU; on a GPU compute in bfloat16");
-  for (ops::LinearParameters* linear : linears()) {
-    const Tensor& weight = linear->weight.value;
-    linear->narrow = Tensor::empty(*context_, DType::bf16, weight.shape());
-    round_to_bf16(weight, linear->narrow);
-  }
-}
-
-int64_t PerceiverAR::linear_bytes() const {
-  size_t bytes = 0;
-  for (const ops::LinearParameters* linear : const_cast<PerceiverAR*>(this)->linears())
-    bytes += (linear->narrow ? linear->narrow : linear->weight.value).bytes();
-  return static_cast<int64_t>(bytes);
 }
 
 }  // namespace perceiver

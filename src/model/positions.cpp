@@ -1,6 +1,7 @@
 #include "model/positions.h"
 
 #include <cmath>
+#include <numbers>
 
 #include "base/check.h"
 
@@ -15,7 +16,7 @@ double sinusoidal(int64_t channels, int64_t row, int64_t channel) {
   return channel < half ? std::sin(angle) : std::cos(angle);
 }
 
-/// i of `count` evenly spaced numbers from `first` to `last`, both included.
+/// Number i of `count` evenly spaced ones from `first` to `last`, both included.
 double linspace(double first, double last, int64_t count, int64_t i) {
   return count == 1 ? first
                     : first + (last - first) * static_cast<double>(i) / static_cast<double>(count - 1);
@@ -26,7 +27,7 @@ double fourier(int64_t size, int64_t channels, int64_t row, int64_t channel) {
   if (channel >= 2 * bands) return 0;
   const double position = linspace(-1, 1, size, row);
   const double frequency = linspace(1, static_cast<double>(size) / 2, bands, channel % bands);
-  const double angle = M_PI * frequency * position;
+  const double angle = std::numbers::pi * frequency * position;
   return channel < bands ? std::sin(angle) : std::cos(angle);
 }
 

@@ -1,4 +1,4 @@
-// Position encodings (MODEL.md section 3): fixed tables and rotary angles.
+// Position encodings (docs/model.md, "Positions"): fixed tables and rotary angles.
 #pragma once
 
 #include <cstdint>

@@ -19,7 +19,7 @@ DType type_of(Precision precision, bool gpu) {
       if (!gpu) throw_user("precision tf32 needs a GPU; use auto or float32 on the CPU");
       return DType::f32;
     case Precision::float64:
-      if (gpu) throw_user("precision float64 is computed on the CPU alone; use device: cpu");
+      if (gpu) throw_user("precision float64 is for the CPU only; use device: cpu");
       return DType::f64;
   }
   throw_failure("internal error: unknown precision {}", static_cast<int>(precision));
@@ -29,8 +29,8 @@ DType type_of(Precision precision, bool gpu) {
 
 DType apply_precision(Precision precision, DeviceContext& context) {
   const DType type = type_of(precision, context.is_cuda());
-  // The f32 products of a bf16 model are those of the context's tables (docs/projection.md): tf32 keeps three
-  // bits more than bf16 at half its rate, f32 would take ten times as long.
+  // The f32 products of a bf16 model are those of the context's tables (docs/projection.md): tf32 has three
+  // more bits than bf16 at half the rate; f32 would take ten times as long.
   const bool rounded = type == DType::bf16 || precision == Precision::tf32;
   context.set_matmul_precision(rounded ? MatmulPrecision::tf32 : MatmulPrecision::full);
   return type;

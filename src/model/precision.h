@@ -1,4 +1,4 @@
-// Which element type a model computes in.
+// The element type a model computes in.
 #pragma once
 
 #include "core/device_context.h"
@@ -6,9 +6,9 @@
 
 namespace perceiver {
 
-/// The element type of `precision` on the context's device, and the context's way to multiply f32 matrices.
-/// `automatic` is bf16 (with f32 master weights) on a GPU and f32 on the CPU. Throws `user` for what the
-/// device does not compute: bf16 and tf32 on the CPU, f64 on a GPU.
+/// The element type of `precision` on the context's device; also sets the context's precision of f32 matrix
+/// products. `automatic` is bf16 (with f32 master weights) on a GPU and f32 on the CPU. Throws `user` for
+/// what the device does not support: bf16 and tf32 on the CPU, f64 on a GPU.
 DType apply_precision(Precision precision, DeviceContext& context);
 
 }  // namespace perceiver

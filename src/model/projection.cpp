@@ -6,21 +6,21 @@
 namespace perceiver {
 namespace {
 
-// An element that passes through memory takes the time of about so many operations of a matrix product: 100
-// to 200 on two CPU cores (470 GFLOP/s against 3 to 5 elements a nanosecond), 400 and more in bf16 on an
-// H100. The lower figure errs on the side of the products, which the choice is about.
+// Moving one element through memory takes about as long as this many operations of a matrix product: 100 to
+// 200 on two CPU cores (470 GFLOP/s against 3 to 5 elements per nanosecond), 400 and more in bf16 on an H100.
+// The low figure gives more weight to the products, which the choice is about.
 constexpr double kOperationsPerElement = 100;
 
 // A bf16 model computes its tables in tf32, at half the rate of bf16 (model/precision.cpp).
 constexpr double kTableRate = 0.5;
 
-/// The sizes that both counts are made of.
+/// The sizes that enter both counts.
 struct Sizes {
   double tokens, e, o;            // context tokens; input channels; channels of a key and a value together
   double cross;                   // cross-attentions
-  double terms, trained;          // tables whose rows are summed for a token; of them with gradients
-  double table_rows, fixed_rows;  // rows of all tables; of those without gradients
-  double turned;                  // share of the o channels that is rotated
+  double terms, trained;          // tables whose rows are summed for a token; those with gradients
+  double table_rows, fixed_rows;  // rows of all tables; rows of those without gradients
+  double rotated;                 // share of the o channels that is rotated
   bool absolute;
 };
 
@@ -44,7 +44,7 @@ Sizes sizes_of(const ModelConfig& config, int64_t tokens) {
   s.trained = trained ? s.terms : 1;
   s.table_rows = static_cast<double>(config.vocabulary) + position_rows;
   s.fixed_rows = trained ? 0 : position_rows;
-  s.turned = s.absolute ? 0 : config.rotary_fraction * config.rotary_head_fraction / 2;
+  s.rotated = s.absolute ? 0 : config.rotary_fraction * config.rotary_head_fraction / 2;
   return s;
 }
 
@@ -52,7 +52,7 @@ double attention_area(double latents, double read) {
   return latents * read - latents * (std::min(latents, read) - 1) / 2;
 }
 
-/// Products of forward for one example, but for those of the context's keys and values.
+/// Products of forward for one example, except those of the context's keys and values.
 double forward_without_projection(const ModelConfig& c, double read) {
   const auto m = static_cast<double>(c.latents), e = static_cast<double>(c.input_channels),
              z = static_cast<double>(c.z_channels()), layers = static_cast<double>(c.layers),
@@ -103,16 +103,16 @@ ProjectionWork direct_projection(const ModelConfig& config, int64_t tokens) {
   const double operations = 6 * s.tokens * s.e * s.o * s.cross;
   // Forward: the sum of embeddings; backward: a sum by id for each trained table.
   const double embedding = s.tokens * s.e * (s.terms + 1 + s.trained);
-  // LayerNorm: read and written in forward and, made again, in backward; there x, d_y and twice d_x.
+  // LayerNorm: a read and a write in forward and, recomputed, in backward; there also x, d_y and d_x twice.
   const double norm = 8 * s.tokens * s.e * s.cross;
-  // The bias' gradient; the rotation, read and written in both directions.
-  const double keys = s.tokens * s.o * s.cross * (1 + 4 * s.turned);
+  // The bias gradient; the rotation, read and written in both directions.
+  const double keys = s.tokens * s.o * s.cross * (1 + 4 * s.rotated);
   return {operations, embedding + norm + keys};
 }
 
 ProjectionWork table_projection(const ModelConfig& config, int64_t tokens) {
   const Sizes s = sizes_of(config, tokens);
-  // Rows without gradients need no product for them.
+  // Tables without gradients need no product for them.
   const double operations = (6 * s.table_rows - 2 * s.fixed_rows) * s.e * s.o * s.cross;
   // LayerNorm or centring of the tables, and their projections.
   const double tables = s.table_rows * s.cross * (8 * s.e + 3 * s.o);

@@ -5,7 +5,7 @@
 namespace perceiver {
 namespace {
 
-/// Projections `parts` (say q, k, v) of the same input, packed into one weight.
+/// Projections `parts` (such as q, k, v) of one input, packed into one weight.
 void declare_packed_linear(ParameterStore& store, ops::LinearParameters& linear, const std::string& name,
                            const std::vector<std::string>& parts, int64_t in, int64_t out) {
   std::vector<std::string> weights, biases;
@@ -13,11 +13,11 @@ void declare_packed_linear(ParameterStore& store, ops::LinearParameters& linear,
     weights.push_back(name + "." + part + ".weight");
     biases.push_back(name + "." + part + ".bias");
   }
-  store.declare_packed(linear.weight, weights, {out, in}, {Initializer::fan_in, 0, {}});
-  store.declare_packed(linear.bias, biases, {out}, {Initializer::zeros, 0, {}});
+  store.declare_packed(linear.weight, weights, {out, in}, {.kind = Initializer::fan_in});
+  store.declare_packed(linear.bias, biases, {out}, {.kind = Initializer::zeros});
 }
 
-/// Runs `branch` on `x`, keeping or recomputing what its backward needs.
+/// Runs `branch` on `x`; what its backward needs is kept or recomputed.
 Variable run_branch(Tape& tape, const Variable& x, Recompute recompute,
                     std::function<Variable(Tape&, const Variable&)> branch) {
   return recompute == Recompute::attention_mlp ? recomputed(tape, x, std::move(branch)) : branch(tape, x);
@@ -31,14 +31,14 @@ int64_t per_example(const Variable& z, const BlockPass& pass) {
 
 void declare_norm(ParameterStore& store, ops::NormParameters& norm, const std::string& name,
                   int64_t channels) {
-  store.declare(norm.scale, name + ".scale", {channels}, {Initializer::ones, 0, {}});
-  store.declare(norm.offset, name + ".offset", {channels}, {Initializer::zeros, 0, {}});
+  store.declare(norm.scale, name + ".scale", {channels}, {.kind = Initializer::ones});
+  store.declare(norm.offset, name + ".offset", {channels}, {.kind = Initializer::zeros});
 }
 
 void declare_linear(ParameterStore& store, ops::LinearParameters& linear, const std::string& name, int64_t in,
                     int64_t out, Initializer weight) {
-  store.declare(linear.weight, name + ".weight", {out, in}, {weight, 0, {}});
-  store.declare(linear.bias, name + ".bias", {out}, {Initializer::zeros, 0, {}});
+  store.declare(linear.weight, name + ".weight", {out, in}, {.kind = weight});
+  store.declare(linear.bias, name + ".bias", {out}, {.kind = Initializer::zeros});
 }
 
 void Mlp::declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,
@@ -87,19 +87,20 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
   ops::rotary(tape, qkv, channels_, head_dim, pass.rotary, pass.key_positions);
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, qkv, channels_);
   const bool decode = pass.cache != nullptr && pass.cache->decode;
-  const Variable mixed = decode ? attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary)
-                                : ops::attention(tape,
-                                                 {.q = qkv,
-                                                  .kv = qkv,
-                                                  .q_column = 0,
-                                                  .k_column = channels_,
-                                                  .v_column = 2 * channels_,
-                                                  .batch = pass.batch,
-                                                  .heads = heads_,
-                                                  .head_dim = head_dim,
-                                                  .backend = pass.attention},
-                                                 pass.mask);
-  return ops::linear(tape, mixed, out_);
+  if (decode)
+    return ops::linear(tape, attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary), out_);
+  const Variable attended = ops::attention(tape,
+                                           {.q = qkv,
+                                            .kv = qkv,
+                                            .q_column = 0,
+                                            .k_column = channels_,
+                                            .v_column = 2 * channels_,
+                                            .batch = pass.batch,
+                                            .heads = heads_,
+                                            .head_dim = head_dim,
+                                            .backend = pass.attention},
+                                           pass.mask);
+  return ops::linear(tape, attended, out_);
 }
 
 std::vector<ops::LinearParameters*> SelfBlock::linears() {
@@ -155,27 +156,26 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
   const Variable kv = keys_and_values(tape, context, pass, q.value.dtype());
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, kv, 0);
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
-  const Variable read = ops::attention(tape,
-                                       {.q = q,
-                                        .kv = kv,
-                                        .q_column = 0,
-                                        .k_column = 0,
-                                        .v_column = width_,
-                                        .batch = pass.batch,
-                                        .heads = heads_,
-                                        .head_dim = head_dim,
-                                        .backend = pass.attention},
-                                       pass.mask);
-  return ops::linear(tape, read, out_);
+  const Variable attended = ops::attention(tape,
+                                           {.q = q,
+                                            .kv = kv,
+                                            .q_column = 0,
+                                            .k_column = 0,
+                                            .v_column = width_,
+                                            .batch = pass.batch,
+                                            .heads = heads_,
+                                            .head_dim = head_dim,
+                                            .backend = pass.attention},
+                                           pass.mask);
+  return ops::linear(tape, attended, out_);
 }
 
-/// The new tokens' keys and values join the rings, then the queries read those.
+/// Appends the keys and values of the new tokens to the cache, then attends to it.
 Variable CrossBlock::attend_decoding(Tape& tape, const Variable& q, const Context& context,
                                      const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
-  if (pass.cache->layer.rings)
-    write_cache(tape, *pass.cache, new_rows(tape, context, pass, q.value.dtype()), 0);
+  if (pass.cache->layer.kv) write_cache(tape, *pass.cache, new_rows(tape, context, pass, q.value.dtype()), 0);
   return attend_cache(tape, *pass.cache, q, heads_, head_dim, pass.rotary);
 }
 
@@ -184,7 +184,7 @@ Variable CrossBlock::new_rows(Tape& tape, const Context& context, const BlockPas
   const LayerCache& layer = pass.cache->layer;
   if (!layer.table) return keys_and_values(tape, context, pass, type);
   const Tensor& ids = context.tables[0].ids;
-  const ops::Lookup lookup{Tape::constant(layer.table), ids, 1, 0};
+  const ops::Lookup lookup{.table = Tape::constant(layer.table), .ids = ids};
   const Variable kv = ops::embedding(tape, {&lookup, 1}, ids.elements(), type);
   ops::rotary(tape, kv, 0, width_ / heads_, pass.rotary, pass.key_positions);
   return kv;
@@ -205,11 +205,11 @@ Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, const B
 }
 
 Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const {
-  // In the accumulation type throughout, weights unrounded: the gradients of the tables' rows are sums over
-  // the whole batch, which must not be rounded before the products.
+  // All in the accumulation type, with unrounded weights: the gradients of table rows are sums over the whole
+  // batch, which must not be rounded before the products.
   const ops::NormParameters norm{store_->unrounded(norm_kv_.scale), store_->unrounded(norm_kv_.offset)};
   const ops::LinearParameters kv{store_->unrounded(kv_.weight), store_->unrounded(kv_.bias)};
-  ops::ProjectedTables tables{context.tables, context.rstd, {}};
+  ops::ProjectedTables tables{.terms = context.tables, .rstd = context.rstd};
   if (context.rstd.value) {
     const ops::LinearParameters scaled{ops::scale_columns(tape, kv.weight, norm.scale), {}};
     for (ops::Lookup& term : tables.terms) term.table = ops::linear(tape, term.table, scaled);
@@ -220,8 +220,9 @@ Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPa
       term.table = ops::linear(tape, ops::layer_norm(tape, term.table, norm), kv);
   }
   const int64_t rows = context.tables[0].ids.elements();
-  return ops::projected_rows(tape, tables, {pass.rotary, width_ / heads_, pass.key_positions}, rows,
-                             pass.batch, type);
+  const ops::RotaryUse rotary{
+      .table = pass.rotary, .head_dim = width_ / heads_, .positions = pass.key_positions};
+  return ops::projected_rows(tape, tables, rotary, rows, pass.batch, type);
 }
 
 }  // namespace perceiver

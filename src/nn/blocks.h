@@ -1,5 +1,5 @@
-// The two blocks of Perceiver AR (MODEL.md section 3): CrossBlock reads the context into the latents,
-// SelfBlock mixes the latents.
+// The two blocks of Perceiver AR (docs/model.md, "Forward"): CrossBlock attends from the latents to the
+// context, SelfBlock attends among the latents.
 #pragma once
 
 #include <string>
@@ -17,20 +17,20 @@ struct DecodeSelf;
 
 namespace perceiver {
 
-/// What a block needs to know of a pass beside its latents.
+/// What a block needs to know about a pass besides its latents.
 struct BlockPass {
   int64_t batch = 0;
-  ops::AttentionMask mask;
-  ops::RotaryTable rotary;  ///< of this kind of block's heads
-  Tensor query_positions;   ///< i32 [B * M] (rotary)
-  Tensor key_positions;     ///< i32 [B * keys] (rotary)
+  ops::AttentionMask mask = {};
+  ops::RotaryTable rotary = {};  ///< for the heads of this kind of block
+  Tensor query_positions = {};   ///< i32 [B * M] (rotary)
+  Tensor key_positions = {};     ///< i32 [B * keys] (rotary)
   double residual_dropout = 0;
   Recompute recompute = Recompute::none;
   AttentionBackend attention = AttentionBackend::automatic;
-  const CachePass* cache = nullptr;  ///< generation: where keys and values are kept
+  const CachePass* cache = nullptr;  ///< generation: the KV cache
 };
 
-/// Linear, activation, linear (docs/model.md, Mlp); its dropout belongs to the residual add.
+/// Linear, activation, linear (docs/model.md, "Forward"); its dropout belongs to the residual addition.
 class Mlp {
  public:
   void declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,
@@ -50,9 +50,9 @@ class SelfBlock {
   void declare(ParameterStore& store, const std::string& name, const ModelConfig& config);
   /// z [B * M, Z] → [B * M, Z].
   Variable forward(Tape& tape, const Variable& z, const BlockPass& pass) const;
-  /// Of all linear layers.
+  /// The parameters of all linear layers.
   std::vector<ops::LinearParameters*> linears();
-  /// For the fused decode step; pointers to the parameters.
+  /// Pointers to the parameters, for the fused decode step.
   kernels::DecodeSelf fused_arguments() const;
 
  private:
@@ -66,13 +66,13 @@ class SelfBlock {
   Mlp mlp_;
 };
 
-/// What a CrossBlock reads: embedded tokens; or token ids, positions and their tables. A key and a value are
-/// functions of token and position alone: projecting the tables and gathering gives the same numbers as
-/// gathering and projecting, for the cost of the tables' rows instead of B * C (docs/projection.md).
+/// What a CrossBlock reads: embedded tokens, or token ids and positions with their tables. Keys and values
+/// are functions of token and position only: projecting the tables and gathering gives the same numbers as
+/// gathering and projecting, at the cost of the tables' rows instead of B * C (docs/projection.md).
 struct Context {
-  Variable x;                       ///< [B * C, E]; no value: by tables
-  std::vector<ops::Lookup> tables;  ///< unrounded; where positions are absolute with rows less their means
-  Variable rstd;                    ///< [B * C], of the sums of the tables' rows; only for absolute positions
+  Variable x = {};                       ///< [B * C, E]; no value: use `tables`
+  std::vector<ops::Lookup> tables = {};  ///< unrounded; minus their row means if positions are absolute
+  Variable rstd = {};                    ///< [B * C], of the sums of table rows; only for absolute positions
 };
 
 class CrossBlock {
@@ -82,9 +82,9 @@ class CrossBlock {
   Variable forward(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
   /// Keys, rotated, and values, [B * C, 2 A] of `type`.
   Variable keys_and_values(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
-  /// Of all linear layers.
+  /// The parameters of all linear layers.
   std::vector<ops::LinearParameters*> linears();
-  /// For the fused decode step; pointers to the parameters.
+  /// Pointers to the parameters, for the fused decode step.
   kernels::DecodeCross fused_arguments() const;
 
  private:
@@ -104,7 +104,7 @@ class CrossBlock {
   Mlp mlp_;
 };
 
-/// Declares a LayerNorm's and a linear layer's parameters under `name`.
+/// Declare the parameters of a LayerNorm and of a linear layer under `name`.
 void declare_norm(ParameterStore& store, ops::NormParameters& norm, const std::string& name,
                   int64_t channels);
 void declare_linear(ParameterStore& store, ops::LinearParameters& linear, const std::string& name, int64_t in,

@@ -8,9 +8,9 @@ namespace perceiver {
 
 void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t column) {
   const LayerCache& layer = pass.layer;
-  if (!layer.rings) return;
-  const int64_t slots = layer.rings.shape()[0], columns = layer.rings.shape()[2], rows = x.shape()[0];
-  PERCEIVER_ASSERT(column + columns <= x.shape()[1] && x.value.dtype() == layer.rings.dtype());
+  if (!layer.kv) return;
+  const int64_t slots = layer.kv.shape()[0], columns = layer.kv.shape()[2], rows = x.shape()[0];
+  PERCEIVER_ASSERT(column + columns <= x.shape()[1] && x.value.dtype() == layer.kv.dtype());
   kernels::WriteRows k{};
   k.type = x.value.dtype();
   k.slots = pass.decode ? slots : 1;
@@ -23,9 +23,9 @@ void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t c
   if (pass.decode) {
     k.row = pass.row.as<int32_t>();
     k.active = pass.active.as<int32_t>();
-    k.target = layer.rings.data();
+    k.target = layer.kv.data();
   } else {
-    k.target = layer.rings.view(pass.slot * layer.capacity * columns, {layer.capacity, columns}).data();
+    k.target = layer.kv.view(pass.slot * layer.capacity * columns, {layer.capacity, columns}).data();
   }
   kernels::write_rows(tape.launch(), k);
 }
@@ -44,11 +44,11 @@ Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int6
   k.capacity = layer.capacity;
   k.q = q.value.data();
   k.q_stride = q.shape()[1];
-  k.rings = layer.rings.data();
+  k.cache = layer.kv.data();
   k.count = pass.count.as<int32_t>();
   k.out = out.value.data();
   k.out_stride = heads * head_dim;
-  if (!layer.rings) {
+  if (!layer.kv) {
     k.table = layer.table.data();
     k.vocabulary = layer.table.shape()[0];
     k.tokens = layer.tokens.as<int32_t>();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "base/check.h"
 #include "base/random.h"
@@ -10,15 +11,16 @@
 namespace perceiver {
 namespace {
 
-constexpr int64_t kAlignment = 16;  // elements between parameters: vector loads never straddle two
-// Standard deviation of a standard normal cut at two standard deviations.
+constexpr int64_t kAlignment =
+    16;  // elements: parameters start at multiples, so that vector loads never straddle two
+// Standard deviation of a standard normal truncated at two standard deviations.
 constexpr double kTruncatedDeviation = 0.87962566103423978;
 
-/// A standard normal cut at +-2, by rejection.
+/// A standard normal truncated at +-2, by rejection.
 double truncated_normal(RandomStream& random) {
   for (;;) {
     const double radius = std::sqrt(-2 * std::log(1 - random.uniform()));
-    const double x = radius * std::cos(2 * M_PI * random.uniform());
+    const double x = radius * std::cos(2 * std::numbers::pi * random.uniform());
     if (std::abs(x) < 2) return x;
   }
 }
@@ -108,8 +110,11 @@ Variable ParameterStore::unrounded(const Variable& parameter) const {
 
 void ParameterStore::publish() const {
   if (!rounded_) return;
-  kernels::cast(context_->launch(),
-                {values_.dtype(), rounded_.dtype(), values_.elements(), values_.data(), rounded_.data()});
+  kernels::cast(context_->launch(), {.from = values_.dtype(),
+                                     .to = rounded_.dtype(),
+                                     .elements = values_.elements(),
+                                     .x = values_.data(),
+                                     .y = rounded_.data()});
 }
 
 int64_t ParameterStore::count() const {

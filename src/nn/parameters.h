@@ -1,5 +1,5 @@
 // A model's parameters: named tensors in one flat buffer, their gradients in another, so that optimizers,
-// checkpoints and reductions walk over memory and not over modules.
+// checkpoints and reductions traverse memory, not modules.
 #pragma once
 
 #include <functional>
@@ -14,18 +14,18 @@ namespace perceiver {
 enum class Initializer {
   zeros,
   ones,
-  truncated_normal,  ///< of the given standard deviation, cut at two of them
-  fan_in,            ///< truncated normal of variance 1 / fan_in after the cut
+  truncated_normal,  ///< of the given standard deviation, truncated at two of them
+  fan_in,            ///< truncated normal of variance 1 / fan_in after truncation
   values,            ///< given by a function (position tables)
 };
 
 struct Initialization {
   Initializer kind = Initializer::zeros;
   double deviation = 0;
-  std::function<double(int64_t element)> value;  ///< for `values`
+  std::function<double(int64_t element)> value = {};  ///< for `values`
 };
 
-/// One named tensor as a checkpoint sees it.
+/// A named tensor, as in a checkpoint.
 struct ParameterInfo {
   std::string name;
   Shape shape;
@@ -41,31 +41,31 @@ class ParameterStore {
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;
 
-  /// Declares a parameter; `target` becomes valid in `allocate` and must stay where it is until then.
+  /// Declares a parameter; `target` becomes valid in `allocate` and must not move before that.
   void declare(Variable& target, std::string name, Shape shape, Initialization initialization);
-  /// Declares parameters of the same shape that lie one after the other, so that `target` is their
+  /// Declares parameters of the same shape that are adjacent in memory, so that `target` is their
   /// concatenation along the first axis.
   void declare_packed(Variable& target, const std::vector<std::string>& names, Shape each,
                       Initialization initialization);
 
-  /// Allocates values and gradients of everything declared, in the accumulation type of `type`, and what the
-  /// operations read: the values themselves, or where `type` is bf16 a rounded copy. Values are unspecified.
+  /// Allocates values (master weights) and gradients of everything declared, in the accumulation type of
+  /// `type`, and if `type` is bf16 the rounded copy that operations read instead. Values are unspecified.
   void allocate(DeviceContext& context, DType type);
-  /// The unrounded values of a declared parameter that operations read, with the same gradient.
+  /// The master weights of a declared parameter, with the same gradient.
   Variable unrounded(const Variable& parameter) const;
-  /// After the values changed: rounds them anew for the operations. Enqueued; no allocation.
+  /// Updates the rounded copy after the values have changed. Enqueued; no allocation.
   void publish() const;
-  /// Draws initial values, and publishes them, from (seed, place of the parameter, element) alone;
+  /// Draws and publishes initial values, which depend only on (seed, index of the parameter, element);
   /// docs/model.md, "Initial values".
   void initialize(uint64_t seed);
 
   const std::vector<ParameterInfo>& infos() const { return infos_; }
   int64_t count() const;                                  ///< elements of all parameters
-  const Tensor& values() const { return values_; }        ///< flat, with padding between parameters that is 0
+  const Tensor& values() const { return values_; }        ///< flat, with zero padding between parameters
   const Tensor& gradients() const { return gradients_; }  ///< flat, likewise
   Tensor value(const ParameterInfo& info) const { return values_.view(info.offset, info.shape); }
   Tensor gradient(const ParameterInfo& info) const { return gradients_.view(info.offset, info.shape); }
-  /// Null when there is none of that name.
+  /// Null if there is none of that name.
   const ParameterInfo* find(const std::string& name) const;
 
   /// The next backward overwrites all gradients.

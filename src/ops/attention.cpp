@@ -68,9 +68,11 @@ Variable attention(Tape& tape, const AttentionInputs& in, const AttentionMask& m
     const GradientTarget d_q = tape.target(in.q);
     const GradientTarget d_kv = packed ? d_q : tape.target(in.kv);
     PERCEIVER_ASSERT(d_q && d_kv && !d_q.accumulate && !d_kv.accumulate);
-    kernels::AttentionBackward arguments{
-        arguments_of(in, mask, out_value, lse), d_out->tensor.data(), column_of(d_q.tensor, in.q_column),
-        column_of(d_kv.tensor, in.k_column), column_of(d_kv.tensor, in.v_column)};
+    kernels::AttentionBackward arguments{.forward = arguments_of(in, mask, out_value, lse),
+                                         .d_out = d_out->tensor.data(),
+                                         .d_q = column_of(d_q.tensor, in.q_column),
+                                         .d_k = column_of(d_kv.tensor, in.k_column),
+                                         .d_v = column_of(d_kv.tensor, in.v_column)};
     const int64_t bytes = kernels::attention_backward_workspace(tape.launch(), arguments);
     const Tensor scratch = bytes > 0 ? Tensor::empty(tape.context(), DType::u8, {bytes}) : Tensor();
     arguments.scratch = scratch.data();

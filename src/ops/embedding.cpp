@@ -11,17 +11,25 @@ void backward_of(Tape& tape, const Lookup& lookup, int64_t rows, const Tensor& d
   if (!d_table) return;
   const int64_t entries = lookup.table.shape()[0], columns = lookup.table.shape()[1];
   const Tensor scratch = Tensor::empty(tape.context(), DType::i32, {entries + 1 + rows});
-  kernels::embedding_backward(
-      tape.launch(),
-      {d_out.dtype(), rows, columns, entries, lookup.ids.as<int32_t>() + lookup.column, lookup.stride,
-       d_out.data(), d_table.tensor.data(), d_table.accumulate, scratch.as<int32_t>()});
+  kernels::embedding_backward(tape.launch(), {.type = d_out.dtype(),
+                                              .rows = rows,
+                                              .columns = columns,
+                                              .table_rows = entries,
+                                              .ids = lookup.ids.as<int32_t>() + lookup.column,
+                                              .id_stride = lookup.stride,
+                                              .d_out = d_out.data(),
+                                              .d_table = d_table.tensor.data(),
+                                              .accumulate = d_table.accumulate,
+                                              .scratch = scratch.as<int32_t>()});
 }
 
-/// The table in the element type of the result.
+/// The table, rounded to the element type of the result.
 Tensor rounded(Tape& tape, const Tensor& table, DType type) {
   if (table.dtype() == type) return table;
   const Tensor copy = Tensor::empty(tape.context(), type, table.shape());
-  kernels::cast(tape.launch(), {table.dtype(), type, table.elements(), table.data(), copy.data()});
+  kernels::cast(
+      tape.launch(),
+      {.from = table.dtype(), .to = type, .elements = table.elements(), .x = table.data(), .y = copy.data()});
   return copy;
 }
 
@@ -33,8 +41,11 @@ Variable embedding(Tape& tape, std::span<const Lookup> lookups, int64_t rows, DT
   const int64_t columns = first.shape()[1];
   const Variable out = tape.result(type, {rows, columns});
   std::vector<Tensor> tables;
-  kernels::Embedding arguments{type, rows, columns, static_cast<int>(lookups.size()),
-                               {},   {},   {},      out.value.data()};
+  kernels::Embedding arguments{.type = type,
+                               .rows = rows,
+                               .columns = columns,
+                               .tables = static_cast<int>(lookups.size()),
+                               .out = out.value.data()};
   for (size_t t = 0; t < lookups.size(); ++t) {
     PERCEIVER_ASSERT(lookups[t].table.shape()[1] == columns &&
                      lookups[t].ids.elements() >= rows * lookups[t].stride);

@@ -33,7 +33,7 @@ kernels::ResidualLayerNormBackward backward_arguments(Tape& tape, const Tensor& 
   return arguments;
 }
 
-/// y = LayerNorm(x); the statistics are written, too.
+/// y = LayerNorm(x); also writes the statistics.
 void normalise(Tape& tape, const Tensor& x, const NormParameters& norm, const Statistics& statistics,
                const Tensor& y) {
   kernels::ResidualLayerNorm arguments{};
@@ -49,10 +49,10 @@ void normalise(Tape& tape, const Tensor& x, const NormParameters& norm, const St
   kernels::residual_layer_norm(tape.launch(), arguments);
 }
 
-/// How to make LayerNorm(x) again: one pass over memory instead of keeping it until backward.
-std::shared_ptr<const std::function<Tensor()>> restoring(Tape& tape, const Tensor& x,
-                                                         const NormParameters& norm,
-                                                         const Statistics& statistics) {
+/// Recomputes LayerNorm(x): one pass over memory instead of keeping it until backward.
+std::shared_ptr<const std::function<Tensor()>> recomputation(Tape& tape, const Tensor& x,
+                                                             const NormParameters& norm,
+                                                             const Statistics& statistics) {
   if (!tape.recording()) return nullptr;
   return std::make_shared<const std::function<Tensor()>>([&tape, x, norm, statistics] {
     const Tensor y = Tensor::empty(tape.context(), x.dtype(), x.shape());
@@ -69,7 +69,7 @@ Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm) {
   Variable y = tape.result(in.dtype(), in.shape());
   const Statistics statistics = statistics_of(tape, in.dtype(), in.shape()[0]);
   normalise(tape, in, norm, statistics, y.value);
-  y.restore = restoring(tape, in, norm, statistics);
+  y.restore = recomputation(tape, in, norm, statistics);
   tape.record("layer_norm", y, [&tape, x, norm, statistics, d_y = y.gradient] {
     auto arguments = backward_arguments(tape, x.value, norm, statistics, d_y->tensor);
     const GradientTarget d_x = tape.target(x);
@@ -91,11 +91,19 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
   const kernels::DropoutMask mask = next_mask(tape, site);
   ResidualNorm out{tape.result(in.dtype(), in.shape()), tape.result(in.dtype(), in.shape())};
   const Statistics statistics = statistics_of(tape, in.dtype(), rows);
-  kernels::residual_layer_norm(
-      tape.launch(), {in.dtype(), rows, columns, has_residual ? residual.value.data() : nullptr, in.data(),
-                      mask, out.sum.value.data(), norm.scale.value.data(), norm.offset.value.data(),
-                      out.normal.value.data(), statistics.mean.data(), statistics.rstd.data()});
-  out.normal.restore = restoring(tape, out.sum.value, norm, statistics);
+  kernels::residual_layer_norm(tape.launch(), {.type = in.dtype(),
+                                               .rows = rows,
+                                               .columns = columns,
+                                               .residual = has_residual ? residual.value.data() : nullptr,
+                                               .branch = in.data(),
+                                               .mask = mask,
+                                               .sum = out.sum.value.data(),
+                                               .scale = norm.scale.value.data(),
+                                               .offset = norm.offset.value.data(),
+                                               .y = out.normal.value.data(),
+                                               .mean = statistics.mean.data(),
+                                               .rstd = statistics.rstd.data()});
+  out.normal.restore = recomputation(tape, out.sum.value, norm, statistics);
   tape.record("residual_layer_norm", out.normal,
               [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), norm, mask,
                statistics, sum = out.sum, d_y = out.normal.gradient] {

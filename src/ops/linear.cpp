@@ -13,50 +13,93 @@ void backward_products(Tape& tape, const Variable& x, const LinearParameters& pa
   const int64_t rows = d_pre.shape()[0], out = weight.shape()[0], in = weight.shape()[1];
   if (const GradientTarget d_weight = tape.target(parameters.weight)) {
     const Tensor values = x.read();
-    kernels::gemm(tape.launch(), {type, d_weight.tensor.dtype(), true, false, out, in, rows, d_pre.data(),
-                                  out, values.data(), in, d_weight.tensor.data(), in, d_weight.accumulate});
+    kernels::gemm(tape.launch(), {.type = type,
+                                  .out_type = d_weight.tensor.dtype(),
+                                  .transpose_a = true,
+                                  .m = out,
+                                  .n = in,
+                                  .k = rows,
+                                  .a = d_pre.data(),
+                                  .lda = out,
+                                  .b = values.data(),
+                                  .ldb = in,
+                                  .c = d_weight.tensor.data(),
+                                  .ldc = in,
+                                  .accumulate = d_weight.accumulate});
   }
   if (const GradientTarget d_x = tape.target(x)) {
-    kernels::gemm(tape.launch(), {type, type, false, false, rows, in, out, d_pre.data(), out, weight.data(),
-                                  in, d_x.tensor.data(), in, d_x.accumulate});
+    kernels::gemm(tape.launch(), {.type = type,
+                                  .out_type = type,
+                                  .m = rows,
+                                  .n = in,
+                                  .k = out,
+                                  .a = d_pre.data(),
+                                  .lda = out,
+                                  .b = weight.data(),
+                                  .ldb = in,
+                                  .c = d_x.tensor.data(),
+                                  .ldc = in,
+                                  .accumulate = d_x.accumulate});
   }
 }
 
-/// Applies `activation` to `pre`, in place where that loses nothing.
+/// Applies `activation` to `pre`, in place if backward does not need `pre`.
 Variable activate(Tape& tape, const Variable& pre, Activation activation) {
   const bool in_place = !tape.recording() || kernels::derives_from_output(activation);
   const Tensor& in = pre.value;
   const auto apply = [&tape, in, activation](const Tensor& out) {
-    kernels::bias_activation(tape.launch(), {in.dtype(), in.shape()[0], in.shape()[1], activation, in.data(),
-                                             nullptr, out.data()});
+    kernels::bias_activation(tape.launch(), {.type = in.dtype(),
+                                             .rows = in.shape()[0],
+                                             .columns = in.shape()[1],
+                                             .activation = activation,
+                                             .pre = in.data(),
+                                             .out = out.data()});
     return out;
   };
   if (in_place) return {apply(in), pre.gradient};
-  const auto anew = [&tape, in, apply] {
+  const auto out_of_place = [&tape, in, apply] {
     return apply(Tensor::empty(tape.context(), in.dtype(), in.shape()));
   };
-  return {anew(), pre.gradient, std::make_shared<const std::function<Tensor()>>(anew)};
+  return {out_of_place(), pre.gradient, std::make_shared<const std::function<Tensor()>>(out_of_place)};
 }
 
 /// pre = x · weightᵀ + bias.
 void product(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& pre) {
-  if (tape.independent_rows()) return skinny_gemm(tape, x.value, parameters, pre);
+  if (tape.batch_invariant()) return skinny_gemm(tape, x.value, parameters, pre);
   const Tensor& weight = parameters.weight.value;
   const int64_t rows = x.shape()[0], in = x.shape()[1], out = weight.shape()[0];
   const DType type = x.value.dtype();
   const void* bias = parameters.bias.value.data();
-  kernels::gemm(tape.launch(), {type, type, false, true, rows, out, in, x.value.data(), in, weight.data(), in,
-                                pre.data(), out, false, bias});
+  kernels::gemm(tape.launch(), {.type = type,
+                                .out_type = type,
+                                .transpose_b = true,
+                                .m = rows,
+                                .n = out,
+                                .k = in,
+                                .a = x.value.data(),
+                                .lda = in,
+                                .b = weight.data(),
+                                .ldb = in,
+                                .c = pre.data(),
+                                .ldc = out,
+                                .bias = bias});
 }
 
 }  // namespace
 
 void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out) {
-  const Tensor& weight = parameters.narrow ? parameters.narrow : parameters.weight.value;
+  const Tensor& weight = parameters.bf16_weight ? parameters.bf16_weight : parameters.weight.value;
   const int64_t rows = x.shape()[0], depth = weight.shape()[1], columns = weight.shape()[0];
   PERCEIVER_ASSERT(x.shape()[1] == depth && out.elements() == rows * columns && out.dtype() == x.dtype());
-  kernels::skinny_gemm(tape.launch(), {x.dtype(), weight.dtype(), rows, columns, depth, x.data(),
-                                       weight.data(), parameters.bias.value.data(), out.data()});
+  kernels::skinny_gemm(tape.launch(), {.type = x.dtype(),
+                                       .weight_type = weight.dtype(),
+                                       .rows = rows,
+                                       .columns = columns,
+                                       .depth = depth,
+                                       .x = x.data(),
+                                       .weight = weight.data(),
+                                       .bias = parameters.bias.value.data(),
+                                       .out = out.data()});
 }
 
 Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters, Activation activation) {
@@ -70,15 +113,20 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
               [&tape, x = x.kept(), parameters, activation, changes, kept = changes ? pre.value : Tensor(),
                d_y = y.gradient] {
                 const Tensor d_out = d_y->tensor;
-                // Overwritten in place unless another gradient shares the storage; `d_y` and `d_out` hold it.
+                // In place unless another gradient shares the storage, which `d_y` and `d_out` hold.
                 const bool in_place = !changes || d_out.shared_by(2);
                 const Tensor d_pre =
                     in_place ? d_out : Tensor::empty(tape.context(), d_out.dtype(), d_out.shape());
                 const GradientTarget d_bias = tape.target(parameters.bias);
-                kernels::bias_activation_backward(
-                    tape.launch(),
-                    {d_out.dtype(), d_out.shape()[0], d_out.shape()[1], activation, kept.data(), d_out.data(),
-                     changes ? d_pre.data() : nullptr, d_bias.tensor.data(), d_bias.accumulate});
+                kernels::bias_activation_backward(tape.launch(), {.type = d_out.dtype(),
+                                                                  .rows = d_out.shape()[0],
+                                                                  .columns = d_out.shape()[1],
+                                                                  .activation = activation,
+                                                                  .kept = kept.data(),
+                                                                  .d_out = d_out.data(),
+                                                                  .d_pre = changes ? d_pre.data() : nullptr,
+                                                                  .d_bias = d_bias.tensor.data(),
+                                                                  .accumulate_bias = d_bias.accumulate});
                 backward_products(tape, x, parameters, d_pre);
               });
   return y;

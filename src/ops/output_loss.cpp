@@ -9,8 +9,9 @@
 namespace perceiver::ops {
 namespace {
 
-/// Room for the logits of some rows. On a GPU rows start at multiples of 16 bytes, which matrix products need
-/// for their fast paths, and are more at a time, to fill it; on the CPU a chunk is to stay in the cache.
+/// Memory for the logits of some rows. On a GPU rows start at multiples of 16 bytes, which the fast paths of
+/// matrix products need, and chunks are larger, to fill the device; on the CPU a chunk should stay in the
+/// cache.
 struct Chunk {
   int64_t rows, stride;
   Tensor logits;  // [rows, stride]
@@ -28,9 +29,56 @@ Chunk make_chunk(const Tape& tape, DType type, int64_t rows, int64_t vocabulary)
 void chunk_logits(Tape& tape, const Tensor& x, const LinearParameters& parameters, int64_t begin,
                   int64_t count, const Chunk& chunk) {
   const int64_t in = x.shape()[1], vocabulary = parameters.weight.shape()[0];
-  kernels::gemm(tape.launch(), {x.dtype(), x.dtype(), false, true, count, vocabulary, in,
-                                x.view(begin * in, {count, in}).data(), in, parameters.weight.value.data(),
-                                in, chunk.logits.data(), chunk.stride, false, parameters.bias.value.data()});
+  kernels::gemm(tape.launch(), {.type = x.dtype(),
+                                .out_type = x.dtype(),
+                                .transpose_b = true,
+                                .m = count,
+                                .n = vocabulary,
+                                .k = in,
+                                .a = x.view(begin * in, {count, in}).data(),
+                                .lda = in,
+                                .b = parameters.weight.value.data(),
+                                .ldb = in,
+                                .c = chunk.logits.data(),
+                                .ldc = chunk.stride,
+                                .bias = parameters.bias.value.data()});
+}
+
+/// d_weight (+)= d_logitsᵀ · x over `count` rows of a chunk.
+void weight_gradient(Tape& tape, const Chunk& d_logits, int64_t count, const Tensor& x,
+                     const GradientTarget& d_weight) {
+  const int64_t in = x.shape()[1], vocabulary = d_weight.tensor.shape()[0];
+  kernels::gemm(tape.launch(), {.type = x.dtype(),
+                                .out_type = d_weight.tensor.dtype(),
+                                .transpose_a = true,
+                                .m = vocabulary,
+                                .n = in,
+                                .k = count,
+                                .a = d_logits.logits.data(),
+                                .lda = d_logits.stride,
+                                .b = x.data(),
+                                .ldb = in,
+                                .c = d_weight.tensor.data(),
+                                .ldc = in,
+                                .accumulate = d_weight.accumulate});
+}
+
+/// d_x (+)= d_logits · weight for `count` rows of a chunk.
+void input_gradient(Tape& tape, const Chunk& d_logits, int64_t count, const Tensor& weight,
+                    const GradientTarget& d_x) {
+  const int64_t vocabulary = weight.shape()[0], in = weight.shape()[1];
+  kernels::gemm(tape.launch(), {.type = weight.dtype(),
+                                .out_type = weight.dtype(),
+                                .m = count,
+                                .n = in,
+                                .k = vocabulary,
+                                .a = d_logits.logits.data(),
+                                .lda = d_logits.stride,
+                                .b = weight.data(),
+                                .ldb = in,
+                                .c = d_x.tensor.data(),
+                                .ldc = in,
+                                .accumulate = d_x.accumulate});
 }
 
 void backward_of(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& targets,
@@ -51,19 +99,27 @@ void backward_of(Tape& tape, const Variable& x, const LinearParameters& paramete
   for (int64_t begin = 0; begin < rows; begin += chunk.rows) {
     const int64_t count = std::min(chunk.rows, rows - begin);
     chunk_logits(tape, x.value, parameters, begin, count, chunk);
-    kernels::cross_entropy(
-        tape.launch(),
-        {type, count, vocabulary, chunk.stride, logits.data(), targets.as<int32_t>() + begin,
-         options.label_smoothing, options.z_loss, gradient_scale, nullptr, nullptr, nullptr, nullptr});
-    kernels::bias_activation_backward(
-        tape.launch(), {type, count, vocabulary, Activation::identity, nullptr, logits.data(), nullptr,
-                        d_bias.tensor.data(), d_bias.accumulate || begin > 0, chunk.stride});
-    kernels::gemm(tape.launch(), {type, d_weight.tensor.dtype(), true, false, vocabulary, in, count,
-                                  logits.data(), chunk.stride, x.value.view(begin * in, {count, in}).data(),
-                                  in, d_weight.tensor.data(), in, d_weight.accumulate || begin > 0});
-    kernels::gemm(tape.launch(), {type, type, false, false, count, in, vocabulary, logits.data(),
-                                  chunk.stride, parameters.weight.value.data(), in,
-                                  d_x.tensor.view(begin * in, {count, in}).data(), in, d_x.accumulate});
+    kernels::cross_entropy(tape.launch(), {.type = type,
+                                           .rows = count,
+                                           .vocabulary = vocabulary,
+                                           .stride = chunk.stride,
+                                           .logits = logits.data(),
+                                           .targets = targets.as<int32_t>() + begin,
+                                           .label_smoothing = options.label_smoothing,
+                                           .z_loss = options.z_loss,
+                                           .gradient_scale = gradient_scale});
+    kernels::bias_activation_backward(tape.launch(), {.type = type,
+                                                      .rows = count,
+                                                      .columns = vocabulary,
+                                                      .activation = Activation::identity,
+                                                      .d_out = logits.data(),
+                                                      .d_bias = d_bias.tensor.data(),
+                                                      .accumulate_bias = d_bias.accumulate || begin > 0,
+                                                      .stride = chunk.stride});
+    weight_gradient(tape, chunk, count, x.value.view(begin * in, {count, in}),
+                    {d_weight.tensor, d_weight.accumulate || begin > 0});
+    input_gradient(tape, chunk, count, parameters.weight.value,
+                   {d_x.tensor.view(begin * in, {count, in}), d_x.accumulate});
   }
 }
 
@@ -83,17 +139,30 @@ LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& pa
     for (int64_t begin = 0; begin < rows; begin += chunk.rows) {
       const int64_t count = std::min(chunk.rows, rows - begin);
       chunk_logits(tape, x.value, parameters, begin, count, chunk);
-      kernels::cross_entropy(tape.launch(),
-                             {type, count, vocabulary, chunk.stride, chunk.logits.data(),
-                              targets.as<int32_t>() + begin, options.label_smoothing, options.z_loss, nullptr,
-                              result.nll.view(begin, {count}).data(), result.loss.view(begin, {count}).data(),
-                              result.z.view(begin, {count}).data(), result.correct.as<uint8_t>() + begin});
+      kernels::cross_entropy(tape.launch(), {.type = type,
+                                             .rows = count,
+                                             .vocabulary = vocabulary,
+                                             .stride = chunk.stride,
+                                             .logits = chunk.logits.data(),
+                                             .targets = targets.as<int32_t>() + begin,
+                                             .label_smoothing = options.label_smoothing,
+                                             .z_loss = options.z_loss,
+                                             .nll = result.nll.view(begin, {count}).data(),
+                                             .loss = result.loss.view(begin, {count}).data(),
+                                             .z = result.z.view(begin, {count}).data(),
+                                             .correct = result.correct.as<uint8_t>() + begin});
     }
   }
-  kernels::loss_totals(tape.launch(), {wide, rows, result.loss.data(), result.nll.data(), result.z.data(),
-                                       result.correct.as<uint8_t>(), targets.as<int32_t>(),
-                                       result.totals.as<double>(), options.accumulate_totals});
-  // A root: its gradient counts as written from the start.
+  kernels::loss_totals(tape.launch(), {.type = wide,
+                                       .rows = rows,
+                                       .loss = result.loss.data(),
+                                       .nll = result.nll.data(),
+                                       .z = result.z.data(),
+                                       .correct = result.correct.as<uint8_t>(),
+                                       .targets = targets.as<int32_t>(),
+                                       .totals = result.totals.as<double>(),
+                                       .accumulate = options.accumulate_totals});
+  // A root: its gradient counts as written.
   Variable root{result.loss, std::make_shared<Gradient>()};
   root.gradient->written = true;
   tape.record("output_loss", root, [&tape, x, parameters, targets, options] {

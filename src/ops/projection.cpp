@@ -1,5 +1,5 @@
-// Keys and values by way of projected tables (docs/projection.md): with X̄_a the tables of tokens and
-// positions, each row less its mean,
+// Keys and values from projected tables (docs/projection.md). With X̄_a the tables of tokens and positions,
+// each row minus its mean:
 //
 //   r_n = 1 / sqrt(|sum_a X̄_a[p_an]|² / E + eps)                      sum_rstd
 //   T_a = X̄_a (W ∘ scale)ᵀ,  c = W offset + b                          scale_columns, linear
@@ -27,18 +27,22 @@ kernels::TableRows rows_of(std::span<const Lookup> terms, int64_t rows, DType ty
   return result;
 }
 
-/// Memory for the sort of `rows` by their ids of a table.
+/// Memory for sorting `rows` by their ids in a table.
 Tensor sort_scratch(Tape& tape, const Lookup& term, int64_t rows) {
   return Tensor::empty(tape.context(), DType::i32, {term.table.shape()[0] + 1 + rows});
 }
 
 kernels::Rotation rotation_of(const RotaryUse& use) {
   if (use.table.bands == 0 || use.table.heads == 0) return {};
-  return {use.table.heads,         use.head_dim,         use.table.bands, use.positions.as<int32_t>(),
-          use.table.cosine.data(), use.table.sine.data()};
+  return {.heads = use.table.heads,
+          .head_dim = use.head_dim,
+          .bands = use.table.bands,
+          .positions = use.positions.as<int32_t>(),
+          .cosine = use.table.cosine.data(),
+          .sine = use.table.sine.data()};
 }
 
-/// What the backward of a gather needs, beside the gradient.
+/// What the backward of a gather needs besides the gradient.
 struct Gathered {
   ProjectedTables tables;
   RotaryUse rotary;
@@ -51,11 +55,18 @@ void tables_backward(Tape& tape, const Gathered& g, const Tensor& d_out) {
     const GradientTarget d_table = tape.target(term.table);
     if (!d_table) continue;
     const Tensor scratch = sort_scratch(tape, term, g.rows);
-    kernels::projected_rows_backward(
-        tape.launch(),
-        {d_out.dtype(), g.rows, columns, term.table.shape()[0], term.ids.as<int32_t>() + term.column,
-         term.stride, g.tables.rstd.value.data(), rotation_of(g.rotary), d_out.data(), d_table.tensor.data(),
-         d_table.accumulate, scratch.as<int32_t>()});
+    kernels::projected_rows_backward(tape.launch(), {.type = d_out.dtype(),
+                                                     .rows = g.rows,
+                                                     .columns = columns,
+                                                     .table_rows = term.table.shape()[0],
+                                                     .ids = term.ids.as<int32_t>() + term.column,
+                                                     .id_stride = term.stride,
+                                                     .rstd = g.tables.rstd.value.data(),
+                                                     .rotation = rotation_of(g.rotary),
+                                                     .d_out = d_out.data(),
+                                                     .d_table = d_table.tensor.data(),
+                                                     .accumulate = d_table.accumulate,
+                                                     .scratch = scratch.as<int32_t>()});
   }
 }
 
@@ -64,10 +75,16 @@ void scale_backward(Tape& tape, const Gathered& g, const Tensor& d_out) {
   if (!d_rstd) return;
   const GradientTarget d_offset = tape.target(g.tables.offset);
   const DType wide = d_rstd.tensor.dtype();
-  kernels::projected_scale_backward(
-      tape.launch(),
-      {d_out.dtype(), g.rows, d_out.shape()[1], g.examples, rows_of(g.tables.terms, g.rows, wide),
-       d_out.data(), d_rstd.tensor.data(), d_rstd.accumulate, d_offset.tensor.data(), d_offset.accumulate});
+  kernels::projected_scale_backward(tape.launch(), {.type = d_out.dtype(),
+                                                    .rows = g.rows,
+                                                    .columns = d_out.shape()[1],
+                                                    .examples = g.examples,
+                                                    .terms = rows_of(g.tables.terms, g.rows, wide),
+                                                    .d_out = d_out.data(),
+                                                    .d_rstd = d_rstd.tensor.data(),
+                                                    .accumulate_rstd = d_rstd.accumulate,
+                                                    .d_offset = d_offset.tensor.data(),
+                                                    .accumulate_offset = d_offset.accumulate});
 }
 
 }  // namespace
@@ -76,12 +93,18 @@ Variable center_rows(Tape& tape, const Variable& x) {
   const DType type = x.value.dtype();
   const int64_t rows = x.shape()[0], columns = x.shape()[1];
   Variable y = tape.result(type, x.shape());
-  kernels::center_rows(tape.launch(), {type, rows, columns, x.value.data(), y.value.data(), false});
+  kernels::center_rows(
+      tape.launch(),
+      {.type = type, .rows = rows, .columns = columns, .x = x.value.data(), .y = y.value.data()});
   if (!x.gradient) return Tape::constant(y.value);
   tape.record("center_rows", y, [&tape, x = x.gradient_only(), type, rows, columns, d_y = y.gradient] {
     const GradientTarget d_x = tape.target(x);
-    kernels::center_rows(tape.launch(),
-                         {type, rows, columns, d_y->tensor.data(), d_x.tensor.data(), d_x.accumulate});
+    kernels::center_rows(tape.launch(), {.type = type,
+                                         .rows = rows,
+                                         .columns = columns,
+                                         .x = d_y->tensor.data(),
+                                         .y = d_x.tensor.data(),
+                                         .accumulate = d_x.accumulate});
   });
   return y;
 }
@@ -91,13 +114,24 @@ Variable scale_columns(Tape& tape, const Variable& x, const Variable& scale) {
   const int64_t rows = x.shape()[0], columns = x.shape()[1];
   PERCEIVER_ASSERT(scale.value.elements() == columns && scale.value.dtype() == type);
   const Variable y = tape.result(type, x.shape());
-  kernels::scale_columns(tape.launch(),
-                         {type, rows, columns, x.value.data(), scale.value.data(), y.value.data()});
+  kernels::scale_columns(tape.launch(), {.type = type,
+                                         .rows = rows,
+                                         .columns = columns,
+                                         .x = x.value.data(),
+                                         .scale = scale.value.data(),
+                                         .y = y.value.data()});
   tape.record("scale_columns", y, [&tape, x, scale, type, rows, columns, d_y = y.gradient] {
     const GradientTarget d_x = tape.target(x), d_scale = tape.target(scale);
-    kernels::scale_columns_backward(
-        tape.launch(), {type, rows, columns, x.value.data(), scale.value.data(), d_y->tensor.data(),
-                        d_x.tensor.data(), d_x.accumulate, d_scale.tensor.data(), d_scale.accumulate});
+    kernels::scale_columns_backward(tape.launch(), {.type = type,
+                                                    .rows = rows,
+                                                    .columns = columns,
+                                                    .x = x.value.data(),
+                                                    .scale = scale.value.data(),
+                                                    .d_y = d_y->tensor.data(),
+                                                    .d_x = d_x.tensor.data(),
+                                                    .accumulate_x = d_x.accumulate,
+                                                    .d_scale = d_scale.tensor.data(),
+                                                    .accumulate_scale = d_scale.accumulate});
   });
   return y;
 }
@@ -106,8 +140,12 @@ Variable sum_rstd(Tape& tape, std::span<const Lookup> centred, int64_t rows, int
   const DType type = centred[0].table.value.dtype();
   const int64_t columns = centred[0].table.shape()[1];
   const Variable rstd = tape.result(type, {rows});
-  const kernels::SumRstd forward{
-      type, rows, columns, examples, rows_of(centred, rows, type), rstd.value.data()};
+  const kernels::SumRstd forward{.type = type,
+                                 .rows = rows,
+                                 .columns = columns,
+                                 .examples = examples,
+                                 .terms = rows_of(centred, rows, type),
+                                 .rstd = rstd.value.data()};
   kernels::sum_rstd(tape.launch(), forward);
   tape.record("sum_rstd", rstd,
               [&tape, terms = std::vector<Lookup>(centred.begin(), centred.end()), forward,
@@ -116,10 +154,13 @@ Variable sum_rstd(Tape& tape, std::span<const Lookup> centred, int64_t rows, int
                   const GradientTarget d_table = tape.target(terms[t].table);
                   if (!d_table) continue;
                   const Tensor scratch = sort_scratch(tape, terms[t], forward.rows);
-                  kernels::sum_rstd_backward(
-                      tape.launch(),
-                      {forward, gradient->tensor.data(), static_cast<int>(t), terms[t].table.shape()[0],
-                       d_table.tensor.data(), d_table.accumulate, scratch.as<int32_t>()});
+                  kernels::sum_rstd_backward(tape.launch(), {.forward = forward,
+                                                             .d_rstd = gradient->tensor.data(),
+                                                             .table = static_cast<int>(t),
+                                                             .table_rows = terms[t].table.shape()[0],
+                                                             .d_table = d_table.tensor.data(),
+                                                             .accumulate = d_table.accumulate,
+                                                             .scratch = scratch.as<int32_t>()});
                 }
               });
   return rstd;
@@ -136,8 +177,15 @@ Variable projected_rows(Tape& tape, const ProjectedTables& tables, const RotaryU
   PERCEIVER_ASSERT(rotation.heads * rotation.head_dim <= columns && 2 * rotation.bands <= rotation.head_dim &&
                    rows % examples == 0);
   const Variable out = tape.result(type, {rows, columns});
-  kernels::projected_rows(tape.launch(), {type, rows, columns, examples, terms, tables.rstd.value.data(),
-                                          tables.offset.value.data(), rotation, out.value.data()});
+  kernels::projected_rows(tape.launch(), {.type = type,
+                                          .rows = rows,
+                                          .columns = columns,
+                                          .examples = examples,
+                                          .terms = terms,
+                                          .rstd = tables.rstd.value.data(),
+                                          .offset = tables.offset.value.data(),
+                                          .rotation = rotation,
+                                          .out = out.value.data()});
   tape.record("projected_rows", out,
               [&tape, gathered = Gathered{tables, rotary, rows, examples}, gradient = out.gradient] {
                 scale_backward(tape, gathered, gradient->tensor);

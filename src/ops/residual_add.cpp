@@ -9,17 +9,24 @@ Variable residual_add(Tape& tape, const Variable& residual, const Variable& bran
   PERCEIVER_ASSERT(in.shape().rank() == 2 && residual.shape() == in.shape());
   const kernels::DropoutMask mask = next_mask(tape, site);
   const Variable sum = tape.result(in.dtype(), in.shape());
-  kernels::residual_layer_norm(
-      tape.launch(), {in.dtype(), in.shape()[0], in.shape()[1], residual.value.data(), in.data(), mask,
-                      sum.value.data(), nullptr, nullptr, nullptr, nullptr, nullptr});
+  kernels::residual_layer_norm(tape.launch(), {.type = in.dtype(),
+                                               .rows = in.shape()[0],
+                                               .columns = in.shape()[1],
+                                               .residual = residual.value.data(),
+                                               .branch = in.data(),
+                                               .mask = mask,
+                                               .sum = sum.value.data()});
   tape.record("residual_add", sum,
               [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), mask,
                d_sum = sum.gradient] {
                 Tensor d_branch = d_sum->tensor;
                 if (mask.threshold > 0) {
                   d_branch = Tensor::empty(tape.context(), d_sum->dtype, d_sum->shape);
-                  kernels::dropout(tape.launch(), {d_branch.dtype(), d_branch.elements(),
-                                                   d_sum->tensor.data(), mask, d_branch.data(), false});
+                  kernels::dropout(tape.launch(), {.type = d_branch.dtype(),
+                                                   .elements = d_branch.elements(),
+                                                   .x = d_sum->tensor.data(),
+                                                   .mask = mask,
+                                                   .y = d_branch.data()});
                 }
                 tape.give(branch, d_branch);
                 tape.give(residual, d_sum->tensor);

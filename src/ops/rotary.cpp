@@ -13,12 +13,20 @@ void rotary(Tape& tape, const Variable& x, int64_t column, int64_t head_dim, con
   const auto rotate = [&tape, column, rows, columns, head_dim, table, positions](const Tensor& target,
                                                                                  int direction) {
     const Tensor part = target.view(column, {target.elements() - column});
-    kernels::rotary(tape.launch(),
-                    {target.dtype(), rows, columns, table.heads, head_dim, table.bands, part.data(),
-                     positions.as<int32_t>(), table.cosine.data(), table.sine.data(), direction});
+    kernels::rotary(tape.launch(), {.type = target.dtype(),
+                                    .rows = rows,
+                                    .row_stride = columns,
+                                    .heads = table.heads,
+                                    .head_dim = head_dim,
+                                    .bands = table.bands,
+                                    .x = part.data(),
+                                    .positions = positions.as<int32_t>(),
+                                    .cosine = table.cosine.data(),
+                                    .sine = table.sine.data(),
+                                    .direction = direction});
   };
   rotate(x.value, 1);
-  // In place in both directions: whoever made `x` gets the gradient of the unrotated values.
+  // In place in both directions: the operation that made `x` receives the gradient of the unrotated values.
   tape.record("rotary", x, [rotate, gradient = x.gradient] { rotate(gradient->tensor, -1); });
 }
 

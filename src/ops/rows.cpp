@@ -9,13 +9,24 @@ Variable repeat_rows(Tape& tape, const Variable& x, const Variable& encoding) {
   PERCEIVER_ASSERT(encoding.shape()[1] == columns);
   const DType type = x.value.dtype();
   const Variable y = tape.result(type, {rows * copies, columns});
-  kernels::repeat_rows(tape.launch(),
-                       {type, rows, copies, columns, x.value.data(), encoding.value.data(), y.value.data()});
+  kernels::repeat_rows(tape.launch(), {.type = type,
+                                       .rows = rows,
+                                       .copies = copies,
+                                       .columns = columns,
+                                       .x = x.value.data(),
+                                       .encoding = encoding.value.data(),
+                                       .y = y.value.data()});
   tape.record("repeat_rows", y, [&tape, x, encoding, rows, copies, columns, d_y = y.gradient] {
     const GradientTarget d_x = tape.target(x), d_encoding = tape.target(encoding);
-    kernels::repeat_rows_backward(tape.launch(),
-                                  {d_y->dtype, rows, copies, columns, d_y->tensor.data(), d_x.tensor.data(),
-                                   d_x.accumulate, d_encoding.tensor.data(), d_encoding.accumulate});
+    kernels::repeat_rows_backward(tape.launch(), {.type = d_y->dtype,
+                                                  .rows = rows,
+                                                  .copies = copies,
+                                                  .columns = columns,
+                                                  .d_y = d_y->tensor.data(),
+                                                  .d_x = d_x.tensor.data(),
+                                                  .accumulate_x = d_x.accumulate,
+                                                  .d_encoding = d_encoding.tensor.data(),
+                                                  .accumulate_encoding = d_encoding.accumulate});
   });
   return y;
 }
@@ -25,12 +36,22 @@ Variable average_rows(Tape& tape, const Variable& x, int64_t copies) {
   const int64_t rows = x.shape()[0] / copies, columns = x.shape()[1];
   const DType type = x.value.dtype();
   const Variable y = tape.result(type, {rows, columns});
-  kernels::average_rows(tape.launch(), {type, rows, copies, columns, x.value.data(), y.value.data()});
+  kernels::average_rows(tape.launch(), {.type = type,
+                                        .rows = rows,
+                                        .copies = copies,
+                                        .columns = columns,
+                                        .x = x.value.data(),
+                                        .y = y.value.data()});
   tape.record("average_rows", y, [&tape, x, rows, copies, columns, d_y = y.gradient] {
     const GradientTarget d_x = tape.target(x);
     if (!d_x) return;
-    kernels::average_rows_backward(tape.launch(), {d_y->dtype, rows, copies, columns, d_y->tensor.data(),
-                                                   d_x.tensor.data(), d_x.accumulate});
+    kernels::average_rows_backward(tape.launch(), {.type = d_y->dtype,
+                                                   .rows = rows,
+                                                   .copies = copies,
+                                                   .columns = columns,
+                                                   .d_y = d_y->tensor.data(),
+                                                   .d_x = d_x.tensor.data(),
+                                                   .accumulate = d_x.accumulate});
   });
   return y;
 }

@@ -172,15 +172,23 @@ void Learner::update() {
   const Launch& launch = model_.context().launch();
   const ParameterStore& parameters = model_.parameters();
   const Tensor &gradients = parameters.gradients(), &values = parameters.values();
-  kernels::sum_of_squares(
-      launch, {gradients.dtype(), gradients.elements(), gradients.data(), squared_norm_.as<double>()});
-  kernels::step_control(launch, {squared_norm_.as<double>(), totals_.as<double>(),
-                                 config_.optimizer.clip_norm, config_.train.ema_decay, scalars()});
+  kernels::sum_of_squares(launch, {.type = gradients.dtype(),
+                                   .elements = gradients.elements(),
+                                   .x = gradients.data(),
+                                   .sum = squared_norm_.as<double>()});
+  kernels::step_control(launch, {.sum_of_squares = squared_norm_.as<double>(),
+                                 .loss = totals_.as<double>(),
+                                 .clip_norm = config_.optimizer.clip_norm,
+                                 .ema_decay = config_.train.ema_decay,
+                                 .scalars = scalars()});
   optimizer_->update(scalars());
   parameters.publish();
   if (!average_) return;
-  kernels::moving_average(launch,
-                          {values.dtype(), values.elements(), values.data(), average_.data(), scalars()});
+  kernels::moving_average(launch, {.type = values.dtype(),
+                                   .elements = values.elements(),
+                                   .values = values.data(),
+                                   .average = average_.data(),
+                                   .scalars = scalars()});
 }
 
 std::string Learner::find_offender(const Slot& slot) {
@@ -199,8 +207,9 @@ std::string Learner::find_offender(const Slot& slot) {
 void Learner::swap_average() {
   if (!average_) return;
   const Tensor& values = model_.parameters().values();
-  kernels::swap(model_.context().launch(),
-                {values.dtype(), values.elements(), values.data(), average_.data()});
+  kernels::swap(
+      model_.context().launch(),
+      {.type = values.dtype(), .elements = values.elements(), .a = values.data(), .b = average_.data()});
   model_.parameters().publish();
 }
 

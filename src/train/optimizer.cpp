@@ -69,10 +69,18 @@ class Adam final : public TiledOptimizer {
         second_(add_buffer("adam.second_moment")) {}
 
   void update(const kernels::StepScalars* scalars) override {
-    kernels::adam(context_.launch(),
-                  {type(), tiles(), tile_count_, parameters_.values().data(), parameters_.gradients().data(),
-                   first_.data(), second_.data(), config_.beta1, config_.beta2, config_.epsilon,
-                   config_.type == OptimizerType::adamw, scalars});
+    kernels::adam(context_.launch(), {.type = type(),
+                                      .tiles = tiles(),
+                                      .tile_count = tile_count_,
+                                      .parameters = parameters_.values().data(),
+                                      .gradients = parameters_.gradients().data(),
+                                      .first_moment = first_.data(),
+                                      .second_moment = second_.data(),
+                                      .beta1 = config_.beta1,
+                                      .beta2 = config_.beta2,
+                                      .epsilon = config_.epsilon,
+                                      .decoupled = config_.type == OptimizerType::adamw,
+                                      .scalars = scalars});
   }
 
  private:
@@ -87,9 +95,15 @@ class Sgd final : public TiledOptimizer {
   }
 
   void update(const kernels::StepScalars* scalars) override {
-    kernels::sgd(context_.launch(),
-                 {type(), tiles(), tile_count_, parameters_.values().data(), parameters_.gradients().data(),
-                  momentum_.data(), config_.momentum, config_.nesterov, scalars});
+    kernels::sgd(context_.launch(), {.type = type(),
+                                     .tiles = tiles(),
+                                     .tile_count = tile_count_,
+                                     .parameters = parameters_.values().data(),
+                                     .gradients = parameters_.gradients().data(),
+                                     .momentum_buffer = momentum_.data(),
+                                     .momentum = config_.momentum,
+                                     .nesterov = config_.nesterov,
+                                     .scalars = scalars});
   }
 
  private:
@@ -105,10 +119,18 @@ class Lamb final : public TiledOptimizer {
         norms_(Tensor::empty(context, DType::f64, {2 * tile_count_})) {}
 
   void update(const kernels::StepScalars* scalars) override {
-    kernels::lamb(context_.launch(),
-                  {type(), tiles(), tile_count_, parameters_.values().data(), parameters_.gradients().data(),
-                   first_.data(), second_.data(), config_.beta1, config_.beta2, config_.epsilon,
-                   norms_.as<double>(), scalars});
+    kernels::lamb(context_.launch(), {.type = type(),
+                                      .tiles = tiles(),
+                                      .tile_count = tile_count_,
+                                      .parameters = parameters_.values().data(),
+                                      .gradients = parameters_.gradients().data(),
+                                      .first_moment = first_.data(),
+                                      .second_moment = second_.data(),
+                                      .beta1 = config_.beta1,
+                                      .beta2 = config_.beta2,
+                                      .epsilon = config_.epsilon,
+                                      .norms = norms_.as<double>(),
+                                      .scalars = scalars});
   }
 
  private:
@@ -126,11 +148,14 @@ class Adafactor final : public Optimizer {
   }
 
   void update(const kernels::StepScalars* scalars) override {
-    kernels::adafactor(
-        context_.launch(),
-        {moments_.dtype(), static_cast<const kernels::AdafactorParameter*>(device_table_.data()),
-         static_cast<int64_t>(table_.size()), parameters_.values().data(), parameters_.gradients().data(),
-         moments_.data(), scalars});
+    kernels::adafactor(context_.launch(),
+                       {.type = moments_.dtype(),
+                        .table = static_cast<const kernels::AdafactorParameter*>(device_table_.data()),
+                        .parameter_count = static_cast<int64_t>(table_.size()),
+                        .parameters = parameters_.values().data(),
+                        .gradients = parameters_.gradients().data(),
+                        .moments = moments_.data(),
+                        .scalars = scalars});
   }
 
   std::vector<NamedTensor> state() const override {

@@ -174,8 +174,10 @@ bool Trainer::evaluate() {
 bool Trainer::weights_are_finite() const {
   const Tensor& values = model_->parameters().values();
   const Tensor counter = Tensor::empty(model_->context(), DType::f64, {1});  // as large as an int64
-  kernels::count_non_finite(model_->context().launch(), {values.dtype(), values.elements(), values.data(),
-                                                         static_cast<int64_t*>(counter.data())});
+  kernels::count_non_finite(model_->context().launch(), {.type = values.dtype(),
+                                                         .elements = values.elements(),
+                                                         .x = values.data(),
+                                                         .count = static_cast<int64_t*>(counter.data())});
   int64_t count = 0;
   counter.copy_to_host(std::as_writable_bytes(std::span(&count, 1)));
   return count == 0;

@@ -38,8 +38,8 @@ TEST(RandomStream, SixtyFourBitsAreTheFirstWordThenTheSecond) {
   EXPECT_EQ(pairs.next64(), first << 32 | second);
 }
 
-// Streams that differ in one of seed, purpose, a and b have no block in common, at the edges of each field
-// too.
+// Streams that differ in any of seed, purpose, a and b have no block in common, even at the limits of each
+// field.
 TEST(RandomStream, StreamsDoNotOverlap) {
   std::set<PhiloxBlock> seen;
   int64_t blocks = 0;
@@ -62,7 +62,7 @@ TEST(RandomStream, RefusesWhatWouldOverlap) {
   EXPECT_THROW(RandomStream(0, RandomPurpose::batch, uint64_t{1} << 56), Error);
 }
 
-TEST(RandomStream, BelowIsInRangeAndEven) {
+TEST(RandomStream, BelowIsInRangeAndUniform) {
   RandomStream stream(1, RandomPurpose::sampling);
   std::array<int, 7> counts{};
   constexpr int draws = 70000;
@@ -72,7 +72,7 @@ TEST(RandomStream, BelowIsInRangeAndEven) {
   EXPECT_LT(chi_squared, 22.5);  // 6 degrees of freedom: exceeded once in a thousand seeds
   EXPECT_EQ(stream.below(1), 0u);
   EXPECT_THROW(stream.below(0), Error);
-  // Just above 2^63 nearly half of all words are rejected; what remains must still fill the range.
+  // Just above 2^63 nearly half of all words are rejected; the rest must still fill the range.
   const uint64_t odd = (uint64_t{1} << 63) + 1;
   bool high = false;
   for (int i = 0; i < 100; ++i) {

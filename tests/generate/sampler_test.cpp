@@ -24,24 +24,22 @@ struct Choice {
   double log_probability;
 };
 
-Choice choose(const std::vector<double>& logits, const kernels::SampleSettings& settings, int32_t step = 0,
-              const std::vector<float>& bias = {}, std::vector<uint8_t> seen = {}) {
+Choice choose(const std::vector<double>& logits, const kernels::SamplingParameters& settings,
+              int32_t step = 0, const std::vector<float>& bias = {}, std::vector<uint8_t> seen = {}) {
   seen.resize(logits.size(), 0);
   const int32_t active = 1;
   Choice choice{};
-  kernels::cpu::sample({DType::f64,
-                        1,
-                        static_cast<int64_t>(logits.size()),
-                        logits.data(),
-                        &settings,
-                        bias.empty() ? nullptr : bias.data(),
-                        seen.data(),
-                        &step,
-                        &active,
-                        &choice.token,
-                        &choice.log_probability,
-                        nullptr,
-                        {}});
+  kernels::cpu::sample({.type = DType::f64,
+                        .slots = 1,
+                        .vocabulary = static_cast<int64_t>(logits.size()),
+                        .logits = logits.data(),
+                        .parameters = &settings,
+                        .bias = bias.empty() ? nullptr : bias.data(),
+                        .seen = seen.data(),
+                        .step = &step,
+                        .active = &active,
+                        .token = &choice.token,
+                        .log_probability = &choice.log_probability});
   if (choice.token != pad_token) {
     EXPECT_EQ(seen[static_cast<size_t>(choice.token)], 1);
   }
@@ -50,7 +48,7 @@ Choice choose(const std::vector<double>& logits, const kernels::SampleSettings& 
 
 std::vector<int> histogram(const std::vector<double>& logits, const SamplingOptions& options, int draws) {
   std::vector<int> counts(logits.size(), 0);
-  const kernels::SampleSettings settings = sample_settings(options, 0, true);
+  const kernels::SamplingParameters settings = sampling_parameters(options, 0, true);
   for (int i = 0; i < draws; ++i) ++counts[static_cast<size_t>(choose(logits, settings, i).token)];
   return counts;
 }
@@ -99,7 +97,7 @@ TEST(Sampler, CutsOff) {
 }
 
 /// The definition, in the plainest way: the kept tokens of a whole sort.
-int32_t defined_choice(const std::vector<double>& logits, const kernels::SampleSettings& settings,
+int32_t defined_choice(const std::vector<double>& logits, const kernels::SamplingParameters& settings,
                        int32_t step) {
   std::vector<int32_t> ids(logits.size() - 3);
   std::iota(ids.begin(), ids.end(), 3);
@@ -136,8 +134,8 @@ TEST(Sampler, IsItsDefinitionForSmallAndLargeVocabularies) {
     for (const int32_t top_k : {0, 1, 50})
       for (const double top_p : {1.0, 0.9, 0.3})
         for (const double min_p : {0.0, 0.2}) {
-          const kernels::SampleSettings settings =
-              sample_settings({0.8, top_k, top_p, min_p, 9, 1}, 4, false);
+          const kernels::SamplingParameters settings =
+              sampling_parameters({0.8, top_k, top_p, min_p, 9, 1}, 4, false);
           for (int32_t step = 0; step < 4; ++step)
             ASSERT_EQ(choose(logits, settings, step).token, defined_choice(logits, settings, step))
                 << vocabulary << ' ' << top_k << ' ' << top_p << ' ' << min_p << ' ' << step;
@@ -149,21 +147,21 @@ TEST(Sampler, LogProbabilityIsTheModels) {
   const std::vector<double> logits{-50, -50, -50, std::log(8.0), std::log(4.0), std::log(2.0), std::log(2.0)};
   SamplingOptions options;
   options.temperature = 0;
-  EXPECT_NEAR(choose(logits, sample_settings(options, 0, true)).log_probability, std::log(0.5), 1e-12);
+  EXPECT_NEAR(choose(logits, sampling_parameters(options, 0, true)).log_probability, std::log(0.5), 1e-12);
 }
 
 TEST(Sampler, EndsOnlyWhereAllowed) {
   const std::vector<double> logits{0, 9, 0, 1, 0};
   SamplingOptions options;
   options.temperature = 0;
-  EXPECT_EQ(choose(logits, sample_settings(options, 0, true)).token, eos_token);
-  EXPECT_EQ(choose(logits, sample_settings(options, 0, false)).token, 3);
+  EXPECT_EQ(choose(logits, sampling_parameters(options, 0, true)).token, eos_token);
+  EXPECT_EQ(choose(logits, sampling_parameters(options, 0, false)).token, 3);
 }
 
 TEST(Sampler, BiasesMasksAndPenaltiesComeFirst) {
   SamplingOptions options;
   options.temperature = 0;
-  kernels::SampleSettings settings = sample_settings(options, 0, true);
+  kernels::SamplingParameters settings = sampling_parameters(options, 0, true);
   settings.bias_row = 0;
   settings.bias_period = 2;
   const auto never = static_cast<float>(-kInfinity);
@@ -172,20 +170,21 @@ TEST(Sampler, BiasesMasksAndPenaltiesComeFirst) {
   EXPECT_EQ(choose(kLogits, settings, 1, bias).token, 6);
   EXPECT_EQ(choose(kLogits, settings, 2, bias).token, 4);
   options.repetition_penalty = 1.6;  // log 8 / 1.6 = 1.30 < log 4
-  EXPECT_EQ(choose(kLogits, sample_settings(options, 0, true), 0, {}, {0, 0, 0, 1}).token, 4);
-  EXPECT_EQ(choose({0, -9, 0, -1, -1.2}, sample_settings(options, 0, true), 0, {}, {0, 0, 0, 1, 0}).token, 4);
+  EXPECT_EQ(choose(kLogits, sampling_parameters(options, 0, true), 0, {}, {0, 0, 0, 1}).token, 4);
+  EXPECT_EQ(choose({0, -9, 0, -1, -1.2}, sampling_parameters(options, 0, true), 0, {}, {0, 0, 0, 1, 0}).token,
+            4);
 }
 
 TEST(Sampler, TellsWhereNothingCanBeChosen) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  const kernels::SampleSettings settings = sample_settings({}, 0, true);
+  const kernels::SamplingParameters settings = sampling_parameters({}, 0, true);
   for (const std::vector<double>& logits :
        {std::vector<double>{0, 0, 0, nan}, {0, 0, 0, kInfinity}, {nan, nan, nan, nan}}) {
     const Choice choice = choose(logits, settings);
     EXPECT_EQ(choice.token, pad_token);
     EXPECT_TRUE(std::isnan(choice.log_probability));
   }
-  kernels::SampleSettings masked = settings;
+  kernels::SamplingParameters masked = settings;
   masked.bias_row = 0;
   EXPECT_TRUE(std::isnan(
       choose(kLogits, masked, 0, std::vector<float>(7, static_cast<float>(-kInfinity))).log_probability));

@@ -1,4 +1,4 @@
-// Signals that arrive during matrix products find a real stack: see kernels/cpu/held_signals.h.
+// Signals during matrix products are delivered on a real stack: see kernels/cpu/blocked_signals.h.
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <signal.h>
@@ -16,7 +16,7 @@ namespace {
 uintptr_t stack_begin = 0, stack_end = 0;
 std::atomic<int> arrived = 0, astray = 0;
 
-/// Counts the signals whose frame is not on the main thread's stack.
+/// Counts signals whose frame is not on the main thread's stack.
 void on_signal(int) {
   const volatile char here = 0;
   const auto address = reinterpret_cast<uintptr_t>(&here);
@@ -35,7 +35,7 @@ void find_stack() {
   stack_end = stack_begin + size;
 }
 
-/// A signal for every half millisecond of processor time, to whichever thread takes it.
+/// A signal every half millisecond of CPU time, to any thread.
 class Alarms {
  public:
   Alarms() {
@@ -75,7 +75,7 @@ void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t 
   ASSERT_EQ(c.back(), static_cast<float>(k));
 }
 
-TEST(Signals, FindAStackDuringProducts) {
+TEST(Signals, HaveAStackDuringProducts) {
   const auto context = DeviceContext::cpu(2);
   find_stack();
   {
@@ -88,7 +88,7 @@ TEST(Signals, FindAStackDuringProducts) {
   EXPECT_EQ(astray, 0);
 }
 
-TEST(Signals, AreTakenAgainAfterProducts) {
+TEST(Signals, AreDeliveredAfterProducts) {
   const auto context = DeviceContext::cpu(2);
   sigset_t before, after;
   pthread_sigmask(SIG_SETMASK, nullptr, &before);

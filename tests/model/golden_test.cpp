@@ -1,5 +1,5 @@
-// The model against what the authors' own code computed: every file of a folder, whatever its options. The
-// folder is that of the environment variable PERCEIVER_GOLDEN_DIR, or tests/golden.
+// The model against results of the authors' own code: every file of a folder, with any options. The folder is
+// that of the environment variable PERCEIVER_GOLDEN_DIR, or tests/golden.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -74,7 +74,7 @@ double norm(const std::vector<T>& values) {
   return std::sqrt(sum);
 }
 
-/// Relative: to the largest logit, the loss, a gradient's norm.
+/// Relative to the largest logit, the loss, the norm of a gradient.
 struct Tolerances {
   double logits, loss, gradients;
 };
@@ -155,7 +155,7 @@ TEST(Golden, FolderHasFiles) {
   EXPECT_FALSE(golden_files(false).empty()) << golden_folder();
 }
 
-/// Each file by both projections of the context.
+/// Each file with both projections of the context.
 void check_projections(const fs::path& path, const std::shared_ptr<DeviceContext>& context, DType type,
                        const Tolerances& tolerances, Recompute recompute) {
   for (const ContextProjection projection : {ContextProjection::direct, ContextProjection::table})
@@ -167,7 +167,7 @@ TEST(Golden, Float32) {
     check_projections(path, DeviceContext::cpu(2), DType::f32, {1e-4, 1e-5, 1e-3}, Recompute::none);
 }
 
-// The files are float32 themselves, so float64 meets their rounding, not ours.
+// The files are float32, so in float64 the difference is their rounding, not ours.
 TEST(Golden, Float64) {
   for (const fs::path& path : golden_files(false))
     check_projections(path, DeviceContext::cpu(2), DType::f64, {2e-5, 2e-6, 1e-4}, Recompute::block);
@@ -179,7 +179,7 @@ TEST(Golden, Float32OnTheGpu) {
     check_projections(path, testing::gpu(), DType::f32, {1e-4, 1e-5, 1e-3}, Recompute::none);
 }
 
-// bf16 keeps eight bits: what is checked here is that nothing but rounding differs.
+// bf16 has eight bits: this checks that nothing but rounding differs.
 TEST(Golden, Bfloat16OnTheGpu) {
   SKIP_WITHOUT_GPU();
   for (const fs::path& path : golden_files(false))

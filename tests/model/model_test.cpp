@@ -1,4 +1,4 @@
-// Properties of the whole model: gradients of the options the golden files lack, recomputation, context
+// Properties of the whole model: gradients for options not in the golden files, recomputation, context
 // subsets, memory.
 #include "model/perceiver_ar.h"
 
@@ -113,7 +113,7 @@ TEST(Model, RepeatedRunsAreBitwiseTheSame) {
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(run(model, batch, Recompute::none).gradients == first.gradients);
 }
 
-TEST(Model, ContextSubsetKeepsExactlySoManySortedColumns) {
+TEST(Model, ContextSubsetKeepsTheExactNumberOfColumnsInOrder) {
   ModelConfig config = small_model();
   config.train_input_positions = 5;
   const Batch batch = random_batch(config, 4, 4, false);
@@ -127,8 +127,7 @@ TEST(Model, ContextSubsetKeepsExactlySoManySortedColumns) {
       const auto row = positions.begin() + b * 5;
       ASSERT_TRUE(std::is_sorted(row, row + 5) && std::adjacent_find(row, row + 5) == row + 5);
       for (int64_t i = 0; i < 5; ++i) ++uses[static_cast<size_t>(row[i] - 1)];
-      // The last latent stands on the last token and sees every kept column; the first sees those up to its
-      // step.
+      // The last latent is at the last token and sees every kept column; the first sees those up to its step.
       const std::vector<int32_t> limit = inputs.cross.limit.to_host<int32_t>();
       EXPECT_EQ(limit[static_cast<size_t>(b * 4 + 3)], 5);
       EXPECT_EQ(limit[static_cast<size_t>(b * 4)], std::upper_bound(row, row + 5, 9) - row);
@@ -149,7 +148,7 @@ TEST(Model, KeepingAllColumnsIsTheWholeContext) {
   EXPECT_EQ(run(subset, batch, Recompute::none).loss, whole.loss);
 }
 
-// A latent sees no later token: changing one changes no earlier prediction.
+// No latent sees a later token: changing one does not change earlier predictions.
 TEST(Model, IsCausal) {
   const ModelConfig config = small_model();
   PerceiverAR model(config, DeviceContext::cpu(2), DType::f64);
@@ -158,7 +157,7 @@ TEST(Model, IsCausal) {
   const std::vector<double> before = model.logits(model.prepare(batch, {})).to_host<double>();
   batch.tokens[10] = batch.tokens[10] == 3 ? 4 : 3;
   const std::vector<double> after = model.logits(model.prepare(batch, {})).to_host<double>();
-  // The first two of the four latents stand at steps 8 and 9.
+  // The first two of the four latents are at steps 8 and 9.
   for (size_t i = 0; i < 2 * 13; ++i) EXPECT_EQ(before[i], after[i]);
   EXPECT_FALSE(std::equal(before.begin() + 26, before.end(), after.begin() + 26));
 }
@@ -177,7 +176,7 @@ TEST(Model, RejectsWhatItCannotTake) {
   EXPECT_THROW(make_inputs(testing::cpu(), absolute, random_batch(config, 2, 4, false), {}, inputs), Error);
 }
 
-// No score matrix and no float mask: 131072 x 1024 floats of either would alone take 512 MiB, and a step with
+// No score matrix and no float mask: either would take 512 MiB for 131072 x 1024 floats, and a step with
 // gradients several.
 TEST(Model, ALongContextStaysUnderTwoGibibytes) {
   ModelConfig config;

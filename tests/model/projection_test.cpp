@@ -1,5 +1,5 @@
-// Keys and values by way of projected tables: each operation against finite differences, the whole against
-// the direct path, and which of the two is chosen.
+// Keys and values from projected tables: each operation against finite differences, the whole against the
+// direct path, and the choice between the two.
 #include "model/projection.h"
 
 #include <gtest/gtest.h>
@@ -31,12 +31,13 @@ Tensor random_ids(int64_t count, int32_t below, uint32_t seed) {
 
 constexpr int64_t kRows = 12, kTableRows = 5;
 
-/// Lookups of `terms` tables, the positions' ids interleaved as in a batch.
+/// Lookups in `terms` tables, with position ids interleaved as in a batch.
 std::vector<ops::Lookup> lookups_of(const std::vector<Variable>& tables, int64_t terms) {
-  std::vector<ops::Lookup> lookups{{tables[0], random_ids(kRows, kTableRows, 1), 1, 0}};
+  std::vector<ops::Lookup> lookups{{.table = tables[0], .ids = random_ids(kRows, kTableRows, 1)}};
   const Tensor positions = random_ids(kRows * terms, kTableRows, 2);
   for (int64_t t = 1; t < terms; ++t)
-    lookups.push_back({tables[static_cast<size_t>(t)], positions, terms - 1, t - 1});
+    lookups.push_back(
+        {.table = tables[static_cast<size_t>(t)], .ids = positions, .stride = terms - 1, .column = t - 1});
   return lookups;
 }
 
@@ -90,7 +91,7 @@ TEST(Projection, GradientsOfARotatedGather) {
   rotary.table = {angles, others, 2, 1};
   rotary.head_dim = 5;
   rotary.positions = Tensor::from_host<int32_t>(cpu(), {kRows}, positions);
-  // The inverse of a rotation is its transpose, whatever the numbers are.
+  // The inverse of a rotation is its transpose, whatever the numbers.
   check_gradients(
       [&](Tape& tape, const std::vector<Variable>& in) {
         return ops::projected_rows(tape, {lookups_of(in, 1), {}, {}}, rotary, kRows, 1, DType::f64);
@@ -98,7 +99,7 @@ TEST(Projection, GradientsOfARotatedGather) {
       random_tables(1, 16));
 }
 
-/// Both paths of one model and batch: the same numbers up to rounding, and not the same bits.
+/// Both paths with one model and batch: the same numbers up to rounding, but not bit for bit.
 void expect_agreement(ModelConfig config, const PassOptions& options = {0, true, {3, 5, 0, 0}}) {
   for (const Recompute recompute : {Recompute::none, Recompute::block}) {
     PerceiverAR model(config, DeviceContext::cpu(2), DType::f64);
@@ -129,7 +130,7 @@ void expect_agreement(ModelConfig config, const PassOptions& options = {0, true,
         difference = std::hypot(difference, direct.gradients[place] - table.gradients[place]);
         size = std::hypot(size, direct.gradients[place]);
       }
-      // What vanishes by symmetry, as a key's bias without rotation, is rounding noise.
+      // Gradients that vanish by symmetry (a key's bias without rotation) are rounding noise.
       EXPECT_LE(difference, 1e-12 * std::max(size, 1e-3 * all)) << info.name;
     }
   }
@@ -264,11 +265,11 @@ class ContextModel {
   }
   std::vector<ops::Lookup> lookups(const Variable& tokens, const Variable& first,
                                    const Variable& second) const {
-    std::vector<ops::Lookup> result{{tokens, ids(1, kVocabulary, 1), 1, 0}};
+    std::vector<ops::Lookup> result{{.table = tokens, .ids = ids(1, kVocabulary, 1)}};
     if (!absolute_) return result;
     const Tensor positions = ids(2, kPositions[1], 2);
-    result.push_back({first, positions, 2, 0});
-    result.push_back({second, positions, 2, 1});
+    result.push_back({.table = first, .ids = positions, .stride = 2, .column = 0});
+    result.push_back({.table = second, .ids = positions, .stride = 2, .column = 1});
     return result;
   }
   Context directly(Tape& tape, int64_t rows) const {
@@ -299,7 +300,7 @@ double distance(const std::vector<double>& a, const std::vector<double>& b, int6
   return std::sqrt(sum);
 }
 
-/// In float32 both paths are as close to float64 as float32 is.
+/// In float32 both paths are as close to float64 as float32 allows.
 TEST(Projection, KeysAndValuesInFloat32) {
   for (const bool absolute : {false, true}) {
     ContextModel narrow(cpu(), DType::f32, absolute), wide(cpu(), DType::f64, absolute);
@@ -319,7 +320,8 @@ TEST(Projection, KeysAndValuesInFloat32) {
   }
 }
 
-/// On the GPU in bf16, keys, values and each gradient are at least as close to float64 by tables as directly.
+/// On the GPU in bf16, tables give keys, values and gradients at least as close to float64 as the direct
+/// path.
 TEST(Projection, TablesAreTheCloserPathInBfloat16OnTheGpu) {
   SKIP_WITHOUT_GPU();
   const auto gpu = testing::gpu();
@@ -328,7 +330,7 @@ TEST(Projection, TablesAreTheCloserPathInBfloat16OnTheGpu) {
     narrow.store.initialize(1);
     const std::vector<double> weights = host_doubles(narrow.store.values());
     wide.store.values().copy_from_host(std::as_bytes(std::span<const double>(weights)));
-    // What bf16 holds exactly, so that all start from the same.
+    // Exact in bf16, so that all start from the same values.
     const Tensor rounded = Tensor::empty(*gpu, DType::bf16, {kExamples * kColumns * 2 * kChannels});
     const std::vector<double> normal = random_tensor({rounded.elements()}, 8).to_host<double>();
     fill(rounded, [&](int64_t i) { return normal[static_cast<size_t>(i)]; });
@@ -350,8 +352,7 @@ TEST(Projection, TablesAreTheCloserPathInBfloat16OnTheGpu) {
   }
 }
 
-/// Several kinds of tokens share a position and the other way round: nothing of the sums may depend on
-/// threads.
+/// Tokens share positions and positions share tokens; the sums must not depend on threads.
 TEST(Projection, RepeatedRunsAreBitwiseTheSame) {
   ModelConfig config = absolute_model(PositionTable::learned);
   config.context_length = 200;
@@ -373,7 +374,7 @@ TEST(Projection, IsChosenByWork) {
   ModelConfig config;
   config.context_length = 4096;
   config.input_channels = 512;
-  // Rotary: the vocabulary against the tokens.
+  // Rotary: the size of the vocabulary against the number of tokens.
   EXPECT_TRUE(projects_tables(config, 4096, DType::f32));
   EXPECT_FALSE(projects_tables(config, 128, DType::f32));
   // A table of positions as long as the context is shared by the examples of a batch.
@@ -397,7 +398,7 @@ TEST(Projection, IsChosenByWork) {
   EXPECT_FALSE(projects_tables(config, 1 << 20, DType::f32));
 }
 
-/// The figures of docs/benchmarks.md: nearly half of copy131k's arithmetic is the context's projection.
+/// The figures of docs/projection.md: nearly half of copy131k's arithmetic is the projection of the context.
 TEST(Projection, CountsOperations) {
   ModelConfig config;
   config.context_length = 131072;

@@ -1,4 +1,4 @@
-// Backward of every operation against finite differences, and forwards against naive definitions.
+// The backward of every operation against finite differences, and forwards against naive definitions.
 #include "ops/ops.h"
 
 #include <gtest/gtest.h>
@@ -23,8 +23,9 @@ TEST(Embedding, GradientsOfSeveralTables) {
   const Tensor tokens = ints({0, 4, 2, 4, 4, 1}), positions = ints({0, 1, 2, 0, 1, 1, 2, 2, 0, 0, 1, 0});
   check_gradients(
       [&](Tape& tape, const std::vector<Variable>& in) {
-        const ops::Lookup lookups[] = {
-            {in[0], tokens, 1, 0}, {in[1], positions, 2, 0}, {in[2], positions, 2, 1}};
+        const ops::Lookup lookups[] = {{.table = in[0], .ids = tokens},
+                                       {.table = in[1], .ids = positions, .stride = 2, .column = 0},
+                                       {.table = in[2], .ids = positions, .stride = 2, .column = 1}};
         return ops::embedding(tape, lookups, 6, DType::f64);
       },
       {random_tensor({5, 3}, 1), random_tensor({3, 3}, 2), random_tensor({3, 3}, 3)});
@@ -34,7 +35,7 @@ TEST(Embedding, AddsUpOverTwoUsesOfOneTable) {
   const Tensor first = ints({1, 1, 0}), second = ints({2, 1, 1});
   check_gradients(
       [&](Tape& tape, const std::vector<Variable>& in) {
-        const ops::Lookup a{in[0], first, 1, 0}, b{in[0], second, 1, 0};
+        const ops::Lookup a{.table = in[0], .ids = first}, b{.table = in[0], .ids = second};
         return ops::residual_add(tape, ops::embedding(tape, {&a, 1}, 3, DType::f64),
                                  ops::embedding(tape, {&b, 1}, 3, DType::f64), {});
       },
@@ -85,9 +86,9 @@ TEST(ResidualLayerNorm, GradientsWithoutResidual) {
       {random_tensor({8, 6}, 2), random_tensor({6}, 3), random_tensor({6}, 4)});
 }
 
-// The residual and the branch of one add share their gradient's storage; a later sum into one must not reach
-// the other.
-TEST(ResidualAdd, SharedGradientsStayApart) {
+// The residual and the branch of one addition share the storage of their gradient; adding to one must not
+// change the other.
+TEST(ResidualAdd, SharedGradientsStaySeparate) {
   check_gradients(
       [](Tape& tape, const std::vector<Variable>& in) {
         const Variable a = ops::layer_norm(tape, in[0], {in[2], in[3]});
@@ -139,7 +140,7 @@ ops::AttentionMask mask_of(const AttentionCase& c, uint32_t seed) {
   std::vector<uint8_t> keys;
   for (int64_t b = 0; b < c.batch; ++b) {
     first.push_back(c.first ? static_cast<int32_t>(generator() % static_cast<uint32_t>(c.keys)) : 0);
-    // Example 1 is short: its first queries see nothing.
+    // Example 1 is short: its first queries see no key.
     const int64_t length = b == 1 ? c.keys / 3 : c.keys;
     for (int64_t i = 0; i < c.queries; ++i)
       limit.push_back(static_cast<int32_t>(std::clamp<int64_t>(length - c.queries + i + 1, 0, c.keys)));
@@ -159,7 +160,7 @@ bool sees(const ops::AttentionMask& mask, const AttentionCase& c, int64_t b, int
   return mask.self_visible && n == i;
 }
 
-/// Attention by its definition, in float64.
+/// Attention by definition, in float64.
 std::vector<double> naive_attention(const Tensor& q, const Tensor& kv, const ops::AttentionMask& mask,
                                     const AttentionCase& c) {
   const int64_t width = c.heads * c.head_dim;
@@ -201,8 +202,16 @@ TEST(Attention, MatchesItsDefinition) {
                  kv = random_tensor({c.batch * c.keys, 2 * width}, 2);
     const ops::AttentionMask mask = mask_of(c, 3);
     Tape tape(cpu(), false);
-    const Variable out = ops::attention(
-        tape, {Tape::constant(q), Tape::constant(kv), 0, 0, width, c.batch, c.heads, c.head_dim}, mask);
+    const Variable out = ops::attention(tape,
+                                        {.q = Tape::constant(q),
+                                         .kv = Tape::constant(kv),
+                                         .q_column = 0,
+                                         .k_column = 0,
+                                         .v_column = width,
+                                         .batch = c.batch,
+                                         .heads = c.heads,
+                                         .head_dim = c.head_dim},
+                                        mask);
     const std::vector<double> expected = naive_attention(q, kv, mask, c);
     for (size_t i = 0; i < expected.size(); ++i)
       ASSERT_NEAR(out.value.as<double>()[i], expected[i], 1e-12) << i;
@@ -216,14 +225,31 @@ TEST(Attention, Gradients) {
     if (c.packed) {
       check_gradients(
           [&](Tape& tape, const std::vector<Variable>& in) {
-            return ops::attention(tape, {in[0], in[0], 0, width, 2 * width, c.batch, c.heads, c.head_dim},
+            return ops::attention(tape,
+                                  {.q = in[0],
+                                   .kv = in[0],
+                                   .q_column = 0,
+                                   .k_column = width,
+                                   .v_column = 2 * width,
+                                   .batch = c.batch,
+                                   .heads = c.heads,
+                                   .head_dim = c.head_dim},
                                   mask);
           },
           {random_tensor({c.batch * c.queries, 3 * width}, 1)});
     } else {
       check_gradients(
           [&](Tape& tape, const std::vector<Variable>& in) {
-            return ops::attention(tape, {in[0], in[1], 0, 0, width, c.batch, c.heads, c.head_dim}, mask);
+            return ops::attention(tape,
+                                  {.q = in[0],
+                                   .kv = in[1],
+                                   .q_column = 0,
+                                   .k_column = 0,
+                                   .v_column = width,
+                                   .batch = c.batch,
+                                   .heads = c.heads,
+                                   .head_dim = c.head_dim},
+                                  mask);
           },
           {random_tensor({c.batch * c.queries, width}, 1), random_tensor({c.batch * c.keys, 2 * width}, 2)});
     }
@@ -235,18 +261,26 @@ TEST(Attention, FloatStaysCloseToDoubleWithExtremeScores) {
   const int64_t width = c.heads * c.head_dim;
   const Tensor q = random_tensor({c.batch * c.queries, width}, 1, 30),
                kv = random_tensor({c.batch * c.keys, 2 * width}, 2, 3);
-  const auto narrowed = [](const Tensor& tensor) {
+  const auto rounded = [](const Tensor& tensor) {
     std::vector<float> values(static_cast<size_t>(tensor.elements()));
     std::copy_n(tensor.as<double>(), values.size(), values.begin());
     // The oracle sees the rounded values too.
     std::copy(values.begin(), values.end(), tensor.as<double>());
     return Tensor::from_host<float>(cpu(), tensor.shape(), values);
   };
-  const Tensor q32 = narrowed(q), kv32 = narrowed(kv);
+  const Tensor q32 = rounded(q), kv32 = rounded(kv);
   const ops::AttentionMask mask = mask_of(c, 3);
   Tape tape(cpu(), false);
-  const Variable out = ops::attention(
-      tape, {Tape::constant(q32), Tape::constant(kv32), 0, 0, width, c.batch, c.heads, c.head_dim}, mask);
+  const Variable out = ops::attention(tape,
+                                      {.q = Tape::constant(q32),
+                                       .kv = Tape::constant(kv32),
+                                       .q_column = 0,
+                                       .k_column = 0,
+                                       .v_column = width,
+                                       .batch = c.batch,
+                                       .heads = c.heads,
+                                       .head_dim = c.head_dim},
+                                      mask);
   const std::vector<double> expected = naive_attention(q, kv, mask, c);
   for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(out.value.as<float>()[i], expected[i], 2e-3) << i;
 }
@@ -268,7 +302,7 @@ TEST(Rotary, IsARotationThatBackwardUndoes) {
 }
 
 TEST(OutputLoss, GradientsWithSmoothingAndZLoss) {
-  // More rows than one chunk of logits holds, and four PAD targets.
+  // More rows than fit in one chunk of logits, and four PAD targets.
   const int64_t rows = 150, vocabulary = 17000;
   std::vector<int32_t> targets;
   for (int64_t r = 0; r < rows; ++r)

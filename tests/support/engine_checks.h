@@ -153,7 +153,7 @@ inline Sequence sequence_of(int64_t prompt, uint32_t number) {
   sequence.tokens = prompt_of(prompt, number);
   sequence.settings.seed = 5;
   sequence.settings.sequence = number;
-  sequence.settings.may_end = 0;
+  sequence.settings.allow_eos = 0;
   return sequence;
 }
 

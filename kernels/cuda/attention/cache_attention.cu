@@ -22,7 +22,7 @@ constexpr int kThreads = 128, kWarps = kThreads / 32, kTile = 128, kMostWidth = 
 constexpr int kChannels = kMostWidth / kThreads;
 constexpr int64_t kMostParts = 64, kLeastRows = 256;
 
-RingParts ring_parts(int64_t capacity) {
+KvSplits cache_splits(int64_t capacity) {
   int64_t rows = kLeastRows;
   if (ceil_div(capacity, rows) > kMostParts) rows = ceil_div(ceil_div(capacity, kMostParts), kTile) * kTile;
   return {ceil_div(capacity, rows), rows};
@@ -34,7 +34,7 @@ class RingRows {
  public:
   __device__ RingRows(const CacheAttention& k, int64_t slot, int64_t head)
       : stride_(2 * k.heads * k.head_dim),
-        rows_(static_cast<const T*>(k.rings) + slot * k.capacity * stride_ + head * k.head_dim) {}
+        rows_(static_cast<const T*>(k.cache) + slot * k.capacity * stride_ + head * k.head_dim) {}
   __device__ const T* key(int64_t n) const { return rows_ + n * stride_; }
   __device__ const T* value(int64_t n) const { return key(n) + stride_ / 2; }
   __device__ float score(const float* q, int64_t n, int64_t channel) const {
@@ -137,8 +137,8 @@ __global__ void __launch_bounds__(kThreads)
 
 /// Grid: heads, rows of queries.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) join_kernel(CacheAttention k, int64_t parts, int64_t part_rows,
-                                                        int64_t first_row, const float* partials) {
+__global__ void __launch_bounds__(kThreads) combine_kernel(CacheAttention k, int64_t parts, int64_t part_rows,
+                                                           int64_t first_row, const float* partials) {
   const int64_t d = k.head_dim, head = blockIdx.x, row = first_row + blockIdx.y;
   const int64_t used = (k.count[row / k.queries] + part_rows - 1) / part_rows, size = partial_size(d);
   const float* own = partials + (int64_t{blockIdx.y} * k.heads + head) * parts * size;
@@ -155,8 +155,8 @@ __global__ void __launch_bounds__(kThreads) join_kernel(CacheAttention k, int64_
 }
 
 /// Enqueues the parts of `rows` rows of queries.
-void attend_parts(const Launch& launch, const CacheAttention& k, const RingParts& parts, int64_t first_row,
-                  int64_t rows, float* partials) {
+void attend_splits(const Launch& launch, const CacheAttention& k, const KvSplits& parts, int64_t first_row,
+                   int64_t rows, float* partials) {
   const dim3 grid(static_cast<unsigned>(parts.count), static_cast<unsigned>(k.heads),
                   static_cast<unsigned>(rows));
   with_type(k.type, [&]<typename T>() {
@@ -165,11 +165,12 @@ void attend_parts(const Launch& launch, const CacheAttention& k, const RingParts
   });
 }
 
-void join_parts(const Launch& launch, const CacheAttention& k, const RingParts& parts, int64_t first_row,
-                int64_t rows, const float* partials) {
+void combine_splits(const Launch& launch, const CacheAttention& k, const KvSplits& parts, int64_t first_row,
+                    int64_t rows, const float* partials) {
   const dim3 grid(static_cast<unsigned>(k.heads), static_cast<unsigned>(rows));
   with_type(k.type, [&]<typename T>() {
-    join_kernel<T><<<grid, kThreads, 0, stream_of(launch)>>>(k, parts.count, parts.rows, first_row, partials);
+    combine_kernel<T>
+        <<<grid, kThreads, 0, stream_of(launch)>>>(k, parts.count, parts.rows, first_row, partials);
   });
 }
 
@@ -177,9 +178,9 @@ void join_parts(const Launch& launch, const CacheAttention& k, const RingParts& 
 
 void cache_attention(const Launch& launch, const CacheAttention& k) {
   require(k.head_dim <= kMostWidth, "heads of at most 512 channels");
-  RingParts parts = k.table == nullptr ? RingParts{0, 0} : table_parts(launch, k);
+  KvSplits parts = k.table == nullptr ? KvSplits{0, 0} : table_splits(launch, k);
   const bool mixes = parts.count > 0;
-  if (!mixes) parts = ring_parts(k.capacity);
+  if (!mixes) parts = cache_splits(k.capacity);
   const int64_t row_bytes = k.heads * parts.count * partial_size(k.head_dim) * int64_t{sizeof(float)};
   const int64_t rows = k.slots * k.queries, at_once = std::min(rows, launch.workspace_bytes / row_bytes);
   require(at_once > 0, "a workspace for the parts of one row");
@@ -187,11 +188,11 @@ void cache_attention(const Launch& launch, const CacheAttention& k) {
   for (int64_t first = 0; first < rows; first += at_once) {
     const int64_t count = std::min(at_once, rows - first);
     if (mixes) {
-      attend_table_parts(launch, k, parts, first, count, partials);
+      attend_table_splits(launch, k, parts, first, count, partials);
     } else {
-      attend_parts(launch, k, parts, first, count, partials);
+      attend_splits(launch, k, parts, first, count, partials);
     }
-    join_parts(launch, k, parts, first, count, partials);
+    combine_splits(launch, k, parts, first, count, partials);
   }
   check_launch("cache_attention");
 }

@@ -12,15 +12,15 @@ __host__ __device__ inline int64_t partial_size(int64_t head_dim) {
   return head_dim + 2;
 }
 
-/// How a KV cache is split: all parts but the last have `rows` rows.
-struct RingParts {
+/// How a KV cache is split: all splits but the last have `rows` rows.
+struct KvSplits {
   int64_t count, rows;
 };
 
 /// By mixed tables in shared memory; `count` is 0 where they do not fit.
-RingParts table_parts(const Launch& launch, const CacheAttention& k);
+KvSplits table_splits(const Launch& launch, const CacheAttention& k);
 /// Enqueues the parts of `rows` rows of queries: partials [rows, heads, parts.count, partial_size()].
-void attend_table_parts(const Launch& launch, const CacheAttention& k, const RingParts& parts,
-                        int64_t first_row, int64_t rows, float* partials);
+void attend_table_splits(const Launch& launch, const CacheAttention& k, const KvSplits& parts,
+                         int64_t first_row, int64_t rows, float* partials);
 
 }  // namespace perceiver::kernels::cuda

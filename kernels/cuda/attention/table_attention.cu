@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-RingParts table_parts(const Launch& launch, const CacheAttention& k) {
+KvSplits table_splits(const Launch& launch, const CacheAttention& k) {
   const int group = heads_of_block(launch, k);
   if (group == 0) return {0, 0};
   const int64_t most = std::max<int64_t>(1, launch.sm_count / ceil_div(k.heads, group));
@@ -112,8 +112,8 @@ RingParts table_parts(const Launch& launch, const CacheAttention& k) {
   return {ceil_div(k.capacity, rows), rows};
 }
 
-void attend_table_parts(const Launch& launch, const CacheAttention& k, const RingParts& parts,
-                        int64_t first_row, int64_t rows, float* partials) {
+void attend_table_splits(const Launch& launch, const CacheAttention& k, const KvSplits& parts,
+                         int64_t first_row, int64_t rows, float* partials) {
   const int group = heads_of_block(launch, k);
   const TableLayout layout = layout_of(k, group);
   const dim3 grid(static_cast<unsigned>(parts.count), static_cast<unsigned>(ceil_div(k.heads, group)),

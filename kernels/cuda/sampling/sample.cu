@@ -82,10 +82,10 @@ struct Tokens {
   const float* bias;
   double penalty, temperature, largest;
   Word least;
-  bool may_end;
+  bool allow_eos;
 
   __device__ double adjusted(int64_t v) const {
-    if (v == kPad || v == kSos || (v == kEos && !may_end)) return -INFINITY;
+    if (v == kPad || v == kSos || (v == kEos && !allow_eos)) return -INFINITY;
     double x = static_cast<double>(to_float(logits[v]));
     if (seen[v] != 0 && penalty != 1) x = x > 0 ? x / penalty : x * penalty;
     return bias == nullptr ? x : x + static_cast<double>(bias[v]);
@@ -200,7 +200,7 @@ __device__ int32_t likeliest(const Tokens<T>& tokens, int64_t vocabulary) {
   return first;
 }
 
-__device__ inline uint64_t random_word(const SampleSettings& settings, int32_t step) {
+__device__ inline uint64_t random_word(const SamplingParameters& settings, int32_t step) {
   const PhiloxBlock block =
       philox({0, static_cast<uint32_t>(step), static_cast<uint32_t>(RandomPurpose::sampling) << 24,
               settings.sequence},
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kMostThreads) sample_kernel(Sample k) {
   wait_for_earlier_kernels();
   const int64_t slot = blockIdx.x, vocabulary = k.vocabulary;
   if (k.active[slot] == 0) return;
-  const SampleSettings settings = k.settings[slot];
+  const SamplingParameters settings = k.parameters[slot];
   const int32_t step = k.step[slot];
   Tokens<T> tokens{static_cast<const T*>(k.logits) + slot * vocabulary,
                    k.seen + slot * vocabulary,
@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kMostThreads) sample_kernel(Sample k) {
                    settings.temperature,
                    0,
                    static_cast<Word>(ldexp(settings.min_p, 40)),
-                   settings.may_end != 0};
+                   settings.allow_eos != 0};
   if (settings.bias_row >= 0)
     tokens.bias = k.bias + (settings.bias_row + step % settings.bias_period) * vocabulary;
 

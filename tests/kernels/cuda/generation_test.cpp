@@ -56,12 +56,12 @@ TYPED_TEST(CudaGeneration, AttentionOverRings) {
     k.type = DType::f64;
     k.slots = slots, k.queries = queries, k.heads = heads, k.head_dim = d, k.capacity = capacity;
     k.q_stride = k.out_stride = width;
-    k.q = q.data(), k.rings = rings.data(), k.count = count.data(), k.out = expected.data();
+    k.q = q.data(), k.cache = rings.data(), k.count = count.data(), k.out = expected.data();
     kernels::cpu::cache_attention(k);
     const Array<T> q_device(q), rings_device(rings), out(slots * queries * width);
     const DeviceArray<int32_t> count_device(count);
     k.type = kType<T>;
-    k.q = q_device.data(), k.rings = rings_device.data(), k.count = count_device.data(), k.out = out.data();
+    k.q = q_device.data(), k.cache = rings_device.data(), k.count = count_device.data(), k.out = out.data();
     kernels::cuda::cache_attention(this->launch(), k);
     expect_close(out.read(), expected, {bound_of<T>().relative, 1e-4}, "attention");
   }
@@ -117,7 +117,7 @@ struct TableProblem {
     kernels::cpu::rotary({DType::f64, rows, row, shape.rotary_heads, shape.d, shape.bands, rings.data(),
                           positions.data(), cosine.data(), sine.data(), 1});
     kernels::CacheAttention k = sizes(DType::f64);
-    k.q = q.data(), k.rings = rings.data(), k.count = count.data(), k.out = expected.data();
+    k.q = q.data(), k.cache = rings.data(), k.count = count.data(), k.out = expected.data();
     kernels::cpu::cache_attention(k);
   }
 
@@ -153,7 +153,7 @@ struct DeviceTableProblem {
         by_rings(p.sizes(kType<T>)) {
     by_rings.q = q.data(), by_rings.count = count.data(), by_rings.out = out.data();
     by_table = by_rings;
-    by_rings.rings = rings.data();
+    by_rings.cache = rings.data();
     by_table.table = table.data(), by_table.vocabulary = p.shape.vocabulary;
     by_table.tokens = tokens.data(), by_table.positions = positions.data();
     by_table.cosine = cosine.data(), by_table.sine = sine.data();
@@ -256,9 +256,9 @@ TYPED_TEST(CudaGeneration, RowsJoinTheirRings) {
 TYPED_TEST(CudaGeneration, SlotsMoveOnOnceTheyHaveChosen) {
   using T = TypeParam;
   const Array<T> logits(Values{0, 0, 0, 1, 9, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0});
-  std::vector<kernels::SampleSettings> likeliest(3);
-  for (kernels::SampleSettings& own : likeliest) own.temperature = 0;
-  const DeviceArray<kernels::SampleSettings> settings(likeliest);
+  std::vector<kernels::SamplingParameters> likeliest(3);
+  for (kernels::SamplingParameters& own : likeliest) own.temperature = 0;
+  const DeviceArray<kernels::SamplingParameters> settings(likeliest);
   const DeviceArray<uint8_t> seen(std::vector<uint8_t>(15));
   const DeviceArray<double> probability(Values(3, 0));
   const DeviceArray<int32_t> active(Ints{1, 0, 1}), token(Ints(3, -5)), posted(Ints(3, -5)),
@@ -296,7 +296,7 @@ TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
   constexpr int64_t kSlots = 40;
   for (const int64_t vocabulary : {int64_t{259}, int64_t{768}, int64_t{32000}, int64_t{131072}}) {
     const Values logits = random_values<T>(kSlots * vocabulary, 5, 3);
-    std::vector<kernels::SampleSettings> settings(kSlots);
+    std::vector<kernels::SamplingParameters> settings(kSlots);
     std::vector<uint8_t> seen(static_cast<size_t>(kSlots * vocabulary));
     for (size_t i = 0; i < seen.size(); ++i) seen[i] = i % 3 == 0;
     std::vector<float> bias(static_cast<size_t>(2 * vocabulary), 0.0f);
@@ -304,7 +304,7 @@ TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
       bias[i] = i % 5 == 0 ? -INFINITY : 0.25f * static_cast<float>(i % 7);
     Ints step, active;
     for (int64_t s = 0; s < kSlots; ++s) {
-      kernels::SampleSettings& own = settings[static_cast<size_t>(s)];
+      kernels::SamplingParameters& own = settings[static_cast<size_t>(s)];
       own.temperature = s % 5 == 0 ? 0 : 0.3 * static_cast<double>(s % 5);
       own.top_k = s % 3 == 0 ? 0 : static_cast<int32_t>(1 + 20 * (s % 4));
       own.top_p = s % 4 == 0 ? 1 : 0.3 + 0.2 * static_cast<double>(s % 4);
@@ -314,7 +314,7 @@ TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
       own.sequence = static_cast<uint32_t>(s);
       own.bias_row = s % 6 == 0 ? 0 : -1;
       own.bias_period = 2;
-      own.may_end = static_cast<int32_t>(s % 2);
+      own.allow_eos = static_cast<int32_t>(s % 2);
       step.push_back(static_cast<int32_t>(s * 3));
       active.push_back(s == 17 ? 0 : 1);
     }
@@ -335,7 +335,7 @@ TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
                           nullptr,
                           {}});
     const Array<T> logits_device(logits);
-    const DeviceArray<kernels::SampleSettings> settings_device(settings);
+    const DeviceArray<kernels::SamplingParameters> settings_device(settings);
     const DeviceArray<uint8_t> seen_device(seen);
     const DeviceArray<float> bias_device(bias);
     const DeviceArray<int32_t> step_device(step), active_device(active), token_device(Ints(kSlots, -5));

@@ -1,5 +1,5 @@
-// Sums of rows by id: rows are sorted by id (a stable counting sort), then each table row sums its own rows
-// in their order, so that the result does not depend on the number of threads.
+// Sums of rows by id: a stable counting sort by id, then every table row sums its own rows in order, so that
+// the result does not depend on the number of threads.
 #pragma once
 
 #include <algorithm>

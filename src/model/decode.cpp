@@ -1,0 +1,184 @@
+// PerceiverAR for generation: passes that write and read KV caches, and weights rounded to bf16. The fused
+// step is in fused_step.cpp.
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "base/check.h"
+#include "core/host_values.h"
+#include "kernels/elementwise.h"
+#include "kernels/sampling.h"
+#include "model/perceiver_ar.h"
+
+namespace perceiver {
+namespace {
+
+/// Appends the slots' new values to the ring buffer of the context's tokens or positions.
+void append_tokens(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& values,
+                   const Tensor& ring) {
+  kernels::write_rows(tape.launch(), {.type = DType::i32,
+                                      .slots = caches.slots,
+                                      .copies = 1,
+                                      .columns = 1,
+                                      .source = values.data(),
+                                      .source_stride = 1,
+                                      .row = slots.context_row.as<int32_t>(),
+                                      .active = slots.active.as<int32_t>(),
+                                      .target = ring.data(),
+                                      .capacity = caches.context});
+}
+
+}  // namespace
+
+CachePass PerceiverAR::CacheUse::of(LayerCache layer, bool self) const {
+  CachePass pass;
+  pass.layer = std::move(layer);
+  pass.decode = slots != nullptr;
+  pass.slot = slot;
+  if (!pass.decode) return pass;
+  pass.active = slots->active;
+  pass.row = self ? slots->latent_row : slots->context_row;
+  pass.count = self ? slots->latent_count : slots->context_count;
+  return pass;
+}
+
+DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table) const {
+  const int64_t layers = static_cast<int64_t>(self_.size()), blocks = static_cast<int64_t>(cross_.size());
+  const bool rotary = config_.position_encoding == PositionEncoding::rotary;
+  PERCEIVER_ASSERT(slots > 0 && latents > 0 && (blocks == 0 || context > 0) && (!by_table || rotary));
+  DecodeCaches caches;
+  caches.slots = slots;
+  caches.latents = latents;
+  caches.context = blocks > 0 ? context : 0;
+  const RotaryTables tables = rotary_tables();
+  caches.self_rotary = tables.self;
+  caches.cross_rotary = tables.cross;
+  caches.positions = tables.positions;
+  // Zeros: rows not yet written must hold finite numbers.
+  caches.self_kv = Tensor::zeros(*context_, type_, {layers, slots, latents, 2 * config_.z_channels()});
+  if (blocks == 0) return caches;
+  if (by_table) {
+    caches.context_tokens = Tensor::zeros(*context_, DType::i32, {slots, context});
+    caches.context_positions = Tensor::zeros(*context_, DType::i32, {slots, context});
+  } else {
+    caches.context_kv = Tensor::zeros(*context_, type_, {blocks, slots, context, 2 * attention_width()});
+  }
+  if (by_table || (rotary && config_.vocabulary <= context)) caches.context_table = project_table();
+  return caches;
+}
+
+Tensor PerceiverAR::project_table() const {
+  const int64_t blocks = static_cast<int64_t>(cross_.size()), row = 2 * attention_width();
+  std::vector<int32_t> ids(static_cast<size_t>(config_.vocabulary));
+  std::iota(ids.begin(), ids.end(), 0);
+  const Tensor all = Tensor::from_host<int32_t>(*context_, {config_.vocabulary}, ids);
+  const Context context{.tables = {{.table = parameters_.unrounded(token_embedding_), .ids = all}}};
+  const BlockPass pass{.batch = 1};  // without rotary tables, so that keys are not rotated
+  const Tensor table = Tensor::empty(*context_, type_, {blocks, config_.vocabulary, row});
+  for (int64_t block = 0; block < blocks; ++block) {
+    Tape tape(*context_, false);
+    const Variable rows = cross_[static_cast<size_t>(block)].keys_and_values(tape, context, pass, type_);
+    table.view(block * config_.vocabulary * row, {config_.vocabulary, row}).copy_from(rows.value);
+  }
+  return table;
+}
+
+void PerceiverAR::prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot,
+                          const Tensor& logits) const {
+  PERCEIVER_ASSERT(inputs.batch == 1 && logits.elements() == config_.vocabulary);
+  Tape tape(*context_, false);
+  if (caches != nullptr && caches->by_table()) {
+    const Shape row{inputs.columns};
+    caches->context_tokens.view(slot * caches->context, row).copy_from(inputs.tokens);
+    caches->context_positions.view(slot * caches->context, row).copy_from(inputs.rotary_positions);
+  }
+  std::optional<CacheUse> use;
+  if (caches != nullptr) use.emplace(CacheUse{*caches, nullptr, slot});
+  const Variable z = trunk(tape, inputs, Recompute::none, use ? &*use : nullptr);
+  const int64_t channels = config_.z_channels();
+  const Tensor last = z.value.view((inputs.latent_positions - 1) * channels, {1, channels});
+  write_logits(tape, Tape::constant(last), logits);
+}
+
+void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits,
+                         const FusedStep* fused) const {
+  PERCEIVER_ASSERT(logits.elements() == caches.slots * config_.vocabulary);
+  Tape tape(*context_, false);
+  if (fused != nullptr) return run_fused(tape, *fused, logits);
+  const Tensor all = Tensor::empty(*context_, logits.dtype(), {caches.slots, config_.vocabulary});
+  decode_unfused(tape, caches, slots, all);
+  kernels::write_rows(tape.launch(), {.type = logits.dtype(),
+                                      .slots = caches.slots,
+                                      .copies = 1,
+                                      .columns = config_.vocabulary,
+                                      .source = all.data(),
+                                      .source_stride = config_.vocabulary,
+                                      .active = slots.active.as<int32_t>(),
+                                      .target = logits.data(),
+                                      .capacity = 1});
+}
+
+/// The step as separate operations.
+void PerceiverAR::decode_unfused(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
+                                 const Tensor& logits) const {
+  ModelInputs inputs;
+  inputs.batch = caches.slots;
+  inputs.columns = inputs.latent_positions = 1;
+  inputs.latents = config_.latents_per_position;
+  inputs.tokens = inputs.latent_tokens = slots.token;
+  inputs.positions = inputs.latent_table_positions = config_.axes() == 1 ? slots.position : slots.positions;
+  inputs.rotary_positions = slots.position;
+  inputs.latent_rotary_positions = slots.query_position;
+  inputs.latent_rows = slots.zeros;
+  tape.set_batch_invariant();
+  if (caches.by_table()) {
+    append_tokens(tape, caches, slots, slots.token, caches.context_tokens);
+    append_tokens(tape, caches, slots, slots.position, caches.context_positions);
+  }
+  const CacheUse use{caches, &slots, 0};
+  write_logits(tape, trunk(tape, inputs, Recompute::none, &use), logits);
+}
+
+void PerceiverAR::write_logits(Tape& tape, const Variable& z, const Tensor& logits) const {
+  if (logits.dtype() == type_) return ops::skinny_gemm(tape, z.value, output_, logits);
+  const Tensor rounded = Tensor::empty(*context_, type_, {z.shape()[0], config_.vocabulary});
+  ops::skinny_gemm(tape, z.value, output_, rounded);
+  kernels::cast(tape.launch(), {.from = type_,
+                                .to = logits.dtype(),
+                                .elements = rounded.elements(),
+                                .x = rounded.data(),
+                                .y = logits.data()});
+}
+
+std::vector<ops::LinearParameters*> PerceiverAR::linears() {
+  std::vector<ops::LinearParameters*> all{&output_};
+  if (query_linear_.weight.value) all.push_back(&query_linear_);
+  for (ops::LinearParameters& layer : query_mlp_) all.push_back(&layer);
+  const auto add = [&all](const std::vector<ops::LinearParameters*>& some) {
+    all.insert(all.end(), some.begin(), some.end());
+  };
+  for (CrossBlock& block : cross_) add(block.linears());
+  for (SelfBlock& block : self_) add(block.linears());
+  return all;
+}
+
+void PerceiverAR::round_weights_to_bf16() {
+  if (type_ == DType::bf16) return;
+  if (type_ != DType::f32 || context_->is_cuda())
+    throw_user(
+        "bfloat16 weights with float32 activations are for the CPU only; on a GPU use precision bfloat16");
+  for (ops::LinearParameters* linear : linears()) {
+    const Tensor& weight = linear->weight.value;
+    linear->bf16_weight = Tensor::empty(*context_, DType::bf16, weight.shape());
+    round_to_bf16(weight, linear->bf16_weight);
+  }
+}
+
+int64_t PerceiverAR::linear_bytes() const {
+  size_t bytes = 0;
+  for (const ops::LinearParameters* linear : const_cast<PerceiverAR*>(this)->linears())
+    bytes += (linear->bf16_weight ? linear->bf16_weight : linear->weight.value).bytes();
+  return static_cast<int64_t>(bytes);
+}
+
+}  // namespace perceiver
