@@ -18,7 +18,7 @@ struct Launch {
   int64_t workspace_bytes = 0;  ///< CUDA: at least 64 MiB
   int sm_count = 1;             ///< streaming multiprocessors
   MatmulPrecision matmul_precision = MatmulPrecision::full;
-  void* library = nullptr;  ///< handles and caches of the matrix products (kernels/cuda/gemm.cu)
+  void* gemm_context = nullptr;  ///< cuda::GemmContext (kernels/cuda/gemm/gemm.h); null on the CPU
 };
 
 }  // namespace perceiver
