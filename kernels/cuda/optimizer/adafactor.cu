@@ -20,7 +20,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kLaneColumns = 4;           // of a lane, 32 apart
 constexpr int kSpan = 32 * kLaneColumns;  // columns of a warp
-constexpr int kBlocksPerProcessor = 4;
+constexpr int kBlocksPerSm = 4;
 constexpr int64_t kItemElements = 65536;
 constexpr int64_t kMinItemRows = 64;
 constexpr int64_t kMaxItemRows = 1024;
@@ -355,7 +355,7 @@ void adafactor(const Launch& launch, const Adafactor& k) {
   require(k.type == DType::f32, "parameters in f32");
   if (k.parameter_count == 0) return;
   const Work work = work_of(launch, k);
-  const unsigned blocks = static_cast<unsigned>(kBlocksPerProcessor * launch.sm_count);
+  const unsigned blocks = static_cast<unsigned>(kBlocksPerSm * launch.sm_count);
   plan_kernel<<<1, kThreads, 0, stream_of(launch)>>>(work);
   moments_kernel<<<blocks, kThreads, 0, stream_of(launch)>>>(work);
   columns_kernel<<<blocks, kThreads, 0, stream_of(launch)>>>(work);
