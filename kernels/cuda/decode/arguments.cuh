@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/decode/ring.cuh"
+#include "kernels/cuda/support/constants.cuh"
 #include "kernels/cuda/support/vector.cuh"
 #include "kernels/decode.h"
 #include "kernels/elementwise.h"
@@ -12,9 +13,7 @@ namespace perceiver::kernels::cuda {
 using bf16 = __nv_bfloat16;
 
 inline constexpr int kMaxSlots = 64;
-inline constexpr int kMaxChannels = 1024;     // of what is normalised
-inline constexpr float kNormEpsilon = 1e-5f;  // LayerNorm's
-inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr int kMaxChannels = 1024;  // of what is normalised
 
 /// Self- or cross-attention. Its keys and values are read in tiles of `tile_rows` rows by `group` heads.
 struct AttentionShape {
