@@ -14,7 +14,7 @@
 //   first has contributed.
 // - Hidden, attended, partials, queries, new keys and values: between two writes lie two phases that write
 //   latents, and the latents of the first cannot be complete before the readers are done.
-// Without an active slot attention depends on nothing, and results may be torn; nobody reads them.
+// Without an active slot attention depends on nothing, and results may be torn; they are never read.
 #pragma once
 
 #include "kernels/cuda/decode/shared_memory.cuh"

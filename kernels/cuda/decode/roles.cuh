@@ -1,5 +1,5 @@
 // The roles of a block's warps in the fused decode step, their registers, and the named barriers at which
-// they meet: 8 consumer warps; behind them one warpgroup with the producer warp and, for one slot, 3 epilogue
+// they meet: 8 consumer warps; then one warpgroup with the producer warp and, for one slot, 3 epilogue
 // warps. Otherwise that warpgroup's other warps idle: registers are traded by whole warpgroups.
 #pragma once
 

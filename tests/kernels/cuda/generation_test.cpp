@@ -22,17 +22,37 @@ TYPED_TEST(CudaGeneration, ProductsOfFewRows) {
     const Values x = random_values<T>(rows * depth, 1), weight = random_values<T>(columns * depth, 2),
                  bias = random_values<T>(columns, 3);
     Values expected(static_cast<size_t>(rows * columns));
-    kernels::cpu::skinny_gemm({DType::f64, DType::f64, rows, columns, depth, x.data(), weight.data(),
-                               bias.data(), expected.data()});
+    kernels::cpu::skinny_gemm({.type = DType::f64,
+                               .weight_type = DType::f64,
+                               .rows = rows,
+                               .columns = columns,
+                               .depth = depth,
+                               .x = x.data(),
+                               .weight = weight.data(),
+                               .bias = bias.data(),
+                               .out = expected.data()});
     const Array<T> x_device(x), weight_device(weight), bias_device(bias), out(rows * columns), alone(columns);
-    kernels::cuda::skinny_gemm(this->launch(), {kType<T>, kType<T>, rows, columns, depth, x_device.data(),
-                                                weight_device.data(), bias_device.data(), out.data()});
+    kernels::cuda::skinny_gemm(this->launch(), {.type = kType<T>,
+                                                .weight_type = kType<T>,
+                                                .rows = rows,
+                                                .columns = columns,
+                                                .depth = depth,
+                                                .x = x_device.data(),
+                                                .weight = weight_device.data(),
+                                                .bias = bias_device.data(),
+                                                .out = out.data()});
     const Values all = out.read();
     expect_close(all, expected, {bound_of<T>().relative, 1e-4}, "products");
     for (int64_t r = 0; r < rows; ++r) {
-      kernels::cuda::skinny_gemm(this->launch(),
-                                 {kType<T>, kType<T>, 1, columns, depth, x_device.data() + r * depth,
-                                  weight_device.data(), bias_device.data(), alone.data()});
+      kernels::cuda::skinny_gemm(this->launch(), {.type = kType<T>,
+                                                  .weight_type = kType<T>,
+                                                  .rows = 1,
+                                                  .columns = columns,
+                                                  .depth = depth,
+                                                  .x = x_device.data() + r * depth,
+                                                  .weight = weight_device.data(),
+                                                  .bias = bias_device.data(),
+                                                  .out = alone.data()});
       const Values row = alone.read();
       ASSERT_TRUE(std::equal(row.begin(), row.end(), all.begin() + r * columns))
           << "row " << r << " of " << rows;
@@ -67,7 +87,7 @@ TYPED_TEST(CudaGeneration, AttentionOverRings) {
   }
 }
 
-/// A context of tokens for attention by table: on the host in f64, with the rings that it stands for.
+/// A context of tokens for attention by table: on the host in f64, with the KV caches that it stands for.
 struct TableShape {
   int64_t slots, queries, heads, rotary_heads, d, bands, capacity, vocabulary;
   bool negative = true;  // positions of both signs
@@ -100,7 +120,7 @@ struct TableProblem {
     positions = random_ints(s.slots * s.capacity, 4, static_cast<int32_t>(s.negative ? 2 * rows - 1 : rows));
     if (s.negative)
       for (int32_t& p : positions) p -= static_cast<int32_t>(rows - 1);
-    // Full, nothing, one row, and in between.
+    // Full, empty, one row, and in between.
     for (int64_t i = 0; i < s.slots; ++i)
       count.push_back(static_cast<int32_t>(i == 0   ? s.capacity
                                            : i == 1 ? 0
@@ -109,13 +129,22 @@ struct TableProblem {
     fill();
   }
 
-  /// What follows from the query, the table, the tokens and the positions.
+  /// Computes what follows from the query, the table, the tokens and the positions.
   void fill() {
     const int64_t row = 2 * shape.width(), rows = shape.slots * shape.capacity;
     for (int64_t i = 0; i < rows; ++i)
       std::copy_n(table.begin() + tokens[static_cast<size_t>(i)] * row, row, rings.begin() + i * row);
-    kernels::cpu::rotary({DType::f64, rows, row, shape.rotary_heads, shape.d, shape.bands, rings.data(),
-                          positions.data(), cosine.data(), sine.data(), 1});
+    kernels::cpu::rotary({.type = DType::f64,
+                          .rows = rows,
+                          .row_stride = row,
+                          .heads = shape.rotary_heads,
+                          .head_dim = shape.d,
+                          .bands = shape.bands,
+                          .x = rings.data(),
+                          .positions = positions.data(),
+                          .cosine = cosine.data(),
+                          .sine = sine.data(),
+                          .direction = 1});
     kernels::CacheAttention k = sizes(DType::f64);
     k.q = q.data(), k.rings = rings.data(), k.count = count.data(), k.out = expected.data();
     kernels::cpu::cache_attention(k);
@@ -131,7 +160,7 @@ struct TableProblem {
   }
 };
 
-/// On the device.
+/// The same on the device.
 template <typename T>
 struct DeviceTableProblem {
   Array<T> q, table, rings, out;
@@ -170,7 +199,7 @@ double largest_error(const Values& actual, const Values& expected) {
   return error;
 }
 
-// As close to the result in f64 as attention over the rings, of twice its error at most.
+// At most twice the error, against f64, of attention over the KV caches.
 TYPED_TEST(CudaGeneration, AttentionByTable) {
   using T = TypeParam;
   std::vector<TableShape> shapes{{1, 1, 1, 1, 2, 1, 1, 3},        {4, 1, 2, 2, 64, 16, 70, 259},
@@ -196,7 +225,7 @@ TYPED_TEST(CudaGeneration, AttentionByTable) {
   }
 }
 
-// Scores far apart, and a token that the whole context repeats.
+// Scores far apart, and a context that repeats one token.
 TYPED_TEST(CudaGeneration, AttentionByTableOfExtremes) {
   using T = TypeParam;
   for (const double size : {1e-3, 30.0}) {
@@ -212,7 +241,7 @@ TYPED_TEST(CudaGeneration, AttentionByTableOfExtremes) {
   }
 }
 
-// A slot's bits are those that it has alone.
+// A slot's results are bitwise those of the slot alone.
 TYPED_TEST(CudaGeneration, AttentionByTableDoesNotDependOnTheOtherSlots) {
   using T = TypeParam;
   for (const int64_t vocabulary : {259, 3000}) {
@@ -247,8 +276,16 @@ TYPED_TEST(CudaGeneration, RowsJoinTheirRings) {
   const Array<T> source(Values{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
   const Array<T> rings(Values(3 * 4 * 2, 0));
   const DeviceArray<int32_t> row(Ints{3, 1, 0}), active(Ints{1, 0, 1});
-  kernels::cuda::write_rows(
-      this->launch(), {kType<T>, 3, 2, 2, source.data(), 2, row.data(), active.data(), rings.data(), 4});
+  kernels::cuda::write_rows(this->launch(), {.type = kType<T>,
+                                             .slots = 3,
+                                             .copies = 2,
+                                             .columns = 2,
+                                             .source = source.data(),
+                                             .source_stride = 2,
+                                             .row = row.data(),
+                                             .active = active.data(),
+                                             .target = rings.data(),
+                                             .capacity = 4});
   EXPECT_EQ(rings.read(),
             (Values{3, 4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0}));
 }
@@ -277,9 +314,19 @@ TYPED_TEST(CudaGeneration, SlotsMoveOnOnceTheyHaveChosen) {
                                    latent_row.data(),
                                    query.data(),
                                    1};
-  kernels::cuda::sample(this->launch(),
-                        {kType<T>, 3, 5, logits.data(), settings.data(), nullptr, seen.data(), step.data(),
-                         active.data(), token.data(), probability.data(), posted.data(), next});
+  kernels::cuda::sample(this->launch(), {.type = kType<T>,
+                                         .slots = 3,
+                                         .vocabulary = 5,
+                                         .logits = logits.data(),
+                                         .settings = settings.data(),
+                                         .bias = nullptr,
+                                         .seen = seen.data(),
+                                         .step = step.data(),
+                                         .active = active.data(),
+                                         .token = token.data(),
+                                         .log_probability = probability.data(),
+                                         .posted = posted.data(),
+                                         .next = next});
   EXPECT_EQ(token.read(), (Ints{4, -5, 1}));
   EXPECT_EQ(posted.read(), (Ints{4, -5, 1}));
   EXPECT_EQ(step.read(), (Ints{5, 4, 1}));
@@ -321,38 +368,38 @@ TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
     Ints token(kSlots, -5);
     Values probability(kSlots, 0);
     std::vector<uint8_t> cpu_seen = seen;
-    kernels::cpu::sample({DType::f64,
-                          kSlots,
-                          vocabulary,
-                          logits.data(),
-                          settings.data(),
-                          bias.data(),
-                          cpu_seen.data(),
-                          step.data(),
-                          active.data(),
-                          token.data(),
-                          probability.data(),
-                          nullptr,
-                          {}});
+    kernels::cpu::sample({.type = DType::f64,
+                          .slots = kSlots,
+                          .vocabulary = vocabulary,
+                          .logits = logits.data(),
+                          .settings = settings.data(),
+                          .bias = bias.data(),
+                          .seen = cpu_seen.data(),
+                          .step = step.data(),
+                          .active = active.data(),
+                          .token = token.data(),
+                          .log_probability = probability.data(),
+                          .posted = nullptr,
+                          .next = {}});
     const Array<T> logits_device(logits);
     const DeviceArray<kernels::SampleSettings> settings_device(settings);
     const DeviceArray<uint8_t> seen_device(seen);
     const DeviceArray<float> bias_device(bias);
     const DeviceArray<int32_t> step_device(step), active_device(active), token_device(Ints(kSlots, -5));
     const DeviceArray<double> probability_device(Values(kSlots, 0));
-    kernels::cuda::sample(this->launch(), {kType<T>,
-                                           kSlots,
-                                           vocabulary,
-                                           logits_device.data(),
-                                           settings_device.data(),
-                                           bias_device.data(),
-                                           seen_device.data(),
-                                           step_device.data(),
-                                           active_device.data(),
-                                           token_device.data(),
-                                           probability_device.data(),
-                                           nullptr,
-                                           {}});
+    kernels::cuda::sample(this->launch(), {.type = kType<T>,
+                                           .slots = kSlots,
+                                           .vocabulary = vocabulary,
+                                           .logits = logits_device.data(),
+                                           .settings = settings_device.data(),
+                                           .bias = bias_device.data(),
+                                           .seen = seen_device.data(),
+                                           .step = step_device.data(),
+                                           .active = active_device.data(),
+                                           .token = token_device.data(),
+                                           .log_probability = probability_device.data(),
+                                           .posted = nullptr,
+                                           .next = {}});
     EXPECT_EQ(token_device.read(), token) << vocabulary;
     EXPECT_EQ(seen_device.read(), cpu_seen) << vocabulary;
     expect_close(probability_device.read(), probability, {1e-9, 1e-9}, "log-probability");

@@ -83,14 +83,29 @@ TYPED_TEST(CudaEmbedding, SumsSegments) {
                    old = random_values<float>(c.table_rows * c.columns, 7);
       Values expected(old);
       Ints scratch(static_cast<size_t>(c.table_rows + 1 + c.rows));
-      kernels::cpu::embedding_backward({DType::f64, c.rows, c.columns, c.table_rows, c.ids.data(), c.stride,
-                                        d_out.data(), expected.data(), accumulate, scratch.data()});
+      kernels::cpu::embedding_backward({.type = DType::f64,
+                                        .rows = c.rows,
+                                        .columns = c.columns,
+                                        .table_rows = c.table_rows,
+                                        .ids = c.ids.data(),
+                                        .id_stride = c.stride,
+                                        .d_out = d_out.data(),
+                                        .d_table = expected.data(),
+                                        .accumulate = accumulate,
+                                        .scratch = scratch.data()});
       const DeviceArray<int32_t> ids(c.ids), a_scratch(scratch.size());
       const Array<T> a_d_out(d_out);
       const Array<float> d_table(old);
-      kernels::embedding_backward(
-          this->launch(), {kType<T>, c.rows, c.columns, c.table_rows, ids.data(), c.stride, a_d_out.data(),
-                           d_table.data(), accumulate, a_scratch.data()});
+      kernels::embedding_backward(this->launch(), {.type = kType<T>,
+                                                   .rows = c.rows,
+                                                   .columns = c.columns,
+                                                   .table_rows = c.table_rows,
+                                                   .ids = ids.data(),
+                                                   .id_stride = c.stride,
+                                                   .d_out = a_d_out.data(),
+                                                   .d_table = d_table.data(),
+                                                   .accumulate = accumulate,
+                                                   .scratch = a_scratch.data()});
       expect_close(d_table.read(), expected, {1e-5, 1e-5}, "d_table");
     }
 }
@@ -106,14 +121,21 @@ TYPED_TEST(CudaEmbedding, SegmentsRepeat) {
   const Array<float> d_table(table_rows * columns);
   this->expect_repeatable([] {},
                           [&] {
-                            kernels::embedding_backward(
-                                this->launch(), {kType<T>, rows, columns, table_rows, ids.data(), 1,
-                                                 d_out.data(), d_table.data(), false, scratch.data()});
+                            kernels::embedding_backward(this->launch(), {.type = kType<T>,
+                                                                         .rows = rows,
+                                                                         .columns = columns,
+                                                                         .table_rows = table_rows,
+                                                                         .ids = ids.data(),
+                                                                         .id_stride = 1,
+                                                                         .d_out = d_out.data(),
+                                                                         .d_table = d_table.data(),
+                                                                         .accumulate = false,
+                                                                         .scratch = scratch.data()});
                           },
                           d_table);
 }
 
-/// The launches can be recorded once and replayed on other contents.
+/// The launches can be captured once and replayed on other contents.
 TYPED_TEST(CudaEmbedding, SegmentsReplay) {
   using T = TypeParam;
   const int64_t rows = 5000, columns = 64;
@@ -127,8 +149,16 @@ TYPED_TEST(CudaEmbedding, SegmentsReplay) {
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t replay = nullptr;
   require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  kernels::embedding_backward(this->launch(), {kType<T>, rows, columns, table_rows, ids.data(), 1,
-                                               a_d_out.data(), d_table.data(), false, scratch.data()});
+  kernels::embedding_backward(this->launch(), {.type = kType<T>,
+                                               .rows = rows,
+                                               .columns = columns,
+                                               .table_rows = table_rows,
+                                               .ids = ids.data(),
+                                               .id_stride = 1,
+                                               .d_out = a_d_out.data(),
+                                               .d_table = d_table.data(),
+                                               .accumulate = false,
+                                               .scratch = scratch.data()});
   require_cuda(cudaStreamEndCapture(stream, &graph), "capture");
   require_cuda(cudaGraphInstantiate(&replay, graph, 0), "instantiate");
   for (const int32_t below : {1, 40, table_rows}) {
@@ -136,8 +166,16 @@ TYPED_TEST(CudaEmbedding, SegmentsReplay) {
     ids.write(chosen);
     Values expected(static_cast<size_t>(table_rows * columns));
     Ints host_scratch(static_cast<size_t>(table_rows + 1 + rows));
-    kernels::cpu::embedding_backward({DType::f64, rows, columns, table_rows, chosen.data(), 1, d_out.data(),
-                                      expected.data(), false, host_scratch.data()});
+    kernels::cpu::embedding_backward({.type = DType::f64,
+                                      .rows = rows,
+                                      .columns = columns,
+                                      .table_rows = table_rows,
+                                      .ids = chosen.data(),
+                                      .id_stride = 1,
+                                      .d_out = d_out.data(),
+                                      .d_table = expected.data(),
+                                      .accumulate = false,
+                                      .scratch = host_scratch.data()});
     require_cuda(cudaGraphLaunch(replay, stream), "replay");
     this->synchronize();
     expect_close(d_table.read(), expected, {1e-5, 1e-5}, "d_table");
@@ -170,26 +208,44 @@ void check_loss(const Launch& launch, const LossCase& c, bool gradient, bool sta
   for (size_t r = 0; r < rows; ++r) {
     double* row = logits.data() + r * static_cast<size_t>(stride);
     if (r % 4 == 1 && targets[r] != 0) row[targets[r]] = 16;                      // correct
-    if (r % 8 == 5 && targets[r] != 0) row[targets[r] / 2] = 16;                  // a tie, met earlier
-    if (r % 8 == 1 && targets[r] + 1 < c.vocabulary) row[c.vocabulary - 1] = 16;  // a tie, met later
+    if (r % 8 == 5 && targets[r] != 0) row[targets[r] / 2] = 16;                  // a tie before the target
+    if (r % 8 == 1 && targets[r] + 1 < c.vocabulary) row[c.vocabulary - 1] = 16;  // a tie after the target
   }
   targets[0] = 0;
   double scale = 0.37;
   Values expected(logits), nll(rows), loss(rows), z(rows);
   std::vector<uint8_t> correct(rows);
-  kernels::cpu::cross_entropy({DType::f64, c.rows, c.vocabulary, stride, expected.data(), targets.data(),
-                               c.smoothing, c.z_loss, gradient ? &scale : nullptr, nll.data(), loss.data(),
-                               z.data(), correct.data()});
+  kernels::cpu::cross_entropy({.type = DType::f64,
+                               .rows = c.rows,
+                               .vocabulary = c.vocabulary,
+                               .stride = stride,
+                               .logits = expected.data(),
+                               .targets = targets.data(),
+                               .label_smoothing = c.smoothing,
+                               .z_loss = c.z_loss,
+                               .gradient_scale = gradient ? &scale : nullptr,
+                               .nll = nll.data(),
+                               .loss = loss.data(),
+                               .z = z.data(),
+                               .correct = correct.data()});
   const Array<T> a_logits(logits, c.shift);
   const Array<float> a_nll(c.rows), a_loss(c.rows), a_z(c.rows);
   const DeviceArray<int32_t> a_targets(targets);
   const DeviceArray<uint8_t> a_correct(rows);
   const DeviceArray<double> a_scale(std::vector<double>{scale});
-  kernels::cross_entropy(
-      launch, {kType<T>, c.rows, c.vocabulary, stride, a_logits.data(), a_targets.data(), c.smoothing,
-               c.z_loss, gradient ? a_scale.data() : nullptr, statistics ? a_nll.data() : nullptr,
-               statistics ? a_loss.data() : nullptr, statistics ? a_z.data() : nullptr,
-               statistics ? a_correct.data() : nullptr});
+  kernels::cross_entropy(launch, {.type = kType<T>,
+                                  .rows = c.rows,
+                                  .vocabulary = c.vocabulary,
+                                  .stride = stride,
+                                  .logits = a_logits.data(),
+                                  .targets = a_targets.data(),
+                                  .label_smoothing = c.smoothing,
+                                  .z_loss = c.z_loss,
+                                  .gradient_scale = gradient ? a_scale.data() : nullptr,
+                                  .nll = statistics ? a_nll.data() : nullptr,
+                                  .loss = statistics ? a_loss.data() : nullptr,
+                                  .z = statistics ? a_z.data() : nullptr,
+                                  .correct = statistics ? a_correct.data() : nullptr});
   expect_close(a_logits.read(), gradient ? expected : logits, {bound_of<T>().relative, 1e-6}, "gradient");
   if (!statistics) return;
   expect_close(a_nll.read(), nll, {1e-5, 1e-5}, "nll");
@@ -207,7 +263,7 @@ TYPED_TEST(CudaLoss, CrossEntropy) {
   }
 }
 
-/// A row with a NaN must not pass for a finite loss.
+/// A row with a NaN does not count as a finite loss.
 TYPED_TEST(CudaLoss, NotANumberShows) {
   using T = TypeParam;
   for (const int64_t vocabulary : {300, 3000}) {
@@ -216,9 +272,19 @@ TYPED_TEST(CudaLoss, NotANumberShows) {
     const Array<T> a_logits(logits);
     const DeviceArray<int32_t> targets(Ints{5});
     const Array<float> loss(1);
-    kernels::cross_entropy(
-        this->launch(), {kType<T>, 1, vocabulary, vocabulary, a_logits.data(), targets.data(), 0, 0, nullptr,
-                         nullptr, loss.data(), nullptr, nullptr});
+    kernels::cross_entropy(this->launch(), {.type = kType<T>,
+                                            .rows = 1,
+                                            .vocabulary = vocabulary,
+                                            .stride = vocabulary,
+                                            .logits = a_logits.data(),
+                                            .targets = targets.data(),
+                                            .label_smoothing = 0,
+                                            .z_loss = 0,
+                                            .gradient_scale = nullptr,
+                                            .nll = nullptr,
+                                            .loss = loss.data(),
+                                            .z = nullptr,
+                                            .correct = nullptr});
     EXPECT_TRUE(std::isnan(loss.read()[0]));
   }
 }
@@ -237,10 +303,24 @@ TEST_F(CudaTotals, SumRows) {
     Values totals(5, 0);
     const DeviceArray<double> a_totals(5);
     for (const bool accumulate : {false, true}) {
-      kernels::cpu::loss_totals({DType::f64, rows, loss.data(), nll.data(), z.data(), correct.data(),
-                                 targets.data(), totals.data(), accumulate});
-      kernels::loss_totals(launch(), {DType::f32, rows, a_loss.data(), a_nll.data(), a_z.data(),
-                                      a_correct.data(), a_targets.data(), a_totals.data(), accumulate});
+      kernels::cpu::loss_totals({.type = DType::f64,
+                                 .rows = rows,
+                                 .loss = loss.data(),
+                                 .nll = nll.data(),
+                                 .z = z.data(),
+                                 .correct = correct.data(),
+                                 .targets = targets.data(),
+                                 .totals = totals.data(),
+                                 .accumulate = accumulate});
+      kernels::loss_totals(launch(), {.type = DType::f32,
+                                      .rows = rows,
+                                      .loss = a_loss.data(),
+                                      .nll = a_nll.data(),
+                                      .z = a_z.data(),
+                                      .correct = a_correct.data(),
+                                      .targets = a_targets.data(),
+                                      .totals = a_totals.data(),
+                                      .accumulate = accumulate});
       expect_close(a_totals.read(), totals, {1e-12, 1e-12}, "totals");
     }
   }
@@ -273,8 +353,11 @@ TYPED_TEST(CudaFlat, CastRoundsToNearest) {
       const Array<T> a_x(x, shift);
       const Array<float> wide(n);
       const Array<bf16> narrow_one(n);
-      kernels::cast(this->launch(), {kType<T>, DType::f32, n, a_x.data(), wide.data()});
-      kernels::cast(this->launch(), {kType<T>, DType::bf16, n, a_x.data(), narrow_one.data()});
+      kernels::cast(this->launch(),
+                    {.from = kType<T>, .to = DType::f32, .elements = n, .x = a_x.data(), .y = wide.data()});
+      kernels::cast(
+          this->launch(),
+          {.from = kType<T>, .to = DType::bf16, .elements = n, .x = a_x.data(), .y = narrow_one.data()});
       EXPECT_EQ(wide.read(), x);
       EXPECT_EQ(narrow_one.read(), rounded<bf16>(x));
     }

@@ -16,7 +16,7 @@ TYPED_TEST_SUITE(CudaRows, ElementTypes);
 
 constexpr uint64_t kStep = 0x1'0000'0007;
 
-/// A mask on both sides; `first` is the first element's number.
+/// A mask on host and device; `first` is the number of the first element.
 struct Masks {
   uint64_t step = kStep;
   DeviceArray<uint64_t> device_step{std::vector<uint64_t>{kStep}};
@@ -68,38 +68,55 @@ void check_norm(const Launch& launch, const NormCase& c) {
   const Masks masks(c.rate, c.first);
   Values sum(residual);
   if (c.branch) {
-    kernels::cpu::residual_layer_norm({DType::f64, c.rows, c.columns, c.residual ? residual.data() : nullptr,
-                                       branch.data(), masks.host, sum.data(), nullptr, nullptr, nullptr,
-                                       nullptr, nullptr});
+    kernels::cpu::residual_layer_norm({.type = DType::f64,
+                                       .rows = c.rows,
+                                       .columns = c.columns,
+                                       .residual = c.residual ? residual.data() : nullptr,
+                                       .branch = branch.data(),
+                                       .mask = masks.host,
+                                       .sum = sum.data(),
+                                       .scale = nullptr,
+                                       .offset = nullptr,
+                                       .y = nullptr,
+                                       .mean = nullptr,
+                                       .rstd = nullptr});
   }
   // The device normalises what it has stored.
   const Values stored = rounded<T>(sum);
   Values y(sum), mean(static_cast<size_t>(c.rows)), rstd(mean);
-  kernels::cpu::residual_layer_norm({DType::f64,
-                                     c.rows,
-                                     c.columns,
-                                     stored.data(),
-                                     nullptr,
-                                     {},
-                                     nullptr,
-                                     scale.data(),
-                                     offset.data(),
-                                     y.data(),
-                                     mean.data(),
-                                     rstd.data()});
+  kernels::cpu::residual_layer_norm({.type = DType::f64,
+                                     .rows = c.rows,
+                                     .columns = c.columns,
+                                     .residual = stored.data(),
+                                     .branch = nullptr,
+                                     .mask = {},
+                                     .sum = nullptr,
+                                     .scale = scale.data(),
+                                     .offset = offset.data(),
+                                     .y = y.data(),
+                                     .mean = mean.data(),
+                                     .rstd = rstd.data()});
 
   const Array<T> d_residual(residual, c.shift), d_branch(branch, c.shift), d_scale(scale), d_offset(offset),
       d_sum(n, c.shift), d_y(n, c.shift);
   const Array<float> d_mean(c.rows), d_rstd(c.rows);
-  kernels::residual_layer_norm(
-      launch, {kType<T>, c.rows, c.columns, c.residual ? d_residual.data() : nullptr,
-               c.branch ? d_branch.data() : nullptr, masks.device, c.branch ? d_sum.data() : nullptr,
-               d_scale.data(), d_offset.data(), c.norm ? d_y.data() : nullptr, d_mean.data(), d_rstd.data()});
+  kernels::residual_layer_norm(launch, {.type = kType<T>,
+                                        .rows = c.rows,
+                                        .columns = c.columns,
+                                        .residual = c.residual ? d_residual.data() : nullptr,
+                                        .branch = c.branch ? d_branch.data() : nullptr,
+                                        .mask = masks.device,
+                                        .sum = c.branch ? d_sum.data() : nullptr,
+                                        .scale = d_scale.data(),
+                                        .offset = d_offset.data(),
+                                        .y = c.norm ? d_y.data() : nullptr,
+                                        .mean = d_mean.data(),
+                                        .rstd = d_rstd.data()});
   if (c.branch) expect_close(d_sum.read(), sum, bound_of<T>(), "sum");
   if (!c.norm) return;
   expect_close(d_mean.read(), mean, {1e-5, 1e-5}, "mean");
   expect_close(d_rstd.read(), rstd, {2e-5, 1e-5}, "rstd");
-  // Where bf16 rounded the sum otherwise than expected, by a tie, y differs by as much.
+  // Where bf16 rounded a tie in the sum differently from the reference, y differs by as much.
   expect_close(d_y.read(), y, {bound_of<T>().relative, sizeof(T) == 2 ? 4e-3 : 2e-5}, "y");
 }
 
@@ -135,52 +152,69 @@ void check_norm_backward(const Launch& launch, const NormBackwardCase& c) {
                old_offset = random_values<float>(c.columns, 7);
   const Masks masks(c.rate, c.first);
   Values y(x), mean(static_cast<size_t>(c.rows)), rstd(mean);
-  kernels::cpu::residual_layer_norm({DType::f64,
-                                     c.rows,
-                                     c.columns,
-                                     x.data(),
-                                     nullptr,
-                                     {},
-                                     nullptr,
-                                     scale.data(),
-                                     scale.data(),
-                                     y.data(),
-                                     mean.data(),
-                                     rstd.data()});
+  kernels::cpu::residual_layer_norm({.type = DType::f64,
+                                     .rows = c.rows,
+                                     .columns = c.columns,
+                                     .residual = x.data(),
+                                     .branch = nullptr,
+                                     .mask = {},
+                                     .sum = nullptr,
+                                     .scale = scale.data(),
+                                     .offset = scale.data(),
+                                     .y = y.data(),
+                                     .mean = mean.data(),
+                                     .rstd = rstd.data()});
   mean = rounded<float>(mean), rstd = rounded<float>(rstd);
   const auto branch_alone = [&](Values d_x) {  // dropout of d_x as stored
     Values d_branch = rounded<T>(d_x);
     if (c.rate > 0)
-      kernels::cpu::dropout({DType::f64, n, d_branch.data(), masks.host, d_branch.data(), false});
+      kernels::cpu::dropout({.type = DType::f64,
+                             .elements = n,
+                             .x = d_branch.data(),
+                             .mask = masks.host,
+                             .y = d_branch.data(),
+                             .accumulate = false});
     return d_branch;
   };
   Values d_x(old), d_scale(old_scale), d_offset(old_offset);
-  kernels::cpu::residual_layer_norm_backward({DType::f64,
-                                              c.rows,
-                                              c.columns,
-                                              x.data(),
-                                              scale.data(),
-                                              mean.data(),
-                                              rstd.data(),
-                                              d_y.data(),
-                                              c.d_sum ? d_sum.data() : nullptr,
-                                              d_x.data(),
-                                              c.accumulate_x,
-                                              {},
-                                              nullptr,
-                                              d_scale.data(),
-                                              d_offset.data(),
-                                              c.accumulate,
-                                              c.accumulate});
+  kernels::cpu::residual_layer_norm_backward({.type = DType::f64,
+                                              .rows = c.rows,
+                                              .columns = c.columns,
+                                              .x = x.data(),
+                                              .scale = scale.data(),
+                                              .mean = mean.data(),
+                                              .rstd = rstd.data(),
+                                              .d_y = d_y.data(),
+                                              .d_sum = c.d_sum ? d_sum.data() : nullptr,
+                                              .d_x = d_x.data(),
+                                              .accumulate_x = c.accumulate_x,
+                                              .mask = {},
+                                              .d_branch = nullptr,
+                                              .d_scale = d_scale.data(),
+                                              .d_offset = d_offset.data(),
+                                              .accumulate_scale = c.accumulate,
+                                              .accumulate_offset = c.accumulate});
 
   const Array<T> a_x(x, c.shift), a_scale(scale), a_d_y(d_y, c.shift), a_d_sum(d_sum, c.shift),
       a_d_x(old, c.shift), a_d_branch(n, c.shift);
   const Array<float> a_mean(mean), a_rstd(rstd), a_d_scale(old_scale), a_d_offset(old_offset);
-  kernels::residual_layer_norm_backward(
-      launch, {kType<T>, c.rows, c.columns, a_x.data(), a_scale.data(), a_mean.data(), a_rstd.data(),
-               a_d_y.data(), c.d_sum ? a_d_sum.data() : nullptr, a_d_x.data(), c.accumulate_x, masks.device,
-               c.d_branch ? a_d_branch.data() : nullptr, c.scale ? a_d_scale.data() : nullptr,
-               c.offset ? a_d_offset.data() : nullptr, c.accumulate, c.accumulate});
+  kernels::residual_layer_norm_backward(launch, {.type = kType<T>,
+                                                 .rows = c.rows,
+                                                 .columns = c.columns,
+                                                 .x = a_x.data(),
+                                                 .scale = a_scale.data(),
+                                                 .mean = a_mean.data(),
+                                                 .rstd = a_rstd.data(),
+                                                 .d_y = a_d_y.data(),
+                                                 .d_sum = c.d_sum ? a_d_sum.data() : nullptr,
+                                                 .d_x = a_d_x.data(),
+                                                 .accumulate_x = c.accumulate_x,
+                                                 .mask = masks.device,
+                                                 .d_branch = c.d_branch ? a_d_branch.data() : nullptr,
+                                                 .d_scale = c.scale ? a_d_scale.data() : nullptr,
+                                                 .d_offset = c.offset ? a_d_offset.data() : nullptr,
+                                                 .accumulate_scale = c.accumulate,
+                                                 .accumulate_offset = c.accumulate});
   const Bound bound{bound_of<T>().relative, 3e-5};
   expect_close(a_d_x.read(), d_x, bound, "d_x");
   if (c.d_branch) expect_close(a_d_branch.read(), branch_alone(a_d_x.read()), bound_of<T>(), "d_branch");
@@ -201,28 +235,29 @@ TYPED_TEST(CudaRows, LayerNormBackwardRepeats) {
       d_scale(columns), d_offset(columns);
   this->expect_repeatable([] {},
                           [&] {
-                            kernels::residual_layer_norm_backward(this->launch(), {kType<T>,
-                                                                                   rows,
-                                                                                   columns,
-                                                                                   x.data(),
-                                                                                   scale.data(),
-                                                                                   mean.data(),
-                                                                                   rstd.data(),
-                                                                                   d_y.data(),
-                                                                                   nullptr,
-                                                                                   d_x.data(),
-                                                                                   false,
-                                                                                   {},
-                                                                                   nullptr,
-                                                                                   d_scale.data(),
-                                                                                   d_offset.data(),
-                                                                                   false,
-                                                                                   false});
+                            kernels::residual_layer_norm_backward(this->launch(),
+                                                                  {.type = kType<T>,
+                                                                   .rows = rows,
+                                                                   .columns = columns,
+                                                                   .x = x.data(),
+                                                                   .scale = scale.data(),
+                                                                   .mean = mean.data(),
+                                                                   .rstd = rstd.data(),
+                                                                   .d_y = d_y.data(),
+                                                                   .d_sum = nullptr,
+                                                                   .d_x = d_x.data(),
+                                                                   .accumulate_x = false,
+                                                                   .mask = {},
+                                                                   .d_branch = nullptr,
+                                                                   .d_scale = d_scale.data(),
+                                                                   .d_offset = d_offset.data(),
+                                                                   .accumulate_scale = false,
+                                                                   .accumulate_offset = false});
                           },
                           d_scale);
 }
 
-/// With ones for input, what dropout leaves is the mask.
+/// With ones as input, dropout returns the mask.
 TYPED_TEST(CudaRows, DropoutMasksAreThoseOfTheCpu) {
   using T = TypeParam;
   for (const int64_t first : {0, 1, 2, 3, 4, 1027}) {
@@ -230,17 +265,42 @@ TYPED_TEST(CudaRows, DropoutMasksAreThoseOfTheCpu) {
     const Masks masks(0.25, (int64_t{1} << 34) - 64 + first);
     const Values ones(static_cast<size_t>(n), 1.0);
     Values expected(ones);
-    kernels::cpu::dropout({DType::f64, n, ones.data(), masks.host, expected.data(), false});
+    kernels::cpu::dropout({.type = DType::f64,
+                           .elements = n,
+                           .x = ones.data(),
+                           .mask = masks.host,
+                           .y = expected.data(),
+                           .accumulate = false});
     for (const int64_t shift : {0, 1}) {
       const Array<T> x(ones, shift), y(n, shift);
-      kernels::dropout(this->launch(), {kType<T>, n, x.data(), masks.device, y.data(), false});
+      kernels::dropout(this->launch(), {.type = kType<T>,
+                                        .elements = n,
+                                        .x = x.data(),
+                                        .mask = masks.device,
+                                        .y = y.data(),
+                                        .accumulate = false});
       EXPECT_EQ(y.read(), rounded<T>(rounded<float>(expected)));
-      kernels::dropout(this->launch(), {kType<T>, n, x.data(), masks.device, x.data(), false});
+      kernels::dropout(this->launch(), {.type = kType<T>,
+                                        .elements = n,
+                                        .x = x.data(),
+                                        .mask = masks.device,
+                                        .y = x.data(),
+                                        .accumulate = false});
       EXPECT_EQ(x.read(), y.read());
     }
     const Array<T> branch(ones), sum(n);
-    kernels::residual_layer_norm(this->launch(), {kType<T>, n, 1, nullptr, branch.data(), masks.device,
-                                                  sum.data(), nullptr, nullptr, nullptr, nullptr, nullptr});
+    kernels::residual_layer_norm(this->launch(), {.type = kType<T>,
+                                                  .rows = n,
+                                                  .columns = 1,
+                                                  .residual = nullptr,
+                                                  .branch = branch.data(),
+                                                  .mask = masks.device,
+                                                  .sum = sum.data(),
+                                                  .scale = nullptr,
+                                                  .offset = nullptr,
+                                                  .y = nullptr,
+                                                  .mean = nullptr,
+                                                  .rstd = nullptr});
     EXPECT_EQ(sum.read(), rounded<T>(rounded<float>(expected)));
   }
 }
@@ -252,11 +312,21 @@ TYPED_TEST(CudaRows, DropoutAccumulatesAndCopies) {
     const Masks masks(rate, 5);
     const Values x = random_values<T>(n, 1), old = random_values<T>(n, 2);
     Values expected(old);
-    kernels::cpu::dropout({DType::f64, n, x.data(), masks.host, expected.data(), true});
+    kernels::cpu::dropout({.type = DType::f64,
+                           .elements = n,
+                           .x = x.data(),
+                           .mask = masks.host,
+                           .y = expected.data(),
+                           .accumulate = true});
     const Array<T> a_x(x), a_y(old);
     kernels::DropoutMask mask = masks.device;
     if (rate == 0) mask.step = nullptr;
-    kernels::dropout(this->launch(), {kType<T>, n, a_x.data(), mask, a_y.data(), true});
+    kernels::dropout(this->launch(), {.type = kType<T>,
+                                      .elements = n,
+                                      .x = a_x.data(),
+                                      .mask = mask,
+                                      .y = a_y.data(),
+                                      .accumulate = true});
     expect_close(a_y.read(), expected, bound_of<T>(), "y");
   }
 }
@@ -274,15 +344,30 @@ void check_bias(const Launch& launch, const MatrixCase& c, Activation activation
   const bool activated = activation != Activation::identity;
   const Values in = random_values<T>(n, 1, 3), bias = random_values<T>(c.columns, 2);
   Values pre(in), out(in);
-  kernels::cpu::bias_activation({DType::f64, c.rows, c.columns, Activation::identity, pre.data(),
-                                 with_bias ? bias.data() : nullptr, nullptr});
+  kernels::cpu::bias_activation({.type = DType::f64,
+                                 .rows = c.rows,
+                                 .columns = c.columns,
+                                 .activation = Activation::identity,
+                                 .pre = pre.data(),
+                                 .bias = with_bias ? bias.data() : nullptr,
+                                 .out = nullptr});
   Values stored = rounded<T>(pre);
   if (activated)
-    kernels::cpu::bias_activation(
-        {DType::f64, c.rows, c.columns, activation, stored.data(), nullptr, out.data()});
+    kernels::cpu::bias_activation({.type = DType::f64,
+                                   .rows = c.rows,
+                                   .columns = c.columns,
+                                   .activation = activation,
+                                   .pre = stored.data(),
+                                   .bias = nullptr,
+                                   .out = out.data()});
   const Array<T> a_pre(in, c.shift), a_bias(bias), a_out(n, c.shift);
-  kernels::bias_activation(launch, {kType<T>, c.rows, c.columns, activation, a_pre.data(),
-                                    with_bias ? a_bias.data() : nullptr, activated ? a_out.data() : nullptr});
+  kernels::bias_activation(launch, {.type = kType<T>,
+                                    .rows = c.rows,
+                                    .columns = c.columns,
+                                    .activation = activation,
+                                    .pre = a_pre.data(),
+                                    .bias = with_bias ? a_bias.data() : nullptr,
+                                    .out = activated ? a_out.data() : nullptr});
   expect_close(a_pre.read(), pre, bound_of<T>(), "pre");
   if (activated) expect_close(a_out.read(), out, bound_of<T>(), "out");
 }
@@ -302,18 +387,31 @@ void check_bias_backward(const Launch& launch, const MatrixCase& c, Activation a
   const bool activated = activation != Activation::identity;
   const Values d_out = random_values<T>(n, 2), old = random_values<float>(c.columns, 3);
   Values pre =
-      random_values<T>(n, 1, 3);  // what backward keeps: of some activations the output, never negative
+      random_values<T>(n, 1, 3);  // what backward reads: for some activations the output, never negative
   if (kernels::derives_from_output(activation))
     for (double& value : pre) value = std::max(0.0, value);
   Values d_pre(d_out), d_bias(old);
-  kernels::cpu::bias_activation_backward({DType::f64, c.rows, c.columns, activation, pre.data(), d_out.data(),
-                                          d_pre.data(), d_bias.data(), in_place});
+  kernels::cpu::bias_activation_backward({.type = DType::f64,
+                                          .rows = c.rows,
+                                          .columns = c.columns,
+                                          .activation = activation,
+                                          .kept = pre.data(),
+                                          .d_out = d_out.data(),
+                                          .d_pre = d_pre.data(),
+                                          .d_bias = d_bias.data(),
+                                          .accumulate_bias = in_place});
   const Array<T> a_pre(pre, c.shift), a_d_out(d_out, c.shift), a_d_pre(n, c.shift);
   const Array<float> a_d_bias(old);
   const Array<T>& target = in_place ? a_d_out : a_d_pre;
-  kernels::bias_activation_backward(
-      launch, {kType<T>, c.rows, c.columns, activation, activated ? a_pre.data() : nullptr, a_d_out.data(),
-               activated ? target.data() : nullptr, with_bias ? a_d_bias.data() : nullptr, in_place});
+  kernels::bias_activation_backward(launch, {.type = kType<T>,
+                                             .rows = c.rows,
+                                             .columns = c.columns,
+                                             .activation = activation,
+                                             .kept = activated ? a_pre.data() : nullptr,
+                                             .d_out = a_d_out.data(),
+                                             .d_pre = activated ? target.data() : nullptr,
+                                             .d_bias = with_bias ? a_d_bias.data() : nullptr,
+                                             .accumulate_bias = in_place});
   if (activated) expect_close(target.read(), d_pre, bound_of<T>(), "d_pre");
   expect_close(a_d_bias.read(), with_bias ? d_bias : old, {1e-5, 2e-5}, "d_bias");
 }
@@ -334,27 +432,60 @@ TYPED_TEST(CudaRows, BiasGradientRepeats) {
   const Array<float> d_bias(columns);
   this->expect_repeatable([] {},
                           [&] {
-                            kernels::bias_activation_backward(
-                                this->launch(), {kType<T>, rows, columns, Activation::identity, nullptr,
-                                                 d_out.data(), nullptr, d_bias.data(), false});
+                            kernels::bias_activation_backward(this->launch(),
+                                                              {.type = kType<T>,
+                                                               .rows = rows,
+                                                               .columns = columns,
+                                                               .activation = Activation::identity,
+                                                               .kept = nullptr,
+                                                               .d_out = d_out.data(),
+                                                               .d_pre = nullptr,
+                                                               .d_bias = d_bias.data(),
+                                                               .accumulate_bias = false});
                           },
                           d_bias);
 }
 
-/// Activations far out stay finite where the function is.
+/// Activations of large arguments stay finite where the function is.
 TYPED_TEST(CudaRows, ActivationsOfLargeInputs) {
   using T = TypeParam;
   const Values in{-1e4, -300, -100, -88, -50, -12, -0.0, 12, 50, 88, 100, 300, 1e4, -1e-3, 1e-3, 1};
   const auto n = static_cast<int64_t>(in.size());
   for (const Activation activation : {Activation::gelu, Activation::silu}) {
     Values x = rounded<T>(in), ones(in.size(), 1), out(x), d(x);
-    kernels::cpu::bias_activation({DType::f64, 1, n, activation, x.data(), nullptr, out.data()});
-    kernels::cpu::bias_activation_backward(
-        {DType::f64, 1, n, activation, x.data(), ones.data(), d.data(), nullptr, false});
+    kernels::cpu::bias_activation({.type = DType::f64,
+                                   .rows = 1,
+                                   .columns = n,
+                                   .activation = activation,
+                                   .pre = x.data(),
+                                   .bias = nullptr,
+                                   .out = out.data()});
+    kernels::cpu::bias_activation_backward({.type = DType::f64,
+                                            .rows = 1,
+                                            .columns = n,
+                                            .activation = activation,
+                                            .kept = x.data(),
+                                            .d_out = ones.data(),
+                                            .d_pre = d.data(),
+                                            .d_bias = nullptr,
+                                            .accumulate_bias = false});
     const Array<T> a_x(x), a_ones(ones), a_out(n), a_d(n);
-    kernels::bias_activation(this->launch(), {kType<T>, 1, n, activation, a_x.data(), nullptr, a_out.data()});
-    kernels::bias_activation_backward(
-        this->launch(), {kType<T>, 1, n, activation, a_x.data(), a_ones.data(), a_d.data(), nullptr, false});
+    kernels::bias_activation(this->launch(), {.type = kType<T>,
+                                              .rows = 1,
+                                              .columns = n,
+                                              .activation = activation,
+                                              .pre = a_x.data(),
+                                              .bias = nullptr,
+                                              .out = a_out.data()});
+    kernels::bias_activation_backward(this->launch(), {.type = kType<T>,
+                                                       .rows = 1,
+                                                       .columns = n,
+                                                       .activation = activation,
+                                                       .kept = a_x.data(),
+                                                       .d_out = a_ones.data(),
+                                                       .d_pre = a_d.data(),
+                                                       .d_bias = nullptr,
+                                                       .accumulate_bias = false});
     const Bound bound{sizeof(T) == 2 ? 1.0 / 128 : 1e-5, 1e-12};
     expect_close(a_out.read(), out, bound, "out");
     expect_close(a_d.read(), d, {bound.relative, 1e-6}, "d");
@@ -373,24 +504,55 @@ TYPED_TEST(CudaRows, RepeatRows) {
     const Values x = random_values<T>(rows * columns, 1), encoding = random_values<T>(copies * columns, 2),
                  d_y = random_values<T>(wide, 3), old_encoding = random_values<float>(copies * columns, 4);
     Values y(static_cast<size_t>(wide));
-    kernels::cpu::repeat_rows({DType::f64, rows, copies, columns, x.data(), encoding.data(), y.data()});
+    kernels::cpu::repeat_rows({.type = DType::f64,
+                               .rows = rows,
+                               .copies = copies,
+                               .columns = columns,
+                               .x = x.data(),
+                               .encoding = encoding.data(),
+                               .y = y.data()});
     const Array<T> a_x(x), a_encoding(encoding), a_y(wide), a_d_y(d_y);
-    kernels::repeat_rows(this->launch(),
-                         {kType<T>, rows, copies, columns, a_x.data(), a_encoding.data(), a_y.data()});
+    kernels::repeat_rows(this->launch(), {.type = kType<T>,
+                                          .rows = rows,
+                                          .copies = copies,
+                                          .columns = columns,
+                                          .x = a_x.data(),
+                                          .encoding = a_encoding.data(),
+                                          .y = a_y.data()});
     expect_close(a_y.read(), y, bound_of<T>(), "y");
     for (const bool accumulate : {false, true}) {
       Values d_x(x), d_encoding(old_encoding);
-      kernels::cpu::repeat_rows_backward({DType::f64, rows, copies, columns, d_y.data(), d_x.data(),
-                                          accumulate, d_encoding.data(), accumulate});
+      kernels::cpu::repeat_rows_backward({.type = DType::f64,
+                                          .rows = rows,
+                                          .copies = copies,
+                                          .columns = columns,
+                                          .d_y = d_y.data(),
+                                          .d_x = d_x.data(),
+                                          .accumulate_x = accumulate,
+                                          .d_encoding = d_encoding.data(),
+                                          .accumulate_encoding = accumulate});
       const Array<T> a_d_x(x);
       const Array<float> a_d_encoding(old_encoding);
-      kernels::repeat_rows_backward(this->launch(),
-                                    {kType<T>, rows, copies, columns, a_d_y.data(), a_d_x.data(), accumulate,
-                                     a_d_encoding.data(), accumulate});
+      kernels::repeat_rows_backward(this->launch(), {.type = kType<T>,
+                                                     .rows = rows,
+                                                     .copies = copies,
+                                                     .columns = columns,
+                                                     .d_y = a_d_y.data(),
+                                                     .d_x = a_d_x.data(),
+                                                     .accumulate_x = accumulate,
+                                                     .d_encoding = a_d_encoding.data(),
+                                                     .accumulate_encoding = accumulate});
       expect_close(a_d_x.read(), d_x, bound_of<T>(), "d_x");
       expect_close(a_d_encoding.read(), d_encoding, {1e-5, 1e-5}, "d_encoding");
-      kernels::repeat_rows_backward(
-          this->launch(), {kType<T>, rows, copies, columns, a_d_y.data(), nullptr, false, nullptr, false});
+      kernels::repeat_rows_backward(this->launch(), {.type = kType<T>,
+                                                     .rows = rows,
+                                                     .copies = copies,
+                                                     .columns = columns,
+                                                     .d_y = a_d_y.data(),
+                                                     .d_x = nullptr,
+                                                     .accumulate_x = false,
+                                                     .d_encoding = nullptr,
+                                                     .accumulate_encoding = false});
     }
   }
 }
@@ -401,17 +563,37 @@ TYPED_TEST(CudaRows, AverageRows) {
     const int64_t wide = rows * copies * columns;
     const Values x = random_values<T>(wide, 1), d_y = random_values<T>(rows * columns, 2);
     Values y(d_y);
-    kernels::cpu::average_rows({DType::f64, rows, copies, columns, x.data(), y.data()});
+    kernels::cpu::average_rows({.type = DType::f64,
+                                .rows = rows,
+                                .copies = copies,
+                                .columns = columns,
+                                .x = x.data(),
+                                .y = y.data()});
     const Array<T> a_x(x), a_y(rows * columns), a_d_y(d_y);
-    kernels::average_rows(this->launch(), {kType<T>, rows, copies, columns, a_x.data(), a_y.data()});
+    kernels::average_rows(this->launch(), {.type = kType<T>,
+                                           .rows = rows,
+                                           .copies = copies,
+                                           .columns = columns,
+                                           .x = a_x.data(),
+                                           .y = a_y.data()});
     expect_close(a_y.read(), y, bound_of<T>(), "y");
     for (const bool accumulate : {false, true}) {
       Values d_x(x);
-      kernels::cpu::average_rows_backward(
-          {DType::f64, rows, copies, columns, d_y.data(), d_x.data(), accumulate});
+      kernels::cpu::average_rows_backward({.type = DType::f64,
+                                           .rows = rows,
+                                           .copies = copies,
+                                           .columns = columns,
+                                           .d_y = d_y.data(),
+                                           .d_x = d_x.data(),
+                                           .accumulate = accumulate});
       const Array<T> a_d_x(x);
-      kernels::average_rows_backward(
-          this->launch(), {kType<T>, rows, copies, columns, a_d_y.data(), a_d_x.data(), accumulate});
+      kernels::average_rows_backward(this->launch(), {.type = kType<T>,
+                                                      .rows = rows,
+                                                      .copies = copies,
+                                                      .columns = columns,
+                                                      .d_y = a_d_y.data(),
+                                                      .d_x = a_d_x.data(),
+                                                      .accumulate = accumulate});
       expect_close(a_d_x.read(), d_x, bound_of<T>(), "d_x");
     }
   }
@@ -439,11 +621,29 @@ TYPED_TEST(CudaRows, Rotary) {
     const Array<float> a_cosine(cosine), a_sine(sine);
     for (const int direction : {1, -1}) {
       Values expected(x);
-      kernels::cpu::rotary({DType::f64, c.rows, c.stride, c.heads, c.head_dim, c.bands, expected.data(),
-                            at.data(), cosine.data(), sine.data(), direction});
+      kernels::cpu::rotary({.type = DType::f64,
+                            .rows = c.rows,
+                            .row_stride = c.stride,
+                            .heads = c.heads,
+                            .head_dim = c.head_dim,
+                            .bands = c.bands,
+                            .x = expected.data(),
+                            .positions = at.data(),
+                            .cosine = cosine.data(),
+                            .sine = sine.data(),
+                            .direction = direction});
       const Array<T> a_x(x, c.shift);
-      kernels::rotary(this->launch(), {kType<T>, c.rows, c.stride, c.heads, c.head_dim, c.bands, a_x.data(),
-                                       a_at.data(), a_cosine.data(), a_sine.data(), direction});
+      kernels::rotary(this->launch(), {.type = kType<T>,
+                                       .rows = c.rows,
+                                       .row_stride = c.stride,
+                                       .heads = c.heads,
+                                       .head_dim = c.head_dim,
+                                       .bands = c.bands,
+                                       .x = a_x.data(),
+                                       .positions = a_at.data(),
+                                       .cosine = a_cosine.data(),
+                                       .sine = a_sine.data(),
+                                       .direction = direction});
       expect_close(a_x.read(), expected, bound_of<T>(), "x");
     }
   }
