@@ -271,7 +271,7 @@ TEST_F(CudaOptimizers, MovingAverage) {
   }
 }
 
-TEST_F(CudaOptimizers, NothingMovesUnlessFinite) {
+TEST_F(CudaOptimizers, NothingChangesUnlessFinite) {
   set_scalars(1, false);
   const Array<float> gradients(random_values<float>(parameters_.elements, 3));
   const DeviceArray<double> norms(static_cast<size_t>(2 * tile_count()));

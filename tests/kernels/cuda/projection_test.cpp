@@ -180,7 +180,7 @@ TYPED_TEST(CudaProjection, SumsById) {
 }
 
 /// In vectors, gradients are rotated back in f32: only the sums are rounded.
-TYPED_TEST(CudaProjection, TurnsBackWithoutRounding) {
+TYPED_TEST(CudaProjection, RotatesBackWithoutRounding) {
   using T = TypeParam;
   for (const Case& c : {kCases[1], kCases[3], kCases[4]}) {
     SCOPED_TRACE(c.name);
