@@ -1,7 +1,7 @@
-// decode_bench [configuration ...]: times the fused decode step alone, replayed as a graph, for the three
-// configurations of configs/bench at full context and latents and 1, 8 and 64 slots, and with "-tokens" for
-// one slot whose context is kept as tokens; checks slot 0 and the last slot against the plain reference
-// first. Prints one line per run; ends with 1 if a check fails.
+// decode_bench [--slots=N] [configuration ...]: times the fused decode step alone, replayed as a CUDA graph,
+// for the three configurations of configs/bench with full context and latents and 1, 8 and 64 slots, and as
+// "NAME-tokens" for one slot whose context is kept as tokens. First checks slot 0 and the last slot against
+// the plain reference. Prints one line per run; exits with 1 if a check fails.
 #include <cstdio>
 #include <map>
 #include <string>
@@ -38,8 +38,8 @@ const std::map<std::string, DecodeShape> kShapes = [] {
   return shapes;
 }();
 
-/// Of a context kept as tokens: these, their positions and angles, less the projections that are not read.
-/// The table is among the weights.
+/// For a context kept as tokens: tokens, positions and angles, less the projections that are not read. The
+/// table is counted among the weights.
 double token_bytes(const HostDecode& host) {
   const DecodeStep& k = host.step;
   const double angles = static_cast<double>(k.cross_rotary.bands * k.context_rows * 2 * 4);
@@ -52,7 +52,7 @@ double step_bytes(const HostDecode& host, int64_t slots) {
   const auto slot = static_cast<double>(host.context_kv.size() + host.self_kv.size());
   double weights = 0;
   for (const std::vector<Bits>& array : host.arrays) weights += static_cast<double>(array.size());
-  weights -= static_cast<double>(host.shape.vocabulary * host.shape.input);  // of the embedding a row
+  weights -= static_cast<double>(host.shape.vocabulary * host.shape.input);  // the step reads one row of it
   return 2 * (weights + slot * static_cast<double>(slots)) + (host.shape.tokens ? token_bytes(host) : 0);
 }
 
@@ -99,11 +99,11 @@ bool run(const Launch& launch, const std::string& name, const DecodeShape& shape
     if (slots > most_slots || (shape.tokens && slots > 1)) break;
     const DeviceDecode device(launch, host, slots);
     if (!kernels::decode_supports(launch, device.step)) {
-      std::printf("%s: no fused decode step here\n", name.c_str());
+      std::printf("%s: no fused decode step for this GPU and shape\n", name.c_str());
       return false;
     }
-    // Before the reference writes its rows into the host's caches, which the next copies take over; both are
-    // alike.
+    // Before the reference writes its rows into the host's caches, from which the next slots are copied; both
+    // are alike.
     kernels::cuda::decode_step(launch, device.step);
     require_cuda(cudaDeviceSynchronize(), "decode_step");
     const std::vector<float> logits = device.logits->read();

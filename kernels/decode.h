@@ -1,7 +1,7 @@
 // One decode step of Perceiver AR, fused: from the token to feed to the logits that follow it, for several
-// sequences ("slots") at once, in one kernel that a CUDA graph can hold. What changes from step to step lies
-// on the device, so that a recorded step can be replayed. The algorithm is told in
-// kernels/cuda/decode/decode.cu.
+// sequences ("slots") at once, in one kernel that a CUDA graph can hold. What changes from step to step is in
+// device memory, so that a recorded step can be replayed. kernels/cuda/decode/decode.cu explains the
+// algorithm.
 //
 // Shapes: S slots, V vocabulary, E input channels, Z latent channels, A width of the cross-attention, L self
 // layers, X cross blocks, C rows of the context ring, R rows of the latent rings. T is `type`. All arrays are
@@ -30,7 +30,7 @@ struct DecodeNorm {
   const void* offset = nullptr;
 };
 
-/// A cross block. mlp_0 widens, mlp_1 narrows.
+/// A cross block. mlp_0 projects up, mlp_1 down.
 struct DecodeCross {
   DecodeNorm norm_q, norm_kv, norm_mlp;
   DecodeLinear q;      // [A, Z]
@@ -49,7 +49,7 @@ struct DecodeSelf {
 };
 
 /// As ops::RotaryTable: f32 [positions, bands] for |position|; the first 2 * bands channels of the first
-/// `heads` heads turn. bands = 0: no rotary positions.
+/// `heads` heads are rotated. bands = 0: no rotary positions.
 struct DecodeRotary {
   const void* cosine = nullptr;
   const void* sine = nullptr;
@@ -60,12 +60,12 @@ inline constexpr int kMaxDecodeTables = 4;
 inline constexpr int kMaxDecodeLayers = 128;
 inline constexpr int kMaxDecodeCrosses = 8;
 inline constexpr int kMaxDecodeQueryLayers = 4;
-/// Steps of one slot with one workspace after which the kernel clears it. Its bytes 128 to 135 count steps,
-/// times the launch's multiprocessors.
+/// With one slot, the number of steps after which the kernel clears its flagged buffers. Bytes 128 to 135 of
+/// the workspace count the steps, times Launch::sm_count.
 inline constexpr uint64_t kDecodeEpoch = uint64_t{1} << 22;
 
-/// Every row count must be at least 1 for an active slot, and a slot's row to write lies below its count. The
-/// arrays of blocks are on the host and copied by the call.
+/// For an active slot every row count is at least 1, and the row to write is below it. The arrays of blocks
+/// are on the host and copied by the call.
 struct DecodeStep {
   DType type = DType::bf16;
   int64_t slots = 0, vocabulary = 0, input_channels = 0, latent_channels = 0, attention_width = 0;
@@ -92,12 +92,12 @@ struct DecodeStep {
   DecodeLinear output;  // [V, Z]
   DecodeRotary cross_rotary, self_rotary;
 
-  // Caches. A row is K (rotated) then V; the step writes one row per active slot. The order of rows in a ring
-  // does not matter.
+  // KV caches. A row is K (rotated) then V; the step writes one row per active slot. The order of rows in a
+  // ring does not matter.
   void* self_kv = nullptr;     // T [L, S, R, 2Z]
   void* context_kv = nullptr;  // T [X, S, C, 2A]; null with context_table
-  // Or the context as tokens, for rotary positions: keys, not rotated, and values stand in tables, and the
-  // step writes the slot's token and position.
+  // Or the context as tokens, for rotary positions: keys, not rotated, and values are in tables, and the step
+  // writes the slot's token and position.
   const void* context_table = nullptr;   // T [X, V, 2A]
   int32_t* context_tokens = nullptr;     // [S, C]
   int32_t* context_positions = nullptr;  // [S, C]
@@ -113,28 +113,28 @@ struct DecodeStep {
   const int32_t* active = nullptr;          // 0: the slot is idle: neither caches nor logits are written
 
   float* logits = nullptr;  // [S, V]
-  /// decode_workspace() bytes, aligned to 256, made ready by decode_prepare(); steps that share it are of one
-  /// shape, have the same weights and run one after the other.
+  /// decode_workspace() bytes, aligned to 256, initialised by decode_prepare(); steps that share it have the
+  /// same shape and weights and run one after the other.
   void* workspace = nullptr;
 };
 
 #ifdef PERCEIVER_CUDA
 namespace cuda {
-/// Whether decode_step takes this step on the launch's device: bf16, compute capability 9.0, up to 64 slots,
-/// widths that are multiples of 64 up to 1024 (Z and E of 128), head widths 32, 64 or 128; a context kept as
+/// Whether decode_step supports this step on the launch's device: bf16, compute capability 9.0, up to 64
+/// slots, widths that are multiples of 32 up to 1024, heads of 32, 64 or 128 channels; a context kept as
 /// tokens for one slot, where a head's products with the vocabulary fit beside the weights (about 850 ids at
-/// 16 rotated pairs a head). Pointers are looked at for presence and alignment alone.
+/// 16 rotated pairs per head). Pointers are only checked for presence and alignment.
 bool decode_supports(const Launch& launch, const DecodeStep& step);
 /// Bytes of DecodeStep::workspace.
 int64_t decode_workspace(const Launch& launch, const DecodeStep& step);
-/// Makes the workspace ready for steps like this one, in stream order.
+/// Initialises the workspace for steps like this one, in stream order.
 void decode_prepare(const Launch& launch, const DecodeStep& step);
 /// One step, enqueued; neither waits nor allocates.
 void decode_step(const Launch& launch, const DecodeStep& step);
 }  // namespace cuda
 #endif
 
-/// Whether there is a fused step for this device and shape; if not, the step is made of single operations.
+/// Whether there is a fused step for this device and shape; if not, a step runs as separate operations.
 inline bool decode_supports([[maybe_unused]] const Launch& launch, [[maybe_unused]] const DecodeStep& step) {
 #ifdef PERCEIVER_CUDA
   return launch.device.kind == DeviceKind::cuda && cuda::decode_supports(launch, step);

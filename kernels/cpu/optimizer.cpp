@@ -1,11 +1,12 @@
-// Parameter updates from gradients, and the moving average of the weights. Elementwise work runs over the
-// tiles of the parameter table, which alone fixes the order of sums: results are bit for bit the same for any
+// Parameter updates and the moving average of the weights. Elementwise work runs over the tiles of the
+// parameter table, and the order of sums depends on the table alone: results are bitwise the same for any
 // number of threads.
 #include <Eigen/Core>
 
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/adam.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/elementwise.h"
 #include "kernels/optimizer.h"
@@ -13,7 +14,8 @@
 namespace perceiver::kernels::cpu {
 namespace {
 
-// Elements of flat buffers processed together: they stay in the L1 cache from one expression to the next.
+// Elements of a flat buffer processed together, few enough to stay in the L1 cache from one expression to the
+// next.
 constexpr int64_t kBlock = 4096;
 constexpr double kAverageWarmup = 10;
 
@@ -39,41 +41,23 @@ void for_each_tile(const ParameterTile* tiles, int64_t count, Body&& body) {
   });
 }
 
-/// Adam's scalars in the element type. 1 - beta is computed in double: from a float beta2 of 0.999 it would
-/// be wrong in the fifth digit.
+/// One tile of the buffers that Adam and LAMB read and write.
 template <typename T>
-struct AdamScalars {
-  T rate, scale, beta1, beta2, rest1, rest2, epsilon, first_correction, second_correction;
+struct AdamTile {
+  Array<T> parameters, first_moment, second_moment;
+  ConstArray<T> gradients;
 
   template <typename Arguments>
-  explicit AdamScalars(const Arguments& k)
-      : rate(static_cast<T>(k.scalars->learning_rate)),
-        scale(static_cast<T>(k.scalars->gradient_scale)),
-        beta1(static_cast<T>(k.beta1)),
-        beta2(static_cast<T>(k.beta2)),
-        rest1(static_cast<T>(1 - k.beta1)),
-        rest2(static_cast<T>(1 - k.beta2)),
-        epsilon(static_cast<T>(k.epsilon)),
-        first_correction(static_cast<T>(1 / (1 - std::pow(k.beta1, k.scalars->update)))),
-        second_correction(static_cast<T>(1 / (1 - std::pow(k.beta2, k.scalars->update)))) {}
-
-  template <typename Moment, typename Gradient>
-  void update_moments(Moment& first, Moment& second, const Gradient& gradient) const {
-    first = beta1 * first + rest1 * gradient;
-    second = beta2 * second + rest2 * gradient.square();
-  }
-  template <typename Moment>
-  auto direction(const Moment& first, const Moment& second) const {
-    return first * first_correction / ((second * second_correction).sqrt() + epsilon);
-  }
+  AdamTile(const Arguments& k, const ParameterTile& tile)
+      : parameters(slice<T>(k.parameters, tile.begin, tile.elements)),
+        first_moment(slice<T>(k.first_moment, tile.begin, tile.elements)),
+        second_moment(slice<T>(k.second_moment, tile.begin, tile.elements)),
+        gradients(slice<T>(k.gradients, tile.begin, tile.elements)) {}
 };
 
 template <typename T>
 void adam_tile(const Adam& k, const AdamScalars<T>& s, const ParameterTile& tile) {
-  auto p = slice<T>(k.parameters, tile.begin, tile.elements);
-  auto m = slice<T>(k.first_moment, tile.begin, tile.elements);
-  auto v = slice<T>(k.second_moment, tile.begin, tile.elements);
-  const auto g = slice<T>(k.gradients, tile.begin, tile.elements);
+  auto [p, m, v, g] = AdamTile<T>(k, tile);
   const T decay = static_cast<T>(tile.weight_decay);
   if (decay > 0 && !k.decoupled) {
     s.update_moments(m, v, s.scale * g + decay * p);
@@ -103,15 +87,13 @@ void sgd_tile(const Sgd& k, const ParameterTile& tile) {
   }
 }
 
-/// Updates the moments and stores the squared norms of parameter and direction in the tile's entry of
+/// Updates the moments and stores the squared norms of parameter and direction in the tile's entries of
 /// `norms`.
 template <typename T>
 void lamb_measure(const Lamb& k, const AdamScalars<T>& s, int64_t index) {
   const ParameterTile& tile = k.tiles[index];
-  const auto p = slice<T>(static_cast<const void*>(k.parameters), tile.begin, tile.elements);
-  auto m = slice<T>(k.first_moment, tile.begin, tile.elements);
-  auto v = slice<T>(k.second_moment, tile.begin, tile.elements);
-  s.update_moments(m, v, s.scale * slice<T>(k.gradients, tile.begin, tile.elements));
+  auto [p, m, v, g] = AdamTile<T>(k, tile);
+  s.update_moments(m, v, s.scale * g);
   const auto u = s.direction(m, v) + static_cast<T>(tile.weight_decay) * p;
   k.norms[2 * index] = p.template cast<double>().square().sum();
   k.norms[2 * index + 1] = u.template cast<double>().square().sum();
@@ -134,9 +116,7 @@ void lamb_ratios(const Lamb& k) {
 template <typename T>
 void lamb_apply(const Lamb& k, const AdamScalars<T>& s, int64_t index) {
   const ParameterTile& tile = k.tiles[index];
-  auto p = slice<T>(k.parameters, tile.begin, tile.elements);
-  const auto m = slice<T>(k.first_moment, tile.begin, tile.elements);
-  const auto v = slice<T>(k.second_moment, tile.begin, tile.elements);
+  auto [p, m, v, g] = AdamTile<T>(k, tile);
   const T rate = static_cast<T>(k.scalars->learning_rate * k.norms[2 * index]);
   p -= rate * (s.direction(m, v) + static_cast<T>(tile.weight_decay) * p);
 }
@@ -158,7 +138,7 @@ void step_control(const StepControl& k) {
 void adam(const Adam& k) {
   if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
-    const AdamScalars<T> scalars(k);
+    const AdamScalars<T> scalars = adam_scalars<T>(k);
     for_each_tile(k.tiles, k.tile_count,
                   [&](int64_t, const ParameterTile& tile) { adam_tile<T>(k, scalars, tile); });
   });
@@ -174,7 +154,7 @@ void sgd(const Sgd& k) {
 void lamb(const Lamb& k) {
   if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
-    const AdamScalars<T> scalars(k);
+    const AdamScalars<T> scalars = adam_scalars<T>(k);
     for_each_tile(k.tiles, k.tile_count,
                   [&](int64_t index, const ParameterTile&) { lamb_measure<T>(k, scalars, index); });
     lamb_ratios(k);

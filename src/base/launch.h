@@ -18,8 +18,8 @@ struct Launch {
   int64_t workspace_bytes = 0;  ///< CUDA: at least 64 MiB
   int sm_count = 1;             ///< streaming multiprocessors
   MatmulPrecision matmul_precision = MatmulPrecision::full;
-  void* library = nullptr;  ///< kernels::cuda::GemmLibrary (kernels/cuda/gemm/gemm.h)
-  void* cudnn = nullptr;    ///< kernels::cuda::CudnnPlans (kernels/cuda/attention/cudnn_attention.h)
+  void* gemm_context = nullptr;  ///< cuda::GemmContext (kernels/cuda/gemm/gemm.h); null on the CPU
+  void* cudnn = nullptr;  ///< cuda::CudnnPlans (kernels/cuda/attention/cudnn_attention.h); null on the CPU
 };
 
 }  // namespace perceiver

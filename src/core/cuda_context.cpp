@@ -208,12 +208,12 @@ class CudaContext final : public DeviceContext {
   CudaContext(int index, const cudaDeviceProp& properties)
       : DeviceContext(properties.name, std::max(1, omp_get_max_threads())),
         queue_(std::make_shared<Queue>(index)),
-        library_(std::make_unique<kernels::cuda::GemmLibrary>()) {
+        gemm_context_(std::make_unique<kernels::cuda::GemmContext>()) {
     memory_ = new_arena();
     launch_.device = {DeviceKind::cuda, index};
     launch_.stream = queue_->stream;
     launch_.sm_count = properties.multiProcessorCount;
-    launch_.library = library_.get();
+    launch_.gemm_context = gemm_context_.get();
     launch_.cudnn = &cudnn_;
     launch_.workspace = memory_->allocate(static_cast<size_t>(kWorkspaceBytes));
     launch_.workspace_bytes = kWorkspaceBytes;
@@ -249,7 +249,7 @@ class CudaContext final : public DeviceContext {
 
  private:
   std::shared_ptr<Queue> queue_;
-  std::unique_ptr<kernels::cuda::GemmLibrary> library_;
+  std::unique_ptr<kernels::cuda::GemmContext> gemm_context_;
   kernels::cuda::CudnnPlans cudnn_;
 };
 

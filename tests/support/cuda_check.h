@@ -1,5 +1,5 @@
-// For tests of the CUDA kernels against the CPU's in f64: values rounded to the element type, arrays on both
-// sides, and bounds.
+// For tests of the CUDA kernels against the CPU's in f64: values rounded to the element type, arrays on host
+// and device, and error bounds.
 #pragma once
 
 #include <cmath>
@@ -62,7 +62,7 @@ inline Ints random_ints(int64_t count, uint32_t seed, int32_t below) {
   return values;
 }
 
-/// Values on the device; `shift` elements behind an aligned address. Without values: poisoned.
+/// Values on the device, `shift` elements after an aligned address. Without values: poisoned.
 template <typename T>
 class Array {
  public:
@@ -104,7 +104,7 @@ struct Bound {
   double relative, absolute;
 };
 
-/// For results rounded to T once: one ulp of bf16; a few roundings of f32.
+/// For results rounded to T once: one ulp of bf16, or a few roundings of f32.
 template <typename T>
 constexpr Bound bound_of() {
   return sizeof(T) == 2 ? Bound{1.0 / 128, 2e-5} : Bound{1e-5, 1e-5};
@@ -128,7 +128,8 @@ class CudaKernelTest : public CudaTest {
  protected:
   static constexpr DType kElement = kType<T>;
 
-  /// Runs a launch a hundred times; every run leaves the same bits. `prepare` restores what a run changes.
+  /// Runs a launch a hundred times and expects the same bits every time. `prepare` restores what a run
+  /// changes.
   template <typename Run, typename Prepare, typename Target>
   void expect_repeatable(Prepare&& prepare, Run&& run, const Target& target) {
     std::vector<uint8_t> first;

@@ -1,5 +1,5 @@
 // For tests of the CUDA kernels: a stream with its workspace, and device arrays that are poisoned before use
-// and notice writes beyond their ends.
+// and detect writes beyond their ends.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -21,13 +21,12 @@ inline void require_cuda(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-/// Whether to be content with fewer and smaller cases: under compute-sanitizer a kernel takes many times
-/// longer.
+/// Whether to run fewer and smaller cases: under compute-sanitizer a kernel takes many times longer.
 inline bool brief_tests() {
   return std::getenv("PERCEIVER_BRIEF_TESTS") != nullptr;
 }
 
-/// Without a GPU every test of the suite reports itself skipped; that is the only reason to skip.
+/// Without a GPU every test is skipped; there is no other reason to skip.
 class CudaTest : public ::testing::Test {
  protected:
   static constexpr int64_t kWorkspaceBytes = int64_t{64} << 20;

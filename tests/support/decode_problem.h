@@ -1,11 +1,12 @@
 // For the test and the benchmark of the fused decode step: problems in host memory, their copies on the
-// device, and what a step must give, computed plainly.
+// device, and a plain reference for the result of a step.
 #pragma once
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <memory>
+#include <numbers>
 #include <numeric>
 #include <vector>
 
@@ -37,7 +38,7 @@ inline double bf16_rounded(double x) {
 constexpr Bits kPoison = 0xFFFF;           // a NaN
 constexpr int32_t kPoisonToken = 1 << 30;  // outside every table
 
-/// What a problem varies.
+/// What varies between problems.
 struct DecodeShape {
   int64_t slots = 1, vocabulary = 259, input = 128, latent = 128, attention = 128;
   int64_t cross_heads = 4, self_heads = 4, cross_widening = 4, self_widening = 4;
@@ -51,8 +52,8 @@ struct DecodeShape {
   bool tokens = false;  // the context as tokens, with tables
 };
 
-/// A problem on the host: `step` points into the arrays below. Rows of the caches that hold nothing yet are
-/// poisoned, those that the step writes included.
+/// A problem on the host: `step` points into the arrays below. Cache rows that hold nothing yet are poisoned,
+/// including those that the step writes.
 class HostDecode {
  public:
   DecodeShape shape;
@@ -80,7 +81,7 @@ class HostDecode {
   HostDecode(const HostDecode&) = delete;
   HostDecode& operator=(const HostDecode&) = delete;
 
-  /// Changes a slot's numbers; call fill_caches() afterwards.
+  /// Sets a slot's counts and rows; call fill_caches() afterwards.
   void set_slot(int64_t s, int32_t context_count, int32_t context_row, int32_t latent_count,
                 int32_t latent_row, bool is_active) {
     contexts[s] = context_count, context_places[s] = context_row;
@@ -120,7 +121,7 @@ class HostDecode {
     state_ ^= state_ << 13, state_ ^= state_ >> 7, state_ ^= state_ << 17;
     const uint64_t x = state_ * 0x2545F4914F6CDD1D;
     const auto sum = static_cast<float>((x & 0xFFFF) + (x >> 16 & 0xFFFF) + (x >> 32 & 0xFFFF) + (x >> 48));
-    return (sum / 65536.0f - 2.0f) * 1.7320508f;
+    return (sum / 65536.0f - 2.0f) * std::numbers::sqrt3_v<float>;
   }
   const void* values(int64_t count, double deviation, double mean = 0) {
     std::vector<Bits>& array = arrays.emplace_back(static_cast<size_t>(count));
@@ -189,7 +190,7 @@ class HostDecode {
     step.query_residual = s.query_residual, step.query_offset = s.query_offset;
     step.query_layers = s.query_layers, step.position_tables = s.position_tables;
   }
-  /// Every slot active, with counts and rows of its own.
+  /// Every slot is active, with its own counts and rows.
   void fill_slots() {
     const auto n = static_cast<size_t>(shape.slots);
     for (auto* numbers :
@@ -237,9 +238,9 @@ class HostDecode {
   uint64_t state_;
 };
 
-/// A step for one slot in f64, rounded to bf16 where the kernel keeps bf16: inputs of products, and the
-/// caches. The slot's new rows, or its token and position, are written to the caches of `step`, whose
-/// pointers are to host memory. Returns the logits.
+/// A step for one slot in f64, rounded to bf16 where the kernel keeps bf16: inputs of products and the
+/// caches. Writes the slot's new rows, or its token and position, to the caches of `step`, whose pointers are
+/// to host memory. Returns the logits.
 class DecodeReference {
  public:
   using Row = std::vector<double>;
@@ -300,7 +301,7 @@ class DecodeReference {
       const auto value = [kv](int64_t c) { return static_cast<double>(bf16_value(kv[c])); };
       const int64_t head = channel / d, pair = channel - channel % 2, band = channel % d / 2;
       if (head >= k_.cross_rotary.heads || band >= k_.cross_rotary.bands) return value(channel);
-      const auto [cosine, sine] = turn(k_.cross_rotary, positions[row], band);
+      const auto [cosine, sine] = rotation(k_.cross_rotary, positions[row], band);
       return channel == pair ? value(pair) * cosine - value(pair + 1) * sine
                              : value(pair + 1) * cosine + value(pair) * sine;
     });
@@ -341,7 +342,7 @@ class DecodeReference {
       case Activation::silu:
         return x / (1 + std::exp(-x));
       case Activation::gelu:
-        return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+        return x / 2 * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
     }
     return x;
   }
@@ -389,7 +390,7 @@ class DecodeReference {
     const int64_t position = k_.position[slot_] + offset;
     for (int64_t h = 0; h < table.heads; ++h)
       for (int64_t i = 0; i < table.bands; ++i) {
-        const auto [cosine, sine] = turn(table, position, i);
+        const auto [cosine, sine] = rotation(table, position, i);
         double& even = x[static_cast<size_t>(begin + h * head_dim + 2 * i)];
         double& odd = x[static_cast<size_t>(begin + h * head_dim + 2 * i + 1)];
         const double e = even, o = odd;
@@ -399,7 +400,7 @@ class DecodeReference {
   }
 
   /// Cosine and sine.
-  static std::pair<double, double> turn(const DecodeRotary& table, int64_t position, int64_t band) {
+  static std::pair<double, double> rotation(const DecodeRotary& table, int64_t position, int64_t band) {
     const int64_t entry = std::abs(position) * table.bands + band;
     const auto at = [entry](const void* angles) {
       return static_cast<double>(static_cast<const float*>(angles)[entry]);
@@ -407,7 +408,7 @@ class DecodeReference {
     return {at(table.cosine), at(table.sine) * (position < 0 ? -1 : 1)};
   }
 
-  /// The channels of x from `begin` on are the cache's row.
+  /// Writes the channels of x from `begin` on to a row of the cache.
   static void write(const Row& x, int64_t begin, Bits* cache, int64_t row) {
     const int64_t width = static_cast<int64_t>(x.size()) - begin;
     for (int64_t c = 0; c < width; ++c)
@@ -420,7 +421,7 @@ class DecodeReference {
     });
   }
 
-  /// at(row, channel): of the keys of all heads, then of the values.
+  /// at(row, channel): keys of all heads, then values.
   template <typename At>
   static Row attend(const Row& q, int64_t rows, int64_t head_dim, const At& at) {
     const auto width = static_cast<int64_t>(q.size());
@@ -448,12 +449,12 @@ class DecodeReference {
   int64_t slot_;
 };
 
-/// A host problem on the device. `slots` may be more than the host's one slot, with keys and values cached:
-/// then all are alike.
+/// A host problem on the device. `slots` may be larger than the host problem's single slot, with keys and
+/// values cached: then all slots are alike.
 class DeviceDecode {
  public:
   DecodeStep step;
-  std::unique_ptr<DeviceArray<Bits>> context_kv, self_kv;                   // the former or
+  std::unique_ptr<DeviceArray<Bits>> self_kv, context_kv;                   // the latter or
   std::unique_ptr<DeviceArray<int32_t>> context_tokens, context_positions;  // these
   std::unique_ptr<DeviceArray<float>> logits;
 
@@ -520,7 +521,7 @@ class DeviceDecode {
       if (arrays_[i] == nullptr) arrays_[i] = std::make_unique<DeviceArray<Bits>>(host.arrays[i]);
       return arrays_[i]->data();
     }
-    throw std::runtime_error("no such array");
+    throw std::runtime_error("an array of the step is not among the host problem's");
   }
   void place_context(const HostDecode& host) {
     if (!host.shape.tokens) {
@@ -568,7 +569,7 @@ class DeviceDecode {
   std::unique_ptr<DeviceArray<uint8_t>> workspace_;
 };
 
-/// |actual - expected| / |expected|; NaN where either has one.
+/// |actual - expected| / |expected|; NaN if either contains one.
 template <typename Actual, typename Expected>
 double relative_error(const Actual* actual, const Expected* expected, int64_t count) {
   double difference = 0, norm = 0;

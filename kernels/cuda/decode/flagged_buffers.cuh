@@ -1,54 +1,55 @@
-// How the blocks of the fused decode step hand vectors to one another for one slot: 8-byte words of 4 bytes
-// of data and the 4-byte tag of the phase that wrote them. Readers poll the words themselves, so that one
-// trip to the second-level cache takes the place of fence, barrier and read. Data and tag are one relaxed
-// 64-bit access each way; accesses of 16 bytes are two of these, in no order.
+// Flagged buffers: how the blocks of the fused decode step hand vectors to one another for one slot. As in
+// NCCL's LL protocol, an 8-byte word holds 4 bytes of data and a 4-byte flag, here that of the phase that
+// wrote it. Readers poll the words themselves, so that one trip to the L2 cache replaces fence, barrier and
+// read. Data and flag are one relaxed 64-bit access each way; a 16-byte access is two of these, in no order.
 //
-// Tags rise by one a phase, over all steps, until there are kTagsPerEpoch; then the words are cleared. A word
-// is fresh if its tag is at least the one waited for: newer ones are met only by threads that discard the
+// Flags rise by one per phase, over all steps, for kDecodeEpoch steps; then the words are cleared. A word has
+// arrived if its flag is at least the one waited for: newer ones are seen only by threads that discard the
 // data, those of blocks without a share in the phase.
 //
-// Nothing is overwritten before it is read, since every block waits for all of the latents whenever the
-// phase's inputs are latents, and these depend on all that was read before:
-// - Latents alternate between two buffers. Who writes one has read the other, to which every reader of the
-//   one has contributed.
-// - Hidden, attended, partial results, queries, new keys and values: from one writing to the next lie two
-//   phases that write latents, and those of the first cannot be complete before the readers are done.
-// Without an active slot attention depends on nothing, and results may be torn; nobody reads them.
+// Nothing is overwritten before it is read, since every block waits for all of the latents whenever a phase's
+// inputs are latents, and these depend on all that was read before:
+// - Latents alternate between two buffers. Whoever writes one has read the other, to which every reader of
+// the
+//   first has contributed.
+// - Hidden, attended, partials, queries, new keys and values: between two writes lie two phases that write
+//   latents, and the latents of the first cannot be complete before the readers are done.
+// Without an active slot attention depends on nothing, and results may be torn; they are never read.
 #pragma once
 
-#include "kernels/cuda/decode/parts.cuh"
+#include "kernels/cuda/decode/shared_memory.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-__device__ inline uint64_t tagged(uint32_t data, uint32_t tag) {
-  return static_cast<uint64_t>(tag) << 32 | data;
+__device__ inline uint64_t with_flag(uint32_t data, uint32_t flag) {
+  return static_cast<uint64_t>(flag) << 32 | data;
 }
 
-__device__ inline void publish(uint64_t* to, uint32_t data, uint32_t tag) {
-  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(tagged(data, tag)) : "memory");
+__device__ inline void publish(uint64_t* to, uint32_t data, uint32_t flag) {
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(with_flag(data, flag)) : "memory");
 }
 /// To two words, aligned to 16 bytes.
-__device__ inline void publish(uint64_t* to, float x, float y, uint32_t tag) {
-  asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};" ::"l"(to), "l"(tagged(__float_as_uint(x), tag)),
-               "l"(tagged(__float_as_uint(y), tag))
+__device__ inline void publish(uint64_t* to, float x, float y, uint32_t flag) {
+  asm volatile("st.relaxed.gpu.global.v2.b64 [%0], {%1, %2};" ::"l"(to),
+               "l"(with_flag(__float_as_uint(x), flag)), "l"(with_flag(__float_as_uint(y), flag))
                : "memory");
 }
 
-/// Where the pair of latents that begins with an even row lies, in words: within 32 rows first the first
-/// pairs of every 4 rows, then the second, so that a warp whose lanes read 4 rows each reads whole lines at a
-/// time.
+/// Offset, in words, of the pair of latents that starts at an even row: within 32 rows the first pairs of
+/// every 4 rows come first, then the second, so that a warp whose lanes read 4 rows each reads whole cache
+/// lines.
 __device__ inline int latent_word(int row) {
   return (row & ~31) + (row % 4 / 2) * 16 + row % 32 / 4 * 2;
 }
 
-/// Waits for kCount pairs of words, each pair aligned to 16 bytes and with a tag of its own, and returns
-/// their data.
+/// Waits for kCount pairs of words, each pair aligned to 16 bytes and with its own flag, and returns their
+/// data.
 template <int kCount>
-__device__ inline void receive(const uint64_t* const (&from)[kCount], const uint32_t (&tags)[kCount],
+__device__ inline void receive(const uint64_t* const (&from)[kCount], const uint32_t (&flags)[kCount],
                                uint2 (&data)[kCount]) {
-  bool fresh = false;
-  while (!fresh) {
+  bool arrived = false;
+  while (!arrived) {
     uint64_t words[kCount][2];
 #pragma unroll
     for (int i = 0; i < kCount; ++i)
@@ -56,47 +57,47 @@ __device__ inline void receive(const uint64_t* const (&from)[kCount], const uint
                    : "=l"(words[i][0]), "=l"(words[i][1])
                    : "l"(from[i])
                    : "memory");
-    fresh = true;
+    arrived = true;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      fresh = fresh && words[i][0] >> 32 >= tags[i] && words[i][1] >> 32 >= tags[i];
+      arrived = arrived && words[i][0] >> 32 >= flags[i] && words[i][1] >> 32 >= flags[i];
       data[i] = {static_cast<uint32_t>(words[i][0]), static_cast<uint32_t>(words[i][1])};
     }
   }
 }
 
 template <int kCount>
-__device__ inline void receive(const uint64_t* const (&from)[kCount], uint32_t tag, uint2 (&data)[kCount]) {
-  uint32_t tags[kCount];
+__device__ inline void receive(const uint64_t* const (&from)[kCount], uint32_t flag, uint2 (&data)[kCount]) {
+  uint32_t flags[kCount];
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) tags[i] = tag;
-  receive(from, tags, data);
+  for (int i = 0; i < kCount; ++i) flags[i] = flag;
+  receive(from, flags, data);
 }
 
-/// 2 * kCount neighbouring words.
+/// 2 * kCount consecutive words.
 template <int kCount>
-__device__ inline void receive(const uint64_t* from, uint32_t tag, uint2 (&data)[kCount]) {
+__device__ inline void receive(const uint64_t* from, uint32_t flag, uint2 (&data)[kCount]) {
   const uint64_t* places[kCount];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) places[i] = from + 2 * i;
-  receive(places, tag, data);
+  receive(places, flag, data);
 }
 
 __device__ inline float2 floats(uint2 data) {
   return {__uint_as_float(data.x), __uint_as_float(data.y)};
 }
 
-/// The first tag of this step, and whether the words of the epoch before must be cleared first. The count of
-/// ends only ever grows, by the grid in every launch; a block reads it before it adds its own.
+/// Sets the first flag of this step, and whether the words of the previous epoch must be cleared first. The
+/// count of finished blocks only grows, by the grid in every launch; a block reads it before adding itself.
 __device__ inline void begin_step(const DecodeArguments& a, DecodeShared& shared) {
-  unsigned long long ends;
-  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(ends) : "l"(a.ends) : "memory");
-  const unsigned long long step = ends / gridDim.x;
-  shared.first_tag = static_cast<uint32_t>(step % kDecodeEpoch) * kTagsPerStep + 1;
+  unsigned long long finished;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(finished) : "l"(a.finished_blocks) : "memory");
+  const unsigned long long step = finished / gridDim.x;
+  shared.first_flag = static_cast<uint32_t>(step % kDecodeEpoch) * kFlagsPerStep + 1;
   shared.clears = step > 0 && step % kDecodeEpoch == 0;
 }
 __device__ inline void end_step(const DecodeArguments& a) {
-  asm volatile("red.relaxed.gpu.global.add.u64 [%0], 1;" ::"l"(a.ends) : "memory");
+  asm volatile("red.relaxed.gpu.global.add.u64 [%0], 1;" ::"l"(a.finished_blocks) : "memory");
 }
 
 #endif

@@ -1,15 +1,14 @@
-// Attention of the fused decode step of one slot where tiles are 64 rows of one head of 64 channels: on the
-// tensor cores. What counts is the time from the query's words to the partial result's, a few hundred rows:
-// by threads (decode_attention.cuh) it is some 600 instructions, here 150.
+// Attention of the fused decode step for one slot, on the tensor cores, where a tile is 64 rows of one head
+// of 64 channels. What counts is the latency from the query's arrival to the partial, for a few hundred rows:
+// in plain code (attention.cuh) that is some 600 instructions, here 150.
 //
-// A warp takes 16 rows out of every two tiles. Scores: keys are the rows of A, the query the columns of B,
-// even ones its upper 16 bits, odd ones what these leave, so that it counts with some 16 bits of mantissa.
-// Output: the softmax's weights are rows 0 (upper bits) and 8 (the rest) of A, values are B. The warp that
-// has the row that this step writes gets it with the query and puts it into the tile first.
+// A warp takes 16 rows of every two tiles. Scores: the keys are the rows of A, the query fills the columns of
+// B, even ones with its upper 16 bits, odd ones with the remainder, for some 16 bits of mantissa in all.
+// Output: the softmax weights are rows 0 (upper bits) and 8 (remainder) of A, the values are B. The warp that
+// holds the row that this step writes receives it with the query and first puts it into the tile.
 //
-// A tile is two boxes of the tensor copy engine, 64 rows of 128 bytes each of keys and of values, whose
-// 16-byte chunks are exchanged by an exclusive or with bits 7 to 9 of the address: stages are aligned to less
-// than 1024 bytes.
+// A tile is two TMA boxes, 64 rows of 128 bytes each of keys and of values, whose 16-byte chunks are swizzled
+// by an exclusive or with bits 7 to 9 of the address: stages are aligned to less than 1024 bytes.
 #pragma once
 
 #include "kernels/cuda/decode/attention.cuh"
@@ -19,22 +18,22 @@ namespace perceiver::kernels::cuda {
 
 class DecodeHeadAttention {
  public:
-  /// `own`: 256 bytes of shared memory of the warp.
+  /// `own`: this warp's 256 bytes of shared memory.
   __device__ DecodeHeadAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring,
-                                 unsigned char* own, float* parts, int& turn, const AttentionPlan& plan,
-                                 const FreshInputs& inputs)
+                                 unsigned char* own, float* parts, int& buffer, const AttentionPlan& plan,
+                                 const FlaggedInputs& inputs)
       : a_(a),
         shared_(shared),
         ring_(ring),
         own_(reinterpret_cast<float2*>(own)),
-        parts_(parts),
-        turn_(turn),
+        warp_partials_(parts),
+        buffer_(buffer),
         plan_(plan),
         inputs_(inputs),
         warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32) {}
 
-  /// Takes this block's tiles out of the ring.
+  /// Consumes this block's tiles from the ring.
   __device__ __forceinline__ void run(RingCursor& cursor) {
     const int tiles = plan_.tiles_before[1];  // of a head
 #pragma unroll 1
@@ -50,19 +49,19 @@ class DecodeHeadAttention {
     uint32_t keys[4][4], values[4][4];
   };
   struct Sum {
-    float largest = kLowest, denominator = 0;  // of this lane's rows: lane / 4 and 8 behind it
+    float largest = kLowestScore, denominator = 0;  // of this lane's rows: lane / 4 and lane / 4 + 8
     float out[8][4] = {};
   };
 
   __device__ __forceinline__ void read(int head, int tile, int count, RingCursor& cursor) {
     const int begin = tile * kHeadTileRows + warp_ / 4 * kHeadTileRows + warp_ % 4 * kHeadRows;
-    // The fresh row, counted from this warp's first; whether it will be among its rows.
-    const int fresh = plan_.fresh_row[0] - begin, stride = kHeadTiles * kHeadTileRows;
-    const bool has_fresh =
-        fresh >= 0 && fresh % stride < kHeadRows && plan_.fresh_row[0] < (tile + count) * kHeadTileRows;
+    // The new row, counted from this warp's first row; whether this warp will have it.
+    const int new_row = plan_.new_row[0] - begin, stride = kHeadTiles * kHeadTileRows;
+    const bool has_new_row =
+        new_row >= 0 && new_row % stride < kHeadRows && plan_.new_row[0] < (tile + count) * kHeadTileRows;
     uint32_t query[4][2];
-    uint4 fresh_chunk{0, 0, 0, 0};
-    receive_query(head, has_fresh, query, fresh_chunk);
+    uint4 new_chunk{0, 0, 0, 0};
+    receive_query(head, has_new_row, query, new_chunk);
     Sum sum;
 #pragma unroll 1
     for (int t = 0; t < count; t += kHeadTiles) {
@@ -71,15 +70,16 @@ class DecodeHeadAttention {
       const uint32_t place = wait_for_tiles(tiles, cursor);
       const bool mine = warp_ / 4 < tiles && rows > 0;
       if (mine) {
-        if (has_fresh && fresh / stride == t / kHeadTiles) write_fresh(place, fresh % stride, fresh_chunk);
+        if (has_new_row && new_row / stride == t / kHeadTiles)
+          write_new_row(place, new_row % stride, new_chunk);
         add(query, rows, load(place, rows), sum);
       }
       release(tiles, cursor);
     }
-    finish(head, sum);
+    merge_and_publish(head, sum);
   }
 
-  /// Returns where this warp's 16 rows lie.
+  /// Returns the address of this warp's 16 rows.
   __device__ __forceinline__ uint32_t wait_for_tiles(int tiles, const RingCursor& cursor) const {
     RingCursor at = cursor;
     uint32_t place = 0;
@@ -106,7 +106,7 @@ class DecodeHeadAttention {
     return (chunk ^ (row >> 7 & 7)) * 16;
   }
 
-  /// Values of rows that do not exist become 0, lest what lies there is no number.
+  /// Values of rows that do not exist become 0, since the memory there may hold NaNs.
   __device__ __forceinline__ Fragments load(uint32_t place, int rows) const {
     Fragments f;
     const uint32_t row = place + static_cast<uint32_t>(lane_ % 16 * kHeadRowBytes);
@@ -123,27 +123,27 @@ class DecodeHeadAttention {
       f.values[i][0] &= low, f.values[i][1] &= high, f.values[i][2] &= low, f.values[i][3] &= high;
     return f;
   }
-  /// Of the pair of rows from `row` on.
+  /// Of the two rows from `row` on.
   __device__ static uint32_t mask(int row, int rows) {
     return (row < rows ? 0xFFFFu : 0u) | (row + 1 < rows ? 0xFFFF0000u : 0u);
   }
 
-  /// The query as B, and for lanes 0 to 7 and 8 to 15 a chunk of the fresh key and value, all in one trip.
-  /// The query goes through shared memory, so that a warp asks for it with one access.
-  __device__ __forceinline__ void receive_query(int head, bool with_fresh, uint32_t (&query)[4][2],
-                                                uint4& fresh) const {
+  /// The query as B, and for lanes 0 to 7 and 8 to 15 a chunk of the new key and value, all in one round
+  /// trip. The query goes through shared memory, so that a warp polls it with one access.
+  __device__ __forceinline__ void receive_query(int head, bool with_new_row, uint32_t (&query)[4][2],
+                                                uint4& new_row) const {
     const uint64_t* q = a_.flagged.queries + head * kHeadWidth + lane_ * 2;
-    if (with_fresh) {
+    if (with_new_row) {
       const uint64_t* row = inputs_.row + (head * kHeadWidth + lane_ % 8 * 8) / 2 +
                             (lane_ / 8 % 2 != 0 ? plan_.shape.width / 2 : 0);
       const uint64_t* const places[3] = {q, row, row + 2};
       uint2 words[3];
-      receive(places, inputs_.query_tag, words);
+      receive(places, inputs_.query_flag, words);
       own_[lane_] = floats(words[0]);
-      fresh = {words[1].x, words[1].y, words[2].x, words[2].y};
+      new_row = {words[1].x, words[1].y, words[2].x, words[2].y};
     } else {
       uint2 words[1];
-      receive(q, inputs_.query_tag, words);
+      receive(q, inputs_.query_flag, words);
       own_[lane_] = floats(words[0]);
     }
     __syncwarp();
@@ -157,7 +157,7 @@ class DecodeHeadAttention {
     }
   }
 
-  __device__ void write_fresh(uint32_t place, int row, const uint4& chunk) const {
+  __device__ void write_new_row(uint32_t place, int row, const uint4& chunk) const {
     const uint32_t at = place + static_cast<uint32_t>(row * kHeadRowBytes) + (lane_ < 8 ? 0 : kHeadValues);
     if (lane_ < 16)
       asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at + chunk_offset(at, lane_ % 8)),
@@ -166,17 +166,17 @@ class DecodeHeadAttention {
     __syncwarp();
   }
 
-  /// This warp's rows, of which `rows` are valid.
+  /// This warp's rows; the first `rows` are valid.
   __device__ __forceinline__ void add(const uint32_t (&query)[4][2], int rows, const Fragments& f,
                                       Sum& sum) const {
     float scores[2][4] = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) multiply_add(scores[i % 2], f.keys[i], query[i][0], query[i][1]);
-    // Of rows lane / 4 and 8 behind it: upper bits and rest of the query, two chains each.
+    // Rows lane / 4 and lane / 4 + 8: upper bits and remainder of the query, two chains each.
     float first = (scores[0][0] + scores[1][0]) + (scores[0][1] + scores[1][1]);
     float second = (scores[0][2] + scores[1][2]) + (scores[0][3] + scores[1][3]);
-    if (lane_ / 4 >= rows) first = kLowest;
-    if (lane_ / 4 + 8 >= rows) second = kLowest;
+    if (lane_ / 4 >= rows) first = kLowestScore;
+    if (lane_ / 4 + 8 >= rows) second = kLowestScore;
     float largest = fmaxf(first, second);
 #pragma unroll
     for (int offset = 4; offset < 32; offset *= 2)
@@ -197,7 +197,7 @@ class DecodeHeadAttention {
       multiply_add(sum.out[j], weights, f.values[j / 2][j % 2 * 2], f.values[j / 2][j % 2 * 2 + 1]);
   }
 
-  /// As A; rows of A but 0 and 8 are copies that nobody needs.
+  /// As A; its rows other than 0 and 8 are unused copies.
   __device__ __forceinline__ void make_weights(float first, float second, uint32_t (&a)[4]) const {
     const int source = lane_ % 4 * 8;
 #pragma unroll
@@ -210,13 +210,13 @@ class DecodeHeadAttention {
     }
   }
 
-  /// Merges the warps and publishes the block's partial result.
-  __device__ __forceinline__ void finish(int head, Sum& sum) const {
+  /// Merges the warps and publishes the block's partial.
+  __device__ __forceinline__ void merge_and_publish(int head, Sum& sum) const {
 #pragma unroll
     for (int offset = 4; offset < 32; offset *= 2)
       sum.denominator += __shfl_xor_sync(0xffffffffu, sum.denominator, offset);
-    float* parts = parts_ + turn_ * kPartFloats;
-    turn_ ^= 1;
+    float* parts = warp_partials_ + buffer_ * kWarpPartialFloats;
+    buffer_ ^= 1;
     float* own = parts + warp_ * partial_stride(plan_.shape);
     if (lane_ < 4) {
 #pragma unroll
@@ -228,8 +228,8 @@ class DecodeHeadAttention {
     consumer_barrier();
     if (warp_ > 0) return;
     uint64_t* to = partial_words(a_, plan_.shape, head, static_cast<int>(blockIdx.x));
-    merge_parts(parts, kConsumerWarps, kHeadWidth, lane_, [&](float2 pair, int channel) {
-      publish(to + channel, pair.x, pair.y, inputs_.partial_tag);
+    merge_warp_partials(parts, kConsumerWarps, kHeadWidth, lane_, [&](float2 pair, int channel) {
+      publish(to + channel, pair.x, pair.y, inputs_.partial_flag);
     });
   }
 
@@ -237,10 +237,10 @@ class DecodeHeadAttention {
   DecodeShared& shared_;
   uint32_t ring_;
   float2* own_;  // the warp's, [32]
-  float* parts_;
-  int& turn_;
+  float* warp_partials_;
+  int& buffer_;
   const AttentionPlan& plan_;
-  FreshInputs inputs_;
+  FlaggedInputs inputs_;
   int warp_, lane_;
 };
 

@@ -1,18 +1,20 @@
-// The producer warp of the fused decode step: walks through the same phases as the consumers and brings the
+// The producer warp of the fused decode step: walks through the same phases as the consumers and copies the
 // block's weights and cache rows into the ring, as far ahead as the ring is deep. It starts before the block
-// is set up, for whose tables and plans it waits after the first phase, and then waits for free stages alone,
-// never for another block: what it reads was written before the kernel began, but for the cache row that this
-// step writes, of which the consumers take a copy of their own.
+// is set up and waits for the block's tables and plans only after the first phase; from then on it waits for
+// free stages alone, never for another block: everything it reads was written before the kernel began, except
+// the cache row that this step writes, for which the consumers substitute the new one.
 #pragma once
 
-#include "kernels/cuda/decode/parts.cuh"
+#include "kernels/cuda/decode/loads.cuh"
+#include "kernels/cuda/decode/phase.cuh"
+#include "kernels/cuda/decode/work_split.cuh"
 #include "kernels/cuda/support/cache_policy.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
 class DecodeProducer {
-  // With more than kPaceSlack stages free there is no time to lose.
+  // With more than kPaceSlack stages free, copies are not delayed.
   static constexpr int kPaceSlack = 6, kPaceDepth = 1;
 
  public:
@@ -21,8 +23,8 @@ class DecodeProducer {
         shared_(shared),
         ring_(ring),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        slack_(min(kPaceSlack, a.stages - kLeastStages)),
-        once_(evict_first()) {}
+        slack_(min(kPaceSlack, a.stages - kMinStages)),
+        evict_first_(evict_first()) {}
 
   __device__ void arrive() {}
   __device__ void swap_latents() {}
@@ -40,12 +42,12 @@ class DecodeProducer {
         const uint32_t full = acquire();
         if (lane_ == 0) mbarrier_expect_tx(full, rows * bytes);
         __syncwarp();
-        if (lane_ < rows) bulk_load(stage() + lane_ * kRowPitch, row + column, full, bytes, once_);
+        if (lane_ < rows) bulk_load(stage() + lane_ * kRowPitch, row + column, full, bytes, evict_first_);
         end_stage(full);
       }
     }
-    if (!joined_) SetUp::wait_for_plans();
-    joined_ = true;
+    if (!tables_ready_) SetupBarriers::wait_for_plans();
+    tables_ready_ = true;
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
@@ -73,17 +75,17 @@ class DecodeProducer {
   }
 
  private:
-  /// The small arrays that consumers read for themselves, into the second-level cache.
+  /// Brings the small arrays that the consumers read themselves into the L2 cache.
   __device__ void prefetch(const Product& p, const Share& tiles) const {
     const char* bias = static_cast<const char*>(p.linear.bias);
     const char* norm = static_cast<const char*>(lane_ < 16 ? p.norm.scale : p.norm.offset);
     const int line = lane_ % 16 * 128;
-    if (norm != nullptr && line < p.columns * 2) prefetch_line(norm + line);
-    if (bias != nullptr && lane_ == 0) prefetch_line(bias + tiles.begin * kTileRows * 2);
+    if (norm != nullptr && line < p.columns * 2) prefetch_l2(norm + line);
+    if (bias != nullptr && lane_ == 0) prefetch_l2(bias + tiles.begin * kTileRows * 2);
   }
   __device__ uint32_t stage() const { return ring_ + cursor_.stage * kStageBytes; }
 
-  /// Waits until the consumers are done with the next stage; returns the barrier that counts its arrivals.
+  /// Waits until the consumers are done with the next stage; returns its `full` mbarrier.
   __device__ uint32_t acquire() const {
     mbarrier_wait(shared_address(&shared_.empty[cursor_.stage]), cursor_.parity ^ 1);
     pace();
@@ -91,8 +93,8 @@ class DecodeProducer {
     return shared_address(&shared_.full[cursor_.stage]);
   }
 
-  /// With most of the ring full, waits until but kPaceDepth - 1 stages are on their way: copies all at once,
-  /// as soon as the consumers have emptied stages, hold up the words by which blocks wait for one another.
+  /// With most of the ring full, waits until at most kPaceDepth - 1 stages are in flight: a burst of copies,
+  /// as soon as the consumers have emptied stages, would delay the words for which other blocks wait.
   __device__ void pace() const {
     if (issued_ < kPaceDepth) return;
     const RingCursor ahead = moved(slack_), before = moved(a_.stages - kPaceDepth);
@@ -105,31 +107,31 @@ class DecodeProducer {
     return other;
   }
 
-  /// The warp has started its copies into the stage.
+  /// Call it when the warp has started its copies into the stage.
   __device__ void end_stage(uint32_t full) {
     mbarrier_arrive_warp(full);
     cursor_.advance(a_.stages);
     ++issued_;
   }
 
-  /// Whole rows, which lie behind one another.
+  /// Whole rows, which are contiguous.
   __device__ void copy_rows(const bf16* from, int bytes, uint32_t full) const {
     if (lane_ != 0) return;
     mbarrier_expect_tx(full, bytes);
-    bulk_load(stage(), from, full, bytes, once_);
+    bulk_load(stage(), from, full, bytes, evict_first_);
   }
 
-  /// A tile of one head; rows behind the last are others of the cache or zeros.
+  /// A tile of one head; rows past the last are other rows of the cache or zeros.
   __device__ void copy_head(int head, int layer, int first, uint32_t full) const {
     if (lane_ != 0) return;
     mbarrier_expect_tx(full, kCacheTileBytes);
     const int column = head * kHeadWidth;
-    hopper::tma_load(stage(), &a_.self_tiles, full, column, first, layer, once_);
+    hopper::tma_load(stage(), &a_.self_tiles, full, column, first, layer, evict_first_);
     hopper::tma_load(stage() + kHeadValues, &a_.self_tiles, full, a_.self_shape.width + column, first, layer,
-                     once_);
+                     evict_first_);
   }
 
-  /// Keys and values of one group of heads: from each row two pieces.
+  /// Keys and values of one group of heads: two pieces of each row.
   __device__ void copy_heads(const AttentionShape& shape, const bf16* from, int group, int rows,
                              uint32_t full) const {
     const int columns = shape.group * shape.head_dim;  // of a piece, a power of two
@@ -139,7 +141,7 @@ class DecodeProducer {
 #pragma unroll 8
     for (int i = lane_; i < accesses; i += 32) {
       const int row = i >> (shift + 1), piece = i >> shift & 1, access = i & ((1 << shift) - 1);
-      copy_async_by(once_, stage() + i * 16,
+      copy_async_by(evict_first_, stage() + i * 16,
                     from + static_cast<int64_t>(row) * (2 * shape.width) + piece * shape.width + access * 8);
     }
     copies_arrive(full);
@@ -150,12 +152,12 @@ class DecodeProducer {
   uint32_t ring_;
   int lane_;
   int slack_;  // kPaceSlack; less in a short ring
-  // What streams by is the first to leave the second-level cache, so that code, norms, angles and the vectors
-  // that blocks exchange stay there.
-  uint64_t once_;
+  // Streamed data are evicted first from L2, so that code, norms, angles and the vectors that blocks exchange
+  // stay there.
+  uint64_t evict_first_;
   RingCursor cursor_;
   int issued_ = 0;
-  bool joined_ = false;  // the other threads, after the first phase
+  bool tables_ready_ = false;  // awaited after the first phase
 };
 
 #endif

@@ -1,36 +1,36 @@
-// The phases of the fused decode step, in order. Producer and consumers walk through the same list, so that
-// what one brings is what the other takes.
+// The program of the fused decode step: its phases, in order. All roles walk through the same list, so that
+// what the producer copies is what the consumers use.
 #pragma once
 
-#include "kernels/cuda/decode/parts.cuh"
+#include "kernels/cuda/decode/phase.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
 class DecodeProgram {
  public:
-  /// `cross` and `self` are the tables of blocks, in shared memory.
+  /// `cross` and `self`: the tables of blocks, in shared memory.
   __device__ DecodeProgram(const DecodeArguments& a, const DecodeCross* cross, const DecodeSelf* self)
       : a_(a), cross_(cross), self_(self) {}
 
   /// The next phase; false at the end.
   __device__ __forceinline__ bool next(Phase& phase) {
-    phase.attends = phase.swaps = false;
-    phase.ends = true;
+    phase.attends = phase.swaps_latents = false;
+    phase.publishes = true;
     Product& p = phase.product;
     p.norm = {};
     p.activation = Activation::identity;
     p.query_rows = p.position_offset = 0;
     p.cache = nullptr;
-    p.fresh = 0;
-    switch (stage_) {
-      case Stage::inputs:
+    p.kv_index = 0;
+    switch (section_) {
+      case Section::inputs:
         inputs(phase);
         return true;
-      case Stage::queries:
+      case Section::queries:
         query_layer(phase);
         return true;
-      case Stage::blocks:
+      case Section::blocks:
         phase.cross = in_cross_;
         if (in_cross_) {
           cross_block(phase);
@@ -39,62 +39,64 @@ class DecodeProgram {
         }
         if (++step_ == kBlockSteps) next_block();
         return true;
-      case Stage::output:
-        stage_ = Stage::done;
-        phase.cross = phase.ends = false;
+      case Section::output:
+        section_ = Section::done;
+        phase.cross = phase.publishes = false;
         p.linear = a_.output;
         p.norm = a_.output_norm;
-        shape(p, a_.vocabulary, a_.latent, ProductInput::latent_norm, ProductOutput::logits);
+        set_shape(p, a_.vocabulary, a_.latent, ProductInput::latent_norm, ProductOutput::logits);
         return true;
-      case Stage::done:
+      case Section::done:
         break;
     }
     return false;
   }
 
  private:
-  enum class Stage { inputs, queries, blocks, output, done };
+  enum class Section { inputs, queries, blocks, output, done };
   static constexpr int kBlockSteps = 5;
 
-  __device__ static void shape(Product& p, int rows, int columns, ProductInput input, ProductOutput output) {
+  __device__ static void set_shape(Product& p, int rows, int columns, ProductInput input,
+                                   ProductOutput output) {
     p.rows = rows;
     p.columns = columns;
     p.input = input;
     p.output = output;
   }
 
-  /// Linear_z, and keys and values of the new token for every cross block.
+  /// Linear_z, and the new token's keys and values for every cross block.
   __device__ void inputs(Phase& phase) {
     Product& p = phase.product;
     phase.cross = true;
-    const int caches = a_.context_kv != nullptr ? a_.crosses : 0;
-    phase.ends = step_ == caches;
+    const int caches = a_.context_kv != nullptr ? a_.cross_blocks : 0;
+    phase.publishes = step_ == caches;
     if (step_ == 0) {
       p.linear = a_.query;
-      shape(p, a_.latent, a_.input, ProductInput::embedding, ProductOutput::latent);
+      set_shape(p, a_.latent, a_.input, ProductInput::embedding, ProductOutput::latent);
     } else {
       const int x = step_ - 1;
       p.linear = cross_[x].kv;
       p.norm = cross_[x].norm_kv;
       p.cache = cross_cache(x);
-      p.fresh = 1 + x;
-      shape(p, 2 * a_.cross_shape.width, a_.input, ProductInput::embedding_norm, ProductOutput::attention);
+      p.kv_index = 1 + x;
+      set_shape(p, 2 * a_.cross_shape.width, a_.input, ProductInput::embedding_norm,
+                ProductOutput::attention);
     }
     if (++step_ <= caches) return;
     step_ = 0;
-    stage_ = a_.query_layers > 0 ? Stage::queries : Stage::blocks;
+    section_ = a_.query_layers > 0 ? Section::queries : Section::blocks;
   }
 
   __device__ void query_layer(Phase& phase) {
     Product& p = phase.product;
     phase.cross = false;
-    phase.swaps = true;
+    phase.swaps_latents = true;
     p.linear = a_.query_mlp[step_];
     p.activation = a_.query_activation;
-    shape(p, a_.latent, a_.latent, ProductInput::latent, ProductOutput::latent_activated);
+    set_shape(p, a_.latent, a_.latent, ProductInput::latent, ProductOutput::latent_activated);
     if (++step_ < a_.query_layers) return;
     step_ = 0;
-    stage_ = Stage::blocks;
+    section_ = Section::blocks;
   }
 
   __device__ void cross_block(Phase& phase) const {
@@ -107,16 +109,16 @@ class DecodeProgram {
         p.norm = block.norm_q;
         p.query_rows = width;
         p.position_offset = a_.query_offset;
-        return shape(p, width, a_.latent, ProductInput::latent_norm, ProductOutput::attention);
+        return set_shape(p, width, a_.latent, ProductInput::latent_norm, ProductOutput::attention);
       case 1:
         phase.attends = true;
         p.cache = cross_cache(block_cross_);
-        p.fresh = 1 + block_cross_;
+        p.kv_index = 1 + block_cross_;
         return;
       case 2:
         p.linear = block.out;
-        return shape(p, a_.latent, width, ProductInput::attended,
-                     a_.query_residual ? ProductOutput::latent_add : ProductOutput::latent);
+        return set_shape(p, a_.latent, width, ProductInput::attended,
+                         a_.query_residual ? ProductOutput::latent_add : ProductOutput::latent);
       case 3:
         return widen(p, block.mlp_0, block.norm_mlp, a_.cross_hidden);
       default:
@@ -134,7 +136,7 @@ class DecodeProgram {
         p.query_rows = a_.latent;
         p.position_offset = a_.query_offset;
         p.cache = self_cache(block_self_);
-        return shape(p, 3 * a_.latent, a_.latent, ProductInput::latent_norm, ProductOutput::attention);
+        return set_shape(p, 3 * a_.latent, a_.latent, ProductInput::latent_norm, ProductOutput::attention);
       case 1:
         phase.attends = true;
         p.cache = self_cache(block_self_);
@@ -142,7 +144,7 @@ class DecodeProgram {
         return;
       case 2:
         p.linear = block.out;
-        return shape(p, a_.latent, a_.latent, ProductInput::attended, ProductOutput::latent_add);
+        return set_shape(p, a_.latent, a_.latent, ProductInput::attended, ProductOutput::latent_add);
       case 3:
         return widen(p, block.mlp_0, block.norm_mlp, a_.self_hidden);
       default:
@@ -154,26 +156,26 @@ class DecodeProgram {
     p.linear = linear;
     p.norm = norm;
     p.activation = a_.activation;
-    shape(p, hidden, a_.latent, ProductInput::latent_norm, ProductOutput::hidden);
+    set_shape(p, hidden, a_.latent, ProductInput::latent_norm, ProductOutput::hidden);
   }
 
   __device__ void narrow(Product& p, const DecodeLinear& linear, int hidden) const {
     p.linear = linear;
-    shape(p, a_.latent, hidden, ProductInput::hidden, ProductOutput::latent_add);
+    set_shape(p, a_.latent, hidden, ProductInput::hidden, ProductOutput::latent_add);
   }
 
-  /// After the first cross block the self layers, with a further cross block after some of them.
+  /// The self layers follow the first cross block; some of them are followed by a further cross block.
   __device__ void next_block() {
     step_ = 0;
     const bool extra =
-        !in_cross_ && block_cross_ + 1 < a_.crosses && a_.cross_after[block_cross_] == block_self_;
+        !in_cross_ && block_cross_ + 1 < a_.cross_blocks && a_.cross_after[block_cross_] == block_self_;
     if (extra) {
       ++block_cross_;
       in_cross_ = true;
       return;
     }
     in_cross_ = false;
-    if (++block_self_ == a_.layers) stage_ = Stage::output;
+    if (++block_self_ == a_.layers) section_ = Section::output;
   }
 
   __device__ bf16* self_cache(int layer) const {
@@ -188,7 +190,7 @@ class DecodeProgram {
   const DecodeArguments& a_;
   const DecodeCross* cross_;
   const DecodeSelf* self_;
-  Stage stage_ = Stage::inputs;
+  Section section_ = Section::inputs;
   int step_ = 0, block_cross_ = 0, block_self_ = -1;
   bool in_cross_ = true;
 };

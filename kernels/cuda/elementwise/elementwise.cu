@@ -1,8 +1,8 @@
-// Kernels over flat arrays: add, cast, swap (elementwise.cuh: 256 threads, four 16-byte accesses
-// of each in flight), and two sums over everything. Each array is read or written once.
+// Kernels over flat arrays: add, cast, swap (elementwise.cuh: 256 threads, each with four 16-byte accesses in
+// flight), and two sums over everything. Each array is read or written once.
 //
 // Sums: at most 1024 blocks of 256 threads, each thread over every 256th vector of the block's contiguous
-// part; one block then sums the blocks' results. The split depends on the number of elements alone.
+// part; one block then adds the blocks' sums. The split depends on the number of elements alone.
 #include "kernels/cuda/elementwise/elementwise.cuh"
 #include "kernels/elementwise.h"
 
@@ -78,9 +78,9 @@ struct SwapOp {
 
 constexpr int kSumThreads = 256;
 constexpr int64_t kSumBlocks = 1024;
-constexpr int64_t kSumPart = 8192;  // elements, at least, of a block
+constexpr int64_t kSumPart = 8192;  // elements per block, at least
 
-/// What the two sums add up for an element.
+/// The terms of the two sums.
 struct Square {
   using Sum = double;
   __device__ static double of(float x) {

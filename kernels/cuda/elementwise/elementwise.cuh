@@ -1,4 +1,4 @@
-// A kernel over flat arrays, for operations that treat every element alike.
+// The kernel for elementwise operations over flat arrays.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ inline constexpr int kElementwiseUnroll = 4;  // accesses of a thread that are i
 
 /// `Op` is copied to each thread. It has: bool begin(), false to do nothing; a type Values<N>, the registers
 /// of N elements; load<N>(element, values) and store<N>(element, values). All loads of a thread come before
-/// its first store, so that an operation may work in place.
+/// its first store, so an operation may work in place.
 template <typename Op, int N>
 __global__ void __launch_bounds__(kElementwiseThreads) elementwise_kernel(int64_t elements, Op op) {
   if (!op.begin()) return;
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kElementwiseThreads) elementwise_kernel(int64_
   }
 }
 
-/// N elements an access where `wide` says that every array is aligned for it.
+/// N elements per access if `wide`: every array is aligned for that.
 template <int N, typename Op>
 void for_each_element(const Launch& launch, int64_t elements, bool wide, const Op& op, const char* name) {
   if (elements == 0) return;

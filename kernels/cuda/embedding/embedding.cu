@@ -1,8 +1,8 @@
 // Sums of table rows, and their backward, sums by id (segment_sum.cuh).
 //
 // Forward: a thread owns one 16-byte vector of the columns and walks down the rows (column_grid.cuh), four
-// rows at a time; a block's 512-byte slice of a small table stays in the first-level cache. Memory: the
-// output is written once, tables that fit into a cache are read once.
+// rows at a time; a block's 512-byte slice of a small table stays in the L1 cache. Memory: the output is
+// written once, tables that fit into a cache are read once.
 #include "kernels/cuda/embedding/segment_sum.cuh"
 #include "kernels/cuda/support/column_grid.cuh"
 #include "kernels/embedding.h"

@@ -1,8 +1,8 @@
 // Rotary position encoding, in place.
 //
 // The "columns" of the grid (column_grid.cuh) are the vectors of rotated channels of all heads of a row: a
-// thread owns one vector of pairs (16 bytes) of one head, and walks down the rows, four at a time. Memory:
-// the rotated channels are read and written once; a position's cosines and sines are shared by its heads and
+// thread owns one vector of pairs (16 bytes) of one head and walks down the rows, four at a time. Memory: the
+// rotated channels are read and written once; the cosines and sines of a position are shared by its heads and
 // come from the caches.
 #include "kernels/cuda/support/column_grid.cuh"
 #include "kernels/embedding.h"
@@ -10,7 +10,7 @@
 namespace perceiver::kernels::cuda {
 namespace {
 
-/// kPairs pairs an access, or 1 pair read element by element where the layout is ragged.
+/// kPairs pairs per access, or, kSingle, 1 pair read element by element where the layout is ragged.
 template <typename T, int kPairs, bool kSingle>
 __global__ void __launch_bounds__(ColumnGrid::kThreads) rotary_kernel(ColumnGrid grid, Rotary k) {
   constexpr int kUnroll = ColumnGrid::kUnroll;

@@ -1,9 +1,9 @@
 // Stable radix sort of row numbers by id, in passes of at most 10 bits (one pass for small tables, two up to
-// 2^20 rows), each of three launches: digits are counted per tile of rows; a warp per digit scans its counts
+// 2^20 rows) of three launches each: digits are counted per tile of rows; a warp per digit scans its counts
 // over the tiles; each tile ranks its rows and scatters them. Ranks come from ballots within a warp and
-// per-warp counters, without atomics, so that equal ids keep their order and it takes as long for one id as
-// for many. A warp ranks 32 rows after the other, each waiting for the last: tiles are as small as keeps
-// their number, over which counts are scanned, moderate.
+// per-warp counters, without atomics, so that equal ids keep their order and one id takes as long as many. A
+// warp ranks 32 rows after another, each step waiting for the last, so tiles are as small as possible while
+// their number, over which counts are scanned, stays moderate.
 #include "kernels/cuda/embedding/row_sort.cuh"
 
 #include <algorithm>
@@ -18,19 +18,19 @@ constexpr int kSortWarps = 8;
 constexpr int kSortThreads = 32 * kSortWarps;
 constexpr int kMaxBits = 10;
 constexpr int64_t kManyTiles = 512;
-constexpr int kScanned = 8;  // counts of a lane, in flight together
+constexpr int kScanned = 8;  // counts per lane, in flight together
 
 struct SortPass {
   int64_t rows;
   const int32_t* ids;
   int64_t id_stride;
-  const int32_t* from;  // row numbers in the order of the pass before; null: 0, 1, 2 …
+  const int32_t* from;  // row numbers in the order of the previous pass; null: 0, 1, 2 …
   int32_t* to;
-  int32_t* counts;  // [digits, tiles]; after the scan, of the rows before a tile with this digit
+  int32_t* counts;  // [digits, tiles]; after the scan, rows with this digit before the tile
   int32_t* totals;  // [digits]
   int64_t tiles;
   int shift, digits;
-  int32_t* present;  // [table_rows], not 0 where an id occurs; null: not wanted
+  int32_t* present;  // [table_rows], nonzero where an id occurs; null: not wanted
   int64_t table_rows;
   bool only_pass;  // digits are ids
 
@@ -49,15 +49,14 @@ __device__ inline unsigned same_digit(int digit, int digits) {
   return same;
 }
 
-/// A warp's part of the block's tile: 32 * kSteps successive rows, row 32 * i + lane of them in place i of a
-/// lane.
+/// A warp's part of the block's tile: 32 * kSteps consecutive rows; entry i of a lane is row 32 * i + lane.
 template <int kSteps>
 struct WarpRows {
   int32_t row[kSteps];
   int32_t digit[kSteps];
-  int32_t count;  // of rows; fewer at the end
+  int32_t count;  // rows that exist
 
-  /// All loads go out before the first is used.
+  /// All loads are issued before the first is used.
   __device__ explicit WarpRows(const SortPass& pass) {
     const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kSortWarps + threadIdx.x / 32) * (32 * kSteps);
     count = static_cast<int32_t>(max(int64_t{0}, min(int64_t{32} * kSteps, pass.rows - begin)));
@@ -81,7 +80,7 @@ struct WarpRows {
       if (exists(i)) pass.present[pass.id(row[i])] = 1;
   }
 
-  /// The lanes whose row exists and has this lane's digit; place i.
+  /// The lanes whose row i exists and has this lane's digit.
   __device__ unsigned peers(int i, int digits) const {
     return same_digit(digit[i], digits) & __ballot_sync(0xffffffffu, exists(i));
   }
@@ -127,8 +126,8 @@ __device__ inline int32_t warp_inclusive_scan(int32_t x) {
   return x;
 }
 
-/// A warp per digit: counts become those of the tiles before. After a single pass, the totals say which ids
-/// occur.
+/// A warp per digit: an exclusive scan of its counts over the tiles. With a single pass, the totals tell
+/// which ids occur.
 __global__ void __launch_bounds__(kSortThreads) scan_kernel(SortPass pass) {
   let_next_kernel_start();
   wait_for_earlier_kernels();
@@ -153,8 +152,8 @@ __global__ void __launch_bounds__(kSortThreads) scan_kernel(SortPass pass) {
   if (pass.only_pass && pass.present != nullptr && digit < pass.table_rows) pass.present[digit] = before;
 }
 
-/// start[digit] = number of rows with a smaller digit. Every block scans the totals again, which takes less
-/// than another launch; a thread has successive digits.
+/// start[digit] = number of rows with a smaller digit. Every block scans the totals itself, which is cheaper
+/// than another launch; a thread has consecutive digits.
 __device__ inline void scan_totals(const SortPass& pass, int32_t* start) {
   constexpr int kOwn = (1 << kMaxBits) / kSortThreads;
   __shared__ int32_t warp_sums[kSortWarps];
@@ -185,13 +184,13 @@ __global__ void __launch_bounds__(kSortThreads) scatter_kernel(SortPass pass) {
   extern __shared__ int32_t counter[];  // [warps][digits], then [digits]
   int32_t* start = counter + kSortWarps * pass.digits;
   let_next_kernel_start();
-  // The ids were there before the first pass began.
+  // The ids were complete before the first pass began.
   if (pass.from != nullptr) wait_for_earlier_kernels();
   const WarpRows<kSteps> rows(pass);
   count_tile(pass, rows, counter);
   if (pass.from == nullptr) wait_for_earlier_kernels();
   scan_totals(pass, start);
-  // Counts become the place of the warp's first row with the digit.
+  // Turns counts into the position of the warp's first row with the digit.
   for (int digit = static_cast<int>(threadIdx.x); digit < pass.digits; digit += kSortThreads) {
     int32_t place = start[digit] + pass.counts[digit * pass.tiles + blockIdx.x];
     for (int warp = 0; warp < kSortWarps; ++warp) {

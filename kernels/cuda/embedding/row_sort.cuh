@@ -1,4 +1,4 @@
-// Row numbers sorted by id, and the workspace that sorts and sums by id share.
+// Sorting row numbers by id, and the allocator of the workspace that sorts and sums by id share.
 #pragma once
 
 #include "kernels/cuda/support/vector.cuh"
@@ -24,15 +24,15 @@ class Workspace {
   char* end_;
 };
 
-/// Rows 0 .. rows - 1 with ids[row * id_stride] in [0, table_rows), both below 2^31.
+/// Rows 0 to rows - 1 with ids[row * id_stride] in [0, table_rows); both counts below 2^31.
 struct RowIds {
   int64_t rows, table_rows;
   const int32_t* ids;
   int64_t id_stride;
 };
 
-/// order [rows] = row numbers sorted by id, stable, of at least one row; present [table_rows] = 0 where no
-/// row has the id, else not 0 (null: not wanted). Uses the workspace.
+/// order [rows] = row numbers, at least one, sorted stably by id; present [table_rows] = 0 where no row has
+/// the id, else nonzero (null: not wanted). Uses the workspace.
 void sort_rows(const Launch& launch, const RowIds& ids, int32_t* order, int32_t* present);
 
 }  // namespace perceiver::kernels::cuda

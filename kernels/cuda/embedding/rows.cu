@@ -1,9 +1,9 @@
 // Several latents per position: repeating rows with an index encoding, and averaging them.
 //
 // A thread owns one 16-byte vector of a row's columns and the group of copies that belongs to the row
-// (column_grid.cuh), so that each matrix is read or written once; the encodings come from the first-level
-// cache. The gradient of the encodings is a sum down the columns of d_y seen as [rows, copies * columns].
-#include "kernels/cuda/norm/column_sums.cuh"
+// (column_grid.cuh), so that each matrix is read or written once; the encodings come from the L1 cache. The
+// gradient of the encodings is the column sum of d_y seen as [rows, copies * columns].
+#include "kernels/cuda/support/column_sums.cuh"
 #include "kernels/embedding.h"
 
 namespace perceiver::kernels::cuda {
@@ -121,14 +121,26 @@ void repeat_rows(const Launch& launch, const RepeatRows& k) {
 
 void repeat_rows_backward(const Launch& launch, const RepeatRowsBackward& k) {
   if (k.d_x != nullptr)
-    group_sum(launch, k.type, k.rows, {k.copies, k.columns, k.d_y, k.d_x, 1, k.accumulate_x});
+    group_sum(launch, k.type, k.rows,
+              {.copies = k.copies,
+               .columns = k.columns,
+               .x = k.d_y,
+               .y = k.d_x,
+               .divisor = 1,
+               .accumulate = k.accumulate_x});
   if (k.d_encoding != nullptr)
     sum_columns(launch, k.type, k.rows, k.copies * k.columns, k.copies * k.columns, k.d_y,
                 static_cast<float*>(k.d_encoding), k.accumulate_encoding);
 }
 
 void average_rows(const Launch& launch, const AverageRows& k) {
-  group_sum(launch, k.type, k.rows, {k.copies, k.columns, k.x, k.y, static_cast<float>(k.copies), false});
+  group_sum(launch, k.type, k.rows,
+            {.copies = k.copies,
+             .columns = k.columns,
+             .x = k.x,
+             .y = k.y,
+             .divisor = static_cast<float>(k.copies),
+             .accumulate = false});
 }
 
 void average_rows_backward(const Launch& launch, const AverageRowsBackward& k) {

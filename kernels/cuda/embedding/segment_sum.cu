@@ -1,4 +1,4 @@
-// The end of sums by id (segment_sum.cuh): segments that cross chunks, and rows without any.
+// Step 3 of sums by id (segment_sum.cuh): segments that cross chunks, and table rows that no id names.
 #include "kernels/cuda/embedding/segment_sum.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kFinishThreads = 128;
 constexpr int kFinishWarps = kFinishThreads / 32;
-constexpr int kFinishVectors = 4;  // of a lane, in flight together
+constexpr int kFinishVectors = 4;  // per lane, in flight together
 
 struct Finish {
   SegmentSum sum;
@@ -18,8 +18,8 @@ __device__ inline int32_t head_id(const SegmentSum& k, int64_t chunk) {
   return chunk < k.chunks ? k.head_ids[chunk] : -1;
 }
 
-/// The number of successive chunks whose head is of the segment `id`; `head` is that of this thread's chunk.
-/// Call it from all of a block.
+/// The number of consecutive chunks whose head belongs to the segment `id`; `head` is that of this thread's
+/// chunk. Call it from the whole block.
 __device__ inline int64_t count_heads(const SegmentSum& k, int64_t chunk, int32_t head, int32_t id) {
   int64_t count = 0;
   while (true) {
@@ -31,8 +31,9 @@ __device__ inline int64_t count_heads(const SegmentSum& k, int64_t chunk, int32_
   }
 }
 
-/// Sums the parts of the segment that begins in chunk `first` and crosses into others, if there is one: each
-/// lane kFinishVectors vectors of columns from `column` on, 32 vectors apart, the warps successive parts.
+/// Sums the parts of the segment that starts in chunk `first` and crosses into others, if there is one: each
+/// lane sums kFinishVectors vectors of columns from `column` on, 32 vectors apart; the warps take consecutive
+/// parts.
 template <int N>
 __device__ inline void combine_parts(const SegmentSum& k, int64_t first, int64_t column) {
   constexpr int kStep = 32 * N;
@@ -58,7 +59,7 @@ __device__ inline void combine_parts(const SegmentSum& k, int64_t first, int64_t
 #pragma unroll
   for (int v = 0; v < kFinishVectors; ++v) store(shared[warp][v][lane], sum[v]);
   __syncthreads();
-  // Now warp v sums vector v.
+  // Warp v sums vector v.
   if (column + warp * kStep >= k.columns) return;
   float total[N] = {};
 #pragma unroll
@@ -68,7 +69,7 @@ __device__ inline void combine_parts(const SegmentSum& k, int64_t first, int64_t
   write_sum(k.table + id * k.columns + column + warp * kStep, total, k.accumulate);
 }
 
-/// Clears the table rows that no id names; a warp a row.
+/// Clears the table rows that no id names; a warp per row.
 template <int N>
 __device__ inline void clear_absent(const Finish& k, int64_t block) {
   const float zeros[N] = {};

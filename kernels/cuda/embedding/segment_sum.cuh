@@ -1,20 +1,22 @@
 // Sums of rows by id, in a fixed order, at the speed of memory.
 //
 //  1. Rows are sorted by id (row_sort.cu).
-//  2. The sorted order is cut into chunks of equally many rows, whatever the ids, and a warp sums one
+//  2. The sorted order is cut into chunks with equal numbers of rows, regardless of the ids, and a warp sums
+//  one
 //     chunk in one slice of columns: each lane a few vectors, far apart, so that all warps have as many of
-//     keys and of values; their sums stay in registers. What a row adds is a `Source`'s affair: rows of a
-//     matrix are read once, through a ring in shared memory that keeps several of a warp in flight. A
-//     segment (the rows of one id) that lies within a chunk is written to the table at once; one that
-//     crosses into other chunks leaves a part per chunk in the workspace.
-//  3. A block for each segment that crosses chunks and for some hundred columns adds its parts in the chunks'
-//     order; further blocks clear the rows that no id names where the target is overwritten (segment_sum.cu).
+//     keys as of values; their sums stay in registers. What a row contributes is up to a `Source`: rows of a
+//     matrix are read once, through a ring in shared memory that keeps several rows per warp in flight. A
+//     segment (the rows of one id) that lies within a chunk is written to the table at once; one that crosses
+//     into other chunks leaves one part per chunk in the workspace.
+//  3. One block per segment that crosses chunks and some hundred columns adds its parts in chunk order;
+//  further
+//     blocks clear the rows that no id names where the target is overwritten (segment_sum.cu).
 //
-// Five launches for tables of up to 1024 rows, each begun while the one before ends (dependent_launch.cuh).
-// On an H100, where keys are turned back, 16 warps a multiprocessor with 4 rows of 2 KiB each keep 128 KiB in
-// flight, where 3 TB/s need 40. Of 786 us for 524,288 rows of 2048 bf16, turned back, step 2 takes 755, the
-// sort 24 and step 3 6; of 115 us for 65,536 rows 99, 12 and 6, overlapping. Reading the rows once takes 699
-// and 94 us (docs/benchmarks.md).
+// Five launches for tables of up to 1024 rows, each started while the previous one ends
+// (dependent_launch.cuh). On an H100, where keys are rotated back, 16 warps per SM with 4 rows of 2 KiB each
+// keep 128 KiB in flight, where 3 TB/s need 40. Of 786 us for 524,288 rows of 2048 bf16, rotated back, step 2
+// takes 755, the sort 24 and step 3 6; of 115 us for 65,536 rows 99, 12 and 6, overlapping. Reading the rows
+// once takes 699 and 94 us.
 #pragma once
 
 #include <cuda_pipeline.h>
@@ -40,8 +42,8 @@ struct SegmentSum {
   const int32_t* order;
   float* table;
   bool accumulate;
-  // Of each chunk: the part of the segment that began in an earlier chunk, and of the one that goes on in the
-  // next.
+  // For each chunk: the part of the segment that started in an earlier chunk, and of the one that continues
+  // in the next.
   float* heads;
   float* tails;
   int32_t* head_ids;  // [chunks], -1 where there is no such part
@@ -61,7 +63,7 @@ __device__ inline void write_sum(float* target, const float (&sum)[N], bool accu
   store(target, old);
 }
 
-/// A lane's part of a row in the ring is a few of these, 32 apart.
+/// In the ring, a lane's part of a row is a few of these, 32 apart.
 using RingUnit = uint4;
 
 /// Copies a vector into the ring, asynchronously where it has 4 bytes or more.
@@ -74,7 +76,7 @@ __device__ inline void copy_ahead(RingUnit* unit, const T* from) {
   }
 }
 
-/// The same of a vector that nobody reads again, where something else is to stay in the second-level cache.
+/// The same for a vector that is not read again, where other data should stay in the L2 cache.
 template <int N, typename T>
 __device__ inline void copy_ahead_once(RingUnit* unit, const T* from) {
   if constexpr (sizeof(Pack<T, N>) == sizeof(RingUnit)) {
@@ -84,7 +86,7 @@ __device__ inline void copy_ahead_once(RingUnit* unit, const T* from) {
   }
 }
 
-/// Reads a copy whole: element by element, shared memory would be what bounds these kernels.
+/// Reads a copy in one access: element by element, these kernels would be bound by shared memory.
 template <int N, typename T>
 __device__ inline void load_copy(const RingUnit* unit, float (&x)[N]) {
   if constexpr (sizeof(Pack<T, N>) == sizeof(RingUnit)) {
@@ -97,8 +99,8 @@ __device__ inline void load_copy(const RingUnit* unit, float (&x)[N]) {
 /// For sources that need no Note.
 struct Nothing {};
 
-/// A lane's columns: kVectors vectors, `step` apart, the first at `column`; those beyond the last column do
-/// not exist.
+/// A lane's columns: `vectors` vectors, `step` apart, the first at `column`: of kVectors, those within the
+/// matrix.
 struct LaneColumns {
   int64_t column, step;
   int vectors;
@@ -109,12 +111,12 @@ struct LaneColumns {
   }
 };
 
-/// Rows of a matrix as they are. A source has: kWidth, elements of a vector; kVectors of a lane; kUnits of
-/// the ring for a lane's row; kAhead, rows in flight, a divisor of 32; kBlocks of a multiprocessor that
-/// registers and ring allow; Note, what all lanes need to know of a row (32 bits or Nothing), which note()
-/// looks up long before; and Lane, what a lane does with its columns: start() begins to fetch a row, and
-/// add(units, note, note of the following row, sums) adds it. By the following row's note, or by expect() for
-/// the first row, it may fetch what else that row needs.
+/// Rows of a matrix as they are. A source has: kWidth, elements of a vector; kVectors, vectors per lane;
+/// kUnits of the ring for a lane's row; kAhead, rows in flight, a divisor of 32; kBlocks per SM that
+/// registers and ring allow; Note, what all lanes need to know about a row (32 bits or Nothing), which note()
+/// looks up well in advance; and Lane, what a lane does with its columns: start() starts fetching a row, and
+/// add(units, note, note of the following row, sums) adds it. With the following row's note, or with expect()
+/// for the first row, it may prefetch whatever else that row needs.
 template <typename T, int N>
 struct PlainRows {
   static constexpr int kWidth = N, kVectors = 2, kUnits = kVectors, kAhead = 4, kBlocks = 6;
@@ -155,8 +157,8 @@ struct PlainRows {
   };
 };
 
-/// One warp's chunk and slice. Each lane copies and reads its own vectors of a row alone, so that the ring
-/// needs no barriers.
+/// One warp's chunk and slice. Each lane copies and reads only its own vectors of a row, so the ring needs no
+/// barriers.
 template <typename Source>
 class ChunkSum {
  public:
@@ -204,12 +206,12 @@ class ChunkSum {
   }
 
  private:
-  /// The number and id of one row a lane, and the source's note of it.
+  /// Per lane, the number and id of one row, and the source's note on it.
   struct Rows {
     int32_t row, id;
     Note note;
 
-    /// These or others; selected by value, so that both stay in registers.
+    /// These or `others`; selected by value, so that both stay in registers.
     __device__ Rows or_else(const Rows& others, bool these) const {
       Rows rows{these ? row : others.row, these ? id : others.id, note};
       if constexpr (!std::is_same_v<Note, Nothing>) rows.note = these ? note : others.note;
@@ -234,7 +236,8 @@ class ChunkSum {
 
   __device__ RingUnit* units(int place) const { return ring_ + 32 * Source::kUnits * place; }
 
-  /// Starts the copy of a lane's row into a place of the ring; what does not exist counts as well.
+  /// Starts copying a lane's row into an entry of the ring; commits a group even for a row that does not
+  /// exist.
   __device__ void start(const Rows& rows, int lane, int place, bool exists) {
     const int32_t row = __shfl_sync(0xffffffffu, rows.row, lane);
     if (exists) lane_.start(row, units(place));
@@ -248,7 +251,7 @@ class ChunkSum {
     began_before_ = false;
   }
 
-  /// The current segment ends here, or goes on in the next chunk.
+  /// Writes the current segment, which ends here or continues in the next chunk.
   __device__ void finish(bool goes_on) {
     const bool whole = !began_before_ && !goes_on;
     float* parts = (began_before_ ? k_.heads : k_.tails) + chunk_ * k_.columns;
@@ -285,7 +288,7 @@ __global__ void __launch_bounds__(kChunkThreads, Source::kBlocks)
   ChunkSum<Source>(k, source, chunk, (slice * 32 + lane) * Source::kWidth, &rings[warp][0][lane]).run();
 }
 
-/// Rows of the table that are to be cleared: those not present.
+/// Rows of the table to clear: those not present.
 struct AbsentRows {
   int64_t table_rows;
   const int32_t* present;  // null: none
@@ -302,7 +305,7 @@ struct SegmentTarget {
   int32_t* scratch;  // table_rows + 1 + rows
 };
 
-/// Slices of columns in which kVectors vectors of kWidth columns a lane are summed.
+/// Slices of columns, each of kVectors vectors of kWidth columns per lane.
 template <typename Source>
 constexpr int64_t slices_of(int64_t columns) {
   return ceil_div(columns, 32 * Source::kWidth * Source::kVectors);
@@ -318,7 +321,7 @@ void sum_chunks(const Launch& launch, const Source& source, SegmentSum& s) {
       std::max<int64_t>(1, int64_t{Source::kBlocks} * kChunkThreads / 32 * launch.sm_count / s.slices);
   s.chunk_rows = std::max(kMinChunkRows, ceil_div(s.rows, wanted));
   s.chunks = ceil_div(s.rows, s.chunk_rows);
-  Workspace workspace(launch);  // the sort's pieces are no longer needed
+  Workspace workspace(launch);  // reuses the memory of the sort
   s.heads = workspace.take<float>(s.chunks * s.columns);
   s.tails = workspace.take<float>(s.chunks * s.columns);
   s.head_ids = workspace.take<int32_t>(s.chunks);

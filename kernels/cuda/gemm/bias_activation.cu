@@ -2,20 +2,20 @@
 //
 // Both walk down the columns (column_grid.cuh): the bias, and in backward the thread's share of its gradient,
 // stay in registers. Forward reads pre and writes pre and out; backward reads pre and d_out and writes d_pre;
-// each once. The bias gradient's parts go through the workspace (column_sums.cu).
-#include "kernels/cuda/norm/column_sums.cuh"
+// each once. The bias gradient is summed from parts in the workspace (column_sums.cu).
 #include "kernels/cuda/support/activation.cuh"
+#include "kernels/cuda/support/column_sums.cuh"
 #include "kernels/gemm.h"
 
 namespace perceiver::kernels::cuda {
 namespace {
 
-constexpr int kBackwardBlocks = 3;  // of a multiprocessor, as many as the registers allow
+constexpr int kBackwardBlocks = 3;  // per SM, as many as the registers allow
 
-// Backward reads two matrices, so that two rows in flight are as many bytes as four in forward.
+// Backward reads two matrices, so two rows in flight are as many bytes as four in forward.
 using BackwardGrid = BasicColumnGrid<2>;
 
-/// Within two units in the last place, and 0 for 0.
+/// Within two ulps, and 0 for 0.
 __device__ inline float fast_sqrt(float x) {
   float root;
   asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
@@ -43,7 +43,7 @@ __device__ inline float derivative(Activation activation, float x) {
   return 1;
 }
 
-/// The choice is made once for N elements.
+/// Branches once for N elements.
 template <int N>
 __device__ inline void activate(Activation activation, float (&x)[N]) {
 #define PERCEIVER_CASE(name)                                                                \
@@ -178,7 +178,12 @@ void bias_activation_backward(const Launch& launch, const BiasActivationBackward
   });
   check_launch("bias_activation_backward");
   if (d_bias != nullptr)
-    sum_parts(launch, {parts, count, k.columns, k.columns, {d_bias, nullptr}, {k.accumulate_bias, false}});
+    sum_parts(launch, {.parts = parts,
+                       .count = count,
+                       .stride = k.columns,
+                       .columns = k.columns,
+                       .target = {d_bias, nullptr},
+                       .accumulate = {k.accumulate_bias, false}});
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -1,7 +1,7 @@
-// Matrix products by cuBLASLt. Row-major C = op(A) · op(B) is its column-major Cᵀ = op(B)ᵀ · op(A)ᵀ, so the
-// operands change places and nothing is transposed. Descriptors and the algorithm (the library's first
-// proposal, so that it does not depend on timings and results repeat from run to run) are chosen once for
-// each shape, alignment and type and kept; a product is then one call, fit for graph capture.
+// Matrix products by cuBLASLt. Row-major C = op(A) · op(B) is column-major Cᵀ = op(B)ᵀ · op(A)ᵀ, so the
+// operands are swapped and nothing is transposed. Descriptors and the algorithm (the first one that the
+// heuristic proposes: timings play no part, so results repeat from run to run) are chosen once per shape,
+// alignment and type and cached; after that a product is one call, safe for graph capture.
 #include "kernels/cuda/gemm/gemm.h"
 
 #include <cublasLt.h>
@@ -117,17 +117,17 @@ void choose_algorithm(cublasLtHandle_t handle, const Key& key, uint64_t workspac
 
 }  // namespace
 
-struct GemmLibrary::State {
+struct GemmContext::State {
   std::mutex mutex;
   cublasLtHandle_t handle = nullptr;
   std::map<Key, Plan> plans;
 };
 
-GemmLibrary::GemmLibrary() : state_(std::make_unique<State>()) {
+GemmContext::GemmContext() : state_(std::make_unique<State>()) {
   check_status(cublasLtCreate(&state_->handle), "handle");
 }
 
-GemmLibrary::~GemmLibrary() {
+GemmContext::~GemmContext() {
   state_->plans.clear();
   cublasLtDestroy(state_->handle);
 }
@@ -135,24 +135,24 @@ GemmLibrary::~GemmLibrary() {
 void gemm(const Launch& launch, const Gemm& g) {
   require(g.k > 0 && !(g.bias != nullptr && g.accumulate), "k > 0, and no bias where it accumulates");
   if (g.m == 0 || g.n == 0) return;
-  GemmLibrary::State& state = static_cast<GemmLibrary*>(launch.library)->state();
-  const Key key{g.type,
-                g.out_type,
-                g.transpose_a,
-                g.transpose_b,
-                g.accumulate,
-                g.bias != nullptr,
-                launch.matmul_precision,
-                g.m,
-                g.n,
-                g.k,
-                g.lda,
-                g.ldb,
-                g.ldc,
-                alignment_of(g.a),
-                alignment_of(g.b),
-                alignment_of(g.c)};
-  std::lock_guard lock(state.mutex);  // the bias' address is part of the kept descriptor
+  GemmContext::State& state = static_cast<GemmContext*>(launch.gemm_context)->state();
+  const Key key{.type = g.type,
+                .out_type = g.out_type,
+                .transpose_a = g.transpose_a,
+                .transpose_b = g.transpose_b,
+                .accumulate = g.accumulate,
+                .bias = g.bias != nullptr,
+                .matmul_precision = launch.matmul_precision,
+                .m = g.m,
+                .n = g.n,
+                .k = g.k,
+                .lda = g.lda,
+                .ldb = g.ldb,
+                .ldc = g.ldc,
+                .align_a = alignment_of(g.a),
+                .align_b = alignment_of(g.b),
+                .align_c = alignment_of(g.c)};
+  std::lock_guard lock(state.mutex);  // the bias address is set in the cached descriptor
   const auto [place, is_new] = state.plans.try_emplace(key);
   Plan& plan = place->second;
   if (is_new) {

@@ -1,16 +1,16 @@
-// State of the matrix products: the cuBLASLt handle, and the algorithm chosen for each shape.
+// What matrix products keep between calls: the cuBLASLt handle, and the algorithm chosen for each shape.
 #pragma once
 
 #include <memory>
 
 namespace perceiver::kernels::cuda {
 
-class GemmLibrary {
+class GemmContext {
  public:
-  GemmLibrary();
-  ~GemmLibrary();
-  GemmLibrary(const GemmLibrary&) = delete;
-  GemmLibrary& operator=(const GemmLibrary&) = delete;
+  GemmContext();
+  ~GemmContext();
+  GemmContext(const GemmContext&) = delete;
+  GemmContext& operator=(const GemmContext&) = delete;
 
   struct State;
   State& state() { return *state_; }

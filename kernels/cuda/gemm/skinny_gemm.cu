@@ -1,4 +1,4 @@
-// Skinny GEMM: products of few rows, which read each weight once.
+// Skinny GEMM: products with few rows, which read each weight once.
 #include "kernels/cuda/support/vector.cuh"
 #include "kernels/gemm.h"
 
@@ -7,9 +7,9 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kRows = 4;
 
-/// A warp makes one column of the result for all rows, kRows at a time: the column's weights come from memory
-/// once and from the caches after that. Lanes take packs of `depth` in turn; a sum's order does not depend on
-/// the number of rows.
+/// A warp computes one column of the result for all rows, kRows at a time: the column's weights come from
+/// memory once and from the caches after that. The lanes interleave packs of `depth`; the order of a sum does
+/// not depend on the number of rows.
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) skinny_gemm_kernel(SkinnyGemm k) {
   const int64_t column = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;

@@ -1,16 +1,17 @@
 // Softmax cross-entropy with label smoothing and z-loss, and the sums over rows.
 //
-// Up to 1024 ids a warp holds one row in registers (16 or 32 elements a lane): one read and, for gradients,
+// Up to 1024 ids a warp holds one row in registers (16 or 32 elements per lane): one read and, for gradients,
 // one write. Larger vocabularies take a block of 512 threads per row: the first pass keeps each thread's
 // running maximum and sum of exponentials (Milakov and Gimelshein 2018), the second writes the gradient; it
-// finds the row in the second-level cache, so that device memory again sees one read and one write.
+// finds the row in the L2 cache, so that device memory again sees one read and one write.
 //
-// The sums over rows: at most 256 blocks write five f64 each, one block adds them up in their order.
+// The sums over rows: at most 256 blocks write five f64 each, and one block adds them up in block order.
 #include <cmath>
 
 #include <algorithm>
 #include <numeric>
 
+#include "kernels/cuda/support/constants.cuh"
 #include "kernels/cuda/support/vector.cuh"
 #include "kernels/loss.h"
 
@@ -18,10 +19,9 @@ namespace perceiver::kernels::cuda {
 namespace {
 
 constexpr int kWarpThreads = 256;
-constexpr float kLog2E = 1.4426950408889634f;
 
-/// Soft targets: `on` for the target, `off` for each other id; `normalizer` makes a perfect prediction's loss
-/// 0.
+/// Soft targets: `on` for the target, `off` for every other id; `normalizer` makes the loss of a perfect
+/// prediction 0.
 struct Smoothing {
   float on, off, normalizer;
 };
@@ -34,20 +34,20 @@ Smoothing smoothing(double amount, int64_t vocabulary) {
           static_cast<float>(-(on * std::log(on) + off_entropy))};
 }
 
-/// exp(x) for x <= 0, a few units of the last place off where x is large; tiny results become 0.
+/// exp(x) for x <= 0, a few ulps off where |x| is large; tiny results become 0.
 __device__ inline float fast_exp(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * kLog2E));
   return y;
 }
 
-/// What a row's loss and gradient need of its logits.
+/// What the loss and gradient of a row need of its logits.
 struct RowSums {
   float largest, exponentials, total, chosen;
   bool correct;
 };
 
-/// The gradient of logit x with p = exp(x - largest): weight * p - off, and `on` less for the target.
+/// The gradient of logit x with p = exp(x - largest): weight * p - off, minus `on` for the target.
 struct RowGradient {
   float weight, off, on;
 
@@ -62,7 +62,7 @@ __device__ inline void write_statistics(const CrossEntropy& k, int64_t row, floa
   if (k.correct != nullptr) k.correct[row] = correct;
 }
 
-/// Writes the row's statistics where `writes`; returns what its gradient needs.
+/// Writes the row's statistics if `writes`; returns what its gradient needs.
 __device__ inline RowGradient finish_row(const CrossEntropy& k, const Smoothing& soft, int64_t row,
                                          const RowSums& sums, bool writes) {
   const float log_z = sums.largest + logf(sums.exponentials);
@@ -78,7 +78,7 @@ __device__ inline RowGradient finish_row(const CrossEntropy& k, const Smoothing&
           scale * (soft.on - soft.off)};
 }
 
-/// One warp a row of at most 32 * kElements logits; element e of a lane is logit 32 * e + lane.
+/// One warp per row of at most 32 * kElements logits; element e of a lane is logit 32 * e + lane.
 template <typename T, int kElements>
 __global__ void __launch_bounds__(kWarpThreads, kElements == 32 ? 2 : 4)
     warp_kernel(CrossEntropy k, Smoothing soft) {
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kWarpThreads, kElements == 32 ? 2 : 4)
   }
   logits += min(lane, vocabulary - 1);
   const int rest = vocabulary - lane, target_rest = target - lane;  // element e exists where 32 * e < rest
-  // Lanes without an element read one of the row's again rather than branch, so that all loads go out at
-  // once.
+  // Lanes without an element reload one of the row's instead of branching, so that all loads are issued
+  // together.
   T raw[kElements];
 #pragma unroll
   for (int e = 0; e < kElements; ++e) raw[e] = logits[32 * e < rest ? 32 * e : 0];
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kWarpThreads, kElements == 32 ? 2 : 4)
   sums.largest = warp_max(largest);
   sums.total = warp_sum(total);
   float chosen = 0, exponentials = 0;
-  bool earlier = false;  // an equal logit before the target, which the first arg max would be
+  bool earlier = false;  // an equal logit before the target, which would be the first arg max
 #pragma unroll
   for (int e = 0; e < kElements; ++e) {
     if (32 * e == target_rest) chosen = x[e];
@@ -151,7 +151,7 @@ struct ThreadSums {
   float total = 0;
   float before = -INFINITY;  // the largest before the target
 
-  /// Logits i, i + 1, ...; totals and maxima before the target only where they are wanted.
+  /// Adds logits i, i + 1, ...; totals and maxima before the target only with `statistics`.
   template <int N>
   __device__ void add(const float (&x)[N], int i, int target, bool statistics) {
     float above = largest, sum = 0;
@@ -172,13 +172,13 @@ struct ThreadSums {
   }
 };
 
-/// What lies between this row of logits and the next.
+/// Clears the padding between this row of logits and the next.
 template <typename T>
-__device__ inline void clear_rest(const CrossEntropy& k, T* logits) {
+__device__ inline void clear_padding(const CrossEntropy& k, T* logits) {
   for (int64_t i = k.vocabulary + threadIdx.x; i < k.stride; i += blockDim.x) logits[i] = from_float<T>(0);
 }
 
-/// One block a row. The maximum before the target decides whether the target is the first arg max.
+/// One block per row. The maximum before the target decides whether the target is the first arg max.
 template <typename T, int N, int kThreads>
 __global__ void __launch_bounds__(kThreads, 2048 / kThreads) block_kernel(CrossEntropy k, Smoothing soft) {
   constexpr int kStep = kThreads * N;
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, 2048 / kThreads) block_kernel(CrossE
     if (threadIdx.x == 0) write_statistics(k, row, 0, 0, 0, false);
     if (k.gradient_scale == nullptr) return;
     for (int i = begin; i < vocabulary; i += kStep) store(logits + i, zeros);
-    clear_rest<T>(k, logits);
+    clear_padding<T>(k, logits);
     return;
   }
   ThreadSums own;
@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(kThreads, 2048 / kThreads) block_kernel(CrossE
   sums.total = statistics ? block_sum<kThreads>(own.total) : 0;
   sums.chosen = to_float(logits[target]);
   const bool earlier =
-      __syncthreads_or(own.before == sums.largest);  // and nobody writes before all have read
+      __syncthreads_or(own.before == sums.largest);  // also: no thread writes before all have read
   sums.correct = !earlier && sums.chosen == sums.largest;
   const RowGradient gradient = finish_row(k, soft, row, sums, threadIdx.x == 0);
   if (k.gradient_scale == nullptr) return;
@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(kThreads, 2048 / kThreads) block_kernel(CrossE
     for (int j = 0; j < N; ++j) x[j] = gradient.of(fast_exp(x[j] - sums.largest), i + j == target);
     store(logits + i, x);
   }
-  clear_rest<T>(k, logits);
+  clear_padding<T>(k, logits);
 }
 
 constexpr int kTotals = 5;

@@ -1,4 +1,4 @@
-// Dropout on its own; LayerNorm has it built in.
+// Dropout by itself; the residual add and LayerNorm have it built in.
 #include "kernels/cuda/norm/dropout.cuh"
 
 #include "kernels/cuda/elementwise/elementwise.cuh"

@@ -1,4 +1,4 @@
-// Dropout factors, the same bits as kernels/cpu/dropout.h: one Philox counter for four elements.
+// Dropout factors, bitwise those of kernels/cpu/dropout.h: one Philox counter per four elements.
 #pragma once
 
 #include "base/philox.h"
@@ -7,7 +7,7 @@
 
 namespace perceiver::kernels::cuda {
 
-/// A mask as one thread uses it. Without a threshold it reads nothing and every factor is 1.
+/// A mask as one thread uses it. With a threshold of 0 it reads nothing and every factor is 1.
 class DropoutFactors {
  public:
   __device__ explicit DropoutFactors(const DropoutMask& mask)
@@ -48,7 +48,7 @@ class DropoutFactors {
                   static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
   }
 
-  /// Elements that do not start at a counter's first word need words of one counter more. Indices stay
+  /// Elements that do not start at a counter's first word need words of one more counter. Indices are
   /// compile-time constants, so that the words stay in registers.
   template <int N>
   __device__ void draw_many(uint64_t block, int shift, float (&factor)[N]) const {

@@ -1,28 +1,28 @@
 // Residual add with dropout, LayerNorm, and their backward.
 //
-// A row is held in registers by one warp (up to 1024 columns), or by a block of 256 threads (up to 8192, and
+// A row is held in registers by one warp (up to 1024 columns) or by a block of 256 threads (up to 8192, and
 // ragged widths), each thread with 16 or 32 elements, read in 16-byte accesses that are all issued before the
 // first use; a reduction is shuffles within the warp. Mean and variance are two passes over the registers.
-// Memory: every operand is read or written once; scale and offset come from the first-level cache.
+// Memory: every operand is read or written once; scale and offset come from the L1 cache.
 //
-// Backward: a grid that stays resident walks over the rows and keeps its share of d_scale and d_offset in
-// registers, then writes one part [2, columns] per block into the workspace, and column_sums.cu adds the
-// parts. Which rows a block takes depends on the shape and the number of multiprocessors alone.
+// Backward: a persistent grid walks over the rows and keeps its share of d_scale and d_offset in registers,
+// then writes one part [2, columns] per block into the workspace, and column_sums.cu adds the parts. Which
+// rows a block takes depends on the shape and the number of SMs alone.
 //
 // The add alone (no LayerNorm) is a flat elementwise kernel.
 #include "kernels/cuda/elementwise/elementwise.cuh"
-#include "kernels/cuda/norm/column_sums.cuh"
 #include "kernels/cuda/norm/dropout.cuh"
+#include "kernels/cuda/support/column_sums.cuh"
+#include "kernels/cuda/support/constants.cuh"
 #include "kernels/norm.h"
 
 namespace perceiver::kernels::cuda {
 namespace {
 
-constexpr float kEpsilon = 1e-5f;
 constexpr int kBlock = 256;
 constexpr int64_t kMaxColumns = 8192;
 
-/// How a row is divided: `kGroup` threads, each with kPacks vectors of N elements, kGroup * N apart.
+/// How a row is divided: among kGroup threads, each with kPacks vectors of N elements, kGroup * N apart.
 template <typename Type, int kWidth, int kGroupThreads, int kElements>
 struct RowShape {
   using T = Type;
@@ -56,7 +56,7 @@ void with_shape(int64_t columns, bool wide, Body&& body) {
   }
 }
 
-/// Backward keeps two sums for each element of a thread, hence fewer elements a thread.
+/// Backward keeps two sums per element, hence fewer elements per thread.
 template <typename T, typename Body>
 void with_backward_shape(int64_t columns, bool wide, Body&& body) {
   require(columns <= kMaxColumns, "rows of at most 8192 elements in LayerNorm");
@@ -72,7 +72,7 @@ void with_backward_shape(int64_t columns, bool wide, Body&& body) {
   }
 }
 
-/// A thread's share of a row, as it lies in memory.
+/// A thread's share of a row, in the element type.
 template <typename Shape>
 struct Share {
   using T = typename Shape::T;
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kBlock, Shape::kGroup == 32 ? 3 : 2) forward_k
     if (k.branch != nullptr) {
       float factor[N];
       factors.get(row * k.columns + column, factor);
-      // Statistics are those of the sum as it is stored, which backward reads.
+      // Statistics are those of the sum as stored, which backward reads.
 #pragma unroll
       for (int i = 0; i < N; ++i) x[p][i] = rounded<T>(x[p][i] + to_float(branch.packs[p].x[i]) * factor[i]);
       store(static_cast<T*>(k.sum) + row * k.columns + column, x[p]);
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kBlock, Shape::kGroup == 32 ? 3 : 2) forward_k
 #pragma unroll
     for (int i = 0; i < N; ++i) squares += (x[p][i] - mean) * (x[p][i] - mean);
   }
-  const float rstd = 1 / sqrtf(Shape::sum(squares) / static_cast<float>(k.columns) + kEpsilon);
+  const float rstd = 1 / sqrtf(Shape::sum(squares) / static_cast<float>(k.columns) + kNormEpsilon);
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     const int64_t column = Shape::column(p);
@@ -142,8 +142,8 @@ __global__ void __launch_bounds__(kBlock, Shape::kGroup == 32 ? 3 : 2) forward_k
   }
 }
 
-/// How the backward of a shape is launched: threads of a block, and blocks of a multiprocessor, as many as
-/// the registers allow, which the words of a dropout mask take as well.
+/// How the backward of a shape is launched: threads per block, and as many blocks per SM as the registers
+/// allow; the words of a dropout mask take registers too.
 template <typename Shape>
 constexpr int kBackwardThreads = Shape::kGroup == 32 ? 128 : Shape::kGroup;
 template <typename Shape, bool kDrops>
@@ -151,7 +151,7 @@ constexpr int kBackwardBlocks =
     Shape::kGroup == 512 ? 1
                          : (sizeof(typename Shape::T) == 4 || kDrops ? 384 : 512) / kBackwardThreads<Shape>;
 
-/// What backward reads of a row.
+/// What backward reads for a row.
 template <typename Shape>
 struct BackwardRow {
   Share<Shape> x, d_y, d_sum;
@@ -167,22 +167,22 @@ struct BackwardRow {
   }
 };
 
-/// Two sums over the threads of a row, in each of them. Successive rows take turns with two places, so that
-/// one barrier a row is enough.
+/// Two sums over the threads of a row, in each of them. Successive rows alternate between two buffers, so
+/// that one barrier per row is enough.
 template <typename Shape>
-__device__ inline float2 sum_pair(float2 x, int turn) {
+__device__ inline float2 sum_pair(float2 x, int buffer) {
   x.x = warp_sum(x.x);
   x.y = warp_sum(x.y);
   if constexpr (Shape::kGroup > 32) {
     constexpr int kWarps = Shape::kGroup / 32;
     __shared__ float2 parts[2][kWarps];
-    if (threadIdx.x % 32 == 0) parts[turn][threadIdx.x / 32] = x;
+    if (threadIdx.x % 32 == 0) parts[buffer][threadIdx.x / 32] = x;
     __syncthreads();
-    x = parts[turn][0];
+    x = parts[buffer][0];
 #pragma unroll
     for (int warp = 1; warp < kWarps; ++warp) {
-      x.x += parts[turn][warp].x;
-      x.y += parts[turn][warp].y;
+      x.x += parts[buffer][warp].x;
+      x.y += parts[buffer][warp].y;
     }
   }
   return x;
@@ -193,7 +193,7 @@ template <typename Shape>
 struct ColumnSums {
   float sums[2][Shape::kPacks][Shape::N] = {};
 
-  /// Writes the block's part; where a block holds several rows, the warps' sums are added in their order.
+  /// Writes the block's part; where a block holds several rows, the warps' sums are added in warp order.
   __device__ void write(int64_t columns, float* parts) const {
     parts += static_cast<int64_t>(blockIdx.x) * 2 * columns;
     if constexpr (Shape::kGroup > 32) {
@@ -236,7 +236,7 @@ struct ColumnSums {
 /// Adds a row to the column sums; returns the means of g = d_y * scale and of g * normal.
 template <typename Shape>
 __device__ inline float2 gather_row(const ResidualLayerNormBackward& k, const BackwardRow<Shape>& in,
-                                    int turn, ColumnSums<Shape>& columns) {
+                                    int buffer, ColumnSums<Shape>& columns) {
   constexpr int N = Shape::N;
   float2 sums{0, 0};
 #pragma unroll
@@ -254,7 +254,7 @@ __device__ inline float2 gather_row(const ResidualLayerNormBackward& k, const Ba
       sums.y += g * normal;
     }
   }
-  sums = sum_pair<Shape>(sums, turn);
+  sums = sum_pair<Shape>(sums, buffer);
   return {sums.x / static_cast<float>(k.columns), sums.y / static_cast<float>(k.columns)};
 }
 
@@ -300,10 +300,10 @@ __global__ void __launch_bounds__(kBackwardThreads<Shape>, kBackwardBlocks<Shape
   BackwardRow<Shape> next;
   int64_t row = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / Shape::kGroup;
   next.load(k, row);
-  for (int turn = 0; row < k.rows; row += step, turn = 1 - turn) {
+  for (int buffer = 0; row < k.rows; row += step, buffer = 1 - buffer) {
     const BackwardRow<Shape> current = next;
     next.load(k, row + step);
-    const float2 means = gather_row(k, current, turn, columns);
+    const float2 means = gather_row(k, current, buffer, columns);
     write_row<Shape, kDrops>(k, current, row, means, factors);
   }
   if (parts != nullptr) columns.write(k.columns, parts);
@@ -392,12 +392,12 @@ void residual_layer_norm_backward(const Launch& launch, const ResidualLayerNormB
   });
   check_launch("layer_norm_backward");
   if (!wants_parts) return;
-  sum_parts(launch, {parts,
-                     blocks,
-                     2 * k.columns,
-                     k.columns,
-                     {static_cast<float*>(k.d_scale), static_cast<float*>(k.d_offset)},
-                     {k.accumulate_scale, k.accumulate_offset}});
+  sum_parts(launch, {.parts = parts,
+                     .count = blocks,
+                     .stride = 2 * k.columns,
+                     .columns = k.columns,
+                     .target = {static_cast<float*>(k.d_scale), static_cast<float*>(k.d_offset)},
+                     .accumulate = {k.accumulate_scale, k.accumulate_offset}});
 }
 
 }  // namespace perceiver::kernels::cuda

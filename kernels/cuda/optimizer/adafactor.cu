@@ -1,15 +1,15 @@
 // Adafactor (Shazeer and Stern 2018, algorithms 4 and 5).
 //
-// The parameters' shapes are known on the device alone, so a first launch plans the work: every parameter is
+// The parameters' shapes are known only on the device, so a first launch plans the work: every parameter is
 // cut into items of about 65536 elements (runs of whole rows of a matrix, at most 1024; runs of elements
-// where the second moment is kept whole), and each item gets its place in the workspace. The next launches
-// run over the items of all parameters with a grid that stays resident:
-//  1. moments: row sums move the row moments at once; column sums leave a part per item;
-//  2. columns: the parts are added in order and move the column moments; the mean of the row moments;
+// where the second moment is not factored), and each item gets its place in the workspace. The next launches
+// run over the items of all parameters with a persistent grid:
+//  1. moments: row sums update the row moments at once; column sums leave one part per item;
+//  2. columns: the parts are added in order and update the column moments; the mean of the row moments;
 //  3. measure: the squares of the update, in f64, one sum per item;
-//  4. apply: the items' sums of a parameter, in order, give its clipping, and the parameters move.
+//  4. apply: the sums of a parameter's items, in order, give its clipping, and the parameters are updated.
 // A block's 8 warps walk down the rows, each lane over 4 columns at a time. Gradients are read three times,
-// parameters read and written once, the parts are a percent or so of that.
+// parameters read and written once; the parts are around a percent of that.
 #include "kernels/cuda/support/common.cuh"
 #include "kernels/optimizer.h"
 
@@ -18,9 +18,9 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kLaneColumns = 4;           // of a lane, 32 apart
+constexpr int kLaneColumns = 4;           // per lane, 32 apart
 constexpr int kSpan = 32 * kLaneColumns;  // columns of a warp
-constexpr int kBlocksPerProcessor = 4;
+constexpr int kBlocksPerSm = 4;
 constexpr int64_t kItemElements = 65536;
 constexpr int64_t kMinItemRows = 64;
 constexpr int64_t kMaxItemRows = 1024;
@@ -32,10 +32,10 @@ __device__ inline int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-/// One parameter's share of the work; behind the last one, the totals.
+/// One parameter's share of the work; one past the last parameter, the totals.
 struct Plan {
   int64_t first_item, items;
-  int64_t item_length;        // rows; elements where the moment is kept whole
+  int64_t item_length;        // rows; elements where the moment is not factored
   int64_t first_column_item;  // of step 2: the columns in runs of 32, and one for the mean of the row moments
   int64_t parts;              // where its column sums [items, columns] are
 };
@@ -59,7 +59,7 @@ __device__ inline void plan_parameter(const AdafactorParameter& p, int64_t min_r
   plan.items = divide_up(p.factored ? p.rows : p.rows * p.columns, plan.item_length);
 }
 
-/// Moves `next` past a parameter's items; the plan gets the numbers before.
+/// Gives the plan the numbers in `next`, which then moves past the parameter's items.
 __device__ inline void number_items(const AdafactorParameter& p, Plan& plan, Plan& next) {
   plan.first_item = next.first_item;
   plan.first_column_item = next.first_column_item;
@@ -70,7 +70,7 @@ __device__ inline void number_items(const AdafactorParameter& p, Plan& plan, Pla
   next.parts += plan.items * p.columns;
 }
 
-/// Plans all parameters, each thread a run of them; returns whether their results fit. Call it from all of a
+/// Plans all parameters, each thread a run of them; returns whether their results fit. Call it from the whole
 /// block.
 __device__ inline bool plan_all(const Work& w, int64_t min_rows) {
   __shared__ Plan sums[kThreads];
@@ -96,7 +96,7 @@ __device__ inline bool plan_all(const Work& w, int64_t min_rows) {
   return 2 * total.first_item + total.parts <= w.room;
 }
 
-/// One block. Items become longer where the parts would not fit; 64 MiB suffice for some 10^10 elements.
+/// One block. Makes the items longer if the parts do not fit; 64 MiB suffice for some 10^10 elements.
 __global__ void __launch_bounds__(kThreads) plan_kernel(Work w) {
   if (!w.k.scalars->finite) return;
   for (int64_t min_rows = kMinItemRows;; min_rows *= 2) {
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) plan_kernel(Work w) {
   }
 }
 
-/// The parameter to which a number belongs, where `first` is a parameter's first one.
+/// The parameter to which an item belongs; `first` is the member with a parameter's first item.
 __device__ inline int64_t find(const Work& w, int64_t number, int64_t Plan::*first) {
   int64_t low = 0, high = w.k.parameter_count;
   while (high - low > 1) {
@@ -115,7 +115,7 @@ __device__ inline int64_t find(const Work& w, int64_t number, int64_t Plan::*fir
   return low;
 }
 
-/// The scalars of the formulas; the moments' decay is formed in double, once a block.
+/// The scalars of the formulas; the decay of the moments is computed in double, once per block.
 struct Scalars {
   float scale, decay, rest;
 };
@@ -131,11 +131,11 @@ __device__ inline Scalars block_scalars(const StepScalars& scalars) {
   return shared;
 }
 
-/// One item as a block sees it.
+/// One item, as its block uses it.
 struct Item {
   AdafactorParameter p;
   Plan plan;
-  int64_t parameter, number;  // its own within the parameter
+  int64_t parameter, number;  // number: within the parameter
   int64_t begin, end;         // rows, or elements
   const float* gradients;
   float* values;
@@ -163,15 +163,16 @@ __device__ inline int warp_id() {
   return static_cast<int>(threadIdx.x) / 32;
 }
 
-/// Step 1 where the moment is kept whole.
-__device__ inline void follow_whole(const Item& item, const Scalars& s) {
+/// Step 1 where the moment is not factored.
+__device__ inline void update_whole_moment(const Item& item, const Scalars& s) {
   for (int64_t i = item.begin + threadIdx.x; i < item.end; i += kThreads) {
     const float g = s.scale * item.gradients[i];
     item.row_moment[i] = s.decay * item.row_moment[i] + s.rest * (g * g + kEpsilon);
   }
 }
 
-/// The squares in one span of columns: adds those of each row to row_sums, and writes the columns' part.
+/// The squares in one span of columns: adds those of each row to row_sums, and writes the part of the
+/// columns.
 __device__ inline void sum_span(const Item& item, const Scalars& s, int64_t first_column, float* row_sums,
                                 float* part) {
   __shared__ float shared[kWarps][kSpan];
@@ -189,7 +190,7 @@ __device__ inline void sum_span(const Item& item, const Scalars& s, int64_t firs
       row_sum += square;
     }
     row_sum = warp_sum(row_sum);
-    if (lane_id() == 0) row_sums[row - item.begin] += row_sum;  // the row is this warp's in every span
+    if (lane_id() == 0) row_sums[row - item.begin] += row_sum;  // in every span the row is this warp's
   }
 #pragma unroll
   for (int j = 0; j < kLaneColumns; ++j) shared[warp_id()][32 * j + lane_id()] = sums[j];
@@ -204,7 +205,7 @@ __device__ inline void sum_span(const Item& item, const Scalars& s, int64_t firs
 }
 
 /// Step 1 for a factored moment.
-__device__ inline void follow_rows(const Work& w, const Item& item, const Scalars& s) {
+__device__ inline void update_row_moments(const Work& w, const Item& item, const Scalars& s) {
   __shared__ float row_sums[kMaxItemRows];
   for (int i = static_cast<int>(threadIdx.x); i < kMaxItemRows; i += kThreads) row_sums[i] = 0;
   __syncthreads();
@@ -224,9 +225,9 @@ __global__ void __launch_bounds__(kThreads) moments_kernel(Work w) {
   for (int64_t i = blockIdx.x; i < w.totals().first_item; i += gridDim.x) {
     const Item item(w, i);
     if (item.p.factored) {
-      follow_rows(w, item, s);
+      update_row_moments(w, item, s);
     } else {
-      follow_whole(item, s);
+      update_whole_moment(item, s);
     }
   }
 }
@@ -239,9 +240,9 @@ __device__ inline void mean_rows(const Work& w, int64_t parameter, const Adafact
   if (threadIdx.x == 0) w.row_means[parameter] = static_cast<float>(sum / static_cast<double>(p.rows));
 }
 
-/// Adds up the parts of 32 columns and moves their moments.
-__device__ inline void follow_columns(const Work& w, const AdafactorParameter& p, const Plan& plan,
-                                      int64_t column, const Scalars& s) {
+/// Adds up the parts of 32 columns and updates their moments.
+__device__ inline void update_column_moments(const Work& w, const AdafactorParameter& p, const Plan& plan,
+                                             int64_t column, const Scalars& s) {
   __shared__ float shared[kWarps][32];
   float sum = 0;
   if (column < p.columns) {
@@ -263,7 +264,7 @@ __global__ void __launch_bounds__(kThreads) columns_kernel(Work w) {
   if (!w.k.scalars->finite) return;
   const Scalars s = block_scalars(*w.k.scalars);
   for (int64_t i = blockIdx.x; i < w.totals().first_column_item; i += gridDim.x) {
-    // Parameters without such items share their first number with the next one, and are passed over.
+    // Parameters without such items share their first number with the next one, and find() skips them.
     const int64_t parameter = find(w, i, &Plan::first_column_item);
     const AdafactorParameter p = w.k.table[parameter];
     const Plan plan = w.plans[parameter];
@@ -271,7 +272,7 @@ __global__ void __launch_bounds__(kThreads) columns_kernel(Work w) {
     if (column >= p.columns) {
       mean_rows(w, parameter, p);
     } else {
-      follow_columns(w, p, plan, column + lane_id(), s);
+      update_column_moments(w, p, plan, column + lane_id(), s);
     }
   }
 }
@@ -314,8 +315,8 @@ __global__ void __launch_bounds__(kThreads) measure_kernel(Work w) {
   }
 }
 
-/// By how much the whole parameter's update is divided.
-__device__ inline double clip_of(const Work& w, const Item& item) {
+/// The divisor of the whole parameter's update.
+__device__ inline double clip_factor(const Work& w, const Item& item) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < item.plan.items; i += kThreads) sum += w.sums[item.plan.first_item + i];
   const double mean_square = block_sum<kThreads>(sum) / static_cast<double>(item.p.rows * item.p.columns);
@@ -328,7 +329,7 @@ __global__ void __launch_bounds__(kThreads) apply_kernel(Work w) {
   const double learning_rate = w.k.scalars->learning_rate;
   for (int64_t i = blockIdx.x; i < w.totals().first_item; i += gridDim.x) {
     const Item item(w, i);
-    const float rate = static_cast<float>(learning_rate / clip_of(w, item));
+    const float rate = static_cast<float>(learning_rate / clip_factor(w, item));
     const float keep = static_cast<float>(1 - learning_rate * item.p.weight_decay);
     for_each_update(w, item, s, [&](int64_t element, float update) {
       item.values[element] = keep * item.values[element] - rate * update;
@@ -336,7 +337,7 @@ __global__ void __launch_bounds__(kThreads) apply_kernel(Work w) {
   }
 }
 
-/// Places the plans, means and sums in the workspace.
+/// Lays out the plans, means and sums in the workspace.
 Work work_of(const Launch& launch, const Adafactor& k) {
   const auto aligned_bytes = [](int64_t bytes) { return ceil_div(bytes, 256) * 256; };
   const int64_t plan_bytes = aligned_bytes((k.parameter_count + 1) * static_cast<int64_t>(sizeof(Plan)));
@@ -355,7 +356,7 @@ void adafactor(const Launch& launch, const Adafactor& k) {
   require(k.type == DType::f32, "parameters in f32");
   if (k.parameter_count == 0) return;
   const Work work = work_of(launch, k);
-  const unsigned blocks = static_cast<unsigned>(kBlocksPerProcessor * launch.sm_count);
+  const unsigned blocks = static_cast<unsigned>(kBlocksPerSm * launch.sm_count);
   plan_kernel<<<1, kThreads, 0, stream_of(launch)>>>(work);
   moments_kernel<<<blocks, kThreads, 0, stream_of(launch)>>>(work);
   columns_kernel<<<blocks, kThreads, 0, stream_of(launch)>>>(work);

@@ -1,12 +1,13 @@
-// Updates of the parameters from their gradients, and the weights' moving average.
+// Parameter updates and the moving average of the weights.
 //
-// One launch over all tiles of the parameter table: a grid that stays resident (256 threads a block, one tile
-// a block at a time) so that each block computes Adam's bias corrections only once, in double. Every buffer
-// is read and written once, in 16-byte accesses where the tile begins at a multiple of 4. LAMB measures and
-// moves the moments in one launch, forms the ratios from the tiles' norms in a second (a warp per parameter,
-// its tiles in a fixed order) and applies them in a third.
+// One launch covers all tiles of the parameter table: a persistent grid (256 threads per block, one tile per
+// block at a time), so that each block computes Adam's bias corrections once, in double. Every buffer is read
+// and written once, in 16-byte accesses where the tile starts at a multiple of 4. LAMB takes three launches:
+// update the moments and measure the norms per tile; form the trust ratios from them (a warp per parameter,
+// its tiles in a fixed order); apply the update.
 #include <algorithm>
 
+#include "kernels/adam.h"
 #include "kernels/cuda/elementwise/elementwise.cuh"
 #include "kernels/optimizer.h"
 
@@ -14,7 +15,7 @@ namespace perceiver::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerProcessor = 4;
+constexpr int kBlocksPerSm = 4;
 constexpr double kAverageWarmup = 10;
 
 __global__ void step_control_kernel(StepControl k) {
@@ -29,38 +30,33 @@ __global__ void step_control_kernel(StepControl k) {
   scalars.average_decay = fmin(k.ema_decay, (1 + scalars.update) / (kAverageWarmup + scalars.update));
 }
 
-/// The scalars of Adam's formulas; the complements of the betas are formed before rounding.
-struct AdamScalars {
-  float rate, scale, beta1, beta2, rest1, rest2, epsilon, first_correction, second_correction;
-
-  __device__ void follow(float& first, float& second, float gradient) const {
-    first = beta1 * first + rest1 * gradient;
-    second = beta2 * second + rest2 * (gradient * gradient);
-  }
-  __device__ float direction(float first, float second) const {
-    return first * first_correction / (sqrtf(second * second_correction) + epsilon);
-  }
-};
-
-/// Computed by one thread, for the powers in double are long; call it from all of a block.
+/// By one thread of the block, since pow in double is slow. Call it from all of them.
 template <typename Arguments>
-__device__ inline AdamScalars adam_scalars(const Arguments& k) {
-  __shared__ AdamScalars shared;
-  if (threadIdx.x == 0) {
-    const double update = k.scalars->update;
-    shared = {static_cast<float>(k.scalars->learning_rate),
-              static_cast<float>(k.scalars->gradient_scale),
-              static_cast<float>(k.beta1),
-              static_cast<float>(k.beta2),
-              static_cast<float>(1 - k.beta1),
-              static_cast<float>(1 - k.beta2),
-              static_cast<float>(k.epsilon),
-              static_cast<float>(1 / (1 - pow(k.beta1, update))),
-              static_cast<float>(1 / (1 - pow(k.beta2, update)))};
-  }
+__device__ inline AdamScalars<float> block_scalars(const Arguments& k) {
+  __shared__ AdamScalars<float> shared;
+  if (threadIdx.x == 0) shared = adam_scalars<float>(k);
   __syncthreads();
   return shared;
 }
+
+/// N neighbouring elements of what Adam and LAMB read: parameters, gradients, moments.
+template <int N>
+struct AdamVector {
+  float p[N], g[N], m[N], v[N];
+
+  template <typename Arguments>
+  __device__ AdamVector(const Arguments& k, int64_t at) {
+    load(static_cast<const float*>(k.parameters) + at, p);
+    load(static_cast<const float*>(k.gradients) + at, g);
+    load(static_cast<const float*>(k.first_moment) + at, m);
+    load(static_cast<const float*>(k.second_moment) + at, v);
+  }
+  template <typename Arguments>
+  __device__ void store_moments(const Arguments& k, int64_t at) const {
+    store(static_cast<float*>(k.first_moment) + at, m);
+    store(static_cast<float*>(k.second_moment) + at, v);
+  }
+};
 
 /// Calls body.template operator()<N>(element) for the vectors of a tile, from all threads of a block.
 template <typename Body>
@@ -77,31 +73,27 @@ __device__ inline void for_each_vector(const ParameterTile& tile, bool wide, Bod
 
 struct AdamBody {
   const Adam& k;
-  const AdamScalars& s;
+  const AdamScalars<float>& s;
   float decay;
 
   template <int N>
   __device__ void operator()(int64_t at) const {
-    float p[N], g[N], m[N], v[N];
-    load(static_cast<const float*>(k.parameters) + at, p);
-    load(static_cast<const float*>(k.gradients) + at, g);
-    load(static_cast<const float*>(k.first_moment) + at, m);
-    load(static_cast<const float*>(k.second_moment) + at, v);
+    AdamVector<N> x(k, at);
+    auto& [p, g, m, v] = x;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      s.follow(m[i], v[i], s.scale * g[i] + (k.decoupled ? 0 : decay) * p[i]);
+      s.update_moments(m[i], v[i], s.scale * g[i] + (k.decoupled ? 0 : decay) * p[i]);
       if (k.decoupled) p[i] *= 1 - s.rate * decay;
       p[i] -= s.rate * s.direction(m[i], v[i]);
     }
     store(static_cast<float*>(k.parameters) + at, p);
-    store(static_cast<float*>(k.first_moment) + at, m);
-    store(static_cast<float*>(k.second_moment) + at, v);
+    x.store_moments(k, at);
   }
 };
 
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) adam_kernel(Adam k, bool wide) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm) adam_kernel(Adam k, bool wide) {
   if (!k.scalars->finite) return;
-  const AdamScalars s = adam_scalars(k);
+  const AdamScalars<float> s = block_scalars(k);
   for (int64_t t = blockIdx.x; t < k.tile_count; t += gridDim.x) {
     const ParameterTile tile = k.tiles[t];
     for_each_vector(tile, wide, AdamBody{k, s, static_cast<float>(tile.weight_decay)});
@@ -129,7 +121,7 @@ struct SgdBody {
   }
 };
 
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) sgd_kernel(Sgd k, bool wide) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm) sgd_kernel(Sgd k, bool wide) {
   if (!k.scalars->finite) return;
   // Without a buffer there is no momentum, and the formulas become p -= rate * g.
   const float momentum = k.momentum_buffer != nullptr ? static_cast<float>(k.momentum) : 0;
@@ -142,36 +134,32 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) sgd_kernel(Sgd 
   }
 }
 
-/// Moves the moments and adds up the squares of parameter and direction.
+/// Updates the moments and sums the squares of parameter and direction.
 struct LambMeasure {
   const Lamb& k;
-  const AdamScalars& s;
+  const AdamScalars<float>& s;
   float decay;
   double& parameter;
   double& direction;
 
   template <int N>
   __device__ void operator()(int64_t at) const {
-    float p[N], g[N], m[N], v[N];
-    load(static_cast<const float*>(k.parameters) + at, p);
-    load(static_cast<const float*>(k.gradients) + at, g);
-    load(static_cast<const float*>(k.first_moment) + at, m);
-    load(static_cast<const float*>(k.second_moment) + at, v);
+    AdamVector<N> x(k, at);
+    auto& [p, g, m, v] = x;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      s.follow(m[i], v[i], s.scale * g[i]);
+      s.update_moments(m[i], v[i], s.scale * g[i]);
       const double u = s.direction(m[i], v[i]) + decay * p[i];
       parameter += static_cast<double>(p[i]) * p[i];
       direction += u * u;
     }
-    store(static_cast<float*>(k.first_moment) + at, m);
-    store(static_cast<float*>(k.second_moment) + at, v);
+    x.store_moments(k, at);
   }
 };
 
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) lamb_measure_kernel(Lamb k, bool wide) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm) lamb_measure_kernel(Lamb k, bool wide) {
   if (!k.scalars->finite) return;
-  const AdamScalars s = adam_scalars(k);
+  const AdamScalars<float> s = block_scalars(k);
   for (int64_t t = blockIdx.x; t < k.tile_count; t += gridDim.x) {
     const ParameterTile tile = k.tiles[t];
     double parameter = 0, direction = 0;
@@ -194,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) lamb_ratio_kernel(Lamb k) {
   const int64_t number = k.tiles[first].parameter;
   if (first > 0 && k.tiles[first - 1].parameter == number) return;
   double parameter = 0, direction = 0;
-  int64_t end = first;  // behind the parameter's last tile
+  int64_t end = first;  // one past the parameter's last tile
   for (int64_t base = first;; base += 32) {
     const int64_t t = base + threadIdx.x % 32;
     const bool own = t < k.tile_count && k.tiles[t].parameter == number;
@@ -215,7 +203,7 @@ __global__ void __launch_bounds__(kThreads) lamb_ratio_kernel(Lamb k) {
 
 struct LambApply {
   const Lamb& k;
-  const AdamScalars& s;
+  const AdamScalars<float>& s;
   float rate, decay;
 
   template <int N>
@@ -230,9 +218,9 @@ struct LambApply {
   }
 };
 
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) lamb_apply_kernel(Lamb k, bool wide) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm) lamb_apply_kernel(Lamb k, bool wide) {
   if (!k.scalars->finite) return;
-  const AdamScalars s = adam_scalars(k);
+  const AdamScalars<float> s = block_scalars(k);
   for (int64_t t = blockIdx.x; t < k.tile_count; t += gridDim.x) {
     const ParameterTile tile = k.tiles[t];
     const float rate = static_cast<float>(k.scalars->learning_rate * k.norms[2 * t]);
@@ -268,7 +256,7 @@ struct MovingAverageOp {
 };
 
 unsigned resident_blocks(const Launch& launch, int64_t tiles) {
-  return static_cast<unsigned>(std::min<int64_t>(tiles, int64_t{kBlocksPerProcessor} * launch.sm_count));
+  return static_cast<unsigned>(std::min<int64_t>(tiles, int64_t{kBlocksPerSm} * launch.sm_count));
 }
 
 }  // namespace

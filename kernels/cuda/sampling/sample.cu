@@ -1,9 +1,9 @@
-// Choosing tokens, and moving the slots on: one block a slot. See Sample in kernels/sampling.h.
+// Sampling tokens, and advancing the slots: one block per slot. See Sample in kernels/sampling.h.
 //
-// Weights are made anew from the logits in every walk over them instead of being kept. What top-k and top-p
-// keep is a prefix of the tokens in falling order of their adjusted logits, so it is told by a threshold and
-// by how many of the tokens exactly at it belong to it: found digit by digit (radix selection), by counts or
-// by integer weights, whose sums do not depend on their order.
+// Weights are recomputed from the logits in every pass over them instead of being stored. What top-k and
+// top-p keep is a prefix of the tokens in falling order of their adjusted logits, so it is described by a
+// threshold and by how many of the tokens exactly at it belong to it: found digit by digit (radix selection),
+// by counts or by integer weights, whose sums do not depend on their order.
 #include <algorithm>
 #include <cmath>
 
@@ -16,10 +16,10 @@ namespace {
 
 using Word = unsigned long long;
 
-constexpr int kMostThreads = 1024, kMostWarps = kMostThreads / 32, kBins = 256;
+constexpr int kMaxThreads = 1024, kMaxWarps = kMaxThreads / 32, kBins = 256;
 constexpr int32_t kPad = 0, kEos = 1, kSos = 2;
 
-/// Doubles in their order as integers.
+/// An integer key in the order of the doubles.
 __device__ inline Word ordered(double x) {
   const auto bits = static_cast<Word>(__double_as_longlong(x));
   return (bits >> 63) != 0 ? ~bits : bits | (Word{1} << 63);
@@ -28,7 +28,7 @@ __device__ inline double unordered(Word key) {
   return __longlong_as_double(static_cast<long long>((key >> 63) != 0 ? key & ~(Word{1} << 63) : ~key));
 }
 
-/// Of the warp's threads, by `join`.
+/// Reduces over the lanes of a warp with `join`.
 template <typename Join>
 __device__ inline double warp_reduce(double x, Join&& join) {
 #pragma unroll
@@ -36,11 +36,11 @@ __device__ inline double warp_reduce(double x, Join&& join) {
   return x;
 }
 
-/// Each of kCount values of all threads, by `join`, in an order that depends on their number alone; `none` is
-/// what joining leaves as it is.
+/// Reduces each of kCount values over the block with `join`, in an order that depends on the number of
+/// threads alone; `none` is the neutral element.
 template <int kCount, typename Join>
 __device__ inline void block_reduce(double (&x)[kCount], double none, Join&& join) {
-  __shared__ double parts[kCount][kMostWarps];
+  __shared__ double parts[kCount][kMaxWarps];
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (double& each : x) each = warp_reduce(each, join);
   __syncthreads();
@@ -50,7 +50,7 @@ __device__ inline void block_reduce(double (&x)[kCount], double none, Join&& joi
   for (int i = 0; i < kCount; ++i) x[i] = warp_reduce(lane < blockDim.x / 32 ? parts[i][lane] : none, join);
 }
 
-/// Sum of the warp's x up to this lane's.
+/// Sum of x over the lanes up to and including this one.
 __device__ inline Word inclusive_scan(Word x) {
   const unsigned lane = threadIdx.x % 32;
 #pragma unroll
@@ -61,9 +61,9 @@ __device__ inline Word inclusive_scan(Word x) {
   return x;
 }
 
-/// Sum of all lower threads' x; `total` gets that of all.
+/// Sum of x over the lower threads of the block; `total` gets the sum over all.
 __device__ inline Word exclusive_scan(Word x, Word& total) {
-  __shared__ Word parts[kMostWarps];
+  __shared__ Word parts[kMaxWarps];
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const Word inclusive = inclusive_scan(x);
   __syncthreads();
@@ -74,7 +74,7 @@ __device__ inline Word exclusive_scan(Word x, Word& total) {
   return __shfl_sync(0xffffffffu, sums - part, static_cast<int>(warp)) + inclusive - x;
 }
 
-/// A slot's tokens after penalty and bias.
+/// A slot's tokens, with repetition penalty and bias applied.
 template <typename T>
 struct Tokens {
   const T* logits;
@@ -96,15 +96,14 @@ struct Tokens {
   }
 };
 
-/// The kept tokens: those with a larger key than `key`, and the first `ties` with that key.
+/// The kept tokens: those with a key larger than `key`, and the first `ties` with that key.
 struct Kept {
   Word key = 0, ties = ~Word{0};
   /// No token has the key 0.
   __device__ bool all() const { return key == 0; }
 };
 
-/// The shortest prefix (in falling order of keys) whose counts or weights, over tokens in `within`, reach
-/// `wanted`, 1 at the least. Ties beyond those of `within` are not looked at.
+/// The shortest prefix, in falling order of keys, whose count or weight reaches `wanted`, at least 1.
 template <bool kByWeight, typename T>
 __device__ Kept select(const Tokens<T>& tokens, int64_t vocabulary, Word wanted) {
   __shared__ Word bins[kBins];
@@ -151,7 +150,7 @@ __device__ Word total_weight(const Tokens<T>& tokens, int64_t vocabulary, const 
   return total + min(all_ties, kept.ties) * tokens.weight_of(unordered(kept.key));
 }
 
-/// The token at which the running sum in the order of ids exceeds `share`.
+/// The token at which the running sum of weights, in the order of ids, exceeds the random share of the total.
 template <typename T>
 __device__ int32_t draw(const Tokens<T>& tokens, int64_t vocabulary, const Kept& kept, uint64_t random) {
   __shared__ int32_t token;
@@ -188,9 +187,9 @@ __device__ int32_t draw(const Tokens<T>& tokens, int64_t vocabulary, const Kept&
   return token;
 }
 
-/// The likeliest token, of equals the first.
+/// The most likely token, the first of equals.
 template <typename T>
-__device__ int32_t likeliest(const Tokens<T>& tokens, int64_t vocabulary) {
+__device__ int32_t arg_max(const Tokens<T>& tokens, int64_t vocabulary) {
   __shared__ int first;
   if (threadIdx.x == 0) first = INT32_MAX;
   __syncthreads();
@@ -224,7 +223,7 @@ __device__ inline void advance(const AdvanceSlots& k, int64_t s) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kMostThreads) sample_kernel(Sample k) {
+__global__ void __launch_bounds__(kMaxThreads) sample_kernel(Sample k) {
   wait_for_earlier_kernels();
   const int64_t slot = blockIdx.x, vocabulary = k.vocabulary;
   if (k.active[slot] == 0) return;
@@ -247,7 +246,7 @@ __global__ void __launch_bounds__(kMostThreads) sample_kernel(Sample k) {
     most[1] = fmax(most[1], tokens.adjusted(v));
   }
   block_reduce(most, -INFINITY, [](double a, double b) { return fmax(a, b); });
-  // All threads have read by now what changes here.
+  // By now all threads have read what changes here.
   if (threadIdx.x == blockDim.x - 1 && k.next.slots > 0) advance(k.next, slot);
   const double top = most[0];
   tokens.largest = most[1];
@@ -271,7 +270,7 @@ __global__ void __launch_bounds__(kMostThreads) sample_kernel(Sample k) {
       }
       token = draw(tokens, vocabulary, kept, random_word(settings, step));
     } else {
-      token = likeliest(tokens, vocabulary);
+      token = arg_max(tokens, vocabulary);
     }
   }
   if (threadIdx.x != 0) return;
@@ -287,8 +286,8 @@ __global__ void __launch_bounds__(kMostThreads) sample_kernel(Sample k) {
 
 void sample(const Launch& launch, const Sample& k) {
   with_type(k.type, [&]<typename T>() {
-    // A small vocabulary's block is small too: its warps meet often.
-    const auto threads = static_cast<int>(std::min<int64_t>(kMostThreads, ceil_div(k.vocabulary, 32) * 32));
+    // A small vocabulary gets a small block: its warps synchronise often.
+    const auto threads = static_cast<int>(std::min<int64_t>(kMaxThreads, ceil_div(k.vocabulary, 32) * 32));
     launch_dependent<sample_kernel<T>>(launch, static_cast<unsigned>(k.slots), threads, 0, k);
   });
   check_launch("sample");

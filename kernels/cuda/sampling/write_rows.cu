@@ -1,4 +1,4 @@
-// New rows of the slots' caches.
+// Writes new rows to the slots' caches.
 #include "kernels/cuda/support/common.cuh"
 #include "kernels/sampling.h"
 
@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// One block a source row; elements as words of their size.
+/// One block per source row; elements are copied as words of their size.
 template <typename Word>
 __global__ void __launch_bounds__(kThreads) write_rows_kernel(WriteRows k) {
   const int64_t source_row = blockIdx.x, slot = source_row / k.copies, copy = source_row % k.copies;

@@ -13,8 +13,8 @@ __device__ inline float sigmoid(float x) {
   return __fdividef(1.0f, 1.0f + expf(-x));
 }
 
-/// GELU's tanh form written with a sigmoid, (1 + tanh u) / 2 = sigmoid(2u), which keeps its relative accuracy
-/// where tanh is near -1; this is 2u.
+/// The argument 2u of the sigmoid in GELU's tanh form, written as (1 + tanh u) / 2 = sigmoid(2u), which stays
+/// accurate relative to its value where tanh is near -1.
 __device__ inline float gelu_argument(float x) {
   return 2 * kGeluSlope * (x + kGeluCubic * x * x * x);
 }

@@ -1,7 +1,7 @@
 // How kernels over the columns of a matrix divide it: blocks of 32 x 8 threads, where thread x owns one
 // vector of N columns (a warp reads 32 neighbouring vectors, 512 bytes) and walks down the rows with the 8
 // threads y, several rows at a time. What belongs to a column (a bias, a sum) stays in registers. Blocks of
-// the same rows follow each other, so that those running together work on one stretch of memory.
+// the same rows are consecutive, so that those running together work on one stretch of memory.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace perceiver::kernels::cuda {
 
-/// `kRowsInFlight`: rows of a thread whose loads are issued together.
+/// kRowsInFlight: rows of a thread whose loads are issued together.
 template <int kRowsInFlight>
 struct BasicColumnGrid {
   static constexpr int kLanes = 32;
@@ -44,15 +44,14 @@ struct BasicColumnGrid {
 
 using ColumnGrid = BasicColumnGrid<4>;
 
-/// Blocks of a kernel that keeps nothing from row to row: several waves, so that the last one costs little.
+/// Blocks of a kernel that keeps nothing from row to row: several waves, so that the last one matters little.
 inline int64_t streaming_blocks(const Launch& launch) {
   return int64_t{32} * launch.sm_count;
 }
 
-/// Blocks of a kernel with sums in registers: one wave of `per_processor` blocks, as its __launch_bounds__
-/// say.
-inline int64_t resident_blocks(const Launch& launch, int per_processor) {
-  return int64_t{per_processor} * launch.sm_count;
+/// Blocks of a kernel with sums in registers: one wave of `blocks_per_sm`, as in its __launch_bounds__.
+inline int64_t resident_blocks(const Launch& launch, int blocks_per_sm) {
+  return int64_t{blocks_per_sm} * launch.sm_count;
 }
 
 }  // namespace perceiver::kernels::cuda

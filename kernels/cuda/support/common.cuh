@@ -1,4 +1,4 @@
-// What the CUDA kernels share: launch checks, element types, sums over warps and blocks.
+// What all CUDA kernels share: launch checks, element types, sums over warps and blocks.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,7 +11,8 @@
 
 namespace perceiver::kernels::cuda {
 
-/// After a launch: a wrong configuration shows here, a fault inside the kernel at the next synchronisation.
+/// Call it after a launch: reports a wrong configuration; a fault inside the kernel shows at the next
+/// synchronisation.
 inline void check_launch(const char* kernel) {
   check(cudaGetLastError(), kernel);
 }
@@ -20,7 +21,7 @@ inline cudaStream_t stream_of(const Launch& launch) {
   return static_cast<cudaStream_t>(launch.stream);
 }
 
-/// Calls body.template operator()<T>() with T = float or __nv_bfloat16; f64 stays on the CPU.
+/// Calls body.template operator()<T>() with T = float or __nv_bfloat16; f64 is for the CPU only.
 template <typename Body>
 void with_type(DType type, Body&& body) {
   require(type == DType::f32 || type == DType::bf16, "element type f32 or bf16");
@@ -53,7 +54,7 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-/// Sum over the 32 lanes, in every lane; the order is fixed.
+/// Sum over the 32 lanes, in every lane, in a fixed order.
 template <typename T>
 __device__ inline T warp_sum(T x) {
 #pragma unroll

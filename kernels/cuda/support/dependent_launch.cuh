@@ -1,36 +1,36 @@
-// Chains of short kernels: each is launched while the one before still runs, so that its start costs little,
-// and waits inside for what it needs (programmatic dependent launch, from compute capability 9.0 on;
-// elsewhere kernels follow each other as usual).
+// Chains of short kernels with programmatic dependent launch: each is launched while the previous one is
+// still running, which hides its start, and waits inside for its inputs. From compute capability 9.0 on;
+// elsewhere kernels follow one another as usual.
 #pragma once
 
 #include "kernels/cuda/support/common.cuh"
 
 namespace perceiver::kernels::cuda {
 
-/// Until then, a kernel of launch_dependent() may read only what was complete when the first kernel of the
-/// chain began, and may write nothing. Call it from all threads.
+/// Before this call, a kernel of launch_dependent() may read only what was complete when the first kernel of
+/// the chain began, and may write nothing. Call it from all threads.
 __device__ inline void wait_for_earlier_kernels() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
 #endif
 }
 
-/// Lets the next kernel start as soon as all blocks of this one have come here; without it, when they have
-/// ended.
+/// Lets the next kernel start once all blocks of this one have called it; otherwise it starts when they have
+/// finished.
 __device__ inline void let_next_kernel_start() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
 }
 
-/// Whether a kernel's code was compiled to wait.
+/// Whether the kernel was compiled for an architecture on which it waits.
 inline bool waits_inside(const void* kernel) {
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, kernel), "attributes of a kernel");
   return attributes.ptxVersion >= 90;
 }
 
-/// Launches a kernel that calls wait_for_earlier_kernels(), in one dimension.
+/// Launches a one-dimensional grid of a kernel that calls wait_for_earlier_kernels().
 template <auto kKernel, typename... Arguments>
 void launch_dependent(const Launch& launch, unsigned blocks, int threads, size_t shared_bytes,
                       const Arguments&... arguments) {

@@ -10,8 +10,8 @@ namespace perceiver::kernels::cuda {
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   if (status != cudaErrorMemoryAllocation) throw_failure("CUDA: {}: {}", what, cudaGetErrorString(status));
-  // Graphs, pinned memory, streams and kernels' code take memory too, outside the allocator.
-  cudaGetLastError();  // not sticky: the next launch is not to report it
+  // Graphs, pinned memory, streams and kernel code take memory too, outside the allocator.
+  cudaGetLastError();  // clears it, so that the next launch does not report it
   size_t unused = 0, total = 0;
   cudaMemGetInfo(&unused, &total);
   throw_failure("CUDA: {}: out of memory, with {} MiB free of {} MiB on the GPU; {}", what, unused >> 20,

@@ -1,4 +1,4 @@
-// Loads and stores of N neighbouring elements in one access, converted to and from f32.
+// Loads and stores of N neighbouring elements in one access, with conversion to and from f32.
 #pragma once
 
 #include <initializer_list>
@@ -40,7 +40,7 @@ __device__ inline void store(T* to, const float (&x)[N]) {
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
-/// What is left of x once stored as T.
+/// x rounded to T.
 template <typename T>
 __device__ inline float rounded(float x) {
   return to_float(from_float<T>(x));
@@ -59,7 +59,7 @@ bool wide_rows(int64_t columns, std::initializer_list<const void*> pointers) {
   return columns % kWide<T> == 0 && aligned(pointers);
 }
 
-/// Calls body.template operator()<N>() with N = kWide<T>, or 1 where the layout is too ragged for that.
+/// Calls body.template operator()<N>() with N = kWide<T>, or 1 where the layout does not allow that.
 template <typename T, typename Body>
 void with_width(bool wide, Body&& body) {
   if (wide) {

@@ -1,5 +1,5 @@
-// The fused decode step against a plain one in f64: shapes, ragged slots, idle slots, further cross blocks,
-// absolute positions, replays.
+// The fused decode step against a plain reference in f64: shapes, ragged and idle slots, further cross
+// blocks, absolute positions, replays.
 #include <bit>
 #include <functional>
 #include <string>
@@ -9,21 +9,22 @@
 namespace perceiver::testing {
 namespace {
 
-// Sums in f32 round a few inputs of products and cached rows the other way than the reference's in f64, each
-// of which moves what follows by a part of its ulp. The reference itself in f32, its sums changed by up to
-// 3e-6, ends up to 6.4e-3 from the one in f64 on these problems, and 3.6e-3 in a problem's mean.
+// Sums in f32 round a few inputs of products and cached rows differently from the reference's in f64, and
+// each moves what follows by a fraction of its ulp. The reference itself in f32, its sums changed by up to
+// 3e-6, ends up to 6.4e-3 away from the one in f64 on these problems, 3.6e-3 in the mean of a problem.
 constexpr double kBound = 8e-3, kMeanBound = 5e-3;
-constexpr int64_t kSlotsOfMean = 5;  // a mean of fewer says little
-constexpr int kReports = 8;          // deviating rows told of each cache
+constexpr int64_t kMinSlotsForMean = 5;  // the mean of fewer says little
+constexpr int kReports = 8;              // deviating rows reported per cache
 
 class CudaDecode : public CudaTest {
  protected:
-  /// Whether this device has the kernel; if not, says so.
+  /// Whether this GPU has the kernel, which is documented for compute capability 9.0 alone.
   bool supported(const DecodeStep& step) const {
     cudaDeviceProp properties{};
     require_cuda(cudaGetDeviceProperties(&properties, 0), "properties");
-    EXPECT_EQ(kernels::decode_supports(launch(), step), properties.major >= 9);
-    return properties.major >= 9;
+    const bool expected = properties.major == 9 && properties.minor == 0;
+    EXPECT_EQ(kernels::decode_supports(launch(), step), expected);
+    return expected;
   }
 
   void check(const DecodeShape& shape, const std::function<void(HostDecode&)>& change = {}) {
@@ -71,7 +72,7 @@ class CudaDecode : public CudaTest {
     }
   }
 
-  /// Runs the reference on `host`, whose caches it changes as the step must.
+  /// Runs the reference on `host`, whose caches it updates as the step must.
   static void compare(HostDecode& host, const DeviceDecode& device) {
     const std::vector<float> logits = device.logits->read();
     const int64_t v = host.step.vocabulary;
@@ -84,7 +85,7 @@ class CudaDecode : public CudaTest {
       EXPECT_LT(error, kBound) << "logits of " << slot_text(host, s);
       sum += error, ++count;
     }
-    if (count >= kSlotsOfMean) {
+    if (count >= kMinSlotsForMean) {
       EXPECT_LT(sum / static_cast<double>(count), kMeanBound) << "mean of slots";
     }
     const DecodeShape& shape = host.shape;
@@ -99,8 +100,8 @@ class CudaDecode : public CudaTest {
                   shape.self_heads, "latents of self layer");
   }
 
-  /// Rows that were not to be written have kept every bit. Tells the first rows that differ, in the order in
-  /// which the step makes them.
+  /// Rows that the step must not write are unchanged, bit for bit. Reports the first rows that differ, in the
+  /// order in which the step computes them.
   static void compare_cache(const DeviceArray<Bits>& device, const std::vector<Bits>& host,
                             const HostDecode& problem, const std::vector<int32_t>& places, int64_t ring_rows,
                             int64_t width, int64_t heads, const char* what) {
@@ -131,7 +132,7 @@ class CudaDecode : public CudaTest {
                                  << host.latent_places[s] << ')')
         .GetString();
   }
-  /// Of a row of keys and values.
+  /// The head with the largest error in a row of keys and values.
   static std::string worst_head(const std::vector<float>& x, const std::vector<float>& y, int64_t head_dim,
                                 int64_t heads) {
     double worst = -1;
@@ -187,9 +188,9 @@ TEST_F(CudaDecode, ManyRows) {
 
 TEST_F(CudaDecode, FewRows) {
   for (const int32_t rows : {1, 2, 3, 31, 33, 64, 65})
-    for (const int32_t fresh : {0, rows / 2, rows - 1})
+    for (const int32_t new_row : {0, rows / 2, rows - 1})
       check({.latent = 256, .self_heads = 4, .context_rows = 65, .latent_rows = 65},
-            [=](HostDecode& host) { host.set_slot(0, rows, fresh, rows, fresh, true); });
+            [=](HostDecode& host) { host.set_slot(0, rows, new_row, rows, new_row, true); });
 }
 
 TEST_F(CudaDecode, IdleSlots) {
@@ -221,7 +222,7 @@ TEST_F(CudaDecode, NegativePositions) {
   check({.slots = 2}, [](HostDecode& host) { host.positions = {-5, -17}; });
 }
 
-// The context as tokens: as above, against keys and values of the table rotated in f64.
+// The context as tokens: as above, against the table's keys and values rotated in f64.
 TEST_F(CudaDecode, TokensWidths) {
   check({.tokens = true});
   check({.input = 1024,
@@ -251,12 +252,12 @@ TEST_F(CudaDecode, TokensWidths) {
 
 TEST_F(CudaDecode, TokensRows) {
   for (const int32_t rows : {1, 2, 255, 511, 512, 513, 1023, 1500})
-    for (const int32_t fresh : {0, rows / 2, rows - 1})
+    for (const int32_t new_row : {0, rows / 2, rows - 1})
       check({.context_rows = 1500, .tokens = true},
-            [=](HostDecode& host) { host.set_slot(0, rows, fresh, 7, 3, true); });
+            [=](HostDecode& host) { host.set_slot(0, rows, new_row, 7, 3, true); });
 }
 
-/// So many that two heads share a block and every block has a part.
+/// Enough rows that two heads share a block and every block has a part.
 TEST_F(CudaDecode, TokensManyRows) {
   for (const int32_t rows : {1, 600, 20000, 65536, 69999, 70000})
     check({.vocabulary = 300, .attention = 256, .cross_heads = 4, .context_rows = 70000, .tokens = true},
@@ -287,11 +288,11 @@ TEST_F(CudaDecode, TokensIdle) {
   });
 }
 
-/// Steps are replayed from a graph, each with the caches and counts that the one before left.
+/// Steps replayed from a graph, each with the caches and counts that the previous one left.
 TEST_F(CudaDecode, Replays) {
   DecodeShape shape{.slots = 3, .layers = 3, .context_rows = 30, .latent_rows = 20};
   HostDecode host(shape, 5);
-  // As a step before has left it: every row up to the last one written holds something.
+  // As a previous step left it: every row up to the last one written holds something.
   for (int64_t s = 0; s < 3; ++s) host.set_slot(s, 5, 5, 4, 4, true);
   host.fill_caches();
   for (int64_t s = 0; s < 3; ++s) host.set_slot(s, 5, 4, 4, 3, true);
@@ -325,7 +326,7 @@ TEST_F(CudaDecode, Replays) {
     synchronize();
     SCOPED_TRACE(::testing::Message() << "step " << step);
     compare(host, device);
-    // The reference goes on from the same rows, lest roundings add up over the steps.
+    // The reference continues from the same rows, so that rounding differences do not accumulate.
     const std::vector<Bits> context_kv = device.context_kv->read(), self_kv = device.self_kv->read();
     std::copy(context_kv.begin(), context_kv.end(), host.context_kv.begin());
     std::copy(self_kv.begin(), self_kv.end(), host.self_kv.begin());
@@ -334,7 +335,7 @@ TEST_F(CudaDecode, Replays) {
   cudaGraphDestroy(graph);
 }
 
-/// Tags of what the blocks hand to one another begin anew: words of the epoch before are not taken for new.
+/// When the flags start over, words of the previous epoch are not taken for new ones.
 TEST_F(CudaDecode, Epochs) {
   HostDecode host({.layers = 3}, 9);
   const DeviceDecode device(launch(), host, 1);
@@ -361,7 +362,7 @@ TEST_F(CudaDecode, Epochs) {
   EXPECT_EQ(after, (steps + 5) * static_cast<uint64_t>(launch().sm_count));
 }
 
-/// Sums are taken in an order that depends on the shapes alone.
+/// The order of sums depends on the shapes alone.
 TEST_F(CudaDecode, Repeatable) {
   for (const int64_t slots : {1, 6, 40})
     check_repeatable(
@@ -373,7 +374,7 @@ TEST_F(CudaDecode, TokensRepeatable) {
                    100);
 }
 
-/// What the kernel cannot do is left to the general path.
+/// What the kernel cannot do is left to separate operations.
 TEST_F(CudaDecode, Unsupported) {
   HostDecode host({.slots = 1}, 1);
   DeviceDecode device(launch(), host, 1);

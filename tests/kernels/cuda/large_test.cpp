@@ -1,4 +1,4 @@
-// More than 2^31 elements: the last rows of a large matrix come out as the same rows alone do.
+// More than 2^31 elements: the last rows of a large matrix give the same results as these rows alone.
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kColumns = 1024, kRows = (int64_t{1} << 21) + 3, kTail = 5;
 
-/// `rows` rows of bf16 of which the last kTail hold random values, the others a constant.
+/// `rows` rows of bf16: random values in the last kTail, a constant in the others.
 class Matrix {
  public:
   Matrix(int64_t rows, uint32_t seed) : rows_(rows) {
@@ -56,7 +56,7 @@ class CudaLarge : public CudaTest {
     if (unused < (size_t{24} << 30)) GTEST_SKIP() << "24 GiB of GPU memory are needed";
   }
 
-  /// `run(rows, x, y)` on all rows and on the last ones alone: the same results in these.
+  /// Runs `run(rows, x, y)` on all rows and on the last ones alone, and compares the results of the latter.
   template <typename Run>
   void expect_same_tails(Run&& run) {
     const auto tail_of = [&](int64_t rows) {
@@ -109,7 +109,13 @@ TEST_F(CudaLarge, LayerNorm) {
 TEST_F(CudaLarge, BiasAndActivation) {
   const Array<bf16> bias(random_values<bf16>(kColumns, 3));
   expect_same_tails([&](int64_t rows, bf16* x, bf16* y) {
-    kernels::bias_activation(launch(), {DType::bf16, rows, kColumns, Activation::gelu, x, bias.data(), y});
+    kernels::bias_activation(launch(), {.type = DType::bf16,
+                                        .rows = rows,
+                                        .columns = kColumns,
+                                        .activation = Activation::gelu,
+                                        .pre = x,
+                                        .bias = bias.data(),
+                                        .out = y});
   });
 }
 
@@ -119,8 +125,17 @@ TEST_F(CudaLarge, Rotary) {
       sine(random_values<float>(kPositions * kBands, 4));
   const DeviceArray<int32_t> positions(Ints(kRows, 5));
   expect_same_tails([&](int64_t rows, bf16*, bf16* y) {
-    kernels::rotary(launch(), {DType::bf16, rows, kColumns, 16, 64, kBands, y, positions.data(),
-                               cosine.data(), sine.data(), 1});
+    kernels::rotary(launch(), {.type = DType::bf16,
+                               .rows = rows,
+                               .row_stride = kColumns,
+                               .heads = 16,
+                               .head_dim = 64,
+                               .bands = kBands,
+                               .x = y,
+                               .positions = positions.data(),
+                               .cosine = cosine.data(),
+                               .sine = sine.data(),
+                               .direction = 1});
   });
 }
 
@@ -141,7 +156,7 @@ TEST_F(CudaLarge, Embedding) {
   });
 }
 
-// Keys and values of more than 2^31 elements; only the last ones are seen.
+// Keys and values of more than 2^31 elements, of which only the last are visible.
 TEST_F(CudaLarge, AttentionOverManyKeys) {
   const int64_t heads = 8, head_dim = 64, width = heads * head_dim, queries = 64;
   const auto out_of = [&](int64_t rows) {

@@ -1,4 +1,4 @@
-// CUDA optimizers over several steps against the CPU's in f64, and what decides on a step.
+// CUDA optimizers over several steps against the CPU's in f64, and the decision whether to take a step.
 #include <limits>
 
 #include "kernels/optimizer.h"
@@ -11,8 +11,8 @@ using namespace testing;
 using kernels::ParameterTile;
 using kernels::StepScalars;
 
-/// Parameters of uneven sizes, cut into tiles of at most 4096; the third begins at an odd element, and the
-/// gaps between parameters belong to nobody.
+/// Parameters of uneven sizes, cut into tiles of at most 4096; the third starts at an odd element, and the
+/// gaps between parameters belong to none.
 struct Parameters {
   int64_t elements = 0;
   std::vector<ParameterTile> tiles;
@@ -42,7 +42,7 @@ class CudaOptimizers : public CudaKernelTest<float> {
     a_second_ = std::make_unique<Array<float>>(second_);
   }
 
-  /// Scalars of update `t` on both sides.
+  /// Sets the scalars of update `t` on host and device.
   void set_scalars(int64_t t, bool finite = true) {
     host_ = {static_cast<uint64_t>(t),
              1,
@@ -85,11 +85,30 @@ class CudaOptimizers : public CudaKernelTest<float> {
 TEST_F(CudaOptimizers, Adam) {
   for (const bool decoupled : {false, true})
     run([&](double* gradients, float* a_gradients) {
-      kernels::cpu::adam({DType::f64, parameters_.tiles.data(), tile_count(), values_.data(), gradients,
-                          first_.data(), second_.data(), 0.9, 0.999, 1e-8, decoupled, &host_});
-      kernels::adam(launch(),
-                    {DType::f32, tiles_->data(), tile_count(), a_values_->data(), a_gradients,
-                     a_first_->data(), a_second_->data(), 0.9, 0.999, 1e-8, decoupled, device_scalars()});
+      kernels::cpu::adam({.type = DType::f64,
+                          .tiles = parameters_.tiles.data(),
+                          .tile_count = tile_count(),
+                          .parameters = values_.data(),
+                          .gradients = gradients,
+                          .first_moment = first_.data(),
+                          .second_moment = second_.data(),
+                          .beta1 = 0.9,
+                          .beta2 = 0.999,
+                          .epsilon = 1e-8,
+                          .decoupled = decoupled,
+                          .scalars = &host_});
+      kernels::adam(launch(), {.type = DType::f32,
+                               .tiles = tiles_->data(),
+                               .tile_count = tile_count(),
+                               .parameters = a_values_->data(),
+                               .gradients = a_gradients,
+                               .first_moment = a_first_->data(),
+                               .second_moment = a_second_->data(),
+                               .beta1 = 0.9,
+                               .beta2 = 0.999,
+                               .epsilon = 1e-8,
+                               .decoupled = decoupled,
+                               .scalars = device_scalars()});
     });
 }
 
@@ -97,11 +116,24 @@ TEST_F(CudaOptimizers, Sgd) {
   for (const bool nesterov : {false, true})
     for (const double momentum : {0.9, 0.0})
       run([&](double* gradients, float* a_gradients) {
-        kernels::cpu::sgd({DType::f64, parameters_.tiles.data(), tile_count(), values_.data(), gradients,
-                           momentum > 0 ? first_.data() : nullptr, momentum, nesterov, &host_});
-        kernels::sgd(launch(),
-                     {DType::f32, tiles_->data(), tile_count(), a_values_->data(), a_gradients,
-                      momentum > 0 ? a_first_->data() : nullptr, momentum, nesterov, device_scalars()});
+        kernels::cpu::sgd({.type = DType::f64,
+                           .tiles = parameters_.tiles.data(),
+                           .tile_count = tile_count(),
+                           .parameters = values_.data(),
+                           .gradients = gradients,
+                           .momentum_buffer = momentum > 0 ? first_.data() : nullptr,
+                           .momentum = momentum,
+                           .nesterov = nesterov,
+                           .scalars = &host_});
+        kernels::sgd(launch(), {.type = DType::f32,
+                                .tiles = tiles_->data(),
+                                .tile_count = tile_count(),
+                                .parameters = a_values_->data(),
+                                .gradients = a_gradients,
+                                .momentum_buffer = momentum > 0 ? a_first_->data() : nullptr,
+                                .momentum = momentum,
+                                .nesterov = nesterov,
+                                .scalars = device_scalars()});
       });
 }
 
@@ -112,15 +144,34 @@ TEST_F(CudaOptimizers, Lamb) {
   Values norms(static_cast<size_t>(2 * tile_count()));
   const DeviceArray<double> a_norms(norms.size());
   run([&](double* gradients, float* a_gradients) {
-    kernels::cpu::lamb({DType::f64, parameters_.tiles.data(), tile_count(), values_.data(), gradients,
-                        first_.data(), second_.data(), 0.9, 0.999, 1e-6, norms.data(), &host_});
-    kernels::lamb(launch(),
-                  {DType::f32, tiles_->data(), tile_count(), a_values_->data(), a_gradients, a_first_->data(),
-                   a_second_->data(), 0.9, 0.999, 1e-6, a_norms.data(), device_scalars()});
+    kernels::cpu::lamb({.type = DType::f64,
+                        .tiles = parameters_.tiles.data(),
+                        .tile_count = tile_count(),
+                        .parameters = values_.data(),
+                        .gradients = gradients,
+                        .first_moment = first_.data(),
+                        .second_moment = second_.data(),
+                        .beta1 = 0.9,
+                        .beta2 = 0.999,
+                        .epsilon = 1e-6,
+                        .norms = norms.data(),
+                        .scalars = &host_});
+    kernels::lamb(launch(), {.type = DType::f32,
+                             .tiles = tiles_->data(),
+                             .tile_count = tile_count(),
+                             .parameters = a_values_->data(),
+                             .gradients = a_gradients,
+                             .first_moment = a_first_->data(),
+                             .second_moment = a_second_->data(),
+                             .beta1 = 0.9,
+                             .beta2 = 0.999,
+                             .epsilon = 1e-6,
+                             .norms = a_norms.data(),
+                             .scalars = device_scalars()});
   });
 }
 
-/// Many parameters, with and without factored moments, some of several parts, some behind the last factored
+/// Many parameters, with and without factored moments, some of several parts, some after the last factored
 /// one.
 TEST_F(CudaOptimizers, Adafactor) {
   struct Matrix {
@@ -146,10 +197,20 @@ TEST_F(CudaOptimizers, Adafactor) {
     set_scalars(t);
     const Values gradients = random_values<float>(elements, 5 + static_cast<uint32_t>(t), t == 3 ? 5 : 0.3);
     const Array<float> a_gradients(gradients);
-    kernels::cpu::adafactor(
-        {DType::f64, table.data(), count, values.data(), gradients.data(), state.data(), &host_});
-    kernels::adafactor(launch(), {DType::f32, a_table.data(), count, a_values.data(), a_gradients.data(),
-                                  a_state.data(), device_scalars()});
+    kernels::cpu::adafactor({.type = DType::f64,
+                             .table = table.data(),
+                             .parameter_count = count,
+                             .parameters = values.data(),
+                             .gradients = gradients.data(),
+                             .moments = state.data(),
+                             .scalars = &host_});
+    kernels::adafactor(launch(), {.type = DType::f32,
+                                  .table = a_table.data(),
+                                  .parameter_count = count,
+                                  .parameters = a_values.data(),
+                                  .gradients = a_gradients.data(),
+                                  .moments = a_state.data(),
+                                  .scalars = device_scalars()});
     synchronize();
   }
   expect_close(a_values.read(), values, {2e-5, 1e-5}, "parameters");
@@ -157,8 +218,13 @@ TEST_F(CudaOptimizers, Adafactor) {
 
   expect_repeatable([&] { a_values.write(values), a_state.write(state); },
                     [&] {
-                      kernels::adafactor(launch(), {DType::f32, a_table.data(), count, a_values.data(),
-                                                    a_values.data(), a_state.data(), device_scalars()});
+                      kernels::adafactor(launch(), {.type = DType::f32,
+                                                    .table = a_table.data(),
+                                                    .parameter_count = count,
+                                                    .parameters = a_values.data(),
+                                                    .gradients = a_values.data(),
+                                                    .moments = a_state.data(),
+                                                    .scalars = device_scalars()});
                     },
                     a_state);
 }
@@ -169,9 +235,18 @@ TEST_F(CudaOptimizers, LambRepeats) {
   set_scalars(1);
   expect_repeatable([&] { a_values_->write(values_), a_first_->write(first_), a_second_->write(second_); },
                     [&] {
-                      kernels::lamb(launch(), {DType::f32, tiles_->data(), tile_count(), a_values_->data(),
-                                               gradients.data(), a_first_->data(), a_second_->data(), 0.9,
-                                               0.999, 1e-6, norms.data(), device_scalars()});
+                      kernels::lamb(launch(), {.type = DType::f32,
+                                               .tiles = tiles_->data(),
+                                               .tile_count = tile_count(),
+                                               .parameters = a_values_->data(),
+                                               .gradients = gradients.data(),
+                                               .first_moment = a_first_->data(),
+                                               .second_moment = a_second_->data(),
+                                               .beta1 = 0.9,
+                                               .beta2 = 0.999,
+                                               .epsilon = 1e-6,
+                                               .norms = norms.data(),
+                                               .scalars = device_scalars()});
                     },
                     *a_values_);
 }
@@ -182,13 +257,21 @@ TEST_F(CudaOptimizers, MovingAverage) {
     const Values values = random_values<float>(n, 1);
     Values average = random_values<float>(n, 2);
     const Array<float> a_values(values), a_average(average);
-    kernels::cpu::moving_average({DType::f64, n, values.data(), average.data(), &host_});
-    kernels::moving_average(launch(), {DType::f32, n, a_values.data(), a_average.data(), device_scalars()});
+    kernels::cpu::moving_average({.type = DType::f64,
+                                  .elements = n,
+                                  .values = values.data(),
+                                  .average = average.data(),
+                                  .scalars = &host_});
+    kernels::moving_average(launch(), {.type = DType::f32,
+                                       .elements = n,
+                                       .values = a_values.data(),
+                                       .average = a_average.data(),
+                                       .scalars = device_scalars()});
     expect_close(a_average.read(), average, bound_of<float>(), "average");
   }
 }
 
-TEST_F(CudaOptimizers, NothingMovesUnlessFinite) {
+TEST_F(CudaOptimizers, NothingChangesUnlessFinite) {
   set_scalars(1, false);
   const Array<float> gradients(random_values<float>(parameters_.elements, 3));
   const DeviceArray<double> norms(static_cast<size_t>(2 * tile_count()));
@@ -196,13 +279,51 @@ TEST_F(CudaOptimizers, NothingMovesUnlessFinite) {
   const DeviceArray<kernels::AdafactorParameter> table(std::vector<kernels::AdafactorParameter>{
       {0, 10, 20, true, 0, 10, 0.1}, {200, 1, 20, false, 30, 30, 0}});
   const int64_t n = tile_count();
-  kernels::adam(launch(),
-                {DType::f32, tiles_->data(), n, p, g, m, v, 0.9, 0.99, 1e-8, true, device_scalars()});
-  kernels::sgd(launch(), {DType::f32, tiles_->data(), n, p, g, m, 0.9, true, device_scalars()});
-  kernels::lamb(launch(),
-                {DType::f32, tiles_->data(), n, p, g, m, v, 0.9, 0.99, 1e-8, norms.data(), device_scalars()});
-  kernels::adafactor(launch(), {DType::f32, table.data(), 2, p, g, m, device_scalars()});
-  kernels::moving_average(launch(), {DType::f32, parameters_.elements, g, p, device_scalars()});
+  kernels::adam(launch(), {.type = DType::f32,
+                           .tiles = tiles_->data(),
+                           .tile_count = n,
+                           .parameters = p,
+                           .gradients = g,
+                           .first_moment = m,
+                           .second_moment = v,
+                           .beta1 = 0.9,
+                           .beta2 = 0.99,
+                           .epsilon = 1e-8,
+                           .decoupled = true,
+                           .scalars = device_scalars()});
+  kernels::sgd(launch(), {.type = DType::f32,
+                          .tiles = tiles_->data(),
+                          .tile_count = n,
+                          .parameters = p,
+                          .gradients = g,
+                          .momentum_buffer = m,
+                          .momentum = 0.9,
+                          .nesterov = true,
+                          .scalars = device_scalars()});
+  kernels::lamb(launch(), {.type = DType::f32,
+                           .tiles = tiles_->data(),
+                           .tile_count = n,
+                           .parameters = p,
+                           .gradients = g,
+                           .first_moment = m,
+                           .second_moment = v,
+                           .beta1 = 0.9,
+                           .beta2 = 0.99,
+                           .epsilon = 1e-8,
+                           .norms = norms.data(),
+                           .scalars = device_scalars()});
+  kernels::adafactor(launch(), {.type = DType::f32,
+                                .table = table.data(),
+                                .parameter_count = 2,
+                                .parameters = p,
+                                .gradients = g,
+                                .moments = m,
+                                .scalars = device_scalars()});
+  kernels::moving_average(launch(), {.type = DType::f32,
+                                     .elements = parameters_.elements,
+                                     .values = g,
+                                     .average = p,
+                                     .scalars = device_scalars()});
   EXPECT_EQ(a_values_->read(), values_);
   EXPECT_EQ(a_first_->read(), first_);
   EXPECT_EQ(a_second_->read(), second_);
@@ -223,8 +344,16 @@ TEST_F(CudaOptimizers, StepControl) {
                         {4, -inf, 0, 0.9}}) {
     set_scalars(3);
     const DeviceArray<double> squares(std::vector<double>{c.squares}), loss(std::vector<double>{c.loss});
-    kernels::cpu::step_control({&c.squares, &c.loss, c.clip, c.ema, &host_});
-    kernels::step_control(launch(), {squares.data(), loss.data(), c.clip, c.ema, device_->data()});
+    kernels::cpu::step_control({.sum_of_squares = &c.squares,
+                                .loss = &c.loss,
+                                .clip_norm = c.clip,
+                                .ema_decay = c.ema,
+                                .scalars = &host_});
+    kernels::step_control(launch(), {.sum_of_squares = squares.data(),
+                                     .loss = loss.data(),
+                                     .clip_norm = c.clip,
+                                     .ema_decay = c.ema,
+                                     .scalars = device_->data()});
     const StepScalars actual = device_->read()[0];
     EXPECT_EQ(actual.finite, host_.finite);
     EXPECT_EQ(actual.step, host_.step);

@@ -37,7 +37,8 @@ const Case kCases[] = {{"tokens", 3, 700, 512, {259}},
 
 constexpr int64_t kAngles = 400;  // positions with angles
 
-/// A case's values on both sides. Ids of all tables are interleaved, as a batch's positions are.
+/// The values of a case on host and device. Ids of all tables are interleaved, as the positions of a batch
+/// are.
 template <typename T>
 struct Data {
   explicit Data(const Case& c)
@@ -76,8 +77,18 @@ struct Data {
       host.id_stride[t] = device.id_stride[t] = tables;
     }
     if (c.bands == 0) return;
-    turn = {c.heads, c.head_dim, c.bands, positions.data(), cosine.data(), sine.data()};
-    a_turn = {c.heads, c.head_dim, c.bands, a_positions.data(), a_cosine.data(), a_sine.data()};
+    rotation = {.heads = c.heads,
+                .head_dim = c.head_dim,
+                .bands = c.bands,
+                .positions = positions.data(),
+                .cosine = cosine.data(),
+                .sine = sine.data()};
+    a_rotation = {.heads = c.heads,
+                  .head_dim = c.head_dim,
+                  .bands = c.bands,
+                  .positions = a_positions.data(),
+                  .cosine = a_cosine.data(),
+                  .sine = a_sine.data()};
   }
 
   int64_t rows, tables;
@@ -89,7 +100,7 @@ struct Data {
   DeviceArray<int32_t> a_positions, a_ids;
   std::vector<std::unique_ptr<Array<float>>> a_table;
   kernels::TableRows host, device;
-  kernels::Rotation turn, a_turn;
+  kernels::Rotation rotation, a_rotation;
 };
 
 TYPED_TEST(CudaProjection, Gathers) {
@@ -99,12 +110,24 @@ TYPED_TEST(CudaProjection, Gathers) {
     const Data<T> d(c);
     Values expected(static_cast<size_t>(d.rows * c.columns));
     const Array<T> out(d.rows * c.columns);
-    kernels::cpu::projected_rows({DType::f64, d.rows, c.columns, c.examples, d.host,
-                                  c.scaled ? d.rstd.data() : nullptr, c.scaled ? d.offset.data() : nullptr,
-                                  d.turn, expected.data()});
-    kernels::projected_rows(this->launch(), {kType<T>, d.rows, c.columns, c.examples, d.device,
-                                             c.scaled ? d.a_rstd.data() : nullptr,
-                                             c.scaled ? d.a_offset.data() : nullptr, d.a_turn, out.data()});
+    kernels::cpu::projected_rows({.type = DType::f64,
+                                  .rows = d.rows,
+                                  .columns = c.columns,
+                                  .examples = c.examples,
+                                  .terms = d.host,
+                                  .rstd = c.scaled ? d.rstd.data() : nullptr,
+                                  .offset = c.scaled ? d.offset.data() : nullptr,
+                                  .rotation = d.rotation,
+                                  .out = expected.data()});
+    kernels::projected_rows(this->launch(), {.type = kType<T>,
+                                             .rows = d.rows,
+                                             .columns = c.columns,
+                                             .examples = c.examples,
+                                             .terms = d.device,
+                                             .rstd = c.scaled ? d.a_rstd.data() : nullptr,
+                                             .offset = c.scaled ? d.a_offset.data() : nullptr,
+                                             .rotation = d.a_rotation,
+                                             .out = out.data()});
     // Where vectors do not hold whole pairs, the rotation rounds a second time.
     Bound bound = bound_of<T>();
     if (c.bands > 0 && sizeof(T) == 2) bound.absolute = 8e-3;
@@ -126,21 +149,38 @@ TYPED_TEST(CudaProjection, SumsById) {
         const DeviceArray<int32_t> a_scratch(scratch.size());
         const Array<float> d_table(old);
         const Array<T> a_d_out(d.d_out);
-        kernels::cpu::projected_rows_backward({DType::f64, d.rows, c.columns, size, d.host.ids[t], d.tables,
-                                               c.scaled ? d.rstd.data() : nullptr, d.turn, d_out.data(),
-                                               expected.data(), accumulate, scratch.data()});
-        kernels::projected_rows_backward(
-            this->launch(), {kType<T>, d.rows, c.columns, size, d.device.ids[t], d.tables,
-                             c.scaled ? d.a_rstd.data() : nullptr, d.a_turn, a_d_out.data(), d_table.data(),
-                             accumulate, a_scratch.data()});
+        kernels::cpu::projected_rows_backward({.type = DType::f64,
+                                               .rows = d.rows,
+                                               .columns = c.columns,
+                                               .table_rows = size,
+                                               .ids = d.host.ids[t],
+                                               .id_stride = d.tables,
+                                               .rstd = c.scaled ? d.rstd.data() : nullptr,
+                                               .rotation = d.rotation,
+                                               .d_out = d_out.data(),
+                                               .d_table = expected.data(),
+                                               .accumulate = accumulate,
+                                               .scratch = scratch.data()});
+        kernels::projected_rows_backward(this->launch(), {.type = kType<T>,
+                                                          .rows = d.rows,
+                                                          .columns = c.columns,
+                                                          .table_rows = size,
+                                                          .ids = d.device.ids[t],
+                                                          .id_stride = d.tables,
+                                                          .rstd = c.scaled ? d.a_rstd.data() : nullptr,
+                                                          .rotation = d.a_rotation,
+                                                          .d_out = a_d_out.data(),
+                                                          .d_table = d_table.data(),
+                                                          .accumulate = accumulate,
+                                                          .scratch = a_scratch.data()});
         const bool rounds = c.bands > 0 && sizeof(T) == 2;
         expect_close(d_table.read(), expected, rounds ? Bound{1e-2, 1e-2} : Bound{1e-5, 2e-5}, "d_table");
       }
     }
 }
 
-/// In vectors, gradients are turned back in f32: nothing is rounded but the sums.
-TYPED_TEST(CudaProjection, TurnsBackWithoutRounding) {
+/// In vectors, gradients are rotated back in f32: only the sums are rounded.
+TYPED_TEST(CudaProjection, RotatesBackWithoutRounding) {
   using T = TypeParam;
   for (const Case& c : {kCases[1], kCases[3], kCases[4]}) {
     SCOPED_TRACE(c.name);
@@ -149,18 +189,36 @@ TYPED_TEST(CudaProjection, TurnsBackWithoutRounding) {
     Ints scratch(static_cast<size_t>(c.sizes[0] + 1 + d.rows));
     const DeviceArray<int32_t> a_scratch(scratch.size());
     const Array<float> d_table(c.sizes[0] * c.columns);
-    kernels::cpu::projected_rows_backward({DType::f64, d.rows, c.columns, c.sizes[0], d.host.ids[0], 1,
-                                           nullptr, d.turn, d_out.data(), expected.data(), false,
-                                           scratch.data()});
-    kernels::projected_rows_backward(
-        this->launch(), {kType<T>, d.rows, c.columns, c.sizes[0], d.device.ids[0], 1, nullptr, d.a_turn,
-                         d.a_d_out.data(), d_table.data(), false, a_scratch.data()});
+    kernels::cpu::projected_rows_backward({.type = DType::f64,
+                                           .rows = d.rows,
+                                           .columns = c.columns,
+                                           .table_rows = c.sizes[0],
+                                           .ids = d.host.ids[0],
+                                           .id_stride = 1,
+                                           .rstd = nullptr,
+                                           .rotation = d.rotation,
+                                           .d_out = d_out.data(),
+                                           .d_table = expected.data(),
+                                           .accumulate = false,
+                                           .scratch = scratch.data()});
+    kernels::projected_rows_backward(this->launch(), {.type = kType<T>,
+                                                      .rows = d.rows,
+                                                      .columns = c.columns,
+                                                      .table_rows = c.sizes[0],
+                                                      .ids = d.device.ids[0],
+                                                      .id_stride = 1,
+                                                      .rstd = nullptr,
+                                                      .rotation = d.a_rotation,
+                                                      .d_out = d.a_d_out.data(),
+                                                      .d_table = d_table.data(),
+                                                      .accumulate = false,
+                                                      .scratch = a_scratch.data()});
     expect_close(d_table.read(), expected, {1e-5, 2e-5}, "d_table");
     expect_close(d.a_d_out.read(), d.d_out, {0, 0}, "d_out");
   }
 }
 
-/// Tiles of the sort grow with the rows. Sums of small whole numbers are exact in any order.
+/// The sort's tiles grow with the number of rows. Sums of small whole numbers are exact in any order.
 TYPED_TEST(CudaProjection, SumsManyRows) {
   using T = TypeParam;
   constexpr int64_t kColumns = 8, kTableRows = 1100;  // two passes of the sort
@@ -170,34 +228,34 @@ TYPED_TEST(CudaProjection, SumsManyRows) {
       const Values x(whole.begin(), whole.end());
       Values expected(static_cast<size_t>(kTableRows * kColumns)), d_out(x);
       Ints scratch(static_cast<size_t>(kTableRows + 1 + rows));
-      kernels::cpu::projected_rows_backward({DType::f64,
-                                             rows,
-                                             kColumns,
-                                             kTableRows,
-                                             ids.data(),
-                                             1,
-                                             nullptr,
-                                             {},
-                                             d_out.data(),
-                                             expected.data(),
-                                             false,
-                                             scratch.data()});
+      kernels::cpu::projected_rows_backward({.type = DType::f64,
+                                             .rows = rows,
+                                             .columns = kColumns,
+                                             .table_rows = kTableRows,
+                                             .ids = ids.data(),
+                                             .id_stride = 1,
+                                             .rstd = nullptr,
+                                             .rotation = {},
+                                             .d_out = d_out.data(),
+                                             .d_table = expected.data(),
+                                             .accumulate = false,
+                                             .scratch = scratch.data()});
       const DeviceArray<int32_t> a_ids(ids), a_scratch(scratch.size());
       const Array<T> a_d_out(x);
       for (const int64_t table_rows : {int64_t{ids_below}, kTableRows}) {
         const Array<float> d_table(random_values<float>(table_rows * kColumns, 3));
-        kernels::projected_rows_backward(this->launch(), {kType<T>,
-                                                          rows,
-                                                          kColumns,
-                                                          table_rows,
-                                                          a_ids.data(),
-                                                          1,
-                                                          nullptr,
-                                                          {},
-                                                          a_d_out.data(),
-                                                          d_table.data(),
-                                                          false,
-                                                          a_scratch.data()});
+        kernels::projected_rows_backward(this->launch(), {.type = kType<T>,
+                                                          .rows = rows,
+                                                          .columns = kColumns,
+                                                          .table_rows = table_rows,
+                                                          .ids = a_ids.data(),
+                                                          .id_stride = 1,
+                                                          .rstd = nullptr,
+                                                          .rotation = {},
+                                                          .d_out = a_d_out.data(),
+                                                          .d_table = d_table.data(),
+                                                          .accumulate = false,
+                                                          .scratch = a_scratch.data()});
         const Values part(expected.begin(), expected.begin() + table_rows * kColumns);
         expect_close(d_table.read(), part, {0, 0}, "d_table");
       }
@@ -212,10 +270,18 @@ TYPED_TEST(CudaProjection, SumsByIdRepeat) {
   const Array<float> d_table(c.sizes[0] * c.columns);
   this->expect_repeatable([] {},
                           [&] {
-                            kernels::projected_rows_backward(
-                                this->launch(),
-                                {kType<T>, d.rows, c.columns, c.sizes[0], d.device.ids[0], 1, nullptr,
-                                 d.a_turn, d.a_d_out.data(), d_table.data(), false, scratch.data()});
+                            kernels::projected_rows_backward(this->launch(), {.type = kType<T>,
+                                                                              .rows = d.rows,
+                                                                              .columns = c.columns,
+                                                                              .table_rows = c.sizes[0],
+                                                                              .ids = d.device.ids[0],
+                                                                              .id_stride = 1,
+                                                                              .rstd = nullptr,
+                                                                              .rotation = d.a_rotation,
+                                                                              .d_out = d.a_d_out.data(),
+                                                                              .d_table = d_table.data(),
+                                                                              .accumulate = false,
+                                                                              .scratch = scratch.data()});
                           },
                           d_table);
 }
@@ -228,18 +294,32 @@ TYPED_TEST(CudaProjection, ScaleBackward) {
       const Data<T> d(c);
       Values d_rstd(d.rstd), d_offset(d.offset);
       const Array<float> a_d_rstd(d_rstd), a_d_offset(d_offset);
-      kernels::cpu::projected_scale_backward({DType::f64, d.rows, c.columns, c.examples, d.host,
-                                              d.d_out.data(), d_rstd.data(), accumulate, d_offset.data(),
-                                              accumulate});
-      kernels::projected_scale_backward(this->launch(),
-                                        {kType<T>, d.rows, c.columns, c.examples, d.device, d.a_d_out.data(),
-                                         a_d_rstd.data(), accumulate, a_d_offset.data(), accumulate});
+      kernels::cpu::projected_scale_backward({.type = DType::f64,
+                                              .rows = d.rows,
+                                              .columns = c.columns,
+                                              .examples = c.examples,
+                                              .terms = d.host,
+                                              .d_out = d.d_out.data(),
+                                              .d_rstd = d_rstd.data(),
+                                              .accumulate_rstd = accumulate,
+                                              .d_offset = d_offset.data(),
+                                              .accumulate_offset = accumulate});
+      kernels::projected_scale_backward(this->launch(), {.type = kType<T>,
+                                                         .rows = d.rows,
+                                                         .columns = c.columns,
+                                                         .examples = c.examples,
+                                                         .terms = d.device,
+                                                         .d_out = d.a_d_out.data(),
+                                                         .d_rstd = a_d_rstd.data(),
+                                                         .accumulate_rstd = accumulate,
+                                                         .d_offset = a_d_offset.data(),
+                                                         .accumulate_offset = accumulate});
       expect_close(a_d_rstd.read(), d_rstd, {1e-5, 2e-5}, "d_rstd");
       expect_close(a_d_offset.read(), d_offset, {1e-5, 2e-5}, "d_offset");
     }
 }
 
-/// What follows is of tables, all in f32.
+/// The following tests are of tables, all in f32.
 class CudaTables : public CudaKernelTest<float> {};
 
 TEST_F(CudaTables, VariancesOfSums) {
@@ -263,10 +343,20 @@ TEST_F(CudaTables, VariancesOfSums) {
         Ints scratch(static_cast<size_t>(size + 1 + d.rows));
         const DeviceArray<int32_t> a_scratch(scratch.size());
         const Array<float> d_table(old);
-        kernels::cpu::sum_rstd_backward(
-            {host, d_rstd.data(), static_cast<int>(t), size, expected.data(), accumulate, scratch.data()});
-        kernels::sum_rstd_backward(launch(), {device, a_d_rstd.data(), static_cast<int>(t), size,
-                                              d_table.data(), accumulate, a_scratch.data()});
+        kernels::cpu::sum_rstd_backward({.forward = host,
+                                         .d_rstd = d_rstd.data(),
+                                         .table = static_cast<int>(t),
+                                         .table_rows = size,
+                                         .d_table = expected.data(),
+                                         .accumulate = accumulate,
+                                         .scratch = scratch.data()});
+        kernels::sum_rstd_backward(launch(), {.forward = device,
+                                              .d_rstd = a_d_rstd.data(),
+                                              .table = static_cast<int>(t),
+                                              .table_rows = size,
+                                              .d_table = d_table.data(),
+                                              .accumulate = accumulate,
+                                              .scratch = a_scratch.data()});
         expect_close(d_table.read(), expected, {2e-5, 2e-5}, "d_table");
       }
   }
@@ -285,11 +375,26 @@ TEST_F(CudaTables, CentreRows) {
                    old = random_values<float>(rows * columns, 2);
       Values y(old);
       const Array<float> a_x(x), a_y(old);
-      kernels::cpu::center_rows({DType::f64, rows, columns, x.data(), y.data(), accumulate});
-      kernels::center_rows(launch(), {DType::f32, rows, columns, a_x.data(), a_y.data(), accumulate});
+      kernels::cpu::center_rows({.type = DType::f64,
+                                 .rows = rows,
+                                 .columns = columns,
+                                 .x = x.data(),
+                                 .y = y.data(),
+                                 .accumulate = accumulate});
+      kernels::center_rows(launch(), {.type = DType::f32,
+                                      .rows = rows,
+                                      .columns = columns,
+                                      .x = a_x.data(),
+                                      .y = a_y.data(),
+                                      .accumulate = accumulate});
       expect_close(a_y.read(), y, {1e-5, 1e-5}, "y");
       if (accumulate) continue;
-      kernels::center_rows(launch(), {DType::f32, rows, columns, a_x.data(), a_x.data(), false});
+      kernels::center_rows(launch(), {.type = DType::f32,
+                                      .rows = rows,
+                                      .columns = columns,
+                                      .x = a_x.data(),
+                                      .y = a_x.data(),
+                                      .accumulate = false});
       expect_close(a_x.read(), y, {1e-5, 1e-5}, "y in place");
     }
 }
@@ -302,14 +407,39 @@ TEST_F(CudaTables, ScaleColumns) {
                    d_y = random_values<float>(n, 3);
       Values y(x), d_x(x), d_scale(scale);
       const Array<float> a_x(x), a_scale(scale), a_d_y(d_y), a_y(n), a_d_x(d_x), a_d_scale(d_scale);
-      kernels::cpu::scale_columns({DType::f64, rows, columns, x.data(), scale.data(), y.data()});
-      kernels::scale_columns(launch(), {DType::f32, rows, columns, a_x.data(), a_scale.data(), a_y.data()});
+      kernels::cpu::scale_columns({.type = DType::f64,
+                                   .rows = rows,
+                                   .columns = columns,
+                                   .x = x.data(),
+                                   .scale = scale.data(),
+                                   .y = y.data()});
+      kernels::scale_columns(launch(), {.type = DType::f32,
+                                        .rows = rows,
+                                        .columns = columns,
+                                        .x = a_x.data(),
+                                        .scale = a_scale.data(),
+                                        .y = a_y.data()});
       expect_close(a_y.read(), y, {1e-6, 0}, "y");
-      kernels::cpu::scale_columns_backward({DType::f64, rows, columns, x.data(), scale.data(), d_y.data(),
-                                            d_x.data(), accumulate, d_scale.data(), accumulate});
-      kernels::scale_columns_backward(
-          launch(), {DType::f32, rows, columns, a_x.data(), a_scale.data(), a_d_y.data(), a_d_x.data(),
-                     accumulate, a_d_scale.data(), accumulate});
+      kernels::cpu::scale_columns_backward({.type = DType::f64,
+                                            .rows = rows,
+                                            .columns = columns,
+                                            .x = x.data(),
+                                            .scale = scale.data(),
+                                            .d_y = d_y.data(),
+                                            .d_x = d_x.data(),
+                                            .accumulate_x = accumulate,
+                                            .d_scale = d_scale.data(),
+                                            .accumulate_scale = accumulate});
+      kernels::scale_columns_backward(launch(), {.type = DType::f32,
+                                                 .rows = rows,
+                                                 .columns = columns,
+                                                 .x = a_x.data(),
+                                                 .scale = a_scale.data(),
+                                                 .d_y = a_d_y.data(),
+                                                 .d_x = a_d_x.data(),
+                                                 .accumulate_x = accumulate,
+                                                 .d_scale = a_d_scale.data(),
+                                                 .accumulate_scale = accumulate});
       expect_close(a_d_x.read(), d_x, {1e-5, 1e-6}, "d_x");
       expect_close(a_d_scale.read(), d_scale, {1e-5, 1e-5}, "d_scale");
     }

@@ -1,15 +1,16 @@
-// The consumers of the fused decode step for one slot. What counts is the chain of a phase, from the words
-// that the blocks before it publish to its own: a warp receives the columns that it multiplies and no
-// others, its weights wait in registers by then, and the warps meet for the sums of LayerNorm alone. Their
-// sums of products go to three more warps (decode_finisher.cuh).
+// The consumers of the fused decode step for one slot. What counts is the latency of a phase, from receiving
+// the words that other blocks published before it to publishing its own: a warp receives only the columns
+// that it multiplies, its weights are in registers by then, and the warps meet only for the sums of
+// LayerNorm. Their sums of products go to the epilogue warps (single_slot_epilogue.cuh).
 //
-// Columns are dealt to warps as in decode_consumer.cuh, blocks of 32 out of every tile of 1024; a lane
-// receives 4 neighbouring ones of a tile and leaves them, as bf16, in the warp's own part of shared memory.
-// Attention's partial results are combined in a phase of their own, 8 channels at a time.
+// Columns are divided among warps as in multi_slot_consumer.cuh, blocks of 32 out of every tile of 1024; a
+// lane receives 4 neighbouring ones of a tile and stores them, as bf16, in the warp's own part of shared
+// memory. Attention's split-KV partials are combined in a phase of their own, 8 channels at a time.
 #pragma once
 
-#include "kernels/cuda/decode/epilogue.cuh"
+#include "kernels/cuda/decode/grid_barrier.cuh"
 #include "kernels/cuda/decode/head_attention.cuh"
+#include "kernels/cuda/decode/single_slot_epilogue.cuh"
 #include "kernels/cuda/decode/table_attention.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -17,13 +18,13 @@ namespace perceiver::kernels::cuda {
 
 /// kByTable: the context is kept as tokens.
 template <bool kByTable>
-class DecodeSingle {
+class SingleSlotConsumer {
   static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
   static constexpr int kSums = kPassSums;
 
  public:
-  __device__ DecodeSingle(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
-                          const DecodeLayout& layout)
+  __device__ SingleSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
+                                const DecodeLayout& layout)
       : a_(a),
         shared_(shared),
         sums_(reinterpret_cast<float*>(memory + layout.sums)),
@@ -34,14 +35,14 @@ class DecodeSingle {
         lane_(thread_ % 32),
         replica_(static_cast<int>(blockIdx.x) % kReplicas),
         inputs_(reinterpret_cast<unsigned char*>(memory + layout.rows) + warp_ * kInputBytes),
-        tag_(shared.first_tag) {
+        flag_(shared.first_flag) {
     self_piece_ = find_piece(shared.self, first_piece(shared.self));
     cross_piece_ = find_piece(shared.cross, first_piece(shared.cross));
     if (shared.clears) clear_words();
   }
 
   /// Ends a phase.
-  __device__ void arrive() { ++tag_; }
+  __device__ void arrive() { ++flag_; }
   __device__ void swap_latents() {}
   __device__ void end() {
     consumer_barrier();
@@ -55,21 +56,24 @@ class DecodeSingle {
     } else {
       multiply(p, tiles);
     }
-    if (makes_latents(p)) which_ ^= 1;
+    if (writes_latents(p)) latents_buffer_ ^= 1;
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    const FreshInputs inputs{a_.flagged.fresh + static_cast<int64_t>(p.fresh) * a_.flagged.fresh_stride,
-                             p.fresh == 0 ? tag_ - 1 : shared_.first_tag, tag_ - 1, tag_};
-    if (kByTable && p.fresh > 0) {
-      DecodeTableAttention(a_, shared_, table_, p.fresh - 1, inputs).run();
+    const FlaggedInputs inputs{
+        a_.flagged.new_kv + static_cast<int64_t>(p.kv_index) * a_.flagged.new_kv_stride,
+        p.kv_index == 0 ? flag_ - 1 : shared_.first_flag, flag_ - 1, flag_};
+    if (kByTable && p.kv_index > 0) {
+      DecodeTableAttention(a_, shared_, table_, p.kv_index - 1, inputs).run();
     } else if (plan.shape.by_head) {
-      DecodeHeadAttention(a_, shared_, ring_, inputs_, parts(), which_parts_, plan, inputs).run(cursor_);
+      DecodeHeadAttention(a_, shared_, ring_, inputs_, warp_partials(), partials_buffer_, plan, inputs)
+          .run(cursor_);
     } else {
-      DecodeAttention<true>(a_, shared_, ring_, parts(), which_parts_, p.cache, plan, inputs).run(cursor_);
+      DecodeAttention<true>(a_, shared_, ring_, warp_partials(), partials_buffer_, p.cache, plan, inputs)
+          .run(cursor_);
     }
-    ++tag_;
-    combine(p.fresh > 0, plan);
+    ++flag_;
+    combine(p.kv_index > 0, plan);
   }
 
  private:
@@ -81,7 +85,7 @@ class DecodeSingle {
     uint2 scale{0, 0}, offset{0, 0};
   };
 
-  __device__ float* parts() const { return sums_ + 2 * kSums + kMergeBytes / 4; }
+  __device__ float* warp_partials() const { return sums_ + 2 * kSums + kMergeBytes / 4; }
   __device__ bool active() const { return shared_.self.rows[0] > 0; }
   __device__ static bool is_latent(const Product& p) {
     return p.input == Input::latent || p.input == Input::latent_norm;
@@ -90,7 +94,7 @@ class DecodeSingle {
     return p.input == Input::latent_norm || p.input == Input::embedding_norm;
   }
 
-  /// Before the first step of an epoch: tags begin anew.
+  /// Before the first step of an epoch, whose flags start over.
   __device__ void clear_words() {
     for (int i = static_cast<int>(blockIdx.x) * kConsumers + thread_; i < a_.flagged.words;
          i += static_cast<int>(gridDim.x) * kConsumers)
@@ -107,7 +111,7 @@ class DecodeSingle {
     return tile * kTileColumns + (warp_ + lane_ / 8 * kConsumerWarps) * 32 + lane_ % 8 * 4;
   }
 
-  /// Without outputs; see decode_exchange.cuh for why to wait all the same.
+  /// A block without outputs still waits for the latents: flagged_buffers.cuh says why.
   __device__ void skip(const Product& p) const {
     if (!is_latent(p)) return;
     if (column(0) < p.columns) receive_latents();
@@ -116,15 +120,15 @@ class DecodeSingle {
 
   __device__ float4 receive_latents() const {
     const uint64_t* from =
-        a_.flagged.latents[which_] + replica_ * a_.flagged.latent_stride + latent_word(column(0));
+        a_.flagged.latents[latents_buffer_] + replica_ * a_.flagged.latent_stride + latent_word(column(0));
     const uint64_t* const places[2] = {from, from + 16};
     uint2 words[2];
-    receive(places, tag_ - 1, words);
+    receive(places, flag_ - 1, words);
     const float2 low = floats(words[0]), high = floats(words[1]);
     return {low.x, low.y, high.x, high.y};
   }
 
-  /// 4 values of the token's embedding.
+  /// This lane's 4 values of the token's embedding.
   __device__ float4 embed() const {
     float4 x{0, 0, 0, 0};
     if (!active()) return x;
@@ -141,11 +145,11 @@ class DecodeSingle {
     x.x += low.x, x.y += low.y, x.z += high.x, x.w += high.y;
   }
 
-  /// Receives this warp's columns of up to kHeld tiles of columns from `begin` on.
-  __device__ __forceinline__ void take_inputs(const Product& p, const Norm& norm, int begin) {
-    __syncwarp();  // the columns before are read
+  /// Receives this warp's columns of up to kHeldStages tiles of columns from `begin` on.
+  __device__ __forceinline__ void receive_inputs(const Product& p, const Norm& norm, int begin) {
+    __syncwarp();  // the previous columns have been read
     if (p.input == Input::hidden) {
-      take_hidden(p, begin);
+      receive_hidden(p, begin);
     } else {
       const bool valid = column(0) < p.columns;
       uint2 packed{0, 0};
@@ -165,32 +169,34 @@ class DecodeSingle {
 
   __device__ uint2 receive_pairs(const uint64_t* from) const {
     uint2 packed[1];
-    receive(from, tag_ - 1, packed);
+    receive(from, flag_ - 1, packed);
     return packed[0];
   }
 
-  __device__ __forceinline__ void take_hidden(const Product& p, int begin) {
-    const uint64_t* from[kHeld];
-    uint2 packed[kHeld];
+  __device__ __forceinline__ void receive_hidden(const Product& p, int begin) {
+    const uint64_t* from[kHeldStages];
+    uint2 packed[kHeldStages];
 #pragma unroll
-    for (int j = 0; j < kHeld; ++j) {
-      // Columns behind the last: any others, times weights that are zero.
+    for (int j = 0; j < kHeldStages; ++j) {
+      // Columns past the last: any other columns, since their weights are zero.
       const int c = column(begin + j);
       from[j] = a_.flagged.hidden + replica_ * a_.flagged.hidden_stride + (c < p.columns ? c : 0) / 2;
     }
-    receive(from, tag_ - 1, packed);
+    receive(from, flag_ - 1, packed);
 #pragma unroll
-    for (int j = 0; j < kHeld; ++j) write_inputs(j, column(begin + j) < p.columns ? packed[j] : uint2{0, 0});
+    for (int j = 0; j < kHeldStages; ++j)
+      write_inputs(j, column(begin + j) < p.columns ? packed[j] : uint2{0, 0});
   }
 
   __device__ void write_inputs(int tile, uint2 packed) {
-    // Of every 4 words 0 and 2 are for one column of B, 1 and 3 for the other, and lie beside one another.
+    // Of every 4 words, 0 and 2 are for one column of B and 1 and 3 for the other, and are stored together.
     uint32_t* to =
-        reinterpret_cast<uint32_t*>(inputs_ + tile * (kInputBytes / kHeld) + lane_ / 2 * 16) + lane_ % 2;
+        reinterpret_cast<uint32_t*>(inputs_ + tile * (kInputBytes / kHeldStages) + lane_ / 2 * 16) +
+        lane_ % 2;
     to[0] = packed.x, to[2] = packed.y;
   }
 
-  /// Over all columns. The sums are taken about the mean of the LayerNorm before, lest they cancel.
+  /// Over all columns. The sums are taken about the mean of the previous LayerNorm, to avoid cancellation.
   __device__ float4 normalise(float4 x, bool valid, int columns, const Norm& norm) {
     float4 d{x.x - center_, x.y - center_, x.z - center_, x.w - center_};
     if (!valid) d = {0, 0, 0, 0};
@@ -200,9 +206,9 @@ class DecodeSingle {
       sum += __shfl_xor_sync(0xffffffffu, sum, offset);
       squares += __shfl_xor_sync(0xffffffffu, squares, offset);
     }
-    // In turn, since a warp may be at the next LayerNorm while another still reads.
-    which_moments_ ^= 1;
-    float2* moments = shared_.moments[which_moments_];
+    // Double-buffered, since a warp may be at the next LayerNorm while another still reads.
+    moments_buffer_ ^= 1;
+    float2* moments = shared_.moments[moments_buffer_];
     if (lane_ == 0) moments[warp_] = {sum, squares};
     consumer_barrier();
     sum = squares = 0;
@@ -230,43 +236,43 @@ class DecodeSingle {
 
   // ---------------------------------------------------------------- products
 
-  /// Leaves the sums of each pass to the finishers.
+  /// Hands the sums of each pass to the epilogue.
   __device__ __forceinline__ void multiply(const Product& p, const Share& tiles) {
     const Passes passes(p);
     const Norm norm = load_norm(p);
 #pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
       const int count = min(passes.tiles, tiles.end - first);
-      float sums[kHeld] = {};
+      float sums[kHeldStages] = {};
       mbarrier_wait(shared_address(&shared_.sums_empty[sums_cursor_.stage]), sums_cursor_.parity ^ 1);
 #pragma unroll 1
-      for (int begin = 0; begin < passes.column_tiles; begin += kHeld) {
+      for (int begin = 0; begin < passes.column_tiles; begin += kHeldStages) {
         const bool by_columns = passes.column_tiles > 1;
-        const int stages = by_columns ? min(kHeld, passes.column_tiles - begin) : count;
-        uint4 w[kHeld][kBlocks];
-        take_weights(p, stages, begin, w);
-        if (first == tiles.begin || passes.column_tiles > kHeld) take_inputs(p, norm, begin);
+        const int stages = by_columns ? min(kHeldStages, passes.column_tiles - begin) : count;
+        uint4 w[kHeldStages][kBlocks];
+        load_weights(p, stages, begin, w);
+        if (first == tiles.begin || passes.column_tiles > kHeldStages) receive_inputs(p, norm, begin);
         multiply_stages(stages, by_columns, w, sums);
       }
       write_sums(sums);
     }
   }
 
-  /// Those of tiles that the pass does not have are 0 and not read.
-  __device__ void write_sums(const float (&sums)[kHeld]) {
+  /// Sums of tiles that the pass does not have are 0, and never read.
+  __device__ void write_sums(const float (&sums)[kHeldStages]) {
     float* to = sums_ + sums_cursor_.stage * kSums + warp_ * kTileRows + lane_ / 4;
     if (lane_ % 4 == 0)
 #pragma unroll
-      for (int i = 0; i < kHeld; ++i) to[i * kConsumerWarps * kTileRows] = sums[i];
+      for (int i = 0; i < kHeldStages; ++i) to[i * kConsumerWarps * kTileRows] = sums[i];
     mbarrier_arrive_warp(shared_address(&shared_.sums_full[sums_cursor_.stage]));
     sums_cursor_.advance(2);
   }
 
-  /// Weights of the next stages; zeros where there are no columns.
-  __device__ __forceinline__ void take_weights(const Product& p, int stages, int begin,
-                                               uint4 (&w)[kHeld][kBlocks]) {
+  /// The weights of the next stages; zeros where there are no columns.
+  __device__ __forceinline__ void load_weights(const Product& p, int stages, int begin,
+                                               uint4 (&w)[kHeldStages][kBlocks]) {
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
+    for (int i = 0; i < kHeldStages; ++i) {
       if (i >= stages) {
 #pragma unroll
         for (int b = 0; b < kBlocks; ++b) w[i][b] = {0, 0, 0, 0};
@@ -288,18 +294,18 @@ class DecodeSingle {
     }
   }
 
-  /// Adds each stage's products to its own sum, or all to the first's, each with columns of its own. A
-  /// thread's 16 bytes of weights are its part of A: rows 0 to 7 are the outputs with half of the columns, 8
-  /// to 15 with the other half; two columns of B are the inputs of either half. The sum of output lane / 4 is
-  /// in lanes 0, 4, 8, ...
+  /// Adds each stage's products to its own sum, or, `by_columns`, all of them to the first sum, each stage
+  /// with its own columns. A thread's 16 bytes of weights are its part of A: rows 0 to 7 are the outputs with
+  /// one half of the columns, 8 to 15 with the other half; two columns of B are the inputs of the halves. The
+  /// sum of output lane / 4 is in lanes 0, 4, 8, ...
   __device__ __forceinline__ void multiply_stages(int stages, bool by_columns,
-                                                  const uint4 (&w)[kHeld][kBlocks],
-                                                  float (&sums)[kHeld]) const {
-    float c[kHeld][4] = {};
+                                                  const uint4 (&w)[kHeldStages][kBlocks],
+                                                  float (&sums)[kHeldStages]) const {
+    float c[kHeldStages][4] = {};
     if (by_columns) {
-      uint2 x[kHeld][kBlocks];
+      uint2 x[kHeldStages][kBlocks];
 #pragma unroll
-      for (int i = 0; i < kHeld; ++i) read_inputs(i, x[i]);
+      for (int i = 0; i < kHeldStages; ++i) read_inputs(i, x[i]);
       multiply_all(
           w, [&](int i, int b) { return x[i][b]; }, c);
       sums[0] += (total(c[0]) + total(c[1])) + (total(c[2]) + total(c[3]));
@@ -316,16 +322,16 @@ class DecodeSingle {
     multiply_all(
         w, [&](int, int b) { return x[b]; }, c);
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) sums[i] += total(c[i]);
+    for (int i = 0; i < kHeldStages; ++i) sums[i] += total(c[i]);
   }
 
   template <typename Inputs>
-  __device__ static __forceinline__ void multiply_all(const uint4 (&w)[kHeld][kBlocks], Inputs&& inputs,
-                                                      float (&c)[kHeld][4]) {
+  __device__ static __forceinline__ void multiply_all(const uint4 (&w)[kHeldStages][kBlocks], Inputs&& inputs,
+                                                      float (&c)[kHeldStages][4]) {
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b)
 #pragma unroll
-      for (int i = 0; i < kHeld; ++i) multiply_block(w[i][b], inputs(i, b), c[i]);
+      for (int i = 0; i < kHeldStages; ++i) multiply_block(w[i][b], inputs(i, b), c[i]);
   }
   __device__ static void multiply_block(const uint4& w, uint2 x, float (&c)[4]) {
     multiply_add(c, {w.x, w.y, w.z, w.w}, x.x, x.y);
@@ -334,9 +340,9 @@ class DecodeSingle {
     return c[0] + c[3];
   }
 
-  /// Of one tile; columns of B that nobody needs are copies of the first two.
+  /// The inputs of one tile; the unused columns of B are copies of the first two.
   __device__ void read_inputs(int tile, uint2 (&x)[kBlocks]) const {
-    const uint32_t from = shared_address(inputs_) + static_cast<uint32_t>(tile * (kInputBytes / kHeld) +
+    const uint32_t from = shared_address(inputs_) + static_cast<uint32_t>(tile * (kInputBytes / kHeldStages) +
                                                                           lane_ % 4 * 16 + lane_ / 4 % 2 * 8);
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) x[b] = load_shared_pair(from + static_cast<uint32_t>(b) * 64);
@@ -344,7 +350,7 @@ class DecodeSingle {
 
   // ------------------------------------------------------- combining attention
 
-  /// 8 channels of a head: their partial results.
+  /// The partials of 8 channels of a head.
   struct Piece {
     const uint64_t* words;
     int channel, count;
@@ -361,30 +367,31 @@ class DecodeSingle {
             piece * 8 % shape.head_dim, last - first + 1};
   }
   __device__ int first_piece(const AttentionPlan& plan) const {
-    return Share(plan.shape.width / 8).begin + (plan.shape.separate ? 0 : warp_);
+    return Share(plan.shape.width / 8).begin + (plan.shape.separate_combine ? 0 : warp_);
   }
 
-  /// This block's share of the channels, 8 at a time: by one warp, or by all where partial results are many.
+  /// This block's share of the channels, 8 at a time: each by one warp, or by all where there are many
+  /// partials.
   __device__ __forceinline__ void combine(bool cross, const AttentionPlan& plan) {
     Piece piece = cross ? cross_piece_ : self_piece_;
     const Share pieces(plan.shape.width / 8);
-    const bool together = plan.shape.separate;
+    const bool together = plan.shape.separate_combine;
 #pragma unroll 1
     for (int i = first_piece(plan); i < pieces.end;) {
-      // Of an H100's 132 blocks, all results of many are on their way at once.
+      // Batches of 3 keep the partials of all 132 blocks of an H100 in flight together.
       const PairSum sum = together
                               ? merge_warps(combine_piece<3>(plan.shape, piece, warp_ * 8, kConsumers / 4))
                               : combine_piece<1>(plan.shape, piece, 0, 8);
       const float inverse = sum.denominator > 0 ? __frcp_rn(sum.denominator) : 0;
       if (lane_ < 4 * kReplicas && (!together || warp_ == 0))
         publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4,
-                pack(sum.out.x * inverse, sum.out.y * inverse), tag_);
+                pack(sum.out.x * inverse, sum.out.y * inverse), flag_);
       i += together ? 1 : kConsumerWarps;
       if (i < pieces.end) piece = find_piece(plan, i);
     }
   }
 
-  /// Partial results first + lane / 4, + step, ..., kBatch at once.
+  /// Partials first + lane / 4, + step, ..., in batches of kBatch.
   template <int kBatch>
   __device__ __forceinline__ PairSum combine_piece(const AttentionShape& shape, const Piece& piece, int first,
                                                    int step) const {
@@ -400,7 +407,7 @@ class DecodeSingle {
         const uint64_t* from = piece.words + static_cast<int64_t>(part) * stride;
         places[2 * b] = from + piece.channel + lane_ % 4 * 2, places[2 * b + 1] = from + shape.head_dim;
       }
-      receive(places, tag_ - 1, words);
+      receive(places, flag_ - 1, words);
 #pragma unroll
       for (int b = 0; b < kBatch; ++b) {
         if (i + b * step >= piece.count) break;
@@ -413,10 +420,10 @@ class DecodeSingle {
     return sum;
   }
 
-  /// The first warp gets the sum of all. Two places in turn, since the others go on.
+  /// The first warp gets the sum of all. Double-buffered, since the other warps go on.
   __device__ PairSum merge_warps(PairSum sum) {
-    float4* to = reinterpret_cast<float4*>(sums_ + 2 * kSums) + which_merge_ * kMergeQuadruples;
-    which_merge_ ^= 1;
+    float4* to = reinterpret_cast<float4*>(sums_ + 2 * kSums) + merge_buffer_ * kMergeQuadruples;
+    merge_buffer_ ^= 1;
     if (lane_ < 4) to[warp_ * 4 + lane_] = {sum.out.x, sum.out.y, sum.largest, sum.denominator};
     consumer_barrier();
     if (warp_ > 0) return sum;
@@ -433,9 +440,9 @@ class DecodeSingle {
   uint32_t ring_;
   int thread_, warp_, lane_;
   int replica_;            // that this block reads
-  unsigned char* inputs_;  // this warp's, [kHeld, 128] bf16
-  uint32_t tag_;           // of what this phase publishes
-  int which_ = 0, which_moments_ = 0, which_merge_ = 0, which_parts_ = 0;
+  unsigned char* inputs_;  // this warp's, [kHeldStages, 128] bf16
+  uint32_t flag_;          // of what this phase publishes
+  int latents_buffer_ = 0, moments_buffer_ = 0, merge_buffer_ = 0, partials_buffer_ = 0;
   float center_ = 0;
   Piece self_piece_, cross_piece_;
   RingCursor cursor_, sums_cursor_;

@@ -1,103 +1,26 @@
-// The consumers of the fused decode step: 8 warps that take weights and cache rows out of the ring.
+// The consumers of the fused decode step for several slots: 8 warps that take weights and cache rows from the
+// ring, with a grid barrier between phases.
 //
 // A product multiplies the block's tiles of 8 outputs with the inputs of all slots on the tensor cores: slots
-// are the rows of A, padded to kSlots, outputs the columns of B. The columns of a tile are dealt to the warps
-// in blocks of 32; within a block a thread's 8 neighbouring elements serve as its share of two k16 steps, in
-// A and B alike, so that both are read in 16-byte accesses. The warps' sums are added in their order. Inputs
-// of up to 8 slots are normalised or combined by every block for itself, into shared memory; for more slots,
-// and where attention's partial results are many, each block makes its share and all share them through the
+// are the rows of A, padded to kSlots, outputs the columns of B. The columns of a tile are divided among the
+// warps in blocks of 32; within a block a thread's 8 neighbouring elements serve as its share of two k16
+// steps, in A and B alike, so that both are read in 16-byte accesses. The sums of the warps are added in warp
+// order. For up to 8 slots every block normalises or combines the inputs itself, into shared memory; for more
+// slots, and where attention has many partials, each block computes its share and publishes it in the
 // workspace.
 #pragma once
 
 #include "kernels/cuda/decode/attention.cuh"
+#include "kernels/cuda/decode/grid_barrier.cuh"
+#include "kernels/cuda/decode/norm_row.cuh"
+#include "kernels/cuda/decode/phase.cuh"
+#include "kernels/cuda/decode/work_split.cuh"
 #include "kernels/cuda/support/activation.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// LayerNorm of rows by one warp each; a lane has 4 neighbouring channels of every 128.
-class NormRow {
- public:
-  static constexpr int kPacks = kMaxChannels / 128;
-
-  /// The parameters; called before waiting for the values.
-  __device__ void load_norm(const DecodeNorm& norm, int columns) {
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (column(p) >= columns) continue;
-      scale_[p] = *reinterpret_cast<const uint2*>(static_cast<const bf16*>(norm.scale) + column(p));
-      offset_[p] = *reinterpret_cast<const uint2*>(static_cast<const bf16*>(norm.offset) + column(p));
-    }
-  }
-  __device__ void load(const float* row, int columns) {
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      x_[p] = {0, 0, 0, 0};
-      if (column(p) < columns) x_[p] = load_fresh(row + column(p));
-    }
-  }
-  /// Adds a row of a table.
-  __device__ void add(const bf16* row, int columns) {
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (column(p) >= columns) continue;
-      const uint2 packed = *reinterpret_cast<const uint2*>(row + column(p));
-      const float2 low = unpack(packed.x), high = unpack(packed.y);
-      x_[p].x += low.x, x_[p].y += low.y, x_[p].z += high.x, x_[p].w += high.y;
-    }
-  }
-  __device__ void clear() {
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) x_[p] = {0, 0, 0, 0};
-  }
-  /// To what is left once stored as bf16.
-  __device__ void round() {
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const float2 low = unpack(pack(x_[p].x, x_[p].y)), high = unpack(pack(x_[p].z, x_[p].w));
-      x_[p] = {low.x, low.y, high.x, high.y};
-    }
-  }
-  __device__ void normalise(int columns) {
-    const float inverse = 1.0f / static_cast<float>(columns);
-    float sum = 0, squares = 0;
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) sum += (x_[p].x + x_[p].y) + (x_[p].z + x_[p].w);
-    const float mean = warp_sum(sum) * inverse;
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if (column(p) >= columns) continue;
-      const float a = x_[p].x - mean, b = x_[p].y - mean, c = x_[p].z - mean, d = x_[p].w - mean;
-      squares += (a * a + b * b) + (c * c + d * d);
-    }
-    const float rstd = rsqrtf(warp_sum(squares) * inverse + kNormEpsilon);
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const float2 s0 = unpack(scale_[p].x), s1 = unpack(scale_[p].y);
-      const float2 o0 = unpack(offset_[p].x), o1 = unpack(offset_[p].y);
-      x_[p].x = (x_[p].x - mean) * rstd * s0.x + o0.x;
-      x_[p].y = (x_[p].y - mean) * rstd * s0.y + o0.y;
-      x_[p].z = (x_[p].z - mean) * rstd * s1.x + o1.x;
-      x_[p].w = (x_[p].w - mean) * rstd * s1.y + o1.y;
-    }
-  }
-  __device__ void store(bf16* row, int columns) const {
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p)
-      if (column(p) < columns)
-        *reinterpret_cast<uint2*>(row + column(p)) = {pack(x_[p].x, x_[p].y), pack(x_[p].z, x_[p].w)};
-  }
-
- private:
-  __device__ static int column(int p) {
-    return p * 128 + static_cast<int>(threadIdx.x) % 32 * 4;
-  }
-
-  float4 x_[kPacks];
-  uint2 scale_[kPacks] = {}, offset_[kPacks] = {};
-};
-
-/// Where rows of inputs lie: in shared memory or in the workspace.
+/// Where the rows of inputs are: in shared memory or in the workspace.
 struct InputRows {
   const bf16* memory;
   uint32_t shared;  // address; 0: in the workspace
@@ -106,8 +29,8 @@ struct InputRows {
 
 /// kSlots: 8, 16, 32 or 64, at least the slots of the step.
 template <int kSlots>
-class DecodeConsumer {
-  static constexpr int kHalves = kSlots / 8;  // of 16 rows of A
+class MultiSlotConsumer {
+  static constexpr int kHalves = kSlots / 8;  // of the 16 rows of an A
   static constexpr int kRowTiles = kSlots < 16 ? 1 : kSlots / 16;
   static constexpr int kChains = kSlots == 8 ? 4 : 1;                       // of dependent products
   static constexpr int kTogether = kSlots == 8 ? 4 : kSlots == 16 ? 2 : 1;  // tile columns whose A is held
@@ -115,8 +38,8 @@ class DecodeConsumer {
   static constexpr int kPassTiles = 64 / kSlots;
 
  public:
-  __device__ DecodeConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
-                            const DecodeLayout& layout)
+  __device__ MultiSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
+                               const DecodeLayout& layout)
       : a_(a),
         shared_(shared),
         grid_(a.arrivals),
@@ -129,34 +52,34 @@ class DecodeConsumer {
         slot_(thread_ / 4 % a.slots),
         tile_in_pass_(thread_ / 4 / a.slots) {}
 
-  /// Ends a phase, whose results other blocks read in the next.
+  /// Ends a phase whose results other blocks read in the next.
   __device__ void arrive() { grid_.arrive(); }
-  __device__ void swap_latents() { which_ ^= 1; }
+  __device__ void swap_latents() { latents_buffer_ ^= 1; }
   __device__ void end() {}
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
-    Result result = expect_result(p, plan, tiles, tiles.begin);
-    load_old(p, result);
-    const InputRows input = make_input(p, plan, tiles);
+    OutputPair result = load_operands(p, plan, tiles, tiles.begin);
+    load_residual(p, result);
+    const InputRows input = prepare_input(p, plan, tiles);
     if (tiles.begin == tiles.end) return;
     uint4 a[kTogether][kBlocks][kHalves];  // this thread's part of A
-    load_inputs(p, input, 0, a);           // on every path, lest its registers are kept for all phases
+    load_inputs(p, input, 0, a);           // on every path, or its registers would be kept for all phases
 #pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += kPassTiles) {
       if (first > tiles.begin) {
-        consumer_barrier();  // the sums are read
-        result = expect_result(p, plan, tiles, first);
-        load_old(p, result);
+        consumer_barrier();  // the sums have been read
+        result = load_operands(p, plan, tiles, first);
+        load_residual(p, result);
       }
       multiply(p, input, min(kPassTiles, tiles.end - first), a);
       consumer_barrier();
-      if (result.valid) finish(p, plan, result, total(result.tile));
+      if (result.valid) write_outputs(p, plan, result, total(result.tile));
     }
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    DecodeAttention<false> work(a_, shared_, ring_, sums_, which_parts_, p.cache, plan);
+    DecodeAttention<false> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache, plan);
     grid_.wait();
     work.run(cursor_);
   }
@@ -165,30 +88,30 @@ class DecodeConsumer {
   using Input = ProductInput;
   using Output = ProductOutput;
 
-  /// Two neighbouring outputs of a slot, which this thread finishes.
-  struct Result {
+  /// Two neighbouring outputs of a slot, which this thread writes.
+  struct OutputPair {
     bool valid = false;
     int tile, row;  // tile: within the pass
-    float2 bias{0, 0}, turn{1, 0}, old{0, 0};
+    float2 bias{0, 0}, rotation{1, 0}, residual{0, 0};
   };
 
   __device__ bool active(int slot) const {
     return shared_.self.rows[slot] > 0;
   }
   __device__ float* latents() const {
-    return a_.latents[which_];
+    return a_.latents[latents_buffer_];
   }
 
   // ------------------------------------------------------------------ inputs
 
-  /// Waits for the phase before and returns where the inputs lie.
-  __device__ InputRows make_input(const Product& p, const AttentionPlan& plan, const Share& tiles) {
+  /// Waits for the previous phase and returns where the inputs are.
+  __device__ InputRows prepare_input(const Product& p, const AttentionPlan& plan, const Share& tiles) {
     if (p.input == Input::hidden) {
       grid_.wait();
       return {a_.hidden, 0, p.columns * 2};
     }
     const bool attended = p.input == Input::attended;
-    const bool through_workspace = kSlots > 8 || (attended && plan.shape.separate);
+    const bool through_workspace = kSlots > 8 || (attended && plan.shape.separate_combine);
     if (!through_workspace) {
       const bool needed = tiles.begin < tiles.end;
       if (attended) {
@@ -200,8 +123,8 @@ class DecodeConsumer {
       consumer_barrier();
       return {rows_, shared_address(rows_), kRowPitch};
     }
-    bf16* rows = a_.rows[which_rows_];
-    which_rows_ ^= 1;
+    bf16* rows = a_.rows[rows_buffer_];
+    rows_buffer_ ^= 1;
     if (attended) {
       grid_.wait();
       combine_share(plan, rows);
@@ -214,7 +137,7 @@ class DecodeConsumer {
     return {rows, 0, p.columns * 2};
   }
 
-  /// Rows of slots `first`, first + step, ...
+  /// The rows of slots `first`, first + step, ...
   __device__ void make_rows(const Product& p, int first, int step, bf16* to, int pitch) {
     NormRow row;
     const bool norm = p.input == Input::latent_norm || p.input == Input::embedding_norm;
@@ -317,7 +240,8 @@ class DecodeConsumer {
 
   // ---------------------------------------------------------------- products
 
-  /// Adds up this warp's columns of some tiles and leaves the sums in shared memory, [tile, warp, slot, 8].
+  /// Multiplies this warp's columns of `count` tiles; leaves the sums in shared memory, [tile, warp, slot,
+  /// 8].
   __device__ __forceinline__ void multiply(const Product& p, const InputRows& input, int count,
                                            uint4 (&a)[kTogether][kBlocks][kHalves]) {
     const int column_tiles = (p.columns + kTileColumns - 1) / kTileColumns;
@@ -354,7 +278,7 @@ class DecodeConsumer {
           if (slot >= a_.slots || column >= p.columns) continue;
           const int offset = slot * input.pitch + column * 2;
           words = input.shared != 0 ? load_shared(input.shared + static_cast<uint32_t>(offset))
-                                    : load_fresh(input.memory + offset / 2);
+                                    : load_l2(input.memory + offset / 2);
         }
       }
   }
@@ -397,7 +321,7 @@ class DecodeConsumer {
     }
   }
 
-  /// Of the warps, in their order.
+  /// The sum of the warps' sums, in warp order.
   __device__ float2 total(int tile) const {
     const float* from = sums_ + (tile * kConsumerWarps * a_.slots + slot_) * kTileRows + thread_ % 4 * 2;
     float2 sum{0, 0};
@@ -411,11 +335,11 @@ class DecodeConsumer {
 
   // ----------------------------------------------------------------- results
 
-  /// What finishing the pass takes that does not depend on this step's phases: loaded before waiting for
-  /// them.
-  __device__ Result expect_result(const Product& p, const AttentionPlan& plan, const Share& tiles,
-                                  int first) const {
-    Result r;
+  /// What the epilogue of the pass needs that does not depend on this step's phases: loaded before waiting
+  /// for them.
+  __device__ OutputPair load_operands(const Product& p, const AttentionPlan& plan, const Share& tiles,
+                                      int first) const {
+    OutputPair r;
     r.tile = tile_in_pass_;
     r.row = (first + r.tile) * kTileRows + thread_ % 4 * 2;
     r.valid = r.tile < kPassTiles && first + r.tile < tiles.end && r.row < p.rows;
@@ -425,30 +349,31 @@ class DecodeConsumer {
       r.bias.x = __bfloat162float(bias[0]);
       if (r.row + 1 < p.rows) r.bias.y = __bfloat162float(bias[1]);
     }
-    if (p.output == Output::attention && active(slot_)) load_turn(p, plan, r);
+    if (p.output == Output::attention && active(slot_)) load_rotation(p, plan, r);
     return r;
   }
 
-  /// Cosine and sine where the outputs are channels that turn.
-  __device__ void load_turn(const Product& p, const AttentionPlan& plan, Result& r) const {
+  /// Cosine and sine, where the outputs are rotated channels.
+  __device__ void load_rotation(const Product& p, const AttentionPlan& plan, OutputPair& r) const {
     const AttentionShape& shape = plan.shape;
     const int column = r.row < p.query_rows ? r.row : r.row - p.query_rows;
     const int head = column / shape.head_dim, channel = column % shape.head_dim;
     if (column >= shape.width || head >= shape.rotary_heads || channel >= 2 * shape.bands) return;
     const int position = shared_.position[slot_] + p.position_offset;
     const int64_t entry = static_cast<int64_t>(abs(position)) * shape.bands + channel / 2;
-    r.turn = {shape.cosine[entry], position < 0 ? -shape.sine[entry] : shape.sine[entry]};
+    r.rotation = {shape.cosine[entry], position < 0 ? -shape.sine[entry] : shape.sine[entry]};
   }
 
-  /// All products with the latents as outputs are dealt alike, hence this thread wrote what it loads: no need
-  /// to wait for other blocks.
-  __device__ void load_old(const Product& p, Result& r) const {
+  /// All products whose outputs are the latents are divided alike, so this thread wrote what it loads, and
+  /// need not wait for other blocks.
+  __device__ void load_residual(const Product& p, OutputPair& r) const {
     if (r.valid && p.output == Output::latent_add)
-      r.old = __ldcg(reinterpret_cast<const float2*>(latents() + slot_ * p.rows + r.row));
+      r.residual = __ldcg(reinterpret_cast<const float2*>(latents() + slot_ * p.rows + r.row));
   }
 
-  __device__ void finish(const Product& p, const AttentionPlan& plan, const Result& r, float2 x) const {
-    x.x += r.bias.x + r.old.x, x.y += r.bias.y + r.old.y;
+  __device__ void write_outputs(const Product& p, const AttentionPlan& plan, const OutputPair& r,
+                                float2 x) const {
+    x.x += r.bias.x + r.residual.x, x.y += r.bias.y + r.residual.y;
     if (p.output == Output::hidden || p.output == Output::latent_activated)
       x = {activated(p.activation, x.x), activated(p.activation, x.y)};
     switch (p.output) {
@@ -457,7 +382,7 @@ class DecodeConsumer {
         *reinterpret_cast<float2*>(latents() + slot_ * p.rows + r.row) = x;
         return;
       case Output::latent_activated:
-        *reinterpret_cast<float2*>(a_.latents[which_ ^ 1] + slot_ * p.rows + r.row) = x;
+        *reinterpret_cast<float2*>(a_.latents[latents_buffer_ ^ 1] + slot_ * p.rows + r.row) = x;
         return;
       case Output::hidden:
         *reinterpret_cast<uint32_t*>(a_.hidden + slot_ * p.rows + r.row) = pack(x.x, x.y);
@@ -468,13 +393,13 @@ class DecodeConsumer {
         if (r.row + 1 < p.rows) a_.logits[slot_ * p.rows + r.row + 1] = x.y;
         return;
       case Output::attention:
-        return finish_attention(p, plan, r,
-                                {x.x * r.turn.x - x.y * r.turn.y, x.y * r.turn.x + x.x * r.turn.y});
+        return write_attention_outputs(
+            p, plan, r, {x.x * r.rotation.x - x.y * r.rotation.y, x.y * r.rotation.x + x.x * r.rotation.y});
     }
   }
 
-  __device__ void finish_attention(const Product& p, const AttentionPlan& plan, const Result& r,
-                                   float2 x) const {
+  __device__ void write_attention_outputs(const Product& p, const AttentionPlan& plan, const OutputPair& r,
+                                          float2 x) const {
     const AttentionShape& shape = plan.shape;
     if (r.row < p.query_rows) {
       const float scale = kLog2E * rsqrtf(static_cast<float>(shape.head_dim));
@@ -482,7 +407,7 @@ class DecodeConsumer {
       return;
     }
     if (!active(slot_)) return;
-    const int64_t row = static_cast<int64_t>(slot_) * shape.ring_rows + plan.fresh_row[slot_];
+    const int64_t row = static_cast<int64_t>(slot_) * shape.ring_rows + plan.new_row[slot_];
     *reinterpret_cast<uint32_t*>(p.cache + row * (2 * shape.width) + r.row - p.query_rows) = pack(x.x, x.y);
   }
 
@@ -493,8 +418,8 @@ class DecodeConsumer {
   float* sums_;
   uint32_t ring_;
   int thread_, warp_, lane_;
-  int slot_, tile_in_pass_;  // of the outputs that this thread finishes
-  int which_ = 0, which_rows_ = 0, which_parts_ = 0;
+  int slot_, tile_in_pass_;  // of the outputs that this thread writes
+  int latents_buffer_ = 0, rows_buffer_ = 0, partials_buffer_ = 0;
   RingCursor cursor_;
 };
 

@@ -1,86 +1,91 @@
-// The finishers of the fused decode step for one slot: three warps that take the consumers' sums of products
-// out of shared memory, add what belongs to them, and publish the outputs while the consumers are at the next
-// phase. What an output takes besides its sum is loaded before that is there.
+// The epilogue of the fused decode step for one slot: three warps that take the consumers' sums of products
+// from shared memory, apply bias, activation, residual or rotation, and publish the outputs while the
+// consumers are at the next phase. What an output needs besides its sum is loaded before the sum arrives.
 #pragma once
 
 #include "kernels/cuda/decode/flagged_buffers.cuh"
+#include "kernels/cuda/decode/loads.cuh"
+#include "kernels/cuda/decode/phase.cuh"
+#include "kernels/cuda/decode/work_split.cuh"
 #include "kernels/cuda/support/activation.cuh"
-#include "kernels/elementwise.h"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-inline constexpr int kHeld = 4;  // stages of weights in registers
+inline constexpr int kHeldStages = 4;  // of weights, in registers
 /// Floats of the sums of a pass: [tile, warp, 8].
-inline constexpr int kPassSums = kHeld * kConsumerWarps * kTileRows;
+inline constexpr int kPassSums = kHeldStages * kConsumerWarps * kTileRows;
 
-/// A pass takes kHeld tiles of outputs, or one of several tiles of columns.
+/// A pass computes kHeldStages tiles of outputs, or one that has several tiles of columns.
 struct Passes {
   int column_tiles, tiles;
   __device__ explicit Passes(const Product& p)
-      : column_tiles((p.columns + kTileColumns - 1) / kTileColumns), tiles(column_tiles == 1 ? kHeld : 1) {}
+      : column_tiles((p.columns + kTileColumns - 1) / kTileColumns),
+        tiles(column_tiles == 1 ? kHeldStages : 1) {}
 };
 
-__device__ inline bool makes_latents(const Product& p) {
+__device__ inline bool writes_latents(const Product& p) {
   return p.output <= ProductOutput::latent_activated;
 }
 
-/// Both halves of each warp do the same and write a replica of their own.
-class DecodeEpilogue {
+/// Both halves of each warp do the same and each writes its own replica.
+class SingleSlotEpilogue {
  public:
-  __device__ DecodeEpilogue(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
-                            const DecodeLayout& layout)
+  __device__ SingleSlotEpilogue(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
+                                const DecodeLayout& layout)
       : a_(a),
         shared_(shared),
         sums_(reinterpret_cast<float*>(memory + layout.sums)),
         lane_(static_cast<int>(threadIdx.x) % 16),
         replica_((static_cast<int>(threadIdx.x) - kFirst) / 16),
-        tag_(shared.first_tag) {}
+        flag_(shared.first_flag) {}
 
-  __device__ void arrive() { ++tag_; }
+  __device__ void arrive() { ++flag_; }
   __device__ void swap_latents() {}
   __device__ void end() {}
-  __device__ void attention(const Product&, const AttentionPlan&) { ++tag_; }
+  __device__ void attention(const Product&, const AttentionPlan&) { ++flag_; }
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
     const Passes passes(p);
 #pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
-      const Result result = expect(p, plan, first - tiles.begin, first, min(passes.tiles, tiles.end - first));
+      const OutputPair result =
+          load_operands(p, plan, first - tiles.begin, first, min(passes.tiles, tiles.end - first));
       mbarrier_wait(shared_address(&shared_.sums_full[cursor_.stage]), cursor_.parity);
       const float2 sum = total(result.tile);
       mbarrier_arrive_warp(shared_address(&shared_.sums_empty[cursor_.stage]));
       cursor_.advance(2);
-      if (result.valid) finish(p, result, sum);
+      if (result.valid) write_outputs(p, result, sum);
     }
-    if (makes_latents(p)) which_ ^= 1;
+    if (writes_latents(p)) latents_buffer_ ^= 1;
   }
 
  private:
   using Output = ProductOutput;
   static constexpr int kFirst = kConsumers + 32;  // thread
 
-  /// Two neighbouring outputs: all that is known before their sums. Loaded as they are, lest the warp waits.
-  struct Result {
+  /// Two neighbouring outputs: all that is known before their sums. Conversions come later, so that the warp
+  /// does not wait for the loads.
+  struct OutputPair {
     bool valid = false;
     int tile, row;  // tile: within the pass
-    bool second;    // of two times kHeld tiles of the block
+    bool second;    // of the block's two groups of kHeldStages tiles
     uint16_t bias[2] = {0, 0};
-    bool turns = false, backwards = false;
-    float cosine, sine, factor;  // factor: of queries
+    bool rotates = false, negative = false;
+    float cosine, sine, factor;  // factor: scales queries
     uint64_t* to = nullptr;      // the words of this lane's replica
-    uint32_t* cache = nullptr;   // where keys and values go besides
+    uint32_t* cache = nullptr;   // where keys and values go as well
   };
 
-  /// What finishing the pass takes besides the sums. `before`: tiles of the block's share before the pass.
-  __device__ Result expect(const Product& p, const AttentionPlan& plan, int before, int first,
-                           int count) const {
-    Result r;
-    r.tile = (lane_ / 4 - before) & (kHeld - 1);
+  /// What the pass needs besides the sums. `before`: tiles of the block's share before the pass.
+  __device__ OutputPair load_operands(const Product& p, const AttentionPlan& plan, int before, int first,
+                                      int count) const {
+    OutputPair r;
+    r.tile = (lane_ / 4 - before) & (kHeldStages - 1);
     r.row = (first + r.tile) * kTileRows + lane_ % 4 * 2;
     r.valid = r.tile < count && r.row < p.rows;
-    r.second = ((before + r.tile) & kHeld) != 0;
+    r.second = ((before + r.tile) & kHeldStages) != 0;
     if (!r.valid) return r;
     if (p.linear.bias != nullptr) {
       const unsigned short* bias = static_cast<const unsigned short*>(p.linear.bias) + r.row;
@@ -88,45 +93,46 @@ class DecodeEpilogue {
       if (r.row + 1 < p.rows) r.bias[1] = __ldg(bias + 1);
     }
     const FlaggedBuffers& to = a_.flagged;
-    if (makes_latents(p)) {
-      r.to = (which_ == 0 ? to.latents[1] : to.latents[0]) + replica_ * to.latent_stride + latent_word(r.row);
+    if (writes_latents(p)) {
+      r.to = (latents_buffer_ == 0 ? to.latents[1] : to.latents[0]) + replica_ * to.latent_stride +
+             latent_word(r.row);
     } else if (p.output == Output::hidden) {
       r.to = to.hidden + replica_ * to.hidden_stride + r.row / 2;
     } else {
       r.valid = replica_ == 0;
-      if (p.output == Output::attention) expect_attention(p, plan, r);
+      if (p.output == Output::attention) load_attention_operands(p, plan, r);
     }
     return r;
   }
 
-  __device__ void expect_attention(const Product& p, const AttentionPlan& plan, Result& r) const {
+  __device__ void load_attention_operands(const Product& p, const AttentionPlan& plan, OutputPair& r) const {
     const bool active = shared_.self.rows[0] > 0;
-    if (active) load_turn(p, plan, r);
+    if (active) load_rotation(p, plan, r);
     if (r.row < p.query_rows) {
       r.to = a_.flagged.queries + r.row;
       r.factor = kLog2E * rsqrtf(static_cast<float>(plan.shape.head_dim));
       return;
     }
     const int channel = r.row - p.query_rows;
-    r.to = a_.flagged.fresh + static_cast<int64_t>(p.fresh) * a_.flagged.fresh_stride + channel / 2;
+    r.to = a_.flagged.new_kv + static_cast<int64_t>(p.kv_index) * a_.flagged.new_kv_stride + channel / 2;
     if (!active) return;
-    const int64_t row = plan.fresh_row[0];
+    const int64_t row = plan.new_row[0];
     r.cache = reinterpret_cast<uint32_t*>(p.cache + row * (2 * plan.shape.width) + channel);
   }
 
-  /// Cosine and sine where the outputs are channels that turn.
-  __device__ void load_turn(const Product& p, const AttentionPlan& plan, Result& r) const {
+  /// Cosine and sine, where the outputs are rotated channels.
+  __device__ void load_rotation(const Product& p, const AttentionPlan& plan, OutputPair& r) const {
     const AttentionShape& shape = plan.shape;
     const int column = r.row < p.query_rows ? r.row : r.row - p.query_rows;
     const int channel = column & (shape.head_dim - 1);
     if (column >= shape.rotary_heads * shape.head_dim || channel >= 2 * shape.bands) return;
     const int position = shared_.position[0] + p.position_offset;
     const int64_t entry = static_cast<int64_t>(abs(position)) * shape.bands + channel / 2;
-    r.turns = true, r.backwards = position < 0;
+    r.rotates = true, r.negative = position < 0;
     r.cosine = __ldg(shape.cosine + entry), r.sine = __ldg(shape.sine + entry);
   }
 
-  /// Of the consumers, in their order.
+  /// The sum of the consumer warps' sums, in warp order.
   __device__ float2 total(int tile) const {
     const float* from = sums_ + cursor_.stage * kPassSums + tile * kConsumerWarps * kTileRows + lane_ % 4 * 2;
     float2 sum{0, 0};
@@ -138,11 +144,11 @@ class DecodeEpilogue {
     return sum;
   }
 
-  __device__ void finish(const Product& p, const Result& r, float2 x) {
+  __device__ void write_outputs(const Product& p, const OutputPair& r, float2 x) {
     x.x += __uint_as_float(static_cast<uint32_t>(r.bias[0]) << 16);
     x.y += __uint_as_float(static_cast<uint32_t>(r.bias[1]) << 16);
-    if (p.output == Output::hidden) return publish(r.to, pack_pair(activate(p.activation, x)), tag_);
-    if (makes_latents(p)) {
+    if (p.output == Output::hidden) return publish(r.to, pack_pair(activate(p.activation, x)), flag_);
+    if (writes_latents(p)) {
       if (p.output == Output::latent_activated) x = activate(p.activation, x);
       if (p.output == Output::latent_add) {
         const float2 own = r.second ? own_1_ : own_0_;
@@ -150,28 +156,28 @@ class DecodeEpilogue {
       }
       own_0_ = r.second ? own_0_ : x;
       own_1_ = r.second ? x : own_1_;
-      return publish(r.to, x.x, x.y, tag_);
+      return publish(r.to, x.x, x.y, flag_);
     }
     if (p.output == Output::logits) {
-      if (shared_.self.rows[0] > 0) finish_logits(p, r, x);
+      if (shared_.self.rows[0] > 0) write_logits(p, r, x);
       return;
     }
-    if (r.turns) {
-      const float sine = r.backwards ? -r.sine : r.sine;
+    if (r.rotates) {
+      const float sine = r.negative ? -r.sine : r.sine;
       x = {x.x * r.cosine - x.y * sine, x.y * r.cosine + x.x * sine};
     }
     if (r.row < p.query_rows) {
-      return publish(r.to, x.x * r.factor, x.y * r.factor, tag_);
+      return publish(r.to, x.x * r.factor, x.y * r.factor, flag_);
     }
     const uint32_t packed = pack_pair(x);
-    publish(r.to, packed, tag_);
+    publish(r.to, packed, flag_);
     if (r.cache != nullptr) *r.cache = packed;
   }
   __device__ static uint32_t pack_pair(float2 x) {
     return pack(x.x, x.y);
   }
 
-  __device__ void finish_logits(const Product& p, const Result& r, float2 x) const {
+  __device__ void write_logits(const Product& p, const OutputPair& r, float2 x) const {
     a_.logits[r.row] = x.x;
     if (r.row + 1 < p.rows) a_.logits[r.row + 1] = x.y;
   }
@@ -190,9 +196,9 @@ class DecodeEpilogue {
   float* sums_;
   int lane_;     // of its half
   int replica_;  // that it writes
-  uint32_t tag_;
-  int which_ = 0;
-  float2 own_0_{0, 0}, own_1_{0, 0};  // the latents that this lane finished
+  uint32_t flag_;
+  int latents_buffer_ = 0;
+  float2 own_0_{0, 0}, own_1_{0, 0};  // the latents that this lane wrote
   RingCursor cursor_;
 };
 

@@ -1,12 +1,12 @@
-// Column sums in two steps: each block of a ColumnGrid sums its rows into a part [columns] in the workspace
-// (column_sums.cuh), one wave of blocks that reads the matrix once; then tiles of 32 columns x 32 threads sum
-// the parts. Parts are about blocks / (columns / 256) rows of f32, a percent or so of the matrix.
-#include "kernels/cuda/norm/column_sums.cuh"
+// Column sums in two steps: each block of a ColumnGrid sums its rows into a part [columns] in the workspace,
+// one wave of blocks that reads the matrix once; then tiles of 32 columns x 32 threads sum the parts. Parts
+// are about blocks / (columns / 256) rows of f32, around a percent of the matrix.
+#include "kernels/cuda/support/column_sums.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
 
-constexpr int kSumBlocks = 3;  // of a multiprocessor, as many as the registers allow
+constexpr int kSumBlocks = 3;  // per SM, as many as the registers allow
 
 __global__ void __launch_bounds__(1024) sum_parts_kernel(PartSums s) {
   constexpr int kTile = 32;
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(1024) sum_parts_kernel(PartSums s) {
   }
   shared[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
-  // Now warp y sums column y of the tile.
+  // Warp y sums column y of the tile.
   const int64_t own = static_cast<int64_t>(blockIdx.x) * kTile + threadIdx.y;
   const float total = warp_sum(shared[threadIdx.x][threadIdx.y]);
   if (threadIdx.x == 0 && own < s.columns) target[own] = total + (accumulate ? target[own] : 0);
@@ -76,7 +76,12 @@ void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns
     });
   });
   check_launch("column sums");
-  sum_parts(launch, {parts, count, stride, columns, {target, nullptr}, {accumulate, false}});
+  sum_parts(launch, {.parts = parts,
+                     .count = count,
+                     .stride = stride,
+                     .columns = columns,
+                     .target = {target, nullptr},
+                     .accumulate = {accumulate, false}});
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -1,41 +1,42 @@
 // Keys and values from projected tables, and their backward (docs/projection.md).
 //
 // Forward: a thread owns four columns and walks down the rows (column_grid.cuh), four at a time; a block's
-// 512-byte slice of a small table stays in the first-level cache. Sum, scale, offset and rotation in
-// registers, one store. Steps of 32 rows alternate between the examples, so that the rows of a long position
-// table, which the examples share, come from the second-level cache. Memory: the output is written once.
+// 512-byte slice of a small table stays in the L1 cache. Sum, scale, offset and rotation in registers, one
+// store. Steps of 32 rows alternate between the examples, so that the rows of a long position table, which
+// the examples share, come from the L2 cache. Memory: the output is written once.
 //
-// Backward of a table: a sum by id (segment_sum.cuh), whose rows are turned back and scaled on their way.
-// Backward of the scale and the variances: a warp per row, the examples' equal places one after the other.
+// Backward of a table: a sum by id (segment_sum.cuh) of rows that are rotated back or scaled as they are
+// read. Backward of the scale, and the variances: a warp per row, the examples' corresponding rows one after
+// another.
 #include "kernels/cuda/embedding/segment_sum.cuh"
-#include "kernels/cuda/norm/column_sums.cuh"
+#include "kernels/cuda/support/column_sums.cuh"
+#include "kernels/cuda/support/constants.cuh"
 #include "kernels/projection.h"
 
 namespace perceiver::kernels::cuda {
 namespace {
 
-constexpr float kEpsilon = 1e-5f;
 constexpr int kWarpThreads = 256;
 
 // Rotation.
 
-/// Where a vector of N columns lies in its head.
-struct TurnedColumn {
-  bool turned = false;
+/// Whether a vector of columns is rotated, and from which band on.
+struct RotatedColumn {
+  bool rotated = false;
   int64_t band = 0;
 
-  __device__ TurnedColumn(const Rotation& how, int64_t column) {
+  __device__ RotatedColumn(const Rotation& how, int64_t column) {
     if (how.bands == 0) return;
     const int64_t head = column / how.head_dim, channel = column % how.head_dim;
-    turned = head < how.heads && channel < 2 * how.bands;
+    rotated = head < how.heads && channel < 2 * how.bands;
     band = channel / 2;
   }
 };
 
-/// Turns N / 2 pairs of channels, from `band` on, by the angles of `position`; `direction` is 1 or -1.
+/// Rotates N / 2 pairs of channels, from `band` on, by the angles of `position`; `direction` is 1 or -1.
 template <int N>
-__device__ inline void turn(const Rotation& how, int64_t band, int32_t position, float direction,
-                            float (&x)[N]) {
+__device__ inline void rotate(const Rotation& how, int64_t band, int32_t position, float direction,
+                              float (&x)[N]) {
   const int64_t entry = abs(position) * how.bands + band;
   const float sign = position < 0 ? -direction : direction;
   float cosine[N / 2], sine[N / 2];
@@ -49,20 +50,29 @@ __device__ inline void turn(const Rotation& how, int64_t band, int32_t position,
   }
 }
 
-/// Whether vectors of `width` columns hold whole pairs that are turned all or none.
-bool turns_in_vectors(const Rotation& how, int width) {
+/// Whether vectors of `width` columns hold whole pairs of which all or none are rotated.
+bool rotates_in_vectors(const Rotation& how, int width) {
   return how.bands % (width / 2) == 0 && how.head_dim % width == 0 && aligned({how.cosine, how.sine});
 }
 
-void turn_in_place(const Launch& launch, const Rotation& how, DType type, int64_t rows, int64_t columns,
-                   void* x, int direction) {
-  rotary(launch, {type, rows, columns, how.heads, how.head_dim, how.bands, x, how.positions, how.cosine,
-                  how.sine, direction});
+void rotate_in_place(const Launch& launch, const Rotation& how, DType type, int64_t rows, int64_t columns,
+                     void* x, int direction) {
+  rotary(launch, {.type = type,
+                  .rows = rows,
+                  .row_stride = columns,
+                  .heads = how.heads,
+                  .head_dim = how.head_dim,
+                  .bands = how.bands,
+                  .x = x,
+                  .positions = how.positions,
+                  .cosine = how.cosine,
+                  .sine = how.sine,
+                  .direction = direction});
 }
 
 // Forward.
 
-/// sum [kCount][N] of the table rows of rows[u], at `column`; rows below 0 do not exist.
+/// sum [kCount][N]: sums of the table rows of rows[u], from `column` on; negative rows do not exist.
 template <int N, int kCount>
 __device__ inline void sum_table_rows(const TableRows& terms, int64_t columns, int64_t column,
                                       const int32_t (&rows)[kCount], float (&sum)[kCount][N]) {
@@ -86,7 +96,7 @@ __device__ inline void sum_table_rows(const TableRows& terms, int64_t columns, i
   }
 }
 
-template <typename T, int N, bool kTurned>
+template <typename T, int N, bool kRotated>
 __global__ void __launch_bounds__(ColumnGrid::kThreads)
     gather_kernel(ColumnGrid grid, const __grid_constant__ ProjectedRows k) {
   constexpr int kUnroll = ColumnGrid::kUnroll;
@@ -97,7 +107,7 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads)
   const float* rstd = static_cast<const float*>(k.rstd);
   float offset[N] = {};
   if (k.offset != nullptr) load(static_cast<const float*>(k.offset) + column, offset);
-  const TurnedColumn where(k.rotation, column);
+  const RotatedColumn where(k.rotation, column);
   T* out = static_cast<T*>(k.out) + column;
   for (int64_t first = grid.first_row(); first < grid.rows; first += grid.row_step()) {
     const auto step = static_cast<uint32_t>(first / ColumnGrid::kRows);
@@ -116,19 +126,19 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads)
       const float factor = rstd == nullptr ? 1.0f : rstd[rows[u]];
 #pragma unroll
       for (int i = 0; i < N; ++i) sum[u][i] = sum[u][i] * factor + offset[i];
-      if constexpr (kTurned) {
-        if (where.turned) turn(k.rotation, where.band, k.rotation.positions[rows[u]], 1.0f, sum[u]);
+      if constexpr (kRotated) {
+        if (where.rotated) rotate(k.rotation, where.band, k.rotation.positions[rows[u]], 1.0f, sum[u]);
       }
       store(out + int64_t{rows[u]} * k.columns, sum[u]);
     }
   }
 }
 
-template <typename T, int N, bool kTurned>
+template <typename T, int N, bool kRotated>
 void gather(const Launch& launch, const ProjectedRows& k) {
   const int64_t steps = k.examples * ceil_div(k.rows / k.examples, ColumnGrid::kRows);
   const ColumnGrid grid(steps * ColumnGrid::kRows, k.columns / N, streaming_blocks(launch));
-  gather_kernel<T, N, kTurned><<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(grid, k);
+  gather_kernel<T, N, kRotated><<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(grid, k);
   check_launch("projected_rows");
 }
 
@@ -140,7 +150,7 @@ bool wide_tables(const TableRows& terms, int64_t columns) {
 
 // Backward of the tables.
 
-/// Rows of a matrix, each times a factor.
+/// A segment_sum.cuh source: rows of a matrix, each times a factor.
 template <typename T, int N>
 struct ScaledRows {
   using Plain = PlainRows<T, N>;
@@ -172,12 +182,12 @@ struct ScaledRows {
   };
 };
 
-/// Rows of a matrix, turned back. The angles are fetched a row ahead, and stay in the second-level cache as
-/// long as they fit: each example needs them again. All of a lane's vectors have the same channels in their
-/// heads (see `shares_angles`); in heads that are turned, channels that are not have the angle 0, so that the
-/// lanes of a warp do the same.
+/// A source: rows of a matrix, rotated back. The angles are fetched a row ahead and stay in the L2 cache as
+/// long as they fit: every example needs them again. All of a lane's vectors are at the same channels of
+/// their heads (see `shares_angles`); in rotated heads, channels that are not rotated have the angle 0, so
+/// that the lanes of a warp do not diverge.
 template <typename T, int N, int V>
-struct TurnedRows {
+struct RotatedRows {
   static constexpr int kWidth = N, kVectors = V, kUnits = V, kAhead = 4, kBlocks = V > 1 ? 4 : 7;
   using Note = int32_t;
   const T* x;
@@ -188,7 +198,7 @@ struct TurnedRows {
 
   class Lane {
    public:
-    __device__ Lane(const TurnedRows& k, const LaneColumns& own)
+    __device__ Lane(const RotatedRows& k, const LaneColumns& own)
         : own_(own),
           x_(k.x + own.column),
           columns_(static_cast<int32_t>(k.columns)),
@@ -197,8 +207,8 @@ struct TurnedRows {
       cosine_ = static_cast<const float*>(k.rotation.cosine) + channel / 2;
       sine_ = static_cast<const float*>(k.rotation.sine) + channel / 2;
       for (int v = 0; v < own.vectors; ++v)
-        turned_ += own.column + v * own.step < k.rotation.heads * k.rotation.head_dim;
-      turns_ = turned_ > 0 && channel < 2 * k.rotation.bands;
+        rotated_vectors_ += own.column + v * own.step < k.rotation.heads * k.rotation.head_dim;
+      rotates_ = rotated_vectors_ > 0 && channel < 2 * k.rotation.bands;
 #pragma unroll
       for (int i = 0; i < N / 2; ++i) next_cosine_.x[i] = 1, next_sine_.x[i] = 0;
     }
@@ -211,7 +221,7 @@ struct TurnedRows {
     }
 
     __device__ void expect(Note position) {
-      if (!turns_) return;
+      if (!rotates_) return;
       const int64_t entry = int64_t{abs(position)} * bands_;
       next_cosine_ = load_pack<N / 2>(cosine_ + entry);
       next_sine_ = load_pack<N / 2>(sine_ + entry);
@@ -225,7 +235,7 @@ struct TurnedRows {
       for (int v = 0; v < V; ++v) {
         float x[N];
         load_copy<N, T>(units + 32 * v, x);
-        if (v < turned_) {
+        if (v < rotated_vectors_) {
 #pragma unroll
           for (int i = 0; i < N / 2; ++i) {
             const float even = x[2 * i], odd = x[2 * i + 1], s = sign * sine.x[i];
@@ -246,20 +256,20 @@ struct TurnedRows {
     const T* x_;
     const float *cosine_, *sine_;
     int32_t columns_, bands_;
-    int turned_ = 0;  // vectors in heads that are turned, the first ones
-    bool turns_;
+    int rotated_vectors_ = 0;  // the first vectors, which are in rotated heads
+    bool rotates_;
     Angles next_cosine_, next_sine_;
   };
 };
 
-/// Whether lanes have all their vectors, with the same channels.
+/// Whether every lane has all its vectors, and all at the same channels of their heads.
 template <typename Source>
 bool shares_angles(const Rotation& how, int64_t columns) {
   return columns >= 32 * Source::kWidth * Source::kVectors &&
          slices_of<Source>(columns) * 32 * Source::kWidth % how.head_dim == 0;
 }
 
-/// Sums of table rows, each times -rstd^3 * d_rstd / columns.
+/// A source: sums of table rows, each times -rstd^3 * d_rstd / columns.
 template <int N>
 struct WeightedSums {
   static constexpr int kWidth = N, kVectors = 1, kUnits = 0, kAhead = 1, kBlocks = 8;
@@ -295,9 +305,9 @@ struct WeightedSums {
 
 // Backward of the scale, and the variances: a warp per row.
 
-constexpr int kVectors = 4;  // of a lane, in flight together
+constexpr int kVectors = 4;  // per lane, in flight together
 
-/// The row of this warp: the examples' rows of equal place follow each other. -1: none.
+/// The row of this warp, or -1. Corresponding rows of the examples are consecutive.
 __device__ inline int64_t warp_row(int64_t rows, int64_t examples) {
   const int64_t item = static_cast<int64_t>(blockIdx.x) * (kWarpThreads / 32) + threadIdx.x / 32;
   if (item >= rows) return -1;
@@ -306,7 +316,7 @@ __device__ inline int64_t warp_row(int64_t rows, int64_t examples) {
 }
 
 /// Calls body(column, values) with the sums of the table rows of `row`: kVectors vectors of N columns at a
-/// time, 32 * N apart, those beyond `columns` 0.
+/// time, 32 * N apart; beyond `columns` they are 0.
 template <int N, typename Body>
 __device__ inline void for_each_sum(const TableRows& terms, int64_t columns, int64_t row, Body&& body) {
   for (int64_t base = threadIdx.x % 32 * N; base < columns; base += 32 * N * kVectors) {
@@ -342,7 +352,7 @@ __global__ void __launch_bounds__(kWarpThreads) rstd_kernel(const __grid_constan
   });
   squares = warp_sum(squares);
   if (threadIdx.x % 32 == 0)
-    static_cast<float*>(k.rstd)[row] = 1.0f / sqrtf(squares / static_cast<float>(k.columns) + kEpsilon);
+    static_cast<float*>(k.rstd)[row] = 1.0f / sqrtf(squares / static_cast<float>(k.columns) + kNormEpsilon);
 }
 
 template <typename T, int N>
@@ -436,9 +446,9 @@ void projected_rows(const Launch& launch, const ProjectedRows& k) {
   if (k.rows == 0) return;
   require(k.rows < INT32_MAX, "fewer than 2^31 rows");
   const bool wide = wide_tables(k.terms, k.columns) && aligned({k.out, k.offset});
-  const bool rotates = k.rotation.bands > 0, turned = rotates && wide && turns_in_vectors(k.rotation, 4);
+  const bool rotates = k.rotation.bands > 0, fused = rotates && wide && rotates_in_vectors(k.rotation, 4);
   with_type(k.type, [&]<typename T>() {
-    if (turned) {
+    if (fused) {
       gather<T, 4, true>(launch, k);
     } else if (wide) {
       gather<T, 4, false>(launch, k);
@@ -446,7 +456,7 @@ void projected_rows(const Launch& launch, const ProjectedRows& k) {
       gather<T, 1, false>(launch, k);
     }
   });
-  if (rotates && !turned) turn_in_place(launch, k.rotation, k.type, k.rows, k.columns, k.out, 1);
+  if (rotates && !fused) rotate_in_place(launch, k.rotation, k.type, k.rows, k.columns, k.out, 1);
 }
 
 void projected_rows_backward(const Launch& launch, const ProjectedRowsBackward& k) {
@@ -457,15 +467,15 @@ void projected_rows_backward(const Launch& launch, const ProjectedRowsBackward& 
   require(!rotates || rstd == nullptr, "a rotation or a scale, not both");
   with_type(k.type, [&]<typename T>() {
     const bool wide = wide_rows<T>(k.columns, {k.d_out, k.d_table});
-    const bool turned = rotates && wide && turns_in_vectors(k.rotation, kWide<T>);
-    if (rotates && !turned) turn_in_place(launch, k.rotation, k.type, k.rows, k.columns, k.d_out, -1);
+    const bool fused = rotates && wide && rotates_in_vectors(k.rotation, kWide<T>);
+    if (rotates && !fused) rotate_in_place(launch, k.rotation, k.type, k.rows, k.columns, k.d_out, -1);
     with_width<T>(wide, [&]<int N>() {
       const PlainRows<T, N> rows{static_cast<const T*>(k.d_out), k.columns};
       if constexpr (N > 1) {
-        using Shared = TurnedRows<T, N, 4>;
-        if (turned && shares_angles<Shared>(k.rotation, k.columns))
+        using Shared = RotatedRows<T, N, 4>;
+        if (fused && shares_angles<Shared>(k.rotation, k.columns))
           return sum_by_id(launch, ids, target, Shared{rows.x, k.columns, k.rotation});
-        if (turned) return sum_by_id(launch, ids, target, TurnedRows<T, N, 1>{rows.x, k.columns, k.rotation});
+        if (fused) return sum_by_id(launch, ids, target, RotatedRows<T, N, 1>{rows.x, k.columns, k.rotation});
       }
       if (rstd != nullptr) return sum_by_id(launch, ids, target, ScaledRows<T, N>{rows, rstd});
       sum_by_id(launch, ids, target, rows);
@@ -546,12 +556,12 @@ void scale_columns_backward(const Launch& launch, const ScaleColumnsBackward& k)
   scale_backward_kernel<<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(grid, k, parts);
   check_launch("scale_columns_backward");
   if (parts != nullptr)
-    sum_parts(launch, {parts,
-                       grid.row_blocks,
-                       k.columns,
-                       k.columns,
-                       {static_cast<float*>(k.d_scale), nullptr},
-                       {k.accumulate_scale, false}});
+    sum_parts(launch, {.parts = parts,
+                       .count = grid.row_blocks,
+                       .stride = k.columns,
+                       .columns = k.columns,
+                       .target = {static_cast<float*>(k.d_scale), nullptr},
+                       .accumulate = {k.accumulate_scale, false}});
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -1,46 +1,19 @@
-// The CUDA kernels of generation against the CPU's.
-#include "kernels/attention.h"
-#include "kernels/embedding.h"
-#include "kernels/gemm.h"
-#include "kernels/sampling.h"
-#include "tests/support/cuda_check.h"
-
+// CUDA kernels of cache attention against the CPU's.
 #include <algorithm>
 #include <numeric>
+
+#include "kernels/attention.h"
+#include "kernels/embedding.h"
+#include "tests/support/cuda_check.h"
 
 namespace perceiver::testing {
 namespace {
 
 template <typename T>
-class CudaGeneration : public CudaKernelTest<T> {};
-TYPED_TEST_SUITE(CudaGeneration, ElementTypes);
+class CudaCacheAttention : public CudaKernelTest<T> {};
+TYPED_TEST_SUITE(CudaCacheAttention, ElementTypes);
 
-TYPED_TEST(CudaGeneration, ProductsOfFewRows) {
-  using T = TypeParam;
-  for (const auto& [rows, columns, depth] :
-       {std::tuple{1, 1, 1}, {3, 70, 100}, {5, 259, 1024}, {9, 33, 4096}, {64, 40, 77}}) {
-    const Values x = random_values<T>(rows * depth, 1), weight = random_values<T>(columns * depth, 2),
-                 bias = random_values<T>(columns, 3);
-    Values expected(static_cast<size_t>(rows * columns));
-    kernels::cpu::skinny_gemm({DType::f64, DType::f64, rows, columns, depth, x.data(), weight.data(),
-                               bias.data(), expected.data()});
-    const Array<T> x_device(x), weight_device(weight), bias_device(bias), out(rows * columns), alone(columns);
-    kernels::cuda::skinny_gemm(this->launch(), {kType<T>, kType<T>, rows, columns, depth, x_device.data(),
-                                                weight_device.data(), bias_device.data(), out.data()});
-    const Values all = out.read();
-    expect_close(all, expected, {bound_of<T>().relative, 1e-4}, "products");
-    for (int64_t r = 0; r < rows; ++r) {
-      kernels::cuda::skinny_gemm(this->launch(),
-                                 {kType<T>, kType<T>, 1, columns, depth, x_device.data() + r * depth,
-                                  weight_device.data(), bias_device.data(), alone.data()});
-      const Values row = alone.read();
-      ASSERT_TRUE(std::equal(row.begin(), row.end(), all.begin() + r * columns))
-          << "row " << r << " of " << rows;
-    }
-  }
-}
-
-TYPED_TEST(CudaGeneration, AttentionOverRings) {
+TYPED_TEST(CudaCacheAttention, Rows) {
   using T = TypeParam;
   for (const auto& [slots, queries, heads, d, capacity] :
        {std::tuple{1, 1, 1, 4, 1}, {3, 1, 2, 64, 70}, {2, 2, 3, 24, 1000}, {1, 1, 4, 128, 20000}}) {
@@ -67,7 +40,7 @@ TYPED_TEST(CudaGeneration, AttentionOverRings) {
   }
 }
 
-/// A context of tokens for attention by table: on the host in f64, with the rings that it stands for.
+/// A context of tokens for attention by table: on the host in f64, with the KV caches that it stands for.
 struct TableShape {
   int64_t slots, queries, heads, rotary_heads, d, bands, capacity, vocabulary;
   bool negative = true;  // positions of both signs
@@ -100,7 +73,7 @@ struct TableProblem {
     positions = random_ints(s.slots * s.capacity, 4, static_cast<int32_t>(s.negative ? 2 * rows - 1 : rows));
     if (s.negative)
       for (int32_t& p : positions) p -= static_cast<int32_t>(rows - 1);
-    // Full, nothing, one row, and in between.
+    // Full, empty, one row, and in between.
     for (int64_t i = 0; i < s.slots; ++i)
       count.push_back(static_cast<int32_t>(i == 0   ? s.capacity
                                            : i == 1 ? 0
@@ -109,13 +82,22 @@ struct TableProblem {
     fill();
   }
 
-  /// What follows from the query, the table, the tokens and the positions.
+  /// Computes what follows from the query, the table, the tokens and the positions.
   void fill() {
     const int64_t row = 2 * shape.width(), rows = shape.slots * shape.capacity;
     for (int64_t i = 0; i < rows; ++i)
       std::copy_n(table.begin() + tokens[static_cast<size_t>(i)] * row, row, rings.begin() + i * row);
-    kernels::cpu::rotary({DType::f64, rows, row, shape.rotary_heads, shape.d, shape.bands, rings.data(),
-                          positions.data(), cosine.data(), sine.data(), 1});
+    kernels::cpu::rotary({.type = DType::f64,
+                          .rows = rows,
+                          .row_stride = row,
+                          .heads = shape.rotary_heads,
+                          .head_dim = shape.d,
+                          .bands = shape.bands,
+                          .x = rings.data(),
+                          .positions = positions.data(),
+                          .cosine = cosine.data(),
+                          .sine = sine.data(),
+                          .direction = 1});
     kernels::CacheAttention k = sizes(DType::f64);
     k.q = q.data(), k.cache = rings.data(), k.count = count.data(), k.out = expected.data();
     kernels::cpu::cache_attention(k);
@@ -131,7 +113,7 @@ struct TableProblem {
   }
 };
 
-/// On the device.
+/// The same on the device.
 template <typename T>
 struct DeviceTableProblem {
   Array<T> q, table, rings, out;
@@ -170,8 +152,8 @@ double largest_error(const Values& actual, const Values& expected) {
   return error;
 }
 
-// As close to the result in f64 as attention over the rings, of twice its error at most.
-TYPED_TEST(CudaGeneration, AttentionByTable) {
+// At most twice the error, against f64, of attention over the KV caches.
+TYPED_TEST(CudaCacheAttention, Table) {
   using T = TypeParam;
   std::vector<TableShape> shapes{{1, 1, 1, 1, 2, 1, 1, 3},        {4, 1, 2, 2, 64, 16, 70, 259},
                                  {3, 2, 5, 3, 24, 5, 1000, 40},   {5, 3, 3, 0, 33, 0, 300, 7},
@@ -196,8 +178,8 @@ TYPED_TEST(CudaGeneration, AttentionByTable) {
   }
 }
 
-// Scores far apart, and a token that the whole context repeats.
-TYPED_TEST(CudaGeneration, AttentionByTableOfExtremes) {
+// Scores far apart, and a context that repeats one token.
+TYPED_TEST(CudaCacheAttention, TableOfExtremes) {
   using T = TypeParam;
   for (const double size : {1e-3, 30.0}) {
     TableProblem<T> problem({2, 1, 4, 2, 64, 16, 2000, 100, false});
@@ -212,8 +194,8 @@ TYPED_TEST(CudaGeneration, AttentionByTableOfExtremes) {
   }
 }
 
-// A slot's bits are those that it has alone.
-TYPED_TEST(CudaGeneration, AttentionByTableDoesNotDependOnTheOtherSlots) {
+// A slot's results are bitwise those of the slot alone.
+TYPED_TEST(CudaCacheAttention, TableDoesNotDependOnTheOtherSlots) {
   using T = TypeParam;
   for (const int64_t vocabulary : {259, 3000}) {
     const TableProblem<T> problem({5, 2, 6, 6, 32, 8, 1300, vocabulary});
@@ -234,129 +216,12 @@ TYPED_TEST(CudaGeneration, AttentionByTableDoesNotDependOnTheOtherSlots) {
   }
 }
 
-TYPED_TEST(CudaGeneration, AttentionByTableIsRepeatable) {
+TYPED_TEST(CudaCacheAttention, TableIsRepeatable) {
   using T = TypeParam;
   const TableProblem<T> problem({3, 1, 8, 8, 64, 16, 6000, 259});
   const DeviceTableProblem<T> device(problem);
   this->expect_repeatable([] {}, [&] { kernels::cuda::cache_attention(this->launch(), device.by_table); },
                           device.out);
-}
-
-TYPED_TEST(CudaGeneration, RowsJoinTheirRings) {
-  using T = TypeParam;
-  const Array<T> source(Values{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
-  const Array<T> rings(Values(3 * 4 * 2, 0));
-  const DeviceArray<int32_t> row(Ints{3, 1, 0}), active(Ints{1, 0, 1});
-  kernels::cuda::write_rows(
-      this->launch(), {kType<T>, 3, 2, 2, source.data(), 2, row.data(), active.data(), rings.data(), 4});
-  EXPECT_EQ(rings.read(),
-            (Values{3, 4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0}));
-}
-
-TYPED_TEST(CudaGeneration, SlotsMoveOnOnceTheyHaveChosen) {
-  using T = TypeParam;
-  const Array<T> logits(Values{0, 0, 0, 1, 9, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0});
-  std::vector<kernels::SamplingParameters> likeliest(3);
-  for (kernels::SamplingParameters& own : likeliest) own.temperature = 0;
-  const DeviceArray<kernels::SamplingParameters> settings(likeliest);
-  const DeviceArray<uint8_t> seen(std::vector<uint8_t>(15));
-  const DeviceArray<double> probability(Values(3, 0));
-  const DeviceArray<int32_t> active(Ints{1, 0, 1}), token(Ints(3, -5)), posted(Ints(3, -5)),
-      step(Ints{4, 4, 0}), position(Ints{9, 9, 1}), context_count(Ints{5, 5, 1}), context_row(Ints{4, 4, 0}),
-      latent_count(Ints{4, 4, 2}), latent_row(Ints{2, 2, 0}), query(Ints(6, -1));
-  const kernels::AdvanceSlots next{3,
-                                   5,
-                                   4,
-                                   2,
-                                   active.data(),
-                                   step.data(),
-                                   position.data(),
-                                   context_count.data(),
-                                   context_row.data(),
-                                   latent_count.data(),
-                                   latent_row.data(),
-                                   query.data(),
-                                   1};
-  kernels::cuda::sample(this->launch(),
-                        {kType<T>, 3, 5, logits.data(), settings.data(), nullptr, seen.data(), step.data(),
-                         active.data(), token.data(), probability.data(), posted.data(), next});
-  EXPECT_EQ(token.read(), (Ints{4, -5, 1}));
-  EXPECT_EQ(posted.read(), (Ints{4, -5, 1}));
-  EXPECT_EQ(step.read(), (Ints{5, 4, 1}));
-  EXPECT_EQ(position.read(), (Ints{10, 9, 2}));
-  EXPECT_EQ(context_count.read(), (Ints{5, 5, 2}));
-  EXPECT_EQ(context_row.read(), (Ints{0, 4, 1}));
-  EXPECT_EQ(latent_count.read(), (Ints{4, 4, 4}));
-  EXPECT_EQ(latent_row.read(), (Ints{0, 2, 2}));
-  EXPECT_EQ(query.read(), (Ints{11, 11, -1, -1, 3, 3}));
-}
-
-TYPED_TEST(CudaGeneration, SamplesWhatTheCpuSamples) {
-  using T = TypeParam;
-  constexpr int64_t kSlots = 40;
-  for (const int64_t vocabulary : {int64_t{259}, int64_t{768}, int64_t{32000}, int64_t{131072}}) {
-    const Values logits = random_values<T>(kSlots * vocabulary, 5, 3);
-    std::vector<kernels::SamplingParameters> settings(kSlots);
-    std::vector<uint8_t> seen(static_cast<size_t>(kSlots * vocabulary));
-    for (size_t i = 0; i < seen.size(); ++i) seen[i] = i % 3 == 0;
-    std::vector<float> bias(static_cast<size_t>(2 * vocabulary), 0.0f);
-    for (size_t i = 0; i < bias.size(); ++i)
-      bias[i] = i % 5 == 0 ? -INFINITY : 0.25f * static_cast<float>(i % 7);
-    Ints step, active;
-    for (int64_t s = 0; s < kSlots; ++s) {
-      kernels::SamplingParameters& own = settings[static_cast<size_t>(s)];
-      own.temperature = s % 5 == 0 ? 0 : 0.3 * static_cast<double>(s % 5);
-      own.top_k = s % 3 == 0 ? 0 : static_cast<int32_t>(1 + 20 * (s % 4));
-      own.top_p = s % 4 == 0 ? 1 : 0.3 + 0.2 * static_cast<double>(s % 4);
-      own.min_p = s % 7 == 0 ? 0.05 : 0;
-      own.repetition_penalty = s % 2 == 0 ? 1 : 1.2;
-      own.seed = 0x1234567890ull + static_cast<uint64_t>(s);
-      own.sequence = static_cast<uint32_t>(s);
-      own.bias_row = s % 6 == 0 ? 0 : -1;
-      own.bias_period = 2;
-      own.allow_eos = static_cast<int32_t>(s % 2);
-      step.push_back(static_cast<int32_t>(s * 3));
-      active.push_back(s == 17 ? 0 : 1);
-    }
-    Ints token(kSlots, -5);
-    Values probability(kSlots, 0);
-    std::vector<uint8_t> cpu_seen = seen;
-    kernels::cpu::sample({DType::f64,
-                          kSlots,
-                          vocabulary,
-                          logits.data(),
-                          settings.data(),
-                          bias.data(),
-                          cpu_seen.data(),
-                          step.data(),
-                          active.data(),
-                          token.data(),
-                          probability.data(),
-                          nullptr,
-                          {}});
-    const Array<T> logits_device(logits);
-    const DeviceArray<kernels::SamplingParameters> settings_device(settings);
-    const DeviceArray<uint8_t> seen_device(seen);
-    const DeviceArray<float> bias_device(bias);
-    const DeviceArray<int32_t> step_device(step), active_device(active), token_device(Ints(kSlots, -5));
-    const DeviceArray<double> probability_device(Values(kSlots, 0));
-    kernels::cuda::sample(this->launch(), {kType<T>,
-                                           kSlots,
-                                           vocabulary,
-                                           logits_device.data(),
-                                           settings_device.data(),
-                                           bias_device.data(),
-                                           seen_device.data(),
-                                           step_device.data(),
-                                           active_device.data(),
-                                           token_device.data(),
-                                           probability_device.data(),
-                                           nullptr,
-                                           {}});
-    EXPECT_EQ(token_device.read(), token) << vocabulary;
-    EXPECT_EQ(seen_device.read(), cpu_seen) << vocabulary;
-    expect_close(probability_device.read(), probability, {1e-9, 1e-9}, "log-probability");
-  }
 }
 
 }  // namespace

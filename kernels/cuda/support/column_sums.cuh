@@ -6,7 +6,7 @@
 namespace perceiver::kernels::cuda {
 
 /// target[t] [columns] (+)= sum over `count` parts of part [t * columns + column]; part p starts at parts + p
-/// * stride. Null targets are left out.
+/// * stride. Null targets are skipped.
 struct PartSums {
   const float* parts;
   int64_t count, stride, columns;
@@ -19,12 +19,12 @@ void sum_parts(const Launch& launch, const PartSums& sums);
 void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, int64_t stride,
                  const void* x, float* target, bool accumulate);
 
-/// Most row blocks whose parts of `floats` each fit into the workspace.
+/// The largest number of parts of `floats` each that fits in the workspace.
 inline int64_t parts_that_fit(const Launch& launch, int64_t floats) {
   return std::max<int64_t>(1, launch.workspace_bytes / (floats * static_cast<int64_t>(sizeof(float))));
 }
 
-/// The end of a kernel on a ColumnGrid: sums the 8 walkers' `sum` and writes the block's part. Call it from
+/// Ends a kernel on a ColumnGrid: adds the `sum` of the 8 walkers and writes the block's part. Call it from
 /// all threads.
 template <int N, typename Grid>
 __device__ inline void write_part(const Grid& grid, const float (&sum)[N], float* parts) {

@@ -1,0 +1,91 @@
+// The arguments of the decode kernel: shapes, weights, caches, and the arrays in the workspace through which
+// blocks exchange vectors.
+#pragma once
+
+#include "kernels/cuda/decode/ring.cuh"
+#include "kernels/cuda/support/constants.cuh"
+#include "kernels/cuda/support/vector.cuh"
+#include "kernels/decode.h"
+#include "kernels/elementwise.h"
+
+namespace perceiver::kernels::cuda {
+
+using bf16 = __nv_bfloat16;
+
+inline constexpr int kMaxSlots = 64;
+inline constexpr int kMaxChannels = 1024;  // of what is normalised
+
+/// Self- or cross-attention. Its keys and values are read in tiles of `tile_rows` rows by `group` heads.
+struct AttentionShape {
+  int width, heads, head_dim;
+  int group, groups;  // heads of a tile; heads / group
+  int tile_rows;
+  int warps;     // of a block that share a head
+  bool by_head;  // head_attention.cuh: tiles are TMA boxes of self_tiles
+  int ring_rows;
+  bool separate_combine;  // split-KV partials are combined in a phase of their own, not by every reader
+  int bands, rotary_heads;
+  const float* cosine;
+  const float* sine;
+};
+
+/// Copies of each vector that all blocks read.
+inline constexpr int kReplicas = 2 * kEpilogueWarps;
+
+/// The flagged buffers through which blocks exchange the vectors of one slot (flagged_buffers.cuh). The
+/// replicas of a vector are `stride` words apart.
+struct FlaggedBuffers {
+  uint64_t* latents[2];  // [replicas, Z] f32
+  uint64_t* queries;     // [max(Z, A)] f32
+  uint64_t* new_kv;      // [1 + X, max(Z, A)] pairs of bf16: new keys, then values, of self and cross blocks
+  uint64_t* partials;    // [groups + grid, group, head_dim + 2] f32: sums, then maximum and denominator
+  uint64_t* attended;    // [replicas, max(Z, A) / 2] pairs of bf16
+  uint64_t* hidden;      // [replicas, widest hidden / 2] pairs of bf16
+  int latent_stride, attended_stride, hidden_stride, new_kv_stride;
+  int words;  // of all buffers, which start with the latents
+};
+
+inline constexpr uint32_t kFlagsPerStep = 1024;
+static_assert(8 + kMaxDecodeQueryLayers + 6 * (kMaxDecodeLayers + kMaxDecodeCrosses) < kFlagsPerStep);
+static_assert(kDecodeEpoch * kFlagsPerStep <= uint64_t{1} << 32);
+
+struct DecodeArguments {
+  int slots, vocabulary, input, latent, layers, cross_blocks, query_layers, position_tables, stages;
+  int cross_hidden, self_hidden, query_offset;
+  Activation activation, query_activation;
+  bool query_residual;
+  AttentionShape cross_shape, self_shape;
+
+  const bf16* token_embedding;
+  const bf16* position_table[kMaxDecodeTables];
+  DecodeLinear query, output;
+  DecodeLinear query_mlp[kMaxDecodeQueryLayers];
+  DecodeNorm output_norm;
+  bf16* self_kv;
+  bf16* context_kv;
+  const int32_t *token, *position, *table_position, *context_count, *context_row, *latent_count, *latent_row,
+      *active;
+  float* logits;
+
+  // In the workspace.
+  const DecodeCross* cross;             // [X]
+  const DecodeSelf* self;               // [L]
+  unsigned long long* arrivals;         // at the grid barrier
+  unsigned long long* finished_blocks;  // over all steps
+  float* latents[2];                    // [S, Z]; double-buffered for the layers of the query's MLP
+  float* queries;                       // [S, max(Z, A)], rotated, times softmax scale times log2(e)
+  bf16* hidden;                         // [S, widest hidden]
+  bf16* rows[2];           // [S, widest input]: inputs of products that do not fit in shared memory
+  float* partials;         // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
+  FlaggedBuffers flagged;  // with one slot, in place of the arrays above
+
+  CUtensorMap self_tiles;  // of self_kv as [layers, ring_rows, 2 * Z], where attention is by head
+  int cross_after[kMaxDecodeCrosses];
+
+  // In place of context_kv, which is then null:
+  const bf16* context_table;  // [X, V, 2A]
+  int32_t *context_tokens, *context_positions;
+  int table_bytes;  // of shared memory
+};
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,46 @@
+// The barrier over the whole grid of the fused decode step.
+#pragma once
+
+#include "kernels/cuda/decode/roles.cuh"
+
+namespace perceiver::kernels::cuda {
+#ifdef PERCEIVER_DECODE_SM90
+
+/// A barrier over all consumers of the grid, split into arrive and wait. The arrival count only grows, by a
+/// multiple of the grid per launch, so it needs no reset. The leader is a thread of the last warp, since the
+/// first warp has the most to do between the halves.
+class GridBarrier {
+ public:
+  __device__ explicit GridBarrier(unsigned long long* arrivals) : arrivals_(arrivals) {
+    if (threadIdx.x != kLeader) return;
+    const unsigned long long now = load();
+    target_ = now - now % gridDim.x;
+  }
+  /// Publishes what the consumers of this block wrote.
+  __device__ void arrive() {
+    consumer_barrier();
+    if (threadIdx.x != kLeader) return;
+    target_ += gridDim.x;
+    asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(arrivals_) : "memory");
+  }
+  __device__ void wait() {
+    if (threadIdx.x == kLeader)
+      while (load() < target_) {
+      }
+    consumer_barrier();
+  }
+
+ private:
+  static constexpr unsigned kLeader = kConsumers - 32;
+
+  __device__ unsigned long long load() const {
+    unsigned long long value;
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(arrivals_) : "memory");
+    return value;
+  }
+  unsigned long long* arrivals_;
+  unsigned long long target_ = 0;  // of the leader
+};
+
+#endif
+}  // namespace perceiver::kernels::cuda

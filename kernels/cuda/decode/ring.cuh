@@ -1,0 +1,55 @@
+// The ring of stages in shared memory through which the producer streams weights and cache rows to the
+// consumers, each stage with an mbarrier for full and one for empty (shared_memory.cuh).
+#pragma once
+
+#include "kernels/cuda/decode/roles.cuh"
+
+namespace perceiver::kernels::cuda {
+
+using hopper::mbarrier_arrive_warp;
+using hopper::mbarrier_expect_tx;
+using hopper::mbarrier_init;
+using hopper::mbarrier_test_wait;
+using hopper::mbarrier_wait;
+using hopper::bulk_load;
+using hopper::fence_proxy_async;
+using hopper::kWarpArrivals;
+
+// A tile of weights: up to 8 rows by 1024 columns. Rows are padded by 64 bytes so that the 8 lanes of a
+// 16-byte access, four to a row, hit different banks.
+inline constexpr int kTileRows = 8;
+inline constexpr int kTileColumns = 1024;
+inline constexpr int kRowPitch = kTileColumns * 2 + 64;
+inline constexpr int kStageBytes = kTileRows * kRowPitch;
+inline constexpr int kCacheTileBytes = 16384;  // a tile of keys and values
+inline constexpr int kMinStages = 4, kMaxStages = 16;
+
+// Tiles of one head (head_attention.cuh): channels; rows of a tile and of a warp; tiles processed together.
+inline constexpr int kHeadWidth = 64, kHeadTileRows = 64, kHeadRows = 16;
+inline constexpr int kHeadTiles = kConsumerWarps * kHeadRows / kHeadTileRows;
+inline constexpr int kHeadRowBytes = kHeadWidth * 2;
+inline constexpr uint32_t kHeadValues =
+    kHeadTileRows * kHeadRowBytes;  // offset of the values: after the keys
+static_assert(2 * kHeadValues == kCacheTileBytes);
+
+#ifdef PERCEIVER_DECODE_SM90
+
+/// A position in the ring.
+struct RingCursor {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void advance(int stages) {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+/// Makes the current phase of the mbarrier wait for the copies that this thread has started so far.
+__device__ inline void copies_arrive(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+#endif
+
+}  // namespace perceiver::kernels::cuda

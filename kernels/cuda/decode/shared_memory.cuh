@@ -1,0 +1,70 @@
+// How the decode kernel lays out shared memory: mbarriers and attention plans (DecodeShared), tables of block
+// weights, inputs of products, partial sums, the mixed tables of table_attention.cuh, and last the ring.
+#pragma once
+
+#include "kernels/cuda/decode/arguments.cuh"
+
+namespace perceiver::kernels::cuda {
+
+/// This step's work of self- or cross-attention.
+struct AttentionPlan {
+  AttentionShape shape;
+  int tiles_before[kMaxSlots + 1];  // tiles of one group of heads before each slot
+  int blocks;                       // that have tiles
+  int begin, end;                   // tiles of this block
+  int rows[kMaxSlots];              // valid rows; 0: the slot is idle
+  int new_row[kMaxSlots];           // the row that this step writes
+};
+
+struct DecodeShared {
+  uint64_t full[kMaxStages], empty[kMaxStages];
+  AttentionPlan cross, self;
+  int position[kMaxSlots];
+  // With one slot:
+  uint64_t sums_full[2], sums_empty[2];
+  float2 moments[2][kConsumerWarps];  // LayerNorm: a warp's sums of values and squares, double-buffered
+  uint32_t first_flag;
+  bool clears;
+};
+
+/// Inputs of one warp's columns of 4 tiles, for one slot.
+inline constexpr int kInputBytes = 1024;
+
+// Attention: partials of the warps that share a head, [2, warp, 128 + 4] floats, double-buffered. Combining:
+// those of one piece of a head, [2, warp, 4] float4.
+inline constexpr int kWarpPartialFloats = kConsumerWarps * (128 + 4),
+                     kWarpPartialBytes = 2 * kWarpPartialFloats * 4;
+inline constexpr int kMergeQuadruples = kConsumerWarps * 4, kMergeBytes = 2 * kMergeQuadruples * 16;
+
+/// Offsets in shared memory, in bytes, after DecodeShared.
+struct DecodeLayout {
+  int cross_table, self_table, rows, sums, table, ring;
+  __host__ __device__ static int align(int bytes) { return (bytes + 127) / 128 * 128; }
+  __host__ __device__ DecodeLayout(int slots, int cross_count, int layer_count, int table_bytes) {
+    cross_table = align(static_cast<int>(sizeof(DecodeShared)));
+    self_table = cross_table + align(cross_count * static_cast<int>(sizeof(DecodeCross)));
+    rows = self_table + align(layer_count * static_cast<int>(sizeof(DecodeSelf)));
+    sums = rows + align(rows_bytes(slots));
+    table = sums + align(sums_bytes(slots));
+    ring = table + align(table_bytes);
+  }
+  /// Inputs of products.
+  __host__ __device__ static int rows_bytes(int slots) {
+    if (slots > 8) return 0;
+    return slots > 1 ? slots * kRowPitch : kConsumerWarps * kInputBytes;
+  }
+  /// Each warp's outputs of one pass of a product, or attention's partials, in the same place; with one slot
+  /// side by side.
+  __host__ __device__ static int sums_bytes(int slots) {
+    const int products = pass_tiles(slots) * kConsumerWarps * slots * kTileRows * 4;
+    if (slots == 1) return products + kMergeBytes + kWarpPartialBytes;
+    return products > kWarpPartialBytes ? products : kWarpPartialBytes;
+  }
+  /// Tiles of 8 outputs in one pass: at most 64 (tile, slot) pairs, so that each thread has one pair of
+  /// outputs.
+  __host__ __device__ static int pass_tiles(int slots) {
+    return slots <= 8 ? 8 : slots <= 16 ? 4 : slots <= 32 ? 2 : 1;
+  }
+};
+
+}  // namespace perceiver::kernels::cuda

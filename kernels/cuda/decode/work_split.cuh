@@ -1,0 +1,36 @@
+// How outputs and tiles of attention are divided among the blocks of the fused decode step.
+#pragma once
+
+#include "kernels/cuda/decode/shared_memory.cuh"
+
+namespace perceiver::kernels::cuda {
+#ifdef PERCEIVER_DECODE_SM90
+
+/// This block's share of `count` items, divided among the first `blocks` blocks.
+struct Share {
+  int begin, end;
+  __device__ explicit Share(int count, unsigned blocks = gridDim.x)
+      : begin(begin_of(blockIdx.x, count, blocks)), end(begin_of(blockIdx.x + 1, count, blocks)) {}
+  /// The block that has item i.
+  __device__ static int owner(int i, int count, unsigned blocks) {
+    return static_cast<int>((static_cast<unsigned>(i + 1) * blocks - 1) / static_cast<unsigned>(count));
+  }
+
+ private:
+  __device__ static int begin_of(unsigned block, int count, unsigned blocks) {
+    return static_cast<int>(static_cast<unsigned>(count) * min(block, blocks) / blocks);
+  }
+};
+
+/// Divides tiles of attention among as few blocks as do not raise the largest share, so that shares end at
+/// the ends of heads where possible. Each of these blocks has a tile: a head's partials come from consecutive
+/// blocks without a gap.
+__device__ inline void share_tiles(int tiles, AttentionPlan& plan) {
+  const unsigned count = max(1u, static_cast<unsigned>(tiles)), share = (count - 1) / gridDim.x + 1;
+  plan.blocks = static_cast<int>((count - 1) / share + 1);
+  const Share own(tiles, static_cast<unsigned>(plan.blocks));
+  plan.begin = own.begin, plan.end = own.end;
+}
+
+#endif
+}  // namespace perceiver::kernels::cuda

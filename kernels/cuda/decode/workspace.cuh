@@ -1,0 +1,198 @@
+// Host side of the fused decode step: shapes of attention, the arrays in the workspace, and the kernel's
+// arguments, which point into it.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/cuda/decode/shared_memory.cuh"
+#include "kernels/cuda/decode/table_attention.cuh"
+#include "kernels/cuda/hopper/tensor_map.h"
+
+namespace perceiver::kernels::cuda {
+
+/// The workspace starts with the counts of arrivals at the grid barrier and of finished blocks.
+inline constexpr int64_t kCountBytes = 256, kFinishedBlocksAt = 128;
+
+/// The largest power of two, up to `most`, that divides the number of heads.
+inline int heads_per_tile(int64_t heads, int most) {
+  int group = 1;
+  while (heads % (2 * group) == 0 && 2 * group <= most) group *= 2;
+  return group;
+}
+
+/// `split_heads`: a tile has one head, since there are so few rows that they must be split over the blocks by
+/// heads; a head then has few partials.
+inline AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring_rows,
+                                      const DecodeRotary& rotary, bool split_heads) {
+  AttentionShape shape{};
+  shape.width = static_cast<int>(width);
+  shape.heads = static_cast<int>(heads);
+  shape.head_dim = static_cast<int>(width / heads);
+  const int teams = kConsumers * 8 / shape.head_dim;
+  shape.group = split_heads ? 1 : heads_per_tile(heads, teams);
+  shape.groups = shape.heads / shape.group;
+  shape.tile_rows = 2 * teams / shape.group;
+  shape.warps = std::max(1, kConsumerWarps / shape.group);
+  shape.by_head = split_heads && shape.head_dim == 64;
+  shape.ring_rows = static_cast<int>(ring_rows);
+  shape.separate_combine = !split_heads;
+  shape.bands = static_cast<int>(rotary.bands);
+  shape.rotary_heads = static_cast<int>(rotary.heads);
+  shape.cosine = static_cast<const float*>(rotary.cosine);
+  shape.sine = static_cast<const float*>(rotary.sine);
+  return shape;
+}
+
+inline bool by_table(const DecodeStep& k) {
+  return k.context_table != nullptr;
+}
+
+/// Shared memory of attention by table with `heads` heads per block; 0 without it.
+inline int64_t table_bytes(const DecodeStep& k, int heads) {
+  if (!by_table(k)) return 0;
+  const int64_t head_dim = k.attention_width / k.cross_heads;
+  return TableLayout(k.vocabulary, head_dim, k.cross_rotary.bands, heads, kConsumerWarps).bytes;
+}
+
+inline DecodeLayout layout_of(const DecodeStep& k, int table) {
+  return {static_cast<int>(k.slots), static_cast<int>(k.cross_blocks), static_cast<int>(k.layers), table};
+}
+
+/// Heads per block in attention by table, which share the angles of a position; 0 if not even one fits.
+inline int table_heads(const DecodeStep& k) {
+  int heads = k.context_rows >= kPairedRows ? heads_per_tile(k.cross_heads, kDecodeTableHeads) : 1;
+  const int64_t most = kTableSharedBytes - layout_of(k, 0).ring - kMinTableStages * kStageBytes;
+  while (heads > 0 && table_bytes(k, heads) > most) heads /= 2;
+  return heads;
+}
+
+inline AttentionShape cross_shape(const DecodeStep& k) {
+  AttentionShape shape =
+      attention_shape(k.attention_width, k.cross_heads, k.context_rows, k.cross_rotary, false);
+  if (!by_table(k)) return shape;
+  shape.group = table_heads(k);
+  shape.groups = shape.heads / shape.group;
+  return shape;
+}
+inline AttentionShape self_shape(const DecodeStep& k) {
+  return attention_shape(k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, k.slots == 1);
+}
+
+/// Offsets of the workspace's arrays, in bytes. With one slot the arrays are flagged buffers of 8-byte words.
+struct DecodeWorkspace {
+  int64_t cross_table, self_table, latents[2], queries, hidden, rows[2], partials, new_kv, bytes;
+  int64_t hidden_stride, rows_stride, new_kv_stride;  // words
+
+  DecodeWorkspace(const DecodeStep& k, int blocks) {
+    int64_t at = kCountBytes;
+    const bool flagged = k.slots == 1;
+    const auto take = [&](int64_t count, int64_t size) {
+      const int64_t begin = at;
+      at += align_256(count * (flagged ? 8 : size));
+      return begin;
+    };
+    cross_table = at, at += align_256(k.cross_blocks * static_cast<int64_t>(sizeof(DecodeCross)));
+    self_table = at, at += align_256(k.layers * static_cast<int64_t>(sizeof(DecodeSelf)));
+    const int64_t z = k.latent_channels, a = k.attention_width, copies = flagged ? kReplicas : k.slots;
+    new_kv_stride = std::max(z, a);
+    hidden_stride = std::max(k.cross_widening, k.self_widening) * z / 2;
+    rows_stride = std::max({z, a, k.input_channels}) / 2;
+    for (int64_t& part : latents) part = take(copies * z, 4);
+    queries = take(k.slots * std::max(z, a), 4);
+    hidden = take(copies * hidden_stride, 4);
+    for (int64_t& part : rows) part = take(copies * rows_stride, 4);
+    new_kv = take(flagged ? (1 + k.cross_blocks) * new_kv_stride : 0, 8);
+    partials = take(
+        std::max(partial_floats(k, cross_shape(k), blocks), partial_floats(k, self_shape(k), blocks)), 4);
+    bytes = at;
+  }
+
+  static int64_t align_256(int64_t bytes) { return ceil_div(bytes, 256) * 256; }
+  static int64_t partial_floats(const DecodeStep& k, const AttentionShape& shape, int blocks) {
+    return (k.slots * shape.groups + blocks) * shape.group * (shape.head_dim + 4);
+  }
+};
+
+inline FlaggedBuffers flagged_buffers(const DecodeStep& k, const DecodeWorkspace& at) {
+  const auto words = [&](int64_t offset) {
+    return reinterpret_cast<uint64_t*>(static_cast<unsigned char*>(k.workspace) + offset);
+  };
+  return {.latents = {words(at.latents[0]), words(at.latents[1])},
+          .queries = words(at.queries),
+          .new_kv = words(at.new_kv),
+          .partials = words(at.partials),
+          .attended = words(at.rows[0]),
+          .hidden = words(at.hidden),
+          .latent_stride = static_cast<int>(k.latent_channels),
+          .attended_stride = static_cast<int>(at.rows_stride),
+          .hidden_stride = static_cast<int>(at.hidden_stride),
+          .new_kv_stride = static_cast<int>(at.new_kv_stride),
+          .words = static_cast<int>((at.bytes - at.latents[0]) / 8)};
+}
+
+inline void point_to_workspace(const DecodeStep& k, const DecodeWorkspace& at, DecodeArguments& a) {
+  unsigned char* base = static_cast<unsigned char*>(k.workspace);
+  a.arrivals = reinterpret_cast<unsigned long long*>(base);
+  a.finished_blocks = reinterpret_cast<unsigned long long*>(base + kFinishedBlocksAt);
+  a.cross = reinterpret_cast<const DecodeCross*>(base + at.cross_table);
+  a.self = reinterpret_cast<const DecodeSelf*>(base + at.self_table);
+  for (int i = 0; i < 2; ++i) {
+    a.latents[i] = reinterpret_cast<float*>(base + at.latents[i]);
+    a.rows[i] = reinterpret_cast<bf16*>(base + at.rows[i]);
+  }
+  a.queries = reinterpret_cast<float*>(base + at.queries);
+  a.hidden = reinterpret_cast<bf16*>(base + at.hidden);
+  a.partials = reinterpret_cast<float*>(base + at.partials);
+  a.flagged = flagged_buffers(k, at);
+}
+
+inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
+  DecodeArguments a{};
+  a.slots = static_cast<int>(k.slots);
+  a.vocabulary = static_cast<int>(k.vocabulary);
+  a.input = static_cast<int>(k.input_channels);
+  a.latent = static_cast<int>(k.latent_channels);
+  a.layers = static_cast<int>(k.layers);
+  a.cross_blocks = static_cast<int>(k.cross_blocks);
+  a.query_layers = k.query_layers;
+  a.position_tables = k.position_tables;
+  a.stages = stages;
+  a.cross_hidden = static_cast<int>(k.cross_widening * k.latent_channels);
+  a.self_hidden = static_cast<int>(k.self_widening * k.latent_channels);
+  a.query_offset = static_cast<int>(k.query_offset);
+  a.activation = k.activation;
+  a.query_activation = k.query_activation;
+  a.query_residual = k.query_residual;
+  a.cross_shape = cross_shape(k);
+  a.self_shape = self_shape(k);
+  a.token_embedding = static_cast<const bf16*>(k.token_embedding);
+  a.query = k.query;
+  a.output = k.output;
+  a.output_norm = k.output_norm;
+  a.self_kv = static_cast<bf16*>(k.self_kv);
+  a.context_kv = static_cast<bf16*>(k.context_kv);
+  a.token = k.token;
+  a.position = k.position;
+  a.table_position = k.table_position;
+  a.context_count = k.context_count;
+  a.context_row = k.context_row;
+  a.latent_count = k.latent_count;
+  a.latent_row = k.latent_row;
+  a.active = k.active;
+  a.logits = k.logits;
+  a.context_table = static_cast<const bf16*>(k.context_table);
+  a.context_tokens = k.context_tokens;
+  a.context_positions = k.context_positions;
+  a.table_bytes = static_cast<int>(table_bytes(k, a.cross_shape.group));
+  for (int t = 0; t < k.position_tables; ++t)
+    a.position_table[t] = static_cast<const bf16*>(k.position_table[t]);
+  std::copy_n(k.query_mlp, k.query_layers, a.query_mlp);
+  for (int64_t i = 0; i + 1 < k.cross_blocks; ++i) a.cross_after[i] = static_cast<int>(k.cross_after[i]);
+  if (a.self_shape.by_head)
+    a.self_tiles = hopper::tensor_map(k.self_kv, k.layers, k.latent_rows, 2 * k.latent_channels,
+                                      2 * k.latent_channels, kHeadTileRows);
+  point_to_workspace(k, DecodeWorkspace(k, blocks), a);
+  return a;
+}
+
+}  // namespace perceiver::kernels::cuda
