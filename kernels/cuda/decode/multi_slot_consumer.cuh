@@ -333,7 +333,7 @@ class MultiSlotConsumer {
     return sum;
   }
 
-  // ----------------------------------------------------------------- results
+  // ----------------------------------------------------------------- outputs
 
   /// What the epilogue of the pass needs that does not depend on this step's phases: loaded before waiting
   /// for them.

@@ -101,8 +101,8 @@ __device__ inline void make_barriers(const DecodeArguments& a, DecodeShared& sha
   fence_proxy_async();
 }
 
-/// Fills shared memory except for the ring. Not inlined, so that it does not constrain the registers of the
-/// roles.
+/// Initialises what lasts in shared memory: mbarriers, plans, tables. Not inlined, so that it does not
+/// constrain the registers of the roles.
 template <int kSlots, bool kByTable>
 __device__ __noinline__ void set_up_block(const DecodeArguments& a, const DecodeLayout& layout,
                                           unsigned char* memory) {

@@ -10,6 +10,7 @@
 #include <bit>
 
 #include "kernels/cuda/support/dependent_launch.cuh"
+#include "kernels/cuda/support/workspace.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {

@@ -28,6 +28,8 @@
 #include "kernels/cuda/embedding/row_sort.cuh"
 #include "kernels/cuda/support/cache_policy.cuh"
 #include "kernels/cuda/support/dependent_launch.cuh"
+#include "kernels/cuda/support/vector.cuh"
+#include "kernels/cuda/support/workspace.cuh"
 
 namespace perceiver::kernels::cuda {
 
