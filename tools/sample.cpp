@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
-#include "data/text/utf8_stream.h"
 #include "data/tokenizer.h"
 #include "generate/generate.h"
 #include "generate/stop_strings.h"
@@ -21,7 +20,7 @@ constexpr uint64_t kLongestPrompt = uint64_t{64} << 20;
 
 struct SampleCommand {
   std::string checkpoint, prompt, prompt_file, prompts_file;
-  std::vector<std::string> stop, logit_bias;
+  std::vector<std::string> logit_bias;
   GenerationRequest request;
   FileSampling files;
   BatchSampling batch;
@@ -32,26 +31,12 @@ struct SampleCommand {
 /// A text to print: the likeliest of `best_of` continuations of a prompt.
 struct Result {
   size_t prompt = 0;
-  std::string text;
-  int64_t tokens = 0;
-  double log_probability = 0;
-  Ending ending = Ending::tokens;
-};
-
-/// A continuation in progress: its bytes up to a stop string.
-struct Progress {
-  StopStrings stop;
-  std::string text;
+  Completion completion;
 };
 
 void print(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
-}
-
-std::string valid_utf8(const std::string& bytes) {
-  Utf8Stream stream;
-  return stream.put(bytes) + stream.flush();
 }
 
 /// A line of the prompts file: in .jsonl a JSON string or an object with "prompt"; else the line itself.
@@ -96,42 +81,26 @@ std::pair<int32_t, float> parse_bias(const std::string& text) {
 }
 
 /// The likeliest of each group of `best_of` continuations.
-std::vector<Result> choose(const SampleCommand& options, const std::vector<Continuation>& all,
-                           const std::vector<Progress>& progress) {
+std::vector<Result> choose(const SampleCommand& options, const std::vector<Completion>& all) {
+  const auto group = static_cast<size_t>(options.best_of);
   std::vector<Result> results;
-  for (size_t first = 0; first < all.size(); first += static_cast<size_t>(options.best_of)) {
+  for (size_t first = 0; first < all.size(); first += group) {
     size_t best = first;
-    for (size_t i = first; i < first + static_cast<size_t>(options.best_of); ++i)
+    for (size_t i = first; i < first + group; ++i)
       if (all[i].log_probability > all[best].log_probability) best = i;
-    results.push_back({first / static_cast<size_t>(options.best_of * options.batch.count),
-                       progress[best].text, static_cast<int64_t>(all[best].tokens.size()),
-                       all[best].log_probability, all[best].ending});
+    results.push_back({first / static_cast<size_t>(options.best_of * options.batch.count), all[best]});
   }
   return results;
 }
 
-const char* name_of(Ending ending, bool stopped) {
-  switch (ending) {
-    case Ending::tokens:
-      return "tokens";
-    case Ending::end_token:
-      return "end";
-    case Ending::context:
-      return "context";
-    case Ending::caller:
-      break;
-  }
-  return stopped ? "stop" : "cancelled";
-}
-
 void print_json(const std::vector<std::string>& prompts, const std::vector<Result>& results) {
   nlohmann::ordered_json out = nlohmann::ordered_json::array();
-  for (const Result& result : results)
-    out.push_back({{"prompt", prompts[result.prompt]},
-                   {"text", valid_utf8(result.text)},
-                   {"tokens", result.tokens},
-                   {"log_probability", result.log_probability},
-                   {"ending", name_of(result.ending, true)}});
+  for (const auto& [prompt, completion] : results)
+    out.push_back({{"prompt", prompts[prompt]},
+                   {"text", completion.text},
+                   {"tokens", completion.tokens.size()},
+                   {"log_probability", completion.log_probability},
+                   {"ending", name_of(completion.finish_reason.value())}});
   std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
@@ -142,7 +111,7 @@ void check(SampleCommand& options) {
   if (options.batch.at_once < 0) throw_user("--batch {}: must be 0 (up to 8) or more", options.batch.at_once);
   check_sampling(options.request.sampling);
   if (options.request.tokens < 0) throw_user("--tokens {}: must be 0 or more", options.request.tokens);
-  (void)StopStrings(options.stop);
+  check_stop_strings(options.request.stop);
   for (const std::string& bias : options.logit_bias) options.request.token_biases.push_back(parse_bias(bias));
 }
 
@@ -154,6 +123,7 @@ std::vector<GenerationRequest> requests_of(const SampleCommand& options,
     GenerationRequest request = options.request;
     request.prompt = tokenizer.encode(prompt);
     request.prompt.insert(request.prompt.begin(), sos_token);
+    if (!options.json) request.echo = prompt;
     for (int64_t i = 0; i < options.batch.count * options.best_of; ++i) {
       request.sequence = static_cast<uint32_t>(i);  // a prompt's text does not depend on the other prompts
       requests.push_back(request);
@@ -167,7 +137,7 @@ int sample_as_files(SampleCommand& options, const LoadedModel& loaded) {
   if (!options.prompts_file.empty()) throw_user("--out cannot be combined with --prompts-file");
   if (options.json) throw_user("--out cannot be combined with --json");
   if (options.best_of > 1) throw_user("--out cannot be combined with --best-of");
-  if (!options.stop.empty()) throw_user("--out cannot be combined with --stop");
+  if (!options.request.stop.empty()) throw_user("--out cannot be combined with --stop");
   options.files.prompt_file = options.prompt_file;
   return sample_to_files(loaded, options.files, options.request, options.batch);
 }
@@ -184,39 +154,25 @@ int run(SampleCommand& options, const Globals& globals) {
 
   // A single text is printed as it grows; several, when all are done.
   const bool live = !options.json && total == 1;
-  std::vector<Progress> progress(requests.size(), {StopStrings(options.stop), {}});
-  Utf8Stream characters;
-  bool started = false;
-  const auto begin = [&] {
-    if (live && !started) print(characters.put(prompts[0]));
-    started = true;
+  size_t printed = 0;
+  const auto print_live = [&](int64_t, const ChosenToken&, const std::string& text) {
+    if (live) print(text);
+    printed += text.size();
+    return true;
   };
-  const auto all = generate(engine, requests, [&](int64_t request, const ChosenToken& token) {
-    begin();
-    Progress& own = progress[static_cast<size_t>(request)];
-    const std::string text = own.stop.put(tokenizer->decode({&token.token, 1}));
-    own.text += text;
-    if (live) print(characters.put(text));
-    return !own.stop.found();
-  });
-  begin();
-  for (Progress& each : progress) {
-    const std::string rest = each.stop.flush();
-    each.text += rest;
-    if (live) print(characters.put(rest));
-  }
+  const std::vector<Completion> all = generate(engine, requests, print_live, tokenizer.get());
   if (live) {
-    print(characters.flush() + "\n");
+    print(all[0].text.substr(printed) + "\n");
     return 0;
   }
-  const std::vector<Result> results = choose(options, all, progress);
+  const std::vector<Result> results = choose(options, all);
   if (options.json) {
     print_json(prompts, results);
     return 0;
   }
   for (size_t i = 0; i < results.size(); ++i) {
     const std::string head = results.size() > 1 ? "--- " + std::to_string(i + 1) + "\n" : "";
-    print(head + valid_utf8(prompts[results[i].prompt] + results[i].text) + "\n");
+    print(head + results[i].completion.text + "\n");
   }
   return 0;
 }
@@ -291,7 +247,7 @@ void add_sample(CLI::App& app, Globals& globals, Action& action) {
   add_file_sampling(*command, options->files);
   add_sampling(*command, *options);
   add_policy(*command, options->batch.engine);
-  command->add_option("--stop", options->stop, "End the text before this string (repeatable)")
+  command->add_option("--stop", options->request.stop, "End the text before this string (repeatable)")
       ->take_all()
       ->expected(1);
   command->add_option("--stop-token", options->request.stop_tokens, "Token ids that end the text")

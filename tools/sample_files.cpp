@@ -53,15 +53,16 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
   for (size_t i = 0; i < requests.size(); ++i) requests[i].sequence = static_cast<uint32_t>(i);
   Engine engine(*loaded.model, suited_options(batch.options_for(batch.count), loaded.metadata.modality));
   int64_t done = 0;
-  const std::vector<Continuation> all = generate(engine, requests, [&](int64_t sequence, const ChosenToken&) {
+  const auto show = [&](int64_t sequence, const ChosenToken&, const std::string&) {
     if (sequence == 0) show_token_count(++done, plan.tokens);
     return true;
-  });
+  };
+  const std::vector<Completion> all = generate(engine, requests, show);
   end_progress();
   std::vector<std::vector<int32_t>> samples;
-  for (const Continuation& continuation : all) {
+  for (const Completion& completion : all) {
     samples.emplace_back(plan.prompt.begin() + 1, plan.prompt.end());
-    samples.back().insert(samples.back().end(), continuation.tokens.begin(), continuation.tokens.end());
+    samples.back().insert(samples.back().end(), completion.tokens.begin(), completion.tokens.end());
   }
   for (const std::string& path : write_samples(*modality, samples, plan.positions, options.out))
     std::printf("%s\n", path.c_str());

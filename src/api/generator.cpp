@@ -5,9 +5,9 @@
 
 #include "api/model_state.h"
 #include "base/check.h"
-#include "data/text/utf8_stream.h"
-#include "generate/generate.h"
-#include "generate/stop_strings.h"
+#include "generate/completion.h"
+#include "generate/engine.h"
+#include "generate/request.h"
 #include "io/json_document.h"
 #include "kernels/sampling.h"
 
@@ -31,20 +31,20 @@ SamplingOptions sampling_options(const GenerateOptions& options) {
           options.min_p,       options.seed,  options.repetition_penalty};
 }
 
-GenerationRequest request_of(const TokenPrompt& prompt, const GenerateOptions& options) {
+/// All but the prompt.
+GenerationRequest request_of(const GenerateOptions& options) {
   GenerationRequest request;
-  request.prompt = prompt.tokens;
-  request.positions = prompt.positions;
   request.biases = options.logit_masks;
   request.token_biases = options.logit_bias;
   request.tokens = options.tokens;
   request.stop_tokens = options.stop_tokens;
+  request.stop = options.stop;
   request.sampling = sampling_options(options);
   request.ignore_eos = options.ignore_eos;
   return request;
 }
 
-/// The options that end a sequence or lay out its caches; sampling is saved with the sequence.
+/// The options that end a sequence or determine its caches; the engine saves those of sampling.
 nlohmann::ordered_json saved_options(const GenerateOptions& options, size_t prompt) {
   return {{"tokens", options.tokens},
           {"prompt", prompt},
@@ -64,29 +64,19 @@ struct Generator::State {
       : model(std::move(owner)),
         options(std::move(given)),
         engine(*model->loaded.model, engine_options(options, model->loaded.metadata.modality)),
-        stop(options.stop) {}
+        stream(request_of(options), model->tokenizer.get()) {}
 
-  /// Text that became certain with the bytes of one more token.
-  std::string text_of(int32_t token) {
-    return characters.put(stop.put(model->tokenizer->decode({&token, 1})));
-  }
-  std::string rest() { return characters.put(stop.flush()) + characters.flush(); }
-  /// Whether the token is the last of its sequence.
-  bool is_last(int32_t token) const {
-    const auto& ids = options.stop_tokens;
-    const bool ends = token == eos_token || std::find(ids.begin(), ids.end(), token) != ids.end();
-    return ends || stop.found() || generated >= options.tokens || engine.ended(0);
+  const Completion& completion() const { return stream.completion(); }
+  /// Ends the sequence after `tokens` new tokens if the engine can take no more.
+  void limit_to_context(size_t tokens) {
+    if (engine.ended(0)) stream.limit(static_cast<int64_t>(tokens), FinishReason::context);
   }
 
   std::shared_ptr<const Model::State> model;
   GenerateOptions options;
   Engine engine;
-  StopStrings stop;
-  Utf8Stream characters;
+  CompletionStream stream;
   size_t prompt = 0;  ///< tokens
-  int64_t generated = 0;
-  double log_probability = 0;
-  bool ended = false;
   std::atomic<bool> cancelled = false;
 };
 
@@ -97,16 +87,19 @@ Generator::~Generator() = default;
 
 std::optional<GeneratedToken> Generator::next() {
   State& s = *state_;
-  if (s.ended || s.cancelled) return std::nullopt;
-  s.engine.step();
-  const std::vector<ChosenToken> chosen = s.engine.collect();
+  if (ended()) return std::nullopt;
+  std::vector<ChosenToken> chosen;
+  try {
+    s.engine.step();
+    s.limit_to_context(s.completion().tokens.size() + 1);
+    chosen = s.engine.collect();
+  } catch (...) {
+    if (s.engine.ended(0)) s.stream.cancel();
+    throw;
+  }
   PERCEIVER_ASSERT(chosen.size() == 1);
-  GeneratedToken token{chosen[0].token, chosen[0].log_probability, s.text_of(chosen[0].token)};
-  ++s.generated;
-  s.log_probability += token.log_probability;
-  s.ended = s.is_last(token.id);
-  if (s.ended) token.text += s.rest();
-  return token;
+  const auto [slot, tag, token, log_probability] = chosen[0];
+  return GeneratedToken{token, log_probability, s.stream.put(token, log_probability)};
 }
 
 void Generator::run(const std::function<bool(const GeneratedToken&)>& on_token) {
@@ -118,13 +111,13 @@ void Generator::cancel() {
   state_->cancelled = true;
 }
 bool Generator::ended() const {
-  return state_->ended || state_->cancelled;
+  return state_->stream.finished() || state_->cancelled;
 }
 const std::vector<int32_t>& Generator::tokens() const {
   return state_->engine.tokens(0);
 }
 double Generator::log_probability() const {
-  return state_->log_probability;
+  return state_->completion().log_probability;
 }
 
 Generator Generator::fork(uint64_t seed) const {
@@ -134,12 +127,8 @@ Generator Generator::fork(uint64_t seed) const {
   auto other = std::make_unique<State>(s.model, options);
   other->engine.copy(s.engine, 0, 0);
   other->engine.set_sampling(0, sampling_parameters(sampling_options(options), 0, !options.ignore_eos));
-  other->stop = s.stop;
-  other->characters = s.characters;
+  other->stream = s.stream;
   other->prompt = s.prompt;
-  other->generated = s.generated;
-  other->log_probability = s.log_probability;
-  other->ended = s.ended;
   return Generator(std::move(other));
 }
 
@@ -148,8 +137,8 @@ std::string Generator::save() const {
   Engine::Storage storage;
   state_->engine.save(0, writer, storage);
   nlohmann::ordered_json options = saved_options(state_->options, state_->prompt);
-  options["ended"] = state_->ended;
-  options["log_probability"] = state_->log_probability;
+  options["ended"] = state_->stream.finished();
+  options["log_probability"] = state_->completion().log_probability;
   writer.set_metadata(kOptions, options.dump());
   return writer.file();
 }
@@ -161,12 +150,15 @@ Generator Model::start(std::string_view prompt, const GenerateOptions& options) 
 }
 
 Generator Model::start(TokenPrompt prompt, const GenerateOptions& options) const {
+  GenerationRequest request = request_of(options);
+  request.prompt = std::move(prompt.tokens);
+  request.positions = std::move(prompt.positions);
   auto generator = std::make_unique<Generator::State>(state_, options);
-  const GenerationRequest request = request_of(prompt, options);
-  check_request(generator->engine, request);
-  generator->prompt = prompt.tokens.size();
-  generator->engine.admit(0, sequence_of(request, state_->loaded.model->config().vocabulary));
-  generator->ended = options.tokens == 0 || generator->engine.ended(0);
+  Generator::State& s = *generator;
+  check_request(s.engine.model(), s.engine.options(), request);
+  s.prompt = request.prompt.size();
+  s.engine.admit(0, sequence_of(request, s.engine.model().config().vocabulary));
+  s.limit_to_context(0);
   return Generator(std::move(generator));
 }
 
@@ -210,11 +202,11 @@ Generator Model::restore(std::string_view saved) const {
   s.options.seed = settings.seed;
   s.options.ignore_eos = settings.allow_eos == 0;
   check_sampling(sampling_options(s.options));
-  for (size_t i = prompt; i < tokens.size(); ++i) s.text_of(tokens[i]);  // what is pending of the text
   s.prompt = prompt;
-  s.generated = static_cast<int64_t>(tokens.size() - prompt);
-  s.log_probability = log_probability;
-  s.ended = ended;
+  s.stream.replay(std::span(tokens).subspan(prompt), log_probability);
+  const size_t generated = tokens.size() - prompt;
+  if (ended) s.stream.limit(static_cast<int64_t>(generated), FinishReason::context);
+  s.limit_to_context(generated);
   return Generator(std::move(generator));
 }
 

@@ -1,4 +1,4 @@
-// Text that came from outside: is it UTF-8, and how a message may show it.
+// Text from outside: whether it is UTF-8, and how messages show it.
 #pragma once
 
 #include <cstddef>
@@ -7,15 +7,15 @@
 
 namespace perceiver {
 
-/// True if the text is well-formed UTF-8 (no overlong forms, surrogates or values past U+10FFFF).
+/// Whether the text is well-formed UTF-8 (no overlong forms, surrogates or values past U+10FFFF).
 bool is_utf8(std::string_view text);
-/// Length of the longest beginning of the text that is well-formed UTF-8, bytes.
+/// Length in bytes of the longest prefix that is well-formed UTF-8.
 size_t utf8_prefix(std::string_view text);
 
-/// The text on one line: control characters as \xNN.
+/// The text on one line, with control characters as \xNN.
 std::string printable(std::string_view text);
 
-/// The printable text in single quotes, cut after 60 bytes.
+/// The printable text in single quotes, cut off after 60 bytes.
 std::string quote(std::string_view text);
 
 }  // namespace perceiver

@@ -7,9 +7,13 @@
 
 namespace perceiver {
 
+void check_stop_strings(const std::vector<std::string>& strings) {
+  for (const std::string& string : strings)
+    if (string.empty()) throw_user("a stop string is empty; omit it to stop nowhere");
+}
+
 StopStrings::StopStrings(std::vector<std::string> strings) : strings_(std::move(strings)) {
-  for (const std::string& string : strings_)
-    if (string.empty()) throw_user("a stop string is empty; leave it out to stop nowhere");
+  check_stop_strings(strings_);
 }
 
 std::string StopStrings::put(std::string_view text) {
@@ -28,7 +32,7 @@ std::string StopStrings::flush() {
   return found_ ? std::string() : std::exchange(pending_, {});
 }
 
-/// Length of the longest end of the pending text that begins one of the strings.
+/// Length of the longest suffix of the pending text that one of the strings starts with.
 size_t StopStrings::held_back() const {
   size_t longest = 0;
   for (const std::string& string : strings_) {

@@ -1,4 +1,4 @@
-// Strings that end a text which arrives in pieces.
+// Strings that end a text arriving in pieces.
 #pragma once
 
 #include <string>
@@ -7,15 +7,18 @@
 
 namespace perceiver {
 
-/// Hands text on until the first of the strings appears. What may be the beginning of one is held back.
+/// Throws `user` for an empty string, which every text starts with.
+void check_stop_strings(const std::vector<std::string>& strings);
+
+/// Passes text on until the first of the strings appears; holds back what may be the start of one.
 class StopStrings {
  public:
-  /// Throws `user` for an empty string, which every text begins with.
+  /// Throws as check_stop_strings does.
   explicit StopStrings(std::vector<std::string> strings);
 
-  /// Takes more text; returns what now certainly stands before any of the strings.
+  /// Takes more text; returns what certainly comes before any of the strings.
   std::string put(std::string_view text);
-  /// The text's end: what was held back, unless one was found.
+  /// The text has ended: returns what was held back, unless a string was found.
   std::string flush();
   bool found() const { return found_; }
 

@@ -28,9 +28,9 @@ GenerationRequest request_of(int64_t tokens, uint32_t sequence, uint64_t seed = 
   return request;
 }
 
-std::vector<Continuation> run(const PerceiverAR& model, const std::vector<GenerationRequest>& requests,
-                              int64_t slots, GenerationPolicy policy = GenerationPolicy::automatic,
-                              const TokenCallback& callback = {}) {
+std::vector<Completion> run(const PerceiverAR& model, const std::vector<GenerationRequest>& requests,
+                            int64_t slots, GenerationPolicy policy = GenerationPolicy::automatic,
+                            const TokenCallback& callback = {}) {
   EngineOptions options;
   options.slots = slots;
   options.policy = policy;
@@ -51,10 +51,10 @@ TEST(Generate, WhatARequestBecomesDoesNotDependOnTheOthers) {
     const auto together = run(*model, requests, 4);
     std::set<std::vector<int32_t>> distinct;
     for (size_t i = 0; i < requests.size(); ++i) {
-      const Continuation alone = run(*model, {requests[i]}, 1)[0];
+      const Completion alone = run(*model, {requests[i]}, 1)[0];
       EXPECT_EQ(together[i].tokens, alone.tokens) << i;
       EXPECT_EQ(together[i].log_probability, alone.log_probability) << i;
-      EXPECT_EQ(together[i].ending, alone.ending) << i;
+      EXPECT_EQ(together[i].finish_reason, alone.finish_reason) << i;
       distinct.insert(alone.tokens);
     }
     EXPECT_EQ(distinct.size(), requests.size());
@@ -77,18 +77,19 @@ TEST(Generate, EndsEachSequenceOnItsOwn) {
                                           request_of(15, 3)};
   const auto whole = run(*model, requests, 4);
   EXPECT_EQ(whole[0].tokens.size(), 15u);
-  EXPECT_EQ(whole[0].ending, Ending::tokens);
+  EXPECT_EQ(whole[0].finish_reason, FinishReason::length);
   EXPECT_TRUE(whole[2].tokens.empty());
   // Cancelled by the caller after its first token; by its own fourth token.
   requests[3].stop_tokens = {whole[3].tokens[3]};
   const auto first = std::find(whole[3].tokens.begin(), whole[3].tokens.end(), whole[3].tokens[3]);
-  const auto again = run(*model, requests, 2, GenerationPolicy::automatic,
-                         [](int64_t request, const ChosenToken&) { return request != 1; });
+  const auto again =
+      run(*model, requests, 2, GenerationPolicy::automatic,
+          [](int64_t request, const ChosenToken&, const std::string&) { return request != 1; });
   EXPECT_EQ(again[0].tokens, whole[0].tokens);
   EXPECT_EQ(again[1].tokens.size(), 1u);
-  EXPECT_EQ(again[1].ending, Ending::caller);
+  EXPECT_EQ(again[1].finish_reason, FinishReason::cancelled);
   EXPECT_EQ(again[3].tokens, std::vector<int32_t>(whole[3].tokens.begin(), first + 1));
-  EXPECT_EQ(again[3].ending, Ending::end_token);
+  EXPECT_EQ(again[3].finish_reason, FinishReason::end_token);
 }
 
 TEST(Generate, GreedyIsTheLikeliestTokenOfFullPasses) {
@@ -141,7 +142,7 @@ TEST(Generate, ChecksRequestsBeforeAnyWork) {
     std::vector<GenerationRequest> requests{request_of(5, 0), request_of(5, 1)};
     change(requests[1]);
     EXPECT_THROW(run(*model, requests, 1, GenerationPolicy::automatic,
-                     [&](int64_t, const ChosenToken&) { return ++calls > 0; }),
+                     [&](int64_t, const ChosenToken&, const std::string&) { return ++calls > 0; }),
                  Error);
   };
   refused([](GenerationRequest& r) { r.tokens = -1; });

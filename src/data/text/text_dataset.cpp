@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/utf8.h"
 #include "data/splits.h"
 #include "data/text/byte_tokenizer.h"
 #include "data/text/word_counter.h"
@@ -58,7 +59,7 @@ int64_t TextDataset::character_start(const Document& document, int64_t offset) c
   for (int64_t start = offset; start >= std::max<int64_t>(0, offset - 3); --start) {
     uint8_t byte = 0;
     if (start < document.last) files_.read(document.file, start, {&byte, 1});
-    if ((byte & 0xC0) != 0x80) return start;
+    if (!is_utf8_continuation(byte)) return start;
   }
   return offset;  // four continuation bytes in a row are no UTF-8: any cut is as good
 }

@@ -1,32 +1,30 @@
-// Bytes in, whole UTF-8 characters out: what a terminal may be sent while a model is still writing.
+// Bytes in, whole UTF-8 characters out: what can be printed while a model is still generating.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <string_view>
 
+#include "base/utf8.h"
+
 namespace perceiver {
 
-/// Releases a character once its last byte has come. Whatever cannot be UTF-8 is replaced as Unicode
-/// recommends (section 3.9, "substitution of maximal subparts", also the WHATWG decoder): each longest
-/// beginning of a well-formed character, else each single byte, becomes one U+FFFD. The output is therefore
-/// always valid UTF-8.
+/// Returns a character once its last byte has arrived. Ill-formed bytes are replaced as Unicode recommends
+/// (section 3.9, "substitution of maximal subparts"; also the WHATWG decoder): each longest prefix of a
+/// well-formed character, or else each single byte, becomes one U+FFFD. The output is always valid UTF-8.
 class Utf8Stream {
  public:
-  /// Takes one byte; returns the characters that are now certain (often none).
+  /// Takes one byte; returns the characters that it completes (often none).
   std::string put(uint8_t byte);
   std::string put(std::string_view bytes);
-  /// The end: an unfinished character becomes one U+FFFD. The stream can then be used anew.
+  /// The end: an unfinished character becomes one U+FFFD. The stream can then be reused.
   std::string flush();
 
  private:
   void take(uint8_t byte, std::string& out);
-  void start(uint8_t byte, std::string& out);
 
-  std::string pending_;    ///< bytes of the unfinished character
-  int missing_ = 0;        ///< bytes it still needs
-  uint8_t lowest_ = 0x80;  ///< range of the next continuation byte: narrower after E0, ED, F0 and F4
-  uint8_t highest_ = 0xBF;
+  Utf8State state_;
+  std::string pending_;  ///< bytes of the unfinished character
 };
 
 }  // namespace perceiver

@@ -1,0 +1,49 @@
+// The decode step: one more token out of the caches for several slots at once, and the choice of the next.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "generate/slots.h"
+#include "generate/step_results.h"
+
+namespace perceiver {
+
+/// Enqueues decode steps. On a GPU a whole step is recorded once for each mailbox as a graph and replayed;
+/// the device then advances the slots' state by itself, and it is written from the host only after something
+/// else changed it.
+class DecodeStep {
+ public:
+  DecodeStep(Slots& slots, StepResults& results);
+
+  /// Whether a step of all slots is one kernel.
+  bool fused() const { return fused_ != nullptr; }
+
+  /// Computes the logits that follow the last token of each of `slots`.
+  void decode(const std::vector<int64_t>& slots);
+  /// Chooses a token for each of `slots` from its logits.
+  void choose(const std::vector<int64_t>& slots);
+  /// Both.
+  void decode_and_choose(const std::vector<int64_t>& slots);
+
+  /// Slots were changed from outside: the device's state has to be written again.
+  void invalidate_state() { active_.clear(); }
+  /// Tensors that recorded steps use have moved: they are recorded again.
+  void drop_recorded();
+
+ private:
+  void prepare(const std::vector<int64_t>& slots);
+  void launch_decode();
+  void launch_choice();
+  void launch_both();
+
+  Slots& slots_;
+  StepResults& results_;
+  std::shared_ptr<const FusedStep> fused_;
+  std::vector<int64_t> active_;          ///< slots whose state on the device is that of their next token
+  std::shared_ptr<DeviceMemory> arena_;  ///< memory of recorded steps
+  bool warm_ = false;                    ///< a step has run, so that the next can be recorded
+  std::vector<std::unique_ptr<RecordedWork>> recorded_;  ///< one for each mailbox
+};
+
+}  // namespace perceiver

@@ -1,0 +1,41 @@
+// Options of the generation engine: their defaults, what a model allows, and the memory they need.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "model/perceiver_ar.h"
+#include "perceiver/policy.h"
+
+namespace perceiver {
+
+/// 0 means the default.
+struct EngineOptions {
+  int64_t slots = 1;  ///< S, sequences generated together
+  GenerationPolicy policy = GenerationPolicy::automatic;
+  int64_t latents = 0;         ///< M; default: the model's
+  int64_t refill = 0;          ///< R, 1 to M latents, whole positions; default: M / 2
+  int64_t prompt_latents = 0;  ///< latents of the prompt's prefill, 1 to M; default: M
+  ContextEnd context_end = ContextEnd::drop;
+  /// Keep the context as tokens (table) or as keys and values (direct); automatic: whichever is faster.
+  ContextProjection context = ContextProjection::automatic;
+  bool fused = true;  ///< run a decode step as one kernel where there is one
+};
+
+/// Changes defaults to suit the data a model was trained on. Models of the copy task predict only the second
+/// half of a sequence, so latents on the first half were never trained: the prompt gets a single one.
+EngineOptions suited_options(EngineOptions options, const std::string& modality);
+
+/// The options with every default resolved. Throws `user` for what the model does not allow.
+EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options);
+
+/// Throws `failure`, naming how many slots would fit, if there is too little memory. `options` are resolved.
+void check_memory(const PerceiverAR& model, const EngineOptions& options);
+
+/// Whether keys and values of earlier tokens can be cached.
+bool keeps_cache(const ModelConfig& config);
+
+/// Whether each latent has a learned query of its own.
+bool has_query_per_latent(const ModelConfig& config);
+
+}  // namespace perceiver
