@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "data/text/tokenizer.h"
 #include "data/text/utf8_stream.h"
-#include "data/tokenizer.h"
 #include "generate/generate.h"
 #include "generate/stop_strings.h"
 #include "io/atomic_file.h"

@@ -7,7 +7,6 @@
 
 #include "base/check.h"
 #include "data/sample_files.h"
-#include "data/tokenizer.h"
 
 namespace perceiver::program {
 namespace {

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "base/check.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "io/atomic_file.h"
 #include "io/file_view.h"
 

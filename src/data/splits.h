@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "data/dataset.h"
-#include "data/file_list.h"
+#include "io/file_list.h"
 
 namespace perceiver {
 

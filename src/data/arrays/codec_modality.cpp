@@ -4,9 +4,8 @@
 
 #include "base/check.h"
 #include "data/arrays/npy.h"
-#include "data/arrays/number_list.h"
 #include "data/modality.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 
 namespace perceiver {
 namespace {
@@ -127,7 +126,7 @@ class CodecModality final : public Modality {
 
 std::unique_ptr<Modality> open_codec(const ModalityOptions& options) {
   const int64_t levels = options.integer("levels", 1, max_levels);
-  std::vector<int64_t> codes = number_list(options, "codes", max_levels, 1, max_codes);
+  std::vector<int64_t> codes = options.integers("codes", max_levels, 1, max_codes);
   if (codes.size() == 1) codes.assign(static_cast<size_t>(levels), codes[0]);
   if (codes.size() != static_cast<size_t>(levels))
     throw_user("data.options.codes: {} numbers for {} levels; give one for all, or one each", codes.size(),

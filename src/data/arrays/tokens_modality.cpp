@@ -3,9 +3,8 @@
 
 #include "base/check.h"
 #include "data/arrays/npy.h"
-#include "data/arrays/number_list.h"
 #include "data/modality.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "io/file_view.h"
 
 namespace perceiver {
@@ -109,9 +108,8 @@ class TokensModality final : public Modality {
 
 std::unique_ptr<Modality> open_tokens(const ModalityOptions& options) {
   return std::make_unique<TokensModality>(
-      options.integer("values", 1, max_values),
-      number_list(options, "position_values", max_axes, 1, max_values), options.flag("ends"),
-      pack_tokenizer("tokens", options.values(ModalityOption::Use::tokens)));
+      options.integer("values", 1, max_values), options.integers("position_values", max_axes, 1, max_values),
+      options.flag("ends"), pack_tokenizer("tokens", options.values(ModalityOption::Use::tokens)));
 }
 
 std::unique_ptr<Modality> restore_tokens(std::string_view tokenizer, const ModalityOptions& options) {

@@ -10,7 +10,6 @@
 #include "data/image/png_writer.h"
 #include "data/image/resize.h"
 #include "data/modality.h"
-#include "data/tokenizer.h"
 #include "io/atomic_file.h"
 
 namespace perceiver {

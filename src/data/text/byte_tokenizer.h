@@ -1,7 +1,7 @@
 // The byte-level vocabulary of 259 ids: 0 PAD, 1 EOS, 2 SOS, byte b is id b + 3.
 #pragma once
 
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
 
 namespace perceiver {
 

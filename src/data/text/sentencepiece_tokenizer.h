@@ -4,7 +4,7 @@
 #include <functional>
 #include <memory>
 
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
 
 namespace sentencepiece {
 class SentencePieceProcessor;

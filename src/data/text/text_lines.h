@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "data/file_list.h"
+#include "io/file_list.h"
 #include "io/file_view.h"
 
 namespace perceiver {

@@ -1,4 +1,6 @@
-#include "data/shards/shard_folder.h"
+#include "data/shards/shard_build.h"
+#include "data/shards/shard_file.h"
+#include "data/shards/shard_inputs.h"
 
 #include <gmock/gmock.h>
 

@@ -1,4 +1,5 @@
-#include "data/shards/shard.h"
+#include "data/shards/shard_builder.h"
+#include "data/shards/shard_file.h"
 
 #include <gmock/gmock.h>
 

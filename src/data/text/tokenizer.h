@@ -1,4 +1,4 @@
-// Text to token ids and back. A tokenizer knows nothing of documents: SOS and EOS are added by the data set.
+// Text to token ids and back. A tokenizer knows nothing about documents: the dataset adds SOS and EOS.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,9 @@
 #include <string_view>
 #include <vector>
 
-namespace perceiver {
+#include "data/special_tokens.h"
 
-inline constexpr int32_t pad_token = 0;
-inline constexpr int32_t eos_token = 1;
-inline constexpr int32_t sos_token = 2;
-inline constexpr int32_t special_tokens = 3;  ///< data ids start here
+namespace perceiver {
 
 class Tokenizer {
  public:

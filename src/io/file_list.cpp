@@ -1,4 +1,4 @@
-#include "data/file_list.h"
+#include "io/file_list.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
