@@ -18,7 +18,7 @@ std::vector<TokenSequence> encode_file(const ListedFile& file, const ModalityKin
   try {
     if (file.size == 0) throw_user("is empty");
     if (file.size > kind.max_file_bytes)
-      throw_user("has {} bytes; the limit is {}, split it into several files", file.size,
+      throw_user("has {} bytes; at most {} are read, split it into several files", file.size,
                  kind.max_file_bytes);
     const FileView content(file.path);
     std::vector<TokenSequence> documents = modality.encode({file.path, content.bytes()});

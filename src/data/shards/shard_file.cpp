@@ -62,7 +62,7 @@ void ShardFile::read_file() {
     fail(file_.size(), fmt::format("the file ends here; a shard has at least {} bytes", preamble_bytes));
   const auto preamble = load<Preamble>(file_.data());
   if (std::string_view(preamble.magic, sizeof preamble.magic) != magic)
-    fail(0, fmt::format("does not start with '{}', so it is not a shard", magic));
+    fail(0, fmt::format("does not begin with '{}', so it is not a shard", magic));
   if (preamble.version != version)
     fail(offsetof(Preamble, version),
          fmt::format("version {}; this program reads version {}", preamble.version, version));

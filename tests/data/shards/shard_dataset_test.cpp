@@ -170,7 +170,7 @@ TEST(OpenDataset, ShardsThatContradictAreRefused) {
   EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("values"));
   config = shards(folder);
   config.validation = {folder.path("in")};
-  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("name it alone"));
+  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("give no other path"));
   config = raw(folder, "text", {{"tokeniser", "bytes"}});
   EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("did you mean 'tokenizer'"));
 }
@@ -182,9 +182,9 @@ TEST(OpenDataset, AShardOfAnotherBuildIsFound) {
   build(folder, "tokens", {});
   const std::string other = read_file(folder.path("shards/train-00001-of-00002.shard"), 1 << 20);
   folder.write("shards/train-00000-of-00002.shard", other);
-  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("is not the shard that"));
+  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("is not the shard listed in"));
   folder.write("shards/train-00000-of-00002.shard", other.substr(0, 200));
-  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("cut short"));
+  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("truncated"));
 }
 
 TEST(OpenDataset, TextShardsScoreAsTextFiles) {
