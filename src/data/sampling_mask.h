@@ -1,4 +1,4 @@
-// Which ids are allowed where in a sequence, for data whose places differ: color channels, codec levels.
+// Which ids are allowed where in a sequence, for data whose places differ: colour channels, codec levels.
 #pragma once
 
 #include <cstdint>
