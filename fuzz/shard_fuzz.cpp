@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "data/shards/shard.h"
+#include "data/shards/shard_file.h"
 #include "data/shards/shard_format.h"
 #include "io/checksum.h"
 #include "perceiver/error.h"

@@ -10,7 +10,7 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "config/load.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "generate/generate.h"
 #include "model/precision.h"
 #include "tools/commands.h"

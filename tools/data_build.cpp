@@ -3,7 +3,8 @@
 #include <cstdio>
 
 #include "base/check.h"
-#include "data/shards/shard_folder.h"
+#include "data/shards/shard_build.h"
+#include "data/shards/shard_inputs.h"
 #include "tools/data.h"
 #include "train/progress.h"
 

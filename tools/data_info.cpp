@@ -5,7 +5,8 @@
 
 #include "base/check.h"
 #include "base/text.h"
-#include "data/shards/shard_folder.h"
+#include "data/shards/shard_file.h"
+#include "data/shards/shard_summary.h"
 #include "tools/data.h"
 
 namespace perceiver::program {

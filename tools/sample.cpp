@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
 #include "generate/generate.h"
 #include "generate/stop_strings.h"
 #include "io/atomic_file.h"

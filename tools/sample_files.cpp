@@ -5,7 +5,6 @@
 
 #include "base/check.h"
 #include "data/sample_files.h"
-#include "data/tokenizer.h"
 
 namespace perceiver::program {
 void add_file_sampling(CLI::App& command, FileSampling& options) {

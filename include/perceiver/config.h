@@ -1,6 +1,6 @@
-// Plain configuration structures: what a YAML file, a checkpoint's metadata or a C++ program says about a
-// model, its data and its training. Every field's meaning, unit and default is documented once, in the
-// schema that `perceiver config --explain` prints (src/config/schema.cpp); defaults here are those.
+// Plain configuration structures: how a YAML file, the metadata of a checkpoint or a C++ program describes a
+// model, its data and its training. The meaning, unit and range of every field is documented once, in the
+// schema that `perceiver config --explain` prints (src/config/schema.cpp). Defaults are defined here.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,10 @@ enum class AttentionWidth { kv, q };
 enum class ContextProjection { automatic, table, direct };
 enum class AttentionBackend { automatic, hopper, portable, reference, cudnn };
 
-/// The network (docs/model.md; Hawthorne et al. 2022, section 3). Channels and counts, no units.
+/// The network (docs/model.md; Hawthorne et al. 2022, section 3). Sizes are channels or counts.
 struct ModelConfig {
   ModelType type = ModelType::perceiver_ar;
-  int64_t vocabulary = 259;          ///< V: ids 0 = PAD, 1 = EOS, 2 = SOS, data from 3 on
+  int64_t vocabulary = 259;          ///< V: ids 0 = PAD, 1 = EOS, 2 = SOS, data from 3
   int64_t context_length = 2048;     ///< N, tokens
   int64_t latents = 256;             ///< M
   int64_t latents_per_position = 1;  ///< K
@@ -40,7 +40,7 @@ struct ModelConfig {
   QueryStyle query_style = QueryStyle::none;
   int64_t query_mlp_layers = 2;                            ///< for query_style mlp
   Activation query_activation = Activation::squared_relu;  ///< for query_style mlp
-  bool shared_learned_query = false;                       ///< for query_style learned: one row for all
+  bool shared_learned_query = false;  ///< for query_style learned: one row for all latents
   bool query_offset = false;
   std::vector<int64_t> extra_cross_attention_after;  ///< layer indices, from 0
   PositionEncoding position_encoding = PositionEncoding::rotary;
@@ -49,7 +49,7 @@ struct ModelConfig {
   double rotary_head_fraction = 1.0;
   double max_wavelength = 0;  ///< positions; 0 = context_length
   PositionTable position_table = PositionTable::sinusoidal;
-  std::vector<int64_t> position_sizes;  ///< rows of each axis' table; empty = [context_length + 2]
+  std::vector<int64_t> position_sizes;  ///< rows of the table of each axis; empty = [context_length + 2]
   bool learnable_positions = false;
   double residual_dropout = 0.1;
   double context_dropout = 0.0;
@@ -66,13 +66,13 @@ struct ModelConfig {
 struct DataConfig {
   std::string type = "text";                   ///< "copy", or a modality's name (src/data/modalities.inc)
   std::map<std::string, std::string> options;  ///< of the modality
-  std::vector<std::string> train;       ///< files and folders, or one of shards; alone, the whole corpus
+  std::vector<std::string> train;  ///< files and folders, or one folder of shards; alone, the whole corpus
   std::vector<std::string> validation;  ///< empty: a fraction of `train`
   std::vector<std::string> test;        ///< empty: a fraction of `train`
-  double validation_fraction = 0.05;    ///< of documents (of the bytes when there is one document)
+  double validation_fraction = 0.05;    ///< of documents (of bytes if there is only one document)
   double test_fraction = 0.0;
-  int64_t copy_length = 32;  ///< tokens of a whole sequence: SOS, payload, mirrored payload, EOS
-  uint64_t seed = 0;         ///< of the split and the copy task
+  int64_t copy_length = 32;  ///< tokens per sequence: SOS, payload, mirrored payload, EOS
+  uint64_t seed = 0;         ///< of the split and of the copy task
 };
 
 enum class Reduction { mean, sum };
@@ -115,7 +115,7 @@ enum class Recompute { none, block, attention_mlp };
 struct TrainConfig {
   int64_t steps = 1000;
   int64_t batch = 16;         ///< examples per step
-  int64_t micro_batches = 1;  ///< a step's batch in this many equal parts
+  int64_t micro_batches = 1;  ///< equal parts of the batch, computed one at a time
   Precision precision = Precision::automatic;
   Recompute recompute = Recompute::none;
   uint64_t seed = 0;
@@ -124,7 +124,7 @@ struct TrainConfig {
   int64_t max_nonfinite_steps = 10;
   double max_minutes = 0;  ///< 0 = no limit
   bool tensorboard = true;
-  bool cuda_graph = true;  ///< GPU: steps are replayed as recorded graphs
+  bool cuda_graph = true;  ///< GPU: record each step as a CUDA graph and replay it
 };
 
 struct EvalConfig {

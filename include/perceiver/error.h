@@ -6,14 +6,14 @@
 
 namespace perceiver {
 
-/// Whose mistake an error is; the program exits 2 for `user` and 1 for `failure`.
+/// Who can fix an error. The program exits with 2 for `user` and 1 for `failure`.
 enum class ErrorKind {
-  user,     ///< bad input, configuration, file or request: the caller can mend it
+  user,     ///< bad input, configuration, file or request: the caller can fix it
   failure,  ///< the machine, the disk or this library failed
 };
 
-/// Thrown by every function of the library. `what()` is one line that says what was wrong, where, and
-/// what to do about it.
+/// The only exception the library throws. `what()` is one line: what is wrong, where, and what to do about
+/// it.
 class Error : public std::runtime_error {
  public:
   Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}

@@ -1,8 +1,8 @@
-// A text, or any sequence of tokens, that grows token by token.
+// Generates a text, or any sequence of tokens, token by token.
 //
 //   auto model = perceiver::Model::load("runs/book");
 //   auto story = model.start("Once upon a time", {.tokens = 200, .seed = 1});
-//   auto other = story.fork(2);                       // the same beginning, another continuation
+//   auto other = story.fork(2);                       // the same start, another continuation
 //   while (auto token = story.next()) std::cout << token->text;
 #pragma once
 
@@ -19,66 +19,66 @@
 namespace perceiver {
 
 struct GenerateOptions {
-  int64_t tokens = 100;    ///< new tokens at most
-  double temperature = 1;  ///< 0 = always the likeliest
-  int64_t top_k = 0;       ///< 0 = off
-  double top_p = 1;
-  double min_p = 0;
+  int64_t tokens = 100;     ///< maximum number of new tokens
+  double temperature = 1;   ///< 0 = greedy: always the most likely token
+  int64_t top_k = 0;        ///< 0 = off
+  double top_p = 1;         ///< 1 = off
+  double min_p = 0;         ///< 0 = off
   uint64_t seed = 0;        ///< same seed, same text
-  bool ignore_eos = false;  ///< never end early
-  double repetition_penalty =
-      1;  ///< logits of tokens that occurred are divided by it (multiplied where negative)
+  bool ignore_eos = false;  ///< do not stop at the end token
+  /// Positive logits of tokens that have occurred are divided by it, negative ones multiplied. 1 = off.
+  double repetition_penalty = 1;
   std::vector<std::string> stop;                      ///< the text ends before the first of these
   std::vector<int32_t> stop_tokens;                   ///< ids that end the sequence
-  std::vector<std::pair<int32_t, float>> logit_bias;  ///< added to tokens' logits; -infinity: never
-  /// Added to the logits, one value for each id from 0 on; row t % (number of rows) for the t-th new token.
+  std::vector<std::pair<int32_t, float>> logit_bias;  ///< id and value added to its logit; -infinity = never
+  /// Rows of one value per id, from id 0, added to the logits; new token t uses row t % (number of rows).
   std::vector<std::vector<float>> logit_masks;
   GenerationPolicy policy = GenerationPolicy::automatic;
-  int64_t latents = 0;         ///< 0 = the model's
-  int64_t refill = 0;          ///< latents that policy refill computes anew; 0 = half of them
-  int64_t prompt_latents = 0;  ///< latents of the pass over the prompt; 0 = all
+  int64_t latents = 0;         ///< 0 = model.latents
+  int64_t refill = 0;          ///< latents that policy refill recomputes; 0 = half of them
+  int64_t prompt_latents = 0;  ///< latents used by the prefill; 0 = all
   ContextEnd context_end = ContextEnd::drop;
 };
 
 /// A prompt as token ids, SOS (2) first.
 struct TokenPrompt {
   std::vector<int32_t> tokens;
-  /// For models with position tables: positions of the prompt's tokens and of those to come, [any number,
-  /// axes]; so the elements of an image may be given and generated in any order. The sequence ends with the
-  /// last. Empty: 1, 2, …
+  /// For models with position tables: the positions of the prompt and of the tokens to come, [any number,
+  /// axes]; the elements of an image can thus be given and generated in any order. The sequence ends at the
+  /// last position. Empty: 1, 2, …
   std::vector<int32_t> positions;
 };
 
 struct GeneratedToken {
   int32_t id = 0;
-  double log_probability = 0;  ///< nats, under the model itself
-  std::string text;            ///< whole UTF-8 characters that are now certain; often empty
+  double log_probability = 0;  ///< nats, under the unmodified distribution of the model
+  std::string text;            ///< the UTF-8 characters completed by this token; often empty
 };
 
-/// One sequence on its way. Generators of one model may run in different threads at the same time; each of
-/// them is one thread's at a time, but for `cancel`. Every member throws perceiver::Error for what it cannot
-/// do.
+/// One sequence being generated. Generators of one model may run concurrently in different threads; a single
+/// generator must be used by one thread at a time, except for `cancel`. Members throw perceiver::Error on
+/// failure.
 class Generator {
  public:
   Generator(Generator&&) noexcept;
   Generator& operator=(Generator&&) noexcept;
   ~Generator();
 
-  /// The next token; none once the sequence has ended.
+  /// The next token, or nothing once the sequence has ended.
   std::optional<GeneratedToken> next();
-  /// Calls back for each token until the sequence ends or the callback returns false.
+  /// Calls `on_token` for each token until the sequence ends or it returns false.
   void run(const std::function<bool(const GeneratedToken&)>& on_token);
-  /// From any thread: `next` returns nothing from now on.
+  /// Makes `next` return nothing from now on. Can be called from any thread.
   void cancel();
   bool ended() const;
-  /// Prompt and continuation.
+  /// The ids of the prompt and the continuation.
   const std::vector<int32_t>& tokens() const;
-  /// Nats, sum over the new tokens.
+  /// Sum over the new tokens, nats.
   double log_probability() const;
 
-  /// The same sequence, free to go on otherwise: its random numbers are those of `seed`.
+  /// A copy of the sequence that continues independently, with random numbers from `seed`.
   Generator fork(uint64_t seed) const;
-  /// Everything that Model::restore needs to go on bit for bit: a file's bytes.
+  /// The bytes of a file from which Model::restore continues bit for bit.
   std::string save() const;
 
  private:

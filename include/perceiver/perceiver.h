@@ -1,4 +1,4 @@
-// Everything the library offers.
+// The whole public API.
 #pragma once
 
 #include "perceiver/config.h"

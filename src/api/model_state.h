@@ -1,7 +1,7 @@
 // What a Model and its Generators share: the weights and the tokenizer.
 #pragma once
 
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
 #include "model/model_file.h"
 #include "perceiver/model.h"
 

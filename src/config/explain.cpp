@@ -13,7 +13,7 @@ constexpr size_t columns = 100;
 constexpr size_t name_columns = 36;
 constexpr size_t doc_indent = 6;
 
-/// Appends the words of `text` to `out`, starting at column `column`; further lines begin at column `indent`.
+/// Appends `text` to `out`, starting at column `column`; further lines are indented to column `indent`.
 void append_wrapped(std::string& out, std::string_view text, size_t column, size_t indent) {
   bool line_is_empty = true;
   while (!text.empty()) {
@@ -59,7 +59,7 @@ std::string explain_config(const std::string& prefix) {
     return out;
   }
   if (!is_config_section(prefix))
-    throw_user("no configuration key or section is called {}; the nearest known is '{}'", quote(prefix),
+    throw_user("no configuration key or section is called {}; did you mean '{}'?", quote(prefix),
                nearest_config_path(prefix));
   for (const ConfigSection& section : config_sections())
     if (prefix.empty() || section.name == prefix) append_section(out, section);

@@ -1,4 +1,4 @@
-// The readable reference of all configuration keys.
+// The configuration reference that `perceiver config --explain` prints.
 #pragma once
 
 #include <string>
@@ -6,8 +6,8 @@
 namespace perceiver {
 
 /// Every key with its values, default and meaning, by section, in lines of at most 100 columns. `prefix`
-/// selects a section ("train") or one key ("train.steps"); a `user` error names the nearest known one
-/// otherwise.
+/// selects a section ("train") or a key ("train.steps"); for anything else a `user` error suggests the
+/// nearest.
 std::string explain_config(const std::string& prefix = "");
 
 }  // namespace perceiver

@@ -19,31 +19,32 @@ namespace {
 
 void apply(const std::string& path, const ConfigNode& node, const std::string& source, Config& config);
 
-/// Adds one pair to a key of kind `pairs`, or replaces it.
+/// Sets one pair of a key of kind `pairs`.
 void set_pair(const ConfigKey& key, const std::string& name, const ConfigNode& value,
               const std::string& source, Config& config) {
   using Pairs = std::map<std::string, std::string>;
-  ConfigNode mapping{ConfigNode::Kind::mapping, "", value.position, {}, {value}};
-  mapping.keys.push_back({ConfigNode::Kind::plain, name, value.position, {}, {}});
+  ConfigNode mapping{.kind = ConfigNode::Kind::mapping, .position = value.position};
+  mapping.keys.push_back({.kind = ConfigNode::Kind::plain, .text = name, .position = value.position});
+  mapping.items.push_back(value);
   auto pairs = std::get<Pairs>(key.get(config));
   pairs[name] = std::get<Pairs>(read_value(key, mapping, source)).at(name);
   key.set(config, pairs);
 }
 
-/// Puts one entry of a section ("" = the top level) into `config`.
+/// Applies one entry of a section ("" = the top level) to `config`.
 void apply_entry(const std::string& section, const ConfigNode& key, const ConfigNode& value,
                  const std::string& source, Config& config) {
   const std::string place = describe_place(source, key.position);
   if (key.text.find('.') != std::string::npos)
-    throw_user("{}: the key {} has a dot in it; write sections as nested mappings", place, quote(key.text));
+    throw_user("{}: the key {} contains a dot; write sections as nested mappings", place, quote(key.text));
   const std::string path = section.empty() ? key.text : section + "." + key.text;
-  // A section holds no further section, so below one only keys are known.
+  // Sections do not nest: below a section there are only keys.
   const bool opens_section = section.empty() && !path.empty() && is_config_section(path);
   if (!opens_section && !find_config_key(path)) throw_unknown(path, place);
   apply(path, value, source, config);
 }
 
-/// Puts the values of `node` into `config`; `path` is that of a key or a section, "" the whole configuration.
+/// Applies `node` to `config`; `path` is that of a key or a section, or "" for the whole configuration.
 void apply(const std::string& path, const ConfigNode& node, const std::string& source, Config& config) {
   const std::string place = describe_place(source, node.position);
   if (const ConfigKey* key = find_config_key(path)) {

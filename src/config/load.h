@@ -1,4 +1,4 @@
-// Reading configurations: YAML files with overrides from the command line, and JSON out of checkpoints.
+// Reads configurations: YAML files with overrides from the command line, and JSON from checkpoints.
 #pragma once
 
 #include <filesystem>
@@ -11,24 +11,25 @@
 namespace perceiver {
 
 /// Reads a YAML file, applies the overrides ("train.steps=200", the value in YAML) in order, fills in
-/// dependent values and checks everything (config/validate.h). Every mistake is one `user` error: unknown
-/// keys name file, line, full path and the nearest known key; bad values what was expected and what was
+/// dependent values and validates everything (config/validate.h). Throws a `user` error: for an unknown key,
+/// with file, line, full path and the nearest known key; for a bad value, with what was expected and what was
 /// found.
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 
-/// Same for a text; `source` names it in errors.
+/// The same for a text; `source` names it in errors.
 Config parse_config(std::string_view text, const std::string& source,
                     const std::vector<std::string>& overrides = {});
 
-/// The values alone: each is checked by itself, nothing is filled in, and they may contradict each other.
+/// Only reads the values: each is checked individually, nothing is filled in, and they may contradict each
+/// other.
 Config read_config(std::string_view text, const std::string& source,
                    const std::vector<std::string>& overrides = {});
 
-/// Reads what config_to_json(...).dump() wrote. The text may come from anywhere: all of load_config's checks
-/// apply. Keys that are missing keep their defaults.
+/// Reads what config_to_json(...).dump() wrote. The text is not trusted: all checks of load_config apply.
+/// Missing keys keep their defaults.
 Config config_from_json(std::string_view text, const std::string& source);
 
-/// Reads what model_to_json(...).dump() wrote, likewise.
+/// The same for what model_to_json(...).dump() wrote.
 ModelConfig model_from_json(std::string_view text, const std::string& source);
 
 }  // namespace perceiver

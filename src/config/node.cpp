@@ -13,7 +13,7 @@ std::string describe_place(const std::string& source, TextPosition position) {
 
 void NodeBuilder::scalar(ConfigNode::Kind kind, std::string text, TextPosition position) {
   count(position);
-  ConfigNode node{kind, std::move(text), position, {}, {}};
+  ConfigNode node{.kind = kind, .text = std::move(text), .position = position};
   if (key_is_due()) {
     add_key(std::move(node));
   } else {
@@ -29,7 +29,7 @@ void NodeBuilder::open(ConfigNode::Kind kind, TextPosition position) {
   if (stack_.size() == max_depth)
     throw_user("{}: nested more than {} levels deep; no configuration is", describe_place(source_, position),
                max_depth);
-  stack_.push_back({ConfigNode{kind, "", position, {}, {}}, {}});
+  stack_.push_back({.node = {.kind = kind, .position = position}});
 }
 
 void NodeBuilder::close() {

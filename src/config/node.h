@@ -1,5 +1,5 @@
-// A configuration text as a tree with line numbers, before anything is known about its keys. YAML and JSON
-// both become such trees, so that one reader checks both.
+// A configuration text as a tree with line numbers, before its keys are checked. YAML and JSON both become
+// such trees, and one reader checks both.
 #pragma once
 
 #include <set>
@@ -9,7 +9,7 @@
 
 namespace perceiver {
 
-/// A position in a text, from 1; line 0 = the text has no lines worth naming (an override, stored JSON).
+/// A position in a text, from 1; line 0 = lines mean nothing here (an override, stored JSON).
 struct TextPosition {
   int line = 0;
   int column = 0;
@@ -19,10 +19,10 @@ struct ConfigNode {
   enum class Kind { null, plain, quoted, sequence, mapping };
 
   Kind kind = Kind::null;
-  std::string text;  ///< of a plain or quoted scalar, UTF-8
+  std::string text = {};  ///< of a plain or quoted scalar, UTF-8
   TextPosition position;
-  std::vector<ConfigNode> keys;   ///< of a mapping: distinct scalars
-  std::vector<ConfigNode> items;  ///< of a sequence; of a mapping: the value of each key
+  std::vector<ConfigNode> keys = {};   ///< of a mapping: distinct scalars
+  std::vector<ConfigNode> items = {};  ///< of a sequence, or the value of each key of a mapping
 
   bool is_scalar() const { return kind == Kind::plain || kind == Kind::quoted; }
 };
@@ -30,9 +30,8 @@ struct ConfigNode {
 /// "source:line" or, without lines, "source".
 std::string describe_place(const std::string& source, TextPosition position);
 
-/// Builds a tree from a parser's events and refuses what no configuration needs: nesting deeper than
-/// `max_depth`, more than `max_nodes` values, keys that are no scalars or appear twice. Errors are `user`
-/// errors.
+/// Builds a tree from parser events. Refuses, with `user` errors, what no configuration needs: nesting deeper
+/// than `max_depth`, more than `max_nodes` values, and keys that are not scalars or appear twice.
 class NodeBuilder {
  public:
   static constexpr size_t max_depth = 8;
@@ -40,7 +39,7 @@ class NodeBuilder {
 
   explicit NodeBuilder(const std::string& source) : source_(source) {}
 
-  /// A value or, where a mapping waits for one, a key. `kind`: null, plain or quoted.
+  /// A value, or a key if a mapping expects one. `kind`: null, plain or quoted.
   void scalar(ConfigNode::Kind kind, std::string text, TextPosition position);
   void open_sequence(TextPosition position) { open(ConfigNode::Kind::sequence, position); }
   void open_mapping(TextPosition position) { open(ConfigNode::Kind::mapping, position); }
@@ -51,7 +50,7 @@ class NodeBuilder {
  private:
   struct Frame {
     ConfigNode node;
-    std::set<std::string> names;  ///< keys seen
+    std::set<std::string> names = {};  ///< keys seen
   };
 
   void open(ConfigNode::Kind kind, TextPosition position);

@@ -14,7 +14,7 @@ namespace {
 
 using Kind = ConfigNode::Kind;
 
-/// A number that makes up the whole of a plain scalar. Quoted scalars are texts, never numbers.
+/// A number if it is the whole text of a plain scalar. Quoted scalars are strings, never numbers.
 template <typename Number>
 std::optional<Number> read_number(const ConfigNode& node) {
   if (node.kind != Kind::plain) return std::nullopt;
@@ -35,7 +35,7 @@ std::optional<bool> read_bool(const ConfigNode& node) {
 
 std::optional<int64_t> read_integer(const ConfigNode& node, const ValueRange& range) {
   const std::optional<int64_t> value = read_number<int64_t>(node);
-  // Bounds are far below 2^53, so the conversion decides nothing wrongly.
+  // Bounds are far below 2^53, so the conversion to double cannot change the comparison.
   return value && range.contains(static_cast<double>(*value)) ? value : std::nullopt;
 }
 
@@ -44,7 +44,7 @@ std::optional<double> read_real(const ConfigNode& node, const ValueRange& range)
   return value && std::isfinite(*value) && range.contains(*value) ? value : std::nullopt;
 }
 
-/// A path or other free text; not empty, and without zero bytes, which no file name has.
+/// A path or other free text: not empty, and without zero bytes, which file names cannot contain.
 std::optional<std::string> read_text(const ConfigNode& node) {
   const bool usable = node.is_scalar() && !node.text.empty() && node.text.find('\0') == std::string::npos;
   return usable && is_utf8(node.text) ? std::optional(node.text) : std::nullopt;
@@ -56,7 +56,7 @@ std::optional<std::string> read_choice(const ConfigKey& key, const ConfigNode& n
   return known ? std::optional(node.text) : std::nullopt;
 }
 
-/// Every item of a sequence by `read`; empty, with `bad` naming the item, if one is not what it should be.
+/// Reads every item of a sequence; returns nothing and sets `bad` to the item if one is invalid.
 template <typename Element, typename Read>
 std::optional<std::vector<Element>> read_list(const ConfigNode& node, Read read, const ConfigNode*& bad) {
   if (node.kind != Kind::sequence) return std::nullopt;
@@ -78,7 +78,7 @@ bool is_name(std::string_view text) {
   return !text.empty() && text[0] >= 'a' && text[0] <= 'z' && std::all_of(text.begin(), text.end(), inner);
 }
 
-/// Names to scalars, whose text is kept: what it may be is known to the reader of the options alone.
+/// Names to scalars. The scalars stay text: only the modality knows what they may be.
 std::optional<std::map<std::string, std::string>> read_pairs(const ConfigNode& node, const ConfigNode*& bad) {
   if (node.kind != Kind::mapping) return std::nullopt;
   std::map<std::string, std::string> pairs;
@@ -98,7 +98,7 @@ std::optional<ConfigValue> widen(std::optional<Type> value) {
   return value ? std::optional<ConfigValue>(std::move(*value)) : std::nullopt;
 }
 
-/// The value, or nothing, with `bad` naming the node that is to blame.
+/// The value, or nothing with `bad` set to the offending node.
 std::optional<ConfigValue> try_read(const ConfigKey& key, const ConfigNode& node, const ConfigNode*& bad) {
   switch (key.kind) {
     case ValueKind::boolean:
@@ -153,7 +153,7 @@ std::string describe_found(const ConfigNode& node) {
     case Kind::mapping:
       return "a mapping";
     case Kind::quoted:
-      return "the text " + quote(node.text);
+      return "the string " + quote(node.text);
     case Kind::plain:
       return quote(node.text);
   }

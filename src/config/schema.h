@@ -1,5 +1,5 @@
-// The one table of all configuration keys. Reading YAML, JSON and overrides, writing them, and
-// `perceiver config --explain` all work from it.
+// The table of all configuration keys. Reading and writing YAML, JSON and overrides, and
+// `perceiver config --explain` all use it.
 #pragma once
 
 #include <functional>
@@ -16,12 +16,12 @@ namespace perceiver {
 
 enum class ValueKind { boolean, integer, seed, real, choice, integers, reals, texts, pairs };
 
-/// A key's value; `choice` is the spelled-out name. The alternatives stand in the order of ValueKind.
+/// The value of a key; a `choice` is its name. The alternatives are in the order of ValueKind.
 using ConfigValue =
     std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
                  std::vector<std::string>, std::map<std::string, std::string>>;
 
-/// What numbers are allowed; for lists it holds for each element.
+/// The numbers that are allowed; for a list, its elements.
 struct ValueRange {
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
@@ -36,13 +36,13 @@ struct ValueRange {
 struct ConfigKey {
   std::string path;  ///< e.g. "model.latents"
   ValueKind kind;
-  ValueRange range;                  ///< of numbers
-  std::vector<std::string> choices;  ///< of a choice
+  ValueRange range;                  ///< for numbers
+  std::vector<std::string> choices;  ///< for a choice
   std::string doc;                   ///< meaning and unit
   std::function<ConfigValue(const Config&)> get;
-  std::function<void(Config&, const ConfigValue&)> set;  ///< the value must have been checked
+  std::function<void(Config&, const ConfigValue&)> set;  ///< the value must be valid
 
-  std::string_view section() const;  ///< "model"; "" for a key of the top level
+  std::string_view section() const;  ///< "model"; "" for a top-level key
   std::string_view name() const;     ///< "latents"
 };
 
@@ -53,18 +53,18 @@ struct ConfigSection {
 
 /// In the order in which they are written and explained.
 const std::vector<ConfigSection>& config_sections();
-/// Grouped by section, in their order.
+/// Grouped by section, in the order of the sections.
 const std::vector<ConfigKey>& config_keys();
 
-/// The key of that full path, or nullptr.
+/// The key with that full path, or nullptr.
 const ConfigKey* find_config_key(std::string_view path);
-/// The key of kind `pairs` that a path such as "data.options.size" goes one step below, or nullptr.
+/// The key of kind `pairs` that contains a path such as "data.options.size", or nullptr.
 const ConfigKey* find_pairs_key(std::string_view path);
 bool is_config_section(std::string_view name);
-/// The known key or section that somebody who wrote `path` probably meant.
+/// The known key or section closest to `path`, to suggest in errors.
 std::string nearest_config_path(std::string_view path);
 
-/// What values a key takes, e.g. "an integer from 1 to 1000000", "one of adam, sgd", "a list of integers >=
+/// The values a key takes, e.g. "an integer from 1 to 1000000", "one of adam, sgd", "a list of integers >=
 /// 0".
 std::string describe_values(const ConfigKey& key);
 /// A value as YAML writes it on one line: true, 12, 0.0003, adam, [1, 2], ["a b.txt"]. Doubles read back

@@ -21,7 +21,7 @@ std::string_view name_of(std::string_view path) {
   return path.substr(path.rfind('.') + 1);
 }
 
-/// Distance of two paths: that of their last parts, and one more if they are in different sections.
+/// Distance between two paths: that of their last parts, plus one if they are in different sections.
 size_t path_distance(std::string_view wanted, std::string_view known, size_t limit) {
   const size_t names = edit_distance(name_of(wanted), name_of(known), limit);
   const size_t sections = section_of(wanted) == section_of(known) ? 0 : 1;
@@ -46,7 +46,7 @@ std::string describe_range(const ValueRange& range) {
   return text;
 }
 
-/// True for a text that YAML reads back as the same string without quotes.
+/// True if YAML reads the text back as the same string without quotes.
 bool is_bare_word(std::string_view text) {
   const auto is_letter = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '/';
@@ -158,7 +158,7 @@ std::string describe_values(const ConfigKey& key) {
     case ValueKind::reals:
       return "a list of numbers" + range;
     case ValueKind::texts:
-      return "a text or a list of texts";
+      return "a string or a list of strings";
     case ValueKind::pairs:
       return "a mapping of names to values";
   }

@@ -9,7 +9,8 @@ namespace perceiver {
 namespace {
 
 constexpr int64_t byte_vocabulary = 259;
-constexpr int64_t most_axes = 8;  // of absolute positions; the kernels sum as many tables and the tokens'
+/// Axes of absolute positions; the kernels sum at most this many tables and the token table.
+constexpr int64_t most_axes = 8;
 
 /// Throws "source: message" unless the condition holds.
 class Checker {
@@ -76,14 +77,14 @@ void check_rotary(const ModelConfig& model, const Checker& check) {
 }
 
 void check_absolute(const ModelConfig& model, const Checker& check) {
-  check.require(model.axes() <= most_axes, "model.position_sizes has {} axes; {} are the most", model.axes(),
-                most_axes);
+  check.require(model.axes() <= most_axes, "model.position_sizes has {} axes; at most {} are supported",
+                model.axes(), most_axes);
   check.require(
       model.position_source != PositionSource::terminal_relative_negated,
       "model.position_source: terminal_relative_negated has no rows in absolute tables; use rotary");
   check.require(model.position_source == PositionSource::data || model.axes() == 1,
-                "model.position_source: terminal_relative gives one position per token, model.position_sizes "
-                "has {} axes",
+                "model.position_source: terminal_relative gives one position per token, but "
+                "model.position_sizes has {} axes",
                 model.axes());
   check.require(!model.query_offset, "model.query_offset needs model.position_encoding: rotary");
   // Data positions run from 1 (0 is padding), terminal-relative ones from 0.
@@ -138,8 +139,9 @@ void check_transformer(const ModelConfig& model, const Checker& check) {
   check.require(
       model.extra_cross_attention_after.empty(),
       "model.type: transformer has no cross-attention; model.extra_cross_attention_after must be empty");
-  check.require(model.query_style != QueryStyle::learned,
-                "model.type: transformer computes on its input; model.query_style cannot be learned");
+  check.require(
+      model.query_style != QueryStyle::learned,
+      "model.type: transformer takes its input as its latents; model.query_style cannot be learned");
   check.require(model.latents_per_position == 1,
                 "model.type: transformer needs model.latents_per_position: 1");
   check.require(
@@ -154,7 +156,7 @@ void check_schedule(const Config& config, const Checker& check) {
   const ScheduleConfig& schedule = config.schedule;
   const bool steps = schedule.type == ScheduleType::steps;
   check.require(schedule.step_boundaries.size() == schedule.step_factors.size(),
-                "schedule.step_boundaries has {} entries, schedule.step_factors {}; they must be as many",
+                "schedule.step_boundaries has {} entries but schedule.step_factors has {}; they must match",
                 schedule.step_boundaries.size(), schedule.step_factors.size());
   check.require(steps || schedule.step_boundaries.empty(),
                 "schedule.step_boundaries needs schedule.type: steps");
@@ -163,7 +165,7 @@ void check_schedule(const Config& config, const Checker& check) {
   const auto& boundaries = schedule.step_boundaries;
   const bool rising =
       std::adjacent_find(boundaries.begin(), boundaries.end(), std::greater_equal<>()) == boundaries.end();
-  check.require(rising, "schedule.step_boundaries must rise");
+  check.require(rising, "schedule.step_boundaries must increase");
   const bool decays = schedule.type == ScheduleType::cosine || schedule.type == ScheduleType::linear;
   check.require(!decays || schedule.decay_steps == 0 || schedule.decay_steps > schedule.warmup_steps,
                 "schedule.decay_steps ({}) must be greater than schedule.warmup_steps ({})",
@@ -172,15 +174,15 @@ void check_schedule(const Config& config, const Checker& check) {
 
 void check_data(const Config& config, const Checker& check) {
   const DataConfig& data = config.data;
-  // What files need is known when they are opened (check_fits).
+  // Requirements of files are checked when they are opened (check_fits).
   const bool copy = data.type == "copy";
   check.require(!copy || config.model.vocabulary >= byte_vocabulary,
                 "model.vocabulary ({}) is too small for bytes; data.type copy needs {}",
                 config.model.vocabulary, byte_vocabulary);
   check.require(!copy || config.model.axes() == 1,
-                "data.type copy has one position axis, model.position_sizes {}", config.model.axes());
-  check.require(!copy || data.options.empty(), "data.options has no use for data.type copy; leave it out");
-  // A row holds what is read; the sequence's last token is only a target.
+                "data.type copy has one position axis, but model.position_sizes has {}", config.model.axes());
+  check.require(!copy || data.options.empty(), "data.type copy has no options; remove data.options");
+  // The last token of the sequence is only a target, so it needs no column.
   check.require(!copy || data.copy_length - 1 <= config.model.context_length,
                 "data.copy_length ({}) must not exceed model.context_length + 1 ({})", data.copy_length,
                 config.model.context_length + 1);

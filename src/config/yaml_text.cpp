@@ -20,11 +20,11 @@ bool is_control(char c) {
   return (byte < 0x20 && c != '\n' && c != '\r' && c != '\t') || byte == 0x7F;
 }
 
-/// yaml-cpp takes a byte 4 for the end of the text and nlohmann-json a byte 0, and neither minds broken UTF-8
-/// everywhere: such texts are refused before they see them.
+/// yaml-cpp takes a byte 4 for the end of the text, nlohmann-json a byte 0, and neither rejects all invalid
+/// UTF-8: such texts are refused before parsing.
 void check_text(std::string_view text, const std::string& source) {
   if (text.size() > max_config_text)
-    throw_user("{}: {} bytes are more than the {} allowed for a configuration", source, text.size(),
+    throw_user("{}: {} bytes exceed the {} allowed for a configuration", source, text.size(),
                max_config_text);
   const auto control = std::find_if(text.begin(), text.end(), is_control);
   if (control != text.end())
@@ -33,7 +33,7 @@ void check_text(std::string_view text, const std::string& source) {
   if (!is_utf8(text)) throw_user("{}: not UTF-8 text; save it as UTF-8", source);
 }
 
-/// yaml-cpp skips directives it does not know, so that a stray '%' would silently hide a line.
+/// yaml-cpp skips unknown directives, which would let a stray '%' silently hide a line.
 void check_directives(std::string_view text, const std::string& source) {
   for (size_t at = 0, line = 1; at < text.size(); ++line) {
     if (text[at] == '%')
@@ -93,8 +93,7 @@ class YamlHandler : public YAML::EventHandler {
       throw_user("{}: anchors (&) and aliases (*) are not supported; write the value out", place(mark));
   }
   void refuse_tag(const YAML::Mark& mark, const std::string& tag) const {
-    const bool plain =
-        tag.empty() || tag == "?" || tag == "!";  // none, that of plain, that of quoted scalars
+    const bool plain = tag.empty() || tag == "?" || tag == "!";  // none, plain scalar, quoted scalar
     if (!plain) throw_user("{}: the tag {} is not supported; remove it", place(mark), quote(tag));
   }
 
@@ -108,7 +107,7 @@ class YamlHandler : public YAML::EventHandler {
   const bool located = with_lines && error.mark.line >= 0;
   const std::string place =
       located ? fmt::format("{}:{}:{}", source, error.mark.line + 1, error.mark.column + 1) : source;
-  // yaml-cpp puts characters of the text, its end mark among them, into messages as they are.
+  // yaml-cpp copies characters of the text, including its end mark, into messages unescaped.
   throw_user("{}: YAML syntax error: {}", place, printable(error.msg));
 }
 
@@ -127,7 +126,7 @@ ConfigNode parse_yaml_text(std::string_view text, const std::string& source, boo
   return handler.take();
 }
 
-/// Turns nlohmann-json's events into a tree. Numbers stay the text they were.
+/// Turns nlohmann-json's events into a tree. Numbers keep their text.
 class JsonHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit JsonHandler(const std::string& source) : source_(source), builder_(source) {}

@@ -11,15 +11,14 @@ namespace {
 
 constexpr uint32_t checksums = 16;
 
-/// A checksum that belongs to `split`, each of its checksums equally likely.
+/// A random checksum that belongs to `split`, uniformly distributed.
 uint32_t draw_checksum(Split split, RandomStream& random) {
   if (split == Split::validation) return 0;
   if (split == Split::test) return 1;
   return 2 + static_cast<uint32_t>(random.below(checksums - 2));
 }
 
-/// All bytes but the last are free; the last has its low four bits chosen such that the checksum comes out
-/// right.
+/// All bytes are random except for the low four bits of the last, which make the checksum come out right.
 std::vector<uint8_t> draw_payload(Split split, int64_t length, RandomStream& random) {
   std::vector<uint8_t> payload(length);
   uint32_t word = 0, sum = 0;
@@ -38,7 +37,7 @@ std::vector<uint8_t> draw_payload(Split split, int64_t length, RandomStream& ran
 
 CopyTask::CopyTask(int64_t length, uint64_t seed) : length_(length), payload_((length - 1) / 2), seed_(seed) {
   if (length < min_length || length > max_length)
-    throw_user("data.copy_length must be from {} to {}, it is {}", min_length, max_length, length);
+    throw_user("data.copy_length must be from {} to {}, but it is {}", min_length, max_length, length);
 }
 
 int64_t CopyTask::vocabulary() const {
@@ -63,7 +62,7 @@ void CopyTask::read(Split split, int64_t document, int64_t first, int64_t count,
   for (int64_t i = 0; i < count; ++i) {
     const int64_t token = first + i;
     const int64_t byte =
-        token <= payload_ ? token - 1 : last - 1 - token;  // the mirror's axis is the palindrome's
+        token <= payload_ ? token - 1 : last - 1 - token;  // mirrored around the middle of the palindrome
     out[i] = token == 0 ? sos_token : token == last ? eos_token : byte_token(payload[byte]);
   }
 }

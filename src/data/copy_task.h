@@ -6,15 +6,15 @@
 namespace perceiver {
 
 /// A sequence of T = `copy_length` tokens, 4 ≤ T ≤ 131072: SOS, a random palindrome of T − 2 bytes, EOS. The
-/// palindrome is a payload of h = ⌈(T − 2) / 2⌉ bytes and its mirror image (for odd T the middle byte serves
-/// both). What follows from the payload is to be predicted, the mirror image and EOS: the last ⌊T / 2⌋
-/// tokens, so with N = T columns (or T − 1) and M = T / 2 latents, T even, the latents' targets are exactly
-/// these, and every one of them can be known: accuracy 1 is attainable.
+/// palindrome is a payload of h = ⌈(T − 2) / 2⌉ bytes and its mirror image (for odd T they share the middle
+/// byte). The targets are what the payload determines, the mirror image and EOS: the last ⌊T / 2⌋ tokens.
+/// With N = T columns (or T − 1) and M = T / 2 latents, T even, these are exactly the targets of the latents,
+/// and all of them can be predicted: an accuracy of 1 is possible.
 ///
-/// Splits differ by a checksum of the payload, the sum of its bytes modulo 16: 0 is validation, 1 is test,
-/// all else is train. No payload is ever in two splits, whatever the seeds; every split's payloads are
-/// equally likely. A sequence is a function of (seed, split, document) alone. There are 2^40 in each split,
-/// made when read.
+/// A checksum of the payload, the sum of its bytes modulo 16, decides its split: 0 is validation, 1 is test,
+/// everything else is train. No payload is ever in two splits, for any seeds; the payloads of a split are
+/// equally likely. A sequence is a function of (seed, split, document) only. Each split has 2^40 of them,
+/// generated when read.
 class CopyTask final : public Dataset {
  public:
   static constexpr int64_t sequences = int64_t{1} << 40;
@@ -29,7 +29,7 @@ class CopyTask final : public Dataset {
   std::string tokenizer() const override;
   std::string unit() const override { return "byte"; }
   bool unbounded() const override { return true; }
-  /// A row must hold the whole sequence but its last token, or the mirrored bytes could not be known.
+  /// A row must hold the whole sequence except its last token, or the mirrored bytes could not be predicted.
   int64_t minimum_context() const override { return length_ - 1; }
   int64_t documents(Split) const override { return sequences; }
   std::string document_name(Split split, int64_t document) const override;

@@ -3,26 +3,26 @@
 #include "base/check.h"
 #include "data/copy_task.h"
 #include "data/shards/shard_dataset.h"
-#include "data/shards/shard_folder.h"
+#include "data/shards/shard_summary.h"
 #include "data/text/text_dataset.h"
 
 namespace perceiver {
 namespace {
 
-/// A folder that `perceiver data build` made holds all splits and knows its modality.
+/// A folder made by `perceiver data build` contains all splits and knows its modality.
 std::unique_ptr<Dataset> open_shards(const DataConfig& config) {
   const std::string& folder = config.train[0];
   if (config.train.size() > 1 || !config.validation.empty() || !config.test.empty())
-    throw_user("data.train: {} is a folder of shards, which holds all splits; name it alone", folder);
+    throw_user("data.train: {} is a folder of shards, which contains all splits; give no other path", folder);
   std::unique_ptr<ShardDataset> data = ShardDataset::open(folder, config.options);
-  // text is the default: whoever wrote it may have meant nothing by it.
+  // text is the default, so it may not have been chosen deliberately.
   if (config.type != "text" && config.type != data->modality())
-    throw_user("data.type is {}, but the shards in {} are of modality {}", config.type, folder,
+    throw_user("data.type is {}, but the shards in {} have modality {}", config.type, folder,
                data->modality());
   return data;
 }
 
-/// Text as bytes needs no tokens to be kept: the files are read as they are.
+/// Byte-level text needs no stored tokens: the files are read directly.
 bool is_plain_text(const DataConfig& config) {
   const auto tokenizer = config.options.find("tokenizer");
   return config.type == "text" && (tokenizer == config.options.end() || tokenizer->second == "bytes");
@@ -63,7 +63,7 @@ void check_fits(const Dataset& data, const ModelConfig& model) {
                  sizes[i], i, rows, fmt::join(sizes, ", "));
   }
   if (data.minimum_context() > model.context_length)
-    throw_user("the data needs model.context_length of at least {}, it is {}", data.minimum_context(),
+    throw_user("the data needs model.context_length of at least {}, but it is {}", data.minimum_context(),
                model.context_length);
 }
 

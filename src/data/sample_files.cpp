@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "base/check.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "io/atomic_file.h"
 #include "io/file_view.h"
 
@@ -19,8 +19,8 @@ std::string lower_case(std::string text) {
 
 constexpr float forbidden = -std::numeric_limits<float>::infinity();
 
-/// One row of biases per data token of the mask's period, from token `first` on; without a mask one row, if
-/// the model has ids that stand for nothing.
+/// One row of biases per data token of the mask's period, starting at token `first`; without a mask, one row
+/// if the model has ids that the data does not use.
 std::vector<std::vector<float>> bias_rows(const SamplingMask& mask, int64_t first, int64_t tokens,
                                           int64_t data_ids, int64_t model_ids) {
   std::vector<std::vector<float>> rows;
@@ -47,14 +47,14 @@ std::string numbered(const std::filesystem::path& path, size_t number) {
 }  // namespace
 
 std::unique_ptr<Modality> modality_of_model(const std::string& modality, const std::string& tokenizer) {
-  if (modality == "copy") throw_user("a model of the copy task has no files; sample it as text");
+  if (modality == "copy") throw_user("a model of the copy task writes no files; sample it as text");
   return restore_modality(modality, tokenizer);
 }
 
 SamplePlan plan_sample(const Modality& modality, const Prompt& prompt, int64_t tokens, int64_t model_ids) {
   const SequenceFormat& format = modality.format();
   if (model_ids < format.vocabulary)
-    throw_user("the model has {} token ids and its tokenizer {}; the model file is damaged", model_ids,
+    throw_user("the model has {} token ids but its tokenizer has {}; the model file is damaged", model_ids,
                format.vocabulary);
   SamplePlan plan;
   plan.prompt = {sos_token};
@@ -63,7 +63,7 @@ SamplePlan plan_sample(const Modality& modality, const Prompt& prompt, int64_t t
   const int64_t length = prompt.length > 0 ? prompt.length : format.fixed_length;
   if (length > 0 && known >= length)
     throw_user("the prompt has all {} tokens of a sequence; nothing is left to generate", length);
-  if (length == 0 && tokens == 0) throw_user("the length is not known from the data; say --tokens");
+  if (length == 0 && tokens == 0) throw_user("the data does not determine the length; give --tokens");
   plan.tokens = length == 0 ? tokens : tokens == 0 ? length - known : std::min(tokens, length - known);
   plan.may_end = format.ends;
   if (!prompt.positions.empty()) {
@@ -71,7 +71,7 @@ SamplePlan plan_sample(const Modality& modality, const Prompt& prompt, int64_t t
   } else if (format.positions == PositionKind::shared) {
     plan.positions = format.shared_positions;
   } else if (format.positions == PositionKind::stored) {
-    throw_user("positions are part of this kind of data; give a file with them as the prompt");
+    throw_user("this kind of data has its own positions; give a file with positions as the prompt");
   }
   const SamplingMask& mask = prompt.mask.empty() ? format.mask : prompt.mask;
   plan.biases = bias_rows(mask, known, plan.tokens, format.vocabulary, model_ids);
@@ -101,7 +101,7 @@ std::vector<std::string> write_samples(const Modality& modality,
     sample.ids = ids;
     const auto axes = static_cast<size_t>(modality.format().axes);
     const size_t count = std::min(positions.size() / axes, ids.size() + 1);
-    if (count > 0 && positions != modality.format().shared_positions)  // the first is that of SOS
+    if (count > 0 && positions != modality.format().shared_positions)  // the first is for SOS
       sample.positions.assign(positions.begin() + static_cast<int64_t>(axes),
                               positions.begin() + static_cast<int64_t>(count * axes));
     samples.push_back(std::move(sample));

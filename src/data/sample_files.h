@@ -1,4 +1,4 @@
-// Between files and generation: a prompt file becomes ids and positions, what was generated becomes a file.
+// Connects files with generation: turns a prompt file into ids and positions, and generated ids into files.
 #pragma once
 
 #include <cstdint>
@@ -11,36 +11,36 @@
 
 namespace perceiver {
 
-/// The modality of a model file's metadata; `user` error for data that has none (copy).
+/// The modality named in the metadata of a model file; throws `user` for data without one (copy).
 std::unique_ptr<Modality> modality_of_model(const std::string& modality, const std::string& tokenizer);
 
-/// What is to be generated: a prompt with SOS, and what it needs of the engine.
+/// What to generate: the prompt and the settings that the data requires.
 struct SamplePlan {
   std::vector<int32_t> prompt;     ///< ids, SOS first
   std::vector<int32_t> positions;  ///< [L, A] of SOS and all tokens to come; empty: 1, 2, …
-  /// Added to the logits, V each: row t % rows for the t-th new token (0 first). 0 or −infinity; empty:
+  /// Rows of V values added to the logits, 0 or −infinity: new token t, from 0, uses row t % rows. Empty:
   /// nothing is forbidden.
   std::vector<std::vector<float>> biases;
-  int64_t tokens = 0;   ///< new tokens: as asked for, or what is left of a sequence of known length
-  bool may_end = true;  ///< whether EOS means anything
+  int64_t tokens = 0;   ///< new tokens: as requested, or the rest of a sequence of known length
+  bool may_end = true;  ///< whether EOS ends the sequence
 };
 
-/// Plans the continuation of `prompt` (empty: from nothing) by at most `tokens` tokens; 0 = to the end of a
-/// sequence of known length. `model_ids` is the model's vocabulary, which may be larger than the data's.
-/// Throws `user` where the length is known neither way, or the prompt leaves nothing to generate.
+/// Plans the continuation of `prompt` (may be empty) by at most `tokens` tokens; 0 = to the end of a sequence
+/// of known length. `model_ids` is the vocabulary of the model, which may be larger than that of the data.
+/// Throws `user` if neither gives a length, or the prompt leaves nothing to generate.
 SamplePlan plan_sample(const Modality& modality, const Prompt& prompt, int64_t tokens, int64_t model_ids);
 
 /// Reads a prompt file. Throws `user` as `Modality::prompt` does.
 Prompt read_prompt(const Modality& modality, const std::string& path, const PromptOptions& options);
 
-/// Writes `sequences` (ids with the prompt's, without SOS) as files: one as `path`; several as one picture
-/// where the modality can, else as NAME-1.mid, NAME-2.mid … `positions` as in SamplePlan. The ending of
-/// `path` chooses the format. Returns the paths written, whole or not at all.
+/// Writes `sequences` (ids including the prompt, without SOS) to files: one to `path`; several to one image
+/// if the modality can, else to NAME-1.mid, NAME-2.mid … `positions` as in SamplePlan. The extension of
+/// `path` selects the format. Each file appears whole or not at all. Returns the paths written.
 std::vector<std::string> write_samples(const Modality& modality,
                                        const std::vector<std::vector<int32_t>>& sequences,
                                        const std::vector<int32_t>& positions, const std::string& path);
 
-/// Throws `user` unless files of that ending can be written: to be asked before a long generation.
+/// Throws `user` unless the modality writes files with that extension. Call it before a long generation.
 void check_output(const Modality& modality, const std::string& path);
 
 }  // namespace perceiver

@@ -1,4 +1,4 @@
-// Which ids may stand where in a sequence, for data whose places differ: colour channels, levels of a codec.
+// Which ids are allowed where in a sequence, for data whose places differ: colour channels, codec levels.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,15 @@ struct IdRange {
   bool operator==(const IdRange&) const = default;
 };
 
-/// Plain data, so that it can be laid out once and read on any device. Data token k of a sequence (the first
-/// after SOS is token 0) may be an id of `sets[cycle[k % cycle.size()]]`; EOS (id 1) is allowed there if a
-/// range of that set holds it. An empty mask allows every data id everywhere, and EOS.
+/// Plain data that can be laid out once and read on any device. Data token k of a sequence (token 0 is the
+/// first after SOS) may be any id in `sets[cycle[k % cycle.size()]]`; EOS (id 1) is allowed if a range of
+/// that set contains it. An empty mask allows every data id and EOS everywhere.
 struct SamplingMask {
   std::vector<std::vector<IdRange>> sets;
-  std::vector<uint16_t> cycle;  ///< indices into `sets`; as long as the period, e.g. 3 for interleaved RGB
+  std::vector<uint16_t> cycle;  ///< indices into `sets`; its length is the period, e.g. 3 for interleaved RGB
 
   bool empty() const { return cycle.empty(); }
-  /// The ranges of data token k, k ≥ 0; not for an empty mask.
+  /// The ranges for data token k ≥ 0; not for an empty mask.
   const std::vector<IdRange>& at(int64_t k) const {
     return sets[cycle[static_cast<size_t>(k) % cycle.size()]];
   }

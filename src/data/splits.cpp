@@ -20,14 +20,14 @@ std::string key_name(Split split) {
 
 void check_fractions(double validation, double test) {
   const auto valid = [](double fraction) { return fraction >= 0 && fraction < 1; };
-  if (!valid(validation)) throw_user("data.validation_fraction must be in [0, 1), it is {}", validation);
-  if (!valid(test)) throw_user("data.test_fraction must be in [0, 1), it is {}", test);
+  if (!valid(validation)) throw_user("data.validation_fraction must be in [0, 1), but it is {}", validation);
+  if (!valid(test)) throw_user("data.test_fraction must be in [0, 1), but it is {}", test);
   if (validation + test >= 1)
     throw_user("data.validation_fraction and data.test_fraction leave nothing to train on: {} + {}",
                validation, test);
 }
 
-/// Two splits must not share a file, or evaluation would be on what was trained on.
+/// Two splits must not share a file: evaluation would use training data.
 void check_disjoint(const SplitFiles& files) {
   std::map<std::pair<uint64_t, uint64_t>, Split> owner;
   for (int i = 0; i < split_count; ++i) {
@@ -35,13 +35,13 @@ void check_disjoint(const SplitFiles& files) {
     for (const ListedFile& file : files[i]) {
       const auto [entry, fresh] = owner.try_emplace({file.device, file.inode}, split);
       if (!fresh)
-        throw_user("{}: is in both {} and {}; a file can be in one split only", file.path,
+        throw_user("{}: is in both {} and {}; a file can only be in one split", file.path,
                    key_name(entry->second), key_name(split));
     }
   }
 }
 
-/// Documents of a split that is to hold `fraction` of `all`: none for 0, else at least one.
+/// Number of documents in a split with `fraction` of `all`: none for 0, else at least one.
 int64_t share(double fraction, int64_t all) {
   if (fraction == 0) return 0;
   return std::max<int64_t>(1, std::llround(fraction * static_cast<double>(all)));

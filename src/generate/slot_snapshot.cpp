@@ -129,7 +129,7 @@ Sequence read_sequence(const ModelConfig& config, const SafetensorsFile& file, c
   s.seed = std::strtoull(state.value("seed", std::string("0")).c_str(), nullptr, 10);
   s.sequence = static_cast<uint32_t>(count_of(state, "sequence", UINT32_MAX, source));
   s.top_k = static_cast<int32_t>(count_of(state, "top_k", INT32_MAX, source));
-  s.may_end = static_cast<int32_t>(count_of(state, "may_end", 1, source));
+  s.allow_eos = static_cast<int32_t>(count_of(state, "may_end", 1, source));
   return sequence;
 }
 

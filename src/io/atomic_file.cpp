@@ -20,7 +20,7 @@ FileDescriptor open_for_writing(const std::filesystem::path& path) {
 }
 
 OutputFile open_temporary_output(const std::filesystem::path& path) {
-  if (!path.has_filename()) throw_user("cannot write '{}': it names no file", path.string());
+  if (!path.has_filename()) throw_user("cannot write '{}': it is not a file name", path.string());
   OpenTemporary temporary = create_temporary_file(path);
   return OutputFile(std::move(temporary.file), std::move(temporary.path));
 }
@@ -37,7 +37,7 @@ void OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::write(file_.get(), bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
-    // A write of nothing sets no errno; the disk being full is its only known reason.
+    // A write of zero bytes sets no errno; the only known cause is a full disk.
     if (count <= 0)
       throw_output_failure(fmt::format("write at byte {} of", size_), path_, count < 0 ? errno : ENOSPC);
     size_ += static_cast<uint64_t>(count);
@@ -51,8 +51,8 @@ void OutputFile::write(std::string_view text) {
 
 void OutputFile::finish() {
   PERCEIVER_ASSERT(file_.valid());
-  // Devices such as /dev/null cannot be synchronised and say EINVAL.
-  if (::fsync(file_.get()) != 0 && errno != EINVAL) throw_output_failure("synchronise", path_, errno);
+  // Devices such as /dev/null cannot be synchronized and return EINVAL.
+  if (::fsync(file_.get()) != 0 && errno != EINVAL) throw_output_failure("synchronize", path_, errno);
   if (::close(file_.release()) != 0) throw_output_failure("close", path_, errno);
 }
 
@@ -92,7 +92,7 @@ std::string read_file(const std::filesystem::path& path, uint64_t max_bytes) {
     count = read_some(file, std::as_writable_bytes(std::span(content.data() + used, piece)), path);
     content.resize(used + count);
     if (content.size() > max_bytes)
-      throw_user("'{}' is longer than the {} bytes allowed for such a file; is it the right file?",
+      throw_user("'{}' is longer than the {} bytes allowed for such a file; is it the right one?",
                  path.string(), max_bytes);
   } while (count > 0);
   return content;
@@ -102,10 +102,9 @@ void sync_directory(const std::filesystem::path& path) {
   const std::filesystem::path folder = path.empty() ? "." : path;
   const FileDescriptor file(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!file.valid()) throw_output_failure("open the folder", folder, errno);
-  // Some network file systems cannot synchronise folders and say EINVAL; their renames are durable by
-  // themselves.
+  // Some network file systems cannot synchronize folders and return EINVAL; their renames are durable anyway.
   if (::fsync(file.get()) != 0 && errno != EINVAL)
-    throw_output_failure("synchronise the folder", folder, errno);
+    throw_output_failure("synchronize the folder", folder, errno);
 }
 
 }  // namespace perceiver

@@ -1,6 +1,6 @@
-// Files that appear whole or not at all: written under a temporary name beside the final one, synchronised to
-// the disk, then renamed. A process killed at any moment leaves the previous file as it was, and at most a
-// temporary that remove_stale_temporaries (io/atomic_folder.h) clears away.
+// Files that appear whole or not at all: written under a temporary name next to the final one, synchronized
+// to disk, then renamed. A process killed at any moment leaves the previous file intact, and at most a
+// temporary that remove_stale_temporaries (io/atomic_folder.h) cleans up.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,8 @@
 
 namespace perceiver {
 
-/// A file being written from its beginning, unbuffered: hand it large pieces. Every error is a `failure` that
-/// names the path, the byte offset and the system's reason.
+/// A file written sequentially and unbuffered: pass large pieces. Every error is a `failure` that names the
+/// path, the byte offset and the reason given by the system.
 class OutputFile {
  public:
   /// Creates the file, or empties an existing one.
@@ -25,7 +25,7 @@ class OutputFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
-  /// Synchronises to the disk and closes. What was written is only safe after this returned.
+  /// Synchronizes to disk and closes. Data is only safe once this has returned.
   void finish();
   /// Bytes written so far.
   uint64_t size() const { return size_; }
@@ -37,8 +37,8 @@ class OutputFile {
   uint64_t size_ = 0;
 };
 
-/// Writes a file under a temporary name; commit() gives it its final one. Without a commit, the temporary is
-/// removed and an earlier file of that name stays.
+/// Writes a file under a temporary name; commit() gives it its final name. Without a commit, the temporary is
+/// removed and an existing file of that name stays.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -48,7 +48,7 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes) { output_.write(bytes); }
   void write(std::string_view text) { output_.write(text); }
-  /// Where to stream to; its finish() is commit's business.
+  /// For streaming; commit() calls its finish().
   OutputFile& output() { return output_; }
   void commit();
 
@@ -61,11 +61,11 @@ class AtomicFile {
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
-/// The whole content of a file (or pipe) of at most `max_bytes` bytes. `user` error when it is missing,
-/// unreadable or longer.
+/// The whole content of a file (or pipe) of at most `max_bytes` bytes. Throws a `user` error if it is
+/// missing, unreadable or longer.
 std::string read_file(const std::filesystem::path& path, uint64_t max_bytes);
 
-/// Makes the names in a folder (creations, renames, removals) survive a power cut.
+/// Makes changes to the names in a folder (creations, renames, removals) survive a power failure.
 void sync_directory(const std::filesystem::path& path);
 
 }  // namespace perceiver

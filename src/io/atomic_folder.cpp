@@ -25,10 +25,10 @@ void remove_tree(const fs::path& path) {
 void sync_file(const fs::path& path) {
   const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.valid()) throw_output_failure("open", path, errno);
-  if (::fsync(file.get()) != 0) throw_output_failure("synchronise", path, errno);
+  if (::fsync(file.get()) != 0) throw_output_failure("synchronize", path, errno);
 }
 
-/// Synchronises the files and folders below `folder`, then `folder`.
+/// Synchronizes the files and folders below `folder`, then `folder`.
 void sync_tree(const fs::path& folder) {
   std::error_code error;
   fs::recursive_directory_iterator entry(folder, error);
@@ -44,7 +44,7 @@ void rename_or_throw(const fs::path& from, const fs::path& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) throw_output_failure("replace", to, errno);
 }
 
-/// Swaps two names in one step; false when the file system cannot.
+/// Swaps two names atomically; false if the file system cannot.
 bool exchange_names(const fs::path& a, const fs::path& b) {
   if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0) return true;
   if (errno == EINVAL || errno == ENOSYS || errno == ENOTSUP) return false;
@@ -70,7 +70,7 @@ void publish(const fs::path& temporary, const fs::path& path) {
     return;
   }
   sync_directory(path.parent_path());
-  remove_tree(temporary);  // by now the earlier folder
+  remove_tree(temporary);  // now the previous folder
 }
 
 bool in_use(const fs::path& path) {
@@ -78,7 +78,7 @@ bool in_use(const fs::path& path) {
   return file.valid() && !try_lock(file);
 }
 
-/// Gives a folder that was moved aside its name back if nothing else has it; true if it did.
+/// Moves a folder that was moved aside back, unless its name is taken; true if it did.
 bool restore(const fs::path& replaced, const fs::path& final_path) {
   std::error_code error;
   if (fs::exists(fs::symlink_status(final_path, error))) return false;
@@ -99,7 +99,7 @@ std::vector<fs::path> list_folder(const fs::path& folder) {
 
 AtomicFolder::AtomicFolder(fs::path path) : path_(std::move(path)) {
   if (!path_.has_filename()) path_ = path_.parent_path();  // a/b/ is a/b
-  if (!path_.has_filename()) throw_user("cannot write '{}': it names no folder", path_.string());
+  if (!path_.has_filename()) throw_user("cannot write '{}': it is not a folder name", path_.string());
   OpenTemporary temporary = create_temporary_folder(path_);
   temporary_ = std::move(temporary.path);
   lock_ = std::move(temporary.file);
@@ -107,7 +107,7 @@ AtomicFolder::AtomicFolder(fs::path path) : path_(std::move(path)) {
 
 AtomicFolder::~AtomicFolder() {
   if (committed_) return;
-  std::error_code ignored;  // a destructor cannot report; what stays is cleared by remove_stale_temporaries
+  std::error_code ignored;  // a destructor cannot report; remove_stale_temporaries cleans up what stays
   fs::remove_all(temporary_, ignored);
 }
 

@@ -1,4 +1,4 @@
-// Folders that appear whole or not at all (checkpoints), and the clearing away of what killed runs left.
+// Folders that appear whole or not at all (checkpoints), and cleaning up after killed runs.
 #pragma once
 
 #include <cstddef>
@@ -12,9 +12,9 @@
 
 namespace perceiver {
 
-/// Fills a folder under a temporary name; commit() gives it its final one, in place of an earlier folder of
-/// that name. Without a commit everything written is removed and the earlier folder stays. Errors are
-/// `failure`s that name the path and the system's reason.
+/// Fills a folder under a temporary name; commit() gives it its final name, replacing an existing folder.
+/// Without a commit everything written is removed and the existing folder stays. Errors are `failure`s that
+/// name the path and the reason given by the system.
 class AtomicFolder {
  public:
   /// Creates `<path>.tmp-<pid>`; the parent of `path` must exist.
@@ -23,13 +23,13 @@ class AtomicFolder {
   AtomicFolder& operator=(const AtomicFolder&) = delete;
   ~AtomicFolder();
 
-  /// Where files are put until commit().
+  /// The temporary folder, until commit().
   const std::filesystem::path& path() const { return temporary_; }
-  /// A new file in the folder, to be streamed; call its finish().
+  /// A new file in the folder for streaming; call its finish().
   OutputFile create_file(const std::string& name) const;
   void write_file(const std::string& name, std::span<const std::byte> bytes) const;
   void write_file(const std::string& name, std::string_view text) const;
-  /// Synchronises every file of the folder, gives it its final name and removes the folder it replaces.
+  /// Synchronizes every file in the folder, gives it its final name and removes the folder it replaces.
   void commit();
 
  private:
@@ -39,14 +39,14 @@ class AtomicFolder {
   bool committed_ = false;
 };
 
-/// Removes the temporaries that killed processes left in `folder`; those whose writer still lives stay. A
-/// folder that was moved aside for a successor that never came gets its name back. Only for folders whose
-/// content is this library's (runs, checkpoints). Returns how many were removed; 0 for a missing folder.
+/// Removes the temporaries that killed processes left in `folder`, but not those whose writer is still
+/// running. A folder that was moved aside and never replaced gets its name back. Only for folders that this
+/// library manages (runs, checkpoints). Returns how many were removed; 0 for a missing folder.
 int remove_stale_temporaries(const std::filesystem::path& folder);
 
-/// Gives `temporary` the name `path` by two renames, the way for file systems that cannot exchange names: an
-/// existing folder first steps aside as `<path>.old-<pid>`, is removed at the end, and gets its name back if
-/// the second rename fails.
+/// Gives `temporary` the name `path` in two renames, for file systems that cannot exchange names: an existing
+/// folder is first moved aside to `<path>.old-<pid>`, then removed at the end, or moved back if the second
+/// rename fails.
 void replace_folder_by_renames(const std::filesystem::path& temporary, const std::filesystem::path& path);
 
 }  // namespace perceiver

@@ -8,7 +8,7 @@
 namespace perceiver {
 
 std::string to_base64(std::string_view bytes);
-/// Nothing for a text that is not what to_base64 writes.
+/// The bytes, or nothing if the text is not what to_base64 writes.
 std::optional<std::string> from_base64(std::string_view text);
 
 }  // namespace perceiver

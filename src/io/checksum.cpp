@@ -1,6 +1,6 @@
 #include "io/checksum.h"
 
-// GCC 12 warns about its own AVX-512 intrinsics; AVX2 is as fast as any memory here.
+// GCC 12 warns about its own AVX-512 intrinsics; AVX2 already runs at memory speed here.
 #if defined(__AVX512F__)
 #define XXH_VECTOR XXH_AVX2
 #endif

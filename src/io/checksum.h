@@ -1,4 +1,4 @@
-// XXH3-64 checksums: they tell a damaged file from a good one, not a forged one.
+// XXH3-64 checksums: they detect damage, not forgery.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 namespace perceiver {
 
-/// XXH3-64 (seed 0) of bytes that arrive in pieces.
+/// Incremental XXH3-64 (seed 0).
 class Checksum {
  public:
   Checksum();
@@ -26,13 +26,13 @@ class Checksum {
   std::unique_ptr<State> state_;
 };
 
-/// XXH3-64 of bytes that are there at once.
+/// XXH3-64 of contiguous bytes.
 uint64_t checksum_of(std::span<const std::byte> bytes);
 
-/// 16 digits.
+/// 16 lower-case hexadecimal digits.
 std::string hexadecimal(uint64_t checksum);
 
-/// XXH3-64 of a whole file's bytes. `user` error when it cannot be opened.
+/// XXH3-64 of a whole file. Throws a `user` error if it cannot be opened.
 uint64_t file_checksum(const std::filesystem::path& path);
 
 }  // namespace perceiver

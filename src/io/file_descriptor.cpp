@@ -28,7 +28,7 @@ const char* output_advice(int error) {
       return "check that the folder exists";
     case EMFILE:
     case ENFILE:
-      return "raise the limit of open files (ulimit -n)";
+      return "raise the limit on open files (ulimit -n)";
     case EIO:
       return "check the disk or choose another folder";
     default:

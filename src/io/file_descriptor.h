@@ -1,4 +1,4 @@
-// Owning file descriptors and the two ways a file operation is reported when it fails.
+// Owning file descriptors, and how failed file operations are reported.
 #pragma once
 
 #include <cstddef>
@@ -30,18 +30,18 @@ class FileDescriptor {
   int descriptor_ = -1;
 };
 
-/// Throws a `failure` for an output operation that set `error` (an errno value): "cannot <action> '<path>':
-/// <strerror>; <what to do>".
+/// Throws a `failure` for an output operation that failed with `error` (an errno value): "cannot <action>
+/// '<path>': <strerror>; <what to do>".
 [[noreturn]] void throw_output_failure(const std::string& action, const std::filesystem::path& path,
                                        int error);
 
-/// Opens a file for reading. Throws a `user` error when it is missing, unreadable or a folder.
+/// Opens a file for reading. Throws a `user` error if it is missing, unreadable or a folder.
 FileDescriptor open_for_reading(const std::filesystem::path& path);
 
-/// Reads up to `buffer.size()` bytes and returns how many; 0 at the end of the file. `path` is for the error.
+/// Reads up to `buffer.size()` bytes and returns how many; 0 at the end of the file. `path` is for errors.
 size_t read_some(const FileDescriptor& file, std::span<std::byte> buffer, const std::filesystem::path& path);
 
-/// Size in bytes of an open regular file; a `user` error for anything else (pipe, device).
+/// Size in bytes of an open regular file; throws a `user` error for anything else (pipe, device).
 uint64_t regular_file_size(const FileDescriptor& file, const std::filesystem::path& path);
 
 }  // namespace perceiver

@@ -14,10 +14,10 @@ namespace perceiver {
 FileView::FileView(const std::filesystem::path& path) {
   const FileDescriptor file = open_for_reading(path);
   const size_t size = regular_file_size(file, path);
-  if (size == 0) return;  // an empty mapping is not allowed, nor needed
+  if (size == 0) return;  // mmap refuses empty mappings
   void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (address == MAP_FAILED)
-    throw_failure("cannot map '{}' ({} bytes): {}; raise the limit of address space (ulimit -v)",
+    throw_failure("cannot map '{}' ({} bytes): {}; raise the limit on address space (ulimit -v)",
                   path.string(), size, std::strerror(errno));
   data_ = static_cast<const std::byte*>(address);
   size_ = size;

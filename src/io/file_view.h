@@ -1,4 +1,4 @@
-// A read-only view of a file's bytes that the operating system loads as they are touched.
+// A read-only view of a file's bytes, loaded by the operating system on access.
 #pragma once
 
 #include <cstddef>
@@ -7,12 +7,12 @@
 
 namespace perceiver {
 
-/// Owns a read-only mapping of a whole regular file. The file must not be shortened while it is mapped (the
-/// system would end the process with SIGBUS); files written by AtomicFile never are.
+/// Owns a read-only mapping of a whole regular file. The file must not be truncated while it is mapped (the
+/// system would kill the process with SIGBUS); files written by AtomicFile never are.
 class FileView {
  public:
   FileView() = default;
-  /// `user` error when the file cannot be opened, `failure` when it cannot be mapped.
+  /// Throws a `user` error if the file cannot be opened, `failure` if it cannot be mapped.
   explicit FileView(const std::filesystem::path& path);
   FileView(FileView&& other) noexcept;
   FileView& operator=(FileView&& other) noexcept;

@@ -1,5 +1,5 @@
-// JSON text from anywhere into a document. nlohmann-json reads any nesting, but walks over what it has read
-// by recursion: a file of nothing but brackets would use up the stack.
+// Parses untrusted JSON text. nlohmann-json accepts any nesting but processes documents recursively: a file
+// full of brackets would overflow the stack.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -11,7 +11,7 @@ namespace perceiver {
 /// Deepest nesting accepted.
 constexpr int json_max_depth = 32;
 
-/// Throws a `user` error for what is not JSON or nested deeper than json_max_depth.
+/// Throws a `user` error if the text is not JSON or is nested deeper than json_max_depth.
 nlohmann::json parse_json_document(std::string_view text, const std::string& source);
 
 }  // namespace perceiver

@@ -1,6 +1,6 @@
-// The safetensors format (https://github.com/huggingface/safetensors, format description): 8 bytes of
-// little-endian header length, a JSON header, then the tensors' bytes without holes. Reader and writer, both
-// free of any tensor class.
+// Reader and writer of the safetensors format (https://github.com/huggingface/safetensors, format
+// description): 8 bytes of little-endian header length, a JSON header, then the bytes of the tensors without
+// gaps. Independent of any tensor class.
 #pragma once
 
 #include <cstddef>
@@ -21,14 +21,14 @@ class OutputFile;
 
 /// Longest header accepted, bytes.
 constexpr uint64_t safetensors_max_header = 100ull << 20;
-/// Most dimensions of a tensor.
+/// Maximum number of dimensions of a tensor.
 constexpr size_t safetensors_max_rank = 64;
 
-/// Bytes of one element: F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL; 0 for any
-/// other.
+/// Bytes per element: F64 F32 F16 BF16 F8_E4M3 F8_E5M2 I64 I32 I16 I8 U64 U32 U16 U8 BOOL; 0 for any other
+/// dtype.
 size_t safetensors_dtype_size(std::string_view dtype);
 
-/// One tensor of a file. A scalar has an empty shape; a dimension may be 0.
+/// One tensor in a file. A scalar has an empty shape; a dimension may be 0.
 struct SafetensorsEntry {
   std::string name;
   std::string dtype;           ///< as in the file, e.g. "F32"
@@ -37,27 +37,27 @@ struct SafetensorsEntry {
   uint64_t end = 0;            ///< one past the last byte
 };
 
-/// A safetensors file mapped into memory, its header read and checked: known dtypes, no name twice, shapes
-/// that agree with their bytes, tensors side by side from the first byte to the last. Anything else is a
-/// `user` error that names the file, the byte offset and the tensor.
+/// A safetensors file mapped into memory. Its header has been checked: known dtypes, unique names, shapes
+/// that match their bytes, tensors that cover the data without gaps. Anything else is a `user` error that
+/// names the file, the byte offset and the tensor.
 class SafetensorsFile {
  public:
   static SafetensorsFile open(const std::filesystem::path& path);
-  /// Reads a file that is already in memory and stays there; `source` names it in errors.
+  /// Parses a file in memory, which must outlive the object; `source` names it in errors.
   static SafetensorsFile parse(std::span<const std::byte> file, const std::string& source);
 
   /// The header's `__metadata__`.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  /// The metadata of that key, or nullptr.
+  /// The metadata for that key, or nullptr.
   const std::string* find_metadata(const std::string& key) const;
-  /// In the order of their bytes.
+  /// In the order of their offsets.
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }
-  /// The tensor of that name, or nullptr.
+  /// The tensor with that name, or nullptr.
   const SafetensorsEntry* find(std::string_view name) const;
-  /// The tensor's bytes, valid as long as this object. Files of other writers may not align them to the
-  /// element size: copy them out rather than casting.
+  /// The bytes of a tensor, valid as long as this object. Other writers may not align them to the element
+  /// size: copy them rather than casting.
   std::span<const std::byte> bytes(const SafetensorsEntry& entry) const;
-  /// The file's name as errors give it.
+  /// The name of the file in errors.
   const std::string& source() const { return source_; }
 
  private:
@@ -72,20 +72,22 @@ class SafetensorsFile {
   std::map<std::string, size_t, std::less<>> index_;
 };
 
-/// Collects tensors and writes them as one file. The tensors' bytes are not copied: they must live until
-/// write() has returned. Tensors are laid out by falling element size, so that each is aligned to its own.
+/// Collects tensors and writes them as one file. The bytes of the tensors are not copied: they must stay
+/// valid until write() returns. Tensors are ordered by decreasing element size, which aligns each to its
+/// element size.
 class SafetensorsWriter {
  public:
   /// `key` and `value` are UTF-8; a second value replaces the first.
   void set_metadata(const std::string& key, std::string value) { metadata_[key] = std::move(value); }
-  /// Throws a `failure` when the name is taken, the dtype unknown or `bytes` not as long as the shape says.
+  /// Throws a `failure` if the name is taken, the dtype is unknown or the size of `bytes` does not match the
+  /// shape.
   void add(std::string name, std::string dtype, std::vector<int64_t> shape, std::span<const std::byte> bytes);
-  /// Streams the file and returns the XXH3-64 checksum of all its bytes. `file` must be empty so far;
-  /// finishing it is left to the caller.
+  /// Streams the file and returns the XXH3-64 checksum of all its bytes. `file` must still be empty; the
+  /// caller finishes it.
   uint64_t write(OutputFile& file) const;
   /// The whole file in memory.
   std::string file() const;
-  /// Writes a whole file under a temporary name, then renames it; returns its checksum.
+  /// Writes the file under a temporary name, then renames it; returns its checksum.
   uint64_t write_atomically(const std::filesystem::path& path) const;
 
  private:
@@ -101,7 +103,7 @@ class SafetensorsWriter {
   std::set<std::string> names_;
 };
 
-/// Bytes of a tensor, or -1 where the product overflows, a dimension is negative or the dtype unknown.
+/// Bytes of a tensor, or -1 if the product overflows, a dimension is negative or the dtype is unknown.
 int64_t safetensors_byte_count(std::string_view dtype, std::span<const int64_t> shape);
 
 }  // namespace perceiver

@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// Walks over the text and tells how far the parser has read.
+/// Iterates over the text and records how far the parser has read.
 class CountingIterator {
  public:
   using iterator_category = std::input_iterator_tag;
@@ -40,7 +40,7 @@ class CountingIterator {
   const char** furthest_;
 };
 
-/// Where in the header the next event belongs.
+/// Where in the header the parser is.
 enum class Place {
   start,
   top,           ///< between tensors
@@ -61,7 +61,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
 
   SafetensorsHeader run() {
     if (text_.empty() || text_.front() != '{') fail("the header does not begin with '{'");
-    // The JSON parser takes a zero byte for the end of the text and would not look at what follows it.
+    // The JSON parser takes a zero byte for the end of the text and ignores what follows.
     if (text_.find('\0') != std::string_view::npos) fail("the header contains a zero byte");
     const CountingIterator begin(text_.data(), &furthest_);
     const CountingIterator end(text_.data() + text_.size(), &furthest_);
@@ -73,7 +73,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
     if (place_ == Place::start) return go(Place::top);
     if (place_ != Place::top) reject_value("an object");
     if (key_ == "__metadata__") return go(Place::metadata);
-    header_.entries.push_back({key_, "", {}, 0, 0});
+    header_.entries.push_back({.name = key_, .dtype = "", .shape = {}});
     has_dtype_ = has_shape_ = has_range_ = false;
     return go(Place::tensor);
   }
@@ -132,7 +132,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
 
   bool number_integer(number_integer_t) override { reject_value("a negative number"); }
   bool number_float(number_float_t, const string_t&) override { reject_value("a fraction"); }
-  bool boolean(bool) override { reject_value("a truth value"); }
+  bool boolean(bool) override { reject_value("a boolean"); }
   bool null() override { reject_value("null"); }
   bool binary(binary_t&) override { reject_value("binary data"); }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
@@ -179,7 +179,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
     const bool started = furthest_ != text_.data();
     const uint64_t offset =
         file_offset_ + static_cast<uint64_t>(furthest_ - text_.data()) - (started ? 1 : 0);
-    throw_user("{}: byte {}: {}; the file is damaged or no safetensors file", source_, offset, what);
+    throw_user("{}: byte {}: {}; the file is damaged or not a safetensors file", source_, offset, what);
   }
 
   std::string_view text_;

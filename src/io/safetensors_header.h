@@ -1,5 +1,5 @@
-// The JSON header of a safetensors file, read event by event: nothing but the format's own three levels is
-// accepted, so neither nesting nor a document tree can use up memory.
+// Parses the JSON header of a safetensors file event by event. Only the three levels of the format are
+// accepted, so neither nesting nor a document tree can exhaust memory.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +14,10 @@ namespace perceiver {
 
 struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
-  std::vector<SafetensorsEntry> entries;  ///< in the header's order, names distinct, ranges unchecked
+  std::vector<SafetensorsEntry> entries;  ///< in the order of the header, names unique, ranges unchecked
 };
 
-/// `text` is the header alone, `file_offset` the byte of the file it starts at (for errors).
+/// `text` is only the header; `file_offset` is the byte at which it starts in the file, for errors.
 SafetensorsHeader parse_safetensors_header(std::string_view text, uint64_t file_offset,
                                            const std::string& source);
 

@@ -21,23 +21,24 @@ constexpr std::pair<std::string_view, size_t> dtype_sizes[] = {
     {"I16", 2}, {"I8", 1},  {"U64", 8}, {"U32", 4},  {"U16", 2},     {"U8", 1},      {"BOOL", 1},
 };
 
-/// Reads and checks the header's length; the result fits into `file`.
+/// Reads and checks the length of the header; the header fits into `file`.
 uint64_t header_length(std::span<const std::byte> file, const std::string& source) {
   if (file.size() < length_bytes)
     throw_user(
-        "{}: byte 0: the file has {} bytes, fewer than the 8 of a header length; it is damaged or no "
+        "{}: byte 0: the file has {} bytes, fewer than the 8 of a header length; it is damaged or not a "
         "safetensors file",
         source, file.size());
   uint64_t length = 0;
   std::memcpy(&length, file.data(), sizeof length);
   if (length > safetensors_max_header)
     throw_user(
-        "{}: byte 0: a header of {} bytes is longer than the {} allowed; the file is damaged or no "
+        "{}: byte 0: a header of {} bytes is longer than the {} allowed; the file is damaged or not a "
         "safetensors file",
         source, length, safetensors_max_header);
   if (length > file.size() - length_bytes)
-    throw_user("{}: byte 0: a header of {} bytes does not fit into the file's {} bytes; the file was cut off",
-               source, length, file.size());
+    throw_user(
+        "{}: byte 0: a header of {} bytes does not fit into the file's {} bytes; the file was truncated",
+        source, length, file.size());
   return length;
 }
 
@@ -51,20 +52,20 @@ void check_bytes(const SafetensorsEntry& entry, uint64_t data_start, const std::
                source, data_start, quote(entry.name), wanted, entry.begin, entry.end);
 }
 
-/// The tensors, ordered by their bytes, must fill the data from its first byte to its last.
+/// The tensors, ordered by offset, must cover the data from its first byte to its last.
 void check_layout(const std::vector<SafetensorsEntry>& entries, uint64_t data_start, uint64_t data_size,
                   const std::string& source) {
   uint64_t next = 0;
   for (const SafetensorsEntry& entry : entries) {
     if (entry.end > data_size)
-      throw_user("{}: byte {}: tensor {} ends {} bytes behind the end of the file; the file was cut off",
+      throw_user("{}: byte {}: tensor {} ends {} bytes past the end of the file; the file was truncated",
                  source, data_start + data_size, quote(entry.name), entry.end - data_size);
     if (entry.begin != next)
       throw_user(
-          "{}: byte {}: tensor {} begins at data byte {} where {} was due (tensors {}); the file is "
+          "{}: byte {}: tensor {} starts at data byte {} instead of {} (tensors {}); the file is "
           "damaged",
           source, data_start + next, quote(entry.name), entry.begin, next,
-          entry.begin < next ? "overlap" : "leave a hole");
+          entry.begin < next ? "overlap" : "leave a gap");
     next = entry.end;
   }
   if (next != data_size)

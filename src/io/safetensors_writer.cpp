@@ -27,10 +27,13 @@ void SafetensorsWriter::add(std::string name, std::string dtype, std::vector<int
   if (wanted < 0 || shape.size() > safetensors_max_rank)
     throw_failure("cannot store tensor '{}': unknown dtype '{}' or impossible shape", name, dtype);
   if (bytes.size() != static_cast<uint64_t>(wanted))
-    throw_failure("cannot store tensor '{}': {} bytes given, its shape needs {}", name, bytes.size(), wanted);
+    throw_failure("cannot store tensor '{}': {} bytes given, but its shape needs {}", name, bytes.size(),
+                  wanted);
   if (name == "__metadata__" || !names_.insert(name).second)
     throw_failure("cannot store tensor '{}': the name is taken", name);
-  tensors_.push_back({{std::move(name), std::move(dtype), std::move(shape), 0, 0}, bytes});
+  tensors_.push_back(
+      {.entry = {.name = std::move(name), .dtype = std::move(dtype), .shape = std::move(shape)},
+       .bytes = bytes});
 }
 
 std::string SafetensorsWriter::header(const std::vector<const Tensor*>& order) const {

@@ -32,7 +32,7 @@ std::filesystem::path create_unused(const std::filesystem::path& path, Create cr
     error = create(candidate);
     if (error == 0) return candidate;
   }
-  throw_output_failure("create a temporary beside", path, error);
+  throw_output_failure("create a temporary next to", path, error);
 }
 
 }  // namespace
@@ -57,7 +57,7 @@ std::optional<TemporaryName> parse_temporary_name(const std::filesystem::path& f
 }
 
 bool try_lock(const FileDescriptor& file) {
-  // A file system without locks must not make writing impossible: only "held by somebody" counts as failure.
+  // Writing must work on file systems without locks: only "already locked" counts as failure.
   return ::flock(file.get(), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
 }
 

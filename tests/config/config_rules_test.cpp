@@ -155,9 +155,9 @@ TEST(ConfigRules, Schedule) {
             "no error");
   EXPECT_THAT(error_of({steps}), HasSubstr("needs schedule.step_boundaries"));
   EXPECT_THAT(error_of({steps, "schedule.step_boundaries=[1, 5]", "schedule.step_factors=[0.1]"}),
-              HasSubstr("as many"));
+              HasSubstr("must match"));
   EXPECT_THAT(error_of({steps, "schedule.step_boundaries=[5, 5]", "schedule.step_factors=[0.1, 1]"}),
-              HasSubstr("must rise"));
+              HasSubstr("must increase"));
   EXPECT_THAT(error_of({"schedule.step_boundaries=[5]", "schedule.step_factors=[1]"}),
               HasSubstr("needs schedule.type: steps"));
   EXPECT_EQ(error_of({"schedule.type=cosine", "schedule.warmup_steps=10", "schedule.decay_steps=11"}),

@@ -187,7 +187,7 @@ TEST(Config, BadValuesSayWhatWasExpectedAndFound) {
   EXPECT_THAT(yaml_error("model: {latents: 1073741825}"), HasSubstr("not '1073741825'"));
   EXPECT_THAT(yaml_error("model: {latents: 99999999999999999999}"), HasSubstr("must be an integer"));
   EXPECT_THAT(yaml_error("model: {latents: 1.5}"), HasSubstr("must be an integer"));
-  EXPECT_THAT(yaml_error("model: {latents: '5'}"), HasSubstr("not the text '5'"));
+  EXPECT_THAT(yaml_error("model: {latents: '5'}"), HasSubstr("not the string '5'"));
   EXPECT_THAT(yaml_error("model: {latents: }"), HasSubstr("not nothing"));
   EXPECT_THAT(yaml_error("model: {latents: [5]}"), HasSubstr("not a list"));
   EXPECT_THAT(yaml_error("model: {latents: {a: 5}}"), HasSubstr("not a mapping"));
@@ -197,7 +197,7 @@ TEST(Config, BadValuesSayWhatWasExpectedAndFound) {
   EXPECT_THAT(yaml_error("model: {position_sizes: 5}"), HasSubstr("a list of integers"));
   EXPECT_THAT(yaml_error("model:\n  position_sizes:\n  - 5\n  - x\n"),
               StartsWith("c.yaml:4: model.position_sizes"));
-  EXPECT_THAT(yaml_error("data: {train: ''}"), HasSubstr("not the text ''"));
+  EXPECT_THAT(yaml_error("data: {train: ''}"), HasSubstr("not the string ''"));
   EXPECT_THAT(yaml_error("data: {train: \"a\\x00b\"}"), HasSubstr("'a\\x00b'"));
   EXPECT_THAT(yaml_error("model: 5"), HasSubstr("must be a mapping"));
   EXPECT_THAT(yaml_error("[]"), HasSubstr("the configuration must be a mapping"));

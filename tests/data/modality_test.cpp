@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 
-#include "data/arrays/number_list.h"
 #include "tests/support/user_error.h"
 
 namespace perceiver {
@@ -43,7 +42,7 @@ TEST(ModalityOptions, DefaultsAndGivenValues) {
   EXPECT_EQ(options.real("rate", 0, 1), 0.5);
   EXPECT_TRUE(options.flag("on"));
   EXPECT_EQ(options.word("order", {"a", "b"}), 1u);
-  EXPECT_THAT(number_list(options, "list", 3, 1, 3), ElementsAre(1, 2, 3));
+  EXPECT_THAT(options.integers("list", 3, 1, 3), ElementsAre(1, 2, 3));
   EXPECT_EQ(options.values(ModalityOption::Use::training).size(), 1u);
   EXPECT_EQ(options.values(ModalityOption::Use::tokens).at("size"), "32");
 }
@@ -65,18 +64,18 @@ TEST(ModalityOptions, MistakesAreNamed) {
   EXPECT_THAT(message_of([&] { options({{"size", "yes"}}).flag("size"); }), HasSubstr("false, true"));
   for (const char* bad : {",", "1,", ",1", "1,,2", "1,2,3,4", "0", "x", "1;2"})
     EXPECT_THAT(message_of([&] {
-                  number_list(options({{"list", bad}}), "list", 3, 1, 9);
+                  options({{"list", bad}}).integers("list", 3, 1, 9);
                 }),
                 HasSubstr("data.options.list"))
         << bad;
-  EXPECT_TRUE(number_list(options({}), "list", 3, 1, 9).empty());
+  EXPECT_TRUE(options({}).integers("list", 3, 1, 9).empty());
 }
 
 TEST(Modality, TokenizersArePackedAndUnpacked) {
   const std::map<std::string, std::string> values = {{"a", "1"}, {"b", "\xC3\xA9 \"\n"}};
   EXPECT_EQ(unpack_tokenizer("test", pack_tokenizer("test", values)), values);
   EXPECT_THAT(message_of([&] { unpack_tokenizer("other", pack_tokenizer("test", values)); }),
-              HasSubstr("not one of modality other"));
+              HasSubstr("does not belong to modality other"));
   for (const char* bad : {"test", "test\n", "test\n[]", "test\n{\"a\": 1}", "test\n{"})
     EXPECT_THAT(message_of([&] { unpack_tokenizer("test", bad); }), HasSubstr("test")) << bad;
 }

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "perceiver/error.h"
 #include "tests/support/gradient_check.h"
 

@@ -10,7 +10,7 @@
 #include <random>
 
 #include "base/random.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "kernels/sampling.h"
 #include "perceiver/error.h"
 

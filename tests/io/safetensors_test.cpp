@@ -216,8 +216,8 @@ TEST(Safetensors, RejectsHolesAndOverlaps) {
   EXPECT_EQ(error_of_header(two("4,8", "0,4"), 8), "no error");
   EXPECT_THAT(error_of_header(two("0,4", "2,6"), 8), HasSubstr("overlap"));
   EXPECT_THAT(error_of_header(two("0,4", "0,4"), 8), HasSubstr("overlap"));
-  EXPECT_THAT(error_of_header(two("0,4", "5,9"), 9), HasSubstr("leave a hole"));
-  EXPECT_THAT(error_of_header(two("1,5", "5,9"), 9), HasSubstr("leave a hole"));
+  EXPECT_THAT(error_of_header(two("0,4", "5,9"), 9), HasSubstr("leave a gap"));
+  EXPECT_THAT(error_of_header(two("1,5", "5,9"), 9), HasSubstr("leave a gap"));
 }
 
 TEST(Safetensors, ErrorsShowNamesOnOnePrintableLine) {

@@ -45,7 +45,7 @@ complains 2 "cut.shard: byte 1000: .*cut short" "$program" data info "$work/cut.
 
 # Text in pieces: tokenizer, shards, training, word perplexity, samples.
 works tokenizer "$program" data tokenizer --input "$work/books" --output "$work/pieces.model" --pieces 500; prints "model.vocabulary: 503"
-works roundtrip "$program" data roundtrip "$source/README.md" --tokenizer "$work/pieces.model"; prints "the same as the file's"
+works roundtrip "$program" data roundtrip "$source/README.md" --tokenizer "$work/pieces.model"; prints "identical to the file"
 works pieces "$program" data build --modality text --tokenizer "$work/pieces.model" --input "$work/books" --output "$work/pieces"
 small="$source/configs/copy32.yaml --set model.input_channels=32 --set model.layers=1 --set model.context_length=64 --set train.batch=4 --set eval.every=0 --set train.steps=3 --set threads=1"
 complains 2 "503 token ids" "$program" train $small --set data.type=text --set data.train="$work/pieces" --run "$work/run-small"

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/host_values.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "generate/engine.h"
 #include "kernels/backend.h"
 

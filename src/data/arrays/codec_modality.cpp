@@ -1,12 +1,11 @@
-// Codes of a neural audio codec: L levels per frame, as SoundStream and EnCodec lay them out.
+// Codes of a neural audio codec such as SoundStream or EnCodec: L levels per frame.
 #include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
 #include "data/arrays/npy.h"
-#include "data/arrays/number_list.h"
 #include "data/modality.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 
 namespace perceiver {
 namespace {
@@ -27,7 +26,7 @@ class CodecModality final : public Modality {
     for (size_t level = 0; level < codes_.size(); ++level) {
       first_ids_.push_back(static_cast<int32_t>(next));
       next += codes_[level];
-      // A sequence can end between frames only.
+      // A sequence can only end between frames.
       std::vector<IdRange> ranges;
       if (level == 0) ranges.push_back({eos_token, eos_token + 1});
       ranges.push_back({first_ids_.back(), static_cast<int32_t>(next)});
@@ -72,13 +71,13 @@ class CodecModality final : public Modality {
     in_tokens.seconds = 0;
     in_tokens.tokens = in_tokens.tokens / levels * levels;  // whole frames
     if (options.tokens > 0 && in_tokens.tokens == 0)
-      throw_user("a prompt of {} tokens is less than a frame of {} levels", options.tokens, levels);
+      throw_user("a prompt of {} tokens is shorter than a frame of {} levels", options.tokens, levels);
     return Modality::prompt(file, in_tokens);
   }
 
   std::vector<std::string_view> outputs() const override { return {".npy"}; }
 
-  /// Ids that stand where another level is due are left out, and so is a frame that is not whole.
+  /// Skips ids of a level other than the expected one, and drops an incomplete last frame.
   std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
     if (ending != ".npy") throw_user("codes are written as .npy, not as '{}'", ending);
     const auto levels = static_cast<int64_t>(codes_.size());
@@ -93,10 +92,10 @@ class CodecModality final : public Modality {
     const int64_t frames = static_cast<int64_t>(codes.size()) / levels;
     codes.resize(static_cast<size_t>(frames * levels));
     if (!levels_first_) return write_npy(codes, {frames, levels});
-    std::vector<int32_t> turned(codes.size());
+    std::vector<int32_t> transposed(codes.size());
     for (int64_t i = 0; i < frames * levels; ++i)
-      turned[static_cast<size_t>(i % levels * frames + i / levels)] = codes[static_cast<size_t>(i)];
-    return write_npy(turned, {levels, frames});
+      transposed[static_cast<size_t>(i % levels * frames + i / levels)] = codes[static_cast<size_t>(i)];
+    return write_npy(transposed, {levels, frames});
   }
 
   std::string compare(const SourceFile& file) const override {
@@ -127,11 +126,11 @@ class CodecModality final : public Modality {
 
 std::unique_ptr<Modality> open_codec(const ModalityOptions& options) {
   const int64_t levels = options.integer("levels", 1, max_levels);
-  std::vector<int64_t> codes = number_list(options, "codes", max_levels, 1, max_codes);
+  std::vector<int64_t> codes = options.integers("codes", max_levels, 1, max_codes);
   if (codes.size() == 1) codes.assign(static_cast<size_t>(levels), codes[0]);
   if (codes.size() != static_cast<size_t>(levels))
-    throw_user("data.options.codes: {} numbers for {} levels; give one for all, or one each", codes.size(),
-               levels);
+    throw_user("data.options.codes: {} numbers for {} levels; give one for all levels, or one per level",
+               codes.size(), levels);
   return std::make_unique<CodecModality>(
       std::move(codes), options.word("layout", {"frames_levels", "levels_frames"}) == 1,
       options.real("frame_rate", 0.001, max_frame_rate),
@@ -147,12 +146,13 @@ std::unique_ptr<Modality> restore_codec(std::string_view tokenizer, const Modali
 const ModalityKind& codec_modality() {
   static const ModalityKind kind{
       .name = "codec",
-      .doc = "Codes of a neural audio codec, .npy arrays [frames, levels]; every level has ids of its own.",
+      .doc = "Codes of a neural audio codec, .npy arrays [frames, levels]; every level has its own ids.",
       .endings = {".npy"},
       .companions = {},
       .max_file_bytes = int64_t{4} << 30,
       .options = {{"levels", "8", "Levels per frame, 1 to 64."},
-                  {"codes", "1024", "Codes of a level: one number for all, or one each, such as 1024,512."},
+                  {"codes", "1024",
+                   "Codes per level: one number for all levels, or one per level, such as 1024,512."},
                   {"layout", "frames_levels", "frames_levels (SoundStream) or levels_frames (EnCodec)."},
                   {"frame_rate", "75", "Frames per second, for prompts measured in seconds."}},
       .open = open_codec,

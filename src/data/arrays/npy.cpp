@@ -33,13 +33,13 @@ class HeaderReader {
       break;
     }
     skip_space();
-    if (at_ != text_.size()) fail("something follows the dictionary");
+    if (at_ != text_.size()) fail("unexpected text after the dictionary");
     if (!has_descr_ || !has_order_ || !has_shape_) fail("descr, fortran_order or shape is missing");
   }
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
-    throw_user("{}: byte {}: {}; the file is damaged or no .npy file", source_, offset_ + at_, what);
+    throw_user("{}: byte {}: {}; the file is damaged or not a .npy file", source_, offset_ + at_, what);
   }
   void skip_space() {
     while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n')) ++at_;
@@ -70,7 +70,7 @@ class HeaderReader {
       at_ += word.size();
       return value;
     }
-    fail("neither True nor False");
+    fail("expected True or False");
   }
   int64_t number() {
     skip_space();
@@ -104,7 +104,7 @@ class HeaderReader {
     if (name == "descr") {
       claim(has_descr_, name);
       skip_space();
-      if (at_ < text_.size() && text_[at_] == '[') fail("arrays of records are not read");
+      if (at_ < text_.size() && text_[at_] == '[') fail("structured arrays are not supported");
       descr = quoted();
     } else if (name == "fortran_order") {
       claim(has_order_, name);
@@ -137,16 +137,16 @@ NpyArray NpyArray::parse(std::span<const std::byte> file, const std::string& sou
     throw_user("{}: byte {}: {}", source, offset, what);
   };
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
-  if (!text.starts_with(magic)) fail(0, "does not begin as a .npy file");
+  if (!text.starts_with(magic)) fail(0, "does not begin like a .npy file");
   if (file.size() < 10) fail(file.size(), "the file ends before its header");
   const auto version = static_cast<int>(file[6]);
-  if (version < 1 || version > 3) fail(6, fmt::format(".npy version {}; 1 to 3 are read", version));
+  if (version < 1 || version > 3) fail(6, fmt::format(".npy version {}; 1 to 3 are supported", version));
   const size_t length_bytes = version == 1 ? 2 : 4;
   const uint64_t header_offset = 8 + length_bytes;
   if (file.size() < header_offset) fail(file.size(), "the file ends before its header");
   const uint64_t length = little_endian(file.subspan(8, length_bytes));
   if (length > npy_max_header || length > file.size() - header_offset)
-    fail(8, fmt::format("a header of {} bytes does not fit into the file (at most {} are read)", length,
+    fail(8, fmt::format("a header of {} bytes does not fit into the file (the limit is {})", length,
                         npy_max_header));
   HeaderReader header(text.substr(header_offset, length), header_offset, source);
   header.read();
@@ -159,9 +159,10 @@ NpyArray NpyArray::parse(std::span<const std::byte> file, const std::string& sou
                      std::strchr("iub", d[1]) != nullptr && std::strchr("1248", d[2]) != nullptr &&
                      (d[1] != 'b' || d[2] == '1');
   if (!known)
-    fail(header_offset, fmt::format("elements of type {}; integers of 1 to 8 bytes are read", quote(d)));
+    fail(header_offset,
+         fmt::format("elements of type {}; only integers of 1 to 8 bytes are supported", quote(d)));
   if (header.fortran_order && header.shape.size() > 1)
-    fail(header_offset, "column-major order (fortran_order); save numpy.ascontiguousarray of it");
+    fail(header_offset, "column-major order (fortran_order); save numpy.ascontiguousarray(array) instead");
   array.width_ = static_cast<size_t>(d[2] - '0');
   array.is_signed_ = d[1] == 'i';
   array.big_endian_ = d[0] == '>';

@@ -1,4 +1,4 @@
-// Integer arrays in NumPy's .npy format (versions 1.0 to 3.0), read without trust and written.
+// Reads untrusted integer arrays in NumPy's .npy format (versions 1.0 to 3.0), and writes them.
 #pragma once
 
 #include <cstddef>
@@ -9,23 +9,22 @@
 
 namespace perceiver {
 
-/// Longest header accepted, bytes, and most dimensions.
+/// Longest header, bytes, and most dimensions that are accepted.
 inline constexpr uint64_t npy_max_header = 65536;
 inline constexpr size_t npy_max_dimensions = 8;
 
-/// An array whose elements stay where they are; it must not outlive the bytes it was parsed from.
+/// A view of an array; it must not outlive the bytes it was parsed from.
 class NpyArray {
  public:
-  /// Throws `user` "<source>: byte <offset>: …" for what is no such array: another format, a type that is not
-  /// an integer of 1 to 8 bytes or a truth value, column-major order, a shape that does not go with the bytes
-  /// that follow.
+  /// Throws `user` "<source>: byte <offset>: …" for another format, a type other than boolean or an integer
+  /// of 1 to 8 bytes, column-major order, or a shape that does not match the size of the data.
   static NpyArray parse(std::span<const std::byte> file, const std::string& source);
 
   const std::vector<int64_t>& shape() const { return shape_; }
   int64_t elements() const { return elements_; }
-  /// Element i in row-major order. An unsigned value past INT64_MAX is an error.
+  /// Element i in row-major order. Throws for an unsigned value above INT64_MAX.
   int64_t at(int64_t i) const;
-  /// Byte in the file where element i begins, for messages.
+  /// Byte in the file where element i starts, for messages.
   uint64_t offset_of(int64_t i) const { return data_offset_ + static_cast<uint64_t>(i) * width_; }
 
  private:
@@ -41,7 +40,7 @@ class NpyArray {
   uint64_t data_offset_ = 0;
 };
 
-/// The file of an i32 array; `values` holds as many as `shape` says.
+/// The bytes of a .npy file with an i32 array; `values` must have as many elements as `shape`.
 std::string write_npy(std::span<const int32_t> values, const std::vector<int64_t>& shape);
 
 }  // namespace perceiver

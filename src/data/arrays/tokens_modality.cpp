@@ -1,11 +1,10 @@
-// Integer sequences of any meaning, with any positions.
+// Arbitrary integer sequences with arbitrary positions.
 #include <algorithm>
 
 #include "base/check.h"
 #include "data/arrays/npy.h"
-#include "data/arrays/number_list.h"
 #include "data/modality.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "io/file_view.h"
 
 namespace perceiver {
@@ -35,9 +34,9 @@ class TokensModality final : public Modality {
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
     const NpyArray array = NpyArray::parse(file.bytes, file.path);
     if (array.shape().size() != 1)
-      throw_user("{}: {} dimensions; a sequence has one", file.path, array.shape().size());
-    if (array.elements() > max_values)
-      throw_user("{}: {} values; at most {} are read", file.path, array.elements(), max_values);
+      throw_user("{}: {} dimensions; expected one", file.path, array.shape().size());
+    if (array.elements() > max_elements)
+      throw_user("{}: {} values; at most {} are read", file.path, array.elements(), max_elements);
     TokenSequence document;
     document.units = array.elements();
     document.ids.reserve(static_cast<size_t>(array.elements()));
@@ -79,7 +78,7 @@ class TokensModality final : public Modality {
   }
 
  private:
-  /// [n, A] from the file beside `path`; a position p is table row p + 2, row 1 being SOS.
+  /// [n, A] from the file next to `path`; position p is table row p + 2, because row 1 is SOS.
   std::vector<int32_t> read_positions(const std::string& path, int64_t n) const {
     const std::string beside = path.substr(0, path.rfind('.')) + std::string(positions_ending);
     const FileView content(beside);
@@ -87,7 +86,7 @@ class TokensModality final : public Modality {
     const auto axes = static_cast<int64_t>(position_values_.size());
     const bool one_axis = axes == 1 && array.shape() == std::vector<int64_t>{n};
     if (!one_axis && array.shape() != std::vector<int64_t>{n, axes})
-      throw_user("{}: shape [{}]; the positions of {} values on {} axes have shape [{}, {}]", beside,
+      throw_user("{}: shape [{}]; the positions of {} values on {} axes must have shape [{}, {}]", beside,
                  fmt::join(array.shape(), ", "), n, axes, n, axes);
     std::vector<int32_t> positions(static_cast<size_t>(array.elements()));
     for (int64_t i = 0; i < array.elements(); ++i) {
@@ -109,9 +108,8 @@ class TokensModality final : public Modality {
 
 std::unique_ptr<Modality> open_tokens(const ModalityOptions& options) {
   return std::make_unique<TokensModality>(
-      options.integer("values", 1, max_values),
-      number_list(options, "position_values", max_axes, 1, max_values), options.flag("ends"),
-      pack_tokenizer("tokens", options.values(ModalityOption::Use::tokens)));
+      options.integer("values", 1, max_values), options.integers("position_values", max_axes, 1, max_values),
+      options.flag("ends"), pack_tokenizer("tokens", options.values(ModalityOption::Use::tokens)));
 }
 
 std::unique_ptr<Modality> restore_tokens(std::string_view tokenizer, const ModalityOptions& options) {
@@ -130,9 +128,10 @@ const ModalityKind& tokens_modality() {
       .options =
           {{"values", "256", "Values are 0 to values - 1; value v is token id v + 3."},
            {"position_values", "",
-            "Positions on each axis, such as 32,32,3: NAME.positions.npy beside NAME.npy holds [n, axes], "
-            "each from 0. Empty: positions count along the sequence."},
-           {"ends", "true", "Whether a sequence's end is predicted (false for those of fixed length)."}},
+            "Positions on each axis, such as 32,32,3: NAME.positions.npy beside NAME.npy contains [n, axes], "
+            "counting from 0. Empty: positions count along the sequence."},
+           {"ends", "true",
+            "Whether the end of a sequence is predicted (false for sequences of fixed length)."}},
       .open = open_tokens,
       .restore = restore_tokens,
   };

@@ -18,8 +18,8 @@ namespace {
 
 constexpr sf_count_t block_frames = 4096;
 
-/// A file in memory for libsndfile: `head` and `tail` behind it are read; with `writes`, `head` alone is read
-/// and written.
+/// A file in memory for libsndfile: reads `head` followed by `tail`; with `writes`, reads and writes only
+/// `head`.
 struct MemoryFile {
   std::string head;
   std::span<const std::byte> tail;
@@ -27,7 +27,7 @@ struct MemoryFile {
   sf_count_t at = 0;
 
   sf_count_t size() const { return static_cast<sf_count_t>(head.size() + tail.size()); }
-  /// What lies in one piece from `at` on.
+  /// The contiguous bytes from `at` on.
   std::string_view ahead() const {
     const auto place = static_cast<size_t>(at);
     if (place < head.size()) return std::string_view(head).substr(place);
@@ -45,7 +45,8 @@ sf_count_t memory_seek(sf_count_t offset, int whence, void* user) {
   const sf_count_t base = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? file.at : file.size();
   sf_count_t target = 0;
   if (__builtin_add_overflow(base, offset, &target)) return -1;
-  // Past the end as in any file: libsndfile does not look at errors of its seeks, and reads on where it was.
+  // Seeking past the end works as in any file: libsndfile ignores seek errors and would read on at the old
+  // place.
   if (target < 0) return -1;
   return file.at = target;
 }
@@ -78,11 +79,15 @@ sf_count_t memory_tell(void* user) {
 using SoundFile = std::unique_ptr<SNDFILE, int (*)(SNDFILE*)>;
 
 SoundFile open_sound(MemoryFile& file, int mode, SF_INFO& info) {
-  static SF_VIRTUAL_IO io{memory_size, memory_seek, memory_read, memory_write, memory_tell};
+  static SF_VIRTUAL_IO io{.get_filelen = memory_size,
+                          .seek = memory_seek,
+                          .read = memory_read,
+                          .write = memory_write,
+                          .tell = memory_tell};
   return {sf_open_virtual(&io, mode, &info, &file), sf_close};
 }
 
-/// Takes mono samples at one rate, gives them at another.
+/// Resamples mono audio.
 class Resampler {
  public:
   Resampler(int from, int to, const std::string& source)
@@ -90,19 +95,20 @@ class Resampler {
     if (from == to) return;
     int error = 0;
     if (src_is_valid_ratio(ratio_) == 0)
-      throw_user("{}: {} samples per second are too far from {} to be resampled", source, from, to);
+      throw_user("{}: {} samples per second cannot be resampled to {}: the ratio is too large", source, from,
+                 to);
     state_.reset(src_new(SRC_SINC_MEDIUM_QUALITY, 1, &error));
     if (state_ == nullptr) throw_failure("libsamplerate: {}", src_strerror(error));
   }
 
-  /// Appends what `in` becomes to `out`; the last call has `end`.
+  /// Resamples `in` and appends it to `out`; the last call has `end`.
   void put(std::span<const float> in, bool end, std::vector<float>& out) {
     if (state_ == nullptr) {
       out.insert(out.end(), in.begin(), in.end());
       return;
     }
     float block[block_frames];
-    const float nothing = 0;  // without an address for its (empty) input, the library does not flush
+    const float nothing = 0;  // the library only flushes if even empty input has an address
     SRC_DATA data{};
     data.src_ratio = ratio_;
     data.end_of_input = end ? 1 : 0;
@@ -124,8 +130,7 @@ class Resampler {
   std::unique_ptr<SRC_STATE, SRC_STATE* (*)(SRC_STATE*)> state_{nullptr, src_delete};
 };
 
-/// libsndfile knows many more formats; the fewer decoders are within reach of a file from outside, the
-/// better.
+/// libsndfile supports many more formats; untrusted files should reach as few decoders as possible.
 MemoryFile wav_or_flac(std::span<const std::byte> file, const std::string& source) {
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   if (text.starts_with("fLaC")) return {.head = {}, .tail = file};
@@ -134,18 +139,18 @@ MemoryFile wav_or_flac(std::span<const std::byte> file, const std::string& sourc
     WavChunks wav = wav_chunks(file, source);
     return {.head = std::move(wav.head), .tail = wav.samples};
   }
-  throw_user("{}: is no sound file that can be read: neither WAV nor FLAC", source);
+  throw_user("{}: not a supported audio file: neither WAV nor FLAC", source);
 }
 
 void check_info(const SF_INFO& info, const std::string& source) {
   if (info.channels < 1 || info.channels > audio_max_channels)
-    throw_user("{}: {} channels; 1 to {} are read", source, info.channels, audio_max_channels);
+    throw_user("{}: {} channels; 1 to {} are supported", source, info.channels, audio_max_channels);
   if (info.samplerate < audio_min_rate || info.samplerate > audio_max_rate)
-    throw_user("{}: {} samples per second; {} to {} are read", source, info.samplerate, audio_min_rate,
+    throw_user("{}: {} samples per second; {} to {} are supported", source, info.samplerate, audio_min_rate,
                audio_max_rate);
 }
 
-/// Mean of the channels, in −1 … 1; what is no number is silence.
+/// Mean of the channels, clamped to −1 … 1; NaN becomes silence.
 float mix(const float* frame, int channels) {
   float sum = 0;
   for (int c = 0; c < channels; ++c) sum += frame[c];
@@ -155,7 +160,7 @@ float mix(const float* frame, int channels) {
 
 void check_length(int64_t samples, const std::string& source) {
   if (samples > audio_max_samples)
-    throw_user("{}: more than {} samples; cut it into several files", source, audio_max_samples);
+    throw_user("{}: more than {} samples; split it into several files", source, audio_max_samples);
 }
 
 }  // namespace
@@ -165,7 +170,7 @@ Audio read_audio(std::span<const std::byte> file, int rate, const std::string& s
   SF_INFO info{};
   const SoundFile sound = open_sound(memory, SFM_READ, info);
   if (sound == nullptr)
-    throw_user("{}: is no sound file that can be read: {}", source, printable(sf_strerror(nullptr)));
+    throw_user("{}: not a supported audio file: {}", source, printable(sf_strerror(nullptr)));
   check_info(info, source);
 
   Audio audio;
@@ -194,7 +199,7 @@ Audio read_audio(std::span<const std::byte> file, int rate, const std::string& s
 
 std::string write_audio(std::span<const float> samples, int rate, std::string_view ending) {
   const bool flac = ending == ".flac";
-  if (!flac && ending != ".wav") throw_user("sound is written as .wav or .flac, not as '{}'", ending);
+  if (!flac && ending != ".wav") throw_user("audio is written as .wav or .flac, not as '{}'", ending);
   MemoryFile memory{.head = {}, .tail = {}, .writes = true};
   SF_INFO info{};
   info.samplerate = rate;

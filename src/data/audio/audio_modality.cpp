@@ -1,4 +1,4 @@
-// Sound as 8-bit mu-law samples, one token each.
+// Audio as 8-bit mu-law samples, one token each.
 #include <array>
 #include <cmath>
 
@@ -6,7 +6,7 @@
 #include "data/audio/audio_file.h"
 #include "data/audio/mu_law.h"
 #include "data/modality.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 
 namespace perceiver {
 namespace {
@@ -71,7 +71,8 @@ class AudioModality final : public Modality {
     samples.reserve(ids.size());
     for (const int32_t id : ids) {
       if (id < 0 || id >= mu_law_levels + special_tokens)
-        throw_user("token id {} is no mu-law sample; ids are below {}", id, mu_law_levels + special_tokens);
+        throw_user("token id {} is not a mu-law sample; ids are below {}", id,
+                   mu_law_levels + special_tokens);
       if (id >= special_tokens) samples.push_back(mu_law_decode(id - special_tokens));
     }
     return samples;
@@ -97,13 +98,12 @@ std::unique_ptr<Modality> restore_audio(std::string_view tokenizer, const Modali
 const ModalityKind& audio_modality() {
   static const ModalityKind kind{
       .name = "audio",
-      .doc =
-          "Sound files, mixed to one channel, one token per sample (8-bit mu-law, 259 ids); bits per sample.",
+      .doc = "Audio files, mixed to mono, one token per sample (8-bit mu-law, 259 ids); bits per sample.",
       .endings = {".wav", ".flac"},
       .companions = {},
       .max_file_bytes = int64_t{4} << 30,
       .options = {{"sample_rate", "16000",
-                   "Samples per second, 100 to 1000000; files of another are resampled."}},
+                   "Samples per second, 100 to 1000000; files with another rate are resampled."}},
       .open = open_audio,
       .restore = restore_audio,
   };

@@ -9,8 +9,8 @@ namespace perceiver {
 
 inline constexpr int mu_law_levels = 256;
 
-/// Level 0 … 255 of a sample −1 … 1: sign(x) ln(1 + 255 |x|) / ln 256 rounded to one of 256 even steps.
-/// Silence is level 128.
+/// The level, 0 … 255, of a sample in −1 … 1: sign(x) ln(1 + 255 |x|) / ln 256, rounded to one of 256 equal
+/// steps. Silence is level 128.
 inline int32_t mu_law_encode(float sample) {
   const double x = std::clamp<double>(sample, -1, 1);
   const double companded = std::copysign(std::log1p(255 * std::abs(x)) / std::log(256.0), x);

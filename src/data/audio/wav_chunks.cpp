@@ -23,7 +23,7 @@ uint32_t length_at(std::span<const std::byte> file, size_t at, bool big_endian) 
   return value;
 }
 
-/// Of the samples, in bytes: the 64-bit length in the chunk ds64 stands for the length 2^32 - 1.
+/// Length of the samples in bytes: a length of 2^32 - 1 means the 64-bit length in the chunk ds64.
 uint64_t samples_length(uint64_t length, std::string_view ds64) {
   if (length != 0xFFFFFFFF || ds64.size() < 16) return length;
   uint64_t value = 0;
@@ -41,7 +41,7 @@ std::string length_text(uint32_t length, bool big_endian) {
 
 WavChunks wav_chunks(std::span<const std::byte> file, const std::string& source) {
   if (file.size() < 12 || text_at(file, 8, 4) != "WAVE")
-    throw_user("{}: is no sound file that can be read: RIFF, but not WAVE, byte 8", source);
+    throw_user("{}: not a supported audio file: RIFF, but not WAVE, byte 8", source);
   const bool big_endian = text_at(file, 0, 4) == "RIFX";
   WavChunks wav;
   std::string_view ds64;
@@ -58,7 +58,7 @@ WavChunks wav_chunks(std::span<const std::byte> file, const std::string& source)
       return wav;
     }
     if (length > left)
-      throw_user("{}: damaged: the chunk '{}' of {} bytes passes the end of the file, byte {}", source,
+      throw_user("{}: damaged: the chunk '{}' of {} bytes extends past the end of the file, byte {}", source,
                  printable(std::string(chunk)), length, at);
     const size_t padded = std::min(length + length % 2, left);
     if (chunk == "ds64") ds64 = text_at(file, at + 8, length);
@@ -70,7 +70,7 @@ WavChunks wav_chunks(std::span<const std::byte> file, const std::string& source)
     }
     at += 8 + padded;
   }
-  throw_user("{}: damaged: there are no samples (no chunk 'data')", source);
+  throw_user("{}: damaged: no samples (no chunk 'data')", source);
 }
 
 }  // namespace perceiver

@@ -1,4 +1,4 @@
-// The chunks of a WAV file that its sound needs, without the others.
+// Reduces a WAV file to the chunks needed to decode its audio.
 #pragma once
 
 #include <cstddef>
@@ -7,17 +7,17 @@
 
 namespace perceiver {
 
-/// A WAV file in two parts, one behind the other.
+/// A WAV file in two consecutive parts.
 struct WavChunks {
-  std::string head;                    ///< all up to the samples
-  std::span<const std::byte> samples;  ///< a part of the file given
+  std::string head;                    ///< everything before the samples
+  std::span<const std::byte> samples;  ///< a part of the given file
 };
 
-/// Leaves of a WAV file (RIFF, RIFX or RF64, which becomes RIFF) only what describes the samples, and the
-/// samples that are there, with the length that they have: titles, markers and the like are for libsndfile to
-/// go astray in, and lists of chunks whose lengths lie keep its version 1.2 busy for ever. Throws `user`
-/// "<source>: …, byte <offset>" for chunks before the samples that pass the end of the file, for descriptions
-/// of more than 64 KiB and where there are no samples.
+/// Reduces a WAV file (RIFF, RIFX or RF64, which becomes RIFF) to the description of the samples and the
+/// samples that are there, with their true length. Titles, markers and so on are attack surface in
+/// libsndfile, and chunk lists with wrong lengths make its version 1.2 loop forever. Throws `user` "<source>:
+/// …, byte <offset>" if a chunk before the samples extends past the end of the file, if the description
+/// exceeds 64 KiB, or if there are no samples.
 WavChunks wav_chunks(std::span<const std::byte> file, const std::string& source);
 
 }  // namespace perceiver

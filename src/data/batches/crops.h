@@ -1,4 +1,4 @@
-// Which stretches of the documents a training step sees.
+// Samples the crops of documents that a training step sees.
 #pragma once
 
 #include <vector>
@@ -8,25 +8,25 @@
 
 namespace perceiver {
 
-/// Training crops (MODEL.md section 4; the semantics of the authors' data pipeline). A document has L tokens
-/// of which [f, L) are targets (f = 1 but for data sets that say otherwise). A crop is told by its end e, one
-/// past its last target, uniform over the whole numbers
+/// Training crops (docs/model.md section 4; same semantics as the authors' data pipeline). A document has L
+/// tokens; [f, L) are targets (f = 1 unless the dataset says otherwise). A crop is defined by its end e, one
+/// past its last target, uniform over the integers
 ///
 ///     min(f + M, L) ≤ e ≤ L,      first = max(0, e − 1 − N),      count = e − 1 − first ≤ N
 ///
-/// with inputs [first, e − 1) and targets [first + 1, e). So the crops of a long document slide one token at
-/// a time, those at its beginning being shorter than N; the smallest holds exactly the first M targets, so
-/// that early targets are not trained over and over; a document of at most M targets is used whole.
+/// with inputs [first, e − 1) and targets [first + 1, e). The crops of a long document thus start at any
+/// token, and those at its start are shorter than N. The shortest has exactly the first M targets, which
+/// keeps early targets from being trained more often; a document of at most M targets is used whole.
 ///
-/// A crop trains min(M, T) of its document's T = L − f targets. Documents are chosen with probability in
-/// proportion to max(M, T), so that a document's targets are trained min(M, T) · max(M, T) / T = M times in
-/// proportion: every target of the data equally often, averaged over its document, in long documents and
-/// short ones alike.
+/// A crop trains min(M, T) of the T = L − f targets of its document. Documents are chosen with probability
+/// proportional to max(M, T), so the targets of a document are trained in proportion to
+/// min(M, T) · max(M, T) / T = M: on average over its document, every target is trained equally often, in
+/// long and short documents alike.
 ///
-/// Example k of step s is a function of (seed, s, k) alone: random numbers RandomStream(seed, batch, s, k).
+/// Example k of step s depends only on (seed, s, k): it uses RandomStream(seed, batch, s, k).
 ///
-/// Data that say so (`Dataset::augments`) have their crops varied, by RandomStream(seed, augmentation, s, k).
-/// A crop that has grown past N inputs loses its end; one whose targets have become fewer is scored on those.
+/// If `Dataset::augments`, crops are augmented with RandomStream(seed, augmentation, s, k). A crop that grows
+/// beyond N inputs is cut at its end; one that ends up with fewer targets is scored on those.
 class CropSampler {
  public:
   /// `columns` N, `predicted` M ≤ N, in tokens. Throws if the split has no documents. `data` must outlive
@@ -46,8 +46,7 @@ class CropSampler {
   Split split_;
   int64_t columns_;
   int64_t predicted_;
-  std::vector<uint64_t>
-      weight_ends_;  ///< running sums of the documents' weights; empty if all weigh the same
+  std::vector<uint64_t> weight_ends_;  ///< running sums of the document weights; empty if all are equal
 };
 
 }  // namespace perceiver

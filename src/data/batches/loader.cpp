@@ -7,7 +7,7 @@
 namespace perceiver {
 namespace {
 
-/// Passes `data` on if it fits the model; made for initializer lists.
+/// Returns `data` if it fits the model; for initializer lists.
 const Dataset& fitting(const Dataset& data, const ModelConfig& model) {
   check_fits(data, model);
   return data;

@@ -1,4 +1,4 @@
-// Training batches, prepared ahead by a background thread.
+// Training batches, prefetched by a background thread.
 #pragma once
 
 #include <condition_variable>
@@ -12,33 +12,33 @@
 
 namespace perceiver {
 
-/// Delivers the batch of step `first_step`, then of the step after, and so on. A batch depends on (data,
-/// split, model's N and M, size, seed, step) alone, neither on timing nor on where the loader started; so the
-/// data cursor that a checkpoint keeps is `step()`. One caller at a time.
+/// Delivers the batches of step `first_step`, first_step + 1, and so on. A batch depends only on (data,
+/// split, N and M of the model, size, seed, step), not on timing or on where the loader started; the data
+/// cursor that a checkpoint stores is therefore just `step()`. One caller at a time.
 class Loader {
  public:
-  /// Batches of `size` rows, `model.context_length` columns. Throws if the data do not fit the model or the
-  /// split is empty. `data` must outlive the loader.
+  /// Batches of `size` rows and `model.context_length` columns. Throws if the data does not fit the model or
+  /// the split is empty. `data` must outlive the loader.
   Loader(const Dataset& data, Split split, const ModelConfig& model, int64_t size, uint64_t seed,
          int64_t first_step);
-  /// Ends the background thread, after the batch it is at.
+  /// Stops the background thread after its current batch.
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  /// The batch of step `step()`, which then advances by one. What goes wrong in the background thread is
-  /// thrown here, when its turn comes, and at every later call.
+  /// The batch of step `step()`, which then advances by one. An exception in the background thread is
+  /// rethrown here for the step it belongs to, and by every later call.
   Batch next();
-  /// The same without allocation: the storage of `batch` goes back to the loader, for a later step.
+  /// The same without allocation: the loader takes the storage of `batch` for a later step.
   void next(Batch& batch);
   /// The step whose batch comes next.
   int64_t step() const { return step_; }
 
  private:
-  static constexpr size_t ahead = 3;  ///< batches waiting at most
+  static constexpr size_t ahead = 3;  ///< maximum number of prefetched batches
 
   void run(int64_t step);
-  /// Waits until another batch may be made, and hands storage for it; false when it is time to end.
+  /// Waits until another batch may be made and provides storage for it; false if it is time to stop.
   bool wait_for_room(Batch& batch);
   void deliver(Batch batch);
 
@@ -49,11 +49,11 @@ class Loader {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Batch> ready_;     ///< from here on guarded by mutex_
-  std::vector<Batch> spare_;    ///< storage to use again
-  std::exception_ptr failure_;  ///< thrown once `ready_` is used up
+  std::deque<Batch> ready_;     ///< this and the following are guarded by mutex_
+  std::vector<Batch> spare_;    ///< storage for reuse
+  std::exception_ptr failure_;  ///< rethrown once `ready_` is empty
   bool stop_ = false;
-  std::thread thread_;  ///< last: it uses all the above
+  std::thread thread_;  ///< last, because it uses everything above
 };
 
 }  // namespace perceiver

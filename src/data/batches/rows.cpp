@@ -4,13 +4,12 @@
 #include <numeric>
 
 #include "base/check.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 
 namespace perceiver {
-
 namespace {
 
-/// PAD around the targets that are scored, and behind the row; its length.
+/// Writes the length of the row, and PAD around the scored targets and after the row.
 void finish_row(const Row& row, int64_t index, Batch& batch) {
   const int64_t n = batch.length;
   int32_t* tokens = batch.tokens.data() + index * n;

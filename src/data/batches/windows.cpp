@@ -9,17 +9,17 @@ namespace {
 
 WindowOptions checked(WindowOptions options) {
   if (options.context < 1)
-    throw_user("evaluation needs a context of at least one token, it is {}", options.context);
+    throw_user("evaluation needs a context of at least one token, but it is {}", options.context);
   if (options.latents < 1 || options.latents > options.context)
-    throw_user("evaluation latents must be from 1 to the context length {}, they are {}", options.context,
-               options.latents);
+    throw_user("evaluation latents must be from 1 to the context length {}, but there are {}",
+               options.context, options.latents);
   if (options.stride == 0) options.stride = options.latents;
   if (options.stride < 1 || options.stride > options.latents)
-    throw_user("evaluation stride must be from 1 to the {} latents, it is {}", options.latents,
+    throw_user("evaluation stride must be from 1 to the {} latents, but it is {}", options.latents,
                options.stride);
-  if (options.batch < 1) throw_user("evaluation batch must be at least 1, it is {}", options.batch);
+  if (options.batch < 1) throw_user("evaluation batch must be at least 1, but it is {}", options.batch);
   if (options.max_documents < 0)
-    throw_user("evaluation max_documents must not be negative, it is {}", options.max_documents);
+    throw_user("evaluation max_documents must not be negative, but it is {}", options.max_documents);
   return options;
 }
 

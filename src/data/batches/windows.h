@@ -1,4 +1,4 @@
-// Evaluation windows: every target of every document once, each with as much context as there is.
+// Evaluation windows: every target of every document once, with as much context as possible.
 #pragma once
 
 #include <array>
@@ -9,28 +9,28 @@
 
 namespace perceiver {
 
-/// Counts in tokens; 0 where a default is named.
+/// Counts in tokens.
 struct WindowOptions {
   int64_t context = 0;        ///< N, columns
   int64_t latents = 0;        ///< M, positions predicted at once, 1 to N
   int64_t stride = 0;         ///< S, targets per window, 1 to M; 0 = M
   int64_t batch = 1;          ///< windows per batch
-  int64_t max_documents = 0;  ///< only the first so many; 0 = all, or 64 of data made on the fly
+  int64_t max_documents = 0;  ///< only the first ones; 0 = all, or 64 of data generated on the fly
 };
 
-/// Some windows, and what each scores.
+/// Some windows, and which targets they score.
 struct WindowBatch {
-  Batch batch;                     ///< rows of N columns; targets that are not to be scored are PAD
+  Batch batch;                     ///< rows of N columns; targets that are not scored are PAD
   std::vector<int64_t> documents;  ///< [B], within the split
-  std::vector<int64_t> scored;     ///< [B], how many trailing targets of the row are scored, 1 to S
-  std::vector<int64_t>
-      first_targets;  ///< [B], index in its document of the first scored target (SOS has index 0)
+  std::vector<int64_t> scored;     ///< [B], number of trailing targets of the row that are scored, 1 to S
+  /// [B], index in its document of the first scored target (SOS has index 0).
+  std::vector<int64_t> first_targets;
 };
 
-/// Walks through the windows of a split in order (MODEL.md section 5). A document's targets [f, L) are cut
-/// into blocks of S, [t, u) with u = min(t + S, L). The window of a block is the row of inputs [max(0, u − 1
-/// − N), u − 1), of which the last u − t targets are scored: each target once, predicted from all the tokens
-/// before it, or at the least from the N − S + 1 nearest. S = 1 is the exact sliding window.
+/// Iterates over the windows of a split in order (docs/model.md section 5). The targets [f, L) of a document
+/// are cut into blocks of S, [t, u) with u = min(t + S, L). The window of a block is the row of inputs
+/// [max(0, u − 1 − N), u − 1), whose last u − t targets are scored: each target once, predicted from all
+/// tokens before it, or from at least the N − S + 1 nearest. S = 1 is the exact sliding window.
 class Windows {
  public:
   static constexpr int64_t unbounded_documents = 64;
@@ -38,19 +38,19 @@ class Windows {
   /// Throws if the options contradict each other or the split has no documents. `data` must outlive this.
   Windows(const Dataset& data, Split split, const WindowOptions& options);
 
-  /// The next `options.batch` windows (fewer at the end); false when there are none left. Storage of `out` is
-  /// reused.
+  /// The next `options.batch` windows (fewer at the end); false if there are none left. Reuses the storage of
+  /// `out`.
   bool next(WindowBatch& out);
   /// Back to the first window.
   void restart();
 
-  /// Totals over the whole walk.
+  /// Totals over all windows.
   int64_t documents() const { return documents_; }
   int64_t windows() const { return windows_; }
   int64_t targets() const { return targets_; }
-  /// Units (`Dataset::unit`) that the targets stand for.
+  /// Units (`Dataset::unit`) that the targets represent.
   int64_t units() const { return units_; }
-  /// Words of the documents; 0 where the data have none.
+  /// Words in the documents; 0 if the data is not text.
   int64_t words() const { return words_; }
 
  private:
@@ -70,11 +70,11 @@ class Windows {
   int64_t delivered_ = 0;
 };
 
-/// Buckets of `first target` by which losses are reported: [0, 512), then by powers of two up to 131072, then
-/// the rest.
+/// Losses are reported by the position of the target in these buckets: [0, 512), then by powers of two up to
+/// 131072, then the rest.
 inline constexpr std::array<int64_t, 10> position_bucket_starts = {0,    512,   1024,  2048,  4096,
                                                                    8192, 16384, 32768, 65536, 131072};
-/// Bucket of a target by its index in the document, ≥ 0.
+/// The bucket of a target, given its index ≥ 0 in the document.
 int64_t position_bucket(int64_t target);
 /// "0-511", …, "131072-".
 std::string position_bucket_name(int64_t bucket);

@@ -1,4 +1,4 @@
-// A picture in memory.
+// An image in memory.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace perceiver {
 
-/// Bytes in rows from the top, pixels from the left, channels side by side: [height, width, channels].
+/// Bytes [height, width, channels]: rows from the top, pixels from the left, interleaved channels.
 struct Image {
   int64_t width = 0;
   int64_t height = 0;

@@ -1,16 +1,13 @@
-// PNG and JPEG pictures as bytes with three position axes.
+// PNG and JPEG images as bytes with three position axes.
 #include <algorithm>
-#include <charconv>
-#include <optional>
 
 #include "base/check.h"
-#include "base/text.h"
+#include "data/image/image_options.h"
 #include "data/image/image_reader.h"
 #include "data/image/image_tokens.h"
 #include "data/image/png_writer.h"
 #include "data/image/resize.h"
 #include "data/modality.h"
-#include "data/tokenizer.h"
 #include "io/atomic_file.h"
 
 namespace perceiver {
@@ -19,52 +16,12 @@ const ModalityKind& image_modality();
 
 namespace {
 
-constexpr int64_t largest_side = 512;
-constexpr int64_t grid_side = 64;  ///< pixels that a picture of a grid should have at least
-constexpr uint64_t longest_order_file = uint64_t{16} << 20;
+constexpr int64_t grid_side = 64;  ///< minimum pixels per side of an image in a grid
 constexpr int64_t largest_file = int64_t{256} << 20;
 constexpr int64_t smallest_tile = 16, largest_tile = 16'384;  ///< pixels of the file
 constexpr int64_t most_tile_tokens = int64_t{1} << 28;        ///< of one file
-/// Packed values: the permutation itself in place of the file that held it.
+/// Packed value: the permutation itself instead of the file that contained it.
 constexpr const char* order_ids = "order_ids";
-
-/// "64" or "64x48".
-std::pair<int64_t, int64_t> parse_size(const std::string& text) {
-  const auto number = [&](std::string_view digits) {
-    int64_t side = 0;
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), side);
-    const bool whole = error == std::errc() && end == digits.data() + digits.size();
-    if (!whole || side < 1 || side > largest_side)
-      throw_user("data.options.size: {} is neither a side nor width x height (64 or 64x48, sides of 1 to {})",
-                 quote(text), largest_side);
-    return side;
-  };
-  const std::string_view view = text;
-  const size_t cross = view.find('x');
-  if (cross == std::string_view::npos) return {number(view), number(view)};
-  return {number(view.substr(0, cross)), number(view.substr(cross + 1))};
-}
-
-ImageShape read_shape(const ModalityOptions& options) {
-  ImageShape shape;
-  std::tie(shape.width, shape.height) = parse_size(options.text("size"));
-  shape.channels = options.word("colour", {"rgb", "grey"}) == 0 ? 3 : 1;
-  shape.own_ids = options.word("ids", {"shared", "channel"}) == 1;
-  return shape;
-}
-
-ImageOrder read_order_kind(const ModalityOptions& options) {
-  return static_cast<ImageOrder>(options.word("order", {"raster", "r_g_b", "random", "user"}));
-}
-
-std::vector<int32_t> read_order(const ModalityOptions& options, const ImageShape& shape) {
-  const ImageOrder kind = read_order_kind(options);
-  const std::string& path = options.text("order_file");
-  if ((kind == ImageOrder::user) != !path.empty())
-    throw_user("data.options.order_file goes with order: user, and order: user needs one");
-  if (kind == ImageOrder::user) return parse_image_order(read_file(path, longest_order_file), shape, path);
-  return make_image_order(kind, shape, static_cast<uint64_t>(options.integer("order_seed", 0, INT64_MAX)));
-}
 
 SequenceFormat image_format(const ImageShape& shape, std::span<const int32_t> order) {
   SequenceFormat format;
@@ -80,12 +37,12 @@ SequenceFormat image_format(const ImageShape& shape, std::span<const int32_t> or
   return format;
 }
 
-/// The permutation as parse_image_order reads it.
-std::string written(std::span<const int32_t> order) {
+/// The permutation in the form that parse_image_order reads.
+std::string format_order(std::span<const int32_t> order) {
   return fmt::format("{}", fmt::join(order, " "));
 }
 
-/// Small pictures enlarged by a whole factor, for a grid that is to be looked at.
+/// Enlarges small images by an integer factor, for viewing in a grid.
 Image enlarged(const Image& image) {
   const int64_t factor = std::max<int64_t>(1, grid_side / std::max(image.width, image.height));
   return area_resize(image, image.width * factor, image.height * factor);
@@ -102,9 +59,9 @@ class ImageModality final : public Modality {
     if (tile_ > 0 && tile_ < smallest_tile)
       throw_user("data.options.tile: {} is neither 0 nor from {} to {}", tile_, smallest_tile, largest_tile);
     auto values = options.values(ModalityOption::Use::tokens);
-    if (read_order_kind(options) == ImageOrder::user) {
+    if (read_image_order_kind(options) == ImageOrder::user) {
       values["order_file"] = "";
-      values[order_ids] = written(order_);
+      values[order_ids] = format_order(order_);
     }
     tokenizer_ = pack_tokenizer("image", values);
   }
@@ -117,7 +74,7 @@ class ImageModality final : public Modality {
     if (tile_ == 0) return {sequence(fitted(image))};
     const int64_t columns = image.width / tile_, rows = image.height / tile_;
     if (columns * rows == 0)
-      throw_user("{}: {} x {} pixels are less than a tile of {}", file.path, image.width, image.height,
+      throw_user("{}: {} x {} pixels are smaller than a tile of {}", file.path, image.width, image.height,
                  tile_);
     if (columns * rows > most_tile_tokens / shape_.dimensions())
       throw_user("{}: {} tiles of {} tokens are too many; make data.options.tile larger", file.path,
@@ -129,10 +86,9 @@ class ImageModality final : public Modality {
   }
 
   Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
-    if (options.seconds > 0)
-      throw_user("{}: pictures have no seconds; give rows, tokens or a mask", file.path);
+    if (options.seconds > 0) throw_user("{}: images have no seconds; give rows, tokens or a mask", file.path);
     if (options.rows > shape_.height)
-      throw_user("{} rows of a picture that has {}", options.rows, shape_.height);
+      throw_user("a prompt of {} rows, but images have {}", options.rows, shape_.height);
     std::vector<int32_t> ids = sequence(fitted(read_image(file.bytes, file.path, background_))).ids;
     if (!options.known.empty()) return completion(ids, known_pixels(options.known));
     if (options.rows > 0) return completion(ids, known_rows(options.rows));
@@ -148,13 +104,13 @@ class ImageModality final : public Modality {
   std::vector<std::string_view> outputs() const override { return {".png"}; }
   std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
     check_ending(ending);
-    return write_png(picture(sequence));
+    return write_png(image_of(sequence));
   }
   std::string decode_together(std::span<const TokenSequence> sequences,
                               std::string_view ending) const override {
     check_ending(ending);
     std::vector<Image> images;
-    for (const TokenSequence& sequence : sequences) images.push_back(enlarged(picture(sequence)));
+    for (const TokenSequence& sequence : sequences) images.push_back(enlarged(image_of(sequence)));
     return write_png(image_grid(images));
   }
 
@@ -174,19 +130,19 @@ class ImageModality final : public Modality {
   }
 
   static void check_ending(std::string_view ending) {
-    if (ending != ".png") throw_user("pictures are written as .png, not as {}", ending);
+    if (ending != ".png") throw_user("images are written as .png, not as {}", ending);
   }
 
-  Image picture(const TokenSequence& sequence) const {
+  Image image_of(const TokenSequence& sequence) const {
     if (sequence.positions.empty()) return decode_image(sequence.ids, shape_, order_);
     std::span<const int32_t> positions = sequence.positions;
-    if (positions.size() % 3 != 0) throw_user("pictures have three positions a token");
-    // SOS stands at 1 on every axis, where no byte does.
+    if (positions.size() % 3 != 0) throw_user("images have three positions per token");
+    // SOS is at position 1 on every axis, where no byte can be.
     if (!positions.empty() && positions[0] == 1) positions = positions.subspan(3);
     return decode_image(sequence.ids, shape_, order_of_positions(positions, shape_));
   }
 
-  /// By byte of the picture.
+  /// Indexed by byte of the image.
   std::vector<bool> known_rows(int64_t rows) const {
     std::vector<bool> known(order_.size());
     std::fill_n(known.begin(), rows * shape_.width * shape_.channels, true);
@@ -205,7 +161,8 @@ class ImageModality final : public Modality {
     return known;
   }
 
-  /// `ids` of the whole picture, in the model's order, of which `known` are given.
+  /// The prompt for an image of which only the `known` bytes are given. `ids`: the whole image, in the
+  /// model's order.
   Prompt completion(std::span<const int32_t> ids, const std::vector<bool>& known) const {
     int64_t count = 0;
     const std::vector<int32_t> plan = completion_order(order_, known, count);
@@ -223,7 +180,8 @@ class ImageModality final : public Modality {
   ImageShape shape_;
   std::vector<int32_t> order_;
   Background background_;
-  int64_t tile_;  ///< pixels of a file's squares that are documents of their own; 0: the file is one
+  int64_t
+      tile_;  ///< side of the squares of a file that become documents, pixels; 0: the file is one document
   SequenceFormat format_;
   std::string tokenizer_;
 };
@@ -249,18 +207,18 @@ std::string ImageModality::compare(const SourceFile& file) const {
 }
 
 std::unique_ptr<Modality> open_image(const ModalityOptions& options) {
-  const ImageShape shape = read_shape(options);
-  return std::make_unique<ImageModality>(options, shape, read_order(options, shape));
+  const ImageShape shape = read_image_shape(options);
+  return std::make_unique<ImageModality>(options, shape, read_image_order(options, shape));
 }
 
 std::unique_ptr<Modality> restore_image(std::string_view tokenizer, const ModalityOptions&) {
   std::map<std::string, std::string> values = unpack_tokenizer("image", tokenizer);
   const auto ids = values.extract(order_ids);
   const ModalityOptions options(image_modality(), std::move(values));
-  const ImageShape shape = read_shape(options);
-  if (read_order_kind(options) != ImageOrder::user)
-    return std::make_unique<ImageModality>(options, shape, read_order(options, shape));
-  if (ids.empty()) throw_user("the image tokenizer has a user's order but does not hold it");
+  const ImageShape shape = read_image_shape(options);
+  if (read_image_order_kind(options) != ImageOrder::user)
+    return std::make_unique<ImageModality>(options, shape, read_image_order(options, shape));
+  if (ids.empty()) throw_user("the image tokenizer has order user but no permutation");
   return std::make_unique<ImageModality>(options, shape,
                                          parse_image_order(ids.mapped(), shape, "the image tokenizer"));
 }
@@ -269,32 +227,35 @@ std::unique_ptr<Modality> restore_image(std::string_view tokenizer, const Modali
 
 const ModalityKind& image_modality() {
   static const ModalityKind kind{
-      "image",
-      "PNG and JPEG pictures, cropped to the middle and shrunk to one size; a token per byte, positions x, y "
-      "and channel",
-      {".png", ".jpg", ".jpeg"},
-      {},
-      largest_file,
-      {
-          {"size", "64", "Pixels of a side, or width x height as in 64x48; 1 to 512."},
-          {"colour", "rgb", "rgb or grey."},
-          {"order", "raster",
-           "Order of the bytes: raster (pixel after pixel), r_g_b (channel after channel), random (a fixed "
-           "permutation), user (order_file)."},
-          {"order_seed", "0", "Chooses the permutation of order random."},
-          {"order_file", "",
-           "Text file with the permutation of order user: the numbers 0 to width * height * channels - 1, "
-           "byte "
-           "(y * width + x) * channels + channel, in the order of the sequence."},
-          {"ids", "shared", "shared: a byte is id 3 + value; channel: 3 + 256 * channel + value."},
-          {"tile", "0",
-           "Cuts each file into squares of so many pixels, 16 to 16384, from the left and the top, each a "
-           "picture of its own; what is left at the right and the bottom is not used. 0 = files are taken "
-           "whole."},
-          {"background", "white", "What lies behind transparent pixels: white or black."},
-      },
-      open_image,
-      restore_image,
+      .name = "image",
+      .doc =
+          "PNG and JPEG images, cropped to the centre and scaled down to one size; one token per byte, "
+          "positions x, "
+          "y and channel",
+      .endings = {".png", ".jpg", ".jpeg"},
+      .companions = {},
+      .max_file_bytes = largest_file,
+      .options =
+          {
+              {"size", "64", "Pixels per side, or width x height as in 64x48; 1 to 512."},
+              {"colour", "rgb", "rgb or grey."},
+              {"order", "raster",
+               "Order of the bytes: raster (pixel by pixel), r_g_b (channel by channel), random (a fixed "
+               "permutation), user (order_file)."},
+              {"order_seed", "0", "Seed of the permutation for order random."},
+              {"order_file", "",
+               "Text file with the permutation for order user: the numbers 0 to width * height * channels - "
+               "1, byte "
+               "(y * width + x) * channels + channel, in the order of the sequence."},
+              {"ids", "shared", "shared: a byte is id 3 + value; channel: 3 + 256 * channel + value."},
+              {"tile", "0",
+               "Cuts each file into squares of this many pixels, 16 to 16384, from the top left, each an "
+               "image of "
+               "its own; the rest at the right and at the bottom is not used. 0 = whole files."},
+              {"background", "white", "Colour behind transparent pixels: white or black."},
+          },
+      .open = open_image,
+      .restore = restore_image,
   };
   return kind;
 }

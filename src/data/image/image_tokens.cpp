@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "base/text.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 
 namespace perceiver {
 namespace {
@@ -34,7 +34,7 @@ bool is_gap(char c) {
   return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == ',';
 }
 
-/// Words between gaps, with the line each is in.
+/// Calls `use` with each word and its line.
 template <typename Use>
 void for_each_word(std::string_view text, Use use) {
   int64_t line = 1;
@@ -74,15 +74,15 @@ std::vector<int32_t> parse_image_order(std::string_view text, const ImageShape& 
     int64_t value = -1;
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
     if (error != std::errc() || end != word.data() + word.size())
-      throw_user("{}: line {}: {} is no whole number", source, line, quote(word));
+      throw_user("{}: line {}: {} is not an integer", source, line, quote(word));
     if (value < 0 || static_cast<size_t>(value) >= dimensions)
       throw_user("{}: line {}: {} is outside 0 to {}", source, line, value, dimensions - 1);
-    if (seen[static_cast<size_t>(value)]) throw_user("{}: line {}: {} is there twice", source, line, value);
+    if (seen[static_cast<size_t>(value)]) throw_user("{}: line {}: {} appears twice", source, line, value);
     seen[static_cast<size_t>(value)] = true;
     order.push_back(static_cast<int32_t>(value));
   });
   if (order.size() != dimensions)
-    throw_user("{}: an order of {} numbers; pictures of {} x {} pixels with {} channels need {}", source,
+    throw_user("{}: an order of {} numbers; images of {} x {} pixels with {} channels need {}", source,
                order.size(), shape.width, shape.height, shape.channels, dimensions);
   return order;
 }
@@ -104,15 +104,15 @@ Image decode_image(std::span<const int32_t> ids, const ImageShape& shape, std::s
   size_t place = 0;
   for (const int32_t id : ids) {
     if (id < 0 || id >= shape.vocabulary())
-      throw_user("token id {} is outside the pictures' vocabulary (0 to {})", id, shape.vocabulary() - 1);
+      throw_user("token id {} is outside the image vocabulary (0 to {})", id, shape.vocabulary() - 1);
     if (id < special_tokens) continue;
     if (place == order.size())
-      throw_user("more than the {} bytes that a picture has, or that its positions tell of", order.size());
+      throw_user("more tokens than the {} bytes of the image or of its positions", order.size());
     const int32_t byte = order[place++];
     const int32_t value = id - first_id(shape, byte % shape.channels);
     if (value < 0 || value > 255)
-      throw_user("token id {} belongs to another channel than its place {}, channel {}", id, place - 1,
-                 byte % shape.channels);
+      throw_user("token id {} belongs to another channel than its place {}, which is channel {}", id,
+                 place - 1, byte % shape.channels);
     image.pixels[static_cast<size_t>(byte)] = static_cast<uint8_t>(value);
   }
   return image;
@@ -138,7 +138,7 @@ std::vector<int32_t> order_of_positions(std::span<const int32_t> positions, cons
     const int64_t x = positions[i] - 2, y = positions[i + 1] - 2, channel = positions[i + 2] - 2;
     const bool inside =
         x >= 0 && x < shape.width && y >= 0 && y < shape.height && channel >= 0 && channel < shape.channels;
-    if (!inside) throw_user("position ({}, {}, {}) is outside the picture", x + 2, y + 2, channel + 2);
+    if (!inside) throw_user("position ({}, {}, {}) is outside the image", x + 2, y + 2, channel + 2);
     order.push_back(static_cast<int32_t>((y * shape.width + x) * shape.channels + channel));
   }
   return order;
@@ -151,11 +151,11 @@ SamplingMask image_mask(const ImageShape& shape, std::span<const int32_t> order)
     mask.sets.push_back({{first_id(shape, c), first_id(shape, c) + 256}});
   mask.cycle.reserve(order.size());
   for (const int32_t byte : order) mask.cycle.push_back(static_cast<uint16_t>(byte % shape.channels));
-  // Pixel after pixel, the channels take turns; whoever lays the mask out has less to do.
-  const auto turns = static_cast<size_t>(shape.channels);
-  bool in_turn = true;
-  for (size_t i = 0; i < mask.cycle.size(); ++i) in_turn = in_turn && mask.cycle[i] == i % turns;
-  if (in_turn) mask.cycle.resize(turns);
+  // In raster order the channels alternate, and one period is enough.
+  const auto period = static_cast<size_t>(shape.channels);
+  bool alternate = true;
+  for (size_t i = 0; i < mask.cycle.size(); ++i) alternate = alternate && mask.cycle[i] == i % period;
+  if (alternate) mask.cycle.resize(period);
   return mask;
 }
 
@@ -167,7 +167,7 @@ std::vector<int32_t> completion_order(std::span<const int32_t> order, const std:
   plan.reserve(order.size());
   std::copy_if(order.begin(), order.end(), std::back_inserter(plan), is_known);
   known_count = static_cast<int64_t>(plan.size());
-  // The first unknown byte's predecessor is where the known ones stop being in a row.
+  // The predecessor of the first unknown byte ends the initial run of known bytes.
   const auto before = std::find_if_not(order.begin(), order.end(), is_known) - order.begin();
   if (before > 0) std::rotate(plan.begin() + before - 1, plan.begin() + before, plan.begin() + known_count);
   std::copy_if(order.begin(), order.end(), std::back_inserter(plan),

@@ -1,8 +1,8 @@
 #include <cstddef>
 #include <cstdio>
-// libjpeg's header needs the two above.
+// libjpeg's header needs the two above,
 #include <jpeglib.h>
-// And this one the former.
+// and this one needs libjpeg's.
 #include <jerror.h>
 
 #include <algorithm>
@@ -15,8 +15,8 @@
 namespace perceiver {
 namespace {
 
-/// libjpeg's state. Its errors leave through `jump`, past everything that is not plain data; so such things
-/// stand outside `guarded`.
+/// libjpeg's state. Its errors leave through `jump` without running destructors, so objects that need one
+/// live outside `guarded`.
 struct JpegSession {
   JpegSession(std::span<const std::byte> file, const ImageLimits& limits_) : limits(limits_) {
     jpeg.err = jpeg_std_error(&errors);
@@ -38,14 +38,14 @@ struct JpegSession {
     jpeg->err->format_message(jpeg, session->message);
     std::longjmp(session->jump, 1);
   }
-  /// Warnings tell of data that were made up, all but a few.
+  /// Almost all warnings mean that libjpeg made up data.
   static void warn(j_common_ptr jpeg, int level) {
     const int code = jpeg->err->msg_code;
     const bool harmless = code == JWRN_EXTRANEOUS_DATA || code == JWRN_ADOBE_XFORM ||
                           code == JWRN_JFIF_MAJOR || code == JWRN_BOGUS_ICC;
     if (level < 0 && !harmless) fail(jpeg);
   }
-  /// Called now and then while the file is decoded.
+  /// Called regularly during decoding.
   static void watch(j_common_ptr jpeg) {
     auto* session = static_cast<JpegSession*>(jpeg->client_data);
     if (session->jpeg.input_scan_number <= session->limits.progressive_scans) return;
@@ -65,7 +65,7 @@ struct JpegSession {
   char message[JMSG_LENGTH_MAX] = "";
 };
 
-/// Runs `step`; false if libjpeg gave up in it.
+/// Runs `step`; false if libjpeg failed in it.
 template <typename Step>
 bool guarded(JpegSession& session, Step step) {
   if (setjmp(session.jump) != 0) return false;
@@ -80,7 +80,7 @@ bool guarded(JpegSession& session, Step step) {
 }
 
 void read_header(JpegSession& session) {
-  session.created = true;  // enough for what jpeg_destroy_decompress looks at
+  session.created = true;  // jpeg_destroy_decompress works even if the next line fails
   jpeg_create_decompress(&session.jpeg);
   session.progress.progress_monitor = JpegSession::watch;
   session.jpeg.progress = &session.progress;
@@ -88,7 +88,7 @@ void read_header(JpegSession& session) {
   jpeg_read_header(&session.jpeg, TRUE);
 }
 
-/// Chooses what libjpeg converts to; returns the number of channels, 0 for colours it cannot convert.
+/// Chooses the output colour space; returns the number of channels, or 0 if libjpeg cannot convert.
 int64_t choose_colours(jpeg_decompress_struct& jpeg) {
   switch (jpeg.jpeg_color_space) {
     case JCS_GRAYSCALE:
@@ -116,7 +116,7 @@ void read_rows(JpegSession& session, uint8_t* out, size_t row_bytes) {
   jpeg_finish_decompress(&session.jpeg);
 }
 
-/// CMYK to RGB in place, each pixel moving up. Adobe's files hold 255 − ink.
+/// CMYK to RGB in place; pixels move towards the front. Adobe's files store 255 − ink.
 void inks_to_light(Image& image, bool inverted) {
   const uint8_t* from = image.pixels.data();
   uint8_t* to = image.pixels.data();
@@ -137,8 +137,9 @@ Image read_jpeg(std::span<const std::byte> bytes, const std::string& source, con
   check_image_size(session.jpeg.image_width, session.jpeg.image_height, source, limits);
   const int64_t channels = choose_colours(session.jpeg);
   if (channels == 0)
-    throw_user("{}: a JPEG with {} components of unknown meaning; grey, RGB, YCbCr, CMYK and YCCK are read",
-               source, session.jpeg.num_components);
+    throw_user(
+        "{}: a JPEG with {} components of unknown meaning; grey, RGB, YCbCr, CMYK and YCCK are supported",
+        source, session.jpeg.num_components);
   Image image(session.jpeg.image_width, session.jpeg.image_height, channels);
   uint8_t* out = image.pixels.data();
   const auto row_bytes = static_cast<size_t>(image.width * channels);

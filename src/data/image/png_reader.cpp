@@ -12,11 +12,11 @@
 namespace perceiver {
 namespace {
 
-constexpr png_alloc_size_t longest_chunk = 8 << 20;  ///< of those that libpng keeps in memory
+constexpr png_alloc_size_t longest_chunk = 8 << 20;  ///< of chunks that libpng keeps in memory
 constexpr png_uint_32 most_chunks = 128;
 
-/// libpng's state. Its errors leave through `jump`, past everything that is not plain data; so such things
-/// stand outside `guarded`.
+/// libpng's state. Its errors leave through `jump` without running destructors, so objects that need one live
+/// outside `guarded`.
 struct PngSession {
   explicit PngSession(std::span<const std::byte> file) : bytes(file) {
     png = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, fail, ignore);
@@ -35,7 +35,7 @@ struct PngSession {
   static void ignore(png_structp, png_const_charp) {}
   static void read(png_structp png, png_bytep out, size_t count) {
     auto* session = static_cast<PngSession*>(png_get_io_ptr(png));
-    if (count > session->bytes.size() - session->offset) png_error(png, "the file is cut short");
+    if (count > session->bytes.size() - session->offset) png_error(png, "the file is truncated");
     std::memcpy(out, session->bytes.data() + session->offset, count);
     session->offset += count;
   }
@@ -48,7 +48,7 @@ struct PngSession {
   char message[120] = "";
 };
 
-/// Runs `step`; false if libpng gave up in it.
+/// Runs `step`; false if libpng failed in it.
 template <typename Step>
 bool guarded(PngSession& session, Step step) {
   if (setjmp(session.jump) != 0) return false;
@@ -60,7 +60,7 @@ bool guarded(PngSession& session, Step step) {
   throw_user("{}: byte {}: damaged PNG: {}", source, session.offset, printable(session.message));
 }
 
-/// Texts and colour profiles, which nobody here reads.
+/// Skips texts and colour profiles, which are not used.
 void skip_texts(png_structp png) {
   static const png_byte names[] = "iCCP\0tEXt\0zTXt\0iTXt\0eXIf\0sPLT";
   png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, names, 6);
@@ -78,7 +78,7 @@ void read_header(PngSession& session, const ImageLimits& limits) {
   png_set_scale_16(png);
 }
 
-/// All rows into `out`; of an interlaced picture, in seven passes over it.
+/// Reads all rows into `out`; an interlaced image takes seven passes.
 void read_rows(PngSession& session, uint8_t* out, int64_t height, int64_t row_bytes) {
   const int passes = png_set_interlace_handling(session.png);
   png_read_update_info(session.png, session.info);
@@ -89,7 +89,7 @@ void read_rows(PngSession& session, uint8_t* out, int64_t height, int64_t row_by
   png_read_end(session.png, nullptr);
 }
 
-/// Takes the last of `channels` as alpha; blends in place, each pixel's colours moving up.
+/// Blends in place, taking the last channel as alpha; pixels move towards the front.
 void blend(Image& image, Background background) {
   const int64_t channels = image.channels - 1;
   const int behind = background == Background::white ? 255 : 0;

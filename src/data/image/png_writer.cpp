@@ -27,7 +27,7 @@ std::string write_png(const Image& image) {
 }
 
 Image image_grid(std::span<const Image> images, int64_t gap) {
-  if (images.empty()) throw_user("a grid of no pictures");
+  if (images.empty()) throw_user("an image grid needs at least one image");
   const Image& first = images[0];
   const auto count = static_cast<int64_t>(images.size());
   const auto columns = static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
@@ -37,7 +37,7 @@ Image image_grid(std::span<const Image> images, int64_t gap) {
   for (int64_t i = 0; i < count; ++i) {
     const Image& image = images[static_cast<size_t>(i)];
     if (image.width != first.width || image.height != first.height || image.channels != first.channels)
-      throw_user("a grid of pictures of different sizes or colours");
+      throw_user("the images of a grid must have the same size and channels");
     const int64_t x = i % columns * (first.width + gap), y = i / columns * (first.height + gap);
     for (int64_t row = 0; row < image.height; ++row)
       std::copy_n(image.at(0, row), image.width * image.channels, grid.at(x, y + row));

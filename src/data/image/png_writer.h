@@ -1,4 +1,4 @@
-// Pictures as PNG files.
+// Writes images as PNG files.
 #pragma once
 
 #include <span>
@@ -8,11 +8,12 @@
 
 namespace perceiver {
 
-/// The bytes of a PNG file of a grey (1 channel) or RGB (3) picture, 8 bits a sample.
+/// The bytes of a PNG file of a grey (1 channel) or RGB (3) image, 8 bits per sample.
 std::string write_png(const Image& image);
 
-/// Pictures of one size and colour side by side, in rows of ⌈√n⌉, from the left and the top, white lines of
-/// `gap` pixels between them; places left over are white. Throws `user` if there is none or they differ.
+/// Arranges images of one size and colour type in rows of ⌈√n⌉, from the top left, separated by white lines
+/// of `gap` pixels; unused places are white. Throws `user` if there are no images or they differ in size or
+/// channels.
 Image image_grid(std::span<const Image> images, int64_t gap = 2);
 
 }  // namespace perceiver

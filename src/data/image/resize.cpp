@@ -8,14 +8,14 @@
 namespace perceiver {
 namespace {
 
-/// What one new pixel covers along one axis: old pixels first, first + 1, … with weights that add up to the
-/// old length.
+/// The old pixels that one new pixel covers along one axis: first, first + 1, … with weights that add up to
+/// the old length.
 struct Cover {
   int64_t first;
   std::vector<uint64_t> weights;
 };
 
-/// With the axis divided into from × to parts, an old pixel is `to` parts long and a new one `from`.
+/// If the axis is divided into from × to parts, an old pixel is `to` parts long and a new one `from`.
 std::vector<Cover> covers(int64_t from, int64_t to) {
   std::vector<Cover> all;
   for (int64_t i = 0; i < to; ++i) {
@@ -67,7 +67,7 @@ Image area_resize(const Image& image, int64_t width, int64_t height) {
   PERCEIVER_ASSERT(width >= 1 && height >= 1 && image.width >= 1 && image.height >= 1);
   if (image.width == width && image.height == height) return image;
   const std::vector<Cover> columns = covers(image.width, width), rows = covers(image.height, height);
-  const auto area = static_cast<uint64_t>(image.width * image.height);  // the sum of all weights of a pixel
+  const auto area = static_cast<uint64_t>(image.width * image.height);  // the sum of the weights of a pixel
   Image small(width, height, image.channels);
   std::vector<uint64_t> sums(static_cast<size_t>(width * image.channels));
   for (int64_t y = 0; y < height; ++y) {

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t longest_wav = uint64_t{4} << 30;
 
-/// A folder of this process alone, removed with what it holds.
+/// A private temporary folder, removed with its content.
 class WorkFolder {
  public:
   WorkFolder() {
@@ -46,17 +46,17 @@ class WorkFolder {
 
 std::string find_sound_font() {
   if (const char* named = std::getenv("SOUNDFONT"); named != nullptr && *named != '\0') {
-    if (!fs::exists(named)) throw_user("SOUNDFONT names {}, which is not there", named);
+    if (!fs::exists(named)) throw_user("SOUNDFONT names {}, which does not exist", named);
     return named;
   }
   for (const char* path : {"/usr/share/sounds/sf2/FluidR3_GM.sf2", "/usr/share/sounds/sf2/default-GM.sf2",
                            "/usr/share/sounds/sf2/TimGM6mb.sf2", "/usr/share/sounds/sf3/default-GM.sf3",
                            "/usr/share/soundfonts/default.sf2"})
     if (fs::exists(path)) return path;
-  throw_user("WAV needs a sound font: install the package fluid-soundfont-gm, or let SOUNDFONT name one");
+  throw_user("WAV needs a sound font: install the package fluid-soundfont-gm, or set SOUNDFONT to one");
 }
 
-/// Runs a program from PATH in silence; returns its exit status.
+/// Runs a program from PATH without input or output; returns its exit status.
 int run_silently(const std::vector<std::string>& words) {
   std::vector<char*> arguments;
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));

@@ -10,7 +10,7 @@ namespace {
 
 constexpr size_t header_size = 6;
 
-/// The bytes of the file or of one chunk, read from front to back.
+/// Reads the bytes of the file or of one chunk sequentially.
 class Cursor {
  public:
   Cursor(std::span<const uint8_t> bytes, size_t first, size_t last, const std::string& source)
@@ -41,7 +41,7 @@ class Cursor {
     for (int i = 0; i < count; ++i) value = value << 8 | byte(what);
     return value;
   }
-  /// Seven bits a byte, at most four bytes.
+  /// A variable-length quantity: seven bits per byte, at most four bytes.
   uint32_t variable(const char* what) {
     const size_t first = next_;
     uint32_t value = 0;
@@ -57,14 +57,14 @@ class Cursor {
     if (b >= 0x80) fail_at(next_ - 1, "{} is 0x{:02X}; data bytes are below 0x80", what, b);
     return b;
   }
-  /// The next `length` bytes as a cursor of their own, which this one skips.
+  /// A cursor over the next `length` bytes, which this one skips.
   Cursor part(uint64_t length, const char* what) {
     if (length > left()) fail("{} of {} bytes, but only {} are left", what, length, left());
     const size_t first = next_;
     next_ += length;
     return Cursor(bytes_, first, next_, source_);
   }
-  /// A chunk's four letters.
+  /// The four letters of a chunk name.
   std::string_view word() {
     if (left() < 4) fail("the file ends within a chunk's name");
     next_ += 4;
@@ -151,11 +151,13 @@ class TrackReader {
     if (length != 3) chunk_.fail_at(offset, "a tempo of {} bytes; three are needed", length);
     const uint32_t tempo = content.big_endian(3, "a tempo");
     if (tempo == 0) chunk_.fail_at(offset, "a tempo of 0 microseconds per quarter note");
-    track_.events.push_back({tick_, tempo, MidiEvent::Kind::tempo, 0, 0, 0});
+    track_.events.push_back(
+        {.tick = tick_, .tempo = tempo, .kind = MidiEvent::Kind::tempo, .channel = 0, .key = 0, .value = 0});
   }
 
   void add(MidiEvent::Kind kind, uint8_t channel, uint8_t key, uint8_t value) {
-    track_.events.push_back({tick_, 0, kind, channel, key, value});
+    track_.events.push_back(
+        {.tick = tick_, .tempo = 0, .kind = kind, .channel = channel, .key = key, .value = value});
   }
 
   Cursor chunk_;
@@ -165,7 +167,7 @@ class TrackReader {
   bool ended_ = false;
 };
 
-/// The next chunk called `name`, those of other names skipped.
+/// The next chunk called `name`; skips others.
 Cursor find_chunk(Cursor& file, std::string_view name) {
   while (true) {
     if (file.left() == 0) file.fail("the file ends where a chunk {} should be", name);
@@ -176,22 +178,21 @@ Cursor find_chunk(Cursor& file, std::string_view name) {
   }
 }
 
-void check_beginning(std::span<const uint8_t> bytes, const std::string& source) {
+void check_signature(std::span<const uint8_t> bytes, const std::string& source) {
   if (bytes.size() > midi_most_bytes)
-    throw_user("{}: has {} bytes; MIDI files of up to {} are read", source, bytes.size(), midi_most_bytes);
+    throw_user("{}: has {} bytes; the limit for MIDI files is {}", source, bytes.size(), midi_most_bytes);
   const auto starts = [&](std::string_view word) {
     return bytes.size() >= 4 && std::equal(word.begin(), word.end(), bytes.begin());
   };
   if (starts("RIFF"))
-    throw_user("{}: offset 0: a MIDI file in a RIFF file; take it out of there (skip the first 20 bytes)",
-               source);
-  if (!starts("MThd")) throw_user("{}: offset 0: no MIDI file: it does not start with MThd", source);
+    throw_user("{}: offset 0: a MIDI file inside a RIFF file; extract it (skip the first 20 bytes)", source);
+  if (!starts("MThd")) throw_user("{}: offset 0: not a MIDI file: it does not start with MThd", source);
 }
 
 }  // namespace
 
 MidiFile parse_midi(std::span<const uint8_t> bytes, const std::string& source) {
-  check_beginning(bytes, source);
+  check_signature(bytes, source);
   Cursor file(bytes, 0, bytes.size(), source);
   Cursor header = find_chunk(file, "MThd");
   if (header.left() < header_size) header.fail("a header of {} bytes; 6 are needed", header.left());

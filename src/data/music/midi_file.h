@@ -1,4 +1,4 @@
-// Standard MIDI Files: the events of their tracks, read as hostile input.
+// Parses untrusted Standard MIDI Files into the events of their tracks.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace perceiver {
 
-/// The events that make notes; all others (programs, pitch bends, texts, system exclusive …) are skipped.
+/// The events that affect notes; all others (programs, pitch bends, texts, system exclusive …) are skipped.
 struct MidiEvent {
   enum class Kind : uint8_t { note_on, note_off, control, tempo };
   int64_t tick;     ///< from the track's start
@@ -20,14 +20,14 @@ struct MidiEvent {
 };
 
 struct MidiTrack {
-  std::vector<MidiEvent> events;  ///< in the file's order, so by tick
+  std::vector<MidiEvent> events;  ///< in file order, hence by tick
   int64_t end = 0;                ///< tick of the end-of-track event
 };
 
-/// Length of a tick: microseconds = numerator / denominator, the numerator being the tempo in files whose
-/// time is in fractions of quarter notes.
+/// Length of a tick: numerator / denominator microseconds. The numerator is the tempo if the file measures
+/// time in fractions of quarter notes.
 struct MidiTimeBase {
-  bool follows_tempo = true;    ///< false: SMPTE time, which tempo changes leave alone
+  bool follows_tempo = true;    ///< false: SMPTE time, unaffected by tempo changes
   int64_t numerator = 500'000;  ///< until the first tempo change
   int64_t denominator = 1;
 };
@@ -38,14 +38,15 @@ struct MidiFile {
   std::vector<MidiTrack> tracks;
 };
 
-/// Limits of what is read.
+/// Limits on files.
 inline constexpr uint64_t midi_most_bytes = uint64_t{16} << 20;
 inline constexpr int64_t midi_most_ticks = int64_t{1} << 40;
 
-/// Reads a file (Standard MIDI Files 1.0, MIDI Manufacturers Association RP-001). Chunks of unknown kind are
-/// skipped, as is what follows a track's end. Running status lives on after meta and system exclusive events:
-/// the standard ends it there, but writers rely on it. Throws `user` with `source` and the byte offset if the
-/// file is malformed, cut short or larger than midi_most_bytes. Memory is at most 12 times the file's size.
+/// Parses a file (Standard MIDI Files 1.0, MIDI Manufacturers Association RP-001). Skips unknown chunks and
+/// anything after the end of a track. Running status continues after meta and system exclusive events: the
+/// standard ends it there, but real files rely on it. Throws `user` with `source` and the byte offset if the
+/// file is malformed, truncated or larger than midi_most_bytes. Uses memory of at most 12 times the file
+/// size.
 MidiFile parse_midi(std::span<const uint8_t> bytes, const std::string& source);
 
 }  // namespace perceiver

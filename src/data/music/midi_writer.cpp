@@ -35,8 +35,7 @@ int64_t tick_of(int64_t time) {
   return (time + microseconds_per_tick / 2) / microseconds_per_tick;
 }
 
-/// Ends before beginnings at each tick, but a note without length begins before it ends, in the place of its
-/// beginning.
+/// At each tick, ends come before starts, except that a note of zero length ends right after its start.
 std::vector<KeyEvent> key_events(std::span<const Note> notes) {
   std::vector<KeyEvent> events;
   for (size_t i = 0; i < notes.size(); ++i) {

@@ -1,4 +1,4 @@
-// Notes as a Standard MIDI File.
+// Writes notes as a Standard MIDI File.
 #pragma once
 
 #include <span>
@@ -8,10 +8,11 @@
 
 namespace perceiver {
 
-/// A file of format 0: piano on channel 1, a tick is a millisecond (500 to the quarter note at tempo 120).
-/// Each time is rounded to its tick on its own, so errors never add up. At one tick, notes that began earlier
-/// end before new ones begin; a note without length ends after it began. Notes must not be empty in pitch and
-/// velocity ranges (Note), nor overlap in one pitch. Throws `user` for a time beyond longest_performance.
+/// The bytes of a file of format 0: piano on channel 1, one tick per millisecond (500 per quarter note at
+/// tempo 120). Each time is rounded to its tick independently, so errors do not accumulate. Within a tick,
+/// earlier notes end before new ones start; a note of zero length ends after it starts. Notes must be in the
+/// pitch and velocity ranges of Note and must not overlap in one pitch. Throws `user` for a time beyond
+/// longest_performance.
 std::string write_midi(std::span<const Note> notes);
 
 }  // namespace perceiver

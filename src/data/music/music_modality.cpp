@@ -41,13 +41,13 @@ class MusicModality final : public Modality {
 
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
     const Performance performance = perform(parse_midi(octets(file.bytes), file.path), file.path);
-    if (performance.notes.empty()) throw_user("{}: has no note but percussion", file.path);
+    if (performance.notes.empty()) throw_user("{}: has no notes except percussion", file.path);
     TokenSequence sequence;
     sequence.ids = encode_music(performance.notes);
     sequence.units = static_cast<int64_t>(sequence.ids.size());
     return {sequence};
   }
-  /// A note takes six to eight bytes of a file and about three to four events; pedals take bytes alone.
+  /// A note takes six to eight bytes of a file and three to four events; pedals take bytes but no events.
   int64_t estimate_tokens(int64_t file_bytes) const override { return file_bytes / 3; }
 
   bool augments() const override { return transpose_ > 0 || stretch_ > 0; }
@@ -61,9 +61,9 @@ class MusicModality final : public Modality {
   Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
     if (!(options.seconds > 0)) return Modality::prompt(file, options);
     if (options.rows > 0 || options.tokens > 0 || !options.known.empty())
-      throw_user("{}: seconds are what music is cut to; give no rows, tokens or mask besides", file.path);
+      throw_user("{}: give either seconds or rows, tokens or a mask", file.path);
     if (options.seconds * 1e6 > static_cast<double>(longest_performance))
-      throw_user("a prompt of {} seconds; a day is the most", options.seconds);
+      throw_user("a prompt of {} seconds; the limit is a day", options.seconds);
     Prompt prompt;
     const auto microseconds = static_cast<int64_t>(options.seconds * 1e6);
     prompt.beginning.ids = first_music(encode(file)[0].ids, microseconds);
@@ -88,7 +88,7 @@ class MusicModality final : public Modality {
   SequenceFormat format_;
   std::string tokenizer_;
   int64_t transpose_;  ///< semitones, up or down
-  double stretch_;     ///< part of the time, longer or shorter
+  double stretch_;     ///< fraction of the time, longer or shorter
 };
 
 std::unique_ptr<Modality> open_music(const ModalityOptions& options) {
@@ -96,7 +96,7 @@ std::unique_ptr<Modality> open_music(const ModalityOptions& options) {
 }
 
 std::unique_ptr<Modality> restore_music(std::string_view tokenizer, const ModalityOptions& options) {
-  unpack_tokenizer("music", tokenizer);  // no values; only that it is of this kind
+  unpack_tokenizer("music", tokenizer);  // no values, but it must be of this kind
   return open_music(options);
 }
 
@@ -105,26 +105,31 @@ std::unique_ptr<Modality> restore_music(std::string_view tokenizer, const Modali
 const ModalityKind& music_modality() {
   using Use = ModalityOption::Use;
   static const ModalityKind kind{
-      "music",
-      "MIDI files (formats 0, 1, 2), all instruments but percussion as one piano; 388 events: note-ons, "
-      "note-offs, time shifts of 10 ms to 1 s, velocities in 32 bins; the sustain pedal folded into note "
-      "lengths",
-      {".mid", ".midi", ".smf"},
-      {},
-      static_cast<int64_t>(midi_most_bytes),
-      {
-          {"transpose", "0",
-           "Each training crop is moved by a random whole number of semitones, at most this many up or down; "
-           "0 to 12, 0 = off.",
-           Use::training},
-          {"stretch", "0",
-           "Each training crop is played faster or slower by a random factor from 1 - stretch to 1 + "
-           "stretch; "
-           "0 to 0.5, 0 = off.",
-           Use::training},
-      },
-      open_music,
-      restore_music,
+      .name = "music",
+      .doc =
+          "MIDI files (formats 0, 1, 2), all instruments except percussion as one piano; 388 events: "
+          "note-ons, "
+          "note-offs, time shifts of 10 ms to 1 s, velocities in 32 bins; the sustain pedal is folded into "
+          "note "
+          "lengths",
+      .endings = {".mid", ".midi", ".smf"},
+      .companions = {},
+      .max_file_bytes = static_cast<int64_t>(midi_most_bytes),
+      .options =
+          {
+              {"transpose", "0",
+               "Transposes each training crop by a random number of semitones, at most this many up or down; "
+               "0 to "
+               "12, 0 = off.",
+               Use::training},
+              {"stretch", "0",
+               "Stretches the time of each training crop by a random factor from 1 - stretch to 1 + stretch; "
+               "0 to "
+               "0.5, 0 = off.",
+               Use::training},
+          },
+      .open = open_music,
+      .restore = restore_music,
   };
   return kind;
 }

@@ -38,14 +38,14 @@ std::vector<Placed> place(std::span<const Note> notes) {
     placed.push_back(
         {music_step_at(note.onset), music_step_at(note.offset), note.pitch, velocity_bin(note.velocity)});
   }
-  // Stable: several notes of one pitch at one step stay in their order of time.
+  // Stable: several notes of one pitch at one step stay in order of time.
   std::stable_sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
     return std::tie(a.first, a.pitch) < std::tie(b.first, b.pitch);
   });
   return placed;
 }
 
-/// Those that have a length, by their end.
+/// The notes of nonzero length, by their end.
 std::vector<Placed> by_end(const std::vector<Placed>& notes) {
   std::vector<Placed> ends;
   std::copy_if(notes.begin(), notes.end(), std::back_inserter(ends),
@@ -56,7 +56,7 @@ std::vector<Placed> by_end(const std::vector<Placed>& notes) {
   return ends;
 }
 
-/// Decoding's state: what sounds, how loud, when.
+/// The state of decoding: which notes sound, the velocity and the time.
 class Player {
  public:
   void play(int32_t id) {
@@ -70,7 +70,7 @@ class Player {
     for (int32_t pitch = 0; pitch < 128; ++pitch)
       if (end(pitch)) ++music_.unended;
     music_.duration = steps_ * music_step;
-    // Stable: ends in order of time are beginnings in order of time for one pitch.
+    // Stable: for one pitch, ends in order of time are also starts in order of time.
     std::stable_sort(music_.notes.begin(), music_.notes.end(), [](const Note& a, const Note& b) {
       return std::tie(a.onset, a.pitch) < std::tie(b.onset, b.pitch);
     });
@@ -182,7 +182,7 @@ std::vector<int32_t> stretch_music(std::span<const int32_t> ids, double factor) 
     const int64_t steps = music_steps(id);
     if (steps > 0) {
       from += steps;
-      continue;  // the pause is written before the next event, in whole
+      continue;  // the whole pause is written before the next event
     }
     const int64_t time = std::llround(static_cast<double>(from) * factor);
     put_pause(time - to, stretched);

@@ -12,21 +12,20 @@
 namespace perceiver {
 namespace {
 
-constexpr int percussion_channel = 9;  // 10 where channels are counted from 1
+constexpr int percussion_channel = 9;  // channel 10 when counting from 1
 constexpr int sustain_pedal = 64, all_sound_off = 120, reset_controllers = 121, all_notes_off = 123;
 constexpr int pedal_down = 64;
 constexpr int channels = 16, pitches = 128;
 
-/// Ticks to microseconds. Time is kept as a whole number of 1/denominator microseconds, so that nothing is
-/// rounded before it is read.
+/// Converts ticks to microseconds. Time is an integer number of 1/denominator microseconds, so rounding only
+/// happens when it is read.
 class Clock {
  public:
   Clock(const MidiTimeBase& base, const std::string& source)
       : base_(base), numerator_(base.numerator), source_(source) {}
 
   void advance(int64_t tick) {
-    // Both factors fit into 41 bits; the first product that could be too long for 64 is refused by its
-    // length.
+    // Both factors fit in 41 bits; the check on length refuses a product before it can overflow 64 bits.
     const auto passed = static_cast<double>(tick - tick_) * static_cast<double>(numerator_);
     const auto limit = static_cast<double>(longest_performance) * static_cast<double>(base_.denominator);
     if (static_cast<double>(parts_) + passed > limit)
@@ -47,7 +46,7 @@ class Clock {
   const std::string& source_;
 };
 
-/// Keys and pedals of all channels. Notes are collected in the order of their ends.
+/// Keys and pedals of all channels. Collects notes in the order of their ends.
 class Keyboard {
  public:
   explicit Keyboard(Performance& out) : out_(out) {}
@@ -101,7 +100,7 @@ class Keyboard {
     sustained_[channel][note.pitch].push_back(note);
   }
 
-  /// Returns how many there were.
+  /// Returns the number of notes ended.
   int64_t end_sustained(int channel, int pitch, int64_t now) {
     std::vector<Note>& notes = sustained_[channel][pitch];
     const auto count = static_cast<int64_t>(notes.size());
@@ -127,8 +126,9 @@ class Keyboard {
   }
 
   Performance& out_;
-  std::map<Key, std::deque<Note>> held_;  ///< keys that are down, oldest note first; no empty queues
-  std::array<std::array<std::vector<Note>, pitches>, channels> sustained_;  ///< keys up, pedal down
+  std::map<Key, std::deque<Note>> held_;  ///< pressed keys, oldest note first; no empty queues
+  std::array<std::array<std::vector<Note>, pitches>, channels>
+      sustained_;  ///< released keys held by the pedal
   std::array<bool, channels> pedal_{};
 };
 
@@ -137,7 +137,7 @@ struct PlacedEvent {
   int track;
 };
 
-/// Events of tracks [first, last) by tick; at the same tick, in the order of the tracks.
+/// Events of tracks [first, last) by tick, then by track.
 std::vector<PlacedEvent> in_order(const MidiFile& midi, size_t first, size_t last) {
   std::vector<PlacedEvent> events;
   for (size_t track = first; track < last; ++track)
@@ -162,7 +162,7 @@ void act(const PlacedEvent& placed, int64_t now, Clock& clock, Keyboard& keyboar
   }
 }
 
-/// Plays tracks [first, last) together, from the end of what was played before.
+/// Plays tracks [first, last) together, starting at the end of what was played before.
 void play(const MidiFile& midi, size_t first, size_t last, const std::string& source, Performance& out) {
   const int64_t start = out.duration;
   Clock clock(midi.time, source);
@@ -180,10 +180,10 @@ void play(const MidiFile& midi, size_t first, size_t last, const std::string& so
   keyboard.finish(out.duration);
 }
 
-/// Lets every pitch sound once at a time.
+/// Removes overlaps between notes of one pitch.
 void separate(Performance& performance) {
   std::vector<Note> notes = std::exchange(performance.notes, {});
-  // Stable: notes without length at one moment stay in their order.
+  // Stable: simultaneous notes of zero length stay in order.
   std::stable_sort(notes.begin(), notes.end(), [](const Note& a, const Note& b) {
     return std::tie(a.pitch, a.onset, a.offset) < std::tie(b.pitch, b.onset, b.offset);
   });

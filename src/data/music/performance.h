@@ -1,4 +1,4 @@
-// What a MIDI file sounds like: notes with absolute times, the sustain pedal folded into their lengths.
+// Plays a MIDI file: notes with absolute times, with the sustain pedal folded into their lengths.
 #pragma once
 
 #include <cstdint>
@@ -9,42 +9,42 @@
 
 namespace perceiver {
 
-/// Times in microseconds from the beginning.
+/// Times in microseconds from the start.
 struct Note {
   int64_t onset = 0;
   int64_t offset = 0;     ///< ≥ onset
-  int32_t pitch = 60;     ///< 0 to 127, 60 is the middle C
+  int32_t pitch = 60;     ///< 0 to 127, 60 is middle C
   int32_t velocity = 64;  ///< 1 to 127
 
   bool operator==(const Note&) const = default;
 };
 
-/// How reading changed what the file says.
+/// What was changed in playing the file.
 struct PerformanceChanges {
-  int64_t percussion = 0;  ///< notes of the percussion channel (10), left out
-  int64_t sustained = 0;   ///< notes that the pedal lengthened
+  int64_t percussion = 0;  ///< notes of the percussion channel (10), dropped
+  int64_t sustained = 0;   ///< notes lengthened by the pedal
   int64_t cut = 0;         ///< notes ended because their pitch was struck again
-  int64_t merged = 0;      ///< notes that began together with another of their pitch, and became one with it
-  int64_t unended = 0;     ///< notes without an end, ended with the file
-  int64_t stray_ends = 0;  ///< ends of notes that had not begun
+  int64_t merged = 0;      ///< notes that started together with another of the same pitch, merged with it
+  int64_t unended = 0;     ///< notes without an end, ended at the end of the file
+  int64_t stray_ends = 0;  ///< ends without a note
 };
 
 struct Performance {
-  std::vector<Note> notes;  ///< by onset, then pitch; no two of one pitch sound at once
+  std::vector<Note> notes;  ///< by onset, then pitch; no two of one pitch overlap
   int64_t duration = 0;     ///< microseconds to the last event of the file
   PerformanceChanges changes;
 };
 
-/// Longest file that is played, microseconds: a day.
+/// Longest file accepted, microseconds: a day.
 inline constexpr int64_t longest_performance = int64_t{86'400} * 1'000'000;
 
-/// All channels but percussion as one instrument. Tracks of format 1 are played together, sharing tempo and
-/// pedals; those of format 2 one after the other, each from the tempo 120. A note's end belongs to the oldest
-/// sounding note of its track, channel and pitch. Controller 64 from 64 on holds the notes of its channel
-/// until it is let go or their pitch is struck again in that channel; "all notes off" and "all sound off" end
-/// them, "reset" lets the pedal go. A pitch sounds once at a time: where notes of one pitch overlap, the
-/// earlier one ends with the later one's onset. Times are exact up to the rounding to whole microseconds,
-/// however many tempo changes there are. Throws `user` if the file lasts longer than longest_performance.
+/// Plays all channels except percussion as one instrument. Tracks of format 1 are played together, sharing
+/// tempo and pedals; those of format 2 one after the other, each starting at tempo 120. A note-off ends the
+/// oldest sounding note of its track, channel and pitch. Controller 64 at 64 or more (the pedal) holds the
+/// notes of its channel until it is released or their pitch is struck again in that channel; "all notes off"
+/// and "all sound off" end them, "reset" releases the pedal. If notes of one pitch overlap, the earlier one
+/// ends at the onset of the later one. Times are exact up to rounding to microseconds, regardless of the
+/// number of tempo changes. Throws `user` if the file lasts longer than longest_performance.
 Performance perform(const MidiFile& midi, const std::string& source);
 
 }  // namespace perceiver

@@ -11,7 +11,7 @@ constexpr int64_t semitone = 4;  ///< pixels
 constexpr int64_t octave = 12;
 
 using Colour = std::array<uint8_t, 3>;
-constexpr Colour second_line = {225, 225, 225}, octave_line = {205, 215, 235}, beginning = {200, 40, 40},
+constexpr Colour second_line = {225, 225, 225}, octave_line = {205, 215, 235}, onset_colour = {200, 40, 40},
                  mark_line = {0, 150, 60};
 
 class Roll {
@@ -31,7 +31,7 @@ class Roll {
   void draw_lines() {
     for (int64_t pitch = lowest_; pitch <= highest_; ++pitch)
       if (pitch % octave == 0) fill(0, width_, bottom(pitch), 1, octave_line);
-    if (duration_ / second > width_ / 8) return;  // the lines would run together
+    if (duration_ / second > width_ / 8) return;  // the lines would merge
     for (int64_t time = 0; time <= duration_; time += second) draw_time(time, second_line);
   }
 
@@ -42,7 +42,7 @@ class Roll {
     const auto shade = static_cast<uint8_t>(190 - 190 * note.velocity / 127);
     const int64_t top = bottom(note.pitch) - semitone + 1;
     fill(left, right - left, top, semitone - 1, {shade, shade, static_cast<uint8_t>(shade / 2 + 60)});
-    fill(left, 1, top, semitone - 1, beginning);
+    fill(left, 1, top, semitone - 1, onset_colour);
   }
 
   Image take() { return std::move(image_); }
@@ -54,7 +54,7 @@ class Roll {
   }
   int64_t bottom(int64_t pitch) const { return (highest_ - pitch + 1) * semitone - 1; }
 
-  /// What lies outside the picture is left out.
+  /// Clips to the image.
   void fill(int64_t left, int64_t width, int64_t top, int64_t height, const Colour& colour) {
     for (int64_t y = std::max<int64_t>(top, 0); y < std::min(top + height, image_.height); ++y)
       for (int64_t x = std::max<int64_t>(left, 0); x < std::min(left + width, width_); ++x)

@@ -16,7 +16,7 @@ Performance write_and_read(std::span<const Note> notes, const std::string& sourc
   return perform(parse_midi(bytes, source), source);
 }
 
-/// By pitch, then time: rounding keeps this order, so notes of the two lists belong together one by one.
+/// By pitch, then time: rounding preserves this order, so the notes of both lists correspond one to one.
 std::vector<Note> by_pitch(std::vector<Note> notes) {
   std::stable_sort(notes.begin(), notes.end(), [](const Note& a, const Note& b) {
     return std::tie(a.pitch, a.onset, a.offset) < std::tie(b.pitch, b.onset, b.offset);
@@ -66,18 +66,18 @@ std::string describe(const MusicRoundTrip& trip) {
   line("notes", fmt::format("{}", trip.notes));
   line("tokens", fmt::format("{}", trip.tokens));
   line("read: notes lengthened by the pedal", fmt::format("{}", c.sustained));
-  line("read: notes ended by their pitch struck again", fmt::format("{}", c.cut));
+  line("read: notes cut by the same pitch", fmt::format("{}", c.cut));
   line("read: notes merged with one of their pitch", fmt::format("{}", c.merged));
   line("read: notes without an end", fmt::format("{}", c.unended));
   line("read: ends without a note", fmt::format("{}", c.stray_ends));
-  line("read: percussion notes left out", fmt::format("{}", c.percussion));
+  line("read: percussion notes dropped", fmt::format("{}", c.percussion));
   line("tokens and back: notes", fmt::format("{}", trip.notes_after));
-  line("tokens and back: largest error of an onset",
+  line("tokens and back: largest onset error",
        fmt::format("{:.3f} ms", milliseconds(trip.largest_onset_error)));
-  line("tokens and back: largest error of an offset",
+  line("tokens and back: largest offset error",
        fmt::format("{:.3f} ms", milliseconds(trip.largest_offset_error)));
-  line("tokens and back: largest error of a velocity", fmt::format("{} of 127", trip.largest_velocity_error));
-  line("tokens and back: notes left without length", fmt::format("{}", trip.lengthless));
+  line("tokens and back: largest velocity error", fmt::format("{} of 127", trip.largest_velocity_error));
+  line("tokens and back: notes of zero length", fmt::format("{}", trip.lengthless));
   return text;
 }
 

@@ -1,4 +1,4 @@
-// What tokenisation changes about a piece of music.
+// What tokenization changes about a piece of music.
 #pragma once
 
 #include <cstdint>
@@ -8,24 +8,24 @@
 
 namespace perceiver {
 
-/// From a MIDI file's notes to ids, to notes, to a written MIDI file, and that read again. Times in
+/// The notes of a MIDI file are encoded, decoded, written as a MIDI file and read again. Times in
 /// microseconds.
 struct MusicRoundTrip {
   int64_t notes = 0;        ///< in the file, as `perform` reads it
-  int64_t notes_after = 0;  ///< after the round trip; the same, or something is wrong
+  int64_t notes_after = 0;  ///< after the round trip; must be the same
   int64_t tokens = 0;       ///< without SOS and EOS
   int64_t duration = 0;     ///< of the file
   int64_t largest_onset_error = 0;
   int64_t largest_offset_error = 0;
   int64_t largest_velocity_error = 0;  ///< of 127
-  int64_t lengthless = 0;              ///< notes too short for a step, of length 0 afterwards
-  PerformanceChanges changes;          ///< made in reading, before tokenisation
+  int64_t lengthless = 0;              ///< notes whose length rounded to 0
+  PerformanceChanges changes;          ///< made when reading, before tokenization
 };
 
-/// `bytes` of a MIDI file, `source` its name in messages. Throws as parse_midi and perform do.
+/// `bytes` of a MIDI file; `source` names it in messages. Throws as parse_midi and perform do.
 MusicRoundTrip music_round_trip(std::span<const uint8_t> bytes, const std::string& source);
 
-/// Some lines for people.
+/// A readable report.
 std::string describe(const MusicRoundTrip& trip);
 
 }  // namespace perceiver

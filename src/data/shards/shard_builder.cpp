@@ -1,11 +1,10 @@
+#include "data/shards/shard_builder.h"
+
 #include <algorithm>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/check.h"
-#include "data/shards/shard.h"
-#include "data/shards/shard_format.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "io/checksum.h"
 
 namespace perceiver {
@@ -21,21 +20,6 @@ std::span<const std::byte> bytes_of(const std::vector<Element>& values) {
 }
 
 }  // namespace
-
-ShardDescription describe_shard(std::string_view modality, const Modality& opened, std::string split) {
-  const SequenceFormat& format = opened.format();
-  ShardDescription description;
-  description.modality = modality;
-  description.tokenizer = opened.tokenizer();
-  description.split = std::move(split);
-  description.unit = format.unit;
-  description.vocabulary = format.vocabulary;
-  description.axes = format.axes;
-  description.positions = format.positions;
-  description.position_sizes = format.position_sizes;
-  description.ends = format.ends;
-  return description;
-}
 
 ShardBuilder::ShardBuilder(ShardDescription description) : description_(std::move(description)) {
   PERCEIVER_ASSERT(description_.vocabulary > special_tokens && description_.vocabulary <= max_vocabulary);
@@ -66,48 +50,30 @@ void ShardBuilder::add(std::string_view name, const TokenSequence& sequence) {
   name_ends_.push_back(names_.size());
 }
 
-std::vector<ShardBuilder::Section> ShardBuilder::sections() const {
+ShardBuilder::Sections ShardBuilder::sections() const {
   const bool narrow = description_.vocabulary <= narrow_vocabulary;
-  const std::array<std::span<const std::byte>, section_names.size()> parts = {
-      narrow ? bytes_of(narrow_) : bytes_of(wide_),
-      bytes_of(positions_),
-      bytes_of(ends_),
-      bytes_of(units_),
-      bytes_of(words_),
-      std::as_bytes(std::span(names_)),
-      bytes_of(name_ends_)};
-  std::vector<Section> all;
-  for (size_t i = 0; i < parts.size(); ++i) all.push_back({section_names[i], parts[i]});
-  return all;
+  return {narrow ? bytes_of(narrow_) : bytes_of(wide_),
+          bytes_of(positions_),
+          bytes_of(ends_),
+          bytes_of(units_),
+          bytes_of(words_),
+          std::as_bytes(std::span(names_)),
+          bytes_of(name_ends_)};
 }
 
 std::string ShardBuilder::header(uint64_t& file_bytes) const {
-  nlohmann::ordered_json json{
-      {"modality", description_.modality},
-      {"tokenizer", description_.tokenizer},
-      {"split", description_.split},
-      {"unit", description_.unit},
-      {"vocabulary", description_.vocabulary},
-      {"axes", description_.axes},
-      {"positions", position_kinds[static_cast<size_t>(description_.positions)]},
-      {"position_sizes", description_.position_sizes},
-      {"ends", description_.ends},
-      {"token_bytes", description_.vocabulary <= narrow_vocabulary ? 2 : 4},
-      {"documents", documents()},
-      {"tokens", tokens_},
-      {"skipped", nlohmann::ordered_json::array()},
-      {"sections", nlohmann::ordered_json::object()},
-  };
-  for (const SkippedFile& file : description_.skipped)
-    json["skipped"].push_back({{"path", file.path}, {"reason", file.reason}});
-  uint64_t offset = 0;  // counted from the first section, or the header's length would depend on itself
-  for (const Section& section : sections()) {
-    json["sections"][std::string(section.name)] = {{"offset", offset},
-                                                   {"bytes", section.bytes.size()},
-                                                   {"xxh3", hexadecimal(checksum_of(section.bytes))}};
-    offset = aligned(offset + section.bytes.size());
+  ShardHeader header{.description = description_,
+                     .token_bytes = description_.vocabulary <= narrow_vocabulary ? size_t{2} : size_t{4},
+                     .documents = documents(),
+                     .tokens = tokens_,
+                     .sections = {}};
+  const Sections parts = sections();
+  uint64_t offset = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    header.sections[i] = {.offset = offset, .bytes = parts[i].size(), .checksum = checksum_of(parts[i])};
+    offset = aligned(offset + parts[i].size());
   }
-  const std::string text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  std::string text = write_shard_header(header);
   file_bytes = aligned(preamble_bytes + text.size()) + offset;
   return text;
 }
@@ -128,7 +94,7 @@ void ShardBuilder::emit(Sink&& sink) const {
   };
   put(std::as_bytes(std::span(&preamble, 1)));
   put(std::as_bytes(std::span(text)));
-  for (const Section& section : sections()) put(section.bytes);
+  for (const std::span<const std::byte> section : sections()) put(section);
 }
 
 void ShardBuilder::write(OutputFile& file) const {

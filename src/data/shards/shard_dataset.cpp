@@ -4,13 +4,14 @@
 #include <atomic>
 
 #include "base/check.h"
-#include "data/shards/shard_folder.h"
-#include "data/tokenizer.h"
+#include "data/shards/shard_encode.h"
+#include "data/shards/shard_summary.h"
+#include "data/special_tokens.h"
 
 namespace perceiver {
 namespace {
 
-/// What the files of `config` are, split into train, validation and test.
+/// The files of `config`, split into train, validation and test.
 SplitFiles split_files(const DataConfig& config, const ModalityKind& kind) {
   SplitFiles files = list_splits(config, [&](const ListedFile& file) { return kind.takes(file.relative); });
   const double validation = validation_share(config), test = test_share(config);
@@ -22,7 +23,7 @@ SplitFiles split_files(const DataConfig& config, const ModalityKind& kind) {
   return files;
 }
 
-/// Throws unless a shard is one of a modality as it is opened here.
+/// Throws unless the shard matches the opened modality.
 void check_same(const ShardFile& shard, const ShardDescription& wanted) {
   const ShardDescription& d = shard.description();
   const bool same = d.modality == wanted.modality && d.tokenizer == wanted.tokenizer &&
@@ -30,7 +31,7 @@ void check_same(const ShardFile& shard, const ShardDescription& wanted) {
                     d.positions == wanted.positions && d.position_sizes == wanted.position_sizes &&
                     d.ends == wanted.ends;
   if (!same)
-    throw_user("{}: is of another modality or tokenizer than the first shard of its folder; build it anew",
+    throw_user("{}: has another modality or tokenizer than the first shard of its folder; rebuild the folder",
                shard.source());
 }
 
@@ -43,15 +44,14 @@ std::unique_ptr<ShardDataset> ShardDataset::open(const std::string& folder,
   for (const ShardEntry& entry : summary.shards) {
     ShardFile shard = ShardFile::open(std::filesystem::path(folder) / entry.file);
     if (shard.fingerprint() != entry.fingerprint)
-      throw_user("{}: is not the shard that {} names; build the folder anew", shard.source(),
-                 summary_file_name);
+      throw_user("{}: is not the shard listed in {}; rebuild the folder", shard.source(), summary_file_name);
     const ShardDescription& d = shard.description();
     if (!data) data.reset(new ShardDataset(d.modality, restore_modality(d.modality, d.tokenizer, options)));
     check_same(shard, describe_shard(data->name_, *data->modality_, d.split));
     for (const Split split : {Split::train, Split::validation, Split::test})
       if (d.split == split_name(split)) data->add(split, std::move(shard));
   }
-  if (!data) throw_user("{}: holds no shards", folder);
+  if (!data) throw_user("{}: contains no shards", folder);
   return data;
 }
 
@@ -72,7 +72,7 @@ std::unique_ptr<ShardDataset> ShardDataset::encode(const DataConfig& config) {
     bytes += shards[index]->file_bytes();
     if (bytes > max_memory_bytes)
       throw_user(
-          "the data need more than {} GiB of memory as tokens; make shards of them first: "
+          "the data needs more than {} GiB of memory as tokens; build shards first: "
           "perceiver data build --modality {}",
           max_memory_bytes >> 30, config.type);
   });
@@ -158,7 +158,7 @@ void ShardDataset::positions(Split split, int64_t document, int64_t first, int64
   }
 }
 
-/// EOS, which nothing follows, has no position of its own: it gets SOS's.
+/// EOS has no position of its own, since nothing follows it: it gets that of SOS.
 void ShardDataset::shared_positions(int64_t first, int64_t count, int32_t* out) const {
   const SequenceFormat& format = modality_->format();
   const int64_t known = static_cast<int64_t>(format.shared_positions.size()) / axes();

@@ -1,4 +1,4 @@
-// Shards, in files or in memory, as a data set.
+// Shards, in files or in memory, as a dataset.
 #pragma once
 
 #include <array>
@@ -7,20 +7,20 @@
 
 #include "data/dataset.h"
 #include "data/modality.h"
-#include "data/shards/shard.h"
+#include "data/shards/shard_file.h"
 
 namespace perceiver {
 
-/// Documents of any modality: SOS, the data tokens of a shard, EOS where the modality has one.
+/// Documents of any modality: SOS, the data tokens from a shard, EOS if the modality has one.
 class ShardDataset final : public Dataset {
  public:
-  /// The shards of a folder that `perceiver data build` made. `options` are those for training. Throws `user`
-  /// for a folder that is unfinished or damaged, and for options that the shards contradict.
+  /// The shards of a folder made by `perceiver data build`. `options` are for training. Throws `user` if the
+  /// folder is unfinished or damaged, or if the options contradict the shards.
   static std::unique_ptr<ShardDataset> open(const std::string& folder,
                                             const std::map<std::string, std::string>& options);
-  /// The files that `config` names, encoded into memory when opened, by all sm_count. Files that cannot be
-  /// used are skipped and noted. Throws `user` as `list_splits` does, if no file of a split can be used, or
-  /// if the tokens would need more than `max_memory_bytes`.
+  /// The files that `config` names, encoded into memory now, on all CPUs. Files that cannot be used are
+  /// skipped and noted. Throws `user` as `list_splits` does, if no file of a split can be used, or if the
+  /// tokens would need more than `max_memory_bytes`.
   static std::unique_ptr<ShardDataset> encode(const DataConfig& config);
   static constexpr int64_t max_memory_bytes = int64_t{8} << 30;
 
@@ -46,7 +46,7 @@ class ShardDataset final : public Dataset {
  private:
   struct Part {
     std::vector<ShardFile> shards;
-    std::vector<int64_t> ends;  ///< running sums of their documents
+    std::vector<int64_t> ends;  ///< running sums of their document counts
   };
   struct Place {
     const ShardFile& shard;

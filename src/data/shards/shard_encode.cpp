@@ -18,11 +18,12 @@ std::vector<TokenSequence> encode_file(const ListedFile& file, const ModalityKin
   try {
     if (file.size == 0) throw_user("is empty");
     if (file.size > kind.max_file_bytes)
-      throw_user("has {} bytes; at most {} are read, cut it into several", file.size, kind.max_file_bytes);
+      throw_user("has {} bytes; at most {} are read, split it into several files", file.size,
+                 kind.max_file_bytes);
     const FileView content(file.path);
     std::vector<TokenSequence> documents = modality.encode({file.path, content.bytes()});
     std::erase_if(documents, [](const TokenSequence& document) { return document.ids.empty(); });
-    if (documents.empty()) reason = "holds no tokens";
+    if (documents.empty()) reason = "contains no tokens";
     return documents;
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::user) throw;
@@ -31,7 +32,7 @@ std::vector<TokenSequence> encode_file(const ListedFile& file, const ModalityKin
   }
 }
 
-/// The reason without the path, which stands beside it.
+/// The reason without the path, which is shown next to it.
 std::string without_path(const std::string& reason, const std::string& path) {
   return reason.starts_with(path + ": ") ? reason.substr(path.size() + 2) : reason;
 }
@@ -48,7 +49,7 @@ std::vector<ShardPlan> plan_shards(const SplitFiles& files, const Modality& moda
   PERCEIVER_ASSERT(shard_tokens >= 1);
   std::vector<ShardPlan> plans;
   for (int i = 0; i < split_count; ++i) {
-    int64_t tokens = shard_tokens;  // so that the first file opens a shard
+    int64_t tokens = shard_tokens;  // makes the first file start a shard
     for (const ListedFile& file : files[i]) {
       if (tokens >= shard_tokens) {
         plans.push_back({static_cast<Split>(i), {}});
@@ -67,13 +68,14 @@ ShardBuilder encode_shard(const ShardPlan& plan, const ModalityKind& kind, const
   for (const ListedFile& file : plan.files) {
     std::string reason;
     const std::vector<TokenSequence> documents = encode_file(file, kind, modality, reason);
-    EncodeCounts counts{1, file.size, 0, -builder.tokens(), documents.empty() ? 1 : 0};
+    const int64_t tokens_before = builder.tokens();
+    EncodeCounts counts{.files = 1, .bytes = file.size, .skipped = documents.empty() ? 1 : 0};
     for (size_t i = 0; i < documents.size(); ++i) {
       builder.add(documents.size() == 1 ? file.relative : fmt::format("{}#{}", file.relative, i + 1),
                   documents[i]);
       ++counts.documents;
     }
-    counts.tokens += builder.tokens();
+    counts.tokens = builder.tokens() - tokens_before;
     if (documents.empty()) builder.skip({file.relative, without_path(reason, file.path)});
     if (done) done(counts);
   }
@@ -95,8 +97,8 @@ void run_in_parallel(int64_t count, int workers, const std::function<void(int64_
       }
     }
   };
-  const auto sm_count = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  const int64_t threads = std::min<int64_t>(count, workers > 0 ? workers : sm_count);
+  const auto cpus = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int64_t threads = std::min<int64_t>(count, workers > 0 ? workers : cpus);
   std::vector<std::thread> pool;
   for (int64_t i = 1; i < threads; ++i) pool.emplace_back(take);
   take();

@@ -1,11 +1,11 @@
-// Files into the documents of shards: which files share one, and the reading itself.
+// Encodes files into shards: decides which files share a shard, then encodes them.
 #pragma once
 
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "data/shards/shard.h"
+#include "data/shards/shard_builder.h"
 #include "data/splits.h"
 
 namespace perceiver {
@@ -16,18 +16,18 @@ struct ShardPlan {
   std::vector<ListedFile> files;
 };
 
-/// About as many data tokens as a shard gets by default: small enough for every processor to have some.
+/// Approximate data tokens per shard by default: small enough that every CPU gets some shards.
 inline constexpr int64_t default_shard_tokens = int64_t{1} << 24;
 
-/// Shares the files of every split among shards: consecutive ones together until they reach `shard_tokens` by
-/// `Modality::estimate_tokens`. Depends on names and sizes alone, so that a build can go on where it was
-/// killed, whatever the number of workers.
+/// Assigns the files of every split to shards: consecutive files share one until they reach `shard_tokens` by
+/// `Modality::estimate_tokens`. Depends only on names and sizes, not on the number of workers, which allows a
+/// killed build to continue.
 std::vector<ShardPlan> plan_shards(const SplitFiles& files, const Modality& modality, int64_t shard_tokens);
 
-/// What has become of files so far.
+/// Counts of what has been encoded so far.
 struct EncodeCounts {
   int64_t files = 0;
-  int64_t bytes = 0;  ///< of the files
+  int64_t bytes = 0;  ///< of the source files
   int64_t documents = 0;
   int64_t tokens = 0;
   int64_t skipped = 0;
@@ -35,13 +35,13 @@ struct EncodeCounts {
   EncodeCounts& operator+=(const EncodeCounts& other);
 };
 
-/// Encodes the files of one shard. A file that the modality refuses (a `user` error) or that holds no token
-/// is noted as skipped; other errors are thrown. `done` is told of each file.
+/// Encodes the files of one shard. A file that the modality refuses (a `user` error) or that has no tokens is
+/// recorded as skipped; other errors are thrown. `done` is called after each file.
 ShardBuilder encode_shard(const ShardPlan& plan, const ModalityKind& kind, const Modality& modality,
                           const std::function<void(const EncodeCounts&)>& done);
 
-/// Calls work(0) … work(count − 1) from `workers` threads (0 = one per processor), each as soon as a thread
-/// is free. The first exception ends the handing out and is thrown here once all threads are back.
+/// Calls work(0) … work(count − 1) from `workers` threads (0 = one per CPU), each as soon as a thread is
+/// free. After the first exception no more work starts; it is rethrown here once all threads have finished.
 void run_in_parallel(int64_t count, int workers, const std::function<void(int64_t)>& work);
 
 }  // namespace perceiver

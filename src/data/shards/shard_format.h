@@ -1,4 +1,4 @@
-// The parts of the shard format that its writer and its reader share (docs/data.md).
+// The binary layout of a shard, shared by writer and reader (docs/data.md).
 #pragma once
 
 #include <array>
@@ -14,12 +14,12 @@ inline constexpr uint64_t alignment = 64;  ///< of the sections
 inline constexpr int64_t max_vocabulary = int64_t{1} << 30;
 inline constexpr int64_t max_axes = 16;
 
-/// The first bytes of a file, little-endian as every machine that this library runs on.
+/// The first bytes of a file, little-endian like every machine this library runs on.
 struct Preamble {
   char magic[8];
   uint32_t version;
   uint32_t reserved;         ///< 0
-  uint64_t header_bytes;     ///< of the JSON header behind the preamble
+  uint64_t header_bytes;     ///< of the JSON header after the preamble
   uint64_t header_checksum;  ///< XXH3-64
   uint64_t file_bytes;       ///< of the whole file
   uint64_t padding[3];       ///< 0

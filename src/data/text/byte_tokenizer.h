@@ -1,7 +1,7 @@
 // The byte-level vocabulary of 259 ids: 0 PAD, 1 EOS, 2 SOS, byte b is id b + 3.
 #pragma once
 
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
 
 namespace perceiver {
 
@@ -14,7 +14,7 @@ constexpr int32_t byte_token(uint8_t byte) {
 class ByteTokenizer final : public Tokenizer {
  public:
   static constexpr std::string_view kind = "bytes";
-  /// `serialized` must be `kind` and nothing more.
+  /// `serialized` must be exactly `kind`.
   static std::unique_ptr<Tokenizer> make(std::string_view serialized);
 
   int64_t vocabulary() const override { return byte_vocabulary; }

@@ -39,7 +39,7 @@ std::string surface(const sentencepiece::SentencePieceProcessor& processor, int 
   return with_spaces(processor.IdToPiece(piece));
 }
 
-/// Hands lines to the trainer.
+/// Feeds lines to the trainer.
 class Lines final : public sentencepiece::SentenceIterator {
  public:
   explicit Lines(const std::function<bool(std::string&)>& next) : next_(next) { Next(); }
@@ -62,20 +62,20 @@ std::unique_ptr<Tokenizer> SentencePieceTokenizer::make(std::string_view seriali
   const size_t line = serialized.find('\n');
   std::optional<std::string> model;
   if (line != std::string_view::npos) model = from_base64(serialized.substr(line + 1));
-  if (!model) throw_user("the tokenizer is named sentencepiece, but no model in base64 follows");
+  if (!model) throw_user("the tokenizer is named sentencepiece, but no base64 model follows");
   return from_model(std::move(*model), "the sentencepiece model");
 }
 
 std::unique_ptr<Tokenizer> SentencePieceTokenizer::from_model(std::string model, const std::string& source) {
   if (model.size() > max_model_bytes)
-    throw_user("{}: has {} bytes; a SentencePiece model has at most {}", source, model.size(),
+    throw_user("{}: has {} bytes; the limit for SentencePiece models is {}", source, model.size(),
                max_model_bytes);
   std::unique_ptr<SentencePieceTokenizer> tokenizer(new SentencePieceTokenizer);
   tokenizer->processor_ = std::make_unique<sentencepiece::SentencePieceProcessor>();
   tokenizer->model_ = std::move(model);
   const auto status = tokenizer->processor_->LoadFromSerializedProto(tokenizer->model_);
   const int pieces = status.ok() ? tokenizer->processor_->GetPieceSize() : 0;
-  if (pieces == 0) throw_user("{}: is no SentencePiece model: {}", source, printable(status.ToString()));
+  if (pieces == 0) throw_user("{}: not a SentencePiece model: {}", source, printable(status.ToString()));
   for (int piece = 0; piece < pieces; ++piece)
     tokenizer->surfaces_.push_back(surface(*tokenizer->processor_, piece));
   return tokenizer;
@@ -87,7 +87,7 @@ std::string SentencePieceTokenizer::serialized() const {
 
 std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text) const {
   if (const size_t good = utf8_prefix(text); good < text.size())
-    throw_user("byte {}: is not UTF-8, which SentencePiece needs; convert the text, or use tokenizer bytes",
+    throw_user("byte {}: not UTF-8, which SentencePiece needs; convert the text, or use tokenizer bytes",
                good);
   std::vector<int> pieces;
   const auto status = processor_->Encode(text, &pieces);

@@ -1,10 +1,10 @@
-// SentencePiece models (Kudo and Richardson 2018), by the authors' library.
+// SentencePiece models (Kudo and Richardson 2018), using the authors' library.
 #pragma once
 
 #include <functional>
 #include <memory>
 
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
 
 namespace sentencepiece {
 class SentencePieceProcessor;
@@ -12,8 +12,8 @@ class SentencePieceProcessor;
 
 namespace perceiver {
 
-/// Piece p of the model is id p + 3: 0 PAD, 1 EOS and 2 SOS are this library's. The model's own control
-/// pieces keep their ids, are never made and stand for no bytes; "unknown" stands for " ⁇ ".
+/// Piece p of the model is id p + 3; 0 PAD, 1 EOS and 2 SOS belong to this library. The model's own control
+/// pieces keep their ids, are never produced and decode to nothing; "unknown" decodes to " ⁇ ".
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   static constexpr std::string_view kind = "sentencepiece";
@@ -28,10 +28,10 @@ class SentencePieceTokenizer final : public Tokenizer {
   int64_t vocabulary() const override { return static_cast<int64_t>(surfaces_.size()) + special_tokens; }
   std::string name() const override { return std::string(kind); }
   std::string serialized() const override;
-  /// Throws `user` with the offset for what is not UTF-8.
+  /// Throws `user` with the byte offset if the text is not UTF-8.
   std::vector<int32_t> encode(std::string_view text) const override;
-  /// Every id by itself, so that text can be shown as it grows. The space that some models put before a
-  /// text's first word is therefore kept.
+  /// Decodes every id by itself, which allows text to be shown as it grows. The space that some models put
+  /// before the first word is therefore kept.
   std::string decode(std::span<const int32_t> ids) const override;
 
  private:
@@ -43,15 +43,16 @@ class SentencePieceTokenizer final : public Tokenizer {
 };
 
 struct SentencePieceTraining {
-  int64_t pieces = 8000;  ///< size of the vocabulary, 256 pieces of single bytes included
-  bool unigram = true;    ///< the unigram language model, else byte-pair encoding
+  int64_t pieces = 8000;  ///< size of the vocabulary, including 256 single-byte pieces
+  bool unigram = true;    ///< unigram language model, else byte-pair encoding
   double character_coverage = 0.9995;
   int threads = 2;
 };
 
-/// Trains a model on the lines that `next` hands out until it returns false, and returns the model file's
-/// content. Nothing of a text is lost: no normalisation, white space as it is, rare characters as bytes.
-/// Throws `user` if the text is too small for so many pieces. The library reports on stderr only what fails.
+/// Trains a model on the lines that `next` provides until it returns false, and returns the content of the
+/// model file. Encoding is lossless: no normalization, white space is kept, rare characters become bytes.
+/// Throws `user` if the text is too small for so many pieces. The SentencePiece library prints only failures
+/// to stderr.
 std::string train_sentencepiece(const std::function<bool(std::string& line)>& next,
                                 const SentencePieceTraining& training);
 

@@ -37,7 +37,7 @@ void TextDataset::split_train(const std::vector<ListedFile>& files, uint64_t see
 
 void TextDataset::split_bytes(const Document& whole, double validation, double test) {
   const auto size = static_cast<double>(whole.last);
-  // The millionth keeps 0.9 × 10 at 9 although 1 − 0.05 − 0.05 is a little less than 0.9.
+  // 1 − 0.05 − 0.05 is slightly less than 0.9; the 1e-6 keeps 10 × 0.9 at 9.
   const auto cut = [&](double fraction) {
     return character_start(whole, static_cast<int64_t>(std::floor(size * fraction + 1e-6)));
   };
@@ -46,7 +46,7 @@ void TextDataset::split_bytes(const Document& whole, double validation, double t
   const auto add = [&](Split split, int64_t first, int64_t last, bool wanted) {
     if (!wanted) return;
     if (first >= last)
-      throw_user("{}: {} bytes are too few to be split into train, validation ({}) and test ({})",
+      throw_user("{}: {} bytes are too few to split into train, validation ({}) and test ({})",
                  files_.path(whole.file), whole.last, validation, test);
     of(split).push_back({whole.file, first, last});
   };
@@ -61,7 +61,7 @@ int64_t TextDataset::character_start(const Document& document, int64_t offset) c
     if (start < document.last) files_.read(document.file, start, {&byte, 1});
     if (!is_utf8_continuation(byte)) return start;
   }
-  return offset;  // four continuation bytes in a row are no UTF-8: any cut is as good
+  return offset;  // four continuation bytes in a row are not UTF-8: any cut will do
 }
 
 const TextDataset::Document& TextDataset::at(Split split, int64_t document) const {
@@ -118,10 +118,6 @@ void TextDataset::read(Split split, int64_t document, int64_t first, int64_t cou
   if (first == 0) *out++ = sos_token;
   out = std::transform(bytes.begin(), bytes.end(), out, byte_token);
   if (last == length) *out = eos_token;
-}
-
-std::unique_ptr<Dataset> open_text_dataset(const DataConfig& config) {
-  return TextDataset::open(config);
 }
 
 }  // namespace perceiver

@@ -4,28 +4,27 @@
 #include <vector>
 
 #include "data/dataset.h"
-#include "data/file_list.h"
-#include "data/mapped_file.h"
+#include "io/file_list.h"
+#include "io/mapped_file.h"
 
 namespace perceiver {
 
-/// One file is one document: SOS, its bytes + 3, EOS. Files stay on the disk and are mapped as they are read;
-/// what is kept per file is its path and size, whatever the size.
+/// One file is one document: SOS, its bytes + 3, EOS. Files stay on disk and are mapped when read; only their
+/// paths and sizes are kept in memory.
 ///
-/// Each entry of `train`, `validation` and `test` is a file or a folder. A folder means every regular file
-/// below it, in the order of their paths; hidden files and folders are skipped, links to folders are not
-/// followed. Empty files are skipped; a file named twice is taken once. A split without paths of its own is a
+/// Each entry of `train`, `validation` and `test` is a file or a folder. A folder stands for every regular
+/// file below it, sorted by path; hidden files and folders are skipped, symbolic links to folders are not
+/// followed. Empty files are skipped; a file named twice is used once. A split without its own paths is a
 /// fraction of `train`:
-/// - of its documents, when there are several: they are ranked by a hash of the seed and their path below the
-///   named folder; the first round(fraction × documents) are validation, the next test; at least one each
-///   where the fraction is positive. The choice does not depend on where the folder lies.
-/// - of its bytes, when it is one document: the beginning is train, then validation, then test, each cut
-/// moved back
+/// - of its documents if there are several: they are ranked by a hash of the seed and their path below the
+///   named folder; the first round(fraction × documents) go to validation, the next to test, at least one
+///   each if the fraction is positive. The choice does not depend on where the folder is.
+/// - of its bytes if there is only one document: train first, then validation, then test, each cut moved back
 ///   to the start of a UTF-8 character.
 class TextDataset final : public Dataset {
  public:
-  /// Throws if a path is missing or unreadable, a named split has no bytes, a file is in two splits, the
-  /// fractions are not in [0, 1) or leave a split empty.
+  /// Throws if a path is missing or unreadable, a named split has no bytes, a file is in two splits, or the
+  /// fractions are outside [0, 1) or leave a split empty.
   static std::unique_ptr<TextDataset> open(const DataConfig& config);
 
   int64_t vocabulary() const override;
@@ -40,7 +39,7 @@ class TextDataset final : public Dataset {
   int64_t words(Split split, int64_t document) const override;
   void read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const override;
 
-  /// Bytes of a document, its tokens without SOS and EOS.
+  /// Length of a document in bytes, which is its tokens without SOS and EOS.
   int64_t document_bytes(Split split, int64_t document) const;
   const FileSet& files() const { return files_; }
 
@@ -63,7 +62,5 @@ class TextDataset final : public Dataset {
   FileSet files_;
   std::vector<Document> documents_[split_count];
 };
-
-std::unique_ptr<Dataset> open_text_dataset(const DataConfig& config);
 
 }  // namespace perceiver

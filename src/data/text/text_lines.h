@@ -1,4 +1,4 @@
-// Lines of a folder of text, evenly taken, to train a tokenizer on.
+// Evenly sampled lines of text files, to train a tokenizer on.
 #pragma once
 
 #include <cstdint>
@@ -6,29 +6,29 @@
 #include <string_view>
 #include <vector>
 
-#include "data/file_list.h"
+#include "io/file_list.h"
 #include "io/file_view.h"
 
 namespace perceiver {
 
-/// Hands out lines without their ends; long ones in pieces of at most `max_line_bytes`, cut between
-/// characters. Of a text larger than `max_bytes` every so-manieth line is left out, evenly. Lines that are
-/// empty or not UTF-8 are left out.
+/// Yields lines without line ends; long ones in pieces of at most `max_line_bytes`, cut between characters.
+/// If the text is larger than `max_bytes`, lines are skipped evenly. Empty lines and lines that are not UTF-8
+/// are skipped.
 class TextLines {
  public:
   static constexpr size_t max_line_bytes = 4096;
 
   TextLines(std::vector<ListedFile> files, int64_t max_bytes);
-  /// False when there are none left.
+  /// False if there are none left.
   bool next(std::string& line);
 
  private:
   bool next_line(std::string_view& line);
 
   std::vector<ListedFile> files_;
-  double part_;      ///< of the lines that is taken
+  double part_;      ///< fraction of the lines to use
   double owed_ = 0;  ///< lines
-  size_t file_ = 0;  ///< of the next to be opened
+  size_t file_ = 0;  ///< index of the next file to open
   FileView view_;
   std::string_view rest_;
 };

@@ -1,4 +1,4 @@
-// Words of a text: what word-level perplexity divides by, whatever the tokenizer.
+// Counts the words of a text: the divisor of word-level perplexity, independent of the tokenizer.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 namespace perceiver {
 
-/// Counts runs of anything but ASCII white space, over a text that comes in pieces.
+/// Counts runs of characters other than ASCII white space in a text given in pieces.
 class WordCounter {
  public:
   void add(std::string_view piece) {

@@ -7,7 +7,7 @@
 #include "data/audio/audio_file.h"
 #include "data/audio/mu_law.h"
 #include "data/modality.h"
-#include "data/tokenizer.h"
+#include "data/special_tokens.h"
 #include "tests/support/user_error.h"
 
 namespace perceiver {

@@ -5,9 +5,10 @@
 #include "data/arrays/npy.h"
 #include "data/batches/crops.h"
 #include "data/sample_files.h"
-#include "data/shards/shard_folder.h"
+#include "data/shards/shard_build.h"
+#include "data/shards/shard_file.h"
+#include "data/shards/shard_inputs.h"
 #include "data/text/text_dataset.h"
-#include "data/tokenizer.h"
 #include "eval/evaluator.h"
 #include "io/atomic_file.h"
 #include "model/model_file.h"
@@ -169,7 +170,7 @@ TEST(OpenDataset, ShardsThatContradictAreRefused) {
   EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("values"));
   config = shards(folder);
   config.validation = {folder.path("in")};
-  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("name it alone"));
+  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("give no other path"));
   config = raw(folder, "text", {{"tokeniser", "bytes"}});
   EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("did you mean 'tokenizer'"));
 }
@@ -181,9 +182,9 @@ TEST(OpenDataset, AShardOfAnotherBuildIsFound) {
   build(folder, "tokens", {});
   const std::string other = read_file(folder.path("shards/train-00001-of-00002.shard"), 1 << 20);
   folder.write("shards/train-00000-of-00002.shard", other);
-  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("is not the shard that"));
+  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("is not the shard listed in"));
   folder.write("shards/train-00000-of-00002.shard", other.substr(0, 200));
-  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("cut short"));
+  EXPECT_THAT(message_of([&] { open_dataset(shards(folder)); }), HasSubstr("truncated"));
 }
 
 TEST(OpenDataset, TextShardsScoreAsTextFiles) {

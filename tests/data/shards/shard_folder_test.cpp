@@ -1,4 +1,6 @@
-#include "data/shards/shard_folder.h"
+#include "data/shards/shard_build.h"
+#include "data/shards/shard_file.h"
+#include "data/shards/shard_inputs.h"
 
 #include <gmock/gmock.h>
 
@@ -181,7 +183,7 @@ TEST(ShardFolder, EmptyAndLargeFilesAreListed) {
   const ShardSummary summary = build_shards(files, skipped, kind, *modality, folder.path("out"), {});
   ASSERT_EQ(summary.skipped.size(), 3u);
   EXPECT_EQ(summary.skipped[0], (SkippedFile{"b.npy", "is empty"}));
-  EXPECT_EQ(summary.skipped[1], (SkippedFile{"c.npy", "holds no tokens"}));
+  EXPECT_EQ(summary.skipped[1], (SkippedFile{"c.npy", "contains no tokens"}));
   EXPECT_THAT(summary.skipped[2].reason, HasSubstr("140 bytes; at most 136"));
 }
 
@@ -191,7 +193,7 @@ TEST(ShardFolder, InputsWithoutUseAreErrors) {
   const ModalityKind& kind = find_modality("audio");
   std::vector<SkippedFile> skipped;
   EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, {}, skipped); }),
-              AllOf(HasSubstr("no file to train on"), HasSubstr(".wav, .flac")));
+              AllOf(HasSubstr("no files to train on"), HasSubstr(".wav, .flac")));
   EXPECT_THAT(message_of([&] { find_inputs(folder.path("none"), kind, {}, skipped); }), HasSubstr("none"));
   folder.write("in/a.wav", write_audio(std::vector<float>(9), 8000, ".wav"));
   EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, {}, skipped); }), HasSubstr("one file"));
@@ -225,9 +227,9 @@ TEST(ShardFolder, DamagedSummariesAreRefused) {
   EXPECT_THAT(error(good.substr(0, good.size() / 2)), HasSubstr("JSON"));
   EXPECT_THAT(error("[]"), HasSubstr("version"));
   EXPECT_THAT(error(replaced("\"version\": 1", "\"version\": 2")), HasSubstr("version 2"));
-  EXPECT_THAT(error(replaced("train-00000", "../train")), HasSubstr("no name of a shard"));
+  EXPECT_THAT(error(replaced("train-00000", "../train")), HasSubstr("not the name of a shard"));
   EXPECT_THAT(error(replaced("\"validation\"", "\"valuation\"")), HasSubstr("validation"));
-  EXPECT_THAT(error(replaced("\"xxh3\": \"", "\"xxh3\": \"zz")), HasSubstr("no checksum"));
+  EXPECT_THAT(error(replaced("\"xxh3\": \"", "\"xxh3\": \"zz")), HasSubstr("not a checksum"));
 }
 
 TEST(RunInParallel, DoesEverythingOnceAndThrowsTheFirstFailure) {

@@ -1,4 +1,5 @@
-#include "data/shards/shard.h"
+#include "data/shards/shard_builder.h"
+#include "data/shards/shard_file.h"
 
 #include <gmock/gmock.h>
 
@@ -143,7 +144,7 @@ TEST(Shard, EveryTruncationIsOneClearError) {
   }
   std::vector<std::byte> longer = whole;
   longer.push_back(std::byte{0});
-  EXPECT_THAT(message_of([&] { ShardFile::parse(longer, "x"); }), HasSubstr("cut short or grew"));
+  EXPECT_THAT(message_of([&] { ShardFile::parse(longer, "x"); }), HasSubstr("truncated or extended"));
 }
 
 // Padding between sections is the one place where a change matters to nobody.
@@ -182,13 +183,14 @@ TEST(Shard, HeadersThatLieAreRefused) {
     return message_of([&] { ShardFile::parse(altered(file, from, to), "x"); });
   };
   EXPECT_THAT(error("\"tokens\":4", "\"tokens\":5"), HasSubstr("section tokens 8 bytes"));
-  EXPECT_THAT(error("\"tokens\":4", "\"tokens\":1"), HasSubstr("\"tokens\" is not a whole number from 2"));
+  EXPECT_THAT(error("\"tokens\":4", "\"tokens\":1"), HasSubstr("\"tokens\" is not an integer from 2"));
   EXPECT_THAT(error("\"documents\":2", "\"documents\":1"), HasSubstr("section ends"));
   EXPECT_THAT(error("\"documents\"", "\"dokuments\""), HasSubstr("\"documents\" is missing"));
   EXPECT_THAT(error("\"token_bytes\":2", "\"token_bytes\":3"), HasSubstr("token_bytes"));
   EXPECT_THAT(error("\"vocabulary\":259", "\"vocabulary\":003"), HasSubstr("JSON"));
   EXPECT_THAT(error("\"vocabulary\":259", "\"vocabulary\":  3"), HasSubstr("vocabulary"));
-  EXPECT_THAT(error("\"positions\":\"counted\"", "\"positions\":\"stored!\""), HasSubstr("none of counted"));
+  EXPECT_THAT(error("\"positions\":\"counted\"", "\"positions\":\"stored!\""),
+              HasSubstr("not one of counted"));
   EXPECT_THAT(error("\"positions\":\"counted\"", "\"positions\":\"stored\" "), HasSubstr("position_sizes"));
   EXPECT_THAT(error("\"axes\":1", "\"axes\":2"), HasSubstr("position_sizes"));
   EXPECT_THAT(error("\"offset\":64,", "\"offset\":65,"), HasSubstr("multiple of 64"));
@@ -227,7 +229,8 @@ TEST(Shard, WhatIsNoShardIsNamedSo) {
   const TempFolder folder;
   EXPECT_THAT(message_of([&] { ShardFile::open(folder.write("a", std::string(100, 'a'))); }),
               HasSubstr("byte 0: does not begin with 'PERCSHRD'"));
-  EXPECT_THAT(message_of([&] { ShardFile::open(folder.write("b", "")); }), HasSubstr("byte 0: ends here"));
+  EXPECT_THAT(message_of([&] { ShardFile::open(folder.write("b", "")); }),
+              HasSubstr("byte 0: the file ends here"));
   std::vector<std::byte> file = example().bytes();
   file[8] = std::byte{9};
   EXPECT_THAT(message_of([&] { ShardFile::parse(file, "x"); }), HasSubstr("version 9"));

@@ -1,4 +1,4 @@
-#include "data/mapped_file.h"
+#include "io/mapped_file.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -8,6 +8,7 @@
 #include "base/check.h"
 
 namespace perceiver {
+
 MappedFile::MappedFile(const std::string& path) : path_(path), view_(path) {
   if (view_.bytes().empty()) throw_user("{}: is empty", path);
 }
@@ -15,13 +16,14 @@ MappedFile::MappedFile(const std::string& path) : path_(path), view_(path) {
 void MappedFile::read(int64_t offset, std::span<uint8_t> out) const {
   const auto count = static_cast<int64_t>(out.size());
   if (offset < 0 || offset > size() || count > size() - offset)
-    throw_failure("{}: {} bytes at offset {} are more than the file's {}", path_, count, offset, size());
+    throw_failure("{}: {} bytes at offset {} exceed the file's {} bytes", path_, count, offset, size());
   if (count == 0) return;
   static const int64_t page = ::sysconf(_SC_PAGESIZE);
   const int64_t first = offset / page * page;
   void* pages = const_cast<std::byte*>(view_.bytes().data() + first);
   const auto length = static_cast<size_t>(offset + count - first);
-  // Both are hints: one read from the disk instead of a fault per page, then out of the resident set.
+  // Both calls are hints: one disk read instead of a fault per page, then drop the pages from the resident
+  // set.
   if (count > 16 * page) ::madvise(pages, length, MADV_WILLNEED);
   std::memcpy(out.data(), view_.bytes().data() + offset, out.size());
   ::madvise(pages, length, MADV_DONTNEED);
@@ -50,7 +52,7 @@ std::shared_ptr<const MappedFile> FileSet::map(int64_t file) const {
   if (entry.mapping != nullptr) return entry.mapping;
   auto mapping = std::make_shared<const MappedFile>(entry.path);
   if (mapping->size() != entry.size)
-    throw_user("{}: had {} bytes when it was opened and has {} now; data must not change during a run",
+    throw_user("{}: had {} bytes when it was opened but has {} now; data must not change during a run",
                entry.path, entry.size, mapping->size());
   if (mapped_.size() >= max_mapped_) {
     entries_[mapped_.front()].mapping.reset();

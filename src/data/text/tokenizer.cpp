@@ -1,4 +1,4 @@
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
 
 #include "base/check.h"
 #include "base/text.h"
@@ -10,7 +10,7 @@ namespace {
 
 using Maker = std::unique_ptr<Tokenizer> (*)(std::string_view serialized);
 
-/// One line per kind. A kind's serialized form is its name, or its name, a line feed and whatever it needs.
+/// One line per kind. The serialized form is the name, optionally followed by a line feed and parameters.
 struct Kind {
   std::string_view name;
   Maker make;
@@ -28,7 +28,7 @@ std::unique_ptr<Tokenizer> make_tokenizer(std::string_view serialized) {
   for (const Kind& kind : kinds) {
     if (kind.name == name) return kind.make(serialized);
   }
-  throw_user("unknown tokenizer {}: this version knows bytes and sentencepiece; is the model one of text?",
+  throw_user("unknown tokenizer {}: this version knows bytes and sentencepiece; is it a text model?",
              quote(name));
 }
 

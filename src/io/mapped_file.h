@@ -1,4 +1,4 @@
-// Read-only memory-mapped files, and an ordered set of them with a bounded number mapped at a time.
+// Memory-mapped files that are read by copying: one file, or any number with a bound on how many are mapped.
 #pragma once
 
 #include <cstdint>
@@ -13,18 +13,17 @@
 
 namespace perceiver {
 
-/// A whole file, mapped for reading; its descriptor is closed at once. Pages are read when touched, so a file
-/// may be far larger than memory. The file must not be shortened while it is mapped (the system then sends
+/// A whole file, mapped for reading; its descriptor is closed at once. Pages are loaded on access, so a file
+/// may be far larger than memory. The file must not be truncated while it is mapped (the system then sends
 /// SIGBUS).
 class MappedFile {
  public:
-  /// Throws if `path` is missing, a folder, no regular file, unreadable or empty.
+  /// Throws if `path` is missing, a folder, not a regular file, unreadable or empty.
   explicit MappedFile(const std::string& path);
 
   int64_t size() const { return static_cast<int64_t>(view_.bytes().size()); }
-  /// Copies bytes [offset, offset + out.size()) and gives their pages back, so that what has been read does
-  /// not count as this process's memory (it stays in the system's cache). Throws if the range is outside the
-  /// file.
+  /// Copies bytes [offset, offset + out.size()) and releases their pages, which stay in the page cache but no
+  /// longer count as memory of this process. Throws if the range is outside the file.
   void read(int64_t offset, std::span<uint8_t> out) const;
 
  private:
@@ -32,21 +31,21 @@ class MappedFile {
   FileView view_;
 };
 
-/// Any number of files of which at most `max_mapped` are mapped at a time: the system limits the mappings of
-/// a process (65530 by default on Linux), and a corpus may have millions of files. Thread-safe.
+/// Any number of files, at most `max_mapped` of them mapped at a time: the system limits the mappings of a
+/// process (65530 by default on Linux), and a corpus may have millions of files. Thread-safe.
 class FileSet {
  public:
   static constexpr size_t default_max_mapped = 4096;
   explicit FileSet(size_t max_mapped = default_max_mapped) : max_mapped_(max_mapped) {}
 
-  /// Adds a file of `size` bytes, size > 0, to be mapped when first read. Returns its index.
+  /// Adds a file of `size` bytes, size > 0, which is mapped when first read. Returns its index.
   int64_t add(std::string path, int64_t size);
   int64_t files() const { return static_cast<int64_t>(entries_.size()); }
   const std::string& path(int64_t file) const { return entries_[file].path; }
   int64_t size(int64_t file) const { return entries_[file].size; }
   /// Copies bytes [offset, offset + out.size()) of a file; throws if it is gone or its size has changed.
   void read(int64_t file, int64_t offset, std::span<uint8_t> out) const;
-  /// Files mapped at this moment.
+  /// Number of files mapped now.
   int64_t mapped() const;
 
  private:

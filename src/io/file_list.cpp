@@ -1,4 +1,4 @@
-#include "data/file_list.h"
+#include "io/file_list.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -32,10 +32,15 @@ ListedFile describe(const std::string& path, std::string relative, const struct 
                     const std::string& what) {
   if (::access(path.c_str(), R_OK) != 0) throw_user("{}: {}: {}", what, path, std::strerror(errno));
   const int64_t modified = status.st_mtim.tv_sec * int64_t{1'000'000'000} + status.st_mtim.tv_nsec;
-  return {path, std::move(relative), status.st_size, modified, status.st_dev, status.st_ino};
+  return {.path = path,
+          .relative = std::move(relative),
+          .size = status.st_size,
+          .modified = modified,
+          .device = status.st_dev,
+          .inode = status.st_ino};
 }
 
-/// Paths of the regular files below `folder`, sorted; links to files count as files.
+/// Paths of the regular files below `folder`, sorted; symbolic links to files count as files.
 std::vector<std::string> files_below(const std::string& folder, const std::string& what) {
   std::vector<std::string> found;
   std::error_code error;
@@ -59,7 +64,7 @@ void list_path(const std::string& path, const std::string& what, std::vector<Lis
     files.push_back(describe(path, fs::path(path).filename().string(), status, what));
     return;
   }
-  if (!S_ISDIR(status.st_mode)) throw_user("{}: {}: is neither a file nor a folder", what, path);
+  if (!S_ISDIR(status.st_mode)) throw_user("{}: {}: neither a file nor a folder", what, path);
   for (const std::string& file : files_below(path, what)) {
     std::string relative = fs::path(file).lexically_relative(path).string();
     files.push_back(describe(file, std::move(relative), examine(file, what), what));

@@ -1,0 +1,35 @@
+// Builds a folder of shards; a build that was killed can be continued.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <vector>
+
+#include "data/shards/shard_encode.h"
+#include "data/shards/shard_summary.h"
+
+namespace perceiver {
+
+struct BuildProgress {
+  EncodeCounts done;
+  int64_t files = 0;  ///< in total
+  int64_t bytes = 0;  ///< of all files
+  int64_t shards_done = 0, shards = 0;
+  int64_t shards_reused = 0;  ///< finished by an earlier build and verified
+};
+
+struct BuildOptions {
+  int64_t shard_tokens = default_shard_tokens;
+  int workers = 0;                                     ///< threads; 0 = one per CPU
+  std::function<void(const BuildProgress&)> progress;  ///< called from any thread, but never concurrently
+};
+
+/// Builds the shards of `files` in `folder`, which is created. The bytes do not depend on the number of
+/// workers. Shards finished by an earlier, killed build of the same files with the same options are verified
+/// and kept. Throws `user` if the folder contains anything else, or another process is building there.
+ShardSummary build_shards(const SplitFiles& files, std::vector<SkippedFile> skipped, const ModalityKind& kind,
+                          const Modality& modality, const std::filesystem::path& folder,
+                          const BuildOptions& options);
+
+}  // namespace perceiver

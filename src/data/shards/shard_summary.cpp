@@ -1,0 +1,119 @@
+#include "data/shards/shard_summary.h"
+
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "io/atomic_file.h"
+#include "io/checksum.h"
+#include "io/json_document.h"
+
+namespace perceiver {
+namespace {
+
+namespace fs = std::filesystem;
+using OrderedJson = nlohmann::ordered_json;
+
+constexpr int summary_version = 1;
+
+std::string summary_text(const ShardSummary& summary) {
+  OrderedJson json{{"version", summary_version},
+                   {"modality", summary.modality},
+                   {"unit", summary.unit},
+                   {"vocabulary", summary.vocabulary}};
+  for (int i = 0; i < split_count; ++i) {
+    const SplitCounts& c = summary.splits[static_cast<size_t>(i)];
+    json["splits"][std::string(split_name(static_cast<Split>(i)))] = {{"shards", c.shards},
+                                                                      {"documents", c.documents},
+                                                                      {"tokens", c.tokens},
+                                                                      {"units", c.units},
+                                                                      {"words", c.words}};
+  }
+  json["skipped"] = OrderedJson::array();
+  for (const SkippedFile& file : summary.skipped)
+    json["skipped"].push_back({{"path", file.path}, {"reason", file.reason}});
+  json["shards"] = OrderedJson::array();
+  for (const ShardEntry& shard : summary.shards)
+    json["shards"].push_back(
+        {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3", hexadecimal(shard.fingerprint)}});
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+}
+
+/// Fields of summary.json, which is not trusted.
+int64_t count_in(const nlohmann::json& json, const char* name, const std::string& source) {
+  const auto found = json.is_object() ? json.find(name) : json.end();
+  if (!json.is_object() || found == json.end() || !found->is_number_unsigned() ||
+      found->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))
+    throw_user("{}: \"{}\" is missing or not a count; the file is damaged", source, name);
+  return found->get<int64_t>();
+}
+
+std::string text_in(const nlohmann::json& json, const char* name, const std::string& source) {
+  const auto found = json.is_object() ? json.find(name) : json.end();
+  if (!json.is_object() || found == json.end() || !found->is_string())
+    throw_user("{}: \"{}\" is missing or not a string; the file is damaged", source, name);
+  return found->get<std::string>();
+}
+
+const nlohmann::json& member(const nlohmann::json& json, const char* name, const std::string& source) {
+  const auto found = json.is_object() ? json.find(name) : json.end();
+  if (!json.is_object() || found == json.end())
+    throw_user("{}: \"{}\" is missing; the file is damaged", source, name);
+  return *found;
+}
+
+ShardEntry read_entry(const nlohmann::json& json, const std::string& source) {
+  ShardEntry entry{text_in(json, "file", source), count_in(json, "bytes", source), 0};
+  const std::string xxh3 = text_in(json, "xxh3", source);
+  const auto [end, error] = std::from_chars(xxh3.data(), xxh3.data() + xxh3.size(), entry.fingerprint, 16);
+  if (error != std::errc() || end != xxh3.data() + xxh3.size())
+    throw_user("{}: \"xxh3\" of {} is not a checksum; the file is damaged", source, quote(entry.file));
+  if (entry.file.find('/') != std::string::npos || !entry.file.ends_with(shard_ending))
+    throw_user("{}: {} is not the name of a shard; the file is damaged", source, quote(entry.file));
+  return entry;
+}
+
+}  // namespace
+
+bool is_shard_folder(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_regular_file(path / journal_file_name, ignored) ||
+         fs::is_regular_file(path / summary_file_name, ignored);
+}
+
+ShardSummary read_summary(const fs::path& folder) {
+  const fs::path path = folder / summary_file_name;
+  std::error_code ignored;
+  if (!fs::exists(path, ignored))
+    throw_user("{}: its build was not finished; run the same `perceiver data build` again to continue it",
+               folder.string());
+  const std::string source = path.string();
+  const nlohmann::json json = parse_json_document(read_file(path, max_summary_bytes), source);
+  if (const int64_t version = count_in(json, "version", source); version != summary_version)
+    throw_user("{}: version {}; this program reads version {}", source, version, summary_version);
+  ShardSummary summary;
+  summary.modality = text_in(json, "modality", source);
+  summary.unit = text_in(json, "unit", source);
+  summary.vocabulary = count_in(json, "vocabulary", source);
+  for (int i = 0; i < split_count; ++i) {
+    const nlohmann::json& split =
+        member(member(json, "splits", source), split_name(static_cast<Split>(i)).data(), source);
+    summary.splits[static_cast<size_t>(i)] = {.shards = count_in(split, "shards", source),
+                                              .documents = count_in(split, "documents", source),
+                                              .tokens = count_in(split, "tokens", source),
+                                              .units = count_in(split, "units", source),
+                                              .words = count_in(split, "words", source)};
+  }
+  for (const nlohmann::json& file : member(json, "skipped", source))
+    summary.skipped.push_back({text_in(file, "path", source), text_in(file, "reason", source)});
+  for (const nlohmann::json& shard : member(json, "shards", source))
+    summary.shards.push_back(read_entry(shard, source));
+  return summary;
+}
+
+void write_summary(const ShardSummary& summary, const fs::path& folder) {
+  write_file_atomically(folder / summary_file_name, summary_text(summary));
+}
+
+}  // namespace perceiver
