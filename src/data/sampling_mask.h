@@ -1,6 +1,7 @@
 // Which ids may stand where in a sequence, for data whose places differ: colour channels, levels of a codec.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

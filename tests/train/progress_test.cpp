@@ -1,0 +1,57 @@
+#include "train/progress.h"
+
+#include <gmock/gmock.h>
+
+#include <limits>
+#include <sstream>
+
+#include "tests/support/log_entries.h"
+#include "tests/support/temp_folder.h"
+
+namespace perceiver {
+namespace {
+
+using testing::eval_entry;
+using testing::log_entry;
+
+TEST(Progress, Lines) {
+  EXPECT_EQ(progress_line(log_entry(1200)),
+            "step 1200/5000  loss 1.2500 nats 1.8034 bits  lr 3.00e-04  12.3k tokens/s  3:25 left");
+  LogEntry skipping = log_entry(1);
+  skipping.skipped = 2;
+  EXPECT_THAT(progress_line(skipping), ::testing::EndsWith("left  2 skipped"));
+  EvalEntry eval = eval_entry(1200);
+  EXPECT_EQ(progress_line(eval), "step 1200  validation loss 2.0000 nats 2.8854 bits, 2.7500 bits per byte");
+  eval.is_best = true;
+  eval.bits_per_unit.reset();
+  EXPECT_EQ(progress_line(eval), "step 1200  validation loss 2.0000 nats 2.8854 bits (best so far)");
+}
+
+TEST(Progress, Durations) {
+  EXPECT_EQ(duration_text(7.4), "0:07");
+  EXPECT_EQ(duration_text(754), "12:34");
+  EXPECT_EQ(duration_text(11109), "3:05:09");
+  EXPECT_EQ(duration_text(2 * 86400 + 3 * 3600 + 300), "2d 03:05");
+  EXPECT_EQ(duration_text(-1), "?");
+  EXPECT_EQ(duration_text(std::numeric_limits<double>::infinity()), "?");
+}
+
+TEST(Progress, RewritesItsLineOnlyOnATerminal) {
+  std::ostringstream terminal, plain;
+  for (const bool on_terminal : {true, false}) {
+    Progress progress(on_terminal ? terminal : plain, on_terminal);
+    progress.on_log(log_entry(1));
+    progress.on_log(log_entry(2));
+    progress.on_message("message");
+    progress.on_checkpoint(2, "run/checkpoints/step-000000002");
+    progress.on_log(log_entry(3));
+  }
+  const std::string one = progress_line(log_entry(1)), two = progress_line(log_entry(2)),
+                    three = progress_line(log_entry(3)), clear = "\r\x1b[K",
+                    rest = "\nmessage\nstep 2  saved run/checkpoints/step-000000002\n";
+  EXPECT_EQ(plain.str(), one + "\n" + two + rest + three + "\n");
+  EXPECT_EQ(terminal.str(), clear + one + clear + two + rest + clear + three + "\n");
+}
+
+}  // namespace
+}  // namespace perceiver
