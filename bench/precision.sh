@@ -1,22 +1,22 @@
 #!/bin/sh
-# Does training in bfloat16 follow training in float32? The copy task and real text, 1,000 steps each on this
-# machine's GPU from the same start; the difference of the loss curves is shown beside that of two float32 runs
-# of different seeds, the noise.
-#   bench/curves.sh TEXT_FILE [BUILD_FOLDER] [OUTPUT_FOLDER]
-# Writes OUTPUT_FOLDER/{copy,text}.csv (step, the three losses in nats) and prints a summary. STEPS: default
-# 1000. SET: further settings of all runs, e.g. SET="train.batch=2". REDUCED, FULL: the precisions compared.
+# Does training in bfloat16 follow training in float32? Trains on the copy task and on text, 1,000 steps each on this
+# machine's GPU from the same weights, and reports how far the loss curves differ, beside the difference between two
+# float32 runs with different seeds (the noise).
+#   bench/precision.sh TEXT_FILE [BUILD_FOLDER] [OUTPUT_FOLDER]
+# Writes OUTPUT_FOLDER/{copy,text}.csv (step and the three losses in nats) and prints a summary. STEPS: default
+# 1000. SET: more settings for all runs, e.g. SET="train.batch=2". REDUCED, FULL: the precisions compared.
 set -eu
 cd "$(dirname "$0")/.."
-text=${1:?"a text file: bench/curves.sh TEXT_FILE [BUILD_FOLDER] [OUTPUT_FOLDER]"}
+text=${1:?"a text file: bench/precision.sh TEXT_FILE [BUILD_FOLDER] [OUTPUT_FOLDER]"}
 program=${2:-build}/perceiver
-out=${3:-runs/curves}
+out=${3:-runs/precision}
 steps=${STEPS:-1000}
 reduced=${REDUCED:-bfloat16}
 full=${FULL:-float32}
 rm -rf "$out"
 mkdir -p "$out"
 
-# train NAME CONFIGURATION PRECISION SEED [SETTINGS...]: the losses, every 10 steps, in OUTPUT_FOLDER/NAME.losses
+# train NAME CONFIGURATION PRECISION SEED [SETTINGS...]: writes the losses, every 10 steps, to OUTPUT_FOLDER/NAME.losses
 train() {
   name=$1 config=$2 precision=$3 seed=$4
   shift 4
@@ -29,7 +29,7 @@ train() {
   sed -n 's/.*"step":\([0-9]*\),"loss":\([-0-9.e+]*\),.*/\1 \2/p' "$out/$name/metrics.jsonl" > "$out/$name.losses"
 }
 
-# compare TASK: joins the three curves; root mean square differences over each quarter of the run
+# compare TASK: joins the three curves and prints their RMS differences over each quarter of the run
 compare() {
   echo "step,${reduced}_seed1,${full}_seed1,${full}_seed2" > "$out/$1.csv"
   join "$out/$1.reduced.losses" "$out/$1.full.losses" --nocheck-order |
@@ -46,8 +46,8 @@ compare() {
     }' "$out/$1.csv"
 }
 
-echo "Losses in nats, means of a quarter of the run; then $reduced - $full on average, and root mean square"
-echo "differences of the curves: of $reduced from $full with the same seed, of $full with another seed (noise)."
+echo "Mean losses in nats over each quarter of the run; the mean of $reduced - $full; RMS differences of"
+echo "the curves: $reduced from $full with the same seed, and $full with another seed (noise)."
 printf '%-6s %11s %10s %10s %10s %12s %12s %12s\n' task steps "$reduced" "$full" "other seed" "mean diff." \
   "rms diff." "rms noise"
 for task in copy text; do
