@@ -1,11 +1,11 @@
 #!/bin/sh
-# Trains a model of books from their bytes (configs/pg19.yaml) for a given time on this machine's GPU and shows
-# how its validation bits per byte fall by the minute; then scores the validation books and writes a sample.
+# Trains a byte-level model of books (configs/pg19.yaml) for a given time on this machine's GPU and prints its
+# validation bits per byte by the minute; then scores the validation books and writes a sample.
 #   bench/books.sh BOOKS [MINUTES] [BUILD_FOLDER]
-# BOOKS: a folder with train/ and validation/, or an archive of it (.tar.zst). MINUTES: default 8. SET: further
+# BOOKS: a folder with train/ and validation/, or an archive of one (.tar.zst). MINUTES: default 8. SET: more
 # settings, e.g. SET="model.layers=2 train.batch=4".
-# The speed is measured first; the number of steps, and with it the learning rate's decay, fits the time. So
-# does the distance of the validations, one a minute.
+# The step time is measured first and sets the number of steps, hence the decay of the learning rate, and the interval
+# of validation, one per minute.
 set -eu
 cd "$(dirname "$0")/.."
 books=${1:?"the folder or archive with the books: bench/books.sh BOOKS [MINUTES] [BUILD_FOLDER]"}
@@ -26,7 +26,7 @@ for setting in ${SET:-}; do set -- "$@" --set "$setting"; done
 
 speed=$("$program" bench train --config configs/pg19.yaml --steps 20 --warmup 5 "$@")
 milliseconds=$(echo "$speed" | sed -n 's/.*"median": *\([0-9.]*\).*/\1/p')
-# 3% of the time is for validation and the last checkpoint. Validations fall on entries of the log.
+# 3% of the time is left for validation and the last checkpoint. Validation must fall on a logged step.
 plan=$(awk -v ms="$milliseconds" -v minutes="$minutes" 'BEGIN {
   steps = int(minutes * 60 * 0.97 * 1000 / ms); if (steps < 10) steps = 10
   every = int(steps / minutes); if (every < 1) every = 1; if (every > steps) every = steps
@@ -34,7 +34,7 @@ plan=$(awk -v ms="$milliseconds" -v minutes="$minutes" 'BEGIN {
   warmup = int(steps / 30)
   print steps, log_every * int(every / log_every), log_every, warmup
 }')
-echo "$milliseconds ms a step; steps, steps between validations, between log entries, of warm-up: $plan"
+echo "$milliseconds ms per step; steps, validation interval, logging interval, warm-up steps: $plan"
 read -r steps every log_every warmup << EOF
 $plan
 EOF

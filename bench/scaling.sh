@@ -1,9 +1,9 @@
 #!/bin/sh
-# Step time over the context length at fixed latents, with the context projected directly and by tables, in turns:
-# measures on this machine's GPU, or CPU, and brings docs/benchmarks/scaling.tsv and scaling.svg up to date.
+# Measures step time over the context length at a fixed number of latents, with the context projected directly and by
+# tables, on this machine's GPU or CPU; updates docs/benchmarks/scaling.tsv and scaling.svg.
 #   bench/scaling.sh cuda|cpu [BUILD_FOLDER] [LARGEST_CONTEXT]      (default: build, 524288)
-# ROUNDS=3 turns of each; the median of their medians counts. STEPS=5 timed steps a turn after WARMUP=2 others.
-# OUT=docs/benchmarks is where the two files go.
+# The two paths alternate for ROUNDS=3 rounds of STEPS=5 timed steps after WARMUP=2 others; the median of the rounds'
+# medians counts. OUT=docs/benchmarks is where the two files go.
 set -eu
 cd "$(dirname "$0")/.."
 device=${1:?cuda or cpu}
@@ -21,8 +21,8 @@ esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# One turn: median milliseconds, TFLOP/s of the model, MiB at the peak.
-turn() {
+# measure CONTEXT PATH: prints median milliseconds, TFLOP/s of the model and peak MiB.
+measure() {
   "$program" bench train --config "$config" --steps "$steps" --warmup "$warmup" \
     --set "model.context_length=$1" --set "model.context_projection=$2" > "$work/json"
   awk -F'[:,]' '/"median"/ { ms = $2 } /"tflops"/ { rate = $2 } /"peak_allocated_mib"/ { mib = $2 }
@@ -32,7 +32,7 @@ turn() {
 context=1024
 while [ "$context" -le "$largest" ]; do
   for round in $(seq "$rounds"); do
-    for path in direct table; do turn "$context" "$path" >> "$work/$path"; done
+    for path in direct table; do measure "$context" "$path" >> "$work/$path"; done
   done
   for path in direct table; do
     sort -n "$work/$path" | awk -v device="$device" -v path="$path" -v context="$context" \

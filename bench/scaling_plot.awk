@@ -1,4 +1,4 @@
-# Draws docs/scaling.tsv as SVG: milliseconds a step over the context length, both logarithmic, a line for each
+# Draws docs/scaling.tsv as SVG: milliseconds per step over the context length, both logarithmic, one line per
 # device and projection.   awk -f bench/scaling_plot.awk docs/scaling.tsv > docs/scaling.svg
 BEGIN {
   FS = "\t"

@@ -131,14 +131,29 @@ void run_case(DeviceContext& context, DType type, const ProjectionCase& c, int r
   const void* offset = absolute ? d.offset.data() : nullptr;
   const auto ms = [&](const std::function<void()>& work) { return median_ms(context, repeats, work); };
   const auto gather_into = [&](const Tensor& out) {
-    kernels::projected_rows(launch,
-                            {type, rows, columns, c.batch, terms, rstd, offset, rotation, out.data()});
+    kernels::projected_rows(launch, {.type = type,
+                                     .rows = rows,
+                                     .columns = columns,
+                                     .examples = c.batch,
+                                     .terms = terms,
+                                     .rstd = rstd,
+                                     .offset = offset,
+                                     .rotation = rotation,
+                                     .out = out.data()});
   };
   // Includes sorting the ids, as every backward does.
   const auto sum_by_id = [&](size_t t) {
-    kernels::projected_rows_backward(
-        launch, {type, rows, columns, d.projected[t].shape()[0], terms.ids[t], terms.id_stride[t], rstd,
-                 rotation, d.d_kv.data(), d.d_projected[t].data(), false, d.scratch.as<int32_t>()});
+    kernels::projected_rows_backward(launch, {.type = type,
+                                              .rows = rows,
+                                              .columns = columns,
+                                              .table_rows = d.projected[t].shape()[0],
+                                              .ids = terms.ids[t],
+                                              .id_stride = terms.id_stride[t],
+                                              .rstd = rstd,
+                                              .rotation = rotation,
+                                              .d_out = d.d_kv.data(),
+                                              .d_table = d.d_projected[t].data(),
+                                              .scratch = d.scratch.as<int32_t>()});
   };
 
   nlohmann::ordered_json out{{"benchmark", "projection"},  {"case", c.name}, {"device", context.name()},
@@ -147,8 +162,12 @@ void run_case(DeviceContext& context, DType type, const ProjectionCase& c, int r
   gather_into(d.d_kv);
   // Column sums, as for the gradient of a bias, read everything once and write almost nothing.
   const double read = ms([&] {
-    kernels::bias_activation_backward(launch, {type, rows, columns, Activation::identity, nullptr,
-                                               d.d_kv.data(), nullptr, d.d_offset.data(), false});
+    kernels::bias_activation_backward(launch, {.type = type,
+                                               .rows = rows,
+                                               .columns = columns,
+                                               .activation = Activation::identity,
+                                               .d_out = d.d_kv.data(),
+                                               .d_bias = d.d_offset.data()});
   });
   out["read_dk_dv_ms"] = read;
   out["read_gb_per_s"] = static_cast<double>(d.d_kv.bytes()) / read * 1e-6;
@@ -161,15 +180,30 @@ void run_case(DeviceContext& context, DType type, const ProjectionCase& c, int r
   }
   out["segment_sums_per_read"] = sums / read;
   if (absolute) {
-    const kernels::SumRstd forward{wide, rows, c.channels, c.batch, centred, d.rstd.data()};
+    const kernels::SumRstd forward{.type = wide,
+                                   .rows = rows,
+                                   .columns = c.channels,
+                                   .examples = c.batch,
+                                   .terms = centred,
+                                   .rstd = d.rstd.data()};
     out["scale_backward_ms"] = ms([&] {
-      kernels::projected_scale_backward(launch, {type, rows, columns, c.batch, terms, d.d_kv.data(),
-                                                 d.d_rstd.data(), false, d.d_offset.data(), false});
+      kernels::projected_scale_backward(launch, {.type = type,
+                                                 .rows = rows,
+                                                 .columns = columns,
+                                                 .examples = c.batch,
+                                                 .terms = terms,
+                                                 .d_out = d.d_kv.data(),
+                                                 .d_rstd = d.d_rstd.data(),
+                                                 .d_offset = d.d_offset.data()});
     });
     out["variances_ms"] = ms([&] { kernels::sum_rstd(launch, forward); });
     out["variances_backward_ms"] = ms([&] {
-      kernels::sum_rstd_backward(launch, {forward, d.d_rstd.data(), 0, c.vocabulary, d.d_centred[0].data(),
-                                          false, d.scratch.as<int32_t>()});
+      kernels::sum_rstd_backward(launch, {.forward = forward,
+                                          .d_rstd = d.d_rstd.data(),
+                                          .table = 0,
+                                          .table_rows = c.vocabulary,
+                                          .d_table = d.d_centred[0].data(),
+                                          .scratch = d.scratch.as<int32_t>()});
     });
   }
   std::printf("%s\n", out.dump().c_str());

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Checks that includes point one way: a file may include its own layer and the layers below, never one above.
+# Checks that includes point one way: a file may include its own layer and those below it, never one above.
 #   tools/check_layers.sh [SOURCE_FOLDER]
-# Prints every include that points up, and every folder that has no place in the order; exits 1 if there is one.
+# Prints each include that points up and each folder that is missing from the order below; exits 1 if there is any.
 set -eu
 cd "${1:-$(dirname "$0")/..}"
 
-# From the ground up. Folders on one line may not include each other.
+# Bottom first. Folders on one line may not include each other.
 layers="
 include
 base
@@ -28,7 +28,7 @@ bench
 find include kernels src tools bench tests fuzz examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' |
   sort | xargs grep -Hn '^[[:space:]]*#[[:space:]]*include "' |
   awk -F: -v layers="$layers" '
-    # The folder that stands for a path in the order above: the first, but for src/.
+    # The layer of a path: its first folder, not counting src/.
     function layer(path,   parts) {
       sub(/^src\//, "", path)
       sub(/^perceiver\//, "include/", path)

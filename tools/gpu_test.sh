@@ -1,30 +1,25 @@
 #!/bin/sh
-# Runs the GPU tests of a built tree on this machine's GPU, a small model from training to a sample, and the
-# kernel tests under compute-sanitizer.
+# Runs the GPU tests of a built tree, then training, evaluation and sampling of a small model, then the kernel tests
+# under compute-sanitizer.
 #   tools/gpu_test.sh [BUILD_FOLDER] [RACECHECK_FOLDER]      (default: build build-racecheck)
-# SANITIZE=memcheck,initcheck,racecheck chooses the sanitizer's tools; SANITIZE=none leaves them out. Under it
-# the tests take smaller shapes (PERCEIVER_BRIEF_TESTS), and SHARDS processes a tool (default 4) share them.
-# SANITIZE_ONLY=1 leaves out all the rest.
+# SANITIZE=memcheck,initcheck,racecheck selects the sanitizer's tools; SANITIZE=none skips them, SANITIZE_ONLY=1 skips
+# everything else. Under the sanitizer tests use smaller shapes (PERCEIVER_BRIEF_TESTS) and are split among SHARDS
+# processes per tool (default 4).
 #
-# racecheck needs a build of its own: it knows that a barrier in shared memory orders what a thread did before it
-# arrived there before what another does after waiting, but not that __syncwarp lets one lane arrive for all.
+# racecheck needs a build of its own: it understands that a barrier in shared memory orders a thread's accesses before
+# its arrival against those of another thread after its wait, but not that __syncwarp lets one lane arrive for all.
 #   cmake -S . -B build-racecheck -DPERCEIVER_RACECHECK=ON && cmake --build build-racecheck -j
 set -eu
 cd "$(dirname "$0")/.."
 build=${1:-build}
 racecheck_build=${2:-build-racecheck}
-tests=$build/tests/perceiver_tests
+tests=tests/perceiver_gpu_tests
 export PERCEIVER_GOLDEN_DIR="${PERCEIVER_GOLDEN_DIR:-$PWD/tests/golden}"
 command -v nvidia-smi > /dev/null || { echo "no NVIDIA driver on this machine" >&2; exit 1; }
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
-all_tests() {
-  "$tests" --gtest_brief=1 --gtest_filter='Cuda*:Gpu*:*OnTheGpu'
-}
-
-# From training to a sample.
 small_model() {
   text=$logs/text.txt
   cat README.md include/perceiver/*.h src/*/*.cpp > "$text"
@@ -42,7 +37,7 @@ small_model() {
 }
 
 if [ -z "${SANITIZE_ONLY:-}" ]; then
-  all_tests
+  "$build/$tests" --gtest_brief=1
   small_model
 fi
 
@@ -50,29 +45,30 @@ sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-san
 tools=${SANITIZE:-memcheck,initcheck,racecheck}
 [ "$tools" != none ] || exit 0
 shards=${SHARDS:-4}
-# Not the repetitions, which look for other faults, nor the largest shapes, nor a library that is not ours.
-kernels='Cuda*:-*Repeat*:*SameBits*:*ScratchForManyQueries:CudaCudnn*:CudaLarge*:CudaTraining*'
+# The tests of tests/kernels/cuda, whose suites are named Cuda*, without those that compare repeated runs, the largest
+# shapes, and cuDNN, which is not ours.
+kernels='Cuda*:-*Repeat*:*SameBits*:*ScratchForManyQueries:CudaCudnn*:CudaLarge*'
 export PERCEIVER_BRIEF_TESTS=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive GTEST_TOTAL_SHARDS="$shards"
-began=$(date +%s)
-waited=""
+started=$(date +%s)
+running=""
 for tool in $(echo "$tools" | tr , ' '); do
-  checked=$tests
-  [ "$tool" != racecheck ] || checked=$racecheck_build/tests/perceiver_tests
-  [ -x "$checked" ] || { echo "$checked is missing: see the beginning of tools/gpu_test.sh" >&2; exit 1; }
+  checked=$build/$tests
+  [ "$tool" != racecheck ] || checked=$racecheck_build/$tests
+  [ -x "$checked" ] || { echo "$checked is missing: see the top of tools/gpu_test.sh" >&2; exit 1; }
   shard=0
   while [ "$shard" -lt "$shards" ]; do
     GTEST_SHARD_INDEX=$shard "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 10 \
       "$checked" --gtest_brief=1 --gtest_filter="$kernels" > "$logs/$tool.$shard" 2>&1 &
-    waited="$waited $!:$tool.$shard"
+    running="$running $!:$tool.$shard"
     shard=$((shard + 1))
   done
 done
 failed=""
-for each in $waited; do
-  wait "${each%%:*}" || { failed="$failed ${each#*:}"; tail -40 "$logs/${each#*:}"; }
+for part in $running; do
+  wait "${part%%:*}" || { failed="$failed ${part#*:}"; tail -40 "$logs/${part#*:}"; }
 done
 for tool in $(echo "$tools" | tr , ' '); do
   echo "compute-sanitizer --tool $tool, $(cat "$logs/$tool".* | grep -c 'ERROR SUMMARY: 0 errors\|RACECHECK SUMMARY: 0 hazards') of $shards parts clean"
 done
-echo "compute-sanitizer: $(($(date +%s) - began)) s"
+echo "compute-sanitizer: $(($(date +%s) - started)) s"
 [ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }

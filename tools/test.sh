@@ -1,7 +1,8 @@
 #!/bin/sh
-# Builds everything and runs all tests.   tools/test.sh [BUILD_FOLDER]   (default: build)
-# Packages: tools/install_packages.sh. SANITIZE=address,undefined builds with sanitizers into build-sanitize,
-# without CUDA: its tools are in tools/gpu_test.sh.
+# Checks format and layers, builds everything and runs all tests.   tools/test.sh [BUILD_FOLDER]   (default: build)
+# Packages: tools/install_packages.sh. Without a GPU its tests are skipped; tools/gpu_test.sh does more with one.
+# SANITIZE=address,undefined builds with sanitizers, into build-sanitize and without CUDA, whose sanitizers
+# tools/gpu_test.sh runs. Some of the tests: ctest --test-dir build -L cpu (gpu, program, slow; -LE leaves out).
 set -eu
 cd "$(dirname "$0")/.."
 build=${1:-build}
@@ -11,6 +12,8 @@ if [ -n "${SANITIZE:-}" ]; then
   options="-DPERCEIVER_SANITIZE=$SANITIZE -DCMAKE_BUILD_TYPE=RelWithDebInfo -DPERCEIVER_CUDA=OFF"
 fi
 if command -v ccache > /dev/null; then options="$options -DCMAKE_CXX_COMPILER_LAUNCHER=ccache"; fi
+tools/format.sh --check
+tools/check_layers.sh
 cmake -S . -B "$build" -G Ninja -DPERCEIVER_TESTS=ON $options
 ninja -C "$build"
 ctest --test-dir "$build" --output-on-failure -j 2

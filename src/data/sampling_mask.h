@@ -1,6 +1,7 @@
 // Which ids are allowed where in a sequence, for data whose places differ: colour channels, codec levels.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

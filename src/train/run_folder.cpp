@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <ranges>
 
 #include "base/check.h"
 #include "io/atomic_folder.h"
@@ -67,8 +66,9 @@ void RunFolder::require_started() const {
 
 ResumePoint RunFolder::find_resume_point() const {
   ResumePoint point;
-  const std::vector<int64_t> steps = checkpoints_.steps();
-  for (const int64_t step : std::views::reverse(steps)) {
+  std::vector<int64_t> steps = checkpoints_.steps();
+  std::reverse(steps.begin(), steps.end());
+  for (const int64_t step : steps) {
     try {
       point.state = verify_checkpoint(checkpoints_.path(step));
       if (point.state.step != step)

@@ -1,6 +1,3 @@
-// The public generator: streaming, cancelling, forking, saving, threads.
-#include "perceiver/generator.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,6 +6,7 @@
 #include "generate/stop_strings.h"
 #include "model/model_file.h"
 #include "perceiver/error.h"
+#include "perceiver/generator.h"
 #include "perceiver/model.h"
 #include "tests/support/generation_model.h"
 #include "tests/support/temp_folder.h"
@@ -171,22 +169,6 @@ TEST_F(GeneratorTest, StopsBeforeStrings) {
   }
   options.stop = {""};
   EXPECT_THROW(model_->generate("To be", options), Error);
-}
-
-TEST(StopStrings, HoldBackWhatMayBeginOne) {
-  StopStrings stop({"END", "ENTIRE"});
-  EXPECT_EQ(stop.put("abcE"), "abc");
-  EXPECT_EQ(stop.put("NT"), "");
-  EXPECT_EQ(stop.put("x"), "ENTx");
-  EXPECT_EQ(stop.put("aEN"), "a");
-  EXPECT_FALSE(stop.found());
-  EXPECT_EQ(stop.put("DEF"), "");
-  EXPECT_TRUE(stop.found());
-  EXPECT_EQ(stop.put("more"), "");
-  EXPECT_EQ(stop.flush(), "");
-  StopStrings open({"END"});
-  EXPECT_EQ(open.put("EN"), "");
-  EXPECT_EQ(open.flush(), "EN");
 }
 
 TEST_F(GeneratorTest, RunsInManyThreadsOnOneSetOfWeights) {

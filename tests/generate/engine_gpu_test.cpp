@@ -9,7 +9,7 @@ namespace {
 
 using namespace testing;
 
-TEST(Engine, PoliciesAreRecomputationOnTheGpu) {
+TEST(Engine, PoliciesAreRecomputation) {
   SKIP_WITHOUT_GPU();
   ModelConfig config = generation_config();
   config.input_channels = config.latent_channels = 64;
@@ -21,7 +21,7 @@ TEST(Engine, PoliciesAreRecomputationOnTheGpu) {
   check_policy(*model, {}, 5, 19, tolerance_of(DType::f32));
 }
 
-TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokensOnTheGpu) {
+TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokens) {
   SKIP_WITHOUT_GPU();
   ModelConfig config = generation_config();
   config.input_channels = config.latent_channels = 64;
@@ -32,13 +32,13 @@ TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokensOnTheGpu) {
     check_policies(config, kAll, type, gpu(), ContextProjection::table);
 }
 
-TEST(Engine, AStreamOutgrowsTheRotaryTablesOnTheGpu) {
+TEST(Engine, AStreamOutgrowsTheRotaryTables) {
   SKIP_WITHOUT_GPU();
   check_outgrown(ContextProjection::table, 5e-4, DType::f32, gpu());
 }
 
 // Copied and saved sequences go on with the same bits.
-TEST(Engine, CopiesOfAContextOfTokensGoOnOnTheGpu) {
+TEST(Engine, CopiesOfAContextOfTokensGoOn) {
   SKIP_WITHOUT_GPU();
   const auto model = varied_model(generation_config(), DType::bf16, gpu());
   EngineOptions options;
@@ -90,7 +90,7 @@ ModelConfig fused_config() {
   return config;
 }
 
-TEST(Engine, TokensAndKeysOfTheContextAreAlikeOnTheGpu) {
+TEST(Engine, TokensAndKeysOfTheContextAreAlike) {
   SKIP_WITHOUT_GPU();
   for (const DType type : {DType::f32, DType::bf16}) {
     PerceiverAR model(fused_config(), gpu(), type);
@@ -110,7 +110,7 @@ TEST(Engine, TokensAndKeysOfTheContextAreAlikeOnTheGpu) {
   }
 }
 
-TEST(Engine, ASequenceDoesNotDependOnTheOthersOnTheGpu) {
+TEST(Engine, ASequenceDoesNotDependOnTheOthers) {
   SKIP_WITHOUT_GPU();
   ModelConfig config = generation_config();
   config.input_channels = config.latent_channels = 64;
@@ -132,7 +132,7 @@ TEST(Engine, ASequenceDoesNotDependOnTheOthersOnTheGpu) {
 }
 
 // The fused step and the single operations: the same sequence within bf16's rounding, step by step.
-TEST(Engine, TheFusedStepIsThePlainOneOnTheGpu) {
+TEST(Engine, TheFusedStepIsThePlainOne) {
   SKIP_WITHOUT_GPU();
   PerceiverAR model(fused_config(), gpu(), DType::bf16);
   model.parameters().initialize(3);
@@ -157,7 +157,7 @@ TEST(Engine, TheFusedStepIsThePlainOneOnTheGpu) {
 }
 
 // Positions of the kept tokens move down, as the fused step's own.
-TEST(Engine, TheFusedStepOutgrowsTheRotaryTablesOnTheGpu) {
+TEST(Engine, TheFusedStepOutgrowsTheRotaryTables) {
   SKIP_WITHOUT_GPU();
   PerceiverAR model(fused_config(), gpu(), DType::bf16);
   model.parameters().initialize(3);
@@ -172,7 +172,7 @@ TEST(Engine, TheFusedStepOutgrowsTheRotaryTablesOnTheGpu) {
 }
 
 // Tokens where the fused step takes neither them nor keys and values, or takes both and the context is long.
-TEST(Engine, AutomaticKeepsTheContextInTheFasterWayOnTheGpu) {
+TEST(Engine, AutomaticKeepsTheContextInTheFasterWay) {
   SKIP_WITHOUT_GPU();
   ModelConfig config = fused_config();
   config.context_length = 2 * config.vocabulary;

@@ -1,19 +1,22 @@
-// Keys and values from projected tables: each operation against finite differences, the whole against the
-// direct path, and the choice between the two.
+// Keys and values from projected tables against the direct path, and which of the two is chosen.
 #include "model/projection.h"
 
 #include <gtest/gtest.h>
 
 #include "core/host_values.h"
-#include "model/positions.h"
-#include "model/precision.h"
-#include "tests/support/gpu.h"
+#include "tests/support/context_model.h"
 #include "tests/support/small_model.h"
 
 namespace perceiver {
 namespace {
 
-using testing::check_gradients;
+using testing::ContextModel;
+using testing::distance;
+using testing::kChannels;
+using testing::kColumns;
+using testing::kExamples;
+using testing::KeysAndValues;
+
 using testing::check_model;
 using testing::cpu;
 using testing::Pass;
@@ -21,83 +24,6 @@ using testing::random_batch;
 using testing::random_tensor;
 using testing::run;
 using testing::small_model;
-
-Tensor random_ids(int64_t count, int32_t below, uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::vector<int32_t> ids(static_cast<size_t>(count));
-  for (int32_t& id : ids) id = static_cast<int32_t>(generator() % static_cast<uint32_t>(below));
-  return Tensor::from_host<int32_t>(cpu(), {count}, ids);
-}
-
-constexpr int64_t kRows = 12, kTableRows = 5;
-
-/// Lookups in `terms` tables, with position ids interleaved as in a batch.
-std::vector<ops::Lookup> lookups_of(const std::vector<Variable>& tables, int64_t terms) {
-  std::vector<ops::Lookup> lookups{{.table = tables[0], .ids = random_ids(kRows, kTableRows, 1)}};
-  const Tensor positions = random_ids(kRows * terms, kTableRows, 2);
-  for (int64_t t = 1; t < terms; ++t)
-    lookups.push_back(
-        {.table = tables[static_cast<size_t>(t)], .ids = positions, .stride = terms - 1, .column = t - 1});
-  return lookups;
-}
-
-std::vector<Tensor> random_tables(int64_t terms, int64_t columns) {
-  std::vector<Tensor> tables;
-  for (int64_t t = 0; t < terms; ++t)
-    tables.push_back(random_tensor({kTableRows, columns}, static_cast<uint32_t>(10 + t)));
-  return tables;
-}
-
-TEST(Projection, GradientsOfCentringAndScaling) {
-  check_gradients(
-      [](Tape& tape, const std::vector<Variable>& in) {
-        return ops::scale_columns(tape, ops::center_rows(tape, in[0]), in[1]);
-      },
-      {random_tensor({7, 6}, 1, 2, 0.5), random_tensor({6}, 2)});
-}
-
-TEST(Projection, GradientsOfTheVarianceOfSums) {
-  for (const int64_t terms : {1, 2, 9})
-    check_gradients(
-        [terms](Tape& tape, const std::vector<Variable>& in) {
-          std::vector<ops::Lookup> lookups = lookups_of(in, terms);
-          for (ops::Lookup& lookup : lookups) lookup.table = ops::center_rows(tape, lookup.table);
-          return ops::sum_rstd(tape, lookups, kRows, 3);
-        },
-        random_tables(terms, 6));
-}
-
-TEST(Projection, GradientsOfTheGather) {
-  for (const int64_t terms : {1, 2, 4}) {
-    std::vector<Tensor> inputs = random_tables(terms, 8);
-    inputs.push_back(random_tensor({kRows}, 3));
-    inputs.push_back(random_tensor({1, 8}, 4));
-    check_gradients(
-        [terms](Tape& tape, const std::vector<Variable>& in) {
-          const auto last = static_cast<size_t>(terms);
-          return ops::projected_rows(tape, {lookups_of(in, terms), in[last], in[last + 1]}, {}, kRows, 2,
-                                     DType::f64);
-        },
-        inputs);
-  }
-}
-
-TEST(Projection, GradientsOfARotatedGather) {
-  const Tensor angles = random_tensor({20, 2}, 5), others = random_tensor({20, 2}, 6);
-  std::vector<int32_t> positions(kRows);
-  for (int64_t r = 0; r < kRows; ++r) positions[static_cast<size_t>(r)] = static_cast<int32_t>(r - 4);
-  ops::RotaryUse rotary;
-  // Not of length 1, so that a wrong direction shows in the gradient.
-  rotary.table = {angles, others, 2, 1};
-  rotary.head_dim = 5;
-  rotary.positions = Tensor::from_host<int32_t>(cpu(), {kRows}, positions);
-  // The inverse of a rotation is its transpose, whatever the numbers.
-  check_gradients(
-      [&](Tape& tape, const std::vector<Variable>& in) {
-        return ops::projected_rows(tape, {lookups_of(in, 1), {}, {}}, rotary, kRows, 1, DType::f64);
-      },
-      random_tables(1, 16));
-}
 
 /// Both paths with one model and batch: the same numbers up to rounding, but not bit for bit.
 void expect_agreement(ModelConfig config, const PassOptions& options = {0, true, {3, 5, 0, 0}}) {
@@ -214,92 +140,6 @@ TEST(Projection, GradientsOfTheWholeModel) {
   }
 }
 
-/// Keys and values of random tokens at random positions, and the gradients of a random functional of them.
-struct KeysAndValues {
-  std::vector<double> kv, gradients;
-};
-
-constexpr int64_t kExamples = 3, kColumns = 700, kVocabulary = 61, kChannels = 64;
-constexpr int32_t kPositions[] = {702, 9};
-
-class ContextModel {
- public:
-  ContextModel(DeviceContext& context, DType type, bool absolute)
-      : context_(context), type_(type), absolute_(absolute) {
-    config_.input_channels = kChannels;
-    config_.cross_heads = 4;
-    config_.position_encoding = absolute ? PositionEncoding::absolute : PositionEncoding::rotary;
-    block_.declare(store, "cross", config_);
-    store.declare(tokens_, "tokens", {kVocabulary, kChannels}, {Initializer::truncated_normal, 1, {}});
-    for (size_t axis = 0; absolute && axis < 2; ++axis)
-      store.declare(positions_[axis], "positions." + std::to_string(axis), {kPositions[axis], kChannels},
-                    {Initializer::truncated_normal, 1, {}});
-    store.allocate(context, type);
-  }
-
-  KeysAndValues run(bool tables, const std::vector<double>& d_kv) {
-    const int64_t rows = kExamples * kColumns;
-    Tape tape(context_, true);
-    BlockPass pass;
-    pass.batch = kExamples;
-    pass.key_positions = ids(1, 700, 3);
-    pass.rotary = make_rotary_table(context_, type_, config_, 4, kChannels / 4, 800);
-    store.start_gradients();
-    const Variable kv =
-        block_.keys_and_values(tape, tables ? by_tables(tape, rows) : directly(tape, rows), pass, type_);
-    const Tensor gradient = Tensor::empty(context_, type_, kv.shape());
-    fill(gradient, [&](int64_t i) { return d_kv[static_cast<size_t>(i)]; });
-    const std::vector<double> values = host_doubles(kv.value);
-    tape.give(kv, gradient);
-    tape.backward();
-    store.finish_gradients();
-    return {values, host_doubles(store.gradients())};
-  }
-
-  ParameterStore store;
-
- private:
-  Tensor ids(int64_t axes, int32_t below, uint32_t seed) const {
-    const Tensor host = random_ids(kExamples * kColumns * axes, below, seed);
-    return Tensor::from_host<int32_t>(context_, host.shape(), host.to_host<int32_t>());
-  }
-  std::vector<ops::Lookup> lookups(const Variable& tokens, const Variable& first,
-                                   const Variable& second) const {
-    std::vector<ops::Lookup> result{{.table = tokens, .ids = ids(1, kVocabulary, 1)}};
-    if (!absolute_) return result;
-    const Tensor positions = ids(2, kPositions[1], 2);
-    result.push_back({.table = first, .ids = positions, .stride = 2, .column = 0});
-    result.push_back({.table = second, .ids = positions, .stride = 2, .column = 1});
-    return result;
-  }
-  Context directly(Tape& tape, int64_t rows) const {
-    return {ops::embedding(tape, lookups(tokens_, positions_[0], positions_[1]), rows, type_), {}, {}};
-  }
-  Context by_tables(Tape& tape, int64_t rows) const {
-    if (!absolute_) return {{}, lookups(store.unrounded(tokens_), {}, {}), {}};
-    const auto centred = [&](const Variable& table) {
-      return ops::center_rows(tape, store.unrounded(table));
-    };
-    Context result{{}, lookups(centred(tokens_), centred(positions_[0]), centred(positions_[1])), {}};
-    result.rstd = ops::sum_rstd(tape, result.tables, rows, kExamples);
-    return result;
-  }
-
-  DeviceContext& context_;
-  DType type_;
-  bool absolute_;
-  ModelConfig config_;
-  Variable tokens_, positions_[2];
-  CrossBlock block_;
-};
-
-double distance(const std::vector<double>& a, const std::vector<double>& b, int64_t first, int64_t count) {
-  double sum = 0;
-  for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(first + count); ++i)
-    sum += (a[i] - b[i]) * (a[i] - b[i]);
-  return std::sqrt(sum);
-}
-
 /// In float32 both paths are as close to float64 as float32 allows.
 TEST(Projection, KeysAndValuesInFloat32) {
   for (const bool absolute : {false, true}) {
@@ -317,38 +157,6 @@ TEST(Projection, KeysAndValuesInFloat32) {
       EXPECT_LE(distance(table.gradients, exact.gradients, info.offset, info.elements()),
                 1e-5 * distance(exact.gradients, nothing, info.offset, info.elements()))
           << info.name;
-  }
-}
-
-/// On the GPU in bf16, tables give keys, values and gradients at least as close to float64 as the direct
-/// path.
-TEST(Projection, TablesAreTheCloserPathInBfloat16OnTheGpu) {
-  SKIP_WITHOUT_GPU();
-  const auto gpu = testing::gpu();
-  for (const bool absolute : {false, true}) {
-    ContextModel narrow(*gpu, DType::bf16, absolute), wide(cpu(), DType::f64, absolute);
-    narrow.store.initialize(1);
-    const std::vector<double> weights = host_doubles(narrow.store.values());
-    wide.store.values().copy_from_host(std::as_bytes(std::span<const double>(weights)));
-    // Exact in bf16, so that all start from the same values.
-    const Tensor rounded = Tensor::empty(*gpu, DType::bf16, {kExamples * kColumns * 2 * kChannels});
-    const std::vector<double> normal = random_tensor({rounded.elements()}, 8).to_host<double>();
-    fill(rounded, [&](int64_t i) { return normal[static_cast<size_t>(i)]; });
-    const std::vector<double> d_kv = host_doubles(rounded);
-    apply_precision(Precision::bfloat16, *gpu);
-    const KeysAndValues exact = wide.run(false, d_kv), direct = narrow.run(false, d_kv),
-                        table = narrow.run(true, d_kv);
-    const auto all = static_cast<int64_t>(exact.kv.size());
-    EXPECT_LT(distance(table.kv, exact.kv, 0, all), distance(direct.kv, exact.kv, 0, all));
-    const std::vector<double> nothing(exact.gradients.size());
-    for (const ParameterInfo& info : narrow.store.infos()) {
-      const auto error = [&](const KeysAndValues& path) {
-        return distance(path.gradients, exact.gradients, info.offset, info.elements());
-      };
-      const double size = distance(exact.gradients, nothing, info.offset, info.elements());
-      EXPECT_LE(error(table), error(direct) + 1e-6 * size) << info.name;
-      EXPECT_LE(error(table), 1e-2 * size) << info.name;
-    }
   }
 }
 

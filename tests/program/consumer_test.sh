@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the library into a temporary prefix, builds examples/consumer against it as its own project, and runs it.
+# Installs the library into a temporary prefix, builds examples/consumer against it as a separate project, and runs it.
 #   consumer_test.sh BUILD_FOLDER SOURCE_FOLDER
 set -eu
 build=$1

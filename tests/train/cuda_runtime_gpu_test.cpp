@@ -1,6 +1,7 @@
 // Training steps seen from the CUDA runtime: starting one waits for nothing, memory may run out in one, and
 // other passes in between leave recorded steps alone.
 #include <cuda_runtime.h>
+#include <gtest/gtest.h>
 
 #include <atomic>
 #include <chrono>
@@ -66,7 +67,7 @@ struct Gate {
   }
 };
 
-TEST(CudaTraining, StartingStepsWaitsForNothing) {
+TEST(TrainingRuntime, StartingStepsWaitsForNothing) {
   SKIP_WITHOUT_GPU();
   for (const bool graph : {true, false}) {
     Config config = config_of(2);
@@ -85,7 +86,7 @@ TEST(CudaTraining, StartingStepsWaitsForNothing) {
   }
 }
 
-TEST(CudaTraining, OtherPassesLeaveRecordedStepsAlone) {
+TEST(TrainingRuntime, OtherPassesLeaveRecordedStepsAlone) {
   SKIP_WITHOUT_GPU();
   Session plain(config_of()), disturbed(config_of());
   std::vector<Tensor> others;
@@ -110,7 +111,7 @@ TEST(CudaTraining, OtherPassesLeaveRecordedStepsAlone) {
             host_doubles(plain.model.parameters().values()));
 }
 
-TEST(CudaTraining, EvaluationsDoNotPileUpMemory) {
+TEST(TrainingRuntime, EvaluationsDoNotPileUpMemory) {
   SKIP_WITHOUT_GPU();
   Session run(config_of());
   const auto round = [&] {
@@ -137,7 +138,7 @@ std::vector<Tensor> take_all_memory(DeviceContext& context) {
   return taken;
 }
 
-TEST(CudaTraining, RunningOutOfMemoryInAStepIsOneClearLine) {
+TEST(TrainingRuntime, RunningOutOfMemoryInAStepIsOneClearLine) {
   SKIP_WITHOUT_GPU();
   for (const bool graph : {true, false}) {
     Config config = config_of();

@@ -1,7 +1,6 @@
-// metrics.jsonl and the progress lines.
+// metrics.jsonl.
 #include "train/metrics.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,38 +8,14 @@
 #include <nlohmann/json.hpp>
 
 #include "perceiver/error.h"
+#include "tests/support/log_entries.h"
 #include "tests/support/temp_folder.h"
-#include "train/progress.h"
 
 namespace perceiver {
 namespace {
 
-LogEntry log_entry(int64_t step) {
-  LogEntry entry;
-  entry.step = step;
-  entry.steps = 5000;
-  entry.loss = 1.25;
-  entry.objective = 1.5;
-  entry.z_loss = 0.125;
-  entry.accuracy = 0.75;
-  entry.gradient_norm = 2;
-  entry.learning_rate = 3e-4;
-  entry.targets_per_second = 12345;
-  entry.inputs_per_second = 99999;
-  entry.elapsed = 60;
-  entry.remaining = 205;
-  return entry;
-}
-
-EvalEntry eval_entry(int64_t step) {
-  EvalEntry entry;
-  entry.step = step;
-  entry.loss = 2;
-  entry.bits_per_unit = 2.75;
-  entry.unit = "byte";
-  entry.seconds = 0.5;
-  return entry;
-}
+using testing::eval_entry;
+using testing::log_entry;
 
 TEST(Metrics, OneCompleteObjectPerLine) {
   const TempFolder folder;
@@ -114,28 +89,6 @@ TEST(Metrics, DropsLaterAndUnfinishedLines) {
   EXPECT_EQ(read_file(path, 1 << 20), "");
   drop_metrics_after(folder.path("none"), 5);
   EXPECT_FALSE(std::filesystem::exists(folder.path("none")));
-}
-
-TEST(Progress, Lines) {
-  EXPECT_EQ(progress_line(log_entry(1200)),
-            "step 1200/5000  loss 1.2500 nats 1.8034 bits  lr 3.00e-04  12.3k tokens/s  3:25 left");
-  LogEntry skipping = log_entry(1);
-  skipping.skipped = 2;
-  EXPECT_THAT(progress_line(skipping), testing::EndsWith("left  2 skipped"));
-  EvalEntry eval = eval_entry(1200);
-  EXPECT_EQ(progress_line(eval), "step 1200  validation loss 2.0000 nats 2.8854 bits, 2.7500 bits per byte");
-  eval.is_best = true;
-  eval.bits_per_unit.reset();
-  EXPECT_EQ(progress_line(eval), "step 1200  validation loss 2.0000 nats 2.8854 bits (best so far)");
-}
-
-TEST(Progress, Durations) {
-  EXPECT_EQ(duration_text(7.4), "0:07");
-  EXPECT_EQ(duration_text(754), "12:34");
-  EXPECT_EQ(duration_text(11109), "3:05:09");
-  EXPECT_EQ(duration_text(2 * 86400 + 3 * 3600 + 300), "2d 03:05");
-  EXPECT_EQ(duration_text(-1), "?");
-  EXPECT_EQ(duration_text(std::numeric_limits<double>::infinity()), "?");
 }
 
 }  // namespace

@@ -1,5 +1,3 @@
-// Every optimizer against a plain scalar version of its published formulas, closed forms, and the same bits
-// whatever the number of threads.
 #include "train/optimizer.h"
 
 #include <gtest/gtest.h>
@@ -352,62 +350,6 @@ TEST(Optimizer, PaddingBetweenParametersStaysZero) {
     EXPECT_EQ(values[i], 0);
   }
   EXPECT_GT(padding, 0);
-}
-
-TEST(StepControl, ScalesOnlyLongerGradients) {
-  const auto scale = [](double squares, double clip) {
-    kernels::StepScalars scalars{};
-    const double loss = 1;
-    kernels::step_control({}, {&squares, &loss, clip, 0, &scalars});
-    EXPECT_EQ(scalars.finite, 1u);
-    EXPECT_EQ(scalars.update, 1);
-    EXPECT_EQ(scalars.gradient_norm, std::sqrt(squares));
-    return scalars.gradient_scale;
-  };
-  EXPECT_EQ(scale(16, 1), 0.25);
-  EXPECT_EQ(scale(0.25, 1), 1);
-  EXPECT_EQ(scale(16, 0), 1);
-  EXPECT_EQ(scale(0, 1), 1);
-}
-
-TEST(StepControl, RefusesWhatIsNotFinite) {
-  const double infinite = std::numeric_limits<double>::infinity(),
-               nan = std::numeric_limits<double>::quiet_NaN();
-  for (const auto& [squares, loss] : {std::pair{infinite, 1.0}, std::pair{nan, 1.0}, std::pair{1.0, nan}}) {
-    kernels::StepScalars scalars{};
-    scalars.finite = 1;
-    scalars.update = 7;
-    kernels::step_control({}, {&squares, &loss, 1, 0.5, &scalars});
-    EXPECT_EQ(scalars.finite, 0u);
-    EXPECT_EQ(scalars.update, 7);
-    std::vector<float> values{1}, gradients{1}, first{0}, second{0};
-    const kernels::ParameterTile tile{0, 1, 0, 0, true};
-    kernels::adam({}, {DType::f32, &tile, 1, values.data(), gradients.data(), first.data(), second.data(),
-                       0.9, 0.99, 1e-8, false, &scalars});
-    EXPECT_EQ(values[0], 1);
-    EXPECT_EQ(first[0], 0);
-  }
-}
-
-TEST(MovingAverage, FollowsItsFormula) {
-  std::vector<double> values(10000), average(10000);
-  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i), average[i] = 1;
-  kernels::StepScalars scalars{};
-  scalars.average_decay = 0.75;
-  scalars.finite = 1;
-  kernels::moving_average({}, {DType::f64, 10000, values.data(), average.data(), &scalars});
-  for (size_t i = 0; i < values.size(); ++i)
-    EXPECT_NEAR(average[i], 0.75 + 0.25 * static_cast<double>(i), 1e-9);
-}
-
-TEST(Exchange, SwapsContents) {
-  std::vector<float> a(50000), b(50000);
-  std::iota(a.begin(), a.end(), 0.0f);
-  std::iota(b.begin(), b.end(), 0.5f);
-  const std::vector<float> a_before = a, b_before = b;
-  kernels::swap({}, {DType::f32, 50000, a.data(), b.data()});
-  EXPECT_EQ(a, b_before);
-  EXPECT_EQ(b, a_before);
 }
 
 }  // namespace

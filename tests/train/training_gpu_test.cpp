@@ -1,4 +1,6 @@
 // Training on the GPU: against the CPU in double, recorded and not, in parts, from checkpoint to checkpoint.
+#include <gtest/gtest.h>
+
 #include <cmath>
 
 #include "core/host_values.h"
@@ -106,7 +108,7 @@ std::vector<Config> variants(Precision precision) {
   return result;
 }
 
-TEST(GpuTraining, FollowsTheCpuInDouble) {
+TEST(Training, FollowsTheCpuInDouble) {
   SKIP_WITHOUT_GPU();
   for (Config config : variants(Precision::float32)) {
     config.optimizer.learning_rate = 1e-3;
@@ -121,7 +123,7 @@ TEST(GpuTraining, FollowsTheCpuInDouble) {
   }
 }
 
-TEST(GpuTraining, Tf32FollowsTheCpuInDouble) {
+TEST(Training, Tf32FollowsTheCpuInDouble) {
   SKIP_WITHOUT_GPU();
   for (Config config : variants(Precision::tf32)) {
     config.optimizer.learning_rate = 1e-3;
@@ -134,7 +136,7 @@ TEST(GpuTraining, Tf32FollowsTheCpuInDouble) {
   }
 }
 
-TEST(GpuTraining, Bfloat16FollowsTheCpuInDouble) {
+TEST(Training, Bfloat16FollowsTheCpuInDouble) {
   SKIP_WITHOUT_GPU();
   for (Config config : variants(Precision::bfloat16)) {
     config.optimizer.learning_rate = 1e-3;
@@ -147,7 +149,7 @@ TEST(GpuTraining, Bfloat16FollowsTheCpuInDouble) {
   }
 }
 
-TEST(GpuTraining, RecordedStepsAreBitwiseThePlainOnes) {
+TEST(Training, RecordedStepsAreBitwiseThePlainOnes) {
   SKIP_WITHOUT_GPU();
   for (const Precision precision : {Precision::bfloat16, Precision::float32, Precision::tf32}) {
     for (Config config : variants(precision)) {
@@ -162,7 +164,7 @@ TEST(GpuTraining, RecordedStepsAreBitwiseThePlainOnes) {
   }
 }
 
-TEST(GpuTraining, RecomputeIsBitwiseTheSame) {
+TEST(Training, RecomputeIsBitwiseTheSame) {
   SKIP_WITHOUT_GPU();
   for (const Precision precision : {Precision::bfloat16, Precision::float32}) {
     for (Config config : variants(precision)) {
@@ -177,7 +179,7 @@ TEST(GpuTraining, RecomputeIsBitwiseTheSame) {
   }
 }
 
-TEST(GpuTraining, RepeatsBitByBit) {
+TEST(Training, RepeatsBitByBit) {
   SKIP_WITHOUT_GPU();
   const Config config = gpu_config(Precision::bfloat16);
   const Trained first = train_steps(config, 5);
@@ -188,7 +190,7 @@ TEST(GpuTraining, RepeatsBitByBit) {
   }
 }
 
-TEST(GpuTraining, AllocatesNothingAfterTheFirstSteps) {
+TEST(Training, AllocatesNothingAfterTheFirstSteps) {
   SKIP_WITHOUT_GPU();
   for (const bool graph : {true, false}) {
     Config config = gpu_config(Precision::bfloat16);
@@ -199,7 +201,7 @@ TEST(GpuTraining, AllocatesNothingAfterTheFirstSteps) {
   }
 }
 
-TEST(GpuTraining, AStepThatIsNotFiniteChangesNothing) {
+TEST(Training, AStepThatIsNotFiniteChangesNothing) {
   SKIP_WITHOUT_GPU();
   const Config config = gpu_config(Precision::bfloat16);
   const auto context = open(config);
@@ -227,7 +229,7 @@ TEST(GpuTraining, AStepThatIsNotFiniteChangesNothing) {
   EXPECT_EQ(learner.updates(), 2);
 }
 
-TEST(GpuTraining, CheckpointsMoveBetweenDevices) {
+TEST(Training, CheckpointsMoveBetweenDevices) {
   SKIP_WITHOUT_GPU();
   const TempFolder folder;
   Config config = gpu_config(Precision::bfloat16);
@@ -269,7 +271,7 @@ TEST(GpuTraining, CheckpointsMoveBetweenDevices) {
   EXPECT_NEAR(score(gpu(), DType::bf16), exact, 2e-2 * exact);
 }
 
-TEST(GpuTraining, AStoppedRunResumesBitwise) {
+TEST(Training, AStoppedRunResumesBitwise) {
   SKIP_WITHOUT_GPU();
   const TempFolder folder;
   Config config = gpu_config(Precision::bfloat16);
@@ -288,7 +290,7 @@ TEST(GpuTraining, AStoppedRunResumesBitwise) {
             read_file(checkpoint_path(folder.path("whole"), 9) + "/model.safetensors", 1 << 24));
 }
 
-TEST(GpuTraining, TooLittleMemoryIsOneClearLine) {
+TEST(Training, TooLittleMemoryIsOneClearLine) {
   SKIP_WITHOUT_GPU();
   const auto context = gpu();
   try {
@@ -303,7 +305,7 @@ TEST(GpuTraining, TooLittleMemoryIsOneClearLine) {
   EXPECT_EQ(fine.to_host<float>()[999], 0);
 }
 
-TEST(GpuTraining, PrecisionsOfTheOtherDeviceAreRefused) {
+TEST(Training, PrecisionsOfTheOtherDeviceAreRefused) {
   SKIP_WITHOUT_GPU();
   EXPECT_THROW(apply_precision(Precision::float64, *gpu()), Error);
   EXPECT_THROW(DeviceContext::cuda(1000), Error);

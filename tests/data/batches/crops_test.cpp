@@ -6,8 +6,21 @@
 #include <set>
 #include <vector>
 
+#include <gmock/gmock.h>
+#include "data/arrays/npy.h"
+#include "data/sample_files.h"
+#include "data/shards/shard_build.h"
+#include "data/shards/shard_dataset.h"
+#include "data/shards/shard_file.h"
+#include "data/shards/shard_inputs.h"
+#include "data/text/text_dataset.h"
+#include "eval/evaluator.h"
+#include "io/atomic_file.h"
+#include "model/model_file.h"
 #include "perceiver/error.h"
 #include "tests/support/fake_dataset.h"
+#include "tests/support/tiny_run.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
@@ -150,17 +163,58 @@ TEST(CropSampler, AnEmptySplitIsAnError) {
   EXPECT_THROW(CropSampler(data, split, 4, 2), Error);
 }
 
-TEST(FillRow, OverwritesWhateverWasThere) {
-  const FakeDataset data({10});
+using testing::ElementsAre;
+
+/// Doubles every id of a crop but SOS and EOS, and repeats its last token `extra` times.
+class Augmented final : public FakeDataset {
+ public:
+  Augmented(std::vector<int64_t> lengths, int extra) : FakeDataset(std::move(lengths)), extra_(extra) {}
+  bool augments() const override { return true; }
+  void augment(std::vector<int32_t>& ids, RandomStream& random) const override {
+    const int32_t shift = 1 + static_cast<int32_t>(random.below(5));
+    for (int32_t& id : ids) id += shift;
+    for (int i = 0; i < extra_; ++i) ids.push_back(ids.back());
+    if (extra_ < 0) ids.resize(ids.size() - std::min(ids.size(), static_cast<size_t>(-extra_)));
+  }
+
+ private:
+  int extra_;
+};
+
+TEST(CropSampler, CropsAreVaried) {
+  for (const int extra : {0, 3, -2}) {
+    const Augmented data({40}, extra);
+    const CropSampler sampler(data, Split::train, 8, 4);
+    Batch batch, again;
+    sampler.fill(5, 3, 6, batch);
+    sampler.fill(5, 3, 6, again);
+    EXPECT_EQ(batch.tokens, again.tokens);
+    for (int64_t i = 0; i < 6; ++i) {
+      const Row row = sampler.crop(5, 3, i);
+      const int32_t* tokens = batch.tokens.data() + i * 8;
+      const int64_t count = std::min<int64_t>(8, row.count + extra);
+      EXPECT_EQ(batch.lengths[static_cast<size_t>(i)], count);
+      const int32_t shift = tokens[0] - FakeDataset::token(0, row.first);
+      EXPECT_GE(shift, 1);
+      EXPECT_LE(shift, 5);
+      for (int64_t n = 0; n < count; ++n) {
+        const int64_t source = row.first + std::min<int64_t>(n, row.count);
+        EXPECT_EQ(tokens[n], FakeDataset::token(0, source) + shift);
+        const int32_t target = batch.targets[static_cast<size_t>(i * 8 + n)];
+        const int32_t wanted = FakeDataset::token(0, row.first + std::min(n + 1, row.count)) + shift;
+        EXPECT_TRUE(target == 0 || target == wanted) << target;
+        EXPECT_EQ(batch.positions[static_cast<size_t>(i * 8 + n)], n + 1);
+      }
+      for (int64_t n = count; n < 8; ++n) EXPECT_EQ(tokens[n], 0);
+    }
+  }
+}
+
+TEST(CropSampler, ACropThatVanishesIsUsedAsItIs) {
+  const Augmented data({4}, -4);
   Batch batch;
-  batch.resize(2, 5, 1);
-  for (auto* values : {&batch.tokens, &batch.targets, &batch.positions, &batch.lengths})
-    values->assign(values->size(), -9);
-  fill_row(data, split, {.document = 0, .first = 4, .count = 3, .scored = 2}, 1, batch);
-  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{-9, -9, -9, -9, -9, 7, 8, 9, 0, 0}));
-  EXPECT_EQ(batch.targets, (std::vector<int32_t>{-9, -9, -9, -9, -9, 0, 9, 10, 0, 0}));
-  EXPECT_EQ(batch.positions, (std::vector<int32_t>{-9, -9, -9, -9, -9, 1, 2, 3, 0, 0}));
-  EXPECT_EQ(batch.lengths, (std::vector<int32_t>{-9, 3}));
+  CropSampler(data, Split::train, 8, 4).fill(1, 1, 1, batch);
+  EXPECT_THAT(std::vector<int32_t>(batch.tokens.begin(), batch.tokens.begin() + 4), ElementsAre(3, 4, 5, 0));
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <set>
 #include <thread>
-#include <vector>
 
 #include "perceiver/error.h"
 #include "tests/support/fake_dataset.h"
@@ -103,29 +102,6 @@ TEST(Loader, RefusesDataThatDoNotFit) {
   const FakeDataset data({100}), empty({});
   EXPECT_THROW(Loader(data, Split::train, model(259), 1, 0, 0), Error);
   EXPECT_THROW(Loader(empty, Split::train, model(), 1, 0, 0), Error);
-}
-
-TEST(MicroBatch, PartsMakeUpTheWhole) {
-  const FakeDataset data({5, 100, 30});
-  Batch batch;
-  CropSampler(data, Split::train, 16, 8).fill(1, 0, 6, batch);
-  Batch together, part;
-  together.size = 6, together.length = 16;
-  for (int64_t i = 0; i < 3; ++i) {
-    micro_batch(batch, i, 3, part);
-    EXPECT_EQ(part.size, 2);
-    const auto append = [](std::vector<int32_t>& to, const std::vector<int32_t>& from) {
-      to.insert(to.end(), from.begin(), from.end());
-    };
-    append(together.tokens, part.tokens);
-    append(together.targets, part.targets);
-    append(together.positions, part.positions);
-    append(together.lengths, part.lengths);
-  }
-  expect_equal(together, batch);
-  expect_equal(micro_batch(batch, 0, 1), batch);
-  EXPECT_THROW(micro_batch(batch, 0, 4), Error);
-  EXPECT_THROW(micro_batch(batch, 0, 0), Error);
 }
 
 }  // namespace

@@ -1,16 +1,13 @@
 #include "data/music/music_tokens.h"
 
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include <algorithm>
 #include <tuple>
 
 #include "base/random.h"
 #include "data/music/midi_writer.h"
-#include "data/music/piano_roll.h"
 #include "data/music/roundtrip.h"
-#include "perceiver/error.h"
 #include "tests/support/midi_bytes.h"
 
 namespace perceiver {
@@ -175,40 +172,6 @@ TEST(MusicTokens, StretchingDoesNotAddUpErrors) {
   EXPECT_EQ(music.duration, 42'000'000);
   for (size_t i = 0; i < music.notes.size(); ++i)
     EXPECT_LE(std::abs(music.notes[i].onset - static_cast<int64_t>(21'000 * i)), 5000);
-}
-
-TEST(RoundTrip, TellsWhatReadingAndTokensChange) {
-  const Bytes file = midi(0, {track({3, 0x90, 60, 82, 0, 0xB0, 64, 127, 20, 0x80, 60, 0, 14, 0xB0, 64, 0,  //
-                                     0, 0x99, 36, 80, 2, 0x90, 62, 10,  1,  62,   0,  0, 62, 0})});
-  const MusicRoundTrip trip = music_round_trip(file, "test.mid");
-  EXPECT_EQ(trip.notes, 2);
-  EXPECT_EQ(trip.notes_after, 2);
-  EXPECT_EQ(trip.tokens, 7);
-  EXPECT_EQ(trip.changes.sustained, 1);
-  EXPECT_EQ(trip.changes.percussion, 1);
-  EXPECT_EQ(trip.changes.stray_ends, 1);
-  EXPECT_EQ(trip.largest_onset_error, 3000);
-  EXPECT_EQ(trip.largest_offset_error, 3000);
-  EXPECT_EQ(trip.largest_velocity_error, 1);
-  EXPECT_EQ(trip.lengthless, 1);
-  EXPECT_NE(describe(trip).find("3.000 ms"), std::string::npos);
-}
-
-TEST(PianoRoll, DrawsNotesWhereTheyAre) {
-  const std::vector<Note> notes = {note(0, 1000, 60, 127), note(2000, 2500, 72, 1)};
-  const Image roll = piano_roll(notes, 4'000'000);
-  EXPECT_EQ(roll.width, 201);
-  EXPECT_EQ(roll.height, 25 * 4);
-  const auto grey = [&](int64_t x, int64_t y) { return static_cast<int>(roll.at(x, y)[0]); };
-  EXPECT_LT(grey(25, 12 * 4 + 1), 20);  // the middle of the first note, loud
-  EXPECT_GT(grey(110, 1), 150);         // the second, soft, at the top
-  EXPECT_LT(grey(110, 1), 200);
-  EXPECT_EQ(grey(75, 12 * 4 + 1), 255);  // silence
-}
-
-TEST(PianoRoll, AnythingAtAllIsAPicture) {
-  EXPECT_EQ(piano_roll({}, 0).width, 51);
-  EXPECT_EQ(piano_roll(std::vector<Note>{{0, longest_performance, 0, 1}, {5, 5, 127, 127}}, 0).width, 16'384);
 }
 
 }  // namespace

@@ -205,58 +205,6 @@ TEST(OpenDataset, TextShardsScoreAsTextFiles) {
   }
 }
 
-/// Doubles every id of a crop but SOS and EOS, and repeats its last token `extra` times.
-class Augmented final : public FakeDataset {
- public:
-  Augmented(std::vector<int64_t> lengths, int extra) : FakeDataset(std::move(lengths)), extra_(extra) {}
-  bool augments() const override { return true; }
-  void augment(std::vector<int32_t>& ids, RandomStream& random) const override {
-    const int32_t shift = 1 + static_cast<int32_t>(random.below(5));
-    for (int32_t& id : ids) id += shift;
-    for (int i = 0; i < extra_; ++i) ids.push_back(ids.back());
-    if (extra_ < 0) ids.resize(ids.size() - std::min(ids.size(), static_cast<size_t>(-extra_)));
-  }
-
- private:
-  int extra_;
-};
-
-TEST(CropSampler, CropsAreVaried) {
-  for (const int extra : {0, 3, -2}) {
-    const Augmented data({40}, extra);
-    const CropSampler sampler(data, Split::train, 8, 4);
-    Batch batch, again;
-    sampler.fill(5, 3, 6, batch);
-    sampler.fill(5, 3, 6, again);
-    EXPECT_EQ(batch.tokens, again.tokens);
-    for (int64_t i = 0; i < 6; ++i) {
-      const Row row = sampler.crop(5, 3, i);
-      const int32_t* tokens = batch.tokens.data() + i * 8;
-      const int64_t count = std::min<int64_t>(8, row.count + extra);
-      EXPECT_EQ(batch.lengths[static_cast<size_t>(i)], count);
-      const int32_t shift = tokens[0] - FakeDataset::token(0, row.first);
-      EXPECT_GE(shift, 1);
-      EXPECT_LE(shift, 5);
-      for (int64_t n = 0; n < count; ++n) {
-        const int64_t source = row.first + std::min<int64_t>(n, row.count);
-        EXPECT_EQ(tokens[n], FakeDataset::token(0, source) + shift);
-        const int32_t target = batch.targets[static_cast<size_t>(i * 8 + n)];
-        const int32_t wanted = FakeDataset::token(0, row.first + std::min(n + 1, row.count)) + shift;
-        EXPECT_TRUE(target == 0 || target == wanted) << target;
-        EXPECT_EQ(batch.positions[static_cast<size_t>(i * 8 + n)], n + 1);
-      }
-      for (int64_t n = count; n < 8; ++n) EXPECT_EQ(tokens[n], 0);
-    }
-  }
-}
-
-TEST(CropSampler, ACropThatVanishesIsUsedAsItIs) {
-  const Augmented data({4}, -4);
-  Batch batch;
-  CropSampler(data, Split::train, 8, 4).fill(1, 1, 1, batch);
-  EXPECT_THAT(std::vector<int32_t>(batch.tokens.begin(), batch.tokens.begin() + 4), ElementsAre(3, 4, 5, 0));
-}
-
 TEST(Trainer, TrainsOnPositionsOfManyAxesAndKeepsTheTokenizer) {
   const TempFolder folder;
   for (int i = 0; i < 4; ++i) {
@@ -284,66 +232,6 @@ TEST(Trainer, TrainsOnPositionsOfManyAxesAndKeepsTheTokenizer) {
   EXPECT_EQ(scored.units, 6);
   EXPECT_EQ(scored.unit, "token");
   EXPECT_EQ(scored.words, 0);
-}
-
-TEST(SamplePlan, FollowsTheMaskFromThePromptOn) {
-  const auto codec = open_modality("codec", {{"levels", "2"}, {"codes", "4,5"}});
-  Prompt prompt;
-  prompt.beginning.ids = {3, 7, 4};
-  const SamplePlan plan = plan_sample(*codec, prompt, 10, 15);
-  EXPECT_THAT(plan.prompt, ElementsAre(2, 3, 7, 4));
-  EXPECT_EQ(plan.tokens, 10);
-  EXPECT_TRUE(plan.may_end);
-  ASSERT_EQ(plan.biases.size(), 2u);
-  for (int t = 0; t < 2; ++t)
-    for (int32_t id = 0; id < 15; ++id)
-      EXPECT_EQ(plan.biases[static_cast<size_t>(t)][static_cast<size_t>(id)] == 0,
-                codec->format().mask.allows(3 + t, id))
-          << t << " " << id;
-}
-
-TEST(SamplePlan, IdsThatTheDataLackAreForbidden) {
-  const auto audio = open_modality("audio", {});
-  EXPECT_TRUE(plan_sample(*audio, {}, 5, 259).biases.empty());
-  const SamplePlan plan = plan_sample(*audio, {}, 5, 264);
-  ASSERT_EQ(plan.biases.size(), 1u);
-  for (size_t id = 0; id < 264; ++id) EXPECT_EQ(plan.biases[0][id] == 0, id < 259);
-  EXPECT_THROW(plan_sample(*audio, {}, 5, 100), Error);
-  EXPECT_THAT(message_of([&] { plan_sample(*audio, {}, 0, 259); }), HasSubstr("--tokens"));
-}
-
-TEST(SamplePlan, KnownLengthsAndPositionsAreUsed) {
-  const auto modality =
-      open_modality("tokens", {{"values", "9"}, {"position_values", "9"}, {"ends", "false"}});
-  EXPECT_THAT(message_of([&] { plan_sample(*modality, {}, 5, 12); }), HasSubstr("give a file"));
-  Prompt prompt;
-  prompt.beginning.ids = {3};
-  prompt.positions = {1, 4, 5, 6};
-  prompt.length = 3;
-  const SamplePlan plan = plan_sample(*modality, prompt, 0, 12);
-  EXPECT_EQ(plan.tokens, 2);
-  EXPECT_EQ(plan.positions, prompt.positions);
-  EXPECT_FALSE(plan.may_end);
-  EXPECT_EQ(plan_sample(*modality, prompt, 1, 12).tokens, 1);
-  prompt.beginning.ids = {3, 3, 3};
-  EXPECT_THAT(message_of([&] { plan_sample(*modality, prompt, 0, 12); }), HasSubstr("nothing is left"));
-}
-
-TEST(SampleFiles, AreWrittenByTheEndingOfTheirName) {
-  const TempFolder folder;
-  const auto audio = open_modality("audio", {{"sample_rate", "8000"}});
-  EXPECT_THAT(message_of([&] { check_output(*audio, "x.mid"); }), HasSubstr(".wav, .flac"));
-  EXPECT_EQ(write_samples(*audio, {{131, 132}}, {}, folder.path("one.WAV")),
-            (std::vector<std::string>{folder.path("one.WAV")}));
-  EXPECT_EQ(write_samples(*audio, {{131}, {140}}, {}, folder.path("two.flac")),
-            (std::vector<std::string>{folder.path("two-1.flac"), folder.path("two-2.flac")}));
-  const Prompt prompt = read_prompt(*audio, folder.path("two-2.flac"), {});
-  EXPECT_EQ(prompt.beginning.ids, std::vector<int32_t>{140});
-}
-
-TEST(SampleFiles, ModelsOfTheCopyTaskHaveNone) {
-  EXPECT_THAT(message_of([] { modality_of_model("copy", "bytes"); }), HasSubstr("no files"));
-  EXPECT_EQ(modality_of_model("text", "bytes")->format().vocabulary, 259);
 }
 
 }  // namespace

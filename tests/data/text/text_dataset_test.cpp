@@ -1,15 +1,10 @@
 #include "data/text/text_dataset.h"
 
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
 #include <fstream>
 #include <set>
-#include <thread>
 
 #include "data/text/byte_tokenizer.h"
 #include "perceiver/error.h"
@@ -63,81 +58,6 @@ std::vector<std::string> texts(const Dataset& data, Split split) {
   std::vector<std::string> all;
   for (int64_t i = 0; i < data.documents(split); ++i) all.push_back(text(data, split, i));
   return all;
-}
-
-TEST(MappedFile, ReadsBytes) {
-  const TempFolder folder;
-  std::string content(100000, ' ');
-  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>(i * 7 % 251);
-  const MappedFile file(folder.write("a.bin", content));
-  ASSERT_EQ(file.size(), 100000);
-  std::vector<uint8_t> part(70001);
-  for (const int64_t offset : {int64_t{0}, int64_t{1}, int64_t{4096}, int64_t{29999}}) {
-    file.read(offset, part);
-    EXPECT_TRUE(
-        std::equal(part.begin(), part.end(), reinterpret_cast<const uint8_t*>(content.data()) + offset));
-  }
-  EXPECT_THROW(file.read(30000, part), Error);
-  EXPECT_THROW(file.read(-1, part), Error);
-  EXPECT_THROW(file.read(INT64_MAX, part), Error);
-}
-
-TEST(MappedFile, SaysWhatIsWrong) {
-  const TempFolder folder;
-  EXPECT_THAT(user_error([&] { MappedFile(folder.path("none")); }),
-              AllOf(HasSubstr("none"), HasSubstr("No such file")));
-  EXPECT_THAT(user_error([&] { MappedFile(folder.path()); }), HasSubstr("is a folder"));
-  EXPECT_THAT(user_error([&] { MappedFile(folder.write("empty", "")); }), HasSubstr("is empty"));
-  EXPECT_THAT(user_error([&] { MappedFile("/dev/null"); }), HasSubstr("regular file"));
-  if (::geteuid() == 0) return;  // root may read everything
-  const std::string locked = folder.write("locked", "x");
-  ::chmod(locked.c_str(), 0);
-  EXPECT_THAT(user_error([&] { MappedFile file(locked); }), HasSubstr("readable"));
-}
-
-TEST(FileSet, MapsABoundedNumberOfFiles) {
-  const TempFolder folder;
-  FileSet files(3);
-  for (int i = 0; i < 20; ++i)
-    files.add(folder.write(std::to_string(i), std::string(i + 1, static_cast<char>(i))), i + 1);
-  for (int round = 0; round < 3; ++round) {
-    for (int i = 0; i < 20; ++i) {
-      uint8_t byte = 255;
-      files.read(i, i, {&byte, 1});
-      EXPECT_EQ(byte, i);
-      EXPECT_LE(files.mapped(), 3);
-    }
-  }
-  EXPECT_EQ(files.mapped(), 3);
-}
-
-TEST(FileSet, NoticesAChangedFile) {
-  const TempFolder folder;
-  const std::string path = folder.write("a", "1234");
-  FileSet files;
-  files.add(path, 4);
-  folder.write("a", "12");
-  uint8_t byte = 0;
-  EXPECT_THAT(user_error([&] { files.read(0, 3, {&byte, 1}); }), HasSubstr("had 4 bytes"));
-}
-
-TEST(FileSet, CanBeReadByThreads) {
-  const TempFolder folder;
-  FileSet files(2);
-  for (int i = 0; i < 8; ++i)
-    files.add(folder.write(std::to_string(i), std::string(5000, static_cast<char>(i))), 5000);
-  std::atomic<int> wrong = 0;
-  const auto work = [&](int start) {
-    std::vector<uint8_t> bytes(5000);
-    for (int i = 0; i < 400; ++i) {
-      const int file = (start + i) % 8;
-      files.read(file, 0, bytes);
-      wrong += std::any_of(bytes.begin(), bytes.end(), [&](uint8_t b) { return b != file; });
-    }
-  };
-  std::thread a(work, 0), b(work, 3), c(work, 5);
-  a.join(), b.join(), c.join();
-  EXPECT_EQ(wrong, 0);
 }
 
 TEST(TextDataset, ADocumentIsSosBytesEos) {
@@ -364,36 +284,6 @@ TEST(TextDataset, WhatHasBeenReadDoesNotStayInTheResidentSet) {
   for (int64_t first = 0; first + 1 < size; first += 1 << 20)
     data->read(Split::train, 0, first, 1 << 20, row.data());
   EXPECT_LT(resident_file_bytes() - before, size / 8);
-}
-
-TEST(OpenDataset, OpensEveryKind) {
-  const TempFolder folder;
-  DataConfig config = paths({folder.write("a.txt", "text")});
-  EXPECT_EQ(open_dataset(config)->documents(Split::train), 1);
-  config.type = "copy";
-  EXPECT_TRUE(open_dataset(config)->unbounded());
-}
-
-TEST(CheckFits, ComparesDataAndModel) {
-  const TempFolder folder;
-  const auto data = TextDataset::open(paths({folder.write("a.txt", "text")}));
-  ModelConfig model;
-  EXPECT_NO_THROW(check_fits(*data, model));
-  model.vocabulary = 258;
-  EXPECT_THAT(user_error([&] { check_fits(*data, model); }), HasSubstr("model.vocabulary"));
-  model.vocabulary = 300;
-  model.position_sizes = {10, 10, 5};
-  EXPECT_THAT(user_error([&] { check_fits(*data, model); }), HasSubstr("model.position_sizes"));
-}
-
-TEST(PredictedPositions, CountsPositionsNotLatents) {
-  ModelConfig model;
-  model.latents = 64;
-  EXPECT_EQ(predicted_positions(model), 64);
-  model.latents_per_position = 4;
-  EXPECT_EQ(predicted_positions(model), 16);
-  model.type = ModelType::transformer;
-  EXPECT_EQ(predicted_positions(model), model.context_length);
 }
 
 }  // namespace

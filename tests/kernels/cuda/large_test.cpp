@@ -70,10 +70,10 @@ class CudaLarge : public CudaTest {
 
 TEST_F(CudaLarge, FlatKernels) {
   expect_same_tails([&](int64_t rows, bf16* x, bf16* y) {
-    kernels::add(launch(), {DType::bf16, rows * kColumns, x, y});
+    kernels::add(launch(), {.type = DType::bf16, .elements = rows * kColumns, .source = x, .target = y});
   });
   expect_same_tails([&](int64_t rows, bf16* x, bf16* y) {
-    kernels::swap(launch(), {DType::bf16, rows * kColumns, x, y});
+    kernels::swap(launch(), {.type = DType::bf16, .elements = rows * kColumns, .a = x, .b = y});
   });
 }
 
@@ -84,7 +84,8 @@ TEST_F(CudaLarge, Counting) {
       cudaMemcpy(x.data() + kRows * kColumns - 2, bad.data(), 2 * sizeof(bf16), cudaMemcpyHostToDevice),
       "copy");
   const DeviceArray<int64_t> count(1);
-  kernels::count_non_finite(launch(), {DType::bf16, kRows * kColumns, x.data(), count.data()});
+  kernels::count_non_finite(
+      launch(), {.type = DType::bf16, .elements = kRows * kColumns, .x = x.data(), .count = count.data()});
   EXPECT_EQ(count.read()[0], 2);
 }
 

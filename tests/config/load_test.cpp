@@ -1,0 +1,196 @@
+// Configurations from YAML and overrides, and what is said of mistakes in them.
+#include "config/load.h"
+
+#include <gmock/gmock.h>
+
+#include "base/random.h"
+#include "config/schema.h"
+#include "io/atomic_file.h"
+#include "perceiver/error.h"
+
+namespace perceiver {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+template <typename Function>
+std::string error_of(Function function) {
+  try {
+    function();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::user);
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+    return error.what();
+  }
+  return "no error";
+}
+
+std::string yaml_error(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return error_of([&] { parse_config(text, "c.yaml", overrides); });
+}
+
+std::string set_error(const std::string& override_text) {
+  return yaml_error("", {override_text});
+}
+
+void expect_equal(const Config& a, const Config& b) {
+  for (const ConfigKey& key : config_keys()) EXPECT_EQ(key.get(a), key.get(b)) << key.path;
+}
+
+TEST(Config, EmptyFileGivesTheDefaults) {
+  expect_equal(read_config("", "c.yaml"), Config());
+  expect_equal(read_config("# nothing\nmodel:\n", "c.yaml"), Config());
+}
+
+TEST(Config, ReadsEveryKindOfValue) {
+  const Config config = read_config(R"(
+device: cpu
+model:
+  type: transformer
+  latents: 64
+  max_wavelength: 1e4
+  query_residual: false
+  extra_cross_attention_after: [0, 2]
+data: {train: book.txt, validation: ["a b.txt", c.txt], seed: 18446744073709551615}
+schedule:
+  step_factors:
+    - 0.5
+    - +.25
+)",
+                                    "c.yaml");
+  EXPECT_EQ(config.device, "cpu");
+  EXPECT_EQ(config.model.type, ModelType::transformer);
+  EXPECT_EQ(config.model.latents, 64);
+  EXPECT_EQ(config.model.max_wavelength, 10000.0);
+  EXPECT_FALSE(config.model.query_residual);
+  EXPECT_EQ(config.model.extra_cross_attention_after, (std::vector<int64_t>{0, 2}));
+  EXPECT_EQ(config.data.train, (std::vector<std::string>{"book.txt"}));
+  EXPECT_EQ(config.data.validation, (std::vector<std::string>{"a b.txt", "c.txt"}));
+  EXPECT_EQ(config.data.seed, UINT64_MAX);
+  EXPECT_EQ(config.schedule.step_factors, (std::vector<double>{0.5, 0.25}));
+}
+
+TEST(Config, UnknownKeysNameLinePathAndNearestKey) {
+  EXPECT_THAT(yaml_error("device: cpu\nmodel:\n  latens: 5\n"),
+              AllOf(StartsWith("c.yaml:3: unknown key 'model.latens'"), HasSubstr("'model.latents'")));
+  EXPECT_THAT(yaml_error("modell: {latents: 5}"),
+              AllOf(StartsWith("c.yaml:1:"), HasSubstr("key is 'model'")));
+  EXPECT_THAT(yaml_error("train: {learning_rate: 1}"), HasSubstr("'optimizer.learning_rate'"));
+  EXPECT_THAT(yaml_error("model: {model: {latents: 5}}"), HasSubstr("unknown key 'model.model'"));
+  EXPECT_THAT(yaml_error("'': 5"), HasSubstr("unknown key ''"));
+  EXPECT_THAT(yaml_error("model.latents: 5"), HasSubstr("nested"));
+}
+
+TEST(Config, BadValuesSayWhatWasExpectedAndFound) {
+  EXPECT_EQ(yaml_error("\nmodel:\n  latents: abc\n"),
+            "c.yaml:3: model.latents must be an integer from 1 to 1073741824, not 'abc'");
+  EXPECT_THAT(yaml_error("model: {latents: 0}"), HasSubstr("not '0'"));
+  EXPECT_THAT(yaml_error("model: {latents: 1073741825}"), HasSubstr("not '1073741825'"));
+  EXPECT_THAT(yaml_error("model: {latents: 99999999999999999999}"), HasSubstr("must be an integer"));
+  EXPECT_THAT(yaml_error("model: {latents: 1.5}"), HasSubstr("must be an integer"));
+  EXPECT_THAT(yaml_error("model: {latents: '5'}"), HasSubstr("not the string '5'"));
+  EXPECT_THAT(yaml_error("model: {latents: }"), HasSubstr("not nothing"));
+  EXPECT_THAT(yaml_error("model: {latents: [5]}"), HasSubstr("not a list"));
+  EXPECT_THAT(yaml_error("model: {latents: {a: 5}}"), HasSubstr("not a mapping"));
+  EXPECT_THAT(yaml_error("model: {query_residual: yes}"), HasSubstr("must be true or false, not 'yes'"));
+  EXPECT_THAT(yaml_error("model: {activation: gelo}"), HasSubstr("did you mean 'gelu'?"));
+  EXPECT_THAT(yaml_error("train: {seed: -1}"), HasSubstr("from 0 to 2^64 - 1"));
+  EXPECT_THAT(yaml_error("model: {position_sizes: 5}"), HasSubstr("a list of integers"));
+  EXPECT_THAT(yaml_error("model:\n  position_sizes:\n  - 5\n  - x\n"),
+              StartsWith("c.yaml:4: model.position_sizes"));
+  EXPECT_THAT(yaml_error("data: {train: ''}"), HasSubstr("not the string ''"));
+  EXPECT_THAT(yaml_error("data: {train: \"a\\x00b\"}"), HasSubstr("'a\\x00b'"));
+  EXPECT_THAT(yaml_error("model: 5"), HasSubstr("must be a mapping"));
+  EXPECT_THAT(yaml_error("[]"), HasSubstr("the configuration must be a mapping"));
+}
+
+TEST(Config, NumbersMustBeFiniteAndInRange) {
+  for (const char* bad :
+       {".inf", "inf", "nan", ".nan", "1e999", "-1e-9", "-inf", "0x1p3", "1e", "1 2", "++1", "+-1"})
+    EXPECT_THAT(yaml_error(std::string("loss: {z_loss: ") + bad + "}"),
+                HasSubstr("loss.z_loss must be a number >= 0"))
+        << bad;
+  EXPECT_THAT(yaml_error("model: {residual_dropout: 1}"), HasSubstr("a number >= 0 and < 1"));
+  EXPECT_THAT(yaml_error("model: {rotary_fraction: 0}"), HasSubstr("a number > 0 and <= 1"));
+  EXPECT_EQ(read_config("model: {rotary_fraction: 1}", "").model.rotary_fraction, 1.0);
+  EXPECT_EQ(read_config("model: {residual_dropout: 0}", "").model.residual_dropout, 0.0);
+}
+
+TEST(Config, DamagedYamlIsRefusedWithItsPlace) {
+  EXPECT_THAT(yaml_error("model:\n  latents: 5\n bad\n"), StartsWith("c.yaml:3:2: YAML syntax error: "));
+  EXPECT_THAT(yaml_error("data: {train: [a, b}"), StartsWith("c.yaml:1"));
+  EXPECT_THAT(yaml_error("model:\n  latents: 5\n  latents: 6\n"),
+              StartsWith("c.yaml:3: the key 'latents' appears twice"));
+  EXPECT_THAT(yaml_error("model: {}\nmodel: {}\n"), StartsWith("c.yaml:2: the key 'model' appears twice"));
+  EXPECT_THAT(yaml_error("model: &x {}\n"), HasSubstr("anchors"));
+  EXPECT_THAT(yaml_error("model: !x {}\n"), HasSubstr("tag '!x'"));
+  EXPECT_THAT(yaml_error("a: 1\n---\nb: 1\n"), HasSubstr("only one"));
+  EXPECT_THAT(yaml_error("model: {}\n%x: 1\n"), StartsWith("c.yaml:2: a line cannot begin with '%'"));
+  EXPECT_THAT(yaml_error("? [a]\n: 1\n"), HasSubstr("cannot be a key"));
+  EXPECT_THAT(yaml_error(": 1\n"), HasSubstr("a key is missing"));
+  EXPECT_THAT(yaml_error("model: {}\n\x04train: {}\n"), StartsWith("c.yaml:2: control character 0x04"));
+  EXPECT_THAT(yaml_error(std::string("model: {}\0", 10)), HasSubstr("control character"));
+  EXPECT_THAT(yaml_error("data: {train: \xff}"), HasSubstr("UTF-8"));
+}
+
+TEST(Config, SyntaxErrorsAreOnePrintableLine) {
+  for (const std::string text :
+       {"{\"a\\", "a: \"\\q\"", "a: \"\\\t\"", "a: \"\\x\n\"", "@", "a: `", "!<\t> b", "&\t b"})
+    for (const char c : yaml_error(text)) EXPECT_TRUE(static_cast<unsigned char>(c) >= 0x20) << text;
+}
+
+TEST(Config, HugeTextsAreRefusedQuickly) {
+  const auto repeat = [](const std::string& piece, int count) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += piece;
+    return text;
+  };
+  EXPECT_THAT(yaml_error(repeat(" ", (1 << 20) + 1)), HasSubstr("1048576"));
+  EXPECT_NE(yaml_error(repeat("[", 500'000)), "no error");
+  EXPECT_NE(yaml_error(repeat("{a: ", 200'000)), "no error");
+  EXPECT_THAT(yaml_error(repeat("- ", 500'000)), HasSubstr("nested more than 8"));
+  EXPECT_THAT(yaml_error(repeat("- a\n", 200'000)), HasSubstr("more than 100000 values"));
+  EXPECT_THAT(error_of([&] { config_from_json(repeat("[", 500'000), "j"); }),
+              HasSubstr("nested more than 8"));
+}
+
+TEST(Config, OverridesApplyInOrderWithTheSameChecks) {
+  const Config config = parse_config("train: {steps: 5}", "c.yaml",
+                                     {"train.steps=7", "train.steps=9", "data.train=[a, b]", "data.test=c=d",
+                                      "model={latents: 8, layers: 2}", "device=cpu"});
+  EXPECT_EQ(config.train.steps, 9);
+  EXPECT_EQ(config.data.train, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(config.data.test, (std::vector<std::string>{"c=d"}));
+  EXPECT_EQ(config.model.latents, 8);
+  EXPECT_EQ(config.device, "cpu");
+  EXPECT_EQ(set_error("train.steps=x"),
+            "--set 'train.steps=x': train.steps must be an integer from 0 to 1000000000000, not 'x'");
+  EXPECT_THAT(set_error("train.step=1"),
+              HasSubstr("unknown key 'train.step'; the nearest known key is 'train.steps'"));
+  EXPECT_THAT(set_error("train.steps"), HasSubstr("key=value"));
+  EXPECT_THAT(set_error("=5"), HasSubstr("key=value"));
+  EXPECT_THAT(set_error("train.steps="), HasSubstr("not nothing"));
+  EXPECT_THAT(set_error("train=5"), HasSubstr("must be a mapping"));
+  EXPECT_THAT(set_error("train={stepps: 5}"), HasSubstr("'train.steps'"));
+  EXPECT_THAT(set_error("train.steps=[5"), HasSubstr("--set 'train.steps=[5'"));
+}
+
+TEST(Config, LoadNamesTheFile) {
+  std::string name = (fs::temp_directory_path() / "perceiver-config-XXXXXX").string();
+  const fs::path folder = ::mkdtemp(name.data());
+  const fs::path path = folder / "x.yaml";
+  write_file_atomically(path, "train: {steps: 5}\n");
+  EXPECT_EQ(load_config(path, {"train.batch=4"}).train.batch, 4);
+  EXPECT_THAT(error_of([&] { load_config(path, {"model.latents=4096"}); }),
+              StartsWith(path.string() + ": model.latents (4096) must not exceed"));
+  write_file_atomically(path, "train:\n  steps: x\n");
+  EXPECT_THAT(error_of([&] { load_config(path); }), StartsWith(path.string() + ":2: train.steps"));
+  EXPECT_THAT(error_of([&] { load_config(folder / "no.yaml"); }), HasSubstr("No such file"));
+  fs::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace perceiver

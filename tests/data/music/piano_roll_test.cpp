@@ -1,0 +1,31 @@
+#include "data/music/piano_roll.h"
+
+#include <gtest/gtest.h>
+
+#include "base/random.h"
+#include "data/music/music_tokens.h"
+#include "data/music/roundtrip.h"
+#include "tests/support/midi_bytes.h"
+
+namespace perceiver {
+namespace {
+
+TEST(PianoRoll, DrawsNotesWhereTheyAre) {
+  const std::vector<Note> notes = {note(0, 1000, 60, 127), note(2000, 2500, 72, 1)};
+  const Image roll = piano_roll(notes, 4'000'000);
+  EXPECT_EQ(roll.width, 201);
+  EXPECT_EQ(roll.height, 25 * 4);
+  const auto grey = [&](int64_t x, int64_t y) { return static_cast<int>(roll.at(x, y)[0]); };
+  EXPECT_LT(grey(25, 12 * 4 + 1), 20);  // the middle of the first note, loud
+  EXPECT_GT(grey(110, 1), 150);         // the second, soft, at the top
+  EXPECT_LT(grey(110, 1), 200);
+  EXPECT_EQ(grey(75, 12 * 4 + 1), 255);  // silence
+}
+
+TEST(PianoRoll, AnythingAtAllIsAPicture) {
+  EXPECT_EQ(piano_roll({}, 0).width, 51);
+  EXPECT_EQ(piano_roll(std::vector<Note>{{0, longest_performance, 0, 1}, {5, 5, 127, 127}}, 0).width, 16'384);
+}
+
+}  // namespace
+}  // namespace perceiver

@@ -1,0 +1,418 @@
+// The fused decode step against a plain reference in f64: shapes, ragged and idle slots, further cross
+// blocks, absolute positions, replays.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <functional>
+#include <string>
+
+#include "tests/support/decode_problem.h"
+
+namespace perceiver::testing {
+namespace {
+
+// Sums in f32 round a few inputs of products and cached rows differently from the reference's in f64, and
+// each moves what follows by a fraction of its ulp. The reference itself in f32, its sums changed by up to
+// 3e-6, ends up to 6.4e-3 away from the one in f64 on these problems, 3.6e-3 in the mean of a problem.
+constexpr double kBound = 8e-3, kMeanBound = 5e-3;
+constexpr int64_t kMinSlotsForMean = 5;  // the mean of fewer says little
+constexpr int kReports = 8;              // deviating rows reported per cache
+
+class CudaDecode : public CudaTest {
+ protected:
+  /// Whether this GPU has the kernel, which is documented for compute capability 9.0 alone.
+  bool supported(const DecodeStep& step) const {
+    cudaDeviceProp properties{};
+    require_cuda(cudaGetDeviceProperties(&properties, 0), "properties");
+    const bool expected = properties.major == 9 && properties.minor == 0;
+    EXPECT_EQ(kernels::decode_supports(launch(), step), expected);
+    return expected;
+  }
+
+  void check(const DecodeShape& shape, const std::function<void(HostDecode&)>& change = {}) {
+    SCOPED_TRACE(::testing::Message() << shape.slots << " slots, widths " << shape.input << ' '
+                                      << shape.latent << ' ' << shape.attention);
+    HostDecode host(shape, 11);
+    if (change) change(host);
+    host.fill_caches();
+    const DeviceDecode device(launch(), host, shape.slots);
+    if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+    kernels::cuda::decode_step(launch(), device.step);
+    synchronize();
+    const std::vector<float> first = device.logits->read();
+    // Once more, with the workspace as the first step left it.
+    kernels::cuda::decode_step(launch(), device.step);
+    synchronize();
+    compare_repeated(host, first, device.logits->read());
+    compare(host, device);
+  }
+
+  void check_repeatable(const DecodeShape& shape, int runs) {
+    HostDecode host(shape, 3);
+    const DeviceDecode device(launch(), host, shape.slots);
+    if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+    std::vector<float> first;
+    for (int i = 0; i < runs; ++i) {
+      require_cuda(cudaMemset(device.logits->data(), 0xFF, device.logits->size() * 4), "poison");
+      kernels::cuda::decode_step(launch(), device.step);
+      synchronize();
+      const std::vector<float> logits = device.logits->read();
+      if (i == 0) first = logits;
+      ASSERT_EQ(std::memcmp(logits.data(), first.data(), first.size() * 4), 0) << "in run " << i;
+    }
+  }
+
+  static void compare_repeated(const HostDecode& host, const std::vector<float>& first,
+                               const std::vector<float>& second) {
+    const int64_t v = host.step.vocabulary;
+    for (int64_t i = 0; i < static_cast<int64_t>(first.size()); ++i) {
+      if (host.actives[static_cast<size_t>(i / v)] == 0) continue;
+      ASSERT_EQ(std::bit_cast<uint32_t>(first[static_cast<size_t>(i)]),
+                std::bit_cast<uint32_t>(second[static_cast<size_t>(i)]))
+          << "the same step twice: logit " << i % v << " of " << slot_text(host, i / v) << ", "
+          << first[static_cast<size_t>(i)] << " and " << second[static_cast<size_t>(i)];
+    }
+  }
+
+  /// Runs the reference on `host`, whose caches it updates as the step must.
+  static void compare(HostDecode& host, const DeviceDecode& device) {
+    const std::vector<float> logits = device.logits->read();
+    const int64_t v = host.step.vocabulary;
+    double sum = 0;
+    int64_t count = 0;
+    for (int64_t s = 0; s < host.step.slots; ++s) {
+      if (host.actives[static_cast<size_t>(s)] == 0) continue;
+      const DecodeReference::Row expected = DecodeReference(host.step, s).run();
+      const double error = relative_error(logits.data() + s * v, expected.data(), v);
+      EXPECT_LT(error, kBound) << "logits of " << slot_text(host, s);
+      sum += error, ++count;
+    }
+    if (count >= kMinSlotsForMean) {
+      EXPECT_LT(sum / static_cast<double>(count), kMeanBound) << "mean of slots";
+    }
+    const DecodeShape& shape = host.shape;
+    if (shape.tokens) {
+      EXPECT_EQ(device.context_tokens->read(), host.context_tokens);
+      EXPECT_EQ(device.context_positions->read(), host.context_positions);
+    } else {
+      compare_cache(*device.context_kv, host.context_kv, host, host.context_places, shape.context_rows,
+                    shape.attention, shape.cross_heads, "context of cross block");
+    }
+    compare_cache(*device.self_kv, host.self_kv, host, host.latent_places, shape.latent_rows, shape.latent,
+                  shape.self_heads, "latents of self layer");
+  }
+
+  /// Rows that the step must not write are unchanged, bit for bit. Reports the first rows that differ, in the
+  /// order in which the step computes them.
+  static void compare_cache(const DeviceArray<Bits>& device, const std::vector<Bits>& host,
+                            const HostDecode& problem, const std::vector<int32_t>& places, int64_t ring_rows,
+                            int64_t width, int64_t heads, const char* what) {
+    const std::vector<Bits> actual = device.read();
+    ASSERT_EQ(actual.size(), host.size());
+    int reports = 0;
+    for (int64_t row = 0; row < static_cast<int64_t>(host.size()) / (2 * width); ++row) {
+      const auto a = actual.begin() + row * 2 * width, e = host.begin() + row * 2 * width;
+      if (std::equal(a, a + 2 * width, e)) continue;
+      std::vector<float> x, y;
+      for (int64_t i = 0; i < 2 * width; ++i) x.push_back(bf16_value(a[i])), y.push_back(bf16_value(e[i]));
+      const double error = relative_error(x.data(), y.data(), 2 * width);
+      const int64_t slot = row / ring_rows % problem.shape.slots;
+      const auto s = static_cast<size_t>(slot);
+      const bool written = problem.actives[s] != 0 && row % ring_rows == places[s];
+      if (written && error < kBound) continue;
+      ADD_FAILURE() << what << ' ' << row / ring_rows / problem.shape.slots << ", row " << row % ring_rows
+                    << " of " << slot_text(problem, slot) << ": error " << error << ", "
+                    << worst_head(x, y, width / heads, heads);
+      if (++reports == kReports) return;
+    }
+  }
+
+  static std::string slot_text(const HostDecode& host, int64_t slot) {
+    const auto s = static_cast<size_t>(slot);
+    return (::testing::Message() << "slot " << slot << " (context " << host.contexts[s] << ", latents "
+                                 << host.latents[s] << ", rows written " << host.context_places[s] << " and "
+                                 << host.latent_places[s] << ')')
+        .GetString();
+  }
+  /// The head with the largest error in a row of keys and values.
+  static std::string worst_head(const std::vector<float>& x, const std::vector<float>& y, int64_t head_dim,
+                                int64_t heads) {
+    double worst = -1;
+    int64_t at = 0;
+    for (int64_t h = 0; h < 2 * heads && !std::isnan(worst); ++h) {
+      const double error = relative_error(x.data() + h * head_dim, y.data() + h * head_dim, head_dim);
+      if (!(error <= worst)) worst = error, at = h;
+    }
+    return (::testing::Message() << (at < heads ? "keys" : "values") << " of head " << at % heads << ' '
+                                 << worst)
+        .GetString();
+  }
+};
+
+TEST_F(CudaDecode, Widths) {
+  check({});
+  check({.input = 1024, .latent = 1024, .attention = 1024, .cross_heads = 16, .self_heads = 16});
+  check({.input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 4});
+  check({.input = 256, .latent = 512, .attention = 256, .cross_heads = 8, .self_heads = 8});
+  check({.input = 256, .latent = 128, .attention = 128, .cross_heads = 2, .self_heads = 1});
+  check({.vocabulary = 17, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
+  check({.vocabulary = 1, .input = 32, .latent = 32, .attention = 32, .cross_heads = 1, .self_heads = 1});
+  check({.input = 1024,
+         .latent = 768,
+         .attention = 768,
+         .cross_heads = 12,
+         .self_heads = 6,
+         .self_widening = 1});
+}
+
+TEST_F(CudaDecode, Slots) {
+  for (const int64_t slots : {2, 3, 7, 8, 9, 16, 17, 32, 33, 64}) check({.slots = slots});
+  check({.slots = 5, .input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 8});
+  check({.slots = 64, .input = 256, .latent = 512, .attention = 256, .cross_heads = 2, .self_heads = 16});
+  check({.slots = 20, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
+}
+
+TEST_F(CudaDecode, ManyRows) {
+  for (const int64_t slots : {1, 2, 12})
+    check({.slots = slots,
+           .input = 256,
+           .latent = 256,
+           .attention = 256,
+           .cross_heads = 4,
+           .self_heads = 4,
+           .context_rows = 5000,
+           .latent_rows = 1030},
+          [](HostDecode& host) {
+            host.set_slot(0, 5000, 4999, 1030, 0, true);
+            if (host.shape.slots > 1) host.set_slot(1, 1, 0, 1, 0, true);
+          });
+}
+
+TEST_F(CudaDecode, FewRows) {
+  for (const int32_t rows : {1, 2, 3, 31, 33, 64, 65})
+    for (const int32_t new_row : {0, rows / 2, rows - 1})
+      check({.latent = 256, .self_heads = 4, .context_rows = 65, .latent_rows = 65},
+            [=](HostDecode& host) { host.set_slot(0, rows, new_row, rows, new_row, true); });
+}
+
+TEST_F(CudaDecode, IdleSlots) {
+  for (const int64_t slots : {4, 18})
+    check({.slots = slots}, [](HostDecode& host) {
+      host.actives[0] = 0;
+      host.set_slot(2, -7, 1 << 30, -7, 1 << 30, false);
+      host.tokens[2] = host.positions[2] = 1 << 30;
+      host.actives.back() = 0;
+    });
+  check({.slots = 2}, [](HostDecode& host) { host.actives = {0, 0}; });
+}
+
+TEST_F(CudaDecode, Variants) {
+  for (const Activation activation :
+       {Activation::squared_relu, Activation::relu, Activation::gelu, Activation::silu, Activation::identity})
+    check({.activation = activation});
+  check({.slots = 3, .query_residual = false, .biases = false, .query_offset = 1});
+  check({.slots = 10, .layers = 4, .cross_after = {0, 2}});
+  check({.layers = 3, .cross_after = {1, 2}});
+  check({.slots = 2, .query_layers = 1});
+  check({.slots = 9, .query_activation = Activation::gelu, .query_layers = 3});
+  check({.slots = 2, .position_tables = 3});
+  check({.slots = 2, .rotary_fraction = 1, .rotary_heads = 0.5});
+  check({.rotary_fraction = 0});
+}
+
+TEST_F(CudaDecode, NegativePositions) {
+  check({.slots = 2}, [](HostDecode& host) { host.positions = {-5, -17}; });
+}
+
+// The context as tokens: as above, against the table's keys and values rotated in f64.
+TEST_F(CudaDecode, TokensWidths) {
+  check({.tokens = true});
+  check({.input = 1024,
+         .latent = 1024,
+         .attention = 1024,
+         .cross_heads = 16,
+         .self_heads = 16,
+         .context_rows = 3000,
+         .tokens = true});
+  check({.input = 256, .latent = 512, .attention = 256, .cross_heads = 8, .self_heads = 8, .tokens = true});
+  check({.input = 256, .latent = 128, .attention = 128, .cross_heads = 1, .self_heads = 1, .tokens = true});
+  check({.vocabulary = 17,
+         .input = 96,
+         .latent = 192,
+         .attention = 192,
+         .cross_heads = 3,
+         .self_heads = 6,
+         .tokens = true});
+  check({.vocabulary = 1,
+         .input = 32,
+         .latent = 32,
+         .attention = 32,
+         .cross_heads = 1,
+         .self_heads = 1,
+         .tokens = true});
+}
+
+TEST_F(CudaDecode, TokensRows) {
+  for (const int32_t rows : {1, 2, 255, 511, 512, 513, 1023, 1500})
+    for (const int32_t new_row : {0, rows / 2, rows - 1})
+      check({.context_rows = 1500, .tokens = true},
+            [=](HostDecode& host) { host.set_slot(0, rows, new_row, 7, 3, true); });
+}
+
+/// Enough rows that two heads share a block and every block has a part.
+TEST_F(CudaDecode, TokensManyRows) {
+  for (const int32_t rows : {1, 600, 20000, 65536, 69999, 70000})
+    check({.vocabulary = 300, .attention = 256, .cross_heads = 4, .context_rows = 70000, .tokens = true},
+          [=](HostDecode& host) { host.set_slot(0, rows, rows / 2, 24, 5, true); });
+  for (const int64_t heads : {2, 3, 6})
+    check({.attention = 64 * heads, .cross_heads = heads, .context_rows = 17000, .tokens = true},
+          [](HostDecode& host) { host.set_slot(0, 17000, 0, 24, 23, true); });
+}
+
+TEST_F(CudaDecode, TokensVariants) {
+  check({.layers = 4, .context_rows = 2000, .cross_after = {0, 2}, .tokens = true});
+  check({.layers = 3, .cross_after = {1, 2}, .query_residual = false, .biases = false, .tokens = true});
+  check({.query_offset = 1, .query_layers = 2, .tokens = true});
+  for (const double fraction : {0.0, 0.25, 1.0})
+    check({.latent = 256, .attention = 256, .rotary_fraction = fraction, .tokens = true});
+  check({.context_rows = 17000, .rotary_fraction = 1, .rotary_heads = 0.75, .tokens = true});
+  check({.attention = 256, .cross_heads = 4, .rotary_heads = 0.5, .tokens = true});
+}
+
+TEST_F(CudaDecode, TokensNegativePositions) {
+  check({.context_rows = 900, .tokens = true}, [](HostDecode& host) { host.positions = {-5}; });
+}
+
+TEST_F(CudaDecode, TokensIdle) {
+  check({.tokens = true}, [](HostDecode& host) {
+    host.set_slot(0, -7, 1 << 30, -7, 1 << 30, false);
+    host.tokens[0] = host.positions[0] = 1 << 30;
+  });
+}
+
+/// Steps replayed from a graph, each with the caches and counts that the previous one left.
+TEST_F(CudaDecode, Replays) {
+  DecodeShape shape{.slots = 3, .layers = 3, .context_rows = 30, .latent_rows = 20};
+  HostDecode host(shape, 5);
+  // As a previous step left it: every row up to the last one written holds something.
+  for (int64_t s = 0; s < 3; ++s) host.set_slot(s, 5, 5, 4, 4, true);
+  host.fill_caches();
+  for (int64_t s = 0; s < 3; ++s) host.set_slot(s, 5, 4, 4, 3, true);
+  const DeviceDecode device(launch(), host, shape.slots);
+  if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+  const auto stream = static_cast<cudaStream_t>(launch().stream);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replay = nullptr;
+  require_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  kernels::cuda::decode_step(launch(), device.step);
+  require_cuda(cudaStreamEndCapture(stream, &graph), "capture");
+  require_cuda(cudaGraphInstantiate(&replay, graph, 0), "graph");
+  for (int step = 0; step < 12; ++step) {
+    const auto advance = [&](std::vector<int32_t>& numbers, const int32_t* to) {
+      for (int32_t& x : numbers) ++x;
+      require_cuda(cudaMemcpy(const_cast<int32_t*>(to), numbers.data(), 12, cudaMemcpyHostToDevice),
+                   "advance");
+    };
+    advance(host.contexts, device.step.context_count), advance(host.context_places, device.step.context_row);
+    advance(host.latents, device.step.latent_count), advance(host.latent_places, device.step.latent_row);
+    advance(host.tokens, device.step.token), advance(host.positions, device.step.position);
+    for (int32_t& token : host.tokens) token %= 200;
+    for (int32_t& position : host.positions) position %= 30;
+    require_cuda(
+        cudaMemcpy(const_cast<int32_t*>(device.step.token), host.tokens.data(), 12, cudaMemcpyHostToDevice),
+        "tokens");
+    require_cuda(cudaMemcpy(const_cast<int32_t*>(device.step.position), host.positions.data(), 12,
+                            cudaMemcpyHostToDevice),
+                 "positions");
+    require_cuda(cudaGraphLaunch(replay, stream), "replay");
+    synchronize();
+    SCOPED_TRACE(::testing::Message() << "step " << step);
+    compare(host, device);
+    // The reference continues from the same rows, so that rounding differences do not accumulate.
+    const std::vector<Bits> context_kv = device.context_kv->read(), self_kv = device.self_kv->read();
+    std::copy(context_kv.begin(), context_kv.end(), host.context_kv.begin());
+    std::copy(self_kv.begin(), self_kv.end(), host.self_kv.begin());
+  }
+  cudaGraphExecDestroy(replay);
+  cudaGraphDestroy(graph);
+}
+
+/// When the flags start over, words of the previous epoch are not taken for new ones.
+TEST_F(CudaDecode, Epochs) {
+  HostDecode host({.layers = 3}, 9);
+  const DeviceDecode device(launch(), host, 1);
+  if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+  const std::vector<float> expected = [&] {
+    kernels::cuda::decode_step(launch(), device.step);
+    synchronize();
+    return device.logits->read();
+  }();
+  const uint64_t steps = kernels::kDecodeEpoch - 2, ends = steps * static_cast<uint64_t>(launch().sm_count);
+  require_cuda(
+      cudaMemcpy(static_cast<uint8_t*>(device.step.workspace) + 128, &ends, 8, cudaMemcpyHostToDevice),
+      "count of steps");
+  for (int i = 0; i < 5; ++i) {
+    require_cuda(cudaMemset(device.logits->data(), 0xFF, device.logits->size() * 4), "poison");
+    kernels::cuda::decode_step(launch(), device.step);
+    synchronize();
+    compare_repeated(host, expected, device.logits->read());
+  }
+  uint64_t after = 0;
+  require_cuda(
+      cudaMemcpy(&after, static_cast<uint8_t*>(device.step.workspace) + 128, 8, cudaMemcpyDeviceToHost),
+      "count of steps");
+  EXPECT_EQ(after, (steps + 5) * static_cast<uint64_t>(launch().sm_count));
+}
+
+/// The order of sums depends on the shapes alone.
+TEST_F(CudaDecode, Repeatable) {
+  for (const int64_t slots : {1, 6, 40})
+    check_repeatable(
+        {.slots = slots, .latent = 512, .self_heads = 8, .context_rows = 600, .latent_rows = 300}, 50);
+}
+
+TEST_F(CudaDecode, TokensRepeatable) {
+  check_repeatable({.attention = 256, .layers = 3, .context_rows = 20000, .cross_after = {1}, .tokens = true},
+                   100);
+}
+
+/// What the kernel cannot do is left to separate operations.
+TEST_F(CudaDecode, Unsupported) {
+  HostDecode host({.slots = 1}, 1);
+  DeviceDecode device(launch(), host, 1);
+  if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+  const auto refused = [&](auto change) {
+    DecodeStep step = device.step;
+    change(step);
+    return !kernels::decode_supports(launch(), step);
+  };
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.type = DType::f32; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.slots = 65; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.latent_channels = 2048; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.self_heads = 8; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.layers = 129; }));
+  EXPECT_TRUE(
+      refused([](DecodeStep& s) { s.output.weight = static_cast<const Bits*>(s.output.weight) + 1; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.context_kv = nullptr; }));
+}
+
+TEST_F(CudaDecode, TokensUnsupported) {
+  HostDecode host({.tokens = true}, 1);
+  DeviceDecode device(launch(), host, 1);
+  if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+  const auto refused = [&](auto change) {
+    DecodeStep step = device.step;
+    change(step);
+    return !kernels::decode_supports(launch(), step);
+  };
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.slots = 2; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.vocabulary = 32000; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.context_tokens = nullptr; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.context_kv = s.self_kv; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.cross_rotary.bands = 3; }));
+  // One head fits where two do not.
+  EXPECT_FALSE(refused([](DecodeStep& s) { s.vocabulary = 1200, s.context_rows = 1 << 20; }));
+}
+
+}  // namespace
+}  // namespace perceiver::testing

@@ -1,0 +1,221 @@
+// CUDA kernels of skinny GEMM and of bias and activation against the CPU's in f64.
+#include <gtest/gtest.h>
+
+#include "kernels/gemm.h"
+#include "tests/support/cuda_check.h"
+
+namespace perceiver::testing {
+namespace {
+
+template <typename T>
+class CudaGemm : public CudaKernelTest<T> {};
+TYPED_TEST_SUITE(CudaGemm, ElementTypes);
+
+TYPED_TEST(CudaGemm, SkinnyGemm) {
+  using T = TypeParam;
+  for (const auto& [rows, columns, depth] :
+       {std::tuple{1, 1, 1}, {3, 70, 100}, {5, 259, 1024}, {9, 33, 4096}, {64, 40, 77}}) {
+    const Values x = random_values<T>(rows * depth, 1), weight = random_values<T>(columns * depth, 2),
+                 bias = random_values<T>(columns, 3);
+    Values expected(static_cast<size_t>(rows * columns));
+    kernels::cpu::skinny_gemm({.type = DType::f64,
+                               .weight_type = DType::f64,
+                               .rows = rows,
+                               .columns = columns,
+                               .depth = depth,
+                               .x = x.data(),
+                               .weight = weight.data(),
+                               .bias = bias.data(),
+                               .out = expected.data()});
+    const Array<T> x_device(x), weight_device(weight), bias_device(bias), out(rows * columns), alone(columns);
+    kernels::cuda::skinny_gemm(this->launch(), {.type = kType<T>,
+                                                .weight_type = kType<T>,
+                                                .rows = rows,
+                                                .columns = columns,
+                                                .depth = depth,
+                                                .x = x_device.data(),
+                                                .weight = weight_device.data(),
+                                                .bias = bias_device.data(),
+                                                .out = out.data()});
+    const Values all = out.read();
+    expect_close(all, expected, {bound_of<T>().relative, 1e-4}, "products");
+    for (int64_t r = 0; r < rows; ++r) {
+      kernels::cuda::skinny_gemm(this->launch(), {.type = kType<T>,
+                                                  .weight_type = kType<T>,
+                                                  .rows = 1,
+                                                  .columns = columns,
+                                                  .depth = depth,
+                                                  .x = x_device.data() + r * depth,
+                                                  .weight = weight_device.data(),
+                                                  .bias = bias_device.data(),
+                                                  .out = alone.data()});
+      const Values row = alone.read();
+      ASSERT_TRUE(std::equal(row.begin(), row.end(), all.begin() + r * columns))
+          << "row " << r << " of " << rows;
+    }
+  }
+}
+
+struct MatrixCase {
+  int64_t rows, columns, shift = 0;
+};
+const MatrixCase kMatrixCases[] = {{700, 512}, {65, 40, 1}, {33, 259}, {5, 1}, {1, 4096}, {1200, 136}};
+constexpr Activation kActivations[] = {Activation::identity, Activation::squared_relu, Activation::gelu,
+                                       Activation::silu, Activation::relu};
+
+template <typename T>
+void check_bias(const Launch& launch, const MatrixCase& c, Activation activation, bool with_bias) {
+  const int64_t n = c.rows * c.columns;
+  const bool activated = activation != Activation::identity;
+  const Values in = random_values<T>(n, 1, 3), bias = random_values<T>(c.columns, 2);
+  Values pre(in), out(in);
+  kernels::cpu::bias_activation({.type = DType::f64,
+                                 .rows = c.rows,
+                                 .columns = c.columns,
+                                 .activation = Activation::identity,
+                                 .pre = pre.data(),
+                                 .bias = with_bias ? bias.data() : nullptr,
+                                 .out = nullptr});
+  Values stored = rounded<T>(pre);
+  if (activated)
+    kernels::cpu::bias_activation({.type = DType::f64,
+                                   .rows = c.rows,
+                                   .columns = c.columns,
+                                   .activation = activation,
+                                   .pre = stored.data(),
+                                   .bias = nullptr,
+                                   .out = out.data()});
+  const Array<T> a_pre(in, c.shift), a_bias(bias), a_out(n, c.shift);
+  kernels::bias_activation(launch, {.type = kType<T>,
+                                    .rows = c.rows,
+                                    .columns = c.columns,
+                                    .activation = activation,
+                                    .pre = a_pre.data(),
+                                    .bias = with_bias ? a_bias.data() : nullptr,
+                                    .out = activated ? a_out.data() : nullptr});
+  expect_close(a_pre.read(), pre, bound_of<T>(), "pre");
+  if (activated) expect_close(a_out.read(), out, bound_of<T>(), "out");
+}
+
+TYPED_TEST(CudaGemm, BiasActivation) {
+  for (const MatrixCase& c : kMatrixCases)
+    for (const Activation activation : kActivations) {
+      check_bias<TypeParam>(this->launch(), c, activation, true);
+      check_bias<TypeParam>(this->launch(), c, activation, false);
+    }
+}
+
+template <typename T>
+void check_bias_backward(const Launch& launch, const MatrixCase& c, Activation activation, bool with_bias,
+                         bool in_place) {
+  const int64_t n = c.rows * c.columns;
+  const bool activated = activation != Activation::identity;
+  const Values d_out = random_values<T>(n, 2), old = random_values<float>(c.columns, 3);
+  Values pre =
+      random_values<T>(n, 1, 3);  // what backward reads: for some activations the output, never negative
+  if (kernels::derives_from_output(activation))
+    for (double& value : pre) value = std::max(0.0, value);
+  Values d_pre(d_out), d_bias(old);
+  kernels::cpu::bias_activation_backward({.type = DType::f64,
+                                          .rows = c.rows,
+                                          .columns = c.columns,
+                                          .activation = activation,
+                                          .kept = pre.data(),
+                                          .d_out = d_out.data(),
+                                          .d_pre = d_pre.data(),
+                                          .d_bias = d_bias.data(),
+                                          .accumulate_bias = in_place});
+  const Array<T> a_pre(pre, c.shift), a_d_out(d_out, c.shift), a_d_pre(n, c.shift);
+  const Array<float> a_d_bias(old);
+  const Array<T>& target = in_place ? a_d_out : a_d_pre;
+  kernels::bias_activation_backward(launch, {.type = kType<T>,
+                                             .rows = c.rows,
+                                             .columns = c.columns,
+                                             .activation = activation,
+                                             .kept = activated ? a_pre.data() : nullptr,
+                                             .d_out = a_d_out.data(),
+                                             .d_pre = activated ? target.data() : nullptr,
+                                             .d_bias = with_bias ? a_d_bias.data() : nullptr,
+                                             .accumulate_bias = in_place});
+  if (activated) expect_close(target.read(), d_pre, bound_of<T>(), "d_pre");
+  expect_close(a_d_bias.read(), with_bias ? d_bias : old, {1e-5, 2e-5}, "d_bias");
+}
+
+TYPED_TEST(CudaGemm, BiasActivationBackward) {
+  for (const MatrixCase& c : kMatrixCases)
+    for (const Activation activation : kActivations) {
+      check_bias_backward<TypeParam>(this->launch(), c, activation, true, false);
+      check_bias_backward<TypeParam>(this->launch(), c, activation, true, true);
+      check_bias_backward<TypeParam>(this->launch(), c, activation, false, false);
+    }
+}
+
+TYPED_TEST(CudaGemm, BiasGradientRepeats) {
+  using T = TypeParam;
+  const int64_t rows = 9000, columns = 264;
+  const Array<T> d_out(random_values<T>(rows * columns, 1));
+  const Array<float> d_bias(columns);
+  this->expect_repeatable([] {},
+                          [&] {
+                            kernels::bias_activation_backward(this->launch(),
+                                                              {.type = kType<T>,
+                                                               .rows = rows,
+                                                               .columns = columns,
+                                                               .activation = Activation::identity,
+                                                               .kept = nullptr,
+                                                               .d_out = d_out.data(),
+                                                               .d_pre = nullptr,
+                                                               .d_bias = d_bias.data(),
+                                                               .accumulate_bias = false});
+                          },
+                          d_bias);
+}
+
+/// Activations of large arguments stay finite where the function is.
+TYPED_TEST(CudaGemm, ActivationsOfLargeInputs) {
+  using T = TypeParam;
+  const Values in{-1e4, -300, -100, -88, -50, -12, -0.0, 12, 50, 88, 100, 300, 1e4, -1e-3, 1e-3, 1};
+  const auto n = static_cast<int64_t>(in.size());
+  for (const Activation activation : {Activation::gelu, Activation::silu}) {
+    Values x = rounded<T>(in), ones(in.size(), 1), out(x), d(x);
+    kernels::cpu::bias_activation({.type = DType::f64,
+                                   .rows = 1,
+                                   .columns = n,
+                                   .activation = activation,
+                                   .pre = x.data(),
+                                   .bias = nullptr,
+                                   .out = out.data()});
+    kernels::cpu::bias_activation_backward({.type = DType::f64,
+                                            .rows = 1,
+                                            .columns = n,
+                                            .activation = activation,
+                                            .kept = x.data(),
+                                            .d_out = ones.data(),
+                                            .d_pre = d.data(),
+                                            .d_bias = nullptr,
+                                            .accumulate_bias = false});
+    const Array<T> a_x(x), a_ones(ones), a_out(n), a_d(n);
+    kernels::bias_activation(this->launch(), {.type = kType<T>,
+                                              .rows = 1,
+                                              .columns = n,
+                                              .activation = activation,
+                                              .pre = a_x.data(),
+                                              .bias = nullptr,
+                                              .out = a_out.data()});
+    kernels::bias_activation_backward(this->launch(), {.type = kType<T>,
+                                                       .rows = 1,
+                                                       .columns = n,
+                                                       .activation = activation,
+                                                       .kept = a_x.data(),
+                                                       .d_out = a_ones.data(),
+                                                       .d_pre = a_d.data(),
+                                                       .d_bias = nullptr,
+                                                       .accumulate_bias = false});
+    const Bound bound{sizeof(T) == 2 ? 1.0 / 128 : 1e-5, 1e-12};
+    expect_close(a_out.read(), out, bound, "out");
+    expect_close(a_d.read(), d, {bound.relative, 1e-6}, "d");
+  }
+}
+
+}  // namespace
+}  // namespace perceiver::testing

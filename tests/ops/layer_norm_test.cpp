@@ -1,0 +1,61 @@
+#include "ops/ops.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "tests/support/gradient_check.h"
+
+namespace perceiver {
+namespace {
+
+using testing::check_gradients;
+using testing::cpu;
+using testing::random_tensor;
+
+TEST(LayerNorm, Gradients) {
+  check_gradients(
+      [](Tape& tape, const std::vector<Variable>& in) {
+        return ops::layer_norm(tape, in[0], {in[1], in[2]});
+      },
+      {random_tensor({7, 6}, 1, 2, 0.5), random_tensor({6}, 2), random_tensor({6}, 3)});
+}
+
+TEST(LayerNorm, NormalisesEachRow) {
+  const Tensor x = random_tensor({3, 50}, 1, 4, -3);
+  Tape tape(cpu(), false);
+  std::vector<double> ones(50, 1), zeros(50, 0);
+  const Variable y = ops::layer_norm(tape, Tape::constant(x),
+                                     {Tape::constant(Tensor::from_host<double>(cpu(), {50}, ones)),
+                                      Tape::constant(Tensor::from_host<double>(cpu(), {50}, zeros))});
+  for (int64_t r = 0; r < 3; ++r) {
+    const double* row = y.value.as<double>() + r * 50;
+    const double mean = std::accumulate(row, row + 50, 0.0) / 50;
+    const double variance = std::inner_product(row, row + 50, row, 0.0) / 50;
+    EXPECT_NEAR(mean, 0, 1e-12);
+    EXPECT_NEAR(variance, 1, 1e-5);
+  }
+}
+
+TEST(ResidualLayerNorm, GradientsWithDropout) {
+  for (const double rate : {0.0, 0.4}) {
+    check_gradients(
+        [rate](Tape& tape, const std::vector<Variable>& in) {
+          const auto [sum, normal] = ops::residual_layer_norm(tape, in[0], in[1], {in[2], in[3]}, {rate, 24});
+          return ops::residual_add(tape, sum, normal, {rate, 24});
+        },
+        {random_tensor({8, 6}, 1), random_tensor({8, 6}, 2), random_tensor({6}, 3), random_tensor({6}, 4)});
+  }
+}
+
+TEST(ResidualLayerNorm, GradientsWithoutResidual) {
+  check_gradients(
+      [](Tape& tape, const std::vector<Variable>& in) {
+        const auto [sum, normal] = ops::residual_layer_norm(tape, {}, in[0], {in[1], in[2]}, {0.3, 48});
+        return ops::residual_add(tape, sum, normal, {});
+      },
+      {random_tensor({8, 6}, 2), random_tensor({6}, 3), random_tensor({6}, 4)});
+}
+
+}  // namespace
+}  // namespace perceiver
