@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t max_levels = 64;
 constexpr int64_t max_codes = int64_t{1} << 20;  ///< of one level
 constexpr int64_t max_frame_rate = 100'000;
-constexpr int64_t max_codes = int64_t{1} << 28;  ///< of one file
+constexpr int64_t max_file_codes = int64_t{1} << 28;  ///< of one file
 
 class CodecModality final : public Modality {
  public:
@@ -47,8 +47,8 @@ class CodecModality final : public Modality {
     if (array.shape().size() != 2 || array.shape()[level_axis] != levels)
       throw_user("{}: shape [{}]; expected two dimensions, {} of {} levels", file.path,
                  fmt::join(array.shape(), ", "), levels_first_ ? "the first" : "the second", levels);
-    if (array.elements() > max_codes)
-      throw_user("{}: {} codes; at most {} are read", file.path, array.elements(), max_codes);
+    if (array.elements() > max_file_codes)
+      throw_user("{}: {} codes; at most {} are read", file.path, array.elements(), max_file_codes);
     const int64_t frames = array.elements() / levels;
     TokenSequence document;
     document.units = array.elements();

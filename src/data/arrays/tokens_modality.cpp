@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t max_values = int64_t{1} << 28;
 constexpr size_t max_axes = 16;
-constexpr int64_t max_values = int64_t{1} << 28;  ///< of one file
+constexpr int64_t max_file_values = int64_t{1} << 28;  ///< of one file
 constexpr std::string_view positions_ending = ".positions.npy";
 
 class TokensModality final : public Modality {
@@ -35,8 +35,8 @@ class TokensModality final : public Modality {
     const NpyArray array = NpyArray::parse(file.bytes, file.path);
     if (array.shape().size() != 1)
       throw_user("{}: {} dimensions; expected one", file.path, array.shape().size());
-    if (array.elements() > max_elements)
-      throw_user("{}: {} values; at most {} are read", file.path, array.elements(), max_elements);
+    if (array.elements() > max_file_values)
+      throw_user("{}: {} values; at most {} are read", file.path, array.elements(), max_file_values);
     TokenSequence document;
     document.units = array.elements();
     document.ids.reserve(static_cast<size_t>(array.elements()));
