@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "data/text/utf8_stream.h"
-#include "data/tokenizer.h"
+#include "data/text/tokenizer.h"
 #include "generate/request.h"
 #include "generate/stop_strings.h"
 
