@@ -165,7 +165,7 @@ Generator Model::start(TokenPrompt prompt, const GenerateOptions& options) const
 Generator Model::restore(std::string_view saved) const {
   const SafetensorsFile file = SafetensorsFile::parse(std::as_bytes(std::span(saved)), "the saved generator");
   const std::string* text = file.find_metadata(kOptions);
-  if (text == nullptr) throw_user("{}: it holds no generator", file.source());
+  if (text == nullptr) throw_user("{}: not a saved generator", file.source());
   const nlohmann::json json = parse_json_document(*text, file.source());
   GenerateOptions options;
   size_t prompt = 0;
@@ -184,15 +184,15 @@ Generator Model::restore(std::string_view saved) const {
     ended = json.at("ended").get<bool>();
     log_probability = json.at("log_probability").get<double>();
   } catch (const nlohmann::json::exception&) {
-    throw_user("{}: its options are damaged", file.source());
+    throw_user("{}: the saved options are damaged", file.source());
   }
   if (options.policy < GenerationPolicy::automatic || options.policy > GenerationPolicy::stream)
-    throw_user("{}: its policy is unknown", file.source());
+    throw_user("{}: the saved policy is unknown", file.source());
   auto generator = std::make_unique<Generator::State>(state_, options);
   Generator::State& s = *generator;
   s.engine.restore(0, file);
   const std::vector<int32_t>& tokens = s.engine.tokens(0);
-  if (prompt == 0 || prompt > tokens.size()) throw_user("{}: its prompt is damaged", file.source());
+  if (prompt == 0 || prompt > tokens.size()) throw_user("{}: the saved prompt is damaged", file.source());
   const kernels::SamplingParameters& settings = s.engine.sampling(0);
   s.options.temperature = settings.temperature;
   s.options.top_k = settings.top_k;

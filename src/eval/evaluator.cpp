@@ -10,7 +10,7 @@
 namespace perceiver {
 namespace {
 
-/// Adds what one batch of windows scored.
+/// Adds the scores of one batch of windows.
 void add_batch(const WindowBatch& windows, const ops::LossResult& loss, int64_t positions,
                EvaluationResult& result) {
   const std::vector<double> nll = host_doubles(loss.nll);
@@ -51,7 +51,7 @@ EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split s
   const ModelConfig& config = model.config();
   check_fits(data, config);
   if (options.latents < 0 || options.latents > config.context_length)
-    throw_user("{} latents asked for; 1 to model.context_length {} are possible", options.latents,
+    throw_user("{} latents requested; must be 1 to model.context_length {}", options.latents,
                config.context_length);
   const bool transformer = config.type == ModelType::transformer;
   const int64_t latents = transformer           ? config.context_length

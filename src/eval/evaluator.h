@@ -16,7 +16,7 @@ struct EvaluationOptions {
   int64_t stride = 0;         ///< S, targets per window; 0 = latents
   int64_t latents = 0;        ///< M; 0 = the model's
   int64_t batch = 1;          ///< windows at once
-  int64_t max_documents = 0;  ///< only the first so many; 0 = all (64 of data made on the fly)
+  int64_t max_documents = 0;  ///< only the first this many; 0 = all (64 for data generated on the fly)
 };
 
 struct PositionBucket {
@@ -27,27 +27,27 @@ struct PositionBucket {
 struct EvaluationResult {
   int64_t documents = 0;
   int64_t tokens = 0;  ///< targets scored
-  int64_t units = 0;   ///< bytes (or what the data set counts) that they stand for
-  int64_t words = 0;   ///< separated by white space; 0 where the data are no text
+  int64_t units = 0;   ///< bytes (or the data set's unit) that the targets cover
+  int64_t words = 0;   ///< separated by white space; 0 if the data are not text
   std::string unit;
   double nats = 0;  ///< total
   int64_t correct = 0;
   double seconds = 0;
   int64_t latents = 0, stride = 0;
-  std::array<PositionBucket, position_bucket_starts.size()> buckets;  ///< by place in the document
+  std::array<PositionBucket, position_bucket_starts.size()> buckets;  ///< by position in the document
 
   double nats_per_token() const { return nats / static_cast<double>(tokens); }
   double bits_per_token() const;
   double bits_per_unit() const;
   double nats_per_unit() const { return nats / static_cast<double>(units); }
   double perplexity() const;       ///< per token
-  double word_perplexity() const;  ///< e to the nats per word, the text's end included; only with words
+  double word_perplexity() const;  ///< e^(nats per word), including the end of the text; only with words
   double accuracy() const { return static_cast<double>(correct) / static_cast<double>(tokens); }
   double tokens_per_second() const { return static_cast<double>(tokens) / seconds; }
 };
 
-/// Throws `user` for a split without documents, data that do not fit the model, or options that contradict
-/// each other. `progress` (optional) is told scored and total tokens after each batch.
+/// Throws `user` for a split without documents, data that do not fit the model, or contradictory options.
+/// `progress` (optional) is called after each batch with the scored and the total number of tokens.
 EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split split,
                           const EvaluationOptions& options,
                           const std::function<void(int64_t, int64_t)>& progress = {});

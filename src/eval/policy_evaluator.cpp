@@ -9,7 +9,7 @@
 namespace perceiver {
 namespace {
 
-/// A document on its way through a slot.
+/// A document being scored in a slot.
 struct Reading {
   int64_t document = -1;  ///< -1: none
   std::vector<int32_t> tokens;
@@ -25,7 +25,7 @@ std::pair<double, bool> score(const std::vector<double>& logits, int32_t target)
   return {std::log(sum) + largest - own, own == largest};
 }
 
-/// Positions that need not be given, since they are the engine's own.
+/// Whether positions are the engine's default and need not be given.
 bool count_from_one(const std::vector<int32_t>& positions) {
   for (size_t i = 0; i < positions.size(); ++i)
     if (positions[i] != static_cast<int32_t>(i + 1)) return false;
@@ -41,7 +41,7 @@ class PolicyEvaluator {
       throw_user("the data has no {} documents; name some in data.{} or set its fraction", split_name(split),
                  split_name(split));
     if (options.max_documents < 0 || options.max_tokens < 0)
-      throw_user("limits of documents and tokens must not be negative");
+      throw_user("the limits on documents and tokens must not be negative");
     if (data.unbounded()) result_.documents = Windows::unbounded_documents;
     if (options.max_documents > 0) result_.documents = std::min(result_.documents, options.max_documents);
     result_.unit = data.unit();

@@ -1,6 +1,6 @@
-// Likelihood as generation sees it: every token is scored by the logits that an engine would have chosen it
-// from, with whatever its policy left in the caches. Beside `evaluate`, which is exact, it tells what a
-// policy costs.
+// Likelihood under a generation policy: every token is scored by the logits that an engine would have chosen
+// it from, given what its policy left in the caches. Compared with `evaluate`, which is exact, this measures
+// what a policy costs in quality.
 #pragma once
 
 #include <functional>
@@ -12,12 +12,12 @@ namespace perceiver {
 
 /// 0: no limit.
 struct PolicyEvaluationOptions {
-  int64_t max_documents = 0;  ///< only the first so many (64 of data made on the fly)
-  int64_t max_tokens = 0;     ///< targets of a document
+  int64_t max_documents = 0;  ///< only the first this many (64 for data generated on the fly)
+  int64_t max_tokens = 0;     ///< targets per document
 };
 
-/// Scores the documents of a split, as many at once as the engine has slots. `stride` of the result is 1;
-/// units are those of whole documents, or where max_tokens cuts one, in proportion to its targets. Throws
+/// Scores the documents of a split, as many at once as the engine has slots. The result's `stride` is 1; its
+/// units are those of whole documents, or in proportion to the targets of documents cut by max_tokens. Throws
 /// `user` as `evaluate` does.
 EvaluationResult evaluate_policy(Engine& engine, const Dataset& data, Split split,
                                  const PolicyEvaluationOptions& options,

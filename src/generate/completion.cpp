@@ -64,7 +64,8 @@ void CompletionStream::check_finished() {
 void CompletionStream::finish(FinishReason reason) {
   if (finished()) return;
   completion_.finish_reason = reason;
-  completion_.text += characters_.put(stop_.flush()) + characters_.flush();
+  completion_.text += characters_.put(stop_.flush());
+  completion_.text += characters_.flush();
 }
 
 }  // namespace perceiver

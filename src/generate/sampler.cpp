@@ -10,14 +10,14 @@ namespace perceiver {
 
 void check_sampling(const SamplingOptions& options) {
   if (!(options.temperature >= 0) || !std::isfinite(options.temperature))
-    throw_user("temperature {}: a number from 0 (greedy) on is needed", options.temperature);
-  if (options.top_k < 0) throw_user("top-k {}: 0 (off) or a positive number is needed", options.top_k);
+    throw_user("temperature {}: must be a finite number, 0 (greedy) or more", options.temperature);
+  if (options.top_k < 0) throw_user("top-k {}: must be 0 (off) or more", options.top_k);
   if (!(options.top_p > 0 && options.top_p <= 1))
-    throw_user("top-p {}: a number above 0, up to 1, is needed", options.top_p);
-  if (!(options.min_p >= 0 && options.min_p <= 1))
-    throw_user("min-p {}: a number from 0 to 1 is needed", options.min_p);
+    throw_user("top-p {}: must be above 0 and at most 1", options.top_p);
+  if (!(options.min_p >= 0 && options.min_p <= 1)) throw_user("min-p {}: must be from 0 to 1", options.min_p);
   if (!(options.repetition_penalty > 0) || !std::isfinite(options.repetition_penalty))
-    throw_user("repetition penalty {}: a number above 0 is needed (1: off)", options.repetition_penalty);
+    throw_user("repetition penalty {}: must be a finite number above 0 (1 = off)",
+               options.repetition_penalty);
 }
 
 kernels::SamplingParameters sampling_parameters(const SamplingOptions& options, uint32_t sequence,

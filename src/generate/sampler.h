@@ -1,4 +1,4 @@
-// How tokens are chosen from logits, as users say it; the choice itself is kernels::Sample.
+// Sampling parameters as users give them; kernels::Sample makes the choice.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +9,19 @@ namespace perceiver {
 
 struct SamplingOptions {
   double temperature = 1;  ///< 0 = greedy
-  int64_t top_k = 0;       ///< only the k likeliest; 0 = off
+  int64_t top_k = 0;       ///< the k likeliest only; 0 = off
   double top_p = 1;        ///< nucleus: the fewest tokens whose probability reaches p
-  double min_p = 0;        ///< only tokens at least this likely beside the likeliest
+  double min_p = 0;        ///< minimum probability, relative to the likeliest token's
   uint64_t seed = 0;
-  double repetition_penalty = 1;  ///< of tokens that occurred before, prompt included (Keskar et al. 2019)
+  double repetition_penalty =
+      1;  ///< for tokens that occurred, in the prompt too (Keskar et al. 2019); 1 = off
 };
 
-/// Throws `user` for a temperature that is negative or no number, top_p outside (0, 1], min_p outside [0, 1],
-/// top_k < 0, a penalty that is not above 0.
+/// Throws `user` for a negative or non-finite temperature, top_p outside (0, 1], min_p outside [0, 1], top_k
+/// < 0, or a penalty that is not positive.
 void check_sampling(const SamplingOptions& options);
 
-/// For sequence `sequence` of those with one seed; EOS can be chosen where `allow_eos`.
+/// For sequence number `sequence` of a seed; EOS can be chosen if `allow_eos`.
 kernels::SamplingParameters sampling_parameters(const SamplingOptions& options, uint32_t sequence,
                                                 bool allow_eos);
 

@@ -188,6 +188,16 @@ TEST_F(GeneratorTest, RunsInManyThreadsOnOneSetOfWeights) {
   EXPECT_EQ(together, alone);
 }
 
+TEST_F(GeneratorTest, EndsWhenNoTokenCanBeChosen) {
+  GenerateOptions options = options_of(1);
+  options.logit_masks.assign(1, std::vector<float>(259, -INFINITY));
+  Generator generator = model_->start("To be", options);
+  EXPECT_THROW(generator.next(), Error);
+  EXPECT_TRUE(generator.ended());
+  EXPECT_FALSE(generator.next());
+  EXPECT_THROW(generator.save(), Error);
+}
+
 TEST_F(GeneratorTest, FillsImagesInAnyOrder) {
   ModelConfig config = generation_config();
   config.vocabulary = 259;

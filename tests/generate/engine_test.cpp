@@ -1,5 +1,4 @@
-// The engine of generation: its policies against passes over the whole sequence, for every option of the
-// model.
+// The generation engine: its policies against passes over the whole sequence, for every option of the model.
 #include "generate/engine.h"
 
 #include <gtest/gtest.h>

@@ -24,6 +24,7 @@ works prompts "$program" sample --checkpoint "$model" --prompts-file "$work/prom
 printf '"To\\nbe"\n{"prompt": "or"}\n' > "$work/prompts.jsonl"
 works prompts-json "$program" sample --checkpoint "$model" --prompts-file "$work/prompts.jsonl" --tokens 4 --json; prints '"prompt": "To.nbe"'
 works forced "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4 --logit-bias 68=1000,69=-inf --stop AA --json; prints '"ending": "stop"'
+complains 1 "no token can be chosen" timeout 60 "$program" sample --checkpoint "$model" --prompt x --tokens 4 --logit-bias "$(seq 0 258 | sed 's/$/=-inf/' | paste -sd,)"
 works penalty "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4 --repetition-penalty 1.3 --stop-token 70,71
 works policies "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --policy exact,refill,stream --latents 8 --max-tokens 50; prints "stream"
 works bf16 "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --bf16-weights

@@ -1,4 +1,4 @@
-// What tests of the engine of generation check on every device.
+// Checks of the generation engine, for every device.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 
 namespace perceiver::testing {
 
-/// How many latents the caches hold, told from the policy's definition.
+/// How many latents the caches hold by the policy's definition.
 class LatentCount {
  public:
   LatentCount(const Engine& engine, int64_t prompt)
@@ -20,10 +20,10 @@ class LatentCount {
         copies_(engine.model().config().latents_per_position),
         count_(std::min(options_.prompt_latents, prompt * copies_)) {}
   int64_t count() const { return count_; }
-  /// Whether the caches hold what a pass over the whole sequence would compute: not where a latent was
-  /// dropped, nor where the latents saw a token that has left the context since.
+  /// Whether the caches hold what a pass over the whole sequence would compute: false once a latent was
+  /// dropped, or once the latents saw a token that has since left the context.
   bool comparable() const { return comparable_; }
-  /// After one token more; `slides`: the context drops one for it.
+  /// After one more token; `slides`: the context drops one for it.
   void add(bool slides) {
     const bool exact = options_.policy == GenerationPolicy::exact;
     if (count_ + copies_ <= options_.latents && !(exact && slides)) {
@@ -44,7 +44,7 @@ class LatentCount {
 };
 
 /// Generates greedily and compares the logits of every step with a pass over the whole sequence with as many
-/// latents as the caches hold, wherever the two should be the same.
+/// latents as the caches hold, wherever the two must agree.
 inline void check_policy(const PerceiverAR& model, EngineOptions options, int64_t prompt, int64_t tokens,
                          double tolerance) {
   const int64_t slot = options.slots - 1;
@@ -74,13 +74,12 @@ inline void check_policy(const PerceiverAR& model, EngineOptions options, int64_
       ASSERT_LE(difference(logits, expected), tolerance) << "step " << step << ", prompt " << prompt;
       ++compared;
     }
-    // A token that depends on the likeliest and on the step: greedy output of a small random model soon
-    // repeats.
+    // Depends on the step too, since greedy output of a small random model soon repeats.
     engine.push(slot, 3 + static_cast<int32_t>((greedy(logits) * 7 + step * 5) % 26));
     distinct.insert(engine.tokens(slot).back());
   }
   if (tokens > 20) {
-    EXPECT_GT(distinct.size(), 4u) << "the test would not notice a mistake";
+    EXPECT_GT(distinct.size(), 4u) << "too few distinct tokens to notice a mistake";
   }
   EXPECT_GE(compared, 1);
   if (engine.options().policy == GenerationPolicy::exact) {
@@ -109,8 +108,8 @@ inline void check_policies(const ModelConfig& config, const std::vector<Generati
 inline const std::vector<GenerationPolicy> kAll{GenerationPolicy::exact, GenerationPolicy::refill,
                                                 GenerationPolicy::stream};
 
-/// A stream is the same whether its positions are moved down on the way or not: the rotary tables of a model
-/// that was asked to reach further are never outgrown.
+/// A stream is the same whether or not its positions are rebased on the way; with long enough rotary tables
+/// they never are.
 inline void check_outgrown(ContextProjection context, double tolerance, DType type = DType::f64,
                            const std::shared_ptr<DeviceContext>& device = nullptr) {
   ModelConfig config = generation_config();
@@ -157,7 +156,7 @@ inline Sequence sequence_of(int64_t prompt, uint32_t number) {
   return sequence;
 }
 
-/// Slots that start at different times with different prompts, beside what each becomes alone: the same bits.
+/// Slots that start at different times with different prompts match, bit for bit, what each generates alone.
 inline void check_independence(const PerceiverAR& model, GenerationPolicy policy, int64_t slots,
                                EngineOptions options = {}) {
   options.policy = policy;

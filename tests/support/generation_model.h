@@ -25,7 +25,7 @@ inline ModelConfig generation_config() {
   return config;
 }
 
-/// A random model whose weights are scaled up, so that what it predicts varies with every token before.
+/// A random model with weights scaled up, so that its predictions depend on every earlier token.
 inline std::unique_ptr<PerceiverAR> varied_model(const ModelConfig& config, DType type = DType::f64,
                                                  std::shared_ptr<DeviceContext> context = nullptr,
                                                  uint64_t seed = 3) {
@@ -62,7 +62,7 @@ inline std::vector<double> recomputed_logits(const PerceiverAR& model, const std
   return host_doubles(logits.view(logits.elements() - vocabulary, {vocabulary}));
 }
 
-/// Largest difference relative to the largest value expected.
+/// Largest difference, relative to the largest expected value.
 inline double difference(const std::vector<double>& actual, const std::vector<double>& expected) {
   double largest = 0, size = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
