@@ -15,7 +15,7 @@ head -c 60 "$work/pictures/png_rgb.png" > "$work/pictures/cut.png"
 head -c 40 "$work/tunes/format0.mid" > "$work/tunes/cut.mid"
 small="--set model.input_channels=32 --set model.layers=1 --set model.latents=16 --set train.steps=2 --set train.batch=2 --set eval.max_documents=1 --set data.validation_fraction=0.3"
 
-works roundtrip "$program" data roundtrip "$work/tunes/format1.mid"; prints "largest error of an onset"
+works roundtrip "$program" data roundtrip "$work/tunes/format1.mid"; prints "largest onset error"
 complains 2 "cut.mid: offset 22: " "$program" data roundtrip "$work/tunes/cut.mid"
 complains 2 "cut.png: byte " "$program" data roundtrip "$work/pictures/cut.png"
 

@@ -102,7 +102,7 @@ TEST(SentencePiece, TrainingIsRepeatable) {
 
 TEST(SentencePiece, MistakesAreNamed) {
   EXPECT_THAT(message_of([] { SentencePieceTokenizer::from_model("nonsense", "some.model"); }),
-              HasSubstr("some.model: is no SentencePiece model"));
+              HasSubstr("some.model: not a SentencePiece model"));
   EXPECT_THAT(message_of([] { SentencePieceTokenizer::from_model("", "some.model"); }),
               HasSubstr("some.model"));
   EXPECT_THAT(message_of([] { make_tokenizer("sentencepiece"); }), HasSubstr("base64"));
