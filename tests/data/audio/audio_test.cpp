@@ -172,7 +172,7 @@ TEST(Audio, ChunksPastTheEndOfTheFileAreRefused) {
   put(endless, 60, 4);
   endless += "WAVELISTA" + std::string(60, '\xFF');
   EXPECT_THAT(error(endless),
-              HasSubstr("a.wav: damaged: the chunk 'LIST' of 4294967105 bytes passes the end"));
+              HasSubstr("a.wav: damaged: the chunk 'LIST' of 4294967105 bytes extends past the end"));
   EXPECT_THAT(error(wav(1, 1, 8000, 16, "").substr(0, 36)), HasSubstr("no samples"));
 }
 

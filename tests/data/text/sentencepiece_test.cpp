@@ -109,7 +109,7 @@ TEST(SentencePiece, MistakesAreNamed) {
   EXPECT_THAT(message_of([] { make_tokenizer("sentencepiece\n!!!!"); }), HasSubstr("base64"));
   EXPECT_THAT(message_of([] { make_tokenizer("wordpiece\nx"); }), HasSubstr("'wordpiece'"));
   const auto tokenizer = SentencePieceTokenizer::from_model(model(), "model");
-  EXPECT_THAT(message_of([&] { tokenizer->encode("ab\xFFzz"); }), HasSubstr("byte 2: is not UTF-8"));
+  EXPECT_THAT(message_of([&] { tokenizer->encode("ab\xFFzz"); }), HasSubstr("byte 2: not UTF-8"));
   EXPECT_THAT(message_of([] { train_sentencepiece([](std::string&) { return false; }, {}); }),
               HasSubstr("no text"));
   bool given = false;
