@@ -38,7 +38,7 @@ damaged=$(ls "$work"/killed/train-00001-*.shard)
 printf 'x' | dd of="$damaged" bs=1 seek=2500 conv=notrunc 2> /dev/null
 complains 2 "train-00001-.*byte .*section .*checksum" "$program" data info "$work/killed"
 head -c 1000 "$damaged" > "$work/cut.shard"
-complains 2 "cut.shard: byte 1000: .*cut short" "$program" data info "$work/cut.shard"
+complains 2 "cut.shard: byte 1000: .*truncated" "$program" data info "$work/cut.shard"
 
 # Text in pieces: tokenizer, shards, training, word perplexity, samples.
 works tokenizer "$program" data tokenizer --input "$work/books" --output "$work/pieces.model" --pieces 500; prints "model.vocabulary: 503"
@@ -66,12 +66,12 @@ mkdir "$work/held"; mv "$work/sound/3.wav" "$work/held"
 works sound-roundtrip "$program" data roundtrip "$work/sound/1.wav" --sample-rate 8000; prints "250 samples in 1 channels, 8000 per second"
 sound="$small --set data.type=audio --set data.options.sample_rate=8000 --set data.train=$work/sound --set data.validation=$work/held"
 works train-sound "$program" train $sound --run "$work/run-sound"
-grep -q "1 files were skipped; the first, 4.wav: is no sound file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
+grep -q "1 files were skipped; the first, 4.wav: not a supported audio file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
 works eval-sound "$program" eval --checkpoint "$work/run-sound"; prints "bits per sample"
 complains 2 "tokenizer or its options are not those" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
 complains 2 "say --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"
 complains 2 "written as .wav, .flac" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.mp3"
-complains 2 "say --tokens" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.wav"
+complains 2 "give --tokens" "$program" sample --checkpoint "$work/run-sound" --out "$work/x.wav"
 works sample-sound "$program" sample --checkpoint "$work/run-sound" --prompt-file "$work/sound/1.wav" --prompt-seconds 0.02 --tokens 40 --ignore-eos --out "$work/x.wav"
 works sample-length "$program" data roundtrip "$work/x.wav" --sample-rate 8000; prints "^tokens: 200 samples"
 

@@ -35,5 +35,5 @@ works midi "$program" sample --checkpoint "$work/tune_run" --tokens 30 --prompt-
 starts_with "$work/out.mid" MThd
 works read-again "$program" data roundtrip "$work/out.mid"
 works roll "$program" sample --checkpoint "$work/tune_run" --tokens 30 --out "$work/roll.png"; is_png "$work/roll.png"
-complains 2 "say --tokens" "$program" sample --checkpoint "$work/tune_run" --out "$work/out.mid"
+complains 2 "give --tokens" "$program" sample --checkpoint "$work/tune_run" --out "$work/out.mid"
 exit $failed
