@@ -1,4 +1,4 @@
-// Any bytes at all either are refused with a perceiver::Error or make a sound within the limits.
+// Any input is either refused with a perceiver::Error or decodes to audio within the limits.
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>

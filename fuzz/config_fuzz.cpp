@@ -1,6 +1,6 @@
-// Any text at all either is refused with a perceiver::Error or is a configuration that reads back equal from
-// what is written of it. The first byte chooses the way in: YAML, YAML as an override, a whole configuration
-// as JSON, or a model as JSON.
+// Any text is either refused with a perceiver::Error or is a configuration that survives writing and reading
+// back. The first byte selects the entry point: YAML, YAML as an override, a whole configuration as JSON, or
+// a model as JSON.
 #include <nlohmann/json.hpp>
 
 #include <cstdint>
@@ -19,7 +19,7 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-/// What is written must be readable, and be written the same again.
+/// Written text must be readable, and identical when written again.
 void check_reread(const Config& config) {
   const std::string yaml = perceiver::to_yaml(config);
   require(perceiver::to_yaml(perceiver::read_config(yaml, "reread")) == yaml);
@@ -30,7 +30,7 @@ void read_yaml(const std::string& text) {
   perceiver::parse_config(text, "fuzz");
 }
 
-/// The first line is the file, each further line an override.
+/// The first line is the file, every further line an override.
 void read_overrides(const std::string& text) {
   std::vector<std::string> lines(1);
   for (const char c : text) {
@@ -71,7 +71,7 @@ void read(char way, const std::string& text) {
   }
 }
 
-/// Errors are for one line of a terminal.
+/// Errors must fit on one line of a terminal.
 void check_message(const std::string& message) {
   for (const char c : message) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
 }

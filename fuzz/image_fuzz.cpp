@@ -1,5 +1,5 @@
-// Any bytes at all either are refused with a perceiver::Error or are a picture that survives cropping,
-// shrinking and being written as PNG. The limits are low, so that large pictures do not take all the time.
+// Any input is either refused with a perceiver::Error or is an image that can be cropped, scaled down and
+// written as PNG. The limits are low to avoid spending all the time on large images.
 #include <zlib.h>
 
 #include <cstdint>
@@ -24,7 +24,7 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-/// Errors are for one line of a terminal.
+/// Errors must fit on one line of a terminal.
 void check_message(std::string_view message) {
   for (const char c : message) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
 }
@@ -51,7 +51,7 @@ uint32_t big_endian(const uint8_t* bytes) {
   return static_cast<uint32_t>(bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3]);
 }
 
-/// A PNG file with the checksum of every chunk put right: chance alone hardly ever gets one right.
+/// A PNG file with the checksum of every chunk corrected: random input almost never has a correct one.
 std::vector<uint8_t> with_checksums(std::span<const uint8_t> png) {
   std::vector<uint8_t> file(png.begin(), png.end());
   for (size_t chunk = 8; chunk + 12 <= file.size();) {

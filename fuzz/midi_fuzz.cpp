@@ -1,5 +1,5 @@
-// Any bytes at all either are refused with a perceiver::Error or are music that comes back from tokens and
-// from a written MIDI file within five milliseconds.
+// Any input is either refused with a perceiver::Error or is music that tokens and a written MIDI file
+// reproduce within five milliseconds.
 #include <cstdint>
 #include <cstdlib>
 #include <span>
@@ -15,7 +15,7 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-/// Errors are for one line of a terminal.
+/// Errors must fit on one line of a terminal.
 void check_message(std::string_view message) {
   for (const char c : message) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
 }
@@ -27,8 +27,8 @@ void check_round_trip(std::span<const uint8_t> file) {
   require(trip.largest_velocity_error <= 2);
 }
 
-/// The same bytes as a track of a file that is right in all else: chance alone hardly ever gets a header
-/// right. The first byte chooses the format and the time base.
+/// The same bytes as a track of an otherwise valid file: random input almost never has a valid header. The
+/// first byte selects the format and the time base.
 std::vector<uint8_t> file_with_track(std::span<const uint8_t> bytes) {
   const auto format = static_cast<uint8_t>(bytes[0] % 3);
   const auto division = static_cast<uint8_t>(bytes[0] >= 128 ? 0xE7 : 0x01);
@@ -50,7 +50,7 @@ void read(std::span<const uint8_t> file) {
   }
 }
 
-/// What a model may say becomes notes that encode and decode to themselves.
+/// Anything a model may generate becomes notes that survive encoding and decoding.
 void play(std::span<const uint8_t> bytes) {
   std::vector<int32_t> ids;
   for (size_t i = 0; i + 1 < bytes.size(); i += 2) ids.push_back((bytes[i] << 8 | bytes[i + 1]) % 400);

@@ -1,5 +1,4 @@
-// Any bytes at all either are refused with a perceiver::Error or make an array whose every element can be
-// read.
+// Any input is either refused with a perceiver::Error or is an array whose elements can all be read.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -24,7 +23,7 @@ void check(std::span<const std::byte> file) {
     require(array.elements() <= static_cast<int64_t>(file.size()));
     int64_t sum = 0;
     for (int64_t i = 0; i < array.elements(); ++i) sum ^= array.at(i);
-    volatile int64_t read = sum;  // so that the reads are not optimised away
+    volatile int64_t read = sum;  // keeps the reads from being optimized away
     static_cast<void>(read);
   } catch (const perceiver::Error& error) {
     const std::string message = error.what();
@@ -38,7 +37,7 @@ void check(std::span<const std::byte> file) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::span<const uint8_t> input(data, size);
   check(std::as_bytes(input));
-  // The same bytes as a header with its right length, behind one byte that says how much data follows.
+  // The same bytes as a header with the correct length; the first byte selects how much data follows.
   if (size < 2 || size > 4096) return 0;
   std::vector<uint8_t> file = {0x93,
                                'N',

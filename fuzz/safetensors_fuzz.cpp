@@ -1,4 +1,4 @@
-// Any bytes at all either are refused with a perceiver::Error or make a file whose tensors fill its data.
+// Any input is either refused with a perceiver::Error or is a file whose tensors cover its data.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -27,11 +27,11 @@ void check(const perceiver::SafetensorsFile& file) {
             perceiver::safetensors_byte_count(entry.dtype, entry.shape));
     for (const std::byte byte : bytes) sum += static_cast<unsigned>(byte);
   }
-  volatile unsigned read = sum;  // so that the reads are not optimised away
+  volatile unsigned read = sum;  // keeps the reads from being optimized away
   static_cast<void>(read);
 }
 
-/// Errors are for one line of a terminal.
+/// Errors must fit on one line of a terminal.
 void check_message(std::string_view message) {
   for (const char c : message) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
 }
@@ -57,8 +57,8 @@ std::vector<uint8_t> file_with_header(std::span<const uint8_t> header, size_t da
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::span<const uint8_t> input(data, size);
   parse(std::as_bytes(input));
-  // The same bytes as a header with its right length, behind one byte that says how much data follows: chance
-  // alone hardly ever gets a header length right.
+  // The same bytes as a header with the correct length; the first byte selects how much data follows. Random
+  // input almost never has a correct header length.
   if (size == 0) return 0;
   const std::vector<uint8_t> file = file_with_header(input.subspan(1), input[0]);
   parse(std::as_bytes(std::span(file)));

@@ -1,5 +1,4 @@
-// Any bytes at all either are refused with a perceiver::Error or make a shard all of whose documents can be
-// read.
+// Any input is either refused with a perceiver::Error or is a shard whose documents can all be read.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -50,7 +49,7 @@ void check(std::span<const std::byte> file) {
   }
 }
 
-/// The input as it should be in what chance hardly gets right: lengths and the header's checksum.
+/// The input with what random bytes almost never get right corrected: lengths and the checksum of the header.
 std::vector<std::byte> sealed(std::span<const std::byte> input) {
   std::vector<std::byte> file(input.begin(), input.end());
   shard_format::Preamble preamble;

@@ -1,5 +1,5 @@
-// Any text at all either is refused with a perceiver::Error or is the state of a checkpoint that writes the
-// same again.
+// Any text is either refused with a perceiver::Error or is the state of a checkpoint that is identical when
+// written again.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
@@ -13,7 +13,7 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-/// Errors are for one line of a terminal.
+/// Errors must fit on one line of a terminal.
 void check_message(std::string_view message) {
   for (const char c : message) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
 }

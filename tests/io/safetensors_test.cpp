@@ -198,7 +198,7 @@ TEST(Safetensors, RejectsBadTensors) {
               HasSubstr("shape of tensor 'a'"));
   EXPECT_THAT(error_of_header(tensor("F32", "9223372036854775807", "0,8"), 8),
               HasSubstr("shape of tensor 'a'"));
-  EXPECT_THAT(error_of_header(tensor("F32", "2", "0,8"), 7), HasSubstr("ends 1 bytes behind"));
+  EXPECT_THAT(error_of_header(tensor("F32", "2", "0,8"), 7), HasSubstr("ends 1 bytes past"));
   EXPECT_THAT(error_of_header(tensor("F32", "2", "0,8"), 9), HasSubstr("1 bytes follow the last tensor"));
   EXPECT_THAT(error_of_header(tensor("U8", "2", "18446744073709551614,18446744073709551616"), 8),
               HasSubstr("byte"));

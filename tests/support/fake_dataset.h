@@ -1,4 +1,4 @@
-// A data set in memory whose tokens tell where they are, for tests of crops, windows and the loader.
+// A dataset in memory whose tokens encode their place, for tests of crops, windows and the loader.
 #pragma once
 
 #include <atomic>
@@ -12,8 +12,8 @@
 
 namespace perceiver {
 
-/// Document d has the given length; its token i is 1000 d + i + 3, so rows can be checked against (d, i). All
-/// splits are the same.
+/// Document d has the given length; its token i is 1000 d + i + 3, which lets tests check rows against (d,
+/// i). All splits are the same.
 class FakeDataset : public Dataset {
  public:
   explicit FakeDataset(std::vector<int64_t> lengths, int64_t first_target = 1)

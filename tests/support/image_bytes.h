@@ -1,4 +1,4 @@
-// PNG and JPEG files of any colour type, made with the libraries themselves.
+// Makes PNG and JPEG files of any colour type, with libpng and libjpeg.
 #pragma once
 
 #include <png.h>
@@ -16,7 +16,7 @@
 
 namespace perceiver {
 
-/// What a PNG file is to hold. Rows are packed as PNG packs them: `depth` bits a sample, big-endian.
+/// The content of a PNG file. Rows are packed as in PNG: `depth` bits per sample, big-endian.
 struct PngContent {
   uint32_t width = 1, height = 1;
   int depth = 8;
@@ -65,7 +65,7 @@ struct JpegContent {
   J_COLOR_SPACE given = JCS_RGB;  ///< of `samples`
   J_COLOR_SPACE stored = JCS_YCbCr;
   bool progressive = false;
-  bool adobe_marker = true;  ///< CMYK and YCCK have one as a rule
+  bool adobe_marker = true;  ///< CMYK and YCCK usually have one
   std::vector<uint8_t> samples = {};
 };
 

@@ -1,4 +1,4 @@
-// MIDI files put together byte by byte.
+// Builds MIDI files byte by byte.
 #pragma once
 
 #include <cstdint>
@@ -33,14 +33,14 @@ inline Bytes chunk(const std::string& name, const Bytes& content) {
 
 inline const Bytes track_end = {0x00, 0xFF, 0x2F, 0x00};
 
-/// A track chunk of these events and an end after `rest` ticks (below 128).
+/// A track chunk with these events and an end after `rest` ticks (below 128).
 inline Bytes track(Bytes events, uint8_t rest = 0) {
   events.push_back(rest);
   events.insert(events.end(), track_end.begin() + 1, track_end.end());
   return chunk("MTrk", events);
 }
 
-/// A file of these track chunks. A division of 500 makes a tick a millisecond at the initial tempo.
+/// A file with these track chunks. With a division of 500, a tick is a millisecond at the initial tempo.
 inline Bytes midi(int format, const std::vector<Bytes>& tracks, uint32_t division = 500) {
   Bytes header = big_endian(static_cast<uint32_t>(format), 2);
   append(header, big_endian(static_cast<uint32_t>(tracks.size()), 2));
@@ -54,7 +54,7 @@ inline Performance played(const Bytes& file) {
   return perform(parse_midi(file, "test.mid"), "test.mid");
 }
 
-/// A note with its times in milliseconds.
+/// A note with times in milliseconds.
 inline Note note(int64_t onset, int64_t offset, int32_t pitch, int32_t velocity) {
   return {onset * 1000, offset * 1000, pitch, velocity};
 }

@@ -1,4 +1,4 @@
-// A fresh folder for a test's files, removed with all it holds.
+// A new folder for the files of a test, removed with its content.
 #pragma once
 
 #include <unistd.h>
@@ -26,7 +26,7 @@ class TempFolder {
   std::string path(const std::string& name = "") const {
     return name.empty() ? path_.string() : (path_ / name).string();
   }
-  /// Writes a file, with its folders; returns its path.
+  /// Writes a file, creating its folders; returns its path.
   std::string write(const std::string& name, std::string_view content) const {
     const std::filesystem::path file = path_ / name;
     std::filesystem::create_directories(file.parent_path());

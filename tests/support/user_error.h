@@ -1,4 +1,4 @@
-// The one line that a user gets to see.
+// The one-line message that a user sees.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,7 +9,7 @@
 
 namespace perceiver {
 
-/// Message of the user error that `action` throws; a test failure if it throws none.
+/// The message of the user error that `action` throws; a test failure if it throws none.
 template <typename Action>
 std::string message_of(Action&& action) {
   try {

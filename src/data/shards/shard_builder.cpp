@@ -21,6 +21,21 @@ std::span<const std::byte> bytes_of(const std::vector<Element>& values) {
 
 }  // namespace
 
+ShardDescription describe_shard(std::string_view modality, const Modality& opened, std::string split) {
+  const SequenceFormat& format = opened.format();
+  ShardDescription description;
+  description.modality = modality;
+  description.tokenizer = opened.tokenizer();
+  description.split = std::move(split);
+  description.unit = format.unit;
+  description.vocabulary = format.vocabulary;
+  description.axes = format.axes;
+  description.positions = format.positions;
+  description.position_sizes = format.position_sizes;
+  description.ends = format.ends;
+  return description;
+}
+
 ShardBuilder::ShardBuilder(ShardDescription description) : description_(std::move(description)) {
   PERCEIVER_ASSERT(description_.vocabulary > special_tokens && description_.vocabulary <= max_vocabulary);
   PERCEIVER_ASSERT(description_.axes >= 1 && description_.axes <= max_axes);

@@ -14,6 +14,9 @@
 
 namespace perceiver {
 
+/// The part of the description that all shards of a modality share.
+ShardDescription describe_shard(std::string_view modality, const Modality& opened, std::string split);
+
 /// Collects documents in memory, then writes them. Ids take two bytes if the vocabulary allows, else four.
 class ShardBuilder {
  public:

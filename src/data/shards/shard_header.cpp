@@ -76,21 +76,6 @@ uint64_t read_hexadecimal(const Fields& fields, const char* name) {
 
 }  // namespace
 
-ShardDescription describe_shard(std::string_view modality, const Modality& opened, std::string split) {
-  const SequenceFormat& format = opened.format();
-  ShardDescription description;
-  description.modality = modality;
-  description.tokenizer = opened.tokenizer();
-  description.split = std::move(split);
-  description.unit = format.unit;
-  description.vocabulary = format.vocabulary;
-  description.axes = format.axes;
-  description.positions = format.positions;
-  description.position_sizes = format.position_sizes;
-  description.ends = format.ends;
-  return description;
-}
-
 std::string write_shard_header(const ShardHeader& header) {
   const ShardDescription& d = header.description;
   nlohmann::ordered_json json{

@@ -35,9 +35,6 @@ struct ShardDescription {
   std::vector<SkippedFile> skipped;  ///< of the source files of this shard
 };
 
-/// The part of the description that all shards of a modality share.
-ShardDescription describe_shard(std::string_view modality, const Modality& opened, std::string split);
-
 /// Where a section lies and what it must hash to.
 struct ShardSection {
   /// Bytes from the start of the first section, a multiple of shard_format::alignment. Not from the start of

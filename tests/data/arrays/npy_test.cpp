@@ -97,9 +97,9 @@ TEST(Npy, WhatIsNoIntegerArrayIsRefused) {
   EXPECT_THAT(error("{'descr': '<i4', 'shape': (2,)}"), HasSubstr("fortran_order or shape is missing"));
   EXPECT_THAT(error("{'descr': '<i4', 'descr': '<i4', }"), HasSubstr("'descr' appears twice"));
   EXPECT_THAT(error("{'what': 1}"), HasSubstr("unknown key 'what'"));
-  EXPECT_THAT(error("{'descr': [('a', '<i4')], }"), HasSubstr("records"));
+  EXPECT_THAT(error("{'descr': [('a', '<i4')], }"), HasSubstr("structured arrays"));
   EXPECT_THAT(error("{'descr: "), HasSubstr("quoted name"));
-  EXPECT_THAT(error(header("<i4", "(2,)") + "x"), HasSubstr("follows the dictionary"));
+  EXPECT_THAT(error(header("<i4", "(2,)") + "x"), HasSubstr("after the dictionary"));
   EXPECT_THAT(message_of([&] { values("PK\x03\x04 an archive"); }), HasSubstr("byte 0"));
   EXPECT_THAT(message_of([&] { values(std::string("\x93NUMPY\x07\x00", 8) + "          "); }),
               HasSubstr("version 7"));

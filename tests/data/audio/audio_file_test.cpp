@@ -84,8 +84,8 @@ TEST(AudioFile, WhatIsNoSoundIsRefused) {
   const auto error = [](const std::string& file) {
     return message_of([&] { read_audio(bytes(file), 8000, "a/b.wav"); });
   };
-  EXPECT_THAT(error("RIFF"), HasSubstr("a/b.wav: is no sound file"));
-  EXPECT_THAT(error(""), HasSubstr("is no sound file"));
+  EXPECT_THAT(error("RIFF"), HasSubstr("a/b.wav: not a supported audio file"));
+  EXPECT_THAT(error(""), HasSubstr("not a supported audio file"));
   EXPECT_THAT(error(wav(1, 1, 7, 16, int16({1, 2}))), HasSubstr("7 samples per second"));
   EXPECT_THAT(error(wav(1, 65, 8000, 16, std::string(130, 'a'))), HasSubstr("65 channels"));
   const std::string flac = write_audio(tone(8000, 1, 440), 8000, ".flac");
@@ -126,7 +126,7 @@ TEST(AudioFile, ChunksPastTheEndOfTheFileAreRefused) {
   put_little_endian(endless, 60, 4);
   endless += "WAVELISTA" + std::string(60, '\xFF');
   EXPECT_THAT(error(endless),
-              HasSubstr("a.wav: damaged: the chunk 'LIST' of 4294967105 bytes passes the end"));
+              HasSubstr("a.wav: damaged: the chunk 'LIST' of 4294967105 bytes extends past the end"));
   EXPECT_THAT(error(wav(1, 1, 8000, 16, "").substr(0, 36)), HasSubstr("no samples"));
 }
 

@@ -57,11 +57,11 @@ std::string order_refusal(const std::string& text) {
 
 TEST(ImageOrder, AUsersOrderIsReadOrRefused) {
   EXPECT_THAT(parse_image_order("1,\n 0\n", {2, 1, 1, false}, "order.txt"), ElementsAre(1, 0));
-  EXPECT_THAT(order_refusal("0\n0"), HasSubstr("order.txt: line 2: 0 is there twice"));
+  EXPECT_THAT(order_refusal("0\n0"), HasSubstr("order.txt: line 2: 0 appears twice"));
   EXPECT_THAT(order_refusal("0 2"), HasSubstr("line 1: 2 is outside 0 to 1"));
   EXPECT_THAT(order_refusal("0 -1"), HasSubstr("-1 is outside"));
-  EXPECT_THAT(order_refusal("0 one"), HasSubstr("'one' is no whole number"));
-  EXPECT_THAT(order_refusal("0 1x"), HasSubstr("'1x' is no whole number"));
+  EXPECT_THAT(order_refusal("0 one"), HasSubstr("'one' is not an integer"));
+  EXPECT_THAT(order_refusal("0 1x"), HasSubstr("'1x' is not an integer"));
   EXPECT_THAT(order_refusal("0"), HasSubstr("an order of 1 numbers"));
 }
 

@@ -114,7 +114,7 @@ TEST(MidiFile, RefusesDamagedEventsWithTheirOffset) {
 }
 
 TEST(MidiFile, RefusesWhatIsTooLarge) {
-  EXPECT_THAT(refusal(Bytes(midi_most_bytes + 1)), HasSubstr("bytes; MIDI files of up to"));
+  EXPECT_THAT(refusal(Bytes(midi_most_bytes + 1)), HasSubstr("bytes; the limit for MIDI files is"));
   Bytes events;
   for (int i = 0; i < 4097; ++i) append(events, {0xFF, 0xFF, 0xFF, 0x7F, 0x90, 60, 1});
   EXPECT_THAT(refusal(midi(0, {track(events)})), HasSubstr("longer than"));

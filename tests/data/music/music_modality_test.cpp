@@ -161,7 +161,7 @@ std::string wav_refusal(const std::string& font, const std::string& path) {
 TEST(MusicModality, SoundNeedsAProgramAndAFont) {
   const TempFolder folder;
   const std::string font = folder.write("font.sf2", "font");
-  EXPECT_THAT(wav_refusal(folder.path("none.sf2"), folder.path()), HasSubstr("which is not there"));
+  EXPECT_THAT(wav_refusal(folder.path("none.sf2"), folder.path()), HasSubstr("which does not exist"));
   EXPECT_THAT(wav_refusal(font, folder.path()), HasSubstr("install the package fluidsynth"));
 }
 

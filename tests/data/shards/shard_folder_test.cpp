@@ -204,7 +204,7 @@ TEST(ShardFolder, InputsWithoutUseAreErrors) {
   const SplitFiles files = find_inputs(folder.path("bad"), kind, {}, skipped);
   const auto modality = kind.open(ModalityOptions(kind, {}));
   EXPECT_THAT(message_of([&] { build_shards(files, {}, kind, *modality, folder.path("out"), {}); }),
-              AllOf(HasSubstr("no file could be used"), HasSubstr(".wav: is no sound file")));
+              AllOf(HasSubstr("no file could be used"), HasSubstr(".wav: not a supported audio file")));
 }
 
 TEST(ShardFolder, DamagedSummariesAreRefused) {

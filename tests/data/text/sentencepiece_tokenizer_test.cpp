@@ -66,14 +66,14 @@ TEST(SentencePiece, TrainingIsRepeatable) {
 
 TEST(SentencePiece, MistakesAreNamed) {
   EXPECT_THAT(message_of([] { SentencePieceTokenizer::from_model("nonsense", "some.model"); }),
-              HasSubstr("some.model: is no SentencePiece model"));
+              HasSubstr("some.model: not a SentencePiece model"));
   EXPECT_THAT(message_of([] { SentencePieceTokenizer::from_model("", "some.model"); }),
               HasSubstr("some.model"));
   EXPECT_THAT(message_of([] { make_tokenizer("sentencepiece"); }), HasSubstr("base64"));
   EXPECT_THAT(message_of([] { make_tokenizer("sentencepiece\n!!!!"); }), HasSubstr("base64"));
   EXPECT_THAT(message_of([] { make_tokenizer("wordpiece\nx"); }), HasSubstr("'wordpiece'"));
   const auto tokenizer = SentencePieceTokenizer::from_model(sentencepiece_model(), "model");
-  EXPECT_THAT(message_of([&] { tokenizer->encode("ab\xFFzz"); }), HasSubstr("byte 2: is not UTF-8"));
+  EXPECT_THAT(message_of([&] { tokenizer->encode("ab\xFFzz"); }), HasSubstr("byte 2: not UTF-8"));
   EXPECT_THAT(message_of([] { train_sentencepiece([](std::string&) { return false; }, {}); }),
               HasSubstr("no text"));
   bool given = false;
