@@ -1,5 +1,5 @@
-# Draws docs/scaling.tsv as SVG: milliseconds per step over the context length, both logarithmic, one line per
-# device and projection.   awk -f bench/scaling_plot.awk docs/scaling.tsv > docs/scaling.svg
+# Draws docs/benchmarks/scaling.tsv as SVG: milliseconds per step over the context length, both logarithmic, one line per
+# device and projection.   awk -f bench/scaling_plot.awk docs/benchmarks/scaling.tsv > docs/benchmarks/scaling.svg
 BEGIN {
   FS = "\t"
   width = 720; height = 460; left = 70; right = 150; top = 30; bottom = 50

@@ -27,7 +27,7 @@ struct AttentionCase {
   int64_t width() const { return heads * head_dim; }
 };
 
-// Latents at the end of the context, causal (docs/benchmarks.md).
+// Latents at the end of the context, causal (docs/benchmarks).
 constexpr AttentionCase kGpuCases[] = {{8, 16, 1024, 12288, 64},  {4, 16, 1024, 131072, 64},
                                        {4, 16, 1024, 32768, 128}, {16, 16, 1024, 1024, 64},
                                        {4, 16, 8192, 8192, 64},   {4, 16, 8192, 8192, 128}};
@@ -216,7 +216,7 @@ void add_bench_attention(CLI::App& bench, Globals& globals, Action& action) {
       ->add_option(
           "--shape", options->shape,
           "Batch, heads, queries, keys and head dimension, e.g. 4,16,1024,32768,128 (default: the shapes in "
-          "docs/benchmarks.md)")
+          "docs/benchmarks)")
       ->delimiter(',')
       ->expected(5)
       ->check(CLI::PositiveNumber);

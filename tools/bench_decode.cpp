@@ -18,7 +18,7 @@
 namespace perceiver::program {
 namespace {
 
-constexpr double kGpuBandwidth = 3.0e12;  // copy bandwidth of an H100, bytes a second (docs/benchmarks.md)
+constexpr double kGpuBandwidth = 3.0e12;  // copy bandwidth of an H100, bytes a second (docs/benchmarks)
 
 struct DecodeCommand {
   std::string config, checkpoint;

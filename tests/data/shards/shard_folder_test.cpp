@@ -103,7 +103,7 @@ TEST(ShardFolder, AKilledBuildGoesOn) {
   const std::string lost = "cut/" + summary.shards[1].file, damaged = "cut/" + summary.shards[2].file;
   fs::remove(folder.path(lost));
   folder.write(lost + ".tmp-1", "half a shard");
-  // A shard that is damaged is built anew as well.
+  // A shard that is damaged is rebuilt, too.
   std::string bytes = read_file(folder.path(damaged), 1 << 24);
   bytes[bytes.size() / 2] = static_cast<char>(~bytes[bytes.size() / 2]);
   folder.write(damaged, bytes);
