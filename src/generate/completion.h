@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "data/text/utf8_stream.h"
 #include "data/text/tokenizer.h"
+#include "data/text/utf8_stream.h"
 #include "generate/request.h"
 #include "generate/stop_strings.h"
 

@@ -6,14 +6,14 @@
 
 namespace perceiver::kernels::cuda {
 
+using hopper::bulk_load;
+using hopper::fence_proxy_async;
+using hopper::kWarpArrivals;
 using hopper::mbarrier_arrive_warp;
 using hopper::mbarrier_expect_tx;
 using hopper::mbarrier_init;
 using hopper::mbarrier_test_wait;
 using hopper::mbarrier_wait;
-using hopper::bulk_load;
-using hopper::fence_proxy_async;
-using hopper::kWarpArrivals;
 
 // A tile of weights: up to 8 rows by 1024 columns. Rows are padded by 64 bytes so that the 8 lanes of a
 // 16-byte access, four to a row, hit different banks.
