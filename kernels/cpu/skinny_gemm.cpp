@@ -40,7 +40,7 @@ inline float to_accumulator(Bf16 x) {
 }
 
 template <typename T>
-typename Vector<T>::Type load(const T* from) {
+auto load(const T* from) {
   typename Vector<T>::Type v;
   std::memcpy(&v, from, sizeof v);
   return v;

@@ -48,8 +48,11 @@ std::unique_ptr<ShardDataset> ShardDataset::open(const std::string& folder,
     const ShardDescription& d = shard.description();
     if (!data) data.reset(new ShardDataset(d.modality, restore_modality(d.modality, d.tokenizer, options)));
     check_same(shard, describe_shard(data->name_, *data->modality_, d.split));
-    for (const Split split : {Split::train, Split::validation, Split::test})
-      if (d.split == split_name(split)) data->add(split, std::move(shard));
+    for (const Split split : {Split::train, Split::validation, Split::test}) {
+      if (d.split != split_name(split)) continue;
+      data->add(split, std::move(shard));
+      break;
+    }
   }
   if (!data) throw_user("{}: contains no shards", folder);
   return data;
