@@ -67,7 +67,7 @@ TEST(Sampler, FollowsTheProbabilities) {
 TEST(Sampler, TemperatureSharpens) {
   SamplingOptions options;
   options.temperature = 0.5;  // weights 64, 16, 4, 4
-  EXPECT_NEAR(histogram(kLogits, options, 8000)[3], 8000 * 64 / 88, 200);
+  EXPECT_NEAR(histogram(kLogits, options, 8000)[3], 8000 * 64 / 88.0, 200);
   options.temperature = 0;
   EXPECT_EQ(histogram(kLogits, options, 50)[3], 50);
 }
