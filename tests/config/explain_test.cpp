@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "config/schema.h"
 #include "perceiver/error.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
@@ -14,18 +15,6 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::StartsWith;
-
-template <typename Function>
-std::string error_of(Function function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::user);
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(ConfigExplain, ShowsEveryKeyWithinTheColumns) {
   const std::string text = explain_config();
@@ -44,7 +33,7 @@ TEST(ConfigExplain, SelectsSectionsAndKeys) {
   EXPECT_THAT(explain_config("optimizer.type"),
               AllOf(HasSubstr("one of adam, adamw, sgd, lamb, adafactor; default adam"),
                     testing::Not(HasSubstr("beta1"))));
-  EXPECT_THAT(error_of([] { explain_config("optimiser"); }), HasSubstr("'optimizer'"));
+  EXPECT_THAT(message_of([] { explain_config("optimiser"); }), HasSubstr("'optimizer'"));
 }
 
 }  // namespace

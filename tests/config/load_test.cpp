@@ -7,6 +7,7 @@
 #include "config/schema.h"
 #include "io/atomic_file.h"
 #include "perceiver/error.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
@@ -16,20 +17,8 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-template <typename Function>
-std::string error_of(Function function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::user);
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
-    return error.what();
-  }
-  return "no error";
-}
-
 std::string yaml_error(const std::string& text, const std::vector<std::string>& overrides = {}) {
-  return error_of([&] { parse_config(text, "c.yaml", overrides); });
+  return message_of([&] { parse_config(text, "c.yaml", overrides); });
 }
 
 std::string set_error(const std::string& override_text) {
@@ -149,11 +138,11 @@ TEST(Config, HugeTextsAreRefusedQuickly) {
     return text;
   };
   EXPECT_THAT(yaml_error(repeat(" ", (1 << 20) + 1)), HasSubstr("1048576"));
-  EXPECT_NE(yaml_error(repeat("[", 500'000)), "no error");
-  EXPECT_NE(yaml_error(repeat("{a: ", 200'000)), "no error");
+  EXPECT_NE(yaml_error(repeat("[", 500'000)), "");
+  EXPECT_NE(yaml_error(repeat("{a: ", 200'000)), "");
   EXPECT_THAT(yaml_error(repeat("- ", 500'000)), HasSubstr("nested more than 8"));
   EXPECT_THAT(yaml_error(repeat("- a\n", 200'000)), HasSubstr("more than 100000 values"));
-  EXPECT_THAT(error_of([&] { config_from_json(repeat("[", 500'000), "j"); }),
+  EXPECT_THAT(message_of([&] { config_from_json(repeat("[", 500'000), "j"); }),
               HasSubstr("nested more than 8"));
 }
 
@@ -184,11 +173,11 @@ TEST(Config, LoadNamesTheFile) {
   const fs::path path = folder / "x.yaml";
   write_file_atomically(path, "train: {steps: 5}\n");
   EXPECT_EQ(load_config(path, {"train.batch=4"}).train.batch, 4);
-  EXPECT_THAT(error_of([&] { load_config(path, {"model.latents=4096"}); }),
+  EXPECT_THAT(message_of([&] { load_config(path, {"model.latents=4096"}); }),
               StartsWith(path.string() + ": model.latents (4096) must not exceed"));
   write_file_atomically(path, "train:\n  steps: x\n");
-  EXPECT_THAT(error_of([&] { load_config(path); }), StartsWith(path.string() + ":2: train.steps"));
-  EXPECT_THAT(error_of([&] { load_config(folder / "no.yaml"); }), HasSubstr("No such file"));
+  EXPECT_THAT(message_of([&] { load_config(path); }), StartsWith(path.string() + ":2: train.steps"));
+  EXPECT_THAT(message_of([&] { load_config(folder / "no.yaml"); }), HasSubstr("No such file"));
   fs::remove_all(folder);
 }
 

@@ -5,33 +5,14 @@
 #include "data/text/byte_tokenizer.h"
 #include "data/text/text_dataset.h"
 #include "perceiver/error.h"
+#include "tests/support/data_paths.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
 
 using testing::HasSubstr;
-
-DataConfig paths(std::vector<std::string> train, double validation = 0, double test = 0) {
-  DataConfig config;
-  config.train = std::move(train);
-  config.validation_fraction = validation;
-  config.test_fraction = test;
-  return config;
-}
-
-/// Message of the user error that `action` throws.
-template <typename Action>
-std::string user_error(Action&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::user) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
 
 TEST(OpenDataset, OpensEveryKind) {
   const TempFolder folder;
@@ -47,10 +28,10 @@ TEST(CheckFits, ComparesDataAndModel) {
   ModelConfig model;
   EXPECT_NO_THROW(check_fits(*data, model));
   model.vocabulary = 258;
-  EXPECT_THAT(user_error([&] { check_fits(*data, model); }), HasSubstr("model.vocabulary"));
+  EXPECT_THAT(message_of([&] { check_fits(*data, model); }), HasSubstr("model.vocabulary"));
   model.vocabulary = 300;
   model.position_sizes = {10, 10, 5};
-  EXPECT_THAT(user_error([&] { check_fits(*data, model); }), HasSubstr("model.position_sizes"));
+  EXPECT_THAT(message_of([&] { check_fits(*data, model); }), HasSubstr("model.position_sizes"));
 }
 
 TEST(PredictedPositions, CountsPositionsNotLatents) {

@@ -11,25 +11,13 @@
 #include "data/text/text_dataset.h"
 #include "perceiver/error.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-/// Message of the user error that `action` throws.
-template <typename Action>
-std::string user_error(Action&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::user) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
 
 TEST(MappedFile, ReadsBytes) {
   const TempFolder folder;
@@ -50,15 +38,15 @@ TEST(MappedFile, ReadsBytes) {
 
 TEST(MappedFile, SaysWhatIsWrong) {
   const TempFolder folder;
-  EXPECT_THAT(user_error([&] { MappedFile(folder.path("none")); }),
+  EXPECT_THAT(message_of([&] { MappedFile(folder.path("none")); }),
               AllOf(HasSubstr("none"), HasSubstr("No such file")));
-  EXPECT_THAT(user_error([&] { MappedFile(folder.path()); }), HasSubstr("is a folder"));
-  EXPECT_THAT(user_error([&] { MappedFile(folder.write("empty", "")); }), HasSubstr("is empty"));
-  EXPECT_THAT(user_error([&] { MappedFile("/dev/null"); }), HasSubstr("regular file"));
+  EXPECT_THAT(message_of([&] { MappedFile(folder.path()); }), HasSubstr("is a folder"));
+  EXPECT_THAT(message_of([&] { MappedFile(folder.write("empty", "")); }), HasSubstr("is empty"));
+  EXPECT_THAT(message_of([&] { MappedFile("/dev/null"); }), HasSubstr("regular file"));
   if (::geteuid() == 0) return;  // root may read everything
   const std::string locked = folder.write("locked", "x");
   ::chmod(locked.c_str(), 0);
-  EXPECT_THAT(user_error([&] { MappedFile file(locked); }), HasSubstr("readable"));
+  EXPECT_THAT(message_of([&] { MappedFile file(locked); }), HasSubstr("readable"));
 }
 
 TEST(FileSet, MapsABoundedNumberOfFiles) {
@@ -84,7 +72,7 @@ TEST(FileSet, NoticesAChangedFile) {
   files.add(path, 4);
   folder.write("a", "12");
   uint8_t byte = 0;
-  EXPECT_THAT(user_error([&] { files.read(0, 3, {&byte, 1}); }), HasSubstr("had 4 bytes"));
+  EXPECT_THAT(message_of([&] { files.read(0, 3, {&byte, 1}); }), HasSubstr("had 4 bytes"));
 }
 
 TEST(FileSet, CanBeReadByThreads) {

@@ -1,6 +1,8 @@
 // A dataset in memory whose tokens encode their place, for tests of crops, windows and the loader.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <atomic>
 #include <cstdint>
 #include <string>
@@ -9,6 +11,7 @@
 
 #include "base/check.h"
 #include "data/dataset.h"
+#include "model/batch.h"
 
 namespace perceiver {
 
@@ -47,5 +50,15 @@ class FakeDataset : public Dataset {
   std::vector<int64_t> lengths_;
   int64_t first_target_;
 };
+
+inline void expect_equal(const Batch& a, const Batch& b) {
+  EXPECT_EQ(a.size, b.size);
+  EXPECT_EQ(a.length, b.length);
+  EXPECT_EQ(a.axes, b.axes);
+  EXPECT_EQ(a.tokens, b.tokens);
+  EXPECT_EQ(a.targets, b.targets);
+  EXPECT_EQ(a.positions, b.positions);
+  EXPECT_EQ(a.lengths, b.lengths);
+}
 
 }  // namespace perceiver

@@ -16,6 +16,7 @@ std::string message_of(Action&& action) {
     action();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::user) << error.what();
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
     return error.what();
   }
   ADD_FAILURE() << "no error";

@@ -20,16 +20,6 @@ ModelConfig model(int64_t vocabulary = 5003) {
   return config;
 }
 
-void expect_equal(const Batch& a, const Batch& b) {
-  EXPECT_EQ(a.size, b.size);
-  EXPECT_EQ(a.length, b.length);
-  EXPECT_EQ(a.axes, b.axes);
-  EXPECT_EQ(a.tokens, b.tokens);
-  EXPECT_EQ(a.targets, b.targets);
-  EXPECT_EQ(a.positions, b.positions);
-  EXPECT_EQ(a.lengths, b.lengths);
-}
-
 TEST(Loader, DeliversTheSamplersBatchesInOrder) {
   const FakeDataset data({5, 100, 30});
   const CropSampler sampler(data, Split::train, 16, 8);

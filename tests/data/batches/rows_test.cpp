@@ -27,16 +27,6 @@ TEST(FillRow, OverwritesWhateverWasThere) {
   EXPECT_EQ(batch.lengths, (std::vector<int32_t>{-9, 3}));
 }
 
-void expect_equal(const Batch& a, const Batch& b) {
-  EXPECT_EQ(a.size, b.size);
-  EXPECT_EQ(a.length, b.length);
-  EXPECT_EQ(a.axes, b.axes);
-  EXPECT_EQ(a.tokens, b.tokens);
-  EXPECT_EQ(a.targets, b.targets);
-  EXPECT_EQ(a.positions, b.positions);
-  EXPECT_EQ(a.lengths, b.lengths);
-}
-
 TEST(MicroBatch, PartsMakeUpTheWhole) {
   const FakeDataset data({5, 100, 30});
   Batch batch;

@@ -8,7 +8,9 @@
 
 #include "data/text/byte_tokenizer.h"
 #include "perceiver/error.h"
+#include "tests/support/data_paths.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
@@ -19,29 +21,8 @@ using testing::HasSubstr;
 
 constexpr Split all_splits[] = {Split::train, Split::validation, Split::test};
 
-DataConfig paths(std::vector<std::string> train, double validation = 0, double test = 0) {
-  DataConfig config;
-  config.train = std::move(train);
-  config.validation_fraction = validation;
-  config.test_fraction = test;
-  return config;
-}
-
-/// Message of the user error that `action` throws.
-template <typename Action>
-std::string user_error(Action&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::user) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
-
 std::string open_error(const DataConfig& config) {
-  return user_error([&] { TextDataset::open(config); });
+  return message_of([&] { TextDataset::open(config); });
 }
 
 std::vector<int32_t> tokens(const Dataset& data, Split split, int64_t document) {
