@@ -80,13 +80,13 @@ void print_summary(const BuildCommand& options, const ShardSummary& summary, con
   std::printf("  %zu files skipped (all in %s/%s):\n", summary.skipped.size(), options.output.c_str(),
               summary_file_name);
   for (size_t i = 0; i < std::min(kSkippedShown, summary.skipped.size()); ++i)
-    std::printf("    %s: %s\n", summary.skipped[i].path.c_str(), summary.skipped[i].reason.c_str());
+    std::printf("    %s: %s\n", summary.skipped[i].path.c_str(), summary.skipped[i].remark.c_str());
 }
 
 int run(BuildCommand& options, const std::map<std::string, std::string>& modality_options) {
   const ModalityKind& kind = find_modality(options.modality);
   const auto modality = kind.open(ModalityOptions(kind, modality_options));
-  std::vector<SkippedFile> skipped;
+  std::vector<FileRemark> skipped;
   const SplitFiles files = find_inputs(options.input, kind, options.split, skipped);
   BuildDisplay progress;
   options.build.progress = [&](const BuildProgress& p) { progress.show(p); };

@@ -23,7 +23,7 @@ struct InfoCommand {
 struct Info {
   ShardDescription description;
   std::array<SplitCounts, split_count> splits;
-  std::vector<SkippedFile> skipped;
+  std::vector<FileRemark> skipped;
   int64_t bytes = 0;
 };
 
@@ -98,8 +98,8 @@ void print_json(const Info& info, const InfoCommand& options) {
                                                                      {"words", c.words}};
   }
   out["skipped"] = nlohmann::ordered_json::array();
-  for (const SkippedFile& file : info.skipped)
-    out["skipped"].push_back({{"path", file.path}, {"reason", file.reason}});
+  for (const FileRemark& file : info.skipped)
+    out["skipped"].push_back({{"path", file.path}, {"reason", file.remark}});
   std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
@@ -121,8 +121,8 @@ void print_text(const Info& info, const InfoCommand& options) {
   }
   std::printf("  size        %lld bytes; %s\n", static_cast<long long>(info.bytes),
               options.quick ? "checksums not verified" : "all checksums, ids and positions are valid");
-  for (const SkippedFile& file : info.skipped)
-    std::printf("  skipped     %s: %s\n", printable(file.path).c_str(), printable(file.reason).c_str());
+  for (const FileRemark& file : info.skipped)
+    std::printf("  skipped     %s: %s\n", printable(file.path).c_str(), printable(file.remark).c_str());
 }
 
 }  // namespace

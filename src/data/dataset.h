@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "data/file_remark.h"
 #include "perceiver/config.h"
 
 namespace perceiver {
@@ -66,6 +67,13 @@ class Dataset {
   virtual void augment(std::vector<int32_t>&, RandomStream&) const {}
   /// Messages for the user about the opened data, one line each, e.g. that files were skipped.
   virtual std::vector<std::string> notes() const { return {}; }
+  /// Source files that were left out, each once, with the reason.
+  virtual std::vector<FileRemark> skipped() const { return {}; }
+  /// Source files that were read after a repair, one entry for each repair.
+  virtual std::vector<FileRemark> repaired() const { return {}; }
+  /// Identifies the content and the split of the data: the same documents in the same order give the same
+  /// value wherever they lie. 0 if the data is generated.
+  virtual uint64_t fingerprint() const { return 0; }
 };
 
 /// Opens the data that `config` names.

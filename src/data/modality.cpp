@@ -61,6 +61,11 @@ bool ModalityKind::takes(std::string_view file_name) const {
   return endings.empty() || has_ending(file_name, endings);
 }
 
+void SourceFile::repaired(const std::string& what) const {
+  if (strict) throw_user("{}: {}", path, what);
+  if (repairs) repairs->push_back(what);
+}
+
 Prompt Modality::prompt(const SourceFile& file, const PromptOptions& options) const {
   if (options.seconds > 0 || options.rows > 0 || !options.known.empty())
     throw_user("{}: a prompt of this kind of data can only be limited by tokens", file.path);

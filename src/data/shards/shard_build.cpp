@@ -187,7 +187,7 @@ class Build {
 
 }  // namespace
 
-ShardSummary build_shards(const SplitFiles& files, std::vector<SkippedFile> skipped, const ModalityKind& kind,
+ShardSummary build_shards(const SplitFiles& files, std::vector<FileRemark> skipped, const ModalityKind& kind,
                           const Modality& modality, const fs::path& folder, const BuildOptions& options) {
   const std::vector<ShardPlan> plans = plan_shards(files, modality, options.shard_tokens);
   const FileDescriptor lock = lock_folder(folder);
@@ -203,8 +203,8 @@ ShardSummary build_shards(const SplitFiles& files, std::vector<SkippedFile> skip
   for (size_t i = 0; i < plans.size(); ++i)
     add_shard(ShardFile::open(folder / build.names()[i]), plans[i].split, build.names()[i], summary);
   if (summary.splits[static_cast<size_t>(Split::train)].documents == 0) {
-    const SkippedFile& first = summary.skipped.front();
-    throw_user("no file could be used for training; the first skipped: {}: {}", first.path, first.reason);
+    const FileRemark& first = summary.skipped.front();
+    throw_user("no file could be used for training; the first skipped: {}: {}", first.path, first.remark);
   }
   write_summary(summary, folder);
   return summary;

@@ -28,7 +28,7 @@ struct BuildOptions {
 /// Builds the shards of `files` in `folder`, which is created. The bytes do not depend on the number of
 /// workers. Shards finished by an earlier, killed build of the same files with the same options are verified
 /// and kept. Throws `user` if the folder contains anything else, or another process is building there.
-ShardSummary build_shards(const SplitFiles& files, std::vector<SkippedFile> skipped, const ModalityKind& kind,
+ShardSummary build_shards(const SplitFiles& files, std::vector<FileRemark> skipped, const ModalityKind& kind,
                           const Modality& modality, const std::filesystem::path& folder,
                           const BuildOptions& options);
 

@@ -25,7 +25,7 @@ class ShardBuilder {
   /// Adds a document of at least one token. Throws `failure` for ids, positions or units that violate the
   /// modality's format.
   void add(std::string_view name, const TokenSequence& sequence);
-  void skip(SkippedFile file) { description_.skipped.push_back(std::move(file)); }
+  void skip(FileRemark file) { description_.skipped.push_back(std::move(file)); }
   int64_t documents() const { return static_cast<int64_t>(ends_.size()); }
   int64_t tokens() const { return tokens_; }
 

@@ -79,7 +79,7 @@ std::unique_ptr<ShardDataset> ShardDataset::encode(const DataConfig& config) {
           "perceiver data build --modality {}",
           max_memory_bytes >> 30, config.type);
   });
-  std::vector<SkippedFile> skipped;
+  std::vector<FileRemark> skipped;
   for (size_t i = 0; i < plans.size(); ++i) {
     const auto& some = shards[i]->description().skipped;
     skipped.insert(skipped.end(), some.begin(), some.end());
@@ -89,7 +89,7 @@ std::unique_ptr<ShardDataset> ShardDataset::encode(const DataConfig& config) {
     const auto split = static_cast<Split>(i);
     if (!files[static_cast<size_t>(i)].empty() && data->documents(split) == 0)
       throw_user("data.{}: none of {} files can be used; the first, {}: {}", split_name(split),
-                 files[static_cast<size_t>(i)].size(), skipped.front().path, skipped.front().reason);
+                 files[static_cast<size_t>(i)].size(), skipped.front().path, skipped.front().remark);
   }
   data->note_skipped(skipped);
   return data;
@@ -102,10 +102,10 @@ void ShardDataset::add(Split split, ShardFile shard) {
   part.shards.push_back(std::move(shard));
 }
 
-void ShardDataset::note_skipped(const std::vector<SkippedFile>& skipped) {
+void ShardDataset::note_skipped(const std::vector<FileRemark>& skipped) {
   if (skipped.empty()) return;
   notes_.push_back(fmt::format("{} files were skipped; the first, {}: {}", skipped.size(),
-                               skipped.front().path, skipped.front().reason));
+                               skipped.front().path, skipped.front().remark));
 }
 
 ShardDataset::Place ShardDataset::find(Split split, int64_t document) const {

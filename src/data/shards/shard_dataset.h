@@ -57,7 +57,7 @@ class ShardDataset final : public Dataset {
       : name_(std::move(name)), modality_(std::move(modality)) {}
   const Part& of(Split split) const { return parts_[static_cast<size_t>(split)]; }
   void add(Split split, ShardFile shard);
-  void note_skipped(const std::vector<SkippedFile>& skipped);
+  void note_skipped(const std::vector<FileRemark>& skipped);
   Place find(Split split, int64_t document) const;
   void shared_positions(int64_t first, int64_t count, int32_t* out) const;
   void stored_positions(const Place& place, int64_t first, int64_t count, int32_t* out) const;

@@ -94,8 +94,8 @@ std::string write_shard_header(const ShardHeader& header) {
       {"skipped", nlohmann::ordered_json::array()},
       {"sections", nlohmann::ordered_json::object()},
   };
-  for (const SkippedFile& file : d.skipped)
-    json["skipped"].push_back({{"path", file.path}, {"reason", file.reason}});
+  for (const FileRemark& file : d.skipped)
+    json["skipped"].push_back({{"path", file.path}, {"reason", file.remark}});
   for (size_t i = 0; i < section_names.size(); ++i) {
     const ShardSection& section = header.sections[i];
     json["sections"][std::string(section_names[i])] = {

@@ -8,17 +8,11 @@
 #include <string_view>
 #include <vector>
 
+#include "data/file_remark.h"
 #include "data/modality.h"
 #include "data/shards/shard_format.h"
 
 namespace perceiver {
-
-/// A source file that could not be used, and why.
-struct SkippedFile {
-  std::string path;  ///< below the input folder
-  std::string reason;
-  bool operator==(const SkippedFile&) const = default;
-};
 
 /// What a shard stores about itself. The modality's shared positions and mask are not included: the tokenizer
 /// reproduces them.
@@ -32,7 +26,7 @@ struct ShardDescription {
   PositionKind positions = PositionKind::counted;
   std::vector<int64_t> position_sizes;
   bool ends = true;
-  std::vector<SkippedFile> skipped;  ///< of the source files of this shard
+  std::vector<FileRemark> skipped;  ///< of the source files of this shard
 };
 
 /// Where a section lies and what it must hash to.

@@ -23,7 +23,7 @@ std::string expected_endings(const ModalityKind& kind) {
 }
 
 /// Moves the files that `kind` does not take from `files` to `skipped`.
-void keep_taken(std::vector<ListedFile>& files, const ModalityKind& kind, std::vector<SkippedFile>& skipped) {
+void keep_taken(std::vector<ListedFile>& files, const ModalityKind& kind, std::vector<FileRemark>& skipped) {
   for (const ListedFile& file : files) {
     const bool companion = std::any_of(kind.companions.begin(), kind.companions.end(),
                                        [&](auto ending) { return file.relative.ends_with(ending); });
@@ -33,7 +33,7 @@ void keep_taken(std::vector<ListedFile>& files, const ModalityKind& kind, std::v
 }
 
 SplitFiles inputs_by_folder(const std::string& input, const ModalityKind& kind,
-                            std::vector<SkippedFile>& skipped) {
+                            std::vector<FileRemark>& skipped) {
   SplitFiles files;
   for (int i = 0; i < split_count; ++i) {
     const fs::path folder = fs::path(input) / split_name(static_cast<Split>(i));
@@ -50,7 +50,7 @@ SplitFiles inputs_by_folder(const std::string& input, const ModalityKind& kind,
 }
 
 SplitFiles inputs_by_pattern(const std::string& input, const ModalityKind& kind, const SplitOptions& options,
-                             std::vector<SkippedFile>& skipped) {
+                             std::vector<FileRemark>& skipped) {
   std::vector<ListedFile> all = list_files({input}, "--input", true), rest;
   keep_taken(all, kind, skipped);
   SplitFiles files;
@@ -85,7 +85,7 @@ SplitFiles inputs_by_pattern(const std::string& input, const ModalityKind& kind,
 }  // namespace
 
 SplitFiles find_inputs(const std::string& input, const ModalityKind& kind, const SplitOptions& options,
-                       std::vector<SkippedFile>& skipped) {
+                       std::vector<FileRemark>& skipped) {
   std::error_code ignored;
   const bool folders = fs::is_directory(fs::path(input) / "train", ignored);
   if (folders && !(options.validation.empty() && options.test.empty()))

@@ -23,6 +23,6 @@ struct SplitOptions {
 /// added to `skipped`. Throws `user` if nothing is left to train on, or if patterns are given for an input
 /// that has such folders.
 SplitFiles find_inputs(const std::string& input, const ModalityKind& kind, const SplitOptions& options,
-                       std::vector<SkippedFile>& skipped);
+                       std::vector<FileRemark>& skipped);
 
 }  // namespace perceiver

@@ -31,8 +31,8 @@ std::string summary_text(const ShardSummary& summary) {
                                                                       {"words", c.words}};
   }
   json["skipped"] = OrderedJson::array();
-  for (const SkippedFile& file : summary.skipped)
-    json["skipped"].push_back({{"path", file.path}, {"reason", file.reason}});
+  for (const FileRemark& file : summary.skipped)
+    json["skipped"].push_back({{"path", file.path}, {"reason", file.remark}});
   json["shards"] = OrderedJson::array();
   for (const ShardEntry& shard : summary.shards)
     json["shards"].push_back(

@@ -55,7 +55,7 @@ void build(const TempFolder& folder, const std::string& type, std::map<std::stri
   const auto modality = kind.open(ModalityOptions(kind, std::move(options)));
   SplitOptions split;
   split.validation_fraction = validation;
-  std::vector<SkippedFile> skipped;
+  std::vector<FileRemark> skipped;
   BuildOptions build_options;
   build_options.shard_tokens = shard_tokens;
   const SplitFiles files = find_inputs(folder.path("in"), kind, split, skipped);

@@ -35,7 +35,7 @@ ShardSummary build(const TempFolder& folder, const std::string& out, int workers
                    BuildProgress* last = nullptr) {
   const ModalityKind& kind = find_modality("tokens");
   const auto modality = kind.open(ModalityOptions(kind, std::move(options)));
-  std::vector<SkippedFile> skipped;
+  std::vector<FileRemark> skipped;
   SplitOptions split;
   split.test = "*5.npy";
   split.validation_fraction = 0.1;
@@ -81,8 +81,8 @@ TEST(ShardFolder, SummaryCountsEverything) {
   EXPECT_EQ(summary.splits[1].documents, 4);  // a tenth of the other 54 files, of which one is damaged
   ASSERT_EQ(summary.skipped.size(), 4u);
   EXPECT_EQ(summary.skipped[0].path, "README.txt");
-  EXPECT_THAT(summary.skipped[0].reason, HasSubstr("not a file of modality tokens"));
-  EXPECT_THAT(summary.skipped[1].reason, HasSubstr("byte "));
+  EXPECT_THAT(summary.skipped[0].remark, HasSubstr("not a file of modality tokens"));
+  EXPECT_THAT(summary.skipped[1].remark, HasSubstr("byte "));
   const ShardSummary read = read_summary(folder.path("out"));
   EXPECT_EQ(read.skipped, summary.skipped);
   EXPECT_EQ(read.splits[0].tokens, summary.splits[0].tokens);
@@ -149,7 +149,7 @@ TEST(ShardFolder, SplitFoldersAreKept) {
   for (const char* name : {"train/a.npy", "train/deep/b.npy", "validation/a.npy", "test/c.npy", "d.npy"})
     folder.write(std::string("in/") + name, write_npy(std::vector<int32_t>{1, 2}, {2}));
   folder.write("in/train/empty.npy", "");
-  std::vector<SkippedFile> skipped;
+  std::vector<FileRemark> skipped;
   const SplitFiles files = find_inputs(folder.path("in"), find_modality("tokens"), {}, skipped);
   ASSERT_EQ(files[0].size(), 3u);
   EXPECT_EQ(files[0][0].relative, "a.npy");
@@ -158,7 +158,7 @@ TEST(ShardFolder, SplitFoldersAreKept) {
   EXPECT_EQ(files[2].size(), 1u);
   ASSERT_EQ(skipped.size(), 1u);
   EXPECT_EQ(skipped[0].path, "d.npy");
-  EXPECT_THAT(skipped[0].reason, HasSubstr("outside the folders"));
+  EXPECT_THAT(skipped[0].remark, HasSubstr("outside the folders"));
   SplitOptions options;
   options.test = "*";
   EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), find_modality("tokens"), options, skipped); }),
@@ -173,23 +173,23 @@ TEST(ShardFolder, EmptyAndLargeFilesAreListed) {
   ModalityKind kind = find_modality("tokens");
   kind.max_file_bytes = 136;
   folder.write("in/d.npy", write_npy(std::vector<int32_t>{1, 2, 3}, {3}));
-  std::vector<SkippedFile> skipped;
+  std::vector<FileRemark> skipped;
   SplitOptions split;
   split.validation_fraction = 0;
   const SplitFiles files = find_inputs(folder.path("in"), kind, split, skipped);
   const auto modality = kind.open(ModalityOptions(kind, {}));
   const ShardSummary summary = build_shards(files, skipped, kind, *modality, folder.path("out"), {});
   ASSERT_EQ(summary.skipped.size(), 3u);
-  EXPECT_EQ(summary.skipped[0], (SkippedFile{"b.npy", "is empty"}));
-  EXPECT_EQ(summary.skipped[1], (SkippedFile{"c.npy", "contains no tokens"}));
-  EXPECT_THAT(summary.skipped[2].reason, HasSubstr("140 bytes; at most 136"));
+  EXPECT_EQ(summary.skipped[0], (FileRemark{"b.npy", "is empty"}));
+  EXPECT_EQ(summary.skipped[1], (FileRemark{"c.npy", "contains no tokens"}));
+  EXPECT_THAT(summary.skipped[2].remark, HasSubstr("140 bytes; at most 136"));
 }
 
 TEST(ShardFolder, InputsWithoutUseAreErrors) {
   const TempFolder folder;
   folder.write("in/a.txt", "text");
   const ModalityKind& kind = find_modality("audio");
-  std::vector<SkippedFile> skipped;
+  std::vector<FileRemark> skipped;
   EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, {}, skipped); }),
               AllOf(HasSubstr("no files to train on"), HasSubstr(".wav, .flac")));
   EXPECT_THAT(message_of([&] { find_inputs(folder.path("none"), kind, {}, skipped); }), HasSubstr("none"));

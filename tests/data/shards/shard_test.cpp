@@ -95,7 +95,7 @@ TEST(Shard, HoldsWhatWasAdded) {
       EXPECT_EQ(d.split, "validation");
       EXPECT_EQ(d.vocabulary, vocabulary);
       EXPECT_FALSE(d.ends);
-      EXPECT_EQ(d.skipped, (std::vector<SkippedFile>{{"c", "is empty"}}));
+      EXPECT_EQ(d.skipped, (std::vector<FileRemark>{{"c", "is empty"}}));
       EXPECT_NO_THROW(shard.verify());
       if (!stored) continue;
       std::vector<int32_t> positions(4);
