@@ -92,18 +92,17 @@ void check_differences(const std::string& source, const ModelDifference& differe
       difference.fatal.empty()
           ? "use the checkpoint's, or take over what fits with train.initialize_partial=true"
           : "use the checkpoint's values";
-  throw_user("train.initialize: {} does not fit the configuration: {}; {}", source, list_of(obstacles),
-             way_out);
+  throw_user("{} does not fit the configuration: {}; {}", source, list_of(obstacles), way_out);
 }
 
 /// Equal configurations have equal tensors, except for position tables that only one of them trains.
 void check_complete(const std::string& source, const Transfer& transfer, const ModelConfig& checkpoint,
                     const ModelConfig& configured, bool partial) {
-  if (transfer.taken() == 0) throw_user("train.initialize: {} has no weights of this model", source);
+  if (transfer.taken() == 0) throw_user("{} has no weights of this model", source);
   if (partial) return;
   if (!transfer.unused().empty())
     throw_user(
-        "train.initialize: {} has trained {}, which the configured model has not; set "
+        "{} has trained {}, which the configured model has not; set "
         "model.learnable_positions as there, or leave it out with train.initialize_partial=true",
         source, list_of(transfer.unused()));
   const bool now_trained = configured.learnable_positions && !checkpoint.learnable_positions;
@@ -131,11 +130,7 @@ std::vector<std::string> describe(const std::string& source, const ModelMetadata
   return lines;
 }
 
-}  // namespace
-
-std::vector<std::string> load_initial_weights(const TrainConfig& config, const Dataset& data,
-                                              PerceiverAR& model) {
-  if (config.initialize.empty()) return {};
+std::vector<std::string> load(const TrainConfig& config, const Dataset& data, PerceiverAR& model) {
   const std::string source = find_model_file(config.initialize).string();
   const SafetensorsFile file = SafetensorsFile::open(source);
   const ModelMetadata metadata = read_metadata(file);
@@ -145,6 +140,18 @@ std::vector<std::string> load_initial_weights(const TrainConfig& config, const D
   transfer.take_all();
   check_complete(source, transfer, metadata.model, model.config(), config.initialize_partial);
   return describe(source, metadata, difference, transfer, model);
+}
+
+}  // namespace
+
+std::vector<std::string> load_initial_weights(const TrainConfig& config, const Dataset& data,
+                                              PerceiverAR& model) {
+  if (config.initialize.empty()) return {};
+  try {
+    return load(config, data, model);
+  } catch (const Error& error) {
+    throw Error(error.kind(), fmt::format("train.initialize: {}", error.what()));
+  }
 }
 
 }  // namespace perceiver

@@ -34,10 +34,14 @@ bool Trainer::stops_early() const {
 }
 
 void Trainer::explain_early_stop() {
-  const std::string best =
-      state_.best ? fmt::format("; best {:.4f} nats at step {}", state_.best->loss, state_.best->step) : "";
-  log_->message(fmt::format("training stops early: no better validation loss in {} validations{}",
-                            state_.patience.validations, best));
+  const Patience& patience = state_.patience;
+  std::string text = fmt::format("training stops early: {} validations in a row", patience.validations);
+  if (patience.reference) text += fmt::format(" did not get below {:.4f} nats", *patience.reference);
+  const double delta = config_.train.early_stopping_delta;
+  if (patience.reference && delta > 0) text += fmt::format(" by more than {}", delta);
+  if (!patience.reference) text += " had no finite loss";
+  if (state_.best) text += fmt::format("; best: {:.4f} at step {}", state_.best->loss, state_.best->step);
+  log_->message(text);
 }
 
 }  // namespace perceiver

@@ -14,7 +14,7 @@ using testing::HasSubstr;
 TEST(EarlyStopping, CountsValidationsWithoutABetterLoss) {
   Patience patience;
   std::vector<int64_t> counts;
-  for (const double loss : {3.0, 2.0, 2.0, 2.5, NAN, 1.9, 1.95}) {
+  for (const double loss : {3.0, 2.0, 2.0, 2.5, std::nan(""), 1.9, 1.95}) {
     patience.add(loss, 0);
     counts.push_back(patience.validations);
   }
@@ -71,8 +71,8 @@ TEST(EarlyStopping, EndsARunLikeItsLastStep) {
   EXPECT_EQ(result.step, 6);
   EXPECT_EQ(result.checkpoint, checkpoint_path(folder.path("run"), 6));
   EXPECT_EQ(CheckpointStore(folder.path("run/checkpoints")).best(), 3);
-  EXPECT_TRUE(
-      validated.recorder.told("no better validation loss in 3 validations; best 3.0000 nats at step 3"));
+  EXPECT_TRUE(validated.recorder.told(
+      "3 validations in a row did not get below 3.0000 nats; best: 3.0000 at step 3"));
 }
 
 TEST(EarlyStopping, WaitsAsLongAsAsked) {

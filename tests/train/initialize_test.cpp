@@ -16,6 +16,7 @@ using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
+using testing::StartsWith;
 
 /// A run of two steps to start from; returns its folder.
 std::string source_run(const TempFolder& folder, Config config = tiny_config(2)) {
@@ -184,7 +185,8 @@ TEST(Initialize, AnotherModelIsRefusedKeyByKey) {
                     Not(HasSubstr("initialize_partial"))));
   EXPECT_FALSE(fs::exists(folder.path("refused/config.yaml")));
   config.train.initialize = folder.path("nothing");
-  EXPECT_THAT(refusal(folder, config), HasSubstr("no such checkpoint"));
+  EXPECT_THAT(refusal(folder, config),
+              AllOf(StartsWith("train.initialize: "), HasSubstr("no such checkpoint")));
 }
 
 TEST(Initialize, PartlyTakesWhatFits) {

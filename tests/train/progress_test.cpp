@@ -25,7 +25,8 @@ TEST(Progress, Lines) {
   EXPECT_THAT(progress_line(unclipped), ::testing::HasSubstr("  gradient 2  12.3k tokens/s"));
   LogEntry resumed = log_entry(1);
   resumed.gradient_norm = std::numeric_limits<double>::quiet_NaN();
-  EXPECT_THAT(progress_line(resumed), ::testing::HasSubstr("lr 3.00e-04  12.3k tokens/s"));
+  resumed.targets_per_second = 0;
+  EXPECT_THAT(progress_line(resumed), ::testing::EndsWith("lr 3.00e-04"));
   EvalEntry eval = eval_entry(1200);
   EXPECT_EQ(progress_line(eval), "step 1200  validation loss 2.0000 nats 2.8854 bits, 2.7500 bits per byte");
   eval.is_best = true;
