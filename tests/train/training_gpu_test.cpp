@@ -303,7 +303,8 @@ TEST(Training, SamplesDoNotAffectTheRun) {
     config.train.sample_every = 2;
     config.train.sample_tokens = 40;
     train(config, folder.path(name + "_sampled"));
-    EXPECT_EQ(checkpoint_bytes(folder.path(name), 9), checkpoint_bytes(folder.path(name + "_sampled"), 9));
+    EXPECT_TRUE(checkpoint_numbers(folder.path(name), 9) ==
+                checkpoint_numbers(folder.path(name + "_sampled"), 9));
     EXPECT_EQ(timeless_metrics(folder.path(name)), timeless_metrics(folder.path(name + "_sampled")));
     EXPECT_TRUE(std::filesystem::exists(folder.path(name + "_sampled/samples/step-000000008.txt")));
   }

@@ -69,7 +69,8 @@ TEST(TrainingSamples, DoNotAffectTheRun) {
     train(config, folder.path(name));
     config.train.sample_every = 1;
     train(config, folder.path(name + "_sampled"));
-    EXPECT_EQ(checkpoint_bytes(folder.path(name), 6), checkpoint_bytes(folder.path(name + "_sampled"), 6));
+    EXPECT_TRUE(checkpoint_numbers(folder.path(name), 6) ==
+                checkpoint_numbers(folder.path(name + "_sampled"), 6));
     EXPECT_EQ(timeless_metrics(folder.path(name)), timeless_metrics(folder.path(name + "_sampled")));
   }
 }
@@ -160,7 +161,7 @@ Config image_config(const TempFolder& folder) {
                        folder.write("images/b.png", grey_png(200))};
   config.data.validation_fraction = 0;
   config.model.position_encoding = PositionEncoding::absolute;
-  config.model.position_sizes = {6, 6};
+  config.model.position_sizes = {6, 6, 3};
   config.model.context_length = 17;
   config.model.latents = 17;
   config.train.sample_every = 1;
