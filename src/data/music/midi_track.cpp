@@ -3,8 +3,7 @@
 namespace perceiver {
 namespace {
 
-constexpr uint32_t largest_tempo = 0xFFFFFF;  // microseconds per quarter note, three bytes
-constexpr uint64_t tempo_size = 3;
+constexpr size_t tempo_size = 3;
 
 /// Faults of one kind in a track: a file has either none or very many, so they share a line.
 struct Faults {
@@ -41,9 +40,9 @@ class TrackReader {
     };
     report(system_, "a system message, which does not belong in a file",
            "system messages, which do not belong in a file");
-    report(odd_tempos_, "a tempo whose length is not 3 bytes", "tempos whose length is not 3 bytes");
-    report(no_tempos_, "a tempo that is 0 or no number of 3 bytes, which is ignored",
-           "tempos that are 0 or no number of 3 bytes, which are ignored");
+    report(long_tempos_, "a tempo of more than 3 bytes", "tempos of more than 3 bytes");
+    report(no_tempos_, "a tempo that is 0 or too short, which is ignored",
+           "tempos that are 0 or too short, which are ignored");
     report(long_numbers_, "a number of more than four bytes", "numbers of more than four bytes");
     if (length_ > size)
       repairs.add("track {} is cut short: {} of {} bytes are there", number, size, length_);
@@ -98,25 +97,22 @@ class TrackReader {
 
   void read_meta_event(size_t offset) {
     const uint8_t kind = chunk_.byte();
-    const uint64_t length = variable();
-    const MidiCursor content = chunk_.part(length);
+    const MidiCursor content = chunk_.part(variable());
     if (chunk_.cut()) return;
     if (kind == 0x2F) ended_ = true;
-    if (kind == 0x51) read_tempo(offset, content, length);
+    if (kind == 0x51) read_tempo(offset, content);
   }
 
-  /// A tempo written as a number of more bytes is still that number. One of fewer cannot be told from damage.
-  void read_tempo(size_t offset, MidiCursor content, uint64_t length) {
-    uint64_t tempo = 0;
-    while (content.left() > 0 && tempo <= largest_tempo) tempo = tempo << 8 | content.byte();
-    if (length < tempo_size || tempo == 0 || tempo > largest_tempo) return no_tempos_.add(offset);
-    if (length != tempo_size) odd_tempos_.add(offset);
-    track_.events.push_back({.tick = tick_,
-                             .tempo = static_cast<uint32_t>(tempo),
-                             .kind = MidiEvent::Kind::tempo,
-                             .channel = 0,
-                             .key = 0,
-                             .value = 0});
+  /// Of a longer one the first three bytes count, as other readers have it, but for leading zeros: some
+  /// writers store a number of four bytes.
+  void read_tempo(size_t offset, MidiCursor content) {
+    const bool is_long = content.left() > tempo_size;
+    while (content.left() > tempo_size && content.peek() == 0) content.byte();
+    const uint32_t tempo = content.left() < tempo_size ? 0 : content.big_endian(static_cast<int>(tempo_size));
+    if (tempo == 0) return no_tempos_.add(offset);
+    if (is_long) long_tempos_.add(offset);
+    track_.events.push_back(
+        {.tick = tick_, .tempo = tempo, .kind = MidiEvent::Kind::tempo, .channel = 0, .key = 0, .value = 0});
   }
 
   uint64_t variable() {
@@ -139,7 +135,7 @@ class TrackReader {
   int64_t tick_ = 0;
   uint8_t running_ = 0;  ///< the last channel event's status; 0 = none yet
   bool ended_ = false;
-  Faults system_, odd_tempos_, no_tempos_, long_numbers_;
+  Faults system_, long_tempos_, no_tempos_, long_numbers_;
 };
 
 }  // namespace

@@ -98,8 +98,8 @@ Case tempo(const char* name, const Bytes& value, int64_t milliseconds, const std
 }
 
 std::vector<Case> cases() {
-  const std::string length = "whose length is not 3 bytes";
-  const std::string none = "that is 0 or no number of 3 bytes, which is ignored";
+  const std::string length = "of more than 3 bytes";
+  const std::string none = "that is 0 or too short, which is ignored";
   return {
       {"NoEnd", midi(0, {no_end}), {first}, "track 1 has no end-of-track event"},
       {"NoEndInTheFirstOfTwo",
@@ -158,7 +158,7 @@ std::vector<Case> cases() {
       tempo("TempoZero", {0, 0, 0}, 100, none),
       tempo("TempoOfNoBytes", {}, 100, none),
       tempo("TempoOfTwoBytes", {0x0F, 0x42}, 100, none),
-      tempo("TempoTooLarge", {0x0F, 0x42, 0x40, 0}, 100, none),
+      tempo("TempoAndAByteMore", {0x0F, 0x42, 0x40, 0}, 200, length),
       tempo("TempoOfFourBytes", {0, 0x0F, 0x42, 0x40}, 200, length),
       {"LongDelta",
        midi(0, {track({0x80, 0x80, 0x80, 0x80, 0x00, 0x90, 60, 80, 100, 60, 0})}),
