@@ -1,86 +1,19 @@
 #include "data/music/midi_file.h"
 
-#include <algorithm>
+#include <optional>
 #include <string_view>
 
 #include "base/check.h"
+#include "data/music/midi_track.h"
 
 namespace perceiver {
 namespace {
 
-constexpr size_t header_size = 6;
+constexpr size_t header_size = 6, chunk_start_size = 8, riff_start_size = 12;
 
-/// Reads the bytes of the file or of one chunk sequentially.
-class Cursor {
- public:
-  Cursor(std::span<const uint8_t> bytes, size_t first, size_t last, const std::string& source)
-      : bytes_(bytes), next_(first), last_(last), source_(source) {}
-
-  size_t offset() const { return next_; }
-  size_t left() const { return last_ - next_; }
-
-  template <typename... Args>
-  [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
-    fail_at(next_, format, std::forward<Args>(args)...);
-  }
-  template <typename... Args>
-  [[noreturn]] void fail_at(size_t offset, fmt::format_string<Args...> format, Args&&... args) const {
-    throw_user("{}: offset {}: {}", source_, offset, fmt::format(format, std::forward<Args>(args)...));
-  }
-
-  uint8_t byte(const char* what) {
-    if (left() == 0) fail("the file ends where {} should be", what);
-    return bytes_[next_++];
-  }
-  uint8_t peek(const char* what) const {
-    if (left() == 0) fail("the file ends where {} should be", what);
-    return bytes_[next_];
-  }
-  uint32_t big_endian(int count, const char* what) {
-    uint32_t value = 0;
-    for (int i = 0; i < count; ++i) value = value << 8 | byte(what);
-    return value;
-  }
-  /// A variable-length quantity: seven bits per byte, at most four bytes.
-  uint32_t variable(const char* what) {
-    const size_t first = next_;
-    uint32_t value = 0;
-    for (int i = 0; i < 4; ++i) {
-      const uint8_t b = byte(what);
-      value = value << 7 | (b & 0x7Fu);
-      if (b < 0x80) return value;
-    }
-    fail_at(first, "{} has more than four bytes", what);
-  }
-  uint8_t data_byte(const char* what) {
-    const uint8_t b = byte(what);
-    if (b >= 0x80) fail_at(next_ - 1, "{} is 0x{:02X}; data bytes are below 0x80", what, b);
-    return b;
-  }
-  /// A cursor over the next `length` bytes, which this one skips.
-  Cursor part(uint64_t length, const char* what) {
-    if (length > left()) fail("{} of {} bytes, but only {} are left", what, length, left());
-    const size_t first = next_;
-    next_ += length;
-    return Cursor(bytes_, first, next_, source_);
-  }
-  /// The four letters of a chunk name.
-  std::string_view word() {
-    if (left() < 4) fail("the file ends within a chunk's name");
-    next_ += 4;
-    return {reinterpret_cast<const char*>(bytes_.data()) + next_ - 4, 4};
-  }
-
- private:
-  std::span<const uint8_t> bytes_;
-  size_t next_;
-  size_t last_;
-  const std::string& source_;
-};
-
-MidiTimeBase read_time_base(Cursor& header) {
+MidiTimeBase read_time_base(MidiCursor& header) {
   const size_t offset = header.offset();
-  const uint32_t division = header.big_endian(2, "the time division");
+  const uint32_t division = header.big_endian(2);
   MidiTimeBase time;
   if (division < 0x8000) {
     if (division == 0) header.fail_at(offset, "a quarter note has 0 ticks");
@@ -97,115 +30,117 @@ MidiTimeBase read_time_base(Cursor& header) {
   return time;
 }
 
-/// Reads the events of one track chunk.
-class TrackReader {
- public:
-  explicit TrackReader(Cursor chunk) : chunk_(chunk) {}
-
-  MidiTrack read() {
-    while (!ended_) {
-      if (chunk_.left() == 0) chunk_.fail("the track ends without its end-of-track event");
-      tick_ += chunk_.variable("a delta time");
-      if (tick_ > midi_most_ticks) chunk_.fail("the track is longer than {} ticks", midi_most_ticks);
-      read_event();
-    }
-    track_.end = tick_;
-    return std::move(track_);
-  }
-
- private:
-  void read_event() {
-    const uint8_t first = chunk_.peek("an event");
-    if (first < 0x80) {
-      if (running_ == 0) chunk_.fail("data byte 0x{:02X} without a status before it", first);
-      return read_channel_event(running_);
-    }
-    const size_t offset = chunk_.offset();
-    chunk_.byte("an event");
-    if (first < 0xF0) return read_channel_event(running_ = first);
-    if (first == 0xFF) return read_meta_event();
-    if (first != 0xF0 && first != 0xF7)
-      chunk_.fail_at(offset, "status 0x{:02X} does not belong in a file", first);
-    const uint32_t length = chunk_.variable("a system exclusive event's length");
-    chunk_.part(length, "a system exclusive event");
-  }
-
-  void read_channel_event(uint8_t status) {
-    const int kind = status >> 4;
-    const auto channel = static_cast<uint8_t>(status & 0x0F);
-    const uint8_t key = chunk_.data_byte("an event's first value");
-    if (kind == 0xC || kind == 0xD) return;  // program and channel pressure have one value
-    const uint8_t value = chunk_.data_byte("an event's second value");
-    if (kind == 0x9 && value > 0) return add(MidiEvent::Kind::note_on, channel, key, value);
-    if (kind == 0x8 || kind == 0x9) return add(MidiEvent::Kind::note_off, channel, key, value);
-    if (kind == 0xB) add(MidiEvent::Kind::control, channel, key, value);
-  }
-
-  void read_meta_event() {
-    const uint8_t kind = chunk_.byte("a meta event's kind");
-    const uint32_t length = chunk_.variable("a meta event's length");
-    const size_t offset = chunk_.offset();
-    Cursor content = chunk_.part(length, "a meta event");
-    if (kind == 0x2F) ended_ = true;
-    if (kind != 0x51) return;
-    if (length != 3) chunk_.fail_at(offset, "a tempo of {} bytes; three are needed", length);
-    const uint32_t tempo = content.big_endian(3, "a tempo");
-    if (tempo == 0) chunk_.fail_at(offset, "a tempo of 0 microseconds per quarter note");
-    track_.events.push_back(
-        {.tick = tick_, .tempo = tempo, .kind = MidiEvent::Kind::tempo, .channel = 0, .key = 0, .value = 0});
-  }
-
-  void add(MidiEvent::Kind kind, uint8_t channel, uint8_t key, uint8_t value) {
-    track_.events.push_back(
-        {.tick = tick_, .tempo = 0, .kind = kind, .channel = channel, .key = key, .value = value});
-  }
-
-  Cursor chunk_;
-  MidiTrack track_;
-  int64_t tick_ = 0;
-  uint8_t running_ = 0;  ///< the last channel event's status; 0 = none yet
-  bool ended_ = false;
-};
-
-/// The next chunk called `name`; skips others.
-Cursor find_chunk(Cursor& file, std::string_view name) {
-  while (true) {
-    if (file.left() == 0) file.fail("the file ends where a chunk {} should be", name);
-    const std::string_view word = file.word();
-    const uint32_t length = file.big_endian(4, "a chunk's length");
-    const Cursor chunk = file.part(length, "a chunk");
-    if (word == name) return chunk;
-  }
+bool starts_with(std::span<const uint8_t> bytes, std::string_view word) {
+  return bytes.size() >= word.size() && std::equal(word.begin(), word.end(), bytes.begin());
 }
 
-void check_signature(std::span<const uint8_t> bytes, const std::string& source) {
+/// The MIDI file inside a RIFF file of the form RMID (MIDI Manufacturers Association RP-029).
+MidiCursor open_riff(std::span<const uint8_t> bytes, const std::string& source) {
+  MidiCursor file(bytes, source);
+  if (bytes.size() < riff_start_size || !starts_with(bytes.subspan(8), "RMID"))
+    file.fail_at(0, "not a MIDI file, but a RIFF file of another kind");
+  file.move_to(riff_start_size);
+  while (file.left() >= chunk_start_size) {
+    const std::string_view name = file.word();
+    const uint64_t length = file.little_endian(4);
+    if (name == "data") return file.part(length);
+    file.part(length + length % 2);  // chunks start at even offsets
+  }
+  file.fail_at(0, "a RIFF file without the chunk 'data' in which its MIDI file should be");
+}
+
+MidiCursor open_file(std::span<const uint8_t> bytes, const std::string& source, MidiRepairs& repairs) {
   if (bytes.size() > midi_most_bytes)
     throw_user("{}: has {} bytes; the limit for MIDI files is {}", source, bytes.size(), midi_most_bytes);
-  const auto starts = [&](std::string_view word) {
-    return bytes.size() >= 4 && std::equal(word.begin(), word.end(), bytes.begin());
-  };
-  if (starts("RIFF"))
-    throw_user("{}: offset 0: a MIDI file inside a RIFF file; extract it (skip the first 20 bytes)", source);
-  if (!starts("MThd")) throw_user("{}: offset 0: not a MIDI file: it does not start with MThd", source);
+  if (!starts_with(bytes, "RIFF")) return {bytes, source};
+  MidiCursor file = open_riff(bytes, source);
+  repairs.add("is inside a RIFF file (from offset {})", file.offset());
+  return file;
+}
+
+struct Header {
+  uint32_t format;
+  uint32_t tracks;
+  MidiTimeBase time;
+};
+
+Header read_header(MidiCursor& file, MidiRepairs& repairs) {
+  const size_t offset = file.offset();
+  if (file.left() < chunk_start_size || file.word() != "MThd")
+    file.fail_at(offset, "not a MIDI file: it does not start with MThd");
+  const uint64_t length = file.big_endian(4);
+  MidiCursor content = file.part(length);
+  const size_t start = content.offset();
+  if (length < header_size) file.fail_at(start, "a header of {} bytes; 6 are needed", length);
+  if (file.cut())
+    file.fail_at(start, "a header of {} bytes, but the file has only {} more", length, content.left());
+  Header header{.format = content.big_endian(2), .tracks = content.big_endian(2), .time = {}};
+  if (header.tracks == 0) file.fail_at(start + 2, "the file has no track");
+  header.time = read_time_base(content);
+  if (header.format <= 2) return header;
+  repairs.add("has format {}; 0, 1 and 2 exist, so its tracks are played together", header.format);
+  header.format = 1;
+  return header;
+}
+
+/// The next track, if there is one. Skips other chunks, and what cannot be a chunk.
+std::optional<MidiTrackChunk> next_track(MidiCursor& file) {
+  size_t gap = 0;
+  while (file.left() >= chunk_start_size) {
+    const size_t start = file.offset();
+    const bool is_track = file.word() == "MTrk";
+    const uint64_t length = file.big_endian(4);
+    if (is_track) return MidiTrackChunk{.content = file.part(length), .length = length, .gap = gap};
+    if (length <= file.left()) {
+      file.part(length);
+      continue;
+    }
+    const size_t track = file.find("MTrk", start + 1);
+    gap += track - start;
+    file.move_to(track);
+  }
+  return std::nullopt;
+}
+
+/// Reads a track and leaves `file` behind it: behind its events if its length cannot be true.
+MidiTrack read_track(MidiCursor& file, MidiTrackChunk& chunk, size_t number, MidiRepairs& repairs) {
+  if (chunk.gap > 0) repairs.add("has stray bytes before track {}: {}", number, chunk.gap);
+  const bool cut = chunk.length > chunk.content.left();
+  MidiTrack track = read_midi_track(chunk, number, repairs);
+  if (cut) file.move_to(chunk.content.offset());
+  return track;
+}
+
+/// The number of tracks after those that the header announces.
+size_t count_tracks(MidiCursor& file) {
+  size_t count = 0;
+  for (auto chunk = next_track(file); chunk && chunk->gap == 0; chunk = next_track(file)) ++count;
+  return count;
 }
 
 }  // namespace
 
 MidiFile parse_midi(std::span<const uint8_t> bytes, const std::string& source) {
-  check_signature(bytes, source);
-  Cursor file(bytes, 0, bytes.size(), source);
-  Cursor header = find_chunk(file, "MThd");
-  if (header.left() < header_size) header.fail("a header of {} bytes; 6 are needed", header.left());
+  MidiRepairs repairs;
   MidiFile midi;
-  const size_t start = header.offset();
-  const uint32_t format = header.big_endian(2, "the format");
-  if (format > 2) header.fail_at(start, "format {}; 0, 1 and 2 exist", format);
-  midi.format = static_cast<int>(format);
-  const uint32_t tracks = header.big_endian(2, "the number of tracks");
-  if (tracks == 0) header.fail_at(start + 2, "the file has no track");
-  if (format == 0 && tracks > 1) header.fail_at(start + 2, "format 0 with {} tracks; it has one", tracks);
-  midi.time = read_time_base(header);
-  for (uint32_t i = 0; i < tracks; ++i) midi.tracks.push_back(TrackReader(find_chunk(file, "MTrk")).read());
+  MidiCursor file = open_file(bytes, source, repairs);
+  const Header header = read_header(file, repairs);
+  midi.format = static_cast<int>(header.format);
+  midi.time = header.time;
+  while (midi.tracks.size() < header.tracks) {
+    std::optional<MidiTrackChunk> chunk = next_track(file);
+    if (!chunk) break;
+    midi.tracks.push_back(read_track(file, *chunk, midi.tracks.size() + 1, repairs));
+  }
+  const size_t found = midi.tracks.size();
+  if (found == 0) file.fail_at(file.offset(), "the file ends where a track should be");
+  if (found < header.tracks)
+    repairs.add("has {} of the {} tracks that its header announces", found, header.tracks);
+  if (midi.format == 0 && found > 1)
+    repairs.add("has format 0, but {} tracks; they are played together", found);
+  if (const size_t more = count_tracks(file); more > 0)
+    repairs.add("has {} tracks, but its header announces {}; the others are not read", found + more, found);
+  midi.repairs = std::move(repairs).lines();
   return midi;
 }
 

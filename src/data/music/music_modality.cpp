@@ -18,6 +18,19 @@ std::span<const uint8_t> octets(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
 }
 
+Performance read_performance(const SourceFile& file) {
+  const MidiFile midi = parse_midi(octets(file.bytes), file.path);
+  for (const std::string& repair : midi.repairs) file.repaired(repair);
+  return perform(midi, file.path);
+}
+
+void require_notes(const Performance& performance, const std::string& path) {
+  if (!performance.notes.empty()) return;
+  const int64_t percussion = performance.changes.percussion;
+  if (percussion == 0) throw_user("{}: has no notes", path);
+  throw_user("{}: has only percussion ({} notes), which is not read", path, percussion);
+}
+
 SequenceFormat music_format() {
   SequenceFormat format;
   format.vocabulary = music_vocabulary;
@@ -40,8 +53,8 @@ class MusicModality final : public Modality {
   std::string tokenizer() const override { return tokenizer_; }
 
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
-    const Performance performance = perform(parse_midi(octets(file.bytes), file.path), file.path);
-    if (performance.notes.empty()) throw_user("{}: has no notes except percussion", file.path);
+    const Performance performance = read_performance(file);
+    require_notes(performance, file.path);
     TokenSequence sequence;
     sequence.ids = encode_music(performance.notes);
     sequence.units = static_cast<int64_t>(sequence.ids.size());
@@ -81,7 +94,7 @@ class MusicModality final : public Modality {
   }
 
   std::string compare(const SourceFile& file) const override {
-    return describe(music_round_trip(octets(file.bytes), file.path));
+    return describe(music_round_trip(read_performance(file), file.path));
   }
 
  private:
@@ -107,12 +120,13 @@ const ModalityKind& music_modality() {
   static const ModalityKind kind{
       .name = "music",
       .doc =
-          "MIDI files (formats 0, 1, 2), all instruments except percussion as one piano; 388 events: "
+          "MIDI files (.mid, .midi, .smf, .kar, .rmi), all instruments except percussion as one piano; 388 "
+          "events: "
           "note-ons, "
           "note-offs, time shifts of 10 ms to 1 s, velocities in 32 bins; the sustain pedal is folded into "
           "note "
           "lengths",
-      .endings = {".mid", ".midi", ".smf"},
+      .endings = {".mid", ".midi", ".smf", ".kar", ".rmi"},
       .companions = {},
       .max_file_bytes = static_cast<int64_t>(midi_most_bytes),
       .options =

@@ -13,7 +13,9 @@ namespace {
 Performance write_and_read(std::span<const Note> notes, const std::string& source) {
   const std::string written = write_midi(notes);
   const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(written.data()), written.size());
-  return perform(parse_midi(bytes, source), source);
+  const MidiFile midi = parse_midi(bytes, source);
+  PERCEIVER_ASSERT(midi.repairs.empty());
+  return perform(midi, source);
 }
 
 /// By pitch, then time: rounding preserves this order, so the notes of both lists correspond one to one.
@@ -39,8 +41,7 @@ double milliseconds(int64_t microseconds) {
 
 }  // namespace
 
-MusicRoundTrip music_round_trip(std::span<const uint8_t> bytes, const std::string& source) {
-  const Performance original = perform(parse_midi(bytes, source), source);
+MusicRoundTrip music_round_trip(const Performance& original, const std::string& source) {
   const std::vector<int32_t> ids = encode_music(original.notes);
   const Performance again = write_and_read(decode_music(ids).notes, source + ", written again");
   MusicRoundTrip trip;

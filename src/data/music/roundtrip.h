@@ -22,8 +22,8 @@ struct MusicRoundTrip {
   PerformanceChanges changes;          ///< made when reading, before tokenization
 };
 
-/// `bytes` of a MIDI file; `source` names it in messages. Throws as parse_midi and perform do.
-MusicRoundTrip music_round_trip(std::span<const uint8_t> bytes, const std::string& source);
+/// `source` names the file that was performed in messages.
+MusicRoundTrip music_round_trip(const Performance& original, const std::string& source);
 
 /// A readable report.
 std::string describe(const MusicRoundTrip& trip);

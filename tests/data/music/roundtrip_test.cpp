@@ -12,7 +12,7 @@ namespace {
 TEST(RoundTrip, TellsWhatReadingAndTokensChange) {
   const Bytes file = midi(0, {track({3, 0x90, 60, 82, 0, 0xB0, 64, 127, 20, 0x80, 60, 0, 14, 0xB0, 64, 0,  //
                                      0, 0x99, 36, 80, 2, 0x90, 62, 10,  1,  62,   0,  0, 62, 0})});
-  const MusicRoundTrip trip = music_round_trip(file, "test.mid");
+  const MusicRoundTrip trip = music_round_trip(played(file), "test.mid");
   EXPECT_EQ(trip.notes, 2);
   EXPECT_EQ(trip.notes_after, 2);
   EXPECT_EQ(trip.tokens, 7);
