@@ -4,10 +4,13 @@
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/spdlog.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <charconv>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iostream>
@@ -24,9 +27,24 @@ namespace {
 constexpr std::array<std::string_view, 6> kLevels{"trace", "debug", "info", "warning", "error", "off"};
 constexpr const char* kFilePattern = "%Y-%m-%dT%H:%M:%S.%e%z %l %v";  // ISO 8601 with the offset from UTC
 
+/// Columns of the terminal at stderr; 0 if unknown.
+size_t terminal_columns() {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  size_t columns = 0;
+  if (const char* text = std::getenv("COLUMNS")) std::from_chars(text, text + std::strlen(text), columns);
+  return columns;
+}
+
 Console& console() {
-  static Console console(std::cerr, isatty(STDERR_FILENO) != 0);
+  static Console console(std::cerr, isatty(STDERR_FILENO) != 0, terminal_columns);
   return console;
+}
+
+/// The progress line that is being logged, in fields; empty: whole. Progress is logged by one thread.
+std::vector<LineField>& progress_parts() {
+  static std::vector<LineField> fields;
+  return fields;
 }
 
 /// Messages on stderr, or progress that is rewritten in place where that is a terminal.
@@ -37,6 +55,7 @@ class ConsoleSink final : public spdlog::sinks::base_sink<std::mutex> {
  protected:
   void sink_it_(const spdlog::details::log_msg& message) override {
     const std::string_view text(message.payload.data(), message.payload.size());
+    if (progress_ && !progress_parts().empty()) return console().progress(progress_parts());
     if (progress_) return console().progress(text);
     console().line(fmt::format("{}{}", prefix(message.level), text));
   }
@@ -109,6 +128,14 @@ void configure_log(const LogOptions& options) {
     if (options.quiet) logger->sinks().front()->set_level(spdlog::level::err);
     if (file) logger->sinks().push_back(file);
   }
+}
+
+void log_progress(const std::vector<LineField>& fields) {
+  std::string line;
+  for (const LineField& field : fields) line += field.text;
+  progress_parts() = fields;
+  progress_logger()->info(line);
+  progress_parts().clear();
 }
 
 void log_progress(const std::string& text) {

@@ -4,6 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
+
+#include "train/progress.h"
 
 namespace perceiver::program {
 
@@ -24,6 +27,8 @@ void configure_log(const LogOptions& options);
 
 /// Progress of a long task, at level info: rewritten in place on a terminal, a message elsewhere.
 void log_progress(const std::string& text);
+/// The same in fields, of which a terminal shows those that fit its width; a pipe and the log file get all.
+void log_progress(const std::vector<LineField>& fields);
 /// The same on a terminal only, replaced by anything that follows: for updates too frequent to log.
 void show_status(const std::string& text);
 /// "12 of 40 tokens" as status, erased at the end.

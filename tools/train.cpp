@@ -2,10 +2,12 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
 
+#include "base/text.h"
 #include "config/load.h"
 #include "tools/commands.h"
 #include "train/progress.h"
@@ -28,11 +30,26 @@ void request_stop(int signal) {
   ::signal(signal, SIG_DFL);
 }
 
+/// Generated text, which may hold control characters that a terminal would obey.
+std::string printable_lines(std::string_view text) {
+  std::string lines;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    lines += (begin > 0 ? "\n" : "") + printable(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return lines;
+}
+
 /// Logs what a run reports.
 class LoggingObserver final : public TrainObserver {
  public:
-  void on_log(const LogEntry& entry) override { log_progress(progress_line(entry)); }
+  void on_log(const LogEntry& entry) override { log_progress(progress_fields(entry)); }
   void on_eval(const EvalEntry& entry) override { spdlog::info("{}", progress_line(entry)); }
+  void on_sample(const SampleEntry& entry) override {
+    const std::string text = entry.text.empty() ? "" : ":\n" + printable_lines(entry.text);
+    spdlog::info("step {}  sample {}{}", entry.step, entry.path.string(), text);
+  }
   void on_checkpoint(int64_t step, const std::filesystem::path& path) override {
     spdlog::info("step {}  saved {}", step, path.string());
   }
@@ -47,6 +64,8 @@ const char* words_for(TrainStatus status) {
       return "finished";
     case TrainStatus::interrupted:
       return "stopped; continue with --resume";
+    case TrainStatus::stopped_early:
+      return "stopped by train.early_stopping";
     case TrainStatus::out_of_time:
       break;
   }

@@ -125,6 +125,13 @@ struct TrainConfig {
   double max_minutes = 0;  ///< 0 = no limit
   bool tensorboard = true;
   bool cuda_graph = true;  ///< GPU: record each step as a CUDA graph and replay it
+  std::string initialize;  ///< run folder, checkpoint folder or model file; empty: random weights
+  bool initialize_partial = false;
+  int64_t early_stopping = 0;       ///< validations without improvement; 0 = off
+  double early_stopping_delta = 0;  ///< nats per target
+  int64_t sample_every = 0;         ///< steps; 0 = never
+  int64_t sample_tokens = 0;        ///< 0 = a whole sequence of known length, else 256
+  std::string sample_prompt;        ///< text
 };
 
 struct EvalConfig {

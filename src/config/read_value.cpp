@@ -58,6 +58,12 @@ std::optional<std::string> read_text(const ConfigNode& node) {
   return usable && is_utf8(node.text) ? std::optional(node.text) : std::nullopt;
 }
 
+/// The same, but it may be empty: written as "" or as nothing.
+std::optional<std::string> read_optional_text(const ConfigNode& node) {
+  const bool empty = node.kind == Kind::null || (node.is_scalar() && node.text.empty());
+  return empty ? std::optional<std::string>("") : read_text(node);
+}
+
 std::optional<std::string> read_choice(const ConfigKey& key, const ConfigNode& node) {
   const bool known =
       node.is_scalar() && std::find(key.choices.begin(), key.choices.end(), node.text) != key.choices.end();
@@ -131,6 +137,8 @@ std::optional<ConfigValue> try_read(const ConfigKey& key, const ConfigNode& node
       return std::nullopt;
     case ValueKind::pairs:
       return widen(read_pairs(node, bad));
+    case ValueKind::text:
+      return widen(read_optional_text(node));
   }
   return std::nullopt;
 }

@@ -154,6 +154,14 @@ ConfigKey bind_words(const char* path, Access access, std::vector<std::string> w
   return key;
 }
 
+/// A key whose value is any text, also none.
+template <typename Access>
+ConfigKey bind_text(const char* path, Access access, const char* doc) {
+  ConfigKey key = bind(path, access, any(), doc);
+  key.kind = ValueKind::text;
+  return key;
+}
+
 // Derives the path from the member's name, so the two always agree.
 #define MEMBER(path)                 \
 #path, [](auto& config) -> auto& { \
@@ -379,6 +387,31 @@ std::vector<ConfigKey> train_keys() {
            "On a GPU: record the launches of a step as a CUDA graph and replay it. Results are bitwise "
            "identical."),
       bind(MEMBER(train.tensorboard), any(), "Write TensorBoard event files beside the metrics."),
+      bind_text(
+          MEMBER(train.initialize),
+          "Start from the weights of this run folder, checkpoint folder or model file instead of random "
+          "ones (fine-tuning): with a fresh optimizer at step 0, and everything else as configured here. "
+          "Context, latents and dropout may differ from the checkpoint's, the sizes of the model may "
+          "not. With data to validate on, the starting point is validated too. \"\" = random weights."),
+      bind(MEMBER(train.initialize_partial), any(),
+           "Take from train.initialize what fits and start the rest afresh: allows another vocabulary or "
+           "kind of data, other numbers of layers, other queries and position tables."),
+      bind(MEMBER(train.early_stopping), between(0, most_steps),
+           "Training ends after this many validations in a row without a better loss; needs eval.every. 0 = "
+           "off."),
+      bind(MEMBER(train.early_stopping_delta), at_least(0),
+           "How much lower than the best so far, in nats per target, a validation loss must be to count as "
+           "better for train.early_stopping."),
+      bind(
+          MEMBER(train.sample_every), between(0, most_steps),
+          "Steps between samples that the model writes to the run's folder samples/, with the moving average "
+          "of the weights if there is one (temperature 1, top-p 0.95). They do not affect training. 0 = "
+          "never."),
+      bind(
+          MEMBER(train.sample_tokens), between(0, most_tokens),
+          "Length of these samples, new tokens; 0 = the whole sequence if its length is known (images), else "
+          "256."),
+      bind_text(MEMBER(train.sample_prompt), "Text that these samples continue; only for text."),
   };
 }
 

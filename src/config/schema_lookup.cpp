@@ -162,6 +162,8 @@ std::string describe_values(const ConfigKey& key) {
       return "a string or a list of strings";
     case ValueKind::pairs:
       return "a mapping of names to values";
+    case ValueKind::text:
+      return "a string";
   }
   return "";
 }

@@ -59,6 +59,18 @@ int64_t count(const json& value) {
   return number;
 }
 
+json patience_to_json(const Patience& patience) {
+  return {{"reference", optional_number(patience.reference)}, {"validations", patience.validations}};
+}
+
+Patience patience_from_json(const json& value) {
+  return {read_optional(value.at("reference")), count(value.at("validations"))};
+}
+
+ClippedSteps clipping_from_json(const json& value) {
+  return {count(value.at("steps")), count(value.at("clipped"))};
+}
+
 ParsedState read_document(const json& document, const std::string& source) {
   ParsedState parsed;
   CheckpointState& state = parsed.state;
@@ -74,6 +86,9 @@ ParsedState read_document(const json& document, const std::string& source) {
   if (const json& best = document.at("best"); !best.is_null())
     state.best = BestValidation{count(best.at("step")), best.at("validation_loss").get<double>()};
   state.interval = sums_from_json(document.at("interval"));
+  // Older checkpoints lack these two.
+  if (document.contains("clipping")) state.clipping = clipping_from_json(document["clipping"]);
+  if (document.contains("early_stopping")) state.patience = patience_from_json(document["early_stopping"]);
   state.config = config_from_json(document.at("config").dump(), source);
   for (const auto& [name, record] : document.at("files").items())
     parsed.files[name] = {record.at("bytes").get<uint64_t>(),
@@ -126,6 +141,8 @@ std::string state_to_json(const CheckpointState& state, const std::map<std::stri
                 {"validated_step", state.validated},
                 {"best", nullptr},
                 {"interval", sums_to_json(state.interval)},
+                {"clipping", {{"steps", state.clipping.steps}, {"clipped", state.clipping.clipped}}},
+                {"early_stopping", patience_to_json(state.patience)},
                 {"moving_average", state.config.train.ema_decay > 0},
                 {"config", config_to_json(state.config)},
                 {"files", json::object()}};

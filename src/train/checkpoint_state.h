@@ -10,6 +10,7 @@
 
 #include "perceiver/config.h"
 #include "perceiver/error.h"
+#include "train/early_stopping.h"
 #include "train/learner.h"
 
 namespace perceiver {
@@ -28,6 +29,15 @@ struct BestValidation {
   double loss = 0;  ///< nats per target
 };
 
+/// How many steps' gradients were clipped, of the steps with a finite one.
+struct ClippedSteps {
+  int64_t steps = 0;
+  int64_t clipped = 0;
+
+  /// NaN if there are no steps.
+  double share() const { return static_cast<double>(clipped) / static_cast<double>(steps); }
+};
+
 struct CheckpointState {
   int64_t step = 0;            ///< steps done; also the data cursor: the next batch is that of this step
   int64_t updates = 0;         ///< steps that were not skipped
@@ -38,7 +48,9 @@ struct CheckpointState {
   std::optional<double> validation_loss;  ///< nats per target of the last validation
   int64_t validated = -1;                 ///< step of the last validation; -1: none
   std::optional<BestValidation> best;
-  LossSums interval;  ///< since the last entry of the metrics
+  LossSums interval;      ///< since the last entry of the metrics
+  ClippedSteps clipping;  ///< likewise
+  Patience patience;
   Config config;
 };
 

@@ -11,8 +11,8 @@ namespace perceiver {
 namespace {
 
 constexpr std::array<std::string_view, 4> kFixedSections{"model", "data", "loss", "optimizer"};
-constexpr std::array<std::string_view, 4> kFixedKeys{"train.batch", "train.micro_batches", "train.seed",
-                                                     "train.ema_decay"};
+constexpr std::array<std::string_view, 5> kFixedKeys{"train.batch", "train.micro_batches", "train.seed",
+                                                     "train.ema_decay", "train.initialize"};
 
 bool is_fixed(const ConfigKey& key) {
   const auto among = [](const auto& names, std::string_view name) {

@@ -53,7 +53,8 @@ std::string metrics_line(const LogEntry& entry) {
                     {"targets_per_second", entry.targets_per_second},
                     {"inputs_per_second", entry.inputs_per_second},
                     {"elapsed", entry.elapsed},
-                    {"skipped", entry.skipped}};
+                    {"skipped", entry.skipped},
+                    {"clipped", entry.clipped}};
   if (entry.partial) line["partial"] = true;
   return line.dump();
 }

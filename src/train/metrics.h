@@ -10,7 +10,8 @@
 namespace perceiver {
 
 /// {"step", "loss" (nats per target), "bits", "objective", "z_loss", "accuracy", "gradient_norm",
-/// "learning_rate", "targets_per_second", "inputs_per_second", "elapsed" (seconds), "skipped"}; null for a
+/// "learning_rate", "targets_per_second", "inputs_per_second", "elapsed" (seconds), "skipped",
+/// "clipped" (fraction of steps)}; null for a
 /// non-finite number; "partial": true if the run stopped before the entry was due.
 std::string metrics_line(const LogEntry& entry);
 /// {"step", "validation_loss" (nats per target), "validation_bits", "validation_seconds"}, and

@@ -25,7 +25,9 @@ struct LogEntry {
   double elapsed = 0;            ///< seconds of training, including those before resuming
   double remaining = 0;          ///< seconds, at the current speed
   int64_t skipped = 0;           ///< steps of the run whose loss or gradient was not finite
-  bool partial = false;          ///< the run stopped before the entry was due
+  double clipped =
+      0;  ///< fraction of the interval's finite steps whose gradient was clipped; NaN: no clipping
+  bool partial = false;  ///< the run stopped before the entry was due
 
   double bits() const { return loss / std::numbers::ln2; }
 };
@@ -41,6 +43,13 @@ struct EvalEntry {
   double bits() const { return loss / std::numbers::ln2; }
 };
 
+/// What the model generates during training.
+struct SampleEntry {
+  int64_t step = 0;
+  std::filesystem::path path;  ///< the file it was written to
+  std::string text;            ///< its content if that is text (valid UTF-8), else empty
+};
+
 enum class Severity { info, warning };
 
 class TrainObserver {
@@ -48,6 +57,7 @@ class TrainObserver {
   virtual ~TrainObserver() = default;
   virtual void on_log(const LogEntry&) {}
   virtual void on_eval(const EvalEntry&) {}
+  virtual void on_sample(const SampleEntry&) {}
   /// A checkpoint is safely on disk.
   virtual void on_checkpoint(int64_t /*step*/, const std::filesystem::path&) {}
   /// Something worth a line of its own, e.g. resuming (info), a skipped step or damaged checkpoint (warning).

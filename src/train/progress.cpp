@@ -24,11 +24,28 @@ std::string duration_text(double seconds) {
   return fmt::format("{}:{:02}", minutes, whole % 60);
 }
 
+std::vector<LineField> progress_fields(const LogEntry& entry) {
+  std::vector<LineField> fields{
+      {fmt::format("step {}/{}", entry.step, entry.steps), 0},
+      {fmt::format("  loss {:.4f} nats", entry.loss), 1},
+      {fmt::format(" {:.4f} bits", entry.bits()), 8},
+      {fmt::format("  lr {:.2e}", entry.learning_rate), 6},
+  };
+  if (std::isfinite(entry.gradient_norm))
+    fields.push_back({fmt::format("  gradient {:.3g}", entry.gradient_norm), 5});
+  if (std::isfinite(entry.gradient_norm) && std::isfinite(entry.clipped))
+    fields.push_back({fmt::format(", {:.0f}% clipped", 100 * entry.clipped), 7});
+  if (entry.targets_per_second > 0) {  // else no step was timed
+    fields.push_back({fmt::format("  {} tokens/s", rate_text(entry.targets_per_second)), 4});
+    fields.push_back({fmt::format("  {} left", duration_text(entry.remaining)), 2});
+  }
+  if (entry.skipped > 0) fields.push_back({fmt::format("  {} skipped", entry.skipped), 3});
+  return fields;
+}
+
 std::string progress_line(const LogEntry& entry) {
-  std::string line = fmt::format("step {}/{}  loss {:.4f} nats {:.4f} bits  lr {:.2e}  {} tokens/s  {} left",
-                                 entry.step, entry.steps, entry.loss, entry.bits(), entry.learning_rate,
-                                 rate_text(entry.targets_per_second), duration_text(entry.remaining));
-  if (entry.skipped > 0) line += fmt::format("  {} skipped", entry.skipped);
+  std::string line;
+  for (const LineField& field : progress_fields(entry)) line += field.text;
   return line;
 }
 

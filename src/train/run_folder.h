@@ -1,4 +1,4 @@
-// The folder of a run: config.yaml, metrics.jsonl, checkpoints/, tensorboard/.
+// The folder of a run: config.yaml, metrics.jsonl, checkpoints/, samples/, tensorboard/.
 #pragma once
 
 #include <filesystem>
@@ -32,6 +32,7 @@ class RunFolder {
   std::filesystem::path config() const { return path_ / "config.yaml"; }
   std::filesystem::path metrics() const { return path_ / "metrics.jsonl"; }
   std::filesystem::path tensorboard() const { return path_ / "tensorboard"; }
+  std::filesystem::path samples() const { return path_ / "samples"; }
   const CheckpointStore& checkpoints() const { return checkpoints_; }
 
   /// Throws `user` if the folder already holds a run, even one without a checkpoint.

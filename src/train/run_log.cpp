@@ -40,6 +40,10 @@ void RunLog::add(const EvalEntry& entry) {
   if (observer_ != nullptr) observer_->on_eval(entry);
 }
 
+void RunLog::add(const SampleEntry& entry) {
+  if (observer_ != nullptr) observer_->on_sample(entry);
+}
+
 void RunLog::checkpoint(int64_t step, const std::filesystem::path& path) {
   if (observer_ != nullptr) observer_->on_checkpoint(step, path);
 }

@@ -17,6 +17,7 @@ class RunLog {
 
   void add(const LogEntry& entry);
   void add(const EvalEntry& entry);
+  void add(const SampleEntry& entry);
   void checkpoint(int64_t step, const std::filesystem::path& path);
   void message(const std::string& text);  ///< for information
   void warn(const std::string& text);

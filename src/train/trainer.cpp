@@ -9,14 +9,16 @@
 namespace perceiver {
 
 TrainResult Trainer::run() {
-  if (state_.step > 0) evaluate_and_save();  // the run may have been stopped during a validation
+  begin();
   while (state_.step < config_.train.steps) {
+    if (stops_early()) return finish(TrainStatus::stopped_early);
     const bool stops = stopped(), ends = stops || out_of_time();
     if (ends && learner_->in_flight() == 0)
       return finish(stops ? TrainStatus::interrupted : TrainStatus::out_of_time);
     step(ends);
     if (due(config_.train.log_every)) log(false);
     evaluate_and_save();
+    sample();
   }
   return finish(TrainStatus::finished);
 }
@@ -33,7 +35,7 @@ bool Trainer::out_of_time() const {
 int64_t Trainer::next_stop() const {
   if (owes_save_) return state_.step + 1;
   int64_t stop = config_.train.steps;
-  for (const int64_t every : {config_.eval.every, config_.checkpoint.every})
+  for (const int64_t every : {config_.eval.every, config_.checkpoint.every, config_.train.sample_every})
     if (every > 0) stop = std::min(stop, (state_.step / every + 1) * every);
   return stop;
 }
@@ -70,7 +72,11 @@ void Trainer::account(const StepReport& report, double seconds) {
   clock_.seconds += seconds;
   clock_.targets += report.sums.targets;
   clock_.inputs += report.inputs;
-  if (report.finite) state_.interval.add(report.sums);
+  if (!report.finite) return;
+  state_.interval.add(report.sums);
+  ++state_.clipping.steps;
+  const double most = config_.optimizer.clip_norm;
+  if (most > 0 && report.gradient_norm > most) ++state_.clipping.clipped;
 }
 
 void Trainer::reject(const StepReport& report) {
@@ -128,11 +134,13 @@ void Trainer::log(bool partial) {
   entry.elapsed = elapsed();
   entry.remaining = clock_.seconds_per_step() * static_cast<double>(config_.train.steps - state_.step);
   entry.skipped = state_.skipped;
+  entry.clipped = config_.optimizer.clip_norm > 0 ? state_.clipping.share() : std::nan("");
   entry.partial = partial;
   logged_ = state_.step;
   log_->add(entry);
   if (partial) return;  // a resumed run continues the interval as if it had not stopped
   state_.interval = {};
+  state_.clipping = {};
   clock_ = {};
 }
 
@@ -164,6 +172,7 @@ bool Trainer::evaluate() {
   entry.is_best = finite && (!state_.best || score->loss < state_.best->loss);
   if (finite) state_.validation_loss = score->loss;
   if (entry.is_best) state_.best = BestValidation{state_.step, score->loss};
+  state_.patience.add(score->loss, config_.train.early_stopping_delta);
   state_.validated = state_.step;
   changed_ = true;
   sound_ = sound_ && finite;
@@ -213,7 +222,9 @@ TrainResult Trainer::finish(TrainStatus status) {
         "{}; try a lower optimizer.learning_rate or a longer schedule.warmup_steps",
         state_.step, last_good_checkpoint());
   if (changed_) save();
-  if (status == TrainStatus::finished && sound_) folder_.checkpoints().prune(config_.checkpoint.keep);
+  if (status == TrainStatus::stopped_early) explain_early_stop();
+  const bool complete = status == TrainStatus::finished || status == TrainStatus::stopped_early;
+  if (complete && sound_) folder_.checkpoints().prune(config_.checkpoint.keep);
   return {status, state_.step, saved_ >= 0 ? folder_.checkpoints().path(saved_) : std::filesystem::path()};
 }
 

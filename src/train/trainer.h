@@ -17,6 +17,7 @@
 #include "train/run_folder.h"
 #include "train/run_log.h"
 #include "train/step_clock.h"
+#include "train/training_samples.h"
 #include "train/validation.h"
 
 namespace perceiver {
@@ -29,7 +30,7 @@ struct TrainOptions {
   Validate validate;  ///< none: no validation; should give up once `stop` is true
 };
 
-enum class TrainStatus { finished, interrupted, out_of_time };
+enum class TrainStatus { finished, interrupted, out_of_time, stopped_early };
 
 struct TrainResult {
   TrainStatus status = TrainStatus::finished;
@@ -45,9 +46,9 @@ class Trainer {
   /// no usable one (with it), and for a configuration that does not fit the data or the run to resume.
   Trainer(Config config, TrainOptions options);
 
-  /// Trains to train.steps, or until `stop` or train.max_minutes; saves, and validates unless stopped. Throws
-  /// `failure` after train.max_nonfinite_steps consecutive steps that were not finite, and if something
-  /// cannot be written; the last good checkpoint stays.
+  /// Trains to train.steps, or until `stop`, train.max_minutes or train.early_stopping; saves, and validates
+  /// unless stopped. Throws `failure` after train.max_nonfinite_steps consecutive steps that were not finite,
+  /// and if something cannot be written; the last good checkpoint stays.
   TrainResult run();
 
   PerceiverAR& model() const { return *model_; }
@@ -75,6 +76,12 @@ class Trainer {
   bool evaluate();
   bool evaluate_or_save();
   bool lacks_validation() const;
+  /// What is due before the first step: the rest of an interrupted one's, or the score of loaded weights.
+  void begin();
+  /// Generates and writes the sample that is due now.
+  void sample();
+  bool stops_early() const;
+  void explain_early_stop();
   void save();
   void save_if_finite();
   /// The newest checkpoint from before the rejected steps, for an error message.
@@ -95,6 +102,7 @@ class Trainer {
   std::unique_ptr<Learner> learner_;
   CheckpointState state_;  ///< `elapsed`: before this process
   std::optional<RunLog> log_;
+  std::unique_ptr<TrainingSamples> samples_;  ///< null: none
   std::unique_ptr<Loader> loader_;
   Batch batch_;
   StepReport last_;         ///< the last step

@@ -7,6 +7,7 @@
 #include "config/validate.h"
 #include "model/precision.h"
 #include "train/config_change.h"
+#include "train/initialize.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 
@@ -16,6 +17,8 @@ namespace {
 Config checked(Config config) {
   resolve(config);
   validate(config);
+  std::string& source = config.train.initialize;
+  if (!source.empty()) source = std::filesystem::absolute(source).lexically_normal().string();
   return config;
 }
 
@@ -53,6 +56,11 @@ Trainer::Trainer(Config config, TrainOptions options)
   if (!continues) options_.resume ? folder_.require_started() : folder_.require_no_run();
   model_ = std::make_unique<PerceiverAR>(config_.model, context_,
                                          apply_precision(config_.train.precision, *context_));
+  if (config_.train.early_stopping > 0 && data_->documents(Split::validation) == 0)
+    throw_user(
+        "train.early_stopping needs data to validate on; set data.validation or data.validation_fraction");
+  if (config_.train.sample_every > 0)
+    samples_ = std::make_unique<TrainingSamples>(config_.train, *data_, *model_, folder_.samples());
   if (continues) {
     resume();
   } else {
@@ -62,9 +70,11 @@ Trainer::Trainer(Config config, TrainOptions options)
 
 void Trainer::start() {
   model_->parameters().initialize(config_.train.seed);
+  const std::vector<std::string> taken = load_initial_weights(config_.train, *data_, *model_);
   learner_ = std::make_unique<Learner>(config_, *model_);
   state_.config = config_;
   open_files();
+  for (const std::string& text : taken) log_->message(text);
   if (options_.resume)
     log_->message(fmt::format("{} holds no checkpoint yet; the run starts at step 0", folder_.name()));
 }

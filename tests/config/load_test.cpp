@@ -63,6 +63,16 @@ schedule:
   EXPECT_EQ(config.schedule.step_factors, (std::vector<double>{0.5, 0.25}));
 }
 
+TEST(Config, ATextMayBeEmpty) {
+  for (const char* empty : {"train: {initialize: ''}", "train: {initialize: }", "train: {seed: 1}"})
+    EXPECT_EQ(parse_config(empty, "c.yaml").train.initialize, "") << empty;
+  EXPECT_EQ(parse_config("train: {initialize: runs/a b}", "c.yaml").train.initialize, "runs/a b");
+  EXPECT_EQ(parse_config("train: {initialize: x}", "c.yaml", {"train.initialize="}).train.initialize, "");
+  EXPECT_EQ(parse_config("train: {sample_prompt: 12}", "c.yaml").train.sample_prompt, "12");
+  EXPECT_THAT(yaml_error("train: {initialize: [a]}"), HasSubstr("must be a string, not a list"));
+  EXPECT_THAT(yaml_error("train: {initialize: \"a\\x00b\"}"), HasSubstr("'a\\x00b'"));
+}
+
 TEST(Config, UnknownKeysNameLinePathAndNearestKey) {
   EXPECT_THAT(yaml_error("device: cpu\nmodel:\n  latens: 5\n"),
               AllOf(StartsWith("c.yaml:3: unknown key 'model.latens'"), HasSubstr("'model.latents'")));

@@ -47,6 +47,8 @@ class RandomConfig {
         return std::map<std::string, std::string>{{"size", "64"}, {"path", "a b: \"c\""}};
       case ValueKind::texts:
         return list<std::string>([&] { return text(); });
+      case ValueKind::text:
+        return random_.below(4) == 0 ? std::string() : text();
     }
     return false;
   }

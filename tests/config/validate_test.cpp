@@ -158,6 +158,11 @@ TEST(ConfigRules, Training) {
   EXPECT_EQ(error_of({"optimizer.nesterov=true", "optimizer.type=sgd"}), "no error");
 }
 
+TEST(ConfigRules, EarlyStoppingCountsValidations) {
+  EXPECT_THAT(error_of({"train.early_stopping=3"}), HasSubstr("needs eval.every above 0"));
+  EXPECT_EQ(error_of({"train.early_stopping=3", "eval.every=10"}), "no error");
+}
+
 TEST(ConfigRules, Schedule) {
   const std::string steps = "schedule.type=steps";
   EXPECT_EQ(error_of({steps, "schedule.step_boundaries=[1, 5]", "schedule.step_factors=[0.1, 0.5]"}),

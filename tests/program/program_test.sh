@@ -86,6 +86,14 @@ short="$small --set train.steps=2 --set train.log_every=1"
 log=$work/messages.log
 shows() { grep -q -- "$1" "$work/err" || fail "$what: expected '$1' in: $(cat "$work/err")"; }
 silent() { [ -s "$work/err" ] && fail "$what: not silent: $(cat "$work/err")"; prints "step-000000002"; }
+
+# Fine-tuning, with samples and early stopping.
+works fine-tune "$program" train $short --run "$work/fine" --set train.initialize="$work/whole" --set train.sample_every=2 --set train.sample_tokens=8
+shows "^starting from $work/whole/checkpoints/.*parameters taken over"; shows "^step 2  sample $work/fine/samples/step-000000002"
+[ -s "$work/fine/samples/step-000000002.txt" ] || fail "no sample was written"
+refuses 2 "model.layers is .* there, 7 here" "$program" train $short --run "$work/fine2" --set train.initialize="$work/whole" --set model.layers=7
+works early "$program" train $short --run "$work/early" --set train.steps=9 --set eval.every=1 --set train.early_stopping=1 --set train.early_stopping_delta=100; shows "^stopped by train.early_stopping at step 2"
+
 works log-info "$program" train $short --run "$work/log1"; shows "^step 2/2  loss"; shows "^finished at step 2"; grep -q parameters "$work/err" && fail "debug messages by default"
 works log-debug "$program" train $short --run "$work/log2" --log-level debug; shows "^cpu: .* parameters"
 works log-warning "$program" --log-level warning train $short --run "$work/log3"; silent

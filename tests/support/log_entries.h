@@ -21,6 +21,7 @@ inline LogEntry log_entry(int64_t step) {
   entry.inputs_per_second = 99999;
   entry.elapsed = 60;
   entry.remaining = 205;
+  entry.clipped = 0.25;
   return entry;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "io/atomic_file.h"
+#include "model/model_file.h"
 #include "tests/support/temp_folder.h"
 #include "train/trainer.h"
 
@@ -94,6 +95,25 @@ inline std::vector<std::string> checkpoint_bytes(const std::string& folder, int6
   for (const char* name : {model_file_name, optimizer_file_name, average_file_name})
     if (std::filesystem::exists(path / name)) files.push_back(file_bytes(path / name));
   return files;
+}
+
+/// The numbers in a checkpoint, without the configuration that its files keep too: the weights, their moving
+/// average if there is one, and the bytes of the optimizer's state.
+struct CheckpointNumbers {
+  std::vector<float> weights, average;
+  std::string optimizer;
+  bool operator==(const CheckpointNumbers&) const = default;
+};
+
+inline CheckpointNumbers checkpoint_numbers(const std::string& folder, int64_t step) {
+  const std::filesystem::path path = checkpoint_path(folder, step);
+  const auto values = [](const std::filesystem::path& file) {
+    const LoadedModel loaded = load_model(file, DeviceContext::cpu(1), DType::f32);
+    return loaded.model->parameters().values().to_host<float>();
+  };
+  CheckpointNumbers numbers{values(path / model_file_name), {}, file_bytes(path / optimizer_file_name)};
+  if (std::filesystem::exists(path / average_file_name)) numbers.average = values(path / average_file_name);
+  return numbers;
 }
 
 /// The entries of metrics.jsonl without what depends on the clock.

@@ -40,7 +40,8 @@ TEST(Metrics, OneCompleteObjectPerLine) {
                                         {"targets_per_second", 12345.0},
                                         {"inputs_per_second", 99999.0},
                                         {"elapsed", 60.0},
-                                        {"skipped", 0}}));
+                                        {"skipped", 0},
+                                        {"clipped", 0.25}}));
   EXPECT_EQ(entries[1], (nlohmann::json{{"step", 10},
                                         {"validation_loss", 2.0},
                                         {"validation_bits", 2 / std::log(2)},

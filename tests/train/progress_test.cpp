@@ -15,10 +15,18 @@ using testing::log_entry;
 
 TEST(Progress, Lines) {
   EXPECT_EQ(progress_line(log_entry(1200)),
-            "step 1200/5000  loss 1.2500 nats 1.8034 bits  lr 3.00e-04  12.3k tokens/s  3:25 left");
+            "step 1200/5000  loss 1.2500 nats 1.8034 bits  lr 3.00e-04  gradient 2, 25% clipped  12.3k "
+            "tokens/s  3:25 left");
   LogEntry skipping = log_entry(1);
   skipping.skipped = 2;
   EXPECT_THAT(progress_line(skipping), ::testing::EndsWith("left  2 skipped"));
+  LogEntry unclipped = log_entry(1);
+  unclipped.clipped = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_THAT(progress_line(unclipped), ::testing::HasSubstr("  gradient 2  12.3k tokens/s"));
+  LogEntry resumed = log_entry(1);
+  resumed.gradient_norm = std::numeric_limits<double>::quiet_NaN();
+  resumed.targets_per_second = 0;
+  EXPECT_THAT(progress_line(resumed), ::testing::EndsWith("lr 3.00e-04"));
   EvalEntry eval = eval_entry(1200);
   EXPECT_EQ(progress_line(eval), "step 1200  validation loss 2.0000 nats 2.8854 bits, 2.7500 bits per byte");
   eval.is_best = true;

@@ -144,9 +144,10 @@ TEST(Resume, AFinishedRunStaysAsItIs) {
 TEST(Resume, RefusesWhatWouldMakeItAnotherRun) {
   const TempFolder folder;
   train(tiny_config(1), folder.path("run"));
-  for (const char* change : {"model.layers=2", "model.residual_dropout=0.3", "data.seed=3", "loss.z_loss=0",
-                             "optimizer.beta1=0.5", "optimizer.learning_rate=0.5", "train.batch=8",
-                             "train.micro_batches=2", "train.seed=8", "train.ema_decay=0.5"}) {
+  for (const char* change :
+       {"model.layers=2", "model.residual_dropout=0.3", "data.seed=3", "loss.z_loss=0", "optimizer.beta1=0.5",
+        "optimizer.learning_rate=0.5", "train.batch=8", "train.micro_batches=2", "train.seed=8",
+        "train.ema_decay=0.5", "train.initialize=/other"}) {
     const std::string saved = folder.path("run/config.yaml");
     const Config changed = load_config(saved, {change});
     const std::string message = error_of(ErrorKind::user, [&] { train(changed, folder.path("run"), true); });

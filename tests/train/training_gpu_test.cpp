@@ -290,6 +290,50 @@ TEST(Training, AStoppedRunResumesBitwise) {
             read_file(checkpoint_path(folder.path("whole"), 9) + "/model.safetensors", 1 << 24));
 }
 
+TEST(Training, SamplesDoNotAffectTheRun) {
+  SKIP_WITHOUT_GPU();
+  const TempFolder folder;
+  for (const bool graph : {true, false}) {
+    Config config = gpu_config(Precision::bfloat16);
+    config.train.steps = 9;
+    config.train.ema_decay = 0.9;
+    config.train.cuda_graph = graph;
+    const std::string name = graph ? "graph" : "plain";
+    train(config, folder.path(name));
+    config.train.sample_every = 2;
+    config.train.sample_tokens = 40;
+    train(config, folder.path(name + "_sampled"));
+    EXPECT_TRUE(checkpoint_numbers(folder.path(name), 9) ==
+                checkpoint_numbers(folder.path(name + "_sampled"), 9));
+    EXPECT_EQ(timeless_metrics(folder.path(name)), timeless_metrics(folder.path(name + "_sampled")));
+    EXPECT_TRUE(std::filesystem::exists(folder.path(name + "_sampled/samples/step-000000008.txt")));
+  }
+}
+
+TEST(Training, StartsFromAModelThatTheCpuTrained) {
+  SKIP_WITHOUT_GPU();
+  const TempFolder folder;
+  Config config = gpu_config(Precision::float32);
+  config.device = "cpu";
+  config.train.steps = 1;
+  train(config, folder.path("source"));
+  config.device = "cuda";
+  config.train.precision = Precision::bfloat16;
+  config.train.initialize = folder.path("source");
+  config.model.vocabulary = 264;
+  config.train.steps = 0;
+  train(config, folder.path("run"));
+  const LoadedModel a = load_model(find_model_file(folder.path("source")), DeviceContext::cpu(1), DType::f32);
+  const LoadedModel b = load_model(find_model_file(folder.path("run")), DeviceContext::cpu(1), DType::f32);
+  const auto embedding = [](const LoadedModel& loaded) {
+    const ParameterStore& store = loaded.model->parameters();
+    return store.value(*store.find("token_embedding.weight")).to_host<float>();
+  };
+  std::vector<float> taken = embedding(b);
+  taken.resize(259 * 64);
+  EXPECT_EQ(taken, embedding(a));
+}
+
 TEST(Training, TooLittleMemoryIsOneClearLine) {
   SKIP_WITHOUT_GPU();
   const auto context = gpu();
