@@ -1,11 +1,11 @@
 // perceiver bench decode: decoding throughput, and the fraction of the memory bandwidth it achieves, as JSON.
-#include <omp.h>
-
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/check.h"
 #include "base/random.h"
@@ -36,16 +36,18 @@ double seconds_since(Clock::time_point start) {
 }
 
 /// Best read bandwidth of all threads together, bytes a second: the bound for decoding on the CPU.
-double read_bandwidth() {
-  constexpr int64_t kWords = int64_t{1} << 26;  // 512 MiB, more than any cache
+double read_bandwidth(WorkerPool& workers) {
+  constexpr int64_t kParts = 256, kWords = int64_t{1} << 26;  // 512 MiB, more than any cache
   std::vector<uint64_t> words(static_cast<size_t>(kWords), 1);
   double best = 0;
   volatile uint64_t sink = 0;
   for (int repeat = 0; repeat < 7; ++repeat) {
     const auto start = Clock::now();
-    uint64_t sum = 0;
-#pragma omp parallel for reduction(+ : sum) schedule(static)
-    for (int64_t i = 0; i < kWords; ++i) sum += words[static_cast<size_t>(i)];
+    std::atomic<uint64_t> sum = 0;
+    workers.run(kParts, [&](int64_t part) {
+      const auto first = words.begin() + part * (kWords / kParts);
+      sum += std::accumulate(first, first + kWords / kParts, uint64_t{0});
+    });
     sink = sink + sum;
     best = std::max(best, static_cast<double>(kWords) * sizeof(uint64_t) / seconds_since(start));
   }
@@ -195,7 +197,7 @@ int run(const DecodeCommand& options, const Globals& globals) {
     throw_user("bench decode needs either --config or --checkpoint");
   const std::unique_ptr<PerceiverAR> model = open_model(options, globals);
   DeviceContext& context = model->context();
-  const double bandwidth = context.is_cuda() ? kGpuBandwidth : read_bandwidth();
+  const double bandwidth = context.is_cuda() ? kGpuBandwidth : read_bandwidth(context.workers());
   nlohmann::ordered_json runs = nlohmann::ordered_json::array();
   for (const int64_t batch : options.batches) runs.push_back(measure(*model, options, batch, bandwidth));
   const nlohmann::ordered_json out{{"benchmark", "decode"},

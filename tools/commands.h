@@ -19,6 +19,7 @@ namespace perceiver::program {
 struct Globals {
   int threads = 0;  ///< 0 = all
   LogOptions log;
+  bool verify = true;  ///< compare model files with their checksums
   std::string device;  ///< "auto", "cpu" or "cuda"; empty: that of the configuration, else auto
 };
 

@@ -11,7 +11,7 @@ LoadedModel open_checkpoint(const std::string& path, const Globals& globals, boo
   const std::string file = find_model_file(path).string();
   auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
   const DType type = apply_precision(Precision::automatic, *context);
-  LoadedModel loaded = load_model(file, std::move(context), type);
+  LoadedModel loaded = load_model(file, std::move(context), type, globals.verify);
   if (bf16_weights) loaded.model->round_weights_to_bf16();
   return loaded;
 }

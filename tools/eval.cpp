@@ -134,7 +134,7 @@ int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Da
       engine_options.policy = policy;
       engine_options.latents = latents;
       engine_options.refill = options.refill;
-      Engine engine(*loaded.model, suited_options(engine_options, loaded.metadata.modality));
+      Engine engine(*loaded.model, suited_options(engine_options, loaded.metadata));
       const EvaluationResult r = evaluate_policy(
           engine, data, split, {options.evaluation.max_documents, options.max_tokens}, show_token_count);
       nlohmann::ordered_json row{{"policy", name_of(policy)}, {"refill", engine.options().refill}};

@@ -59,6 +59,9 @@ int parse_and_run(int argc, char** argv) {
   app.add_option("--threads", globals.threads, "CPU threads (default: all)")->check(CLI::Range(1, 4096));
   app.add_option("--device", globals.device, "auto (a GPU if there is one), cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  app.add_flag_callback(
+      "--no-verify", [&globals] { globals.verify = false; },
+      "Do not compare model files with their checksums");
   add_log_options(app, globals.log);
   app.require_subcommand(1);
   app.fallthrough();

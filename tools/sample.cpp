@@ -150,7 +150,7 @@ int run(SampleCommand& options, const Globals& globals) {
   const auto tokenizer = make_tokenizer(loaded.metadata.tokenizer);
   const std::vector<GenerationRequest> requests = requests_of(options, prompts, *tokenizer);
   const auto total = static_cast<int64_t>(requests.size());
-  Engine engine(*loaded.model, suited_options(options.batch.options_for(total), loaded.metadata.modality));
+  Engine engine(*loaded.model, suited_options(options.batch.options_for(total), loaded.metadata));
 
   // A single text is printed as it grows; several, when all are done.
   const bool live = !options.json && total == 1;

@@ -50,7 +50,7 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
   request.ignore_eos = request.ignore_eos || !plan.may_end;
   std::vector<GenerationRequest> requests(static_cast<size_t>(batch.count), request);
   for (size_t i = 0; i < requests.size(); ++i) requests[i].sequence = static_cast<uint32_t>(i);
-  Engine engine(*loaded.model, suited_options(batch.options_for(batch.count), loaded.metadata.modality));
+  Engine engine(*loaded.model, suited_options(batch.options_for(batch.count), loaded.metadata));
   int64_t done = 0;
   const auto show = [&](int64_t sequence, const ChosenToken&, const std::string&) {
     if (sequence == 0) show_token_count(++done, plan.tokens);

@@ -20,11 +20,13 @@ namespace perceiver {
 
 struct LoadOptions {
   std::string device = "auto";  ///< "cpu", "cuda", or "auto": a GPU if there is one
-  int threads = 0;              ///< CPU threads; 0 = all
+  int threads = 0;              ///< CPU threads, shared by all threads that use the model; 0 = all
   Precision precision =
       Precision::automatic;  ///< of the computation; automatic: bf16 on a GPU, f32 on the CPU
   /// CPU: rounds the weights to bf16, which halves the bytes read per token. Computation stays in f32.
   bool bf16_weights = false;
+  /// Compare the file with its checksum before using it; reads the file once more.
+  bool verify = true;
 };
 
 /// Likelihood of a text as one document: every token is predicted once, with as much context as the model

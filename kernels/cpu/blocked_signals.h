@@ -5,13 +5,13 @@
 // KiB, written below that buffer, over other data of the program.
 #pragma once
 
-#include <omp.h>
 #include <pthread.h>
 #include <signal.h>
 
 namespace perceiver::kernels::cpu {
 
-/// Blocks signals to this thread during its lifetime, except faults of the thread itself.
+/// Blocks signals to this thread during its lifetime, except faults of the thread itself. The workers of a
+/// WorkerPool never receive any.
 class BlockedSignals {
  public:
   BlockedSignals() {
@@ -21,22 +21,6 @@ class BlockedSignals {
   ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
   BlockedSignals(const BlockedSignals&) = delete;
   BlockedSignals& operator=(const BlockedSignals&) = delete;
-
-  /// Blocks signals for good in the other threads of this thread's OpenMP team, which need none. Call it
-  /// before each product, because OpenMP may end and start threads at any time; with an existing team it
-  /// takes about a microsecond (system calls each time would cost as much as a small product). Threads added
-  /// to the team later inherit the mask of the thread that starts them.
-  static void block_in_team() {
-#pragma omp parallel
-    {
-      thread_local bool blocked = false;
-      if (omp_get_thread_num() != 0 && !blocked) {
-        const sigset_t signals = all_but_faults();
-        pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-        blocked = true;
-      }
-    }
-  }
 
  private:
   static sigset_t all_but_faults() {

@@ -1,5 +1,6 @@
 // Flat arrays: add, cast, swap, sums and checks.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "kernels/cpu/parallel.h"
@@ -12,9 +13,12 @@ namespace {
 template <typename T>
 int64_t non_finite(const CountNonFinite& k) {
   const T* x = static_cast<const T*>(k.x);
-  int64_t count = 0;
-#pragma omp parallel for reduction(+ : count)
-  for (int64_t i = 0; i < k.elements; ++i) count += !std::isfinite(x[i]);
+  std::atomic<int64_t> count = 0;
+  parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
+    int64_t part = 0;
+    for (int64_t i = begin; i < end; ++i) part += !std::isfinite(x[i]);
+    count += part;
+  });
   return count;
 }
 

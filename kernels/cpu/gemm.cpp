@@ -1,7 +1,13 @@
 // Matrix products: oneDNN in float32 (it dispatches to the CPU's widest instructions at run time), Eigen in
-// float64, where exactness matters and speed does not.
+// float64, where exactness matters and speed does not. Both run on one thread; the result is divided into
+// blocks, which the workers of the device context compute.
+#define EIGEN_DONT_PARALLELIZE
 #include <dnnl.h>
+#include <omp.h>
+
 #include <Eigen/Dense>
+#include <algorithm>
+#include <cstddef>
 
 #include "base/check.h"
 #include "kernels/cpu/blocked_signals.h"
@@ -11,9 +17,22 @@
 namespace perceiver::kernels::cpu {
 namespace {
 
+/// oneDNN would divide a product among OpenMP's threads, whose idle ones spin; here the workers of the device
+/// context do the parts, and each part stays on its thread.
+class OneOpenMpThread {
+ public:
+  OneOpenMpThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneOpenMpThread() { omp_set_num_threads(before_); }
+  OneOpenMpThread(const OneOpenMpThread&) = delete;
+  OneOpenMpThread& operator=(const OneOpenMpThread&) = delete;
+
+ private:
+  int before_;
+};
+
 void gemm_f32(const Gemm& g) {
   const BlockedSignals blocked;
-  BlockedSignals::block_in_team();
+  const OneOpenMpThread one_thread;
   const dnnl_status_t status =
       dnnl_sgemm(g.transpose_a ? 'T' : 'N', g.transpose_b ? 'T' : 'N', g.m, g.n, g.k, 1.0f,
                  static_cast<const float*>(g.a), g.lda, static_cast<const float*>(g.b), g.ldb,
@@ -47,16 +66,68 @@ void gemm_f64(const Gemm& g) {
   product(a, b, c, g.accumulate);
 }
 
+/// How C is divided: a grid of blocks whose sides are multiples of kSide, except the last ones.
+struct Grid {
+  int64_t rows = 1, columns = 1;
+};
+constexpr int64_t kSide = 16;
+
+/// The largest grid of at most `parts` blocks, with the squarest blocks: each reads a strip of A and of B.
+Grid grid_for(int64_t m, int64_t n, int64_t parts) {
+  const int64_t most_rows = (m + kSide - 1) / kSide, most_columns = (n + kSide - 1) / kSide;
+  Grid best;
+  for (int64_t rows = 1; rows <= std::min(parts, most_rows); ++rows) {
+    const int64_t columns = std::min(parts / rows, most_columns);
+    const int64_t more = rows * columns - best.rows * best.columns;
+    const auto perimeter = [&](int64_t r, int64_t c) { return m / r + n / c; };
+    if (more > 0 || (more == 0 && perimeter(rows, columns) < perimeter(best.rows, best.columns)))
+      best = {rows, columns};
+  }
+  return best;
+}
+
+/// A part costs about a microsecond beside its arithmetic; several parts a thread even out unequal
+/// processors, where they are long enough to be as efficient as whole products.
+int64_t parts_of(const Gemm& g) {
+  constexpr int64_t kSmallest = int64_t{1} << 18, kEfficient = int64_t{1} << 25;
+  const int64_t threads = loop_threads(), work = g.m * g.n * g.k;
+  if (threads == 1) return 1;
+  return std::max(std::min(threads, work / kSmallest),
+                  std::min(threads * kPartsPerThread, work / kEfficient));
+}
+
+/// Where block `index` of `count` begins.
+int64_t block_start(int64_t size, int64_t count, int64_t index) {
+  const int64_t sides = (size + kSide - 1) / kSide;
+  return std::min(size, sides * index / count * kSide);
+}
+
+Gemm block_of(const Gemm& g, const Grid& grid, int64_t part) {
+  const int64_t row = part / grid.columns, column = part % grid.columns;
+  const int64_t top = block_start(g.m, grid.rows, row), left = block_start(g.n, grid.columns, column);
+  const auto element = static_cast<int64_t>(size_of(g.type));
+  const auto at = [&](const void* matrix, int64_t offset) {
+    return static_cast<const std::byte*>(matrix) + offset * element;
+  };
+  Gemm block = g;
+  block.m = block_start(g.m, grid.rows, row + 1) - top;
+  block.n = block_start(g.n, grid.columns, column + 1) - left;
+  block.a = at(g.a, g.transpose_a ? top : top * g.lda);
+  block.b = at(g.b, g.transpose_b ? left * g.ldb : left);
+  block.c = static_cast<std::byte*>(g.c) + (top * g.ldc + left) * element;
+  return block;
+}
+
 }  // namespace
 
 void gemm(const Gemm& g) {
   PERCEIVER_ASSERT(g.type == g.out_type && g.k > 0 && !(g.bias != nullptr && g.accumulate));
   if (g.m == 0 || g.n == 0) return;
-  if (g.type == DType::f64) {
-    gemm_f64(g);
-  } else {
-    gemm_f32(g);
-  }
+  const Grid grid = grid_for(g.m, g.n, parts_of(g));
+  parallel_items(grid.rows * grid.columns, [&](int64_t part) {
+    const Gemm block = block_of(g, grid, part);
+    g.type == DType::f64 ? gemm_f64(block) : gemm_f32(block);
+  });
   if (g.bias == nullptr) return;
   PERCEIVER_ASSERT(g.ldc == g.n);  // on the CPU, results have no padding
   bias_activation({.type = g.type,

@@ -16,14 +16,14 @@ namespace {
 
 constexpr const char* kOptions = "options";  // key in the metadata of a saved generator
 
-EngineOptions engine_options(const GenerateOptions& options, const std::string& modality) {
+EngineOptions engine_options(const GenerateOptions& options, const ModelMetadata& metadata) {
   EngineOptions engine;
   engine.policy = options.policy;
   engine.latents = options.latents;
   engine.refill = options.refill;
   engine.prompt_latents = options.prompt_latents;
   engine.context_end = options.context_end;
-  return suited_options(engine, modality);
+  return suited_options(engine, metadata);
 }
 
 SamplingOptions sampling_options(const GenerateOptions& options) {
@@ -63,7 +63,7 @@ struct Generator::State {
   State(std::shared_ptr<const Model::State> owner, GenerateOptions given)
       : model(std::move(owner)),
         options(std::move(given)),
-        engine(*model->loaded.model, engine_options(options, model->loaded.metadata.modality)),
+        engine(*model->loaded.model, engine_options(options, model->loaded.metadata)),
         stream(request_of(options), model->tokenizer.get()) {}
 
   const Completion& completion() const { return stream.completion(); }
@@ -166,6 +166,7 @@ Generator Model::restore(std::string_view saved) const {
   const SafetensorsFile file = SafetensorsFile::parse(std::as_bytes(std::span(saved)), "the saved generator");
   const std::string* text = file.find_metadata(kOptions);
   if (text == nullptr) throw_user("{}: not a saved generator", file.source());
+  file.verify();
   const nlohmann::json json = parse_json_document(*text, file.source());
   GenerateOptions options;
   size_t prompt = 0;

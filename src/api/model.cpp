@@ -48,7 +48,7 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
   auto state = std::make_shared<State>();
   auto context = DeviceContext::open(options.device, options.threads);
   const DType type = apply_precision(options.precision, *context);
-  state->loaded = load_model(find_model_file(path), std::move(context), type);
+  state->loaded = load_model(find_model_file(path), std::move(context), type, options.verify);
   if (options.bf16_weights) state->loaded.model->round_weights_to_bf16();
   state->tokenizer = make_tokenizer(state->loaded.metadata.tokenizer);
   return Model(std::move(state));

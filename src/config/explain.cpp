@@ -36,7 +36,7 @@ void append_wrapped(std::string& out, std::string_view text, size_t column, size
 void append_key(std::string& out, const ConfigKey& key) {
   const std::string head = fmt::format("  {:<{}}", key.path, name_columns - 2);
   out += head;
-  append_wrapped(out, fmt::format("{}; default {}", describe_values(key), format_value(key.get(Config()))),
+  append_wrapped(out, fmt::format("{}; default {}", describe_values(key), format_value(key, Config())),
                  head.size(), name_columns);
   out += std::string(doc_indent, ' ');
   append_wrapped(out, key.doc, doc_indent, doc_indent);

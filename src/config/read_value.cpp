@@ -39,6 +39,14 @@ std::optional<int64_t> read_integer(const ConfigNode& node, const ValueRange& ra
   return value && range.contains(static_cast<double>(*value)) ? value : std::nullopt;
 }
 
+std::optional<int64_t> read_integer(const ConfigKey& key, const ConfigNode& node) {
+  if (!key.zero_name.empty()) {
+    if (node.is_scalar() && node.text == key.zero_name) return 0;
+    if (read_number<int64_t>(node) == 0) return 0;
+  }
+  return read_integer(node, key.range);
+}
+
 std::optional<double> read_real(const ConfigNode& node, const ValueRange& range) {
   const std::optional<double> value = read_number<double>(node);
   return value && std::isfinite(*value) && range.contains(*value) ? value : std::nullopt;
@@ -110,7 +118,7 @@ std::optional<ConfigValue> try_read(const ConfigKey& key, const ConfigNode& node
     case ValueKind::boolean:
       return widen(read_bool(node));
     case ValueKind::integer:
-      return widen(read_integer(node, key.range));
+      return widen(read_integer(key, node));
     case ValueKind::seed:
       return widen(read_number<uint64_t>(node));
     case ValueKind::real:

@@ -22,7 +22,7 @@ std::string to_yaml(const Config& config) {
     if (nested) text += fmt::format("\n{}:\n", section.name);
     for (const ConfigKey& key : config_keys())
       if (key.section() == section.name)
-        text += fmt::format("{}{}: {}\n", nested ? "  " : "", key.name(), format_value(key.get(config)));
+        text += fmt::format("{}{}: {}\n", nested ? "  " : "", key.name(), format_value(key, config));
   }
   return text;
 }

@@ -114,6 +114,7 @@ ConfigKey bind(const char* path, Access access, ValueRange range, const char* do
                 .range = range,
                 .choices = {},
                 .doc = doc,
+                .zero_name = {},
                 .get = {},
                 .set = {}};
   if constexpr (std::is_enum_v<Member>) {
@@ -133,6 +134,15 @@ ConfigKey bind(const char* path, Access access, ValueRange range, const char* do
       access(config) = std::get<Member>(value);
     };
   }
+  return key;
+}
+
+/// An integer key whose 0, below its range, is written as a word.
+template <typename Access>
+ConfigKey bind_or_zero(const char* path, Access access, const char* zero_name, ValueRange range,
+                       const char* doc) {
+  ConfigKey key = bind(path, access, range, doc);
+  key.zero_name = zero_name;
   return key;
 }
 
@@ -171,8 +181,9 @@ std::vector<ConfigKey> model_keys() {
       bind(MEMBER(model.type), any(),
            "perceiver_ar, or the decoder-only transformer it is compared with: the same layers with "
            "latents = context_length and no cross-attention."),
-      bind(MEMBER(model.vocabulary), between(4, most_tokens),
-           "Number of token ids V: 0 = padding, 1 = end, 2 = start, data from 3. Bytes need 259."),
+      bind_or_zero(MEMBER(model.vocabulary), "auto", between(4, most_tokens),
+                   "Number of token ids V: 0 = padding, 1 = end, 2 = start, data from 3. Bytes need 259; "
+                   "auto = as many as the data has. Ids that stand for nothing are never generated."),
       bind(MEMBER(model.context_length), between(1, most_tokens), "Longest input N, tokens."),
       bind(MEMBER(model.latents), between(1, most_tokens),
            "Latents M: one for each of the last M tokens of the input, each predicting the next token. At "

@@ -40,6 +40,7 @@ struct ConfigKey {
   ValueRange range;                  ///< for numbers
   std::vector<std::string> choices;  ///< for a choice
   std::string doc;                   ///< meaning and unit
+  std::string zero_name;             ///< for an integer: a word that means 0, e.g. "auto"; or empty
   std::function<ConfigValue(const Config&)> get;
   std::function<void(Config&, const ConfigValue&)> set;  ///< the value must be valid
 
@@ -71,5 +72,7 @@ std::string describe_values(const ConfigKey& key);
 /// A value as YAML writes it on one line: true, 12, 0.0003, adam, [1, 2], ["a b.txt"]. Doubles read back
 /// exactly.
 std::string format_value(const ConfigValue& value);
+/// The key's value in `config`, likewise; 0 as the key's word for it.
+std::string format_value(const ConfigKey& key, const Config& config);
 
 }  // namespace perceiver

@@ -146,7 +146,8 @@ std::string describe_values(const ConfigKey& key) {
     case ValueKind::boolean:
       return "true or false";
     case ValueKind::integer:
-      return "an integer" + range;
+      return key.zero_name.empty() ? "an integer" + range
+                                   : fmt::format("{}, or an integer{}", key.zero_name, range);
     case ValueKind::seed:
       return "an integer from 0 to 2^64 - 1";
     case ValueKind::real:
@@ -169,6 +170,11 @@ std::string describe_values(const ConfigKey& key) {
 
 std::string format_value(const ConfigValue& value) {
   return std::visit(Formatter(), value);
+}
+
+std::string format_value(const ConfigKey& key, const Config& config) {
+  const ConfigValue value = key.get(config);
+  return !key.zero_name.empty() && value == ConfigValue(int64_t{0}) ? key.zero_name : format_value(value);
 }
 
 }  // namespace perceiver

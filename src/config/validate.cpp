@@ -9,6 +9,7 @@ namespace perceiver {
 namespace {
 
 constexpr int64_t byte_vocabulary = 259;
+constexpr int64_t smallest_vocabulary = 4;  // the special ids and one of data
 /// Axes of absolute positions; the kernels sum at most this many tables and the token table.
 constexpr int64_t most_axes = 8;
 
@@ -176,9 +177,10 @@ void check_data(const Config& config, const Checker& check) {
   const DataConfig& data = config.data;
   // Requirements of files are checked when they are opened (check_fits).
   const bool copy = data.type == "copy";
-  check.require(!copy || config.model.vocabulary >= byte_vocabulary,
-                "model.vocabulary ({}) is too small for bytes; data.type copy needs {}",
-                config.model.vocabulary, byte_vocabulary);
+  const int64_t vocabulary = config.model.vocabulary;  // 0: whatever the data needs
+  check.require(!copy || vocabulary == 0 || vocabulary >= byte_vocabulary,
+                "model.vocabulary ({}) is too small for bytes; data.type copy needs {}", vocabulary,
+                byte_vocabulary);
   check.require(!copy || config.model.axes() == 1,
                 "data.type copy has one position axis, but model.position_sizes has {}", config.model.axes());
   check.require(!copy || data.options.empty(), "data.type copy has no options; remove data.options");
@@ -229,8 +231,9 @@ void resolve(Config& config) {
   resolve(config.model);
 }
 
-void validate(const ModelConfig& model, std::string_view source) {
-  const Checker check(source);
+namespace {
+
+void check_model(const ModelConfig& model, const Checker& check) {
   if (is_transformer(model)) check_transformer(model, check);
   check_latents(model, check);
   check_heads(model, check);
@@ -244,9 +247,18 @@ void validate(const ModelConfig& model, std::string_view source) {
   check_extra_cross_attention(model, check);
 }
 
-void validate(const Config& config, std::string_view source) {
-  validate(config.model, source);
+}  // namespace
+
+void validate(const ModelConfig& model, std::string_view source) {
   const Checker check(source);
+  check.require(model.vocabulary >= smallest_vocabulary, "model.vocabulary ({}) must be at least {}",
+                model.vocabulary, smallest_vocabulary);
+  check_model(model, check);
+}
+
+void validate(const Config& config, std::string_view source) {
+  const Checker check(source);
+  check_model(config.model, check);
   check_data(config, check);
   check_training(config, check);
   check_schedule(config, check);

@@ -1,6 +1,5 @@
 // The CUDA device: one stream per context, pinned staging for copies from the host, graphs.
 #include <cuda_runtime_api.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +8,7 @@
 #include <optional>
 
 #include "base/check.h"
+#include "base/processors.h"
 #include "core/device_context.h"
 #include "kernels/cuda/attention/cudnn_attention.h"
 #include "kernels/cuda/gemm/gemm.h"
@@ -205,8 +205,8 @@ class CudaGraph final : public RecordedWork {
 
 class CudaContext final : public DeviceContext {
  public:
-  CudaContext(int index, const cudaDeviceProp& properties)
-      : DeviceContext(properties.name, std::max(1, omp_get_max_threads())),
+  CudaContext(int index, const cudaDeviceProp& properties, int threads)
+      : DeviceContext(properties.name, threads),
         queue_(std::make_shared<Queue>(index)),
         gemm_context_(std::make_unique<kernels::cuda::GemmContext>()) {
     memory_ = new_arena();
@@ -263,7 +263,7 @@ int count_devices() {
 
 }  // namespace
 
-std::shared_ptr<DeviceContext> DeviceContext::cuda(int index) {
+std::shared_ptr<DeviceContext> DeviceContext::cuda(int index, int threads) {
   const int count = count_devices();
   if (count == 0) throw_user("device: cuda, but there is no NVIDIA GPU, or no driver for it");
   if (index < 0 || index >= count)
@@ -273,12 +273,12 @@ std::shared_ptr<DeviceContext> DeviceContext::cuda(int index) {
   if (properties.major < 8)
     throw_user("GPU {} ({}) has compute capability {}.{}; 8.0 or later is needed", index, properties.name,
                properties.major, properties.minor);
-  return std::make_shared<CudaContext>(index, properties);
+  return std::make_shared<CudaContext>(index, properties, threads > 0 ? threads : available_processors());
 }
 
 std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads) {
   const bool use_gpu = device == "cuda" || (device == "auto" && count_devices() > 0);
-  return use_gpu ? cuda() : cpu(threads);
+  return use_gpu ? cuda(0, threads) : cpu(threads);
 }
 
 }  // namespace perceiver

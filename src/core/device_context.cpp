@@ -1,6 +1,5 @@
 #include "core/device_context.h"
 
-#include <omp.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/memory_advice.h"
+#include "base/processors.h"
 
 namespace perceiver {
 namespace {
@@ -194,14 +194,11 @@ void DeviceContext::reset_peak() {
 }
 
 std::shared_ptr<DeviceContext> DeviceContext::cpu(int threads) {
-  const int available = std::max(1, omp_get_num_procs());
-  const int used = threads > 0 ? threads : available;
-  omp_set_num_threads(used);
-  return std::make_shared<CpuContext>(used);
+  return std::make_shared<CpuContext>(threads > 0 ? threads : available_processors());
 }
 
 #ifndef PERCEIVER_CUDA
-std::shared_ptr<DeviceContext> DeviceContext::cuda(int) {
+std::shared_ptr<DeviceContext> DeviceContext::cuda(int, int) {
   throw_user("device: cuda, but this build supports only the CPU; use device: cpu or auto");
 }
 

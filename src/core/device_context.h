@@ -13,6 +13,7 @@
 
 #include "base/dtype.h"
 #include "base/launch.h"
+#include "base/worker_pool.h"
 
 namespace perceiver {
 
@@ -94,10 +95,12 @@ class RecordedWork {
 
 class DeviceContext {
  public:
-  /// The CPU, with `threads` worker threads (0: one per processor).
+  /// The CPU, with `threads` threads (0: available_processors()), the calling one included. They belong to
+  /// the context: every thread that uses it shares them.
   static std::shared_ptr<DeviceContext> cpu(int threads = 0);
-  /// GPU `index`; throws `user` if there is none or the library was built without CUDA.
-  static std::shared_ptr<DeviceContext> cuda(int index = 0);
+  /// GPU `index`, with `threads` threads for loops on the host, as above; throws `user` if there is none or
+  /// the library was built without CUDA.
+  static std::shared_ptr<DeviceContext> cuda(int index = 0, int threads = 0);
   /// "cpu", "cuda", or "auto": the first GPU if there is one this build can use, else the CPU.
   static std::shared_ptr<DeviceContext> open(const std::string& device, int threads = 0);
 
@@ -109,10 +112,13 @@ class DeviceContext {
   bool is_cuda() const { return device().kind == DeviceKind::cuda; }
   /// E.g. "cpu" or "NVIDIA H100 80GB HBM3".
   const std::string& name() const { return name_; }
-  int threads() const { return threads_; }
+  int threads() const { return workers_->threads(); }
+  /// Runs loops on the host, also for a GPU's context.
+  WorkerPool& workers() const { return *workers_; }
   void set_matmul_precision(MatmulPrecision matmul_precision) { launch_.matmul_precision = matmul_precision; }
-  /// For the next kernel; makes the device current for the calling thread.
+  /// For the next kernel; makes the device and the context's workers current for the calling thread.
   const Launch& launch() const {
+    WorkerPool::use(workers_);
     make_current();
     return launch_;
   }
@@ -138,7 +144,8 @@ class DeviceContext {
   }
 
  protected:
-  DeviceContext(std::string name, int threads) : name_(std::move(name)), threads_(threads) {}
+  DeviceContext(std::string name, int threads)
+      : name_(std::move(name)), workers_(std::make_shared<WorkerPool>(threads)) {}
   virtual void make_current() const = 0;
   virtual std::shared_ptr<DeviceMemory> make_memory() const = 0;
 
@@ -150,7 +157,7 @@ class DeviceContext {
 
   mutable std::recursive_mutex exclusive_;
   std::string name_;
-  int threads_;
+  std::shared_ptr<WorkerPool> workers_;
   std::vector<std::weak_ptr<DeviceMemory>> arenas_;  ///< including the context's own memory
 };
 

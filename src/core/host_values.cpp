@@ -1,5 +1,6 @@
 #include "core/host_values.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
@@ -53,16 +54,19 @@ void fill(const Tensor& tensor, const std::function<double(int64_t)>& value) {
   fill_with<uint16_t>(tensor, [&](int64_t i) { return to_bf16(value(i)); });
 }
 
-void round_to_bf16(const Tensor& values, const Tensor& rounded) {
+void round_to_bf16(WorkerPool& workers, const Tensor& values, const Tensor& rounded) {
   PERCEIVER_ASSERT(values.dtype() == DType::f32 && rounded.dtype() == DType::bf16 &&
                    values.device().kind == DeviceKind::cpu && values.elements() == rounded.elements());
   float* numbers = values.as<float>();
   uint16_t* bits = rounded.as<uint16_t>();
-#pragma omp parallel for
-  for (int64_t i = 0; i < values.elements(); ++i) {
-    bits[i] = to_bf16(static_cast<double>(numbers[i]));
-    numbers[i] = from_bf16(bits[i]);
-  }
+  constexpr int64_t kBlock = 1 << 16;
+  const int64_t count = values.elements();
+  workers.run((count + kBlock - 1) / kBlock, [&](int64_t block) {
+    for (int64_t i = block * kBlock; i < std::min(count, (block + 1) * kBlock); ++i) {
+      bits[i] = to_bf16(static_cast<double>(numbers[i]));
+      numbers[i] = from_bf16(bits[i]);
+    }
+  });
 }
 
 }  // namespace perceiver

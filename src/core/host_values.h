@@ -16,6 +16,6 @@ void fill(const Tensor& tensor, const std::function<double(int64_t)>& value);
 
 /// Rounds the elements of an f32 tensor on the CPU to bf16, both in place and into `rounded` of the same
 /// shape.
-void round_to_bf16(const Tensor& values, const Tensor& rounded);
+void round_to_bf16(WorkerPool& workers, const Tensor& values, const Tensor& rounded);
 
 }  // namespace perceiver

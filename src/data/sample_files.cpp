@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "data/special_tokens.h"
+#include "data/text/tokenizer.h"
 #include "io/atomic_file.h"
 #include "io/file_view.h"
 
@@ -49,6 +50,11 @@ std::string numbered(const std::filesystem::path& path, size_t number) {
 std::unique_ptr<Modality> modality_of_model(const std::string& modality, const std::string& tokenizer) {
   if (modality == "copy") throw_user("a model of the copy task writes no files; sample it as text");
   return restore_modality(modality, tokenizer);
+}
+
+int64_t token_ids(const std::string& modality, const std::string& tokenizer) {
+  if (modality == "copy") return make_tokenizer(tokenizer)->vocabulary();
+  return restore_modality(modality, tokenizer)->format().vocabulary;
 }
 
 SamplePlan plan_sample(const Modality& modality, const Prompt& prompt, int64_t tokens, int64_t model_ids) {

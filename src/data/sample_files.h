@@ -14,6 +14,10 @@ namespace perceiver {
 /// The modality named in the metadata of a model file; throws `user` for data without one (copy).
 std::unique_ptr<Modality> modality_of_model(const std::string& modality, const std::string& tokenizer);
 
+/// V, the token ids of the data that a model was trained on, as its metadata describe it: no more than the
+/// model's vocabulary, which may have been chosen larger.
+int64_t token_ids(const std::string& modality, const std::string& tokenizer);
+
 /// What to generate: the prompt and the settings that the data requires.
 struct SamplePlan {
   std::vector<int32_t> prompt;     ///< ids, SOS first

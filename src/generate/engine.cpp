@@ -20,6 +20,7 @@ void Engine::check(const Sequence& sequence) const {
 
 void Engine::admit(int64_t number, Sequence sequence, uint64_t tag) {
   check(sequence);
+  exclude_unused_ids(sequence, options().token_ids, model().config().vocabulary);
   const auto lock = model().context().exclusive();
   place(number, slot_of(std::move(sequence)), tag);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "data/sample_files.h"
 
 namespace perceiver {
 namespace {
@@ -81,8 +82,9 @@ int64_t mebibytes(int64_t bytes) {
 
 }  // namespace
 
-EngineOptions suited_options(EngineOptions options, const std::string& modality) {
-  if (modality == "copy" && options.prompt_latents == 0) options.prompt_latents = 1;
+EngineOptions suited_options(EngineOptions options, const ModelMetadata& metadata) {
+  if (metadata.modality == "copy" && options.prompt_latents == 0) options.prompt_latents = 1;
+  if (options.token_ids == 0) options.token_ids = token_ids(metadata.modality, metadata.tokenizer);
   return options;
 }
 
@@ -96,6 +98,11 @@ bool has_query_per_latent(const ModelConfig& config) {
 
 EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options) {
   if (options.slots < 1) throw_user("{} simultaneous sequences requested; must be at least 1", options.slots);
+  const int64_t vocabulary = model.config().vocabulary;
+  if (options.token_ids == 0) options.token_ids = vocabulary;
+  if (options.token_ids < 0 || options.token_ids > vocabulary)
+    throw_user("the data has {} token ids but the model only {}; the model file is damaged",
+               options.token_ids, vocabulary);
   resolve_latents(model.config(), options);
   resolve_policy(model.config(), options);
   resolve_context(model, options);

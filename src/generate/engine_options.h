@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "model/model_file.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/policy.h"
 
@@ -20,11 +21,14 @@ struct EngineOptions {
   /// Keep the context as tokens (table) or as keys and values (direct); automatic: whichever is faster.
   ContextProjection context = ContextProjection::automatic;
   bool fused = true;  ///< run a decode step as one kernel where there is one
+  /// Ids that stand for something, 0 to token_ids − 1; ids from there on are never generated. Default: all V.
+  int64_t token_ids = 0;
 };
 
-/// Changes defaults to suit the data a model was trained on. Models of the copy task predict only the second
-/// half of a sequence, so latents on the first half were never trained: the prompt gets a single one.
-EngineOptions suited_options(EngineOptions options, const std::string& modality);
+/// Changes defaults to suit the data a model was trained on: ids that its tokenizer does not have are not
+/// generated. Models of the copy task predict only the second half of a sequence, so latents on the first
+/// half were never trained: the prompt gets a single one. Throws `user` if the tokenizer cannot be read.
+EngineOptions suited_options(EngineOptions options, const ModelMetadata& metadata);
 
 /// The options with every default resolved. Throws `user` for what the model does not allow.
 EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options);

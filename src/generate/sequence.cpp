@@ -1,5 +1,6 @@
 #include "generate/sequence.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
@@ -65,6 +66,12 @@ void check_sequence(const PerceiverAR& model, const EngineOptions& options, cons
   check_tokens(model.config(), options, sequence.tokens);
   check_biases(model.config(), sequence.biases);
   check_positions(model, sequence);
+}
+
+void exclude_unused_ids(Sequence& sequence, int64_t token_ids, int64_t vocabulary) {
+  if (token_ids == vocabulary) return;
+  if (sequence.biases.empty()) sequence.biases.emplace_back(static_cast<size_t>(vocabulary), 0.0f);
+  for (auto& row : sequence.biases) std::fill(row.begin() + token_ids, row.end(), -INFINITY);
 }
 
 }  // namespace perceiver

@@ -32,4 +32,7 @@ struct ChosenToken {
 /// missing or outside their tables, a prompt longer than the context if sequences stop there.
 void check_sequence(const PerceiverAR& model, const EngineOptions& options, const Sequence& sequence);
 
+/// Forbids the ids from `token_ids` on, in a sequence for a model of `vocabulary` ids.
+void exclude_unused_ids(Sequence& sequence, int64_t token_ids, int64_t vocabulary);
+
 }  // namespace perceiver

@@ -28,6 +28,11 @@ constexpr size_t safetensors_max_rank = 64;
 /// dtype.
 size_t safetensors_dtype_size(std::string_view dtype);
 
+/// Metadata key of the XXH3-64 checksum of a file's content: its other metadata, and the names, dtypes,
+/// shapes and bytes of its tensors. It does not depend on the order of tensors or the layout of the header,
+/// so a program that rewrites the file without changing anything leaves it valid.
+inline constexpr const char* safetensors_checksum_key = "checksum";
+
 /// One tensor in a file. A scalar has an empty shape; a dimension may be 0.
 struct SafetensorsEntry {
   std::string name;
@@ -60,6 +65,11 @@ class SafetensorsFile {
   /// The name of the file in errors.
   const std::string& source() const { return source_; }
 
+  /// Whether the file has a checksum of its content, as those of SafetensorsWriter do.
+  bool has_checksum() const { return find_metadata(safetensors_checksum_key) != nullptr; }
+  /// Reads the whole file. Throws `user` if it has a checksum and its content is another.
+  void verify() const;
+
  private:
   SafetensorsFile() = default;
   void read(std::span<const std::byte> file);
@@ -72,9 +82,9 @@ class SafetensorsFile {
   std::map<std::string, size_t, std::less<>> index_;
 };
 
-/// Collects tensors and writes them as one file. The bytes of the tensors are not copied: they must stay
-/// valid until write() returns. Tensors are ordered by decreasing element size, which aligns each to its
-/// element size.
+/// Collects tensors and writes them as one file with a checksum of its content. The bytes of the tensors are
+/// not copied: they must stay valid until write() returns. Tensors are ordered by decreasing element size,
+/// which aligns each to its element size.
 class SafetensorsWriter {
  public:
   /// `key` and `value` are UTF-8; a second value replaces the first.
@@ -97,6 +107,7 @@ class SafetensorsWriter {
   };
   std::vector<const Tensor*> order() const;
   std::string header(const std::vector<const Tensor*>& order) const;
+  std::string content_checksum() const;
 
   std::map<std::string, std::string> metadata_;
   std::vector<Tensor> tensors_;

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "io/safetensors.h"
+#include "io/safetensors_checksum.h"
 #include "io/safetensors_header.h"
 
 namespace perceiver {
@@ -128,6 +129,20 @@ const std::string* SafetensorsFile::find_metadata(const std::string& key) const 
 const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const {
   const auto found = index_.find(name);
   return found == index_.end() ? nullptr : &entries_[found->second];
+}
+
+void SafetensorsFile::verify() const {
+  const std::string* stored = find_metadata(safetensors_checksum_key);
+  if (stored == nullptr) return;
+  std::vector<SafetensorsContent> tensors;
+  for (const SafetensorsEntry& entry : entries_) tensors.push_back({&entry, bytes(entry)});
+  const std::string actual = safetensors_checksum(metadata_, std::move(tensors));
+  if (actual != *stored)
+    throw_user(
+        "{}: the file is damaged: its content has the checksum {}, but {} was written; restore it from a "
+        "copy, "
+        "or use it as it is with --no-verify",
+        source_, actual, quote(*stored));
 }
 
 std::span<const std::byte> SafetensorsFile::bytes(const SafetensorsEntry& entry) const {

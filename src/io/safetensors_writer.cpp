@@ -5,6 +5,7 @@
 #include "io/atomic_file.h"
 #include "io/checksum.h"
 #include "io/safetensors.h"
+#include "io/safetensors_checksum.h"
 
 namespace perceiver {
 namespace {
@@ -38,7 +39,9 @@ void SafetensorsWriter::add(std::string name, std::string dtype, std::vector<int
 
 std::string SafetensorsWriter::header(const std::vector<const Tensor*>& order) const {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata_.empty()) header["__metadata__"] = metadata_;
+  std::map<std::string, std::string> metadata = metadata_;
+  metadata[safetensors_checksum_key] = content_checksum();
+  header["__metadata__"] = std::move(metadata);
   uint64_t offset = 0;
   for (const Tensor* tensor : order) {
     const SafetensorsEntry& entry = tensor->entry;
@@ -53,6 +56,12 @@ std::string SafetensorsWriter::header(const std::vector<const Tensor*>& order) c
     throw_failure("cannot write a safetensors header of {} bytes; at most {} are allowed", text.size(),
                   safetensors_max_header);
   return text;
+}
+
+std::string SafetensorsWriter::content_checksum() const {
+  std::vector<SafetensorsContent> tensors;
+  for (const Tensor& tensor : tensors_) tensors.push_back({&tensor.entry, tensor.bytes});
+  return safetensors_checksum(metadata_, std::move(tensors));
 }
 
 std::vector<const SafetensorsWriter::Tensor*> SafetensorsWriter::order() const {

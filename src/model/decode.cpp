@@ -170,7 +170,7 @@ void PerceiverAR::round_weights_to_bf16() {
   for (ops::LinearParameters* linear : linears()) {
     const Tensor& weight = linear->weight.value;
     linear->bf16_weight = Tensor::empty(*context_, DType::bf16, weight.shape());
-    round_to_bf16(weight, linear->bf16_weight);
+    round_to_bf16(context_->workers(), weight, linear->bf16_weight);
   }
 }
 

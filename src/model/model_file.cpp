@@ -134,9 +134,10 @@ void read_parameters(const SafetensorsFile& file, PerceiverAR& model) {
   store.publish();
 }
 
-LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context,
-                       DType type) {
+LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context, DType type,
+                       bool verify) {
   const SafetensorsFile file = SafetensorsFile::open(path);
+  if (verify) file.verify();
   LoadedModel loaded;
   loaded.metadata = read_metadata(file);
   loaded.model = std::make_unique<PerceiverAR>(loaded.metadata.model, std::move(context), type);

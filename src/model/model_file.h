@@ -44,7 +44,10 @@ struct LoadedModel {
   std::unique_ptr<PerceiverAR> model;
   ModelMetadata metadata;
 };
-LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context, DType type);
+/// Throws `user` for a file that is not a model file or, unless `verify` is false, is damaged: its checksum
+/// is compared before anything is used.
+LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context, DType type,
+                       bool verify = true);
 
 /// The model file that `path` refers to: the file itself, the one in a checkpoint folder, or that of a run
 /// folder's best checkpoint (or newest, if there is no best). Throws `user` with what was looked for.

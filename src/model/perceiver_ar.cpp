@@ -41,6 +41,8 @@ Tensor fixed_table(DeviceContext& context, DType type, const ModelConfig& config
 
 PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContext> context, DType type)
     : config_(config), context_(std::move(context)), type_(type) {
+  if (config_.vocabulary == 0)
+    throw_user("model.vocabulary is auto, and no data says how many ids there are; give a number");
   std::sort(config_.extra_cross_attention_after.begin(), config_.extra_cross_attention_after.end());
   declare();
   parameters_.allocate(*context_, type_);

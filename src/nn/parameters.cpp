@@ -44,14 +44,15 @@ double draw(const ParameterInfo& info, RandomStream& random, int64_t element) {
 }
 
 template <typename T>
-void initialize_values(const std::vector<ParameterInfo>& infos, uint64_t seed, const Tensor& values) {
+void initialize_values(WorkerPool& workers, const std::vector<ParameterInfo>& infos, uint64_t seed,
+                       const Tensor& values) {
   std::vector<T> host(static_cast<size_t>(values.elements()), T(0));
-#pragma omp parallel for schedule(dynamic, 1)
-  for (size_t place = 0; place < infos.size(); ++place) {
-    RandomStream random(seed, RandomPurpose::initialization, place);
-    for (int64_t i = 0; i < infos[place].elements(); ++i)
-      host[static_cast<size_t>(infos[place].offset + i)] = static_cast<T>(draw(infos[place], random, i));
-  }
+  workers.run(static_cast<int64_t>(infos.size()), [&](int64_t place) {
+    const ParameterInfo& info = infos[static_cast<size_t>(place)];
+    RandomStream random(seed, RandomPurpose::initialization, static_cast<uint64_t>(place));
+    for (int64_t i = 0; i < info.elements(); ++i)
+      host[static_cast<size_t>(info.offset + i)] = static_cast<T>(draw(info, random, i));
+  });
   values.copy_from_host(std::as_bytes(std::span<const T>(host)));
 }
 
@@ -93,9 +94,9 @@ void ParameterStore::allocate(DeviceContext& context, DType type) {
 
 void ParameterStore::initialize(uint64_t seed) {
   if (values_.dtype() == DType::f64) {
-    initialize_values<double>(infos_, seed, values_);
+    initialize_values<double>(context_->workers(), infos_, seed, values_);
   } else {
-    initialize_values<float>(infos_, seed, values_);
+    initialize_values<float>(context_->workers(), infos_, seed, values_);
   }
   publish();
 }

@@ -133,6 +133,7 @@ std::vector<std::string> describe(const std::string& source, const ModelMetadata
 std::vector<std::string> load(const TrainConfig& config, const Dataset& data, PerceiverAR& model) {
   const std::string source = find_model_file(config.initialize).string();
   const SafetensorsFile file = SafetensorsFile::open(source);
+  file.verify();
   const ModelMetadata metadata = read_metadata(file);
   const ModelDifference difference = compare_models(metadata, model.config(), data);
   check_differences(source, difference, config.initialize_partial);

@@ -22,8 +22,10 @@ Config checked(Config config) {
   return config;
 }
 
-std::unique_ptr<Dataset> open_fitting(const Config& config) {
+/// Opens the data, which decides what model.vocabulary: auto is.
+std::unique_ptr<Dataset> open_fitting(Config& config) {
   std::unique_ptr<Dataset> data = open_dataset(config.data);
+  if (config.model.vocabulary == 0) config.model.vocabulary = data->vocabulary();
   check_fits(*data, config.model);
   return data;
 }

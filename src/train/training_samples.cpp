@@ -18,16 +18,20 @@ constexpr double kTopP = 0.95;
 
 TrainingSamples::TrainingSamples(const TrainConfig& config, const Dataset& data, const PerceiverAR& model,
                                  fs::path folder)
-    : model_(model), folder_(std::move(folder)), modality_name_(data.modality()) {
-  if (modality_name_ != "copy") modality_ = modality_of_model(modality_name_, data.tokenizer());
-  const bool is_text = modality_name_ == "text" || modality_name_ == "copy";
+    : model_(model), folder_(std::move(folder)) {
+  ModelMetadata metadata;
+  metadata.modality = data.modality();
+  metadata.tokenizer = data.tokenizer();
+  options_ = suited_options({}, metadata);
+  if (metadata.modality != "copy") modality_ = modality_of_model(metadata.modality, metadata.tokenizer);
+  const bool is_text = metadata.modality == "text" || metadata.modality == "copy";
   if (is_text) tokenizer_ = make_tokenizer(data.tokenizer());
   if (!is_text) ending_ = modality_->outputs().front();
   if (!is_text && !config.sample_prompt.empty())
-    throw_user("train.sample_prompt is text, but the data is of kind {}; leave it out", modality_name_);
+    throw_user("train.sample_prompt is text, but the data is of kind {}; leave it out", metadata.modality);
   try {
     plan(config);
-    check_request(model_, resolve_options(model_, engine_options()), request_);
+    check_request(model_, resolve_options(model_, options_), request_);
   } catch (const Error& error) {
     throw Error(error.kind(), fmt::format("train.sample_every: {}", error.what()));
   }
@@ -56,10 +60,6 @@ void TrainingSamples::plan(const TrainConfig& config) {
   request_.sampling.seed = config.seed;
 }
 
-EngineOptions TrainingSamples::engine_options() const {
-  return suited_options(EngineOptions(), modality_name_);
-}
-
 fs::path TrainingSamples::path(int64_t step) const {
   return folder_ / fmt::format("step-{:09}{}", step, ending_);
 }
@@ -72,7 +72,7 @@ bool TrainingSamples::exists(int64_t step) const {
 std::optional<SampleEntry> TrainingSamples::make(int64_t step, const std::function<bool()>& cancelled) const {
   GenerationRequest request = request_;
   request.sequence = static_cast<uint32_t>(step);
-  Engine engine(model_, engine_options());
+  Engine engine(model_, options_);
   const auto poll = [&](int64_t, const ChosenToken&, const std::string&) { return !cancelled(); };
   const Completion completion = generate(engine, {request}, poll, tokenizer_.get()).front();
   if (completion.finish_reason == FinishReason::cancelled) return std::nullopt;

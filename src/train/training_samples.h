@@ -34,12 +34,12 @@ class TrainingSamples {
 
  private:
   void plan(const TrainConfig& config);
-  EngineOptions engine_options() const;
   std::filesystem::path path(int64_t step) const;
 
   const PerceiverAR& model_;
   std::filesystem::path folder_;
-  std::string modality_name_, ending_ = ".txt";
+  EngineOptions options_;
+  std::string ending_ = ".txt";
   std::unique_ptr<Modality> modality_;    ///< null for the copy task
   std::unique_ptr<Tokenizer> tokenizer_;  ///< for text; null: files of another kind
   GenerationRequest request_;

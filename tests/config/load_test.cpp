@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "base/random.h"
+#include "config/save.h"
 #include "config/schema.h"
 #include "io/atomic_file.h"
 #include "perceiver/error.h"
@@ -116,6 +117,15 @@ TEST(Config, NumbersMustBeFiniteAndInRange) {
   EXPECT_THAT(yaml_error("model: {rotary_fraction: 0}"), HasSubstr("a number > 0 and <= 1"));
   EXPECT_EQ(read_config("model: {rotary_fraction: 1}", "").model.rotary_fraction, 1.0);
   EXPECT_EQ(read_config("model: {residual_dropout: 0}", "").model.residual_dropout, 0.0);
+}
+
+TEST(Config, AWordMayStandForZero) {
+  for (const char* text : {"model: {vocabulary: auto}", "model: {vocabulary: 0}"})
+    EXPECT_EQ(parse_config(text, "test", {}).model.vocabulary, 0) << text;
+  EXPECT_THAT(to_yaml(parse_config("model: {vocabulary: auto}", "test", {})),
+              HasSubstr("vocabulary: auto\n"));
+  for (const char* text : {"model: {vocabulary: Auto}", "model: {vocabulary: 3}", "model: {latents: auto}"})
+    EXPECT_THROW(parse_config(text, "test", {}), Error) << text;
 }
 
 TEST(Config, DamagedYamlIsRefusedWithItsPlace) {

@@ -132,6 +132,15 @@ TEST(ConfigRules, LatentChannelsFollowInputChannels) {
   EXPECT_EQ(parse_config("model: {input_channels: 64, latent_channels: 32}", "c").model.latent_channels, 32);
 }
 
+TEST(ConfigRules, OnlyARunMayLeaveTheVocabularyToItsData) {
+  Config config;
+  config.model.vocabulary = 0;
+  EXPECT_NO_THROW(validate(config));
+  EXPECT_THROW(validate(config.model), Error);
+  config.model.vocabulary = 3;
+  EXPECT_THROW(validate(config.model), Error);
+}
+
 TEST(ConfigRules, Data) {
   EXPECT_THAT(error_of({"data.type=copy", "model.vocabulary=258"}), HasSubstr("too small for bytes"));
   EXPECT_EQ(error_of({"data.copy_length=3000"}), "no error");

@@ -10,6 +10,8 @@
 #include <numeric>
 #include <vector>
 
+#include "base/processors.h"
+#include "base/worker_pool.h"
 #include "kernels/decode.h"
 #include "tests/support/cuda_fixture.h"
 
@@ -358,19 +360,23 @@ class DecodeReference {
     for (double& v : x) v = bf16_rounded(v);
   }
 
+  static WorkerPool& workers() {
+    static WorkerPool pool(available_processors());
+    return pool;
+  }
+
   static Row product(const DecodeLinear& linear, int64_t rows, Row x) {
     round(x);
     const auto columns = static_cast<int64_t>(x.size());
     Row y(static_cast<size_t>(rows));
     const Bits* bias = static_cast<const Bits*>(linear.bias);
-#pragma omp parallel for
-    for (int64_t r = 0; r < rows; ++r) {
+    workers().run(rows, [&](int64_t r) {
       const Bits* weight = static_cast<const Bits*>(linear.weight) + r * columns;
       double sum = bias != nullptr ? static_cast<double>(bf16_value(bias[r])) : 0;
       for (int64_t c = 0; c < columns; ++c)
         sum += static_cast<double>(bf16_value(weight[c])) * x[static_cast<size_t>(c)];
       y[static_cast<size_t>(r)] = sum;
-    }
+    });
     return y;
   }
 
@@ -426,8 +432,7 @@ class DecodeReference {
   static Row attend(const Row& q, int64_t rows, int64_t head_dim, const At& at) {
     const auto width = static_cast<int64_t>(q.size());
     Row out(static_cast<size_t>(width));
-#pragma omp parallel for
-    for (int64_t h = 0; h < width / head_dim; ++h) {
+    workers().run(width / head_dim, [&](int64_t h) {
       Row weight(static_cast<size_t>(rows));
       double largest = -INFINITY, sum = 0;
       for (int64_t r = 0; r < rows; ++r) {
@@ -441,7 +446,7 @@ class DecodeReference {
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = h * head_dim; c < (h + 1) * head_dim; ++c)
           out[static_cast<size_t>(c)] += weight[static_cast<size_t>(r)] / sum * at(r, width + c);
-    }
+    });
     return out;
   }
 
