@@ -137,6 +137,10 @@ void add_data_build(CLI::App& data, Globals& globals, Action& action) {
   command->callback([options, command, &action] {
     action = [options, command] { return run(*options, modality_options(*command)); };
   });
+  command->footer(R"(Examples:
+  perceiver data build --modality music --input midi/ --output shards/ --validation-fraction 0.1
+  perceiver data build --modality audio --input sounds/ --output shards/ --sample-rate 8000
+  perceiver data build --modality text --input books/ --output shards/ --validation-files '*_9.txt')");
 }
 
 }  // namespace perceiver::program

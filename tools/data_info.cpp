@@ -141,6 +141,9 @@ void add_data_info(CLI::App& data, Globals&, Action& action) {
       return 0;
     };
   });
+  command->footer(R"(Examples:
+  perceiver data info shards/
+  perceiver data info shards/ --quick --json)");
 }
 
 }  // namespace perceiver::program

@@ -92,6 +92,10 @@ void add_train(CLI::App& app, Globals& globals, Action& action) {
   command->add_flag("--resume", options->resume, "Continue the run in the folder");
   command->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
+  command->footer(R"(Examples:
+  perceiver train configs/quickstart.yaml --set data.train=book.txt --run runs/book
+  perceiver train configs/quickstart.yaml --set data.train=book.txt --run runs/book --resume
+  perceiver train configs/quickstart.yaml --set data.train=book.txt --set train.steps=5000)");
 }
 
 }  // namespace perceiver::program
