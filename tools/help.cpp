@@ -5,6 +5,7 @@
 #include "tools/command_line.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
+#include "tools/validators.h"
 
 namespace perceiver::program {
 

@@ -23,15 +23,14 @@ template <typename Value>
 CLI::Validator one_of(const std::map<std::string, Value>& values) {
   std::vector<std::string> words;
   for (const auto& [name, value] : values) words.push_back(name);
-  CLI::Validator validator = one_of(words);
-  const auto check = validator.get_operation();
+  const CLI::Validator known = one_of(words);
   return CLI::Validator(
-      [values, check](std::string& word) {
-        std::string error = check(word);
+      [values, known](std::string& word) {
+        std::string error = known(word);
         if (error.empty()) word = std::to_string(static_cast<int64_t>(values.at(word)));
         return error;
       },
-      validator.get_description());
+      known.get_description());
 }
 
 /// Whole numbers of at least `lowest`.

@@ -27,8 +27,8 @@ works forced "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4
 complains 1 "no token can be chosen" timeout 60 "$program" sample --checkpoint "$model" --prompt x --tokens 4 --logit-bias "$(seq 0 258 | sed 's/$/=-inf/' | paste -sd,)"
 works penalty "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4 --repetition-penalty 1.3 --stop-token 70,71
 works policies "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --policy exact,refill,stream --latents 8 --max-tokens 50; prints "stream"
-works bf16 "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --bf16-weights
-works bench-decode "$program" bench decode --checkpoint "$model" --batch 1,2 --tokens 4 --bf16-weights; prints '"fraction"'
+works bf16 "$program" --device cpu sample --checkpoint "$model" --prompt "To be" --tokens 8 --bf16-weights
+works bench-decode "$program" --device cpu bench decode --checkpoint "$model" --batch 1,2 --tokens 4 --bf16-weights; prints '"fraction"'
 works explain "$program" config --explain model; prints "model.latents"
 for config in "$source"/configs/*.yaml "$source"/configs/*/*.yaml; do works "$config" "$program" config "$config"; prints "context_length"; done
 works bench "$program" bench train --config "$source/configs/copy32.yaml" --set train.batch=2 --steps 2 --warmup 1; prints '"tflops"'

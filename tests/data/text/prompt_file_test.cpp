@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "support/user_error.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
