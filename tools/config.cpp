@@ -1,12 +1,11 @@
 // perceiver config: documents all keys, or prints a file's resolved configuration.
-#include <cstdio>
-
 #include "base/check.h"
 #include "config/explain.h"
 #include "config/load.h"
 #include "config/save.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
+#include "tools/output.h"
 
 namespace perceiver::program {
 
@@ -36,7 +35,7 @@ void add_config(CLI::App& app, Globals&, Action& action) {
         throw_usage("--set changes a configuration and says nothing with --explain");
       const std::string text = options->explain ? explain_config(options->file)
                                                 : to_yaml(load_config(options->file, options->set));
-      std::fputs(text.c_str(), stdout);
+      print_now(text);
       return 0;
     };
   });

@@ -21,7 +21,7 @@ OptionWords words_of(const CLI::Option& option) {
   words.description = option.get_description();
   words.takes_value = option.get_items_expected_max() > 0;
   const std::string type = option.get_type_name();
-  words.takes_path = type.starts_with(kPath);
+  words.takes_path = type.starts_with(kPath) || type == "TEXT";  // which may be a path: offer files
   words.takes_key = type.starts_with(kKeyValue);
   words.choices = choices_in(type);
   return words;
@@ -30,8 +30,8 @@ OptionWords words_of(const CLI::Option& option) {
 }  // namespace
 
 std::string help_text(const CLI::App& command) {
-  const CLI::App* parent = command.get_parent();
-  return command.help(parent == nullptr ? "" : full_name(*parent));
+  // Not App::help(): that is about the subcommand that was parsed, here `help` itself.
+  return command.get_formatter()->make_help(&command, full_name(command), CLI::AppFormatMode::Normal);
 }
 
 std::vector<OptionWords> option_words(const CLI::App& command) {

@@ -1,10 +1,9 @@
 // perceiver help: the same as --help, for any subcommand; the manual page.
-#include <cstdio>
-
 #include "base/check.h"
 #include "tools/command_line.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
+#include "tools/output.h"
 #include "tools/validators.h"
 
 namespace perceiver::program {
@@ -16,8 +15,8 @@ void add_help(CLI::App& app, Globals&, Action& action) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("help", "Explain a command");
-  command->add_option("command", options->words,
-                      "Command, e.g. sample or data build (default: all in short)");
+  command->add_option("command", options->words, "Command, e.g. sample or data build (default: all in short)")
+      ->type_name("COMMAND");
   command->add_flag("--man", options->man, "Print the manual page of the whole program (roff)");
   command->footer(R"(Examples:
   perceiver help sample
@@ -28,7 +27,7 @@ void add_help(CLI::App& app, Globals&, Action& action) {
       if (options->man && !options->words.empty())
         throw_usage("--man is the page of all commands; name none");
       const std::string text = options->man ? man_page(app) : help_text(find_command(app, options->words));
-      std::fputs(text.c_str(), stdout);
+      print_now(text);
       return 0;
     };
   });
@@ -50,7 +49,7 @@ void add_completion(CLI::App& app, Globals&, Action& action) {
       const std::string text = *shell == "bash"  ? bash_completion(app)
                                : *shell == "zsh" ? zsh_completion(app)
                                                  : fish_completion(app);
-      std::fputs(text.c_str(), stdout);
+      print_now(text);
       return 0;
     };
   });

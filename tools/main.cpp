@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <exception>
+#include <sstream>
 #include <string>
 
 #include "base/text.h"
@@ -51,6 +52,14 @@ void add_commands(CLI::App& app, Globals& globals, Action& action) {
   check_numbers(app);
 }
 
+/// What --help or --version ask for.
+int show_help(const CLI::App& app, const CLI::ParseError& error) {
+  std::ostringstream text;
+  app.exit(error, text, text);
+  print_now(text.str());
+  return 0;
+}
+
 int run(const CLI::App& app, const Action& action) {
   try {
     return finish(action());
@@ -78,7 +87,7 @@ int parse_and_run(int argc, char** argv) {
     (void)find_command(app, std::vector<std::string>(argv + 1, argv + argc));
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return finish(app.exit(error));
+    if (error.get_exit_code() == 0) return show_help(app, error);
     return report(explain(app, error) + help_hint(innermost(app)), kUserError);
   }
   configure_log(globals.log);

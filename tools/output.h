@@ -15,7 +15,7 @@ struct ReaderGone : std::runtime_error {
 void print_now(std::string_view text);
 
 /// Puts what was printed to stdout where it belongs. Throws `failure` if any of it could not be written, or
-/// ReaderGone.
-void flush_output();
+/// ReaderGone. `reason` is the errno of a write that has failed already, 0 if it is not known.
+void flush_output(int reason = 0);
 
 }  // namespace perceiver::program

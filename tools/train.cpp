@@ -8,6 +8,7 @@
 
 #include "config/load.h"
 #include "tools/commands.h"
+#include "tools/describe.h"
 #include "train/progress.h"
 #include "train/trainer.h"
 
@@ -87,7 +88,9 @@ void add_train(CLI::App& app, Globals& globals, Action& action) {
       app.add_subcommand("train", "Train a model from a configuration and print its last checkpoint");
   command->add_option("config", options->config, "Configuration (YAML; see perceiver config --explain)")
       ->required();
-  command->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
+  command->add_option("--set", options->set, "Override a key: section.key=value")
+      ->take_all()
+      ->type_name(kKeyValue);
   command->add_option("--run", options->run, "Run folder (default: runs/<name of the configuration>)");
   command->add_flag("--resume", options->resume, "Continue the run in the folder");
   command->callback(

@@ -1,5 +1,6 @@
 #include "tools/validators.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <functional>
@@ -50,8 +51,12 @@ CLI::Validator number_check(std::function<bool(double)> allowed, std::string exp
 }  // namespace
 
 std::string unknown_word(std::string_view word, const std::vector<std::string_view>& choices) {
-  return fmt::format("{} is unknown; did you mean '{}'? The choices: {}", quote(word),
-                     choices[nearest_word(word, choices)], fmt::join(choices, ", "));
+  const auto longer = std::find_if(choices.begin(), choices.end(), [&](std::string_view each) {
+    return !word.empty() && each.starts_with(word);
+  });
+  const std::string_view nearest = longer != choices.end() ? *longer : choices[nearest_word(word, choices)];
+  return fmt::format("{} is unknown; did you mean '{}'? The choices: {}", quote(word), nearest,
+                     fmt::join(choices, ", "));
 }
 
 CLI::Validator one_of(std::vector<std::string> words) {

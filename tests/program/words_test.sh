@@ -78,6 +78,8 @@ if [ -w /dev/full ]; then
   # A stream stops at its first token: a million would take minutes.
   timeout 60 "$program" sample "$model" --tokens 1000000 > /dev/full 2> "$work/err"; [ $? -eq 1 ] || fail "a stream into /dev/full goes on"
 fi
+"$program" info "$model" >&- 2> "$work/err"; [ $? -eq 1 ] || fail "info with stdout closed: exit code is not 1"
+grep -q "cannot write to stdout: Bad file descriptor" "$work/err" || fail "stdout closed: $(cat "$work/err")"
 timeout 60 "$program" sample "$model" --tokens 1000000 --ignore-eos 2> "$work/err" | head -c 1 > /dev/null; [ -s "$work/err" ] && fail "a closed pipe: $(cat "$work/err")"
 
 # Completion: the functions offer what the parser knows.
