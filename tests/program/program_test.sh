@@ -125,7 +125,7 @@ refuses 2 "stop token 999" "$program" sample --checkpoint "$model" --stop-token 
 refuses 2 "ID=VALUE" "$program" sample --checkpoint "$model" --logit-bias 5:1
 refuses 2 "stop string" "$program" sample --checkpoint "$model" --stop ""
 refuses 2 "cannot open.*none.txt" "$program" sample --checkpoint "$model" --prompts-file "$work/none.txt"
-refuses 2 "policy 'best'" "$program" eval --checkpoint "$model" --policy best
+refuses 2 "policy: 'best' is unknown" "$program" eval --checkpoint "$model" --policy best
 refuses 2 "either --config or --checkpoint" "$program" bench decode
 refuses 2 "validation" "$program" eval --checkpoint "$model" --split valid
 head -c 1000 "$model" > "$work/cut.safetensors"
