@@ -11,6 +11,8 @@
 #include "config/load.h"
 #include "model/precision.h"
 #include "tools/commands.h"
+#include "tools/describe.h"
+#include "tools/validators.h"
 #include "train/learner.h"
 
 namespace perceiver::program {
@@ -102,15 +104,21 @@ void add_bench(CLI::App& app, Globals& globals, Action& action) {
   auto options = std::make_shared<BenchCommand>();
   CLI::App* bench = app.add_subcommand("bench", "Measure performance on this machine");
   bench->require_subcommand(1);
+  bench->footer(R"(Examples:
+  perceiver bench train --config configs/quickstart.yaml
+  perceiver bench decode --checkpoint runs/book)");
   CLI::App* train = bench->add_subcommand("train", "Report training throughput on random tokens, as JSON");
-  train->add_option("--config", options->config, "Configuration (YAML)")->required();
-  train->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
-  train->add_option("--steps", options->steps, "Timed steps")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  train->add_option("--config", options->config, "Configuration (YAML)")->type_name(kPath)->required();
+  train->add_option("--set", options->set, "Override a key: section.key=value")
+      ->take_all()
+      ->type_name(kKeyValue);
+  train->add_option("--steps", options->steps, "Timed steps")->check(at_least(1))->capture_default_str();
   train->add_option("--warmup", options->warmup, "Untimed steps before them")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->capture_default_str();
+  train->footer(R"(Examples:
+  perceiver bench train --config configs/quickstart.yaml
+  perceiver bench train --config configs/quickstart.yaml --set train.batch=8 --steps 20)");
   train->callback([options, &globals, &action] {
     action = [options, &globals] { return run_train(*options, globals); };
   });

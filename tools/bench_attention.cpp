@@ -12,7 +12,9 @@
 #include "kernels/attention.h"
 #include "model/precision.h"
 #include "tools/commands.h"
+#include "tools/describe.h"
 #include "tools/timing.h"
+#include "tools/validators.h"
 
 #ifdef PERCEIVER_CUDA
 #include "kernels/cuda/attention/choice.h"
@@ -219,23 +221,26 @@ void add_bench_attention(CLI::App& bench, Globals& globals, Action& action) {
           "docs/benchmarks)")
       ->delimiter(',')
       ->expected(5)
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   attention
       ->add_option(
           "--kernel", options->kernel,
           "On a GPU: automatic, reference, portable, hopper, or cudnn (NVIDIA's library, where installed)")
-      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kKernels), std::end(kKernels))))
+      ->check(one_of(std::vector<std::string>(std::begin(kKernels), std::end(kKernels))))
       ->capture_default_str();
   attention
       ->add_option("--mask", options->mask,
                    "causal (queries are the last positions and see no later key) or none (all keys)")
-      ->check(CLI::IsMember({"causal", "none"}))
+      ->check(one_of({"causal", "none"}))
       ->capture_default_str();
   attention->add_option("--precision", options->precision, "auto, bfloat16, float32 or float64")
       ->capture_default_str();
   attention->add_option("--repeats", options->repeats, "Timed samples")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
+  attention->footer(R"(Examples:
+  perceiver bench attention
+  perceiver bench attention --shape 4,16,1024,32768,128 --precision float32)");
   attention->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }

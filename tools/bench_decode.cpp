@@ -14,6 +14,8 @@
 #include "generate/generate.h"
 #include "model/precision.h"
 #include "tools/commands.h"
+#include "tools/describe.h"
+#include "tools/validators.h"
 
 namespace perceiver::program {
 namespace {
@@ -63,6 +65,8 @@ std::unique_ptr<PerceiverAR> open_model(const DecodeCommand& options, const Glob
   const DType type = apply_precision(config.train.precision, *context);
   auto model = std::make_unique<PerceiverAR>(config.model, context, type);
   model->parameters().initialize(config.train.seed);
+  if (options.bf16_weights && context->is_cuda())
+    throw_usage("--bf16-weights is for the CPU; leave it out, or add --device cpu");
   if (options.bf16_weights) model->round_weights_to_bf16();
   return model;
 }
@@ -151,6 +155,7 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const DecodeCommand& op
   if (engine_options.policy == GenerationPolicy::automatic) engine_options.policy = GenerationPolicy::stream;
   context.reset_peak();
   Engine engine(model, engine_options);
+  check_refill(options.engine, engine.options());
   const int64_t length =
       options.context > 0 ? std::min(options.context, config.context_length) : config.context_length;
   fill(engine, 1, length);  // warms up
@@ -194,7 +199,9 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const DecodeCommand& op
 
 int run(const DecodeCommand& options, const Globals& globals) {
   if (options.config.empty() == options.checkpoint.empty())
-    throw_user("bench decode needs either --config or --checkpoint");
+    throw_usage("bench decode needs either --config or --checkpoint");
+  if (!options.set.empty() && options.config.empty())
+    throw_usage("--set changes a configuration and cannot be combined with --checkpoint");
   const std::unique_ptr<PerceiverAR> model = open_model(options, globals);
   DeviceContext& context = model->context();
   const double bandwidth = context.is_cuda() ? kGpuBandwidth : read_bandwidth(context.workers());
@@ -220,18 +227,21 @@ void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
   auto options = std::make_shared<DecodeCommand>();
   CLI::App* decode =
       bench.add_subcommand("decode", "Report decoding throughput and achieved memory bandwidth, as JSON");
-  decode->add_option("--config", options->config, "Configuration (YAML); random weights");
-  decode->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
-  decode->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file");
+  decode->add_option("--config", options->config, "Configuration (YAML); random weights")->type_name(kPath);
+  decode->add_option("--set", options->set, "Override a key: section.key=value")
+      ->take_all()
+      ->type_name(kKeyValue);
+  decode->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
+      ->type_name(kPath);
   decode->add_option("--context", options->context, "Prompt length in tokens (0 = the model's context)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->capture_default_str();
   decode->add_option("--batch", options->batches, "Batch size, or a list such as 1,8,64")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   decode->add_option("--tokens", options->tokens, "Timed tokens per sequence")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
   decode->add_flag("--bf16-weights", options->bf16_weights, "CPU: round weights to bfloat16");
   const std::map<std::string, ContextProjection> kept{{"auto", ContextProjection::automatic},
@@ -242,9 +252,12 @@ void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
           "--context-as", options->engine.context,
           "Storage of the context: tokens (with a table of keys and values), keys (and values), or auto (the "
           "faster)")
-      ->transform(CLI::CheckedTransformer(kept))
+      ->transform(one_of(kept))
       ->default_str("auto");
   add_policy(*decode, options->engine);
+  decode->footer(R"(Examples:
+  perceiver bench decode --checkpoint runs/book --batch 1,8
+  perceiver bench decode --config configs/quickstart.yaml --tokens 100 --policy refill)");
   decode->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }

@@ -9,7 +9,9 @@
 #include "model/positions.h"
 #include "model/precision.h"
 #include "tools/commands.h"
+#include "tools/describe.h"
 #include "tools/timing.h"
+#include "tools/validators.h"
 
 namespace perceiver::program {
 namespace {
@@ -222,8 +224,10 @@ void add_bench_projection(CLI::App& bench, Globals& globals, Action& action) {
       "Time the gather of keys and values from projected tables and its backward (segment sums, including "
       "the sort of ids) against one read of dK and dV; one JSON line per shape");
   command->add_option("--repeats", options->repeats, "Timed samples")
-      ->check(CLI::PositiveNumber)
+      ->check(at_least(1))
       ->capture_default_str();
+  command->footer(R"(Examples:
+  perceiver bench projection --repeats 20)");
   command->callback([options, &globals, &action] {
     action = [options, &globals] {
       const auto context =

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "data/dataset.h"
 #include "generate/engine.h"
 #include "model/model_file.h"
@@ -23,6 +24,15 @@ struct Globals {
   std::string device;  ///< "auto", "cpu" or "cuda"; empty: that of the configuration, else auto
 };
 
+/// A mistake in the command line, found after it was parsed; the message is followed by where help is.
+struct UsageError : Error {
+  explicit UsageError(const std::string& message) : Error(ErrorKind::user, message) {}
+};
+template <typename... Args>
+[[noreturn]] void throw_usage(fmt::format_string<Args...> format, Args&&... args) {
+  throw UsageError(fmt::format(format, std::forward<Args>(args)...));
+}
+
 /// The function to call once the command line has been parsed.
 using Action = std::function<int()>;
 void add_bench(CLI::App& app, Globals& globals, Action& action);
@@ -32,13 +42,21 @@ void add_bench_attention(CLI::App& bench, Globals& globals, Action& action);
 void add_bench_projection(CLI::App& bench, Globals& globals, Action& action);
 /// Adds `bench decode`.
 void add_bench_decode(CLI::App& bench, Globals& globals, Action& action);
+void add_completion(CLI::App& app, Globals& globals, Action& action);
 void add_config(CLI::App& app, Globals& globals, Action& action);
 void add_data(CLI::App& app, Globals& globals, Action& action);
 void add_eval(CLI::App& app, Globals& globals, Action& action);
+void add_help(CLI::App& app, Globals& globals, Action& action);
 void add_import(CLI::App& app, Globals& globals, Action& action);
 void add_info(CLI::App& app, Globals& globals, Action& action);
 void add_sample(CLI::App& app, Globals& globals, Action& action);
 void add_train(CLI::App& app, Globals& globals, Action& action);
+
+/// Adds the checkpoint, which can be given as an argument or with --checkpoint.
+CLI::Option* add_checkpoint(CLI::App& command, std::string& checkpoint);
+/// The model file of a run folder, checkpoint folder or model file. Throws `user` for anything else, saying
+/// what it is.
+std::string find_checkpoint(const std::string& path);
 
 /// Adds the options for what generation does once latents or context are full.
 void add_policy(CLI::App& command, EngineOptions& engine);
@@ -46,6 +64,9 @@ void add_policy(CLI::App& command, EngineOptions& engine);
 /// Loads the model of a run folder, checkpoint folder or model file onto the requested device. `bf16_weights`
 /// rounds its weights (PerceiverAR::round_weights_to_bf16).
 LoadedModel open_checkpoint(const std::string& path, const Globals& globals, bool bf16_weights = false);
+
+/// Throws UsageError if --refill was given but generation does not refill.
+void check_refill(const EngineOptions& given, const EngineOptions& resolved);
 
 /// The configuration of the run that made a model, with overrides; if the file has none, defaults with the
 /// model's own section.

@@ -8,12 +8,19 @@
 namespace perceiver::program {
 
 LoadedModel open_checkpoint(const std::string& path, const Globals& globals, bool bf16_weights) {
-  const std::string file = find_model_file(path).string();
+  const std::string file = find_checkpoint(path);
   auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
   const DType type = apply_precision(Precision::automatic, *context);
+  if (bf16_weights && context->is_cuda())
+    throw_usage("--bf16-weights is for the CPU; leave it out, or add --device cpu");
   LoadedModel loaded = load_model(file, std::move(context), type, globals.verify);
   if (bf16_weights) loaded.model->round_weights_to_bf16();
   return loaded;
+}
+
+void check_refill(const EngineOptions& given, const EngineOptions& resolved) {
+  if (given.refill != 0 && resolved.policy != GenerationPolicy::refill)
+    throw_usage("--refill {} needs --policy refill", given.refill);
 }
 
 Config run_config(const ModelMetadata& metadata, const std::vector<std::string>& overrides) {

@@ -53,6 +53,10 @@ void add_data(CLI::App& app, Globals& globals, Action& action) {
   for (const auto add :
        {add_data_build, add_data_info, add_data_modalities, add_data_roundtrip, add_data_tokenizer})
     add(*data, globals, action);
+  data->footer(R"(Examples:
+  perceiver data build --modality music --input midi/ --output shards/
+  perceiver data info shards/
+  perceiver help data build)");
 }
 
 }  // namespace perceiver::program

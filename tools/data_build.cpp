@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "base/check.h"
+#include "base/plural.h"
 #include "data/shards/shard_build.h"
 #include "data/shards/shard_inputs.h"
 #include "tools/data.h"
@@ -63,10 +64,9 @@ void print_summary(const BuildCommand& options, const ShardSummary& summary, con
               static_cast<long long>(summary.vocabulary));
   for (int i = 0; i < split_count; ++i) {
     const SplitCounts& c = summary.splits[static_cast<size_t>(i)];
-    std::printf("  %-10s %6lld shards %9lld documents %12lld tokens %12lld %ss\n",
-                std::string(split_name(static_cast<Split>(i))).c_str(), static_cast<long long>(c.shards),
-                static_cast<long long>(c.documents), static_cast<long long>(c.tokens),
-                static_cast<long long>(c.units), summary.unit.c_str());
+    fmt::print("  {:<10} {:>6} {:<6} {:>9} {:<9} {:>12} {:<6} {:>12} {}\n", split_name(static_cast<Split>(i)),
+               c.shards, plural(c.shards, "shard"), c.documents, plural(c.documents, "document"), c.tokens,
+               plural(c.tokens, "token"), c.units, plural(c.units, summary.unit));
   }
   const double seconds = progress.seconds();
   const EncodeCounts& total = progress.total();
@@ -75,10 +75,11 @@ void print_summary(const BuildCommand& options, const ShardSummary& summary, con
               per_second(static_cast<double>(total.bytes) / 1e6, seconds),
               per_second(static_cast<double>(total.tokens) / 1e6, seconds));
   if (progress.reused() > 0)
-    std::printf("  %lld shards were already finished\n", static_cast<long long>(progress.reused()));
+    fmt::print("  {} {} already finished\n", counted(progress.reused(), "shard"),
+               progress.reused() == 1 ? "was" : "were");
   if (summary.skipped.empty()) return;
-  std::printf("  %zu files skipped (all in %s/%s):\n", summary.skipped.size(), options.output.c_str(),
-              summary_file_name);
+  fmt::print("  {} skipped (all in {}/{}):\n", counted(summary.skipped.size(), "file"), options.output,
+             summary_file_name);
   for (size_t i = 0; i < std::min(kSkippedShown, summary.skipped.size()); ++i)
     std::printf("    %s: %s\n", summary.skipped[i].path.c_str(), summary.skipped[i].remark.c_str());
 }
@@ -137,6 +138,10 @@ void add_data_build(CLI::App& data, Globals& globals, Action& action) {
   command->callback([options, command, &action] {
     action = [options, command] { return run(*options, modality_options(*command)); };
   });
+  command->footer(R"(Examples:
+  perceiver data build --modality music --input midi/ --output shards/ --validation-fraction 0.1
+  perceiver data build --modality audio --input sounds/ --output shards/ --sample-rate 8000
+  perceiver data build --modality text --input books/ --output shards/ --validation-files '*_9.txt')");
 }
 
 }  // namespace perceiver::program

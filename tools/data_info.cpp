@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/plural.h"
 #include "base/text.h"
 #include "data/shards/shard_file.h"
 #include "data/shards/shard_summary.h"
@@ -109,15 +110,13 @@ void print_text(const Info& info, const InfoCommand& options) {
   std::printf("  modality    %s, tokenizer %s\n", d.modality.c_str(), first_line(d.tokenizer).c_str());
   std::printf("  vocabulary  %lld ids; scored per %s; documents %s\n", static_cast<long long>(d.vocabulary),
               d.unit.c_str(), d.ends ? "end with EOS" : "have no end token");
-  std::printf("  positions   %lld axes%s\n", static_cast<long long>(d.axes),
+  std::printf("  positions   %lld %s%s\n", static_cast<long long>(d.axes), d.axes == 1 ? "axis" : "axes",
               d.positions == PositionKind::counted ? ", counted from the start of a row" : "");
   std::printf("  model       %s\n", model_keys(d).dump().c_str());
   for (int i = 0; i < split_count; ++i) {
     const SplitCounts& c = info.splits[static_cast<size_t>(i)];
-    std::printf("  %-11s %lld shards, %lld documents, %lld tokens, %lld %ss\n",
-                std::string(split_name(static_cast<Split>(i))).c_str(), static_cast<long long>(c.shards),
-                static_cast<long long>(c.documents), static_cast<long long>(c.tokens),
-                static_cast<long long>(c.units), d.unit.c_str());
+    fmt::print("  {:<11} {}, {}, {}, {}\n", split_name(static_cast<Split>(i)), counted(c.shards, "shard"),
+               counted(c.documents, "document"), counted(c.tokens, "token"), counted(c.units, d.unit));
   }
   std::printf("  size        %lld bytes; %s\n", static_cast<long long>(info.bytes),
               options.quick ? "checksums not verified" : "all checksums, ids and positions are valid");
@@ -141,6 +140,9 @@ void add_data_info(CLI::App& data, Globals&, Action& action) {
       return 0;
     };
   });
+  command->footer(R"(Examples:
+  perceiver data info shards/
+  perceiver data info shards/ --quick --json)");
 }
 
 }  // namespace perceiver::program

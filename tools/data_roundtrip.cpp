@@ -57,6 +57,9 @@ void add_data_roundtrip(CLI::App& data, Globals& globals, Action& action) {
   command->callback([options, command, &action] {
     action = [options, command] { return run(*options, modality_options(*command)); };
   });
+  command->footer(R"(Examples:
+  perceiver data roundtrip tune.mid
+  perceiver data roundtrip photo.jpg --size 32 --out small.png)");
 }
 
 }  // namespace perceiver::program

@@ -66,6 +66,8 @@ void add_data_tokenizer(CLI::App& data, Globals&, Action& action) {
       ->check(CLI::Range(1, 128))
       ->capture_default_str();
   command->callback([options, &action] { action = [options] { return run(*options); }; });
+  command->footer(R"(Examples:
+  perceiver data tokenizer --input books/ --output books.model --pieces 4096)");
 }
 
 }  // namespace perceiver::program

@@ -4,11 +4,14 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/plural.h"
 #include "base/text.h"
 #include "eval/evaluator.h"
 #include "eval/policy_evaluator.h"
 #include "generate/generate.h"
 #include "tools/commands.h"
+#include "tools/describe.h"
+#include "tools/validators.h"
 
 namespace perceiver::program {
 namespace {
@@ -24,9 +27,17 @@ struct EvalCommand {
 };
 
 Split split_of(const std::string& name) {
-  for (const Split split : {Split::train, Split::validation, Split::test})
+  for (const Split split : {Split::train, Split::validation})
     if (name == split_name(split)) return split;
-  throw_user("split '{}' is unknown; use train, validation or test", name);
+  return Split::test;
+}
+
+/// The model is the checkpoint's, and how it is scored is said by options: only the data can be another.
+void check_overrides(const std::vector<std::string>& overrides) {
+  for (const std::string& each : overrides)
+    if (!each.starts_with("data."))
+      throw_usage("--set {} has no effect here: only data.* can be set, e.g. data.validation=other.txt",
+                  each);
 }
 
 nlohmann::ordered_json as_json(const EvaluationResult& r) {
@@ -55,25 +66,22 @@ nlohmann::ordered_json as_json(const EvaluationResult& r) {
 }
 
 void print_text(const EvaluationResult& r) {
-  std::printf("%lld documents, %lld tokens, %lld %ss; %lld latents, stride %lld\n",
-              static_cast<long long>(r.documents), static_cast<long long>(r.tokens),
-              static_cast<long long>(r.units), r.unit.c_str(), static_cast<long long>(r.latents),
-              static_cast<long long>(r.stride));
+  fmt::print("{}, {}, {}; {}, stride {}\n", counted(r.documents, "document"), counted(r.tokens, "token"),
+             counted(r.units, r.unit), counted(r.latents, "latent"), r.stride);
   std::printf("  nats per token   %8.4f    nats per %-6s %8.4f\n", r.nats_per_token(), r.unit.c_str(),
               r.nats_per_unit());
   std::printf("  bits per token   %8.4f    bits per %-6s %8.4f\n", r.bits_per_token(), r.unit.c_str(),
               r.bits_per_unit());
   std::printf("  perplexity       %8.4f    accuracy        %8.4f\n", r.perplexity(), r.accuracy());
   if (r.words > 0)
-    std::printf("  word perplexity  %8.2f    (%lld words)\n", r.word_perplexity(),
-                static_cast<long long>(r.words));
+    std::printf("  word perplexity  %8.2f    (%s)\n", r.word_perplexity(), counted(r.words, "word").c_str());
   std::printf("  tokens per second %.0f\n  nats per token by position in the document:\n",
               r.tokens_per_second());
   for (size_t i = 0; i < r.buckets.size(); ++i)
     if (r.buckets[i].tokens > 0)
-      std::printf("    %-16s %8.4f  (%lld tokens)\n", position_bucket_name(static_cast<int64_t>(i)).c_str(),
+      std::printf("    %-16s %8.4f  (%s)\n", position_bucket_name(static_cast<int64_t>(i)).c_str(),
                   r.buckets[i].nats / static_cast<double>(r.buckets[i].tokens),
-                  static_cast<long long>(r.buckets[i].tokens));
+                  counted(r.buckets[i].tokens, "token").c_str());
 }
 
 void print_table(const std::vector<EvaluationResult>& results) {
@@ -105,11 +113,20 @@ std::vector<GenerationPolicy> policies_of(const std::string& list) {
     const std::string name = list.substr(begin, end - begin);
     const auto found = std::find_if(std::begin(kPolicies), std::end(kPolicies),
                                     [&](const auto& each) { return each.first == name; });
-    if (found == std::end(kPolicies)) throw_user("policy '{}' is unknown; use exact, refill or stream", name);
+    if (found == std::end(kPolicies))
+      throw_usage("--policy: {}", unknown_word(name, {"exact", "refill", "stream"}));
     policies.push_back(found->second);
     begin = end + 1;
   }
   return policies;
+}
+
+void check_policies(const EvalCommand& options) {
+  const std::vector<GenerationPolicy> policies = policies_of(options.policies);
+  if (options.refill != 0 && std::count(policies.begin(), policies.end(), GenerationPolicy::refill) == 0)
+    throw_usage("--refill {} needs --policy refill", options.refill);
+  if (options.evaluation.stride != 0)
+    throw_usage("--policy scores token by token and cannot be combined with --stride");
 }
 
 const char* name_of(GenerationPolicy policy) {
@@ -120,8 +137,6 @@ const char* name_of(GenerationPolicy policy) {
 
 /// Scores as generation would, with each policy.
 int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Dataset& data, Split split) {
-  if (options.evaluation.stride != 0)
-    throw_user("--policy scores token by token and cannot be combined with --stride");
   nlohmann::ordered_json out = nlohmann::ordered_json::array();
   const auto lengths = options.latents.empty() ? std::vector<int64_t>{0} : options.latents;
   if (!options.json)
@@ -151,9 +166,10 @@ int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Da
 }
 
 int run(const EvalCommand& options, const Globals& globals) {
-  if (!options.policies.empty()) (void)policies_of(options.policies);
+  check_overrides(options.set);
   if (options.policies.empty() && (options.refill != 0 || options.max_tokens != 0))
-    throw_user("--refill and --max-tokens need --policy");
+    throw_usage("--refill and --max-tokens need --policy");
+  if (!options.policies.empty()) check_policies(options);
   const Split split = split_of(options.split);
   const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
   const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
@@ -183,36 +199,44 @@ void add_eval(CLI::App& app, Globals& globals, Action& action) {
   auto options = std::make_shared<EvalCommand>();
   CLI::App* command =
       app.add_subcommand("eval", "Report likelihood and accuracy on a split, scoring each token once");
-  command->add_option("--checkpoint", options->checkpoint, "Run folder, checkpoint folder or model file")
-      ->required();
-  command->add_option("--split", options->split, "train, validation or test")->capture_default_str();
+  add_checkpoint(*command, options->checkpoint)->required();
+  command->add_option("--split", options->split, "Split to score")
+      ->check(one_of({"train", "validation", "test"}))
+      ->capture_default_str();
   command
       ->add_option("--stride", options->evaluation.stride,
                    "Targets per window (default: latents; 1 = exact sliding window)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command
       ->add_option("--latents", options->latents,
                    "Latents, or a list such as 64,128,256 for a table (default: the model's)")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber);
-  command->add_option("--max-documents", options->evaluation.max_documents, "Score only this many documents")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--batch", options->evaluation.batch, "Windows per batch")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+      ->check(at_least(1));
   command
-      ->add_option("--set", options->set, "Override the run's configuration, e.g. data.validation=other.txt")
-      ->take_all();
+      ->add_option("--max-documents", options->evaluation.max_documents,
+                   "Score only this many documents (0 = all)")
+      ->check(at_least(0));
+  command->add_option("--batch", options->evaluation.batch, "Windows per batch")
+      ->check(at_least(1))
+      ->capture_default_str();
+  command->add_option("--set", options->set, "Override the run's data.* keys, e.g. data.validation=other.txt")
+      ->take_all()
+      ->type_name(kKeyValue);
   command->add_option(
       "--policy", options->policies,
       "Score as generation with this policy would: exact, refill or stream, or a list for a table");
   command->add_option("--refill", options->refill, "With --policy: latents that refill recomputes (0 = half)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command
       ->add_option("--max-tokens", options->max_tokens,
-                   "With --policy: score at most this many tokens per document")
-      ->check(CLI::NonNegativeNumber);
+                   "With --policy: score at most this many tokens per document (0 = all)")
+      ->check(at_least(0));
   command->add_flag("--json", options->json, "Print JSON");
+  command->footer(R"(Examples:
+  perceiver eval runs/book --split validation
+  perceiver eval runs/book --latents 64,128,256
+  perceiver eval runs/book --set data.validation=other.txt --json
+  perceiver eval runs/book --policy exact,refill,stream --max-tokens 2000)");
   command->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }

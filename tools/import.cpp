@@ -2,8 +2,11 @@
 #include <cstdio>
 
 #include "base/check.h"
+#include "base/plural.h"
 #include "model/import_official.h"
 #include "tools/commands.h"
+#include "tools/describe.h"
+#include "tools/validators.h"
 
 namespace perceiver::program {
 
@@ -15,12 +18,15 @@ void add_import(CLI::App& app, Globals& globals, Action& action) {
   CLI::App* command = app.add_subcommand("import", "Convert weights of the authors' code to a model file");
   command
       ->add_option("--from", options->from, "Source: official (google-research/perceiver-ar as safetensors)")
-      ->check(CLI::IsMember({"official"}));
+      ->check(one_of({"official"}));
   command
       ->add_option("file", options->file,
                    "Safetensors file with tensors param/<module>/<name> and the metadata entry 'config'")
+      ->type_name(kPath)
       ->required();
-  command->add_option("--out", options->out, "Model file to write")->required();
+  command->add_option("--out", options->out, "Model file to write")->type_name(kPath)->required();
+  command->footer(R"(Examples:
+  perceiver import official.safetensors --out model.safetensors)");
   command->callback([options, &globals, &action] {
     action = [options, &globals] {
       const SafetensorsFile file = SafetensorsFile::open(options->file);
@@ -28,8 +34,8 @@ void add_import(CLI::App& app, Globals& globals, Action& action) {
       ModelMetadata metadata;
       metadata.model = model->config();
       save_model(options->out, *model, metadata);
-      std::printf("%s: %lld parameters\n", options->out.c_str(),
-                  static_cast<long long>(model->parameters().count()));
+      std::printf("%s: %s\n", options->out.c_str(),
+                  counted(model->parameters().count(), "parameter").c_str());
       return 0;
     };
   });

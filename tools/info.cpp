@@ -131,18 +131,22 @@ void add_info(CLI::App& app, Globals& globals, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "info", "Describe a checkpoint: configuration, parameters, tokenizer, cost of a training step");
-  command
-      ->add_option(
-          "checkpoint", options->checkpoint,
+  add_checkpoint(*command, options->checkpoint)
+      ->description(
           "Run folder, checkpoint folder, model file, or a configuration (YAML) for the cost of a step")
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
+  command->footer(R"(Examples:
+  perceiver info runs/book
+  perceiver info runs/book --json
+  perceiver info configs/quickstart.yaml)");
   command->callback([options, &globals, &action] {
     action = [options, &globals] {
       if (is_configuration(options->checkpoint))
         return print_configuration(options->checkpoint, options->json);
-      const std::string file = find_model_file(options->checkpoint).string();
-      const LoadedModel loaded = load_model(file, DeviceContext::cpu(globals.threads), DType::f32);
+      const std::string file = find_checkpoint(options->checkpoint);
+      const LoadedModel loaded =
+          load_model(file, DeviceContext::cpu(globals.threads), DType::f32, globals.verify);
       options->json ? print_json(loaded, file) : print_text(loaded, file);
       return 0;
     };

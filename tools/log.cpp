@@ -19,6 +19,7 @@
 
 #include "base/check.h"
 #include "base/edit_distance.h"
+#include "base/text.h"
 #include "tools/console.h"
 
 namespace perceiver::program {
@@ -47,6 +48,16 @@ std::vector<LineField>& progress_parts() {
   return fields;
 }
 
+/// Printable text whose lines stay lines.
+std::string printable_lines(std::string_view text) {
+  std::string result;
+  for (size_t end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
+    result += printable(text.substr(0, end)) + '\n';
+    text.remove_prefix(end + 1);
+  }
+  return result + printable(text);
+}
+
 /// Messages on stderr, or progress that is rewritten in place where that is a terminal.
 class ConsoleSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
@@ -57,7 +68,7 @@ class ConsoleSink final : public spdlog::sinks::base_sink<std::mutex> {
     const std::string_view text(message.payload.data(), message.payload.size());
     if (progress_ && !progress_parts().empty()) return console().progress(progress_parts());
     if (progress_) return console().progress(text);
-    console().line(fmt::format("{}{}", prefix(message.level), text));
+    console().line(prefix(message.level) + printable_lines(text));
   }
   void flush_() override {}
 

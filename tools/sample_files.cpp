@@ -5,24 +5,25 @@
 
 #include "base/check.h"
 #include "data/sample_files.h"
+#include "tools/describe.h"
+#include "tools/validators.h"
 
 namespace perceiver::program {
 void add_file_sampling(CLI::App& command, FileSampling& options) {
-  command.add_option("--out", options.out, "Write the samples to this file (.txt, .wav, .png, .mid or .npy)");
+  command.add_option("--out", options.out, "Write the samples to this file (.txt, .wav, .png, .mid or .npy)")
+      ->type_name(kPath);
   command
       .add_option("--prompt-seconds", options.prompt.seconds,
                   "Use this many seconds of --prompt-file (audio and music)")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command.add_option("--prompt-rows", options.prompt.rows, "Use this many rows of --prompt-file (images)")
-      ->check(CLI::PositiveNumber);
+      ->check(at_least(1));
   command.add_option("--prompt-tokens", options.prompt.tokens, "Use this many tokens of --prompt-file")
-      ->check(CLI::PositiveNumber);
-  command.add_option("--prompt-known", options.prompt.known,
-                     "Mask for --prompt-file (PNG): white where the image is known");
-}
-
-bool wants_files(const FileSampling& options, const ModelMetadata& metadata) {
-  return !options.out.empty() || (metadata.modality != "text" && metadata.modality != "copy");
+      ->check(at_least(1));
+  command
+      .add_option("--prompt-known", options.prompt.known,
+                  "Mask for --prompt-file (PNG): white where the image is known")
+      ->type_name(kPath);
 }
 
 EngineOptions BatchSampling::options_for(int64_t samples) const {
@@ -36,8 +37,8 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
                     const BatchSampling& batch) {
   const auto modality = modality_of_model(loaded.metadata.modality, loaded.metadata.tokenizer);
   if (options.out.empty())
-    throw_user("this model makes {}; use --out FILE{}", loaded.metadata.modality,
-               modality->outputs().front());
+    throw_usage("this model makes {}; use --out FILE{}", loaded.metadata.modality,
+                modality->outputs().front());
   check_output(*modality, options.out);
   Prompt prompt;
   if (!options.prompt_file.empty()) prompt = read_prompt(*modality, options.prompt_file, options.prompt);
@@ -51,6 +52,7 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
   std::vector<GenerationRequest> requests(static_cast<size_t>(batch.count), request);
   for (size_t i = 0; i < requests.size(); ++i) requests[i].sequence = static_cast<uint32_t>(i);
   Engine engine(*loaded.model, suited_options(batch.options_for(batch.count), loaded.metadata));
+  check_refill(batch.engine, engine.options());
   int64_t done = 0;
   const auto show = [&](int64_t sequence, const ChosenToken&, const std::string&) {
     if (sequence == 0) show_token_count(++done, plan.tokens);

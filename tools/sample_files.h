@@ -1,4 +1,4 @@
-// perceiver sample to files: audio, images, music, arrays, and text with --out.
+// perceiver sample to files: audio, images, music, arrays. (Text with --out goes the way of printed text.)
 #pragma once
 
 #include <string>
@@ -26,9 +26,6 @@ struct BatchSampling {
 
 /// Adds --out and the options that limit a prompt file.
 void add_file_sampling(CLI::App& command, FileSampling& options);
-
-/// Whether the command line or the model asks for files rather than printed text.
-bool wants_files(const FileSampling& options, const ModelMetadata& metadata);
 
 /// Generates as `request` says (except its prompt), writes the files and prints their names.
 int sample_to_files(const LoadedModel& loaded, const FileSampling& options, GenerationRequest request,

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "config/load.h"
 #include "tools/commands.h"
+#include "tools/describe.h"
 #include "train/progress.h"
 #include "train/trainer.h"
 
@@ -106,11 +107,17 @@ void add_train(CLI::App& app, Globals& globals, Action& action) {
       app.add_subcommand("train", "Train a model from a configuration and print its last checkpoint");
   command->add_option("config", options->config, "Configuration (YAML; see perceiver config --explain)")
       ->required();
-  command->add_option("--set", options->set, "Override a key: section.key=value")->take_all();
+  command->add_option("--set", options->set, "Override a key: section.key=value")
+      ->take_all()
+      ->type_name(kKeyValue);
   command->add_option("--run", options->run, "Run folder (default: runs/<name of the configuration>)");
   command->add_flag("--resume", options->resume, "Continue the run in the folder");
   command->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
+  command->footer(R"(Examples:
+  perceiver train configs/quickstart.yaml --set data.train=book.txt --run runs/book
+  perceiver train configs/quickstart.yaml --set data.train=book.txt --run runs/book --resume
+  perceiver train configs/quickstart.yaml --set data.train=book.txt --set train.steps=5000)");
 }
 
 }  // namespace perceiver::program

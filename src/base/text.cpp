@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "base/utf8.h"
@@ -11,17 +12,28 @@ namespace {
 
 constexpr size_t quoted_bytes = 60;
 
+/// Bytes of the character that the text begins with; 0 if it begins with none.
+size_t character_length(std::string_view text) {
+  Utf8State state;
+  for (size_t i = 0; i < text.size() && state.put(static_cast<uint8_t>(text[i])); ++i)
+    if (state.whole()) return i + 1;
+  return 0;
+}
+
 }  // namespace
 
 std::string printable(std::string_view text) {
   std::string result;
-  for (const char c : text) {
-    const auto byte = static_cast<uint8_t>(c);
-    if (byte < 0x20 || byte == 0x7F) {
-      result += fmt::format("\\x{:02x}", byte);
-    } else {
-      result += c;
-    }
+  while (!text.empty()) {
+    const size_t length = character_length(text);
+    const auto byte = static_cast<uint8_t>(text[0]);
+    const bool c1 = length == 2 && byte == 0xC2 && static_cast<uint8_t>(text[1]) < 0xA0;
+    const bool shown = length > 0 && byte >= 0x20 && byte != 0x7F && !c1;
+    const size_t taken = std::max<size_t>(1, length);
+    if (shown) result += text.substr(0, taken);
+    for (size_t i = 0; !shown && i < taken; ++i)
+      result += fmt::format("\\x{:02x}", static_cast<uint8_t>(text[i]));
+    text.remove_prefix(taken);
   }
   return result;
 }

@@ -12,7 +12,7 @@ bool is_utf8(std::string_view text);
 /// Length in bytes of the longest prefix that is well-formed UTF-8.
 size_t utf8_prefix(std::string_view text);
 
-/// The text on one line, with control characters as \xNN.
+/// The text on one line, with control characters and bytes that are not UTF-8 as \xNN.
 std::string printable(std::string_view text);
 
 /// The printable text in single quotes, cut off after 60 bytes.

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/edit_distance.h"
+#include "base/plural.h"
 #include "base/text.h"
 
 namespace perceiver {
@@ -94,8 +95,8 @@ std::string Modality::compare(const SourceFile& file) const {
     const std::string back = decode(document, outputs().front());
     const bool same =
         back.size() == file.bytes.size() && std::memcmp(back.data(), file.bytes.data(), back.size()) == 0;
-    report += fmt::format("{} tokens for {} {}s; decoded: {} bytes, {}\n", document.ids.size(),
-                          document.units, format().unit, back.size(),
+    report += fmt::format("{} for {}; decoded: {}, {}\n", counted(document.ids.size(), "token"),
+                          counted(document.units, format().unit), counted(back.size(), "byte"),
                           same ? "identical to the file" : fmt::format("the file has {}", file.bytes.size()));
   }
   return report;

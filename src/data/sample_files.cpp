@@ -38,13 +38,6 @@ std::vector<std::vector<float>> bias_rows(const SamplingMask& mask, int64_t firs
   return rows;
 }
 
-std::string numbered(const std::filesystem::path& path, size_t number) {
-  std::filesystem::path name = path.parent_path() / path.stem();
-  name += fmt::format("-{}", number);
-  name += path.extension();
-  return name.string();
-}
-
 }  // namespace
 
 std::unique_ptr<Modality> modality_of_model(const std::string& modality, const std::string& tokenizer) {
@@ -89,6 +82,14 @@ Prompt read_prompt(const Modality& modality, const std::string& path, const Prom
   return modality.prompt({path, content.bytes()}, options);
 }
 
+std::string numbered_file(const std::string& path, size_t number) {
+  const std::filesystem::path whole(path);
+  std::filesystem::path name = whole.parent_path() / whole.stem();
+  name += fmt::format("-{}", number);
+  name += whole.extension();
+  return name.string();
+}
+
 void check_output(const Modality& modality, const std::string& path) {
   const std::string ending = lower_case(std::filesystem::path(path).extension().string());
   const std::vector<std::string_view> known = modality.outputs();
@@ -121,7 +122,7 @@ std::vector<std::string> write_samples(const Modality& modality,
   }
   std::vector<std::string> written;
   for (size_t i = 0; i < samples.size(); ++i) {
-    written.push_back(samples.size() == 1 ? path : numbered(path, i + 1));
+    written.push_back(samples.size() == 1 ? path : numbered_file(path, i + 1));
     write_file_atomically(written.back(), modality.decode(samples[i], ending));
   }
   return written;

@@ -44,6 +44,9 @@ std::vector<std::string> write_samples(const Modality& modality,
                                        const std::vector<std::vector<int32_t>>& sequences,
                                        const std::vector<int32_t>& positions, const std::string& path);
 
+/// NAME-2.txt of NAME.txt: the name of one of several files.
+std::string numbered_file(const std::string& path, size_t number);
+
 /// Throws `user` unless the modality writes files with that extension. Call it before a long generation.
 void check_output(const Modality& modality, const std::string& path);
 

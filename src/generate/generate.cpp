@@ -11,10 +11,12 @@ namespace {
 class Queue {
  public:
   Queue(Engine& engine, const std::vector<GenerationRequest>& requests, const TokenCallback& callback,
-        const Tokenizer* tokenizer)
+        const Tokenizer* tokenizer, const FinishedCallback& finished)
       : engine_(engine),
         requests_(requests),
         callback_(callback),
+        finished_(finished),
+        announced_(requests.size(), false),
         slot_(static_cast<size_t>(engine.slots()), kFree),
         started_(static_cast<size_t>(engine.slots()), 0) {
     for (const GenerationRequest& request : requests) streams_.emplace_back(request, tokenizer);
@@ -34,6 +36,7 @@ class Queue {
       if (engine_.in_flight() >= engine_.depth()) take(engine_.collect());
     }
     while (engine_.in_flight() > 0) take(engine_.collect());
+    for (size_t i = 0; i < streams_.size(); ++i) announce(i);
     std::vector<Completion> completions;
     for (const CompletionStream& stream : streams_) completions.push_back(stream.completion());
     return completions;
@@ -61,7 +64,7 @@ class Queue {
   }
 
   void admit(size_t slot, size_t request) {
-    if (streams_[request].finished()) return;
+    if (streams_[request].finished()) return announce(request);
     const int64_t vocabulary = engine_.model().config().vocabulary;
     engine_.admit(static_cast<int64_t>(slot), sequence_of(requests_[request], vocabulary), request);
     slot_[slot] = static_cast<int64_t>(request);
@@ -81,6 +84,14 @@ class Queue {
     if (!engine_.ended(static_cast<int64_t>(slot))) return;
     streams_[request].limit(started_[slot], FinishReason::context);
     free(slot);
+    announce(request);
+  }
+
+  /// Tells that the request has ended, the first time.
+  void announce(size_t request) {
+    if (!finished_ || announced_[request] || !streams_[request].finished()) return;
+    announced_[request] = true;
+    finished_(static_cast<int64_t>(request), streams_[request].completion());
   }
 
   void free(size_t slot) {
@@ -96,6 +107,7 @@ class Queue {
       const std::string text = stream.put(token.token, token.log_probability);
       if (callback_ && !callback_(request, token, text)) stream.cancel();
       if (!stream.finished()) continue;
+      announce(token.tag);
       const auto slot = std::find(slot_.begin(), slot_.end(), request);
       if (slot != slot_.end()) free(static_cast<size_t>(slot - slot_.begin()));
     }
@@ -104,6 +116,8 @@ class Queue {
   Engine& engine_;
   const std::vector<GenerationRequest>& requests_;
   const TokenCallback& callback_;
+  const FinishedCallback& finished_;
+  std::vector<bool> announced_;
   std::vector<CompletionStream> streams_;
   std::vector<int64_t> slot_;     ///< the request in each slot
   std::vector<int64_t> started_;  ///< tokens started in each slot
@@ -113,9 +127,10 @@ class Queue {
 }  // namespace
 
 std::vector<Completion> generate(Engine& engine, const std::vector<GenerationRequest>& requests,
-                                 const TokenCallback& callback, const Tokenizer* tokenizer) {
+                                 const TokenCallback& callback, const Tokenizer* tokenizer,
+                                 const FinishedCallback& finished) {
   for (const GenerationRequest& request : requests) check_request(engine.model(), engine.options(), request);
-  return Queue(engine, requests, callback, tokenizer).run();
+  return Queue(engine, requests, callback, tokenizer, finished).run();
 }
 
 }  // namespace perceiver

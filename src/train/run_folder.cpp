@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "base/check.h"
+#include "base/plural.h"
 #include "io/atomic_folder.h"
 #include "io/temporary_name.h"
 #include "train/checkpoint.h"
@@ -49,9 +50,9 @@ void RunFolder::require_no_run() const {
   const std::vector<int64_t> steps = checkpoints_.steps();
   if (!steps.empty())
     throw_user(
-        "{} already holds a run of {} steps: continue it with --resume, or start the new run in another "
+        "{} already holds a run of {}: continue it with --resume, or start the new run in another "
         "folder",
-        name(), steps.back());
+        name(), counted(steps.back(), "step"));
   if (has_traces())
     throw_user(
         "{} already holds a run that saved no checkpoint: start it over with --resume, delete the folder, "

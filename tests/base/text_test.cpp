@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/plural.h"
 #include "config/schema.h"
 
 namespace perceiver {
@@ -19,6 +20,29 @@ TEST(Text, QuotesStayShortAndOnOneLine) {
   EXPECT_EQ(quote("a\nb\x1b"), "'a\\x0ab\\x1b'");
   EXPECT_EQ(quote(std::string(100, 'x')), "'" + std::string(60, 'x') + "...'");
   EXPECT_TRUE(is_utf8(quote(std::string(59, 'x') + "日本")));
+}
+
+TEST(Text, NothingThatCouldDriveATerminalIsPrintable) {
+  EXPECT_EQ(printable("caf\xc3\xa9\t\x7f"), "caf\xc3\xa9\\x09\\x7f");
+  EXPECT_EQ(printable("\xc2\x9b"
+                      "2J\xc2\xa0"),
+            "\\xc2\\x9b"
+            "2J\xc2\xa0")
+      << "C1, a no-break space";
+  EXPECT_EQ(printable("\xff"
+                      "a\xe6\x97"),
+            "\\xff"
+            "a\\xe6\\x97")
+      << "not UTF-8";
+  EXPECT_EQ(printable("\xe6\x97\xa5\xf0\x9f\x98\x80"), "\xe6\x97\xa5\xf0\x9f\x98\x80");
+  EXPECT_EQ(printable(printable("\x1b")), "\\x1b") << "printable text stays as it is";
+}
+
+TEST(Plural, OneIsSingular) {
+  EXPECT_EQ(counted(0, "document"), "0 documents");
+  EXPECT_EQ(counted(1, "document"), "1 document");
+  EXPECT_EQ(counted(int64_t{2}, "document"), "2 documents");
+  EXPECT_EQ(plural(1, "byte"), "byte");
 }
 
 }  // namespace

@@ -57,6 +57,30 @@ TEST(Generate, WhatARequestBecomesDoesNotDependOnTheOthers) {
   }
 }
 
+TEST(Generate, TellsOnceThatARequestHasEnded) {
+  const auto model = varied_model(generation_config());
+  const std::vector<GenerationRequest> requests{request_of(9, 0), request_of(0, 1), request_of(3, 2),
+                                                request_of(5, 3)};
+  EngineOptions options;
+  options.slots = 2;
+  Engine engine(*model, options);
+  std::vector<int64_t> ended;
+  std::vector<Completion> told(requests.size());
+  const auto finished = [&](int64_t request, const Completion& completion) {
+    ended.push_back(request);
+    told[static_cast<size_t>(request)] = completion;
+  };
+  const auto all = generate(engine, requests, {}, nullptr, finished);
+  EXPECT_EQ(ended, (std::vector<int64_t>{1, 2, 3, 0})) << "no tokens first, then the shortest";
+  for (size_t i = 0; i < all.size(); ++i) {
+    EXPECT_EQ(told[i].tokens, all[i].tokens);
+    EXPECT_EQ(told[i].finish_reason, all[i].finish_reason);
+  }
+  const auto fails = [](int64_t, const Completion&) { throw std::runtime_error("the reader has gone"); };
+  EXPECT_THROW(generate(engine, requests, {}, nullptr, fails), std::runtime_error);
+  EXPECT_EQ(generate(engine, requests).size(), requests.size()) << "the engine is free again";
+}
+
 TEST(Generate, SeedsAndNumbersTellSequencesApart) {
   const auto model = varied_model(generation_config());
   const auto of = [&](uint64_t seed, uint32_t sequence) {

@@ -7,6 +7,9 @@ source=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cmake --install "$build" --prefix "$work/prefix" > /dev/null
+for file in bash-completion/completions/perceiver zsh/site-functions/_perceiver fish/vendor_completions.d/perceiver.fish man/man1/perceiver.1; do
+  [ -s "$work/prefix/share/$file" ] || { echo "share/$file is not installed"; exit 1; }
+done
 grep -rlE '#include *[<"](Eigen|yaml-cpp|fmt|nlohmann|spdlog|cuda)' "$work/prefix/include" && { echo "a public header includes a private one"; exit 1; }
 cmake -S "$source/examples/consumer" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$work/prefix" > /dev/null
 cmake --build "$work/consumer" > /dev/null

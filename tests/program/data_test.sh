@@ -14,7 +14,7 @@ touch "$work/books/empty.txt"
 works modalities "$program" data modalities; prints "sample_rate"
 works build-help "$program" data build --help; prints "options of the"
 build="$program data build --modality text --input $work/books --shard-tokens 6000 --test-fraction 0.1"
-works build $build --output "$work/shards" --workers 1; prints "1 files skipped"; prints "empty.txt: is empty"
+works build $build --output "$work/shards" --workers 1; prints "1 file skipped"; prints "empty.txt: is empty"
 works build-two $build --output "$work/two" --workers 3
 same "$work/shards" "$work/two"
 works build-quiet $build --output "$work/quiet" --quiet --log-file "$work/build.log"

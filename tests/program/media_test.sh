@@ -23,6 +23,8 @@ works pictures "$program" data build --modality image --size 4 --input "$work/pi
 cat "$work/err" >> "$work/out"; prints "cut.png"; prints "dimensions"
 works look "$program" data info "$work/picture_shards"
 works train-pictures "$program" train "$source/configs/quickstart_image.yaml" $small --set data.options='{}' --set data.train="$work/picture_shards" --set model.context_length=48 --set model.position_sizes='[6, 6, 5]' --run "$work/picture_run"
+for option in "--stop x" "--prompt x" "--jsonl" "--best-of 2" "--interactive" "--no-echo"; do refuses 2 "is for text; this is a model of image" "$program" sample "$work/picture_run" $option; done
+refuses 2 "this model makes image; use --out FILE.png" "$program" sample "$work/picture_run"
 works score "$program" eval --checkpoint "$work/picture_run"; prints "bits per dimension"
 works grid "$program" sample --checkpoint "$work/picture_run" --count 3 --out "$work/grid.png"; is_png "$work/grid.png"
 works rows "$program" sample --checkpoint "$work/picture_run" --prompt-file "$work/pictures/png_rgb.png" --prompt-rows 2 --out "$work/rows.png"; is_png "$work/rows.png"

@@ -27,8 +27,8 @@ works forced "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4
 complains 1 "no token can be chosen" timeout 60 "$program" sample --checkpoint "$model" --prompt x --tokens 4 --logit-bias "$(seq 0 258 | sed 's/$/=-inf/' | paste -sd,)"
 works penalty "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4 --repetition-penalty 1.3 --stop-token 70,71
 works policies "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --policy exact,refill,stream --latents 8 --max-tokens 50; prints "stream"
-works bf16 "$program" sample --checkpoint "$model" --prompt "To be" --tokens 8 --bf16-weights
-works bench-decode "$program" bench decode --checkpoint "$model" --batch 1,2 --tokens 4 --bf16-weights; prints '"fraction"'
+works bf16 "$program" --device cpu sample --checkpoint "$model" --prompt "To be" --tokens 8 --bf16-weights
+works bench-decode "$program" --device cpu bench decode --checkpoint "$model" --batch 1,2 --tokens 4 --bf16-weights; prints '"fraction"'
 works explain "$program" config --explain model; prints "model.latents"
 for config in "$source"/configs/*.yaml "$source"/configs/*/*.yaml; do works "$config" "$program" config "$config"; prints "context_length"; done
 works bench "$program" bench train --config "$source/configs/copy32.yaml" --set train.batch=2 --steps 2 --warmup 1; prints '"tflops"'
@@ -133,7 +133,7 @@ refuses 2 "stop token 999" "$program" sample --checkpoint "$model" --stop-token 
 refuses 2 "ID=VALUE" "$program" sample --checkpoint "$model" --logit-bias 5:1
 refuses 2 "stop string" "$program" sample --checkpoint "$model" --stop ""
 refuses 2 "cannot open.*none.txt" "$program" sample --checkpoint "$model" --prompts-file "$work/none.txt"
-refuses 2 "policy 'best'" "$program" eval --checkpoint "$model" --policy best
+refuses 2 "policy: 'best' is unknown" "$program" eval --checkpoint "$model" --policy best
 refuses 2 "either --config or --checkpoint" "$program" bench decode
 refuses 2 "validation" "$program" eval --checkpoint "$model" --split valid
 head -c 1000 "$model" > "$work/cut.safetensors"

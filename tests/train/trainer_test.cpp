@@ -466,7 +466,7 @@ TEST(Trainer, DoesNotWriteOverARun) {
   const TempFolder folder;
   train(tiny_config(1), folder.path("run"));
   const std::string message = error_of(ErrorKind::user, [&] { train(tiny_config(1), folder.path("run")); });
-  EXPECT_THAT(message, HasSubstr("already holds a run of 1 steps"));
+  EXPECT_THAT(message, HasSubstr("already holds a run of 1 step"));
   EXPECT_THAT(message, HasSubstr("--resume"));
   EXPECT_THAT(message, HasSubstr("another folder"));
 }

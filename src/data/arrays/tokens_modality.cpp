@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/plural.h"
 #include "data/arrays/npy.h"
 #include "data/modality.h"
 #include "data/special_tokens.h"
@@ -73,8 +74,9 @@ class TokensModality final : public Modality {
     bool same = array.elements() == static_cast<int64_t>(document.ids.size());
     for (int64_t i = 0; same && i < array.elements(); ++i)
       same = array.at(i) + special_tokens == document.ids[static_cast<size_t>(i)];
-    return fmt::format("{} values, {} position axes; decoded: {}\n", document.ids.size(),
-                       position_values_.size(), same ? "the same values" : "other values");
+    return fmt::format("{}, {} position {}; decoded: {}\n", counted(document.ids.size(), "value"),
+                       position_values_.size(), position_values_.size() == 1 ? "axis" : "axes",
+                       same ? "the same values" : "other values");
   }
 
  private:

@@ -1,0 +1,46 @@
+// perceiver sample: its options, and its parts.
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "data/text/tokenizer.h"
+#include "generate/generate.h"
+#include "tools/commands.h"
+#include "tools/sample_files.h"
+
+namespace perceiver::program {
+
+struct SampleCommand {
+  std::string checkpoint, prompt, prompt_file, prompts_file, seed = "0";
+  std::vector<std::string> logit_bias;
+  GenerationRequest request;
+  FileSampling files;
+  BatchSampling batch;
+  int64_t best_of = 1;
+  bool json = false, json_lines = false, no_echo = false, interactive = false, bf16_weights = false;
+  std::set<std::string> given;  ///< options of the command line, e.g. "--prompt-rows"
+};
+
+/// Adds the options to the command, which has a footer and an action of its own.
+void add_sample_options(CLI::App& command, SampleCommand& options);
+
+/// Reports what is wrong with the options, or does not go together, before the checkpoint is opened;
+/// completes the request.
+void check_sample(SampleCommand& options);
+/// Reports options that say nothing to a model of that modality.
+void check_modality(const SampleCommand& options, const std::string& modality);
+/// Whether models of the modality make text.
+bool makes_text(const std::string& modality);
+
+/// Draws the seed if it is to be random, and says how to repeat it.
+void choose_seed(SampleCommand& options);
+
+/// The prompts that the options name; one, maybe empty, if they name none.
+std::vector<std::string> read_prompts(const SampleCommand& options);
+
+/// A prompt line and an answer, again and again.
+int sample_interactively(const SampleCommand& options, Engine& engine, const Tokenizer& tokenizer);
+
+}  // namespace perceiver::program
