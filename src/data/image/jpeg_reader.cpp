@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "data/image/exif.h"
 #include "data/image/image_reader.h"
+#include "data/image/jpeg_strays.h"
 
 namespace perceiver {
 namespace {
@@ -183,13 +184,10 @@ void read_rows(JpegSession& session, int64_t channels, const std::string& source
   }
 }
 
-}  // namespace
-
-void scan_jpeg(const SourceFile& file, const ImageReading& reading, ImageRows& rows) {
-  JpegSession session(file.bytes, reading.limits);
-  if (!guarded(session, [&] { read_header(session); })) throw_damaged(session, file.path);
+/// Everything after the header.
+void decode(JpegSession& session, bool passes, const SourceFile& file, const ImageReading& reading,
+            ImageRows& rows) {
   const int64_t width = session.jpeg.image_width, height = session.jpeg.image_height;
-  const bool passes = jpeg_has_multiple_scans(&session.jpeg) != FALSE;
   check_image_size(width, height, passes ? "a progressive JPEG" : nullptr, file.path, reading.limits);
   const int64_t channels = choose_colours(session.jpeg);
   if (channels == 0)
@@ -205,6 +203,23 @@ void scan_jpeg(const SourceFile& file, const ImageReading& reading, ImageRows& r
   if (session.warning[0] != '\0') file.repaired(fmt::format("JPEG: {}", printable(session.warning)));
   if (!ended) file.repaired(fmt::format("JPEG, after the last row: {}", printable(session.message)));
   if (session.ends_early) file.repaired("JPEG: the file ends before its end marker, but all rows are there");
+}
+
+}  // namespace
+
+void scan_jpeg(const SourceFile& file, const ImageReading& reading, ImageRows& rows) {
+  JpegSession session(file.bytes, reading.limits);
+  if (!guarded(session, [&] { read_header(session); })) throw_damaged(session, file.path);
+  const bool passes = jpeg_has_multiple_scans(&session.jpeg) != FALSE;
+  if (!passes && session.jpeg.restart_interval == 0) {
+    const size_t scan = session.size - session.jpeg.src->bytes_in_buffer;
+    const std::string clean = without_stray_restarts(file.bytes, scan);
+    if (!clean.empty()) {
+      scan_jpeg({file.path, std::as_bytes(std::span(clean)), file.strict, file.repairs}, reading, rows);
+      return file.repaired("JPEG: stray restart markers were removed");
+    }
+  }
+  decode(session, passes, file, reading, rows);
 }
 
 }  // namespace perceiver

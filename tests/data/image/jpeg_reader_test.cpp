@@ -134,6 +134,20 @@ TEST(JpegReader, StrayMarkersAfterTheRowsAreReported) {
   EXPECT_THAT(image_repairs(file), ElementsAre(HasSubstr("JPEG, after the last row: ")));
 }
 
+TEST(JpegReader, StrayRestartMarkersInTheScanAreRemoved) {
+  const std::string whole = make_jpeg({.width = 40, .height = 24, .samples = counting_samples(40 * 24 * 3)});
+  const Image image = read_test_image(whole);
+  const size_t scan = whole.find("\xFF\xDA") + 14;
+  for (size_t place = scan; place + 2 < whole.size(); place += 7) {
+    if (whole[place - 1] == '\xFF') continue;
+    std::string file = whole;
+    file.insert(place, "\xFF\xD3");
+    EXPECT_EQ(read_test_image(file), image) << place;
+    EXPECT_THAT(image_repairs(file), ElementsAre("JPEG: stray restart markers were removed"));
+    EXPECT_THAT(strict_image_refusal(file), HasSubstr("stray restart markers"));
+  }
+}
+
 TEST(JpegReader, RefusesMoreScansThanAllowed) {
   const std::string file = make_jpeg({.progressive = true, .samples = counting_samples(192)});
   EXPECT_THAT(image_refusal(file, {.progressive_scans = 3}), HasSubstr("more than 3 scans"));
