@@ -46,8 +46,8 @@ class Mp3Reader final : public SoundReader {
     int error = MPG123_OK;
     mp3_.reset(mpg123_new(nullptr, &error));
     if (mp3_ == nullptr) throw_failure("libmpg123: {}", mpg123_plain_strerror(error));
-    mpg123_param(mp3_.get(), MPG123_ADD_FLAGS,
-                 MPG123_QUIET | MPG123_FORCE_FLOAT | MPG123_SKIP_ID3V2 | MPG123_NO_FRANKENSTEIN, 0);
+    mpg123_param(mp3_.get(), MPG123_ADD_FLAGS, MPG123_QUIET | MPG123_FORCE_FLOAT | MPG123_SKIP_ID3V2, 0);
+    mpg123_param(mp3_.get(), MPG123_REMOVE_FLAGS, MPG123_AUTO_RESAMPLE, 0);
     mpg123_param(mp3_.get(), MPG123_RESYNC_LIMIT, -1, 0);
     mpg123_replace_reader_handle(mp3_.get(), Mp3Bytes::read, Mp3Bytes::seek, nullptr);
     int encoding = 0;
@@ -55,6 +55,9 @@ class Mp3Reader final : public SoundReader {
                         mpg123_getformat(mp3_.get(), &rate_, &channels_, &encoding) == MPG123_OK;
     if (!opened || encoding != MPG123_ENC_FLOAT_32 || channels_ < 1)
       throw_user("{}: not a supported audio file: MP3: {}", source, printable(mpg123_strerror(mp3_.get())));
+    // Files may be joined from several; the first decides the format.
+    mpg123_format_none(mp3_.get());
+    mpg123_format(mp3_.get(), rate_, channels_, MPG123_ENC_FLOAT_32);
     if (has_length(frames)) announced_ = std::max<int64_t>(0, mpg123_length(mp3_.get()));
   }
 
@@ -68,6 +71,7 @@ class Mp3Reader final : public SoundReader {
     while (done == 0 && !ended_) {
       const int result = mpg123_read(mp3_.get(), reinterpret_cast<unsigned char*>(out.data()),
                                      out.size_bytes() / frame_bytes * frame_bytes, &done);
+      if (result == MPG123_NEW_FORMAT) continue;  // another part, in the same format by the line above
       ended_ = result != MPG123_OK;
       if (ended_ && result != MPG123_DONE) damage_ = printable(mpg123_strerror(mp3_.get()));
     }

@@ -201,6 +201,22 @@ TEST(AudioFile, ReadsLossyFormats) {
   }
 }
 
+TEST(AudioFile, Mp3FilesMayHaveTagsBeJoinedAndCutShort) {
+  constexpr int mp3 = 0x230000 | 0x0082;
+  const std::string file = sound_file(mp3, 1, 8000, tone(8000, 0.5, 440));
+  if (file.empty()) GTEST_SKIP() << "libsndfile cannot write MP3";
+  const std::vector<float> samples = read(bytes(file), 8000, "x").samples;
+  std::vector<std::string> repairs;
+  const std::string tag("ID3\4\0\0\0\0\0\5title", 15), old_tag = "TAG" + std::string(125, 'a');
+  EXPECT_EQ(repaired(tag + file, repairs), samples);
+  EXPECT_EQ(repaired(file + old_tag, repairs), samples);
+  EXPECT_EQ(repaired(tag + std::string(50, '\0') + file + std::string(500, '\0'), repairs), samples);
+  EXPECT_GE(repaired(file + file, repairs).size(), 2 * samples.size());
+  EXPECT_THAT(repairs, IsEmpty());
+  EXPECT_LT(repaired(file.substr(0, file.size() / 2), repairs).size(), samples.size() * 2 / 3);
+  EXPECT_THAT(repairs, ElementsAre(HasSubstr("of 4000 samples are there")));
+}
+
 TEST(AudioFile, ATagBeforeTheSoundIsSkipped) {
   const std::string tag("ID3\4\0\0\0\0\0\5title", 15);
   const std::vector<float> samples = tone(8000, 0.1, 440);
