@@ -18,7 +18,7 @@ void require(bool condition) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::span<const std::byte> input = std::as_bytes(std::span(data, size));
   try {
-    const perceiver::Audio audio = perceiver::read_audio(input, 8000, "fuzz");
+    const perceiver::Audio audio = perceiver::read_audio({.path = "fuzz", .bytes = input}, 8000);
     require(static_cast<int64_t>(audio.samples.size()) <= perceiver::audio_max_samples);
     for (const float sample : audio.samples) require(sample >= -1 && sample <= 1);
   } catch (const perceiver::Error& error) {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "data/image/fit.h"
 #include "data/image/image_reader.h"
 #include "data/image/png_writer.h"
 #include "data/image/resize.h"
@@ -18,7 +19,10 @@ namespace {
 using perceiver::Background;
 using perceiver::Image;
 
-constexpr perceiver::ImageLimits kLimits{.side = 4096, .pixels = 1 << 14, .progressive_scans = 20};
+constexpr perceiver::ImageLimits kLimits{
+    .side = 4096, .pixels = 1 << 14, .held_pixels = 1 << 14, .progressive_scans = 20};
+
+const perceiver::ImageShape kShape{.width = 4, .height = 3, .channels = 3};
 
 void require(bool condition) {
   if (!condition) std::abort();
@@ -29,22 +33,51 @@ void check_message(std::string_view message) {
   for (const char c : message) require(static_cast<unsigned char>(c) >= 0x20 && c != 0x7F);
 }
 
-void check(const Image& image) {
-  require(image.width >= 1 && image.height >= 1 && (image.channels == 1 || image.channels == 3));
-  require(static_cast<int64_t>(image.pixels.size()) == image.width * image.height * image.channels);
-  const Image small =
-      perceiver::to_channels(perceiver::area_resize(perceiver::centre_crop(image, 4, 4), 4, 4), 3);
+/// Counts the rows of an image and lets two others have them.
+class CheckedRows final : public perceiver::ImageRows {
+ public:
+  void begin(const perceiver::ImageHeader& header) override {
+    require(header.width >= 1 && header.height >= 1 && (header.channels == 1 || header.channels == 3));
+    require(header.orientation >= perceiver::Orientation::upright &&
+            header.orientation <= perceiver::Orientation::rotate_270);
+    header_ = header;
+    whole.begin(header), fit.begin(header);
+  }
+  void row(const uint8_t* pixels) override {
+    ++rows_;
+    whole.row(pixels), fit.row(pixels);
+  }
+  bool complete() const { return rows_ == header_.height; }
+
+  perceiver::StoredImage whole;
+  perceiver::CentreFit fit{kShape};
+
+ private:
+  perceiver::ImageHeader header_;
+  int64_t rows_ = 0;
+};
+
+/// Fitted row by row, or as a whole, the image is the same.
+void check(CheckedRows& rows) {
+  require(rows.complete());
+  const Image small = rows.fit.take();
+  require(rows.whole.fit(rows.fit.part(), kShape) == small);
   const std::string written = perceiver::write_png(small);
   require(perceiver::read_image(std::as_bytes(std::span(written)), "reread", Background::white) == small);
 }
 
 void read(std::span<const uint8_t> file) {
+  std::vector<std::string> repairs;
   try {
-    check(perceiver::read_image(std::as_bytes(file), "fuzz", Background::black, kLimits));
+    CheckedRows rows;
+    perceiver::scan_image({.path = "fuzz", .bytes = std::as_bytes(file), .repairs = &repairs},
+                          {.background = Background::black, .limits = kLimits}, rows);
+    check(rows);
   } catch (const perceiver::Error& error) {
     require(error.kind() == perceiver::ErrorKind::user);
     check_message(error.what());
   }
+  for (const std::string& repair : repairs) check_message(repair);
 }
 
 uint32_t big_endian(const uint8_t* bytes) {

@@ -59,12 +59,7 @@ const ModalityKind& find_modality(std::string_view name) {
 
 bool ModalityKind::takes(std::string_view file_name) const {
   if (has_ending(file_name, companions)) return false;
-  return endings.empty() || has_ending(file_name, endings);
-}
-
-void SourceFile::repaired(const std::string& what) const {
-  if (strict) throw_user("{}: {}", path, what);
-  if (repairs) repairs->push_back(what);
+  return endings.empty() || has_ending(file_name, endings) || has_ending(file_name, unreadable);
 }
 
 Prompt Modality::prompt(const SourceFile& file, const PromptOptions& options) const {
@@ -116,11 +111,12 @@ std::unique_ptr<Modality> restore_modality(std::string_view name, std::string_vi
   for (const ModalityOption& option : kind.options) {
     const auto wanted = options.find(std::string(option.name));
     const auto made = packed.find(std::string(option.name));
-    if (option.use != ModalityOption::Use::tokens || wanted == options.end() || made == packed.end())
-      continue;
-    if (wanted->second != made->second)
+    if (option.use != ModalityOption::Use::tokens || wanted == options.end() || packed.empty()) continue;
+    // An option that the tokenizer does not name had its default.
+    const std::string built(made == packed.end() ? option.default_value : made->second);
+    if (wanted->second != built)
       throw_user("data.options.{} is {}, but the data was built with {}; rebuild it or leave the option out",
-                 option.name, quote(wanted->second), quote(made->second));
+                 option.name, quote(wanted->second), quote(built));
   }
   return kind.restore(tokenizer, ModalityOptions(kind, std::move(options)));
 }

@@ -14,6 +14,7 @@
 #include "base/random.h"
 #include "data/modality_options.h"
 #include "data/sampling_mask.h"
+#include "data/source_file.h"
 
 namespace perceiver {
 
@@ -47,18 +48,6 @@ struct TokenSequence {
   std::vector<int32_t> positions;  ///< [n, A], each ≥ 1; empty unless the sequence has its own positions
   int64_t units = 0;               ///< the divisor of bits per unit
   int64_t words = 0;               ///< text: words separated by white space; otherwise 0
-};
-
-/// A file to be read; its bytes are not trusted.
-struct SourceFile {
-  std::string path;                             ///< for messages, and to find companion files
-  std::span<const std::byte> bytes;             ///< the whole content
-  bool strict = false;                          ///< refuse what a reader could repair
-  std::vector<std::string>* repairs = nullptr;  ///< receives what was repaired; null: nobody asks
-
-  /// A reader calls this for each repair, e.g. "track 2 has no end-of-track event". Throws `user`
-  /// "<path>: <what>" if the file is read strictly.
-  void repaired(const std::string& what) const;
 };
 
 // ---- prompts ----------------------------------------------------------------------------------------------
@@ -134,14 +123,17 @@ struct ModalityKind {
   std::string_view doc;                   ///< one line: files and tokens
   std::vector<std::string_view> endings;  ///< extensions of its files, lower case with the dot; {} = any file
   std::vector<std::string_view> companions;  ///< endings of files that accompany a data file and are not data
-  int64_t max_file_bytes = 0;                ///< larger files are skipped unread
+  /// Endings of related formats that cannot be read; such files are taken all the same, so that `encode` can
+  /// say what they are and how to convert them.
+  std::vector<std::string_view> unreadable = {};
+  int64_t max_file_bytes = 0;  ///< larger files are skipped unread
   std::vector<ModalityOption> options;
   std::unique_ptr<Modality> (*open)(const ModalityOptions& options) = nullptr;
   /// From `Modality::tokenizer()`, which comes from a file and is not trusted; only training options are
   /// used.
   std::unique_ptr<Modality> (*restore)(std::string_view tokenizer, const ModalityOptions& options) = nullptr;
 
-  /// Whether a file of that name is of this kind, ignoring the case of its ending.
+  /// Whether a file of that name is to be handed to `encode`, ignoring the case of its ending.
   bool takes(std::string_view file_name) const;
 };
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Images and music from files to shards, a trained model, and files again; damaged files are skipped and reported.
+# Images, music and sound from files to shards, a trained model, and files again; damaged files are skipped and reported.
 #   media_test.sh PROGRAM SOURCE_FOLDER
 . "$2/tests/program/commands.sh"
 
@@ -18,9 +18,18 @@ small="--set model.input_channels=32 --set model.layers=1 --set model.latents=16
 works roundtrip "$program" data roundtrip "$work/tunes/format1.mid"; prints "largest onset error"
 complains 2 "cut.mid: offset 22: " "$program" data roundtrip "$work/tunes/cut.mid"
 complains 2 "cut.png: byte " "$program" data roundtrip "$work/pictures/cut.png"
+printf 'GIF89a' > "$work/pictures/moving.jpeg"
+complains 2 "moving.jpeg: is a GIF; only PNG and JPEG are read" "$program" data roundtrip "$work/pictures/moving.jpeg"
+works turned "$program" data roundtrip "$source/fuzz/seeds/image/jpeg_exif" --modality image; prints "turned by 90 degrees clockwise"
+works stored "$program" data roundtrip "$source/fuzz/seeds/image/jpeg_exif" --modality image --orientation ignore; prints "orientation                  upright"
+for seed in flac aiff au vorbis mp3 id3_flac; do
+  works "$seed" "$program" data roundtrip "$source/fuzz/seeds/audio/$seed" --modality audio --sample-rate 8000; prints "8000 per second"
+done
+printf '\000\000\000\040ftypM4A ' > "$work/song.m4a"
+complains 2 "convert it: ffmpeg -i in.m4a out.wav" "$program" data roundtrip "$work/song.m4a"
 
 works pictures "$program" data build --modality image --size 4 --input "$work/pictures" --output "$work/picture_shards" --validation-fraction 0.3
-cat "$work/err" >> "$work/out"; prints "cut.png"; prints "dimensions"
+cat "$work/err" >> "$work/out"; prints "cut.png"; prints "moving.jpeg"; prints "dimensions"
 works look "$program" data info "$work/picture_shards"
 works train-pictures "$program" train "$source/configs/quickstart_image.yaml" $small --set data.options='{}' --set data.train="$work/picture_shards" --set model.context_length=48 --set model.position_sizes='[6, 6, 5]' --run "$work/picture_run"
 for option in "--stop x" "--prompt x" "--jsonl" "--best-of 2" "--interactive" "--no-echo"; do refuses 2 "is for text; this is a model of image" "$program" sample "$work/picture_run" $option; done

@@ -1,12 +1,14 @@
-// Reads untrusted audio files with libsndfile, mixed to mono and resampled, and writes audio files.
+// Reads untrusted audio files with libsndfile and libmpg123, mixed to mono and resampled, and writes audio
+// files.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "data/source_file.h"
 
 namespace perceiver {
 
@@ -25,10 +27,12 @@ struct Audio {
   int64_t file_frames = 0;
 };
 
-/// Reads a WAV or FLAC file, averages its channels and, if its rate is not `rate`, resamples it
-/// (libsamplerate, sinc interpolation). Throws `user` "<source>: …" for other formats, damaged files, and
-/// files beyond the limits above. A truncated WAV file is no error: the samples that are there are read.
-Audio read_audio(std::span<const std::byte> file, int rate, const std::string& source);
+/// Reads a WAV, AIFF, AU, FLAC, Ogg (Vorbis, Opus, FLAC) or MP3 file, recognized by its first bytes, averages
+/// its channels and, if its rate is not `rate`, resamples it (libsamplerate, sinc interpolation). MP3 and
+/// Opus need a libsndfile that has them (1.1 and 1.0.29). Reports as repaired: samples that were announced
+/// and are not there, an ID3 tag before anything but MP3. Throws `user` "<path>: …" for other formats, with
+/// the command that converts them if they are known, for damaged files, and files beyond the limits above.
+Audio read_audio(const SourceFile& file, int rate);
 
 /// The bytes of a mono file with 16-bit samples; `ending` is ".wav" or ".flac".
 std::string write_audio(std::span<const float> samples, int rate, std::string_view ending);

@@ -23,7 +23,7 @@ class AudioModality final : public Modality {
 
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
     std::vector<TokenSequence> documents;
-    documents.push_back(tokens_of(read_audio(file.bytes, rate_, file.path)));
+    documents.push_back(tokens_of(read_audio(file, rate_)));
     return documents;
   }
 
@@ -40,7 +40,7 @@ class AudioModality final : public Modality {
   }
 
   std::string compare(const SourceFile& file) const override {
-    const Audio audio = read_audio(file.bytes, rate_, file.path);
+    const Audio audio = read_audio(file, rate_);
     const std::vector<float> back = samples_of(tokens_of(audio).ids);
     double signal = 0, noise = 0, largest = 0;
     for (size_t i = 0; i < back.size(); ++i) {
@@ -99,8 +99,10 @@ const ModalityKind& audio_modality() {
   static const ModalityKind kind{
       .name = "audio",
       .doc = "Audio files, mixed to mono, one token per sample (8-bit mu-law, 259 ids); bits per sample.",
-      .endings = {".wav", ".flac"},
+      .endings = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
+                  ".snd", ".rf64"},
       .companions = {},
+      .unreadable = {".m4a", ".m4b", ".aac", ".wma", ".amr", ".caf", ".w64", ".ape", ".wv", ".mpc", ".sph"},
       .max_file_bytes = int64_t{4} << 30,
       .options = {{"sample_rate", "16000",
                    "Samples per second, 100 to 1000000; files with another rate are resampled."}},

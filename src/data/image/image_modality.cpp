@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "data/image/fit.h"
 #include "data/image/image_options.h"
 #include "data/image/image_reader.h"
 #include "data/image/image_tokens.h"
@@ -17,7 +18,7 @@ const ModalityKind& image_modality();
 namespace {
 
 constexpr int64_t grid_side = 64;  ///< minimum pixels per side of an image in a grid
-constexpr int64_t largest_file = int64_t{256} << 20;
+constexpr int64_t largest_file = int64_t{1} << 30;
 constexpr int64_t smallest_tile = 16, largest_tile = 16'384;  ///< pixels of the file
 constexpr int64_t most_tile_tokens = int64_t{1} << 28;        ///< of one file
 /// Packed value: the permutation itself instead of the file that contained it.
@@ -53,12 +54,15 @@ class ImageModality final : public Modality {
   ImageModality(const ModalityOptions& options, const ImageShape& shape, std::vector<int32_t> order)
       : shape_(shape),
         order_(std::move(order)),
-        background_(static_cast<Background>(options.word("background", {"white", "black"}))),
+        reading_(read_image_reading(options)),
         tile_(options.integer("tile", 0, largest_tile)),
         format_(image_format(shape_, order_)) {
     if (tile_ > 0 && tile_ < smallest_tile)
       throw_user("data.options.tile: {} is neither 0 nor from {} to {}", tile_, smallest_tile, largest_tile);
     auto values = options.values(ModalityOption::Use::tokens);
+    // What is packed only says what ids mean, and they mean the same in shards from before there was this
+    // option.
+    if (reading_.exif) values.erase("orientation");
     if (read_image_order_kind(options) == ImageOrder::user) {
       values["order_file"] = "";
       values[order_ids] = format_order(order_);
@@ -70,18 +74,19 @@ class ImageModality final : public Modality {
   std::string tokenizer() const override { return tokenizer_; }
 
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
-    const Image image = read_image(file.bytes, file.path, background_);
-    if (tile_ == 0) return {sequence(fitted(image))};
-    const int64_t columns = image.width / tile_, rows = image.height / tile_;
+    if (tile_ == 0) return {sequence(fitted(file))};
+    StoredImage image;
+    scan_image(file, tile_reading(), image);
+    const int64_t columns = image.width() / tile_, rows = image.height() / tile_;
     if (columns * rows == 0)
-      throw_user("{}: {} x {} pixels are smaller than a tile of {}", file.path, image.width, image.height,
+      throw_user("{}: {} x {} pixels are smaller than a tile of {}", file.path, image.width(), image.height(),
                  tile_);
     if (columns * rows > most_tile_tokens / shape_.dimensions())
       throw_user("{}: {} tiles of {} tokens are too many; make data.options.tile larger", file.path,
                  columns * rows, shape_.dimensions());
     std::vector<TokenSequence> tiles;
     for (int64_t i = 0; i < columns * rows; ++i)
-      tiles.push_back(sequence(fitted(cut(image, i % columns * tile_, i / columns * tile_, tile_, tile_))));
+      tiles.push_back(sequence(image.fit({i % columns * tile_, i / columns * tile_, tile_, tile_}, shape_)));
     return tiles;
   }
 
@@ -89,7 +94,7 @@ class ImageModality final : public Modality {
     if (options.seconds > 0) throw_user("{}: images have no seconds; give rows, tokens or a mask", file.path);
     if (options.rows > shape_.height)
       throw_user("a prompt of {} rows, but images have {}", options.rows, shape_.height);
-    std::vector<int32_t> ids = sequence(fitted(read_image(file.bytes, file.path, background_))).ids;
+    std::vector<int32_t> ids = sequence(fitted(file)).ids;
     if (!options.known.empty()) return completion(ids, known_pixels(options.known));
     if (options.rows > 0) return completion(ids, known_rows(options.rows));
     Prompt prompt;
@@ -117,9 +122,17 @@ class ImageModality final : public Modality {
   std::string compare(const SourceFile& file) const override;
 
  private:
-  Image fitted(const Image& image) const {
-    const Image part = centre_crop(image, shape_.width, shape_.height);
-    return area_resize(to_channels(part, shape_.channels), shape_.width, shape_.height);
+  Image fitted(const SourceFile& file) const {
+    CentreFit fit(shape_);
+    scan_image(file, reading_, fit);
+    return fit.take();
+  }
+
+  /// Tiles are cut from an image that is held whole.
+  ImageReading tile_reading() const {
+    ImageReading reading = reading_;
+    reading.limits.pixels = reading.limits.held_pixels;
+    return reading;
   }
 
   TokenSequence sequence(const Image& image) const {
@@ -150,8 +163,10 @@ class ImageModality final : public Modality {
   }
   std::vector<bool> known_pixels(const std::string& path) const {
     const std::string bytes = read_file(path, static_cast<uint64_t>(largest_file));
-    const Image mask = to_channels(
-        fitted(read_image(std::as_bytes(std::span(bytes)), path, Background::black)), shape_.channels);
+    CentreFit fit(shape_);
+    scan_image({.path = path, .bytes = std::as_bytes(std::span(bytes))},
+               {.background = Background::black, .exif = reading_.exif}, fit);
+    const Image mask = fit.take();
     std::vector<bool> known(order_.size());
     const int64_t channels = shape_.channels;
     for (size_t i = 0; i < known.size(); ++i) {
@@ -179,7 +194,7 @@ class ImageModality final : public Modality {
 
   ImageShape shape_;
   std::vector<int32_t> order_;
-  Background background_;
+  ImageReading reading_;
   int64_t
       tile_;  ///< side of the squares of a file that become documents, pixels; 0: the file is one document
   SequenceFormat format_;
@@ -187,20 +202,22 @@ class ImageModality final : public Modality {
 };
 
 std::string ImageModality::compare(const SourceFile& file) const {
-  const Image original = read_image(file.bytes, file.path, background_);
-  const Image part = centre_crop(original, shape_.width, shape_.height);
-  const Image small = fitted(original);
+  CentreFit fit(shape_);
+  scan_image(file, reading_, fit);
+  const Image small = fit.take();
   const bool same = decode_image(encode_image(small, shape_, order_), shape_, order_) == small;
   std::string text;
   const auto line = [&](const char* what, const std::string& value) {
     text += fmt::format("{:<28} {}\n", what, value);
   };
-  const auto size = [](const Image& image) {
-    return fmt::format("{} x {}, {}", image.width, image.height, image.channels == 1 ? "grey" : "RGB");
+  const auto size = [&](int64_t width, int64_t height, int64_t channels) {
+    return fmt::format("{} x {}, {}", width, height, channels == 1 ? "grey" : "RGB");
   };
-  line("file", size(original));
-  line("centre", size(part));
-  line("resized", size(small));
+  const ImageHeader& header = fit.header();
+  line("file", size(header.width, header.height, header.channels));
+  line("orientation", std::string(orientation_name(header.orientation)));
+  line("centre", size(fit.part().width, fit.part().height, header.channels));
+  line("resized", size(small.width, small.height, small.channels));
   line("tokens", fmt::format("{} of {} ids", shape_.dimensions(), shape_.vocabulary()));
   line("tokens and back", same ? "the same bytes" : "other bytes");
   return text;
@@ -232,8 +249,10 @@ const ModalityKind& image_modality() {
           "PNG and JPEG images, cropped to the centre and scaled down to one size; one token per byte, "
           "positions x, "
           "y and channel",
-      .endings = {".png", ".jpg", ".jpeg"},
+      .endings = {".png", ".jpg", ".jpeg", ".jpe", ".jfif"},
       .companions = {},
+      .unreadable = {".webp", ".gif", ".bmp", ".dib", ".heic", ".heif", ".avif", ".tif", ".tiff", ".jxl",
+                     ".jp2", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw"},
       .max_file_bytes = largest_file,
       .options =
           {
@@ -253,6 +272,8 @@ const ModalityKind& image_modality() {
                "image of "
                "its own; the rest at the right and at the bottom is not used. 0 = whole files."},
               {"background", "white", "Colour behind transparent pixels: white or black."},
+              {"orientation", "exif",
+               "exif: turn pictures as their EXIF data say, as viewers do; ignore: take them as stored."},
           },
       .open = open_image,
       .restore = restore_image,

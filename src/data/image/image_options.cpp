@@ -42,6 +42,11 @@ ImageShape read_image_shape(const ModalityOptions& options) {
   return shape;
 }
 
+ImageReading read_image_reading(const ModalityOptions& options) {
+  return {.background = static_cast<Background>(options.word("background", {"white", "black"})),
+          .exif = options.word("orientation", {"exif", "ignore"}) == 0};
+}
+
 ImageOrder read_image_order_kind(const ModalityOptions& options) {
   return static_cast<ImageOrder>(options.word("order", {"raster", "r_g_b", "random", "user"}));
 }

@@ -1,9 +1,10 @@
-// The options of modality image that determine the sequence.
+// The options of modality image that determine the picture and the sequence.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "data/image/image_reader.h"
 #include "data/image/image_tokens.h"
 #include "data/modality_options.h"
 
@@ -11,6 +12,9 @@ namespace perceiver {
 
 /// From the options size, colour and ids.
 ImageShape read_image_shape(const ModalityOptions& options);
+
+/// The options background and orientation.
+ImageReading read_image_reading(const ModalityOptions& options);
 
 /// The option order.
 ImageOrder read_image_order_kind(const ModalityOptions& options);

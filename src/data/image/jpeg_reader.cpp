@@ -7,10 +7,14 @@
 
 #include <algorithm>
 #include <csetjmp>
+#include <iterator>
+#include <vector>
 
 #include "base/check.h"
 #include "base/text.h"
+#include "data/image/exif.h"
 #include "data/image/image_reader.h"
+#include "data/image/jpeg_strays.h"
 
 namespace perceiver {
 namespace {
@@ -36,14 +40,40 @@ struct JpegSession {
   [[noreturn]] static void fail(j_common_ptr jpeg) {
     auto* session = static_cast<JpegSession*>(jpeg->client_data);
     jpeg->err->format_message(jpeg, session->message);
-    std::longjmp(session->jump, 1);
+    session->stop();
+  }
+  [[noreturn]] void stop() { std::longjmp(jump, 1); }
+  void say_truncated() { std::snprintf(message, sizeof message, "the file is truncated"); }
+  [[noreturn]] void stop_truncated() {
+    say_truncated();
+    stop();
   }
   /// Almost all warnings mean that libjpeg made up data.
   static void warn(j_common_ptr jpeg, int level) {
-    const int code = jpeg->err->msg_code;
-    const bool harmless = code == JWRN_EXTRANEOUS_DATA || code == JWRN_ADOBE_XFORM ||
-                          code == JWRN_JFIF_MAJOR || code == JWRN_BOGUS_ICC;
-    if (level < 0 && !harmless) fail(jpeg);
+    auto* session = static_cast<JpegSession*>(jpeg->client_data);
+    if (level >= 0) return;
+    switch (jpeg->err->msg_code) {
+      case JWRN_ADOBE_XFORM:
+      case JWRN_JFIF_MAJOR:
+      case JWRN_BOGUS_ICC:
+        return;
+      case JWRN_JPEG_EOF:
+        session->ends_early = true;
+        return;
+      case JWRN_EXTRANEOUS_DATA:
+      case JWRN_NOT_SEQUENTIAL:
+        session->remark(jpeg);
+        return;
+      case JWRN_HIT_MARKER:
+        if (session->ends_early) session->stop_truncated();
+        [[fallthrough]];
+      default:
+        fail(jpeg);
+    }
+  }
+  /// Keeps the first warning.
+  void remark(j_common_ptr common) {
+    if (warning[0] == '\0') common->err->format_message(common, warning);
   }
   /// Called regularly during decoding.
   static void watch(j_common_ptr jpeg) {
@@ -51,7 +81,7 @@ struct JpegSession {
     if (session->jpeg.input_scan_number <= session->limits.progressive_scans) return;
     std::snprintf(session->message, sizeof session->message, "more than %d scans",
                   session->limits.progressive_scans);
-    std::longjmp(session->jump, 1);
+    session->stop();
   }
 
   ImageLimits limits;
@@ -61,8 +91,10 @@ struct JpegSession {
   jpeg_error_mgr errors{};
   jpeg_progress_mgr progress{};
   bool created = false;
+  bool ends_early = false;  ///< libjpeg has put an end marker where the file ended
   std::jmp_buf jump;
   char message[JMSG_LENGTH_MAX] = "";
+  char warning[JMSG_LENGTH_MAX] = "";
 };
 
 /// Runs `step`; false if libjpeg failed in it.
@@ -86,6 +118,7 @@ void read_header(JpegSession& session) {
   session.jpeg.progress = &session.progress;
   jpeg_mem_src(&session.jpeg, session.bytes, session.size);
   jpeg_read_header(&session.jpeg, TRUE);
+  if (session.ends_early) session.stop_truncated();
 }
 
 /// Chooses the output colour space; returns the number of channels, or 0 if libjpeg cannot convert.
@@ -107,45 +140,86 @@ int64_t choose_colours(jpeg_decompress_struct& jpeg) {
   }
 }
 
-void read_rows(JpegSession& session, uint8_t* out, size_t row_bytes) {
-  jpeg_start_decompress(&session.jpeg);
-  while (session.jpeg.output_scanline < session.jpeg.output_height) {
-    JSAMPROW row = out + session.jpeg.output_scanline * row_bytes;
-    jpeg_read_scanlines(&session.jpeg, &row, 1);
-  }
-  jpeg_finish_decompress(&session.jpeg);
+/// Whether every coefficient of a file that ends early has arrived. Within a scan, libjpeg warns of bits that
+/// are missing (JWRN_HIT_MARKER); it does not know of scans that are, nor of arithmetic codes.
+bool has_all_scans(const jpeg_decompress_struct& jpeg) {
+  if (jpeg.arith_code != FALSE) return false;
+  if (!jpeg_has_multiple_scans(const_cast<jpeg_decompress_struct*>(&jpeg))) return true;
+  if (jpeg.coef_bits == nullptr) return false;
+  const auto missing = [](int bits) { return bits != 0; };
+  return std::none_of(jpeg.coef_bits, jpeg.coef_bits + jpeg.num_components, [&](const auto& component) {
+    return std::any_of(std::begin(component), std::end(component), missing);
+  });
 }
 
-/// CMYK to RGB in place; pixels move towards the front. Adobe's files store 255 − ink.
-void inks_to_light(Image& image, bool inverted) {
-  const uint8_t* from = image.pixels.data();
-  uint8_t* to = image.pixels.data();
+void start(JpegSession& session) {
+  jpeg_start_decompress(&session.jpeg);
+  if (session.ends_early && !has_all_scans(session.jpeg)) session.stop_truncated();
+}
+
+/// One row of CMYK to RGB in place. Adobe's files store 255 − ink.
+void inks_to_light(std::vector<uint8_t>& row, bool inverted) {
   const auto light = [&](int value) { return inverted ? value : 255 - value; };
-  for (int64_t i = 0; i < image.width * image.height; ++i, from += 4, to += 3) {
+  uint8_t* to = row.data();
+  for (const uint8_t* from = row.data(); from != row.data() + row.size(); from += 4, to += 3) {
     const int black = light(from[3]);
     for (int c = 0; c < 3; ++c) to[c] = static_cast<uint8_t>((light(from[c]) * black + 127) / 255);
   }
-  image.channels = 3;
-  image.pixels.resize(static_cast<size_t>(image.width * image.height * 3));
 }
 
-}  // namespace
+/// Hands over all rows. An exception of `rows` does not pass through libjpeg.
+void read_rows(JpegSession& session, int64_t channels, const std::string& source, ImageRows& rows) {
+  if (!guarded(session, [&] { start(session); })) throw_damaged(session, source);
+  std::vector<uint8_t> row(static_cast<size_t>(session.jpeg.image_width * channels));
+  JSAMPROW address = row.data();
+  while (session.jpeg.output_scanline < session.jpeg.output_height) {
+    if (!guarded(session, [&] { jpeg_read_scanlines(&session.jpeg, &address, 1); }))
+      throw_damaged(session, source);
+    if (channels == 4) inks_to_light(row, session.jpeg.saw_Adobe_marker != FALSE);
+    rows.row(row.data());
+  }
+  if (session.ends_early && session.jpeg.arith_code != FALSE) {
+    session.say_truncated();
+    throw_damaged(session, source);
+  }
+}
 
-Image read_jpeg(std::span<const std::byte> bytes, const std::string& source, const ImageLimits& limits) {
-  JpegSession session(bytes, limits);
-  if (!guarded(session, [&] { read_header(session); })) throw_damaged(session, source);
-  check_image_size(session.jpeg.image_width, session.jpeg.image_height, source, limits);
+/// Everything after the header.
+void decode(JpegSession& session, bool passes, const SourceFile& file, const ImageReading& reading,
+            ImageRows& rows) {
+  const int64_t width = session.jpeg.image_width, height = session.jpeg.image_height;
+  check_image_size(width, height, passes ? "a progressive JPEG" : nullptr, file.path, reading.limits);
   const int64_t channels = choose_colours(session.jpeg);
   if (channels == 0)
     throw_user(
         "{}: a JPEG with {} components of unknown meaning; grey, RGB, YCbCr, CMYK and YCCK are supported",
-        source, session.jpeg.num_components);
-  Image image(session.jpeg.image_width, session.jpeg.image_height, channels);
-  uint8_t* out = image.pixels.data();
-  const auto row_bytes = static_cast<size_t>(image.width * channels);
-  if (!guarded(session, [&] { read_rows(session, out, row_bytes); })) throw_damaged(session, source);
-  if (channels == 4) inks_to_light(image, session.jpeg.saw_Adobe_marker != FALSE);
-  return image;
+        file.path, session.jpeg.num_components);
+  const ExifOrientation exif = reading.exif ? jpeg_orientation(file.bytes) : ExifOrientation{};
+  rows.begin(
+      {.width = width, .height = height, .channels = channels == 1 ? 1 : 3, .orientation = exif.value});
+  read_rows(session, channels, file.path, rows);
+  const bool ended = guarded(session, [&] { jpeg_finish_decompress(&session.jpeg); });
+  report_damage(exif, file);
+  if (session.warning[0] != '\0') file.repaired(fmt::format("JPEG: {}", printable(session.warning)));
+  if (!ended) file.repaired(fmt::format("JPEG, after the last row: {}", printable(session.message)));
+  if (session.ends_early) file.repaired("JPEG: the file ends before its end marker, but all rows are there");
+}
+
+}  // namespace
+
+void scan_jpeg(const SourceFile& file, const ImageReading& reading, ImageRows& rows) {
+  JpegSession session(file.bytes, reading.limits);
+  if (!guarded(session, [&] { read_header(session); })) throw_damaged(session, file.path);
+  const bool passes = jpeg_has_multiple_scans(&session.jpeg) != FALSE;
+  if (!passes && session.jpeg.restart_interval == 0) {
+    const size_t scan = session.size - session.jpeg.src->bytes_in_buffer;
+    const std::string clean = without_stray_restarts(file.bytes, scan);
+    if (!clean.empty()) {
+      scan_jpeg({file.path, std::as_bytes(std::span(clean)), file.strict, file.repairs}, reading, rows);
+      return file.repaired("JPEG: stray restart markers were removed");
+    }
+  }
+  decode(session, passes, file, reading, rows);
 }
 
 }  // namespace perceiver

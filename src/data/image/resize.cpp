@@ -1,22 +1,36 @@
 #include "data/image/resize.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/check.h"
 
 namespace perceiver {
 namespace {
 
-/// The old pixels that one new pixel covers along one axis: first, first + 1, … with weights that add up to
-/// the old length.
-struct Cover {
-  int64_t first;
-  std::vector<uint64_t> weights;
-};
+/// Adds weight × pixel for a run of pixels to `sum`, channel by channel.
+template <int channels>
+void add_run(const uint8_t* pixel, const std::vector<uint64_t>& weights, uint64_t* sum) {
+  uint64_t total[channels] = {};
+  for (const uint64_t weight : weights)
+    for (int c = 0; c < channels; ++c) total[c] += weight * *pixel++;
+  std::copy_n(total, channels, sum);
+}
+
+}  // namespace
+
+Region centre_region(int64_t picture_width, int64_t picture_height, int64_t width, int64_t height) {
+  PERCEIVER_ASSERT(width >= 1 && height >= 1 && picture_width >= 1 && picture_height >= 1);
+  const auto scaled = [](int64_t side, int64_t by, int64_t over) {
+    return std::max<int64_t>(1, (2 * side * by + over) / (2 * over));
+  };
+  const bool wide = picture_width * height > picture_height * width;
+  const int64_t w = wide ? std::min(picture_width, scaled(picture_height, width, height)) : picture_width;
+  const int64_t h = wide ? picture_height : std::min(picture_height, scaled(picture_width, height, width));
+  return {(picture_width - w) / 2, (picture_height - h) / 2, w, h};
+}
 
 /// If the axis is divided into from × to parts, an old pixel is `to` parts long and a new one `from`.
-std::vector<Cover> covers(int64_t from, int64_t to) {
+std::vector<AreaResizer::Cover> AreaResizer::covers(int64_t from, int64_t to) {
   std::vector<Cover> all;
   for (int64_t i = 0; i < to; ++i) {
     const int64_t begin = i * from, end = begin + from;
@@ -28,72 +42,65 @@ std::vector<Cover> covers(int64_t from, int64_t to) {
   return all;
 }
 
-/// Adds weight × the weighted sums along x of row y to `sums` [width, channels].
-void add_row(const Image& image, int64_t y, const std::vector<Cover>& columns, uint64_t weight,
-             std::vector<uint64_t>& sums) {
-  uint64_t* sum = sums.data();
-  for (const Cover& cover : columns) {
-    const uint8_t* pixel = image.at(cover.first, y);
-    for (const uint64_t part : cover.weights)
-      for (int64_t c = 0; c < image.channels; ++c) sum[c] += weight * part * *pixel++;
-    sum += image.channels;
+AreaResizer::AreaResizer(int64_t old_width, int64_t old_height, int64_t width, int64_t height,
+                         int64_t channels)
+    : old_height_(old_height),
+      width_(width),
+      height_(height),
+      channels_(channels),
+      area_(static_cast<uint64_t>(old_width * old_height)),
+      columns_(covers(old_width, width)),
+      rows_(covers(old_height, height)),
+      line_(static_cast<size_t>(width * channels)),
+      sums_(static_cast<size_t>(height * width * channels)) {
+  PERCEIVER_ASSERT(width >= 1 && height >= 1 && old_width >= 1 && old_height >= 1);
+  PERCEIVER_ASSERT(channels == 1 || channels == 3);
+}
+
+void AreaResizer::add(const uint8_t* row) {
+  PERCEIVER_ASSERT(y_ < old_height_);
+  uint64_t* line = line_.data();
+  for (const Cover& cover : columns_) {
+    const uint8_t* pixel = row + cover.first * channels_;
+    channels_ == 1 ? add_run<1>(pixel, cover.weights, line) : add_run<3>(pixel, cover.weights, line);
+    line += channels_;
   }
+  for (int64_t i = first_; i < height_ && rows_[static_cast<size_t>(i)].first <= y_; ++i) {
+    const Cover& cover = rows_[static_cast<size_t>(i)];
+    const auto place = static_cast<size_t>(y_ - cover.first);
+    if (place + 1 >= cover.weights.size()) first_ = i + 1;
+    if (place >= cover.weights.size()) continue;
+    uint64_t* sum = sums_.data() + i * width_ * channels_;
+    for (size_t k = 0; k < line_.size(); ++k) sum[k] += cover.weights[place] * line_[k];
+  }
+  ++y_;
 }
 
-}  // namespace
-
-Image cut(const Image& image, int64_t left, int64_t top, int64_t width, int64_t height) {
-  PERCEIVER_ASSERT(left >= 0 && top >= 0 && width >= 1 && height >= 1);
-  PERCEIVER_ASSERT(left + width <= image.width && top + height <= image.height);
-  if (width == image.width && height == image.height) return image;
-  Image part(width, height, image.channels);
-  for (int64_t y = 0; y < height; ++y)
-    std::copy_n(image.at(left, top + y), width * image.channels, part.at(0, y));
-  return part;
-}
-
-Image centre_crop(const Image& image, int64_t width, int64_t height) {
-  PERCEIVER_ASSERT(width >= 1 && height >= 1 && image.width >= 1 && image.height >= 1);
-  const auto scaled = [](int64_t side, int64_t by, int64_t over) {
-    return std::max<int64_t>(1, (2 * side * by + over) / (2 * over));
-  };
-  const bool wide = image.width * height > image.height * width;
-  const int64_t w = wide ? std::min(image.width, scaled(image.height, width, height)) : image.width;
-  const int64_t h = wide ? image.height : std::min(image.height, scaled(image.width, height, width));
-  return cut(image, (image.width - w) / 2, (image.height - h) / 2, w, h);
+Image AreaResizer::take() const {
+  PERCEIVER_ASSERT(y_ == old_height_);
+  Image image(width_, height_, channels_);
+  std::transform(sums_.begin(), sums_.end(), image.pixels.begin(),
+                 [&](uint64_t sum) { return static_cast<uint8_t>((sum + area_ / 2) / area_); });
+  return image;
 }
 
 Image area_resize(const Image& image, int64_t width, int64_t height) {
-  PERCEIVER_ASSERT(width >= 1 && height >= 1 && image.width >= 1 && image.height >= 1);
   if (image.width == width && image.height == height) return image;
-  const std::vector<Cover> columns = covers(image.width, width), rows = covers(image.height, height);
-  const auto area = static_cast<uint64_t>(image.width * image.height);  // the sum of the weights of a pixel
-  Image small(width, height, image.channels);
-  std::vector<uint64_t> sums(static_cast<size_t>(width * image.channels));
-  for (int64_t y = 0; y < height; ++y) {
-    std::fill(sums.begin(), sums.end(), 0);
-    const Cover& cover = rows[static_cast<size_t>(y)];
-    for (size_t k = 0; k < cover.weights.size(); ++k)
-      add_row(image, cover.first + static_cast<int64_t>(k), columns, cover.weights[k], sums);
-    std::transform(sums.begin(), sums.end(), small.at(0, y),
-                   [&](uint64_t sum) { return static_cast<uint8_t>((sum + area / 2) / area); });
-  }
-  return small;
+  AreaResizer resizer(image.width, image.height, width, height, image.channels);
+  for (int64_t y = 0; y < image.height; ++y) resizer.add(image.at(0, y));
+  return resizer.take();
 }
 
-Image to_channels(const Image& image, int64_t channels) {
-  if (image.channels == channels) return image;
-  Image out(image.width, image.height, channels);
-  const uint8_t* from = image.pixels.data();
-  for (int64_t i = 0; i < image.width * image.height; ++i, from += image.channels) {
-    uint8_t* to = out.pixels.data() + i * channels;
-    if (channels == 3) {
-      std::fill_n(to, 3, *from);
-    } else {
-      *to = static_cast<uint8_t>((299 * from[0] + 587 * from[1] + 114 * from[2] + 500) / 1000);
-    }
+void convert_channels(const uint8_t* from, int64_t from_channels, int64_t count, uint8_t* to,
+                      int64_t to_channels) {
+  if (from_channels == to_channels) {
+    std::copy_n(from, count * from_channels, to);
+  } else if (to_channels == 3) {
+    for (int64_t i = 0; i < count; ++i, to += 3) std::fill_n(to, 3, from[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i, from += 3)
+      to[i] = static_cast<uint8_t>((299 * from[0] + 587 * from[1] + 114 * from[2] + 500) / 1000);
   }
-  return out;
 }
 
 }  // namespace perceiver

@@ -3,19 +3,23 @@
 
 #include <numeric>
 
+#include "base/random.h"
 #include "data/image/image_reader.h"
 #include "data/image/image_tokens.h"
 #include "data/image/png_writer.h"
 #include "data/modality.h"
 #include "io/atomic_file.h"
 #include "perceiver/error.h"
+#include "tests/support/exif_bytes.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 using Options = std::map<std::string, std::string>;
 
@@ -210,6 +214,64 @@ TEST(ImageModality, TellsWhatItMakesOfAFile) {
   EXPECT_THAT(report, HasSubstr("6 x 6, grey"));
   EXPECT_THAT(report, HasSubstr("4 x 4, RGB"));
   EXPECT_THAT(report, HasSubstr("the same bytes"));
+}
+
+/// Turning, cropping and resizing row by row is the same as one after the other with the whole picture.
+TEST(ImageModality, PicturesAreTurnedBeforeTheyAreCropped) {
+  RandomStream random(5, RandomPurpose::batch);
+  for (const auto& [width, height] : {std::pair{23, 10}, {8, 31}, {3, 2}, {16, 16}}) {
+    Image stored(width, height, 3);
+    for (uint8_t& value : stored.pixels) value = static_cast<uint8_t>(random.next());
+    const std::string plain = write_png(stored);
+    for (uint32_t value = 1; value <= 8; ++value) {
+      const std::string file =
+          testing::with_png_chunk(plain, testing::png_chunk("eXIf", testing::exif_bytes(value)));
+      const std::string turned = write_png(upright(stored, static_cast<Orientation>(value)));
+      for (const char* size : {"7x4", "4x7", "5"}) {
+        const auto modality = open_modality("image", {{"size", size}});
+        EXPECT_EQ(modality->encode({"a.png", bytes(file)}).at(0).ids,
+                  modality->encode({"a.png", bytes(turned)}).at(0).ids);
+        const auto stored_only = open_modality("image", {{"size", size}, {"orientation", "ignore"}});
+        EXPECT_EQ(stored_only->encode({"a.png", bytes(file)}).at(0).ids,
+                  stored_only->encode({"a.png", bytes(plain)}).at(0).ids);
+      }
+    }
+  }
+}
+
+TEST(ImageModality, TilesAreCutFromTheTurnedPicture) {
+  const Image stored = counting_image(40, 20, 3);
+  const auto modality = open_modality("image", {{"size", "3"}, {"tile", "16"}});
+  const auto ids = [&](const std::string& file) {
+    std::vector<std::vector<int32_t>> all;
+    for (const TokenSequence& tile : modality->encode({"a.png", bytes(file)})) all.push_back(tile.ids);
+    return all;
+  };
+  for (uint32_t value = 1; value <= 8; ++value) {
+    const std::string file =
+        testing::with_png_chunk(write_png(stored), testing::png_chunk("eXIf", testing::exif_bytes(value)));
+    EXPECT_EQ(ids(file), ids(write_png(upright(stored, static_cast<Orientation>(value))))) << value;
+  }
+}
+
+/// Tokens mean the same however pictures were turned: data and models from before the option go with newer
+/// ones.
+TEST(ImageModality, TheTokenizerNamesTheOrientationOnlyIfItIsIgnored) {
+  EXPECT_THAT(open_modality("image", {})->tokenizer(), Not(HasSubstr("orientation")));
+  const std::string tokenizer = open_modality("image", {{"orientation", "ignore"}})->tokenizer();
+  EXPECT_THAT(tokenizer, HasSubstr("\"orientation\":\"ignore\""));
+  EXPECT_EQ(restore_modality("image", tokenizer)->tokenizer(), tokenizer);
+  EXPECT_THAT(message_of([&] {
+                restore_modality("image", tokenizer, {{"orientation", "exif"}});
+              }),
+              HasSubstr("orientation is 'exif', but the data was built with 'ignore'"));
+  EXPECT_THAT(
+      message_of([&] {
+        restore_modality("image", open_modality("image", {})->tokenizer(), {{"orientation", "ignore"}});
+      }),
+      HasSubstr("orientation is 'ignore', but the data was built with 'exif'"));
+  EXPECT_THAT(refusal({{"orientation", "left"}}),
+              HasSubstr("orientation: 'left' is not one of exif, ignore"));
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ using testing::read_test_image;
 using ::testing::HasSubstr;
 
 TEST(ImageReader, RefusesWhatIsNeither) {
-  EXPECT_THAT(image_refusal("GIF89a"), HasSubstr("neither PNG nor JPEG"));
+  EXPECT_THAT(image_refusal("some text"), HasSubstr("test.png: byte 0: neither PNG nor JPEG"));
   EXPECT_THAT(image_refusal(""), HasSubstr("neither PNG nor JPEG"));
 }
 
@@ -28,6 +28,24 @@ TEST(ImageReader, RefusesPicturesBeyondItsLimits) {
   EXPECT_THAT(image_refusal(png, {.side = 19}), HasSubstr("test.png: "));
   const std::string jpeg = make_jpeg({.width = 20, .height = 10, .samples = counting_samples(600)});
   EXPECT_THAT(image_refusal(jpeg, {.pixels = 199}), HasSubstr("20 x 10 pixels are too many"));
+}
+
+TEST(ImageReader, WhatHasToBeHeldWholeHasALowerLimit) {
+  const ImageLimits limits{.pixels = 200, .held_pixels = 199};
+  PngContent png{.width = 20, .height = 10, .rows = counting_samples(600)};
+  EXPECT_EQ(read_test_image(make_png(png), Background::white, limits).width, 20);
+  png.interlace = PNG_INTERLACE_ADAM7;
+  EXPECT_THAT(image_refusal(make_png(png), limits), HasSubstr("too many for an interlaced PNG"));
+  JpegContent jpeg{.width = 20, .height = 10, .samples = counting_samples(600)};
+  EXPECT_EQ(read_test_image(make_jpeg(jpeg), Background::white, limits).width, 20);
+  jpeg.progressive = true;
+  EXPECT_THAT(image_refusal(make_jpeg(jpeg), limits),
+              HasSubstr("20 x 10 pixels are too many for a progressive JPEG, which may have up to 199"));
+}
+
+TEST(ImageReader, TheDefaultLimitsAreAboveAnyPhone) {
+  EXPECT_NO_THROW(check_image_size(12000, 9000, "a progressive JPEG", "x", {}));
+  EXPECT_NO_THROW(check_image_size(16320, 12240, nullptr, "x", {}));
 }
 
 /// A header that promises 60000 × 60000 pixels in some dozen bytes.

@@ -13,9 +13,13 @@ namespace {
 
 using testing::counting_samples;
 using testing::image_refusal;
+using testing::image_repairs;
 using testing::read_test_image;
+using testing::strict_image_refusal;
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 double mean_error(const std::vector<uint8_t>& a, const std::vector<uint8_t>& b) {
   EXPECT_EQ(a.size(), b.size());
@@ -84,11 +88,63 @@ TEST(JpegReader, InksBecomeLight) {
   EXPECT_LT(mean_error(read_test_image(make_jpeg(content)).pixels, light(false)), 1.5);
 }
 
-TEST(JpegReader, CutShortAnywhereItIsRefused) {
+TEST(JpegReader, CutShortItIsReadOnlyWithAllItsPixels) {
   for (const bool progressive : {false, true}) {
     const std::string whole = make_jpeg({.progressive = progressive, .samples = counting_samples(192)});
-    for (size_t size = 0; size < whole.size(); ++size)
+    for (size_t size = 0; size + 2 < whole.size(); ++size)
       EXPECT_THAT(image_refusal(whole.substr(0, size)), HasSubstr("test.png: byte ")) << size;
+    for (size_t size = whole.size() - 2; size < whole.size(); ++size) {  // within the end marker
+      const std::string cut = whole.substr(0, size);
+      EXPECT_EQ(read_test_image(cut), read_test_image(whole));
+      EXPECT_THAT(image_repairs(cut), ElementsAre(HasSubstr("ends before its end marker")));
+      EXPECT_THAT(strict_image_refusal(cut), HasSubstr("ends before its end marker"));
+    }
+  }
+}
+
+/// Both are complete scans, which libjpeg decodes without a warning.
+TEST(JpegReader, WithoutItsLastScansItIsRefused) {
+  const std::string whole = make_jpeg({.progressive = true, .samples = counting_samples(192)});
+  const size_t last = whole.rfind("\xFF\xDA");
+  EXPECT_THAT(image_refusal(whole.substr(0, last)), HasSubstr("the file is truncated"));
+  EXPECT_THAT(image_repairs(whole.substr(0, last) + "\xFF\xD9"), IsEmpty());  // says that it is complete
+}
+
+TEST(JpegReader, StrayBytesAreReported) {
+  const std::string whole = make_jpeg({.samples = counting_samples(192)});
+  const Image image = read_test_image(whole);
+  const auto with = [&](size_t place, const std::string& stray) {
+    std::string file = whole;
+    return file.insert(place, stray);
+  };
+  for (const size_t place : {whole.find("\xFF\xDB"), whole.find("\xFF\xDA"), whole.size() - 2}) {
+    const std::string file = with(place, std::string("\x00\x12\xFF\x00\x34", 5));
+    EXPECT_EQ(read_test_image(file), image);
+    EXPECT_THAT(image_repairs(file), ElementsAre(HasSubstr("extraneous bytes before marker")));
+    EXPECT_THAT(strict_image_refusal(file), HasSubstr("extraneous bytes"));
+  }
+  EXPECT_THAT(image_repairs(whole + "anything"), IsEmpty());  // phones put further pictures there
+}
+
+TEST(JpegReader, StrayMarkersAfterTheRowsAreReported) {
+  std::string file = make_jpeg({.samples = counting_samples(192)});
+  const Image image = read_test_image(file);
+  file.insert(file.size() - 2, "\xFF\x02");  // a reserved marker
+  EXPECT_EQ(read_test_image(file), image);
+  EXPECT_THAT(image_repairs(file), ElementsAre(HasSubstr("JPEG, after the last row: ")));
+}
+
+TEST(JpegReader, StrayRestartMarkersInTheScanAreRemoved) {
+  const std::string whole = make_jpeg({.width = 40, .height = 24, .samples = counting_samples(40 * 24 * 3)});
+  const Image image = read_test_image(whole);
+  const size_t scan = whole.find("\xFF\xDA") + 14;
+  for (size_t place = scan; place + 2 < whole.size(); place += 7) {
+    if (whole[place - 1] == '\xFF') continue;
+    std::string file = whole;
+    file.insert(place, "\xFF\xD3");
+    EXPECT_EQ(read_test_image(file), image) << place;
+    EXPECT_THAT(image_repairs(file), ElementsAre("JPEG: stray restart markers were removed"));
+    EXPECT_THAT(strict_image_refusal(file), HasSubstr("stray restart markers"));
   }
 }
 

@@ -13,10 +13,13 @@ namespace {
 
 using testing::counting_samples;
 using testing::image_refusal;
+using testing::image_repairs;
 using testing::read_test_image;
+using testing::strict_image_refusal;
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 TEST(PngReader, ReadsRgbAndGrey) {
   const std::vector<uint8_t> bytes = counting_samples(5 * 3 * 3);
@@ -97,10 +100,32 @@ TEST(PngReader, ATransparentColourIsTheBackground) {
   EXPECT_THAT(read_test_image(make_png(content), Background::black).pixels, ElementsAre(0, 8));
 }
 
-TEST(PngReader, CutShortAnywhereItIsRefused) {
-  const std::string whole = make_png({.width = 9, .height = 4, .rows = counting_samples(9 * 4 * 3)});
-  for (size_t size = 0; size < whole.size(); ++size)
-    EXPECT_THAT(image_refusal(whole.substr(0, size)), HasSubstr("test.png: byte ")) << size;
+/// How many bytes of the file there must be for all its pixels: up to the checksum of the compressed stream.
+TEST(PngReader, CutShortItIsReadOnlyWithAllItsPixels) {
+  for (const int interlace : {PNG_INTERLACE_NONE, PNG_INTERLACE_ADAM7})
+    for (const uint32_t height : {1u, 4u, 5u}) {
+      const std::vector<uint8_t> rows = counting_samples(9 * height * 3);
+      const std::string whole =
+          make_png({.width = 9, .height = height, .interlace = interlace, .rows = rows});
+      const size_t tail = 12 + 4 + 4;  // IEND, the checksums of the chunk and of the stream
+      for (size_t size = 0; size + tail < whole.size(); ++size)
+        EXPECT_THAT(image_refusal(whole.substr(0, size)), HasSubstr("test.png: byte ")) << size;
+      for (size_t size = whole.size() - 12; size < whole.size(); ++size) {
+        const std::string cut = whole.substr(0, size);
+        EXPECT_EQ(read_test_image(cut).pixels, rows) << size;
+        EXPECT_THAT(image_repairs(cut), ElementsAre("PNG, after the last row: the file is truncated"));
+        EXPECT_THAT(strict_image_refusal(cut), HasSubstr("test.png: PNG, after the last row: "));
+      }
+      EXPECT_THAT(image_repairs(whole), IsEmpty());
+    }
+}
+
+TEST(PngReader, DamageAfterThePixelsIsReported) {
+  std::string file = make_png({.width = 9, .height = 4, .rows = counting_samples(9 * 4 * 3)});
+  const Image image = read_test_image(file);
+  file[file.size() - 1] = static_cast<char>(~file[file.size() - 1]);  // the checksum of IEND
+  EXPECT_EQ(read_test_image(file), image);
+  EXPECT_THAT(image_repairs(file), ElementsAre(HasSubstr("PNG, after the last row: IEND: CRC error")));
 }
 
 TEST(PngReader, RefusesDamage) {

@@ -12,6 +12,7 @@ namespace perceiver {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
 
 Image random_image(RandomStream& random, int64_t width, int64_t height, int64_t channels) {
   Image image(width, height, channels);
@@ -73,35 +74,39 @@ TEST(AreaResize, TheSameSizeIsTheSamePicture) {
   EXPECT_EQ(area_resize(image, 9, 5), image);
 }
 
-TEST(CentreCrop, KeepsTheMiddle) {
-  Image image(5, 2, 1);
-  image.pixels = {0, 1, 2, 3, 4, 10, 11, 12, 13, 14};
-  EXPECT_THAT(centre_crop(image, 64, 64).pixels, ElementsAre(1, 2, 11, 12));
-  EXPECT_EQ(centre_crop(image, 5, 2), image);
-  Image tall(1, 4, 1);
-  tall.pixels = {0, 1, 2, 3};
-  EXPECT_THAT(centre_crop(tall, 32, 32).pixels, ElementsAre(1));
-  EXPECT_THAT(centre_crop(tall, 1, 2).pixels, ElementsAre(1, 2));
+TEST(AreaResizer, RowsMayBePartOfSeveralNewRows) {
+  AreaResizer resizer(1, 2, 1, 5, 1);
+  for (const uint8_t value : {uint8_t{0}, uint8_t{100}}) resizer.add(&value);
+  EXPECT_THAT(resizer.take().pixels, ElementsAre(0, 0, 50, 100, 100));
 }
 
-TEST(CentreCrop, NeverExceedsThePictureAndIsAsLargeAsCanBe) {
+TEST(CentreRegion, KeepsTheMiddle) {
+  EXPECT_EQ(centre_region(5, 2, 64, 64), (Region{1, 0, 2, 2}));
+  EXPECT_EQ(centre_region(5, 2, 5, 2), (Region{0, 0, 5, 2}));
+  EXPECT_EQ(centre_region(1, 4, 32, 32), (Region{0, 1, 1, 1}));
+  EXPECT_EQ(centre_region(1, 4, 1, 2), (Region{0, 1, 1, 2}));
+}
+
+TEST(CentreRegion, NeverExceedsThePictureAndIsAsLargeAsCanBe) {
   for (int64_t w = 1; w < 12; ++w)
     for (int64_t h = 1; h < 12; ++h) {
-      const Image part = centre_crop(Image(w, h, 1), 3, 2);
+      const Region part = centre_region(w, h, 3, 2);
       EXPECT_TRUE(part.width == w || part.height == h);
-      EXPECT_LE(part.width, w);
-      EXPECT_LE(part.height, h);
+      EXPECT_LE(part.left + part.width, w);
+      EXPECT_LE(part.top + part.height, h);
       EXPECT_LE(std::abs(part.width * 2 - part.height * 3), 3);
     }
 }
 
 TEST(Channels, GreyIsLumaAndBack) {
-  Image image(4, 1, 3);
-  image.pixels = {255, 0, 0, 0, 255, 0, 0, 0, 255, 90, 90, 90};
-  const Image grey = to_channels(image, 1);
-  EXPECT_THAT(grey.pixels, ElementsAre(76, 150, 29, 90));
-  EXPECT_THAT(to_channels(grey, 3).pixels, ElementsAre(76, 76, 76, 150, 150, 150, 29, 29, 29, 90, 90, 90));
-  EXPECT_EQ(to_channels(image, 3), image);
+  const uint8_t colours[] = {255, 0, 0, 0, 255, 0, 0, 0, 255, 90, 90, 90};
+  std::vector<uint8_t> grey(4), back(12), same(12);
+  convert_channels(colours, 3, 4, grey.data(), 1);
+  EXPECT_THAT(grey, ElementsAre(76, 150, 29, 90));
+  convert_channels(grey.data(), 1, 4, back.data(), 3);
+  EXPECT_THAT(back, ElementsAre(76, 76, 76, 150, 150, 150, 29, 29, 29, 90, 90, 90));
+  convert_channels(colours, 3, 4, same.data(), 3);
+  EXPECT_THAT(same, ElementsAreArray(colours));
 }
 
 }  // namespace
