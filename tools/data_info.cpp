@@ -23,7 +23,7 @@ struct InfoCommand {
 struct Info {
   ShardDescription description;
   std::array<SplitCounts, split_count> splits;
-  std::vector<FileRemark> skipped;
+  std::vector<FileRemark> skipped, repaired;
   int64_t bytes = 0;
 };
 
@@ -52,6 +52,7 @@ Info gather(const InfoCommand& options) {
   if (!is_shard_folder(options.path)) {
     take(ShardFile::open(options.path));
     info.skipped = info.description.skipped;
+    info.repaired = info.description.repaired;
     return info;
   }
   const ShardSummary summary = read_summary(options.path);
@@ -62,6 +63,7 @@ Info gather(const InfoCommand& options) {
     take(shard);
   }
   info.skipped = summary.skipped;
+  info.repaired = summary.repaired;
   return info;
 }
 
@@ -100,6 +102,9 @@ void print_json(const Info& info, const InfoCommand& options) {
   out["skipped"] = nlohmann::ordered_json::array();
   for (const FileRemark& file : info.skipped)
     out["skipped"].push_back({{"path", file.path}, {"reason", file.remark}});
+  out["repaired"] = nlohmann::ordered_json::array();
+  for (const FileRemark& file : info.repaired)
+    out["repaired"].push_back({{"path", file.path}, {"repair", file.remark}});
   std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
@@ -109,18 +114,18 @@ void print_text(const Info& info, const InfoCommand& options) {
   std::printf("  modality    %s, tokenizer %s\n", d.modality.c_str(), first_line(d.tokenizer).c_str());
   std::printf("  vocabulary  %lld ids; scored per %s; documents %s\n", static_cast<long long>(d.vocabulary),
               d.unit.c_str(), d.ends ? "end with EOS" : "have no end token");
-  std::printf("  positions   %lld axes%s\n", static_cast<long long>(d.axes),
+  std::printf("  positions   %lld %s%s\n", static_cast<long long>(d.axes), d.axes == 1 ? "axis" : "axes",
               d.positions == PositionKind::counted ? ", counted from the start of a row" : "");
   std::printf("  model       %s\n", model_keys(d).dump().c_str());
   for (int i = 0; i < split_count; ++i) {
     const SplitCounts& c = info.splits[static_cast<size_t>(i)];
-    std::printf("  %-11s %lld shards, %lld documents, %lld tokens, %lld %ss\n",
-                std::string(split_name(static_cast<Split>(i))).c_str(), static_cast<long long>(c.shards),
-                static_cast<long long>(c.documents), static_cast<long long>(c.tokens),
-                static_cast<long long>(c.units), d.unit.c_str());
+    fmt::print("  {:<11} {}, {}, {}, {}\n", split_name(static_cast<Split>(i)), counted(c.shards, "shard"),
+               counted(c.documents, "document"), counted(c.tokens, "token"), counted(c.units, d.unit));
   }
   std::printf("  size        %lld bytes; %s\n", static_cast<long long>(info.bytes),
               options.quick ? "checksums not verified" : "all checksums, ids and positions are valid");
+  for (const FileRemark& file : info.repaired)
+    std::printf("  repaired    %s: %s\n", printable(file.path).c_str(), printable(file.remark).c_str());
   for (const FileRemark& file : info.skipped)
     std::printf("  skipped     %s: %s\n", printable(file.path).c_str(), printable(file.remark).c_str());
 }

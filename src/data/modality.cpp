@@ -57,8 +57,12 @@ const ModalityKind& find_modality(std::string_view name) {
 }
 
 bool ModalityKind::takes(std::string_view file_name) const {
-  if (has_ending(file_name, companions)) return false;
+  if (accompanies(file_name)) return false;
   return endings.empty() || has_ending(file_name, endings);
+}
+
+bool ModalityKind::accompanies(std::string_view file_name) const {
+  return has_ending(file_name, companions);
 }
 
 void SourceFile::repaired(const std::string& what) const {
