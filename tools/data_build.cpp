@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "data/file_notes.h"
 #include "data/shards/shard_build.h"
 #include "data/shards/shard_inputs.h"
 #include "data/text/text_check.h"

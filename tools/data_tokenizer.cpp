@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "base/check.h"
+#include "data/file_notes.h"
 #include "data/splits.h"
 #include "data/text/sentencepiece_tokenizer.h"
 #include "data/text/text_check.h"

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "data/file_notes.h"
 #include "data/shards/shard_encode.h"
 #include "data/shards/shard_summary.h"
 #include "data/special_tokens.h"

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "data/file_notes.h"
 #include "data/split_folders.h"
 
 namespace perceiver {

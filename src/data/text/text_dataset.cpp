@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/utf8.h"
+#include "data/file_notes.h"
 #include "data/modality.h"
 #include "data/text/byte_tokenizer.h"
 #include "data/text/word_counter.h"
