@@ -80,6 +80,7 @@ works sample-length "$program" data roundtrip "$work/x.wav" --sample-rate 8000; 
 
 complains 2 "did you mean 'audio'" "$program" data build --modality audo --input "$work/sound" --output "$work/none"
 complains 2 "sample_rat.*did you mean 'sample_rate'" "$program" data build --modality audio --sample-rat 1 --input "$work/sound" --output "$work/none"
+touch "$work/x.npy"
 complains 2 "may be of modality codec or tokens" "$program" data roundtrip "$work/x.npy"
 
 # Folders with their own splits, whatever reads them; a test document is never trained on.
