@@ -30,6 +30,10 @@ std::map<std::string, std::string> modality_options(const CLI::App& command) {
   return options;
 }
 
+std::string counted(int64_t count, std::string_view singular) {
+  return fmt::format("{} {}{}", count, singular, count == 1 ? "" : "s");
+}
+
 void add_data_modalities(CLI::App& data, Globals&, Action& action) {
   CLI::App* command = data.add_subcommand("modalities", "List modalities and their options");
   command->callback([&action] {

@@ -1,11 +1,16 @@
 // perceiver data build: encodes a folder of files as a folder of shards.
+#include <spdlog/spdlog.h>
+
 #include <chrono>
 #include <cstdio>
 
 #include "base/check.h"
 #include "base/plural.h"
+#include "base/text.h"
+#include "data/file_notes.h"
 #include "data/shards/shard_build.h"
 #include "data/shards/shard_inputs.h"
+#include "data/text/text_check.h"
 #include "tools/data.h"
 #include "train/progress.h"
 
@@ -18,7 +23,7 @@ struct BuildCommand {
   BuildOptions build;
 };
 
-constexpr size_t kSkippedShown = 5;
+constexpr size_t kRemarksShown = 5;
 
 double per_second(double amount, double seconds) {
   return seconds > 0 ? amount / seconds : 0;
@@ -36,10 +41,10 @@ class BuildDisplay {
                                                static_cast<double>(p.done.bytes)
                                          : -1;
     const std::string line = fmt::format(
-        "{} of {} files, {} documents, {:.2f}M tokens, {} skipped; {} of {} shards; {:.1f} MB/s, {} left",
-        p.done.files, p.files, p.done.documents, static_cast<double>(p.done.tokens) / 1e6, p.done.skipped,
-        p.shards_done, p.shards, per_second(static_cast<double>(p.done.bytes) / 1e6, now),
-        duration_text(left));
+        "{} of {}, {}, {:.2f}M tokens, {} skipped; {} of {}; {:.1f} MB/s, {} left", p.done.files,
+        counted(p.files, "file"), counted(p.done.documents, "document"),
+        static_cast<double>(p.done.tokens) / 1e6, p.done.skipped, p.shards_done, counted(p.shards, "shard"),
+        per_second(static_cast<double>(p.done.bytes) / 1e6, now), duration_text(left));
     if (logs) logged_ = now;
     logs ? log_progress(line) : show_status(line);
     reused_ = p.shards_reused;
@@ -59,14 +64,23 @@ class BuildDisplay {
   EncodeCounts total_;
 };
 
+/// "3 files skipped", the first of them with their remarks.
+void print_remarks(const std::vector<FileRemark>& remarks, const char* did, const std::string& folder) {
+  if (remarks.empty()) return;
+  fmt::print("  {} {} ({}{}/{}):\n", counted(count_files(remarks), "file"), did,
+             remarks.size() > kRemarksShown ? "all in " : "also in ", folder, summary_file_name);
+  for (size_t i = 0; i < std::min(kRemarksShown, remarks.size()); ++i)
+    std::printf("    %s: %s\n", printable(remarks[i].path).c_str(), printable(remarks[i].remark).c_str());
+}
+
 void print_summary(const BuildCommand& options, const ShardSummary& summary, const BuildDisplay& progress) {
   std::printf("%s: modality %s, vocabulary %lld\n", options.output.c_str(), summary.modality.c_str(),
               static_cast<long long>(summary.vocabulary));
   for (int i = 0; i < split_count; ++i) {
     const SplitCounts& c = summary.splits[static_cast<size_t>(i)];
-    fmt::print("  {:<10} {:>6} {:<6} {:>9} {:<9} {:>12} {:<6} {:>12} {}\n", split_name(static_cast<Split>(i)),
-               c.shards, plural(c.shards, "shard"), c.documents, plural(c.documents, "document"), c.tokens,
-               plural(c.tokens, "token"), c.units, plural(c.units, summary.unit));
+    fmt::print("  {:<10} {:>13} {:>19} {:>19} {:>22}\n", split_name(static_cast<Split>(i)),
+               counted(c.shards, "shard"), counted(c.documents, "document"), counted(c.tokens, "token"),
+               counted(c.units, summary.unit));
   }
   const double seconds = progress.seconds();
   const EncodeCounts& total = progress.total();
@@ -77,22 +91,20 @@ void print_summary(const BuildCommand& options, const ShardSummary& summary, con
   if (progress.reused() > 0)
     fmt::print("  {} {} already finished\n", counted(progress.reused(), "shard"),
                progress.reused() == 1 ? "was" : "were");
-  if (summary.skipped.empty()) return;
-  fmt::print("  {} skipped (all in {}/{}):\n", counted(summary.skipped.size(), "file"), options.output,
-             summary_file_name);
-  for (size_t i = 0; i < std::min(kSkippedShown, summary.skipped.size()); ++i)
-    std::printf("    %s: %s\n", summary.skipped[i].path.c_str(), summary.skipped[i].remark.c_str());
+  print_remarks(summary.skipped, "skipped", options.output);
+  print_remarks(summary.repaired, "repaired", options.output);
 }
 
 int run(BuildCommand& options, const std::map<std::string, std::string>& modality_options) {
   const ModalityKind& kind = find_modality(options.modality);
-  const auto modality = kind.open(ModalityOptions(kind, modality_options));
-  std::vector<FileRemark> skipped;
-  const SplitFiles files = find_inputs(options.input, kind, options.split, skipped);
+  const ModalityOptions chosen(kind, modality_options);
+  const auto modality = kind.open(chosen);
+  SplitListing inputs = find_inputs(options.input, kind, options.split, text_file_check(kind, chosen));
+  for (const std::string& note : inputs.notes) spdlog::warn("{}", note);
   BuildDisplay progress;
   options.build.progress = [&](const BuildProgress& p) { progress.show(p); };
   const ShardSummary summary =
-      build_shards(files, std::move(skipped), kind, *modality, options.output, options.build);
+      build_shards(inputs.files, std::move(inputs.skipped), kind, *modality, options.output, options.build);
   end_progress();
   print_summary(options, summary, progress);
   return 0;
@@ -112,22 +124,25 @@ void add_data_build(CLI::App& data, Globals& globals, Action& action) {
                    "image, music, audio, text, … (see perceiver data modalities)")
       ->required();
   command
-      ->add_option("--input", options->input,
-                   "Folder of files; subfolders train/, validation/ and test/ are the splits")
+      ->add_option(
+          "--input", options->input,
+          "Folder of files; folders train/, validation/ (val, valid, dev) and test/ in it are the splits")
       ->required();
   command->add_option("--output", options->output, "Folder of shards to write")->required();
   command->add_option("--workers", options->build.workers, "Threads (default: one per processor)")
       ->check(CLI::Range(1, 1024));
+  command->add_flag("--strict", options->build.strict,
+                    "Skip files that can only be read after a repair, instead of repairing them");
   command->add_option("--validation-files", options->split.validation,
                       "Pattern of validation files, e.g. '*_9.wav'");
   command->add_option("--test-files", options->split.test, "Pattern of test files");
   command
-      ->add_option("--validation-fraction", options->split.validation_fraction,
-                   "Fraction of files for validation if neither folders nor a pattern decide")
+      ->add_option(
+          "--validation-fraction", options->split.validation_fraction,
+          "Fraction of the training files for validation if there is no folder and no pattern for it")
       ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
-  command
-      ->add_option("--test-fraction", options->split.test_fraction, "Fraction of files for testing, likewise")
+  command->add_option("--test-fraction", options->split.test_fraction, "Fraction for testing, likewise")
       ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
   command->add_option("--split-seed", options->split.seed, "Seed of the random split")->capture_default_str();

@@ -24,7 +24,7 @@ struct InfoCommand {
 struct Info {
   ShardDescription description;
   std::array<SplitCounts, split_count> splits;
-  std::vector<FileRemark> skipped;
+  std::vector<FileRemark> skipped, repaired;
   int64_t bytes = 0;
 };
 
@@ -53,6 +53,7 @@ Info gather(const InfoCommand& options) {
   if (!is_shard_folder(options.path)) {
     take(ShardFile::open(options.path));
     info.skipped = info.description.skipped;
+    info.repaired = info.description.repaired;
     return info;
   }
   const ShardSummary summary = read_summary(options.path);
@@ -63,6 +64,7 @@ Info gather(const InfoCommand& options) {
     take(shard);
   }
   info.skipped = summary.skipped;
+  info.repaired = summary.repaired;
   return info;
 }
 
@@ -101,6 +103,9 @@ void print_json(const Info& info, const InfoCommand& options) {
   out["skipped"] = nlohmann::ordered_json::array();
   for (const FileRemark& file : info.skipped)
     out["skipped"].push_back({{"path", file.path}, {"reason", file.remark}});
+  out["repaired"] = nlohmann::ordered_json::array();
+  for (const FileRemark& file : info.repaired)
+    out["repaired"].push_back({{"path", file.path}, {"repair", file.remark}});
   std::printf("%s\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
@@ -120,6 +125,8 @@ void print_text(const Info& info, const InfoCommand& options) {
   }
   std::printf("  size        %lld bytes; %s\n", static_cast<long long>(info.bytes),
               options.quick ? "checksums not verified" : "all checksums, ids and positions are valid");
+  for (const FileRemark& file : info.repaired)
+    std::printf("  repaired    %s: %s\n", printable(file.path).c_str(), printable(file.remark).c_str());
   for (const FileRemark& file : info.skipped)
     std::printf("  skipped     %s: %s\n", printable(file.path).c_str(), printable(file.remark).c_str());
 }

@@ -1,10 +1,14 @@
 // perceiver data tokenizer: trains a SentencePiece model on a folder of text.
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 
 #include "base/check.h"
+#include "data/file_notes.h"
+#include "data/splits.h"
 #include "data/text/sentencepiece_tokenizer.h"
+#include "data/text/text_check.h"
 #include "data/text/text_lines.h"
 #include "io/atomic_file.h"
 #include "tools/data.h"
@@ -18,11 +22,17 @@ struct TokenizerCommand {
   SentencePieceTraining training;
 };
 
-/// Leaves out validation and test text if it is in folders of its own.
+/// Leaves out validation and test text if it is in folders of its own, and what is not text.
 std::vector<ListedFile> training_files(const std::string& input) {
-  std::error_code ignored;
-  const std::filesystem::path train = std::filesystem::path(input) / "train";
-  return list_files({std::filesystem::is_directory(train, ignored) ? train.string() : input}, "--input");
+  const ModalityKind& kind = find_modality("text");
+  SplitListing listing =
+      list_corpus(input, "--input", kind, text_file_check(kind, ModalityOptions(kind, {})));
+  for (const std::string& note : listing.notes) spdlog::warn("{}", note);
+  const std::string skipped = note_remarks(listing.skipped, "skipped");
+  if (listing.of(Split::train).empty())
+    throw_user("--input: no text in {}{}{}", input, skipped.empty() ? "" : "; ", skipped);
+  if (!skipped.empty()) spdlog::warn("{}", skipped);
+  return std::move(listing.of(Split::train));
 }
 
 int run(TokenizerCommand& options) {

@@ -66,11 +66,12 @@ struct ModelConfig {
 struct DataConfig {
   std::string type = "text";                   ///< "copy", or a modality's name (src/data/modalities.inc)
   std::map<std::string, std::string> options;  ///< of the modality
-  std::vector<std::string> train;  ///< files and folders, or one folder of shards; alone, the whole corpus
-  std::vector<std::string> validation;  ///< empty: a fraction of `train`
-  std::vector<std::string> test;        ///< empty: a fraction of `train`
-  double validation_fraction = 0.05;    ///< of documents (of bytes if there is only one document)
+  std::vector<std::string> train;              ///< files and folders, or one folder with splits of its own
+  std::vector<std::string> validation;         ///< empty: a fraction of `train`
+  std::vector<std::string> test;               ///< empty: a fraction of `train`
+  double validation_fraction = 0.05;           ///< of documents (of bytes if there is only one document)
   double test_fraction = 0.0;
+  bool strict = false;       ///< skip files that would have to be repaired
   int64_t copy_length = 32;  ///< tokens per sequence: SOS, payload, mirrored payload, EOS
   uint64_t seed = 0;         ///< of the split and of the copy task
 };

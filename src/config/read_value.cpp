@@ -112,8 +112,25 @@ std::optional<ConfigValue> widen(std::optional<Type> value) {
   return value ? std::optional<ConfigValue>(std::move(*value)) : std::nullopt;
 }
 
+/// The empty list or mapping, for a key without a value ("validation:", --set data.validation=).
+std::optional<ConfigValue> empty_value(ValueKind kind) {
+  switch (kind) {
+    case ValueKind::integers:
+      return std::vector<int64_t>{};
+    case ValueKind::reals:
+      return std::vector<double>{};
+    case ValueKind::texts:
+      return std::vector<std::string>{};
+    case ValueKind::pairs:
+      return std::map<std::string, std::string>{};
+    default:
+      return std::nullopt;
+  }
+}
+
 /// The value, or nothing with `bad` set to the offending node.
 std::optional<ConfigValue> try_read(const ConfigKey& key, const ConfigNode& node, const ConfigNode*& bad) {
+  if (node.kind == Kind::null) return empty_value(key.kind);
   switch (key.kind) {
     case ValueKind::boolean:
       return widen(read_bool(node));

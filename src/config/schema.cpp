@@ -284,15 +284,25 @@ std::vector<ConfigKey> data_keys() {
            "Options of that kind, e.g. {sample_rate: 8000}; perceiver data modalities lists them."),
       bind(MEMBER(data.train), any(),
            "Training data: files and folders, or one folder made by perceiver data build; one path or a "
-           "list. Without validation or test paths, parts of it are held out for them; a folder of shards "
-           "has its own splits."),
-      bind(MEMBER(data.validation), any(), "Validation data: files and folders; [] = part of train."),
-      bind(MEMBER(data.test), any(), "Test data: files and folders; [] = part of train."),
+           "list. A folder with train/ and validation/ or test/ in it, or a folder of shards, has its own "
+           "splits. Otherwise, without validation or test paths, parts of it are held out for them."),
+      bind(
+          MEMBER(data.validation), any(),
+          "Validation data: files and folders; empty = the validation/ in train, else part of train. Must be "
+          "empty if train is a folder of shards."),
+      bind(MEMBER(data.test), any(),
+           "Test data: files and folders; empty = the test/ in train, else part of train. Must be empty if "
+           "train "
+           "is a folder of shards."),
       bind(MEMBER(data.validation_fraction), from_below(0, 1),
-           "Fraction of train held out for validation if validation has no paths: whole documents, or "
-           "bytes if there is only one document."),
+           "Fraction of train held out for validation if there is no other validation data: whole documents, "
+           "or bytes if there is only one document."),
       bind(MEMBER(data.test_fraction), from_below(0, 1),
-           "Fraction of train held out for testing if test has no paths, as for validation."),
+           "Fraction of train held out for testing if there is no other test data, as for validation."),
+      bind(MEMBER(data.strict), any(),
+           "Skip files that can only be read after a repair (damaged in a known way), instead of repairing "
+           "and "
+           "noting them. Shards were read by perceiver data build, which has its own --strict."),
       bind(MEMBER(data.copy_length), between(4, 131072),
            "Length of a copy sequence, tokens: start, random bytes, their mirror image, end."),
       bind(MEMBER(data.seed), any(), "Seed of the split and of the copy task."),

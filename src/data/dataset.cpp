@@ -12,14 +12,29 @@ namespace {
 /// A folder made by `perceiver data build` contains all splits and knows its modality.
 std::unique_ptr<Dataset> open_shards(const DataConfig& config) {
   const std::string& folder = config.train[0];
-  if (config.train.size() > 1 || !config.validation.empty() || !config.test.empty())
+  if (config.train.size() > 1)
     throw_user("data.train: {} is a folder of shards, which contains all splits; give no other path", folder);
+  for (const Split split : {Split::validation, Split::test}) {
+    const std::vector<std::string>& paths = split == Split::test ? config.test : config.validation;
+    if (!paths.empty())
+      throw_user(
+          "data.{} is {}, but data.train: {} is a folder of shards, which contains all splits; leave data.{} "
+          "empty (--set data.{}=)",
+          split_name(split), paths[0], folder, split_name(split), split_name(split));
+  }
   std::unique_ptr<ShardDataset> data = ShardDataset::open(folder, config.options);
   // text is the default, so it may not have been chosen deliberately.
   if (config.type != "text" && config.type != data->modality())
     throw_user("data.type is {}, but the shards in {} have modality {}", config.type, folder,
                data->modality());
   return data;
+}
+
+/// Shards are no files to be read as data.
+void refuse_shards(const std::vector<std::string>& paths, std::string_view key) {
+  for (const std::string& path : paths)
+    if (is_shard_folder(path))
+      throw_user("data.{}: {} is a folder of shards; it can only be data.train, and alone", key, path);
 }
 
 /// Byte-level text needs no stored tokens: the files are read directly.
@@ -42,9 +57,10 @@ void Dataset::positions(Split, int64_t, int64_t, int64_t count, int32_t* out) co
 std::unique_ptr<Dataset> open_dataset(const DataConfig& config) {
   if (config.type == "copy") return open_copy_task(config);
   if (!config.train.empty() && is_shard_folder(config.train[0])) return open_shards(config);
+  refuse_shards(config.train, "train");
+  refuse_shards(config.validation, "validation");
+  refuse_shards(config.test, "test");
   if (!is_plain_text(config)) return ShardDataset::encode(config);
-  const ModalityKind& kind = find_modality(config.type);
-  kind.open(ModalityOptions(kind, config.options));  // checks them
   return TextDataset::open(config);
 }
 

@@ -58,8 +58,12 @@ const ModalityKind& find_modality(std::string_view name) {
 }
 
 bool ModalityKind::takes(std::string_view file_name) const {
-  if (has_ending(file_name, companions)) return false;
+  if (accompanies(file_name)) return false;
   return endings.empty() || has_ending(file_name, endings) || has_ending(file_name, unreadable);
+}
+
+bool ModalityKind::accompanies(std::string_view file_name) const {
+  return has_ending(file_name, companions);
 }
 
 Prompt Modality::prompt(const SourceFile& file, const PromptOptions& options) const {

@@ -135,6 +135,8 @@ struct ModalityKind {
 
   /// Whether a file of that name is to be handed to `encode`, ignoring the case of its ending.
   bool takes(std::string_view file_name) const;
+  /// Whether a file of that name accompanies a data file.
+  bool accompanies(std::string_view file_name) const;
 };
 
 /// All kinds, in the order of config/modalities.inc.

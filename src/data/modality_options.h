@@ -22,6 +22,7 @@ struct ModalityOption {
   std::string_view default_value;  ///< as the user would write it
   std::string_view doc;            ///< meaning, unit and range, one sentence
   Use use = Use::tokens;
+  bool is_path = false;  ///< any value but the default names a file
 };
 
 /// The user's values on top of a kind's defaults. Every getter throws `user` "data.options.size: 'x' is …"

@@ -1,30 +1,25 @@
 // Decides which files are for training, validation and testing.
 #pragma once
 
-#include <array>
-#include <functional>
+#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "data/dataset.h"
-#include "io/file_list.h"
+#include "data/corpus.h"
 
 namespace perceiver {
 
-/// Files by split.
-using SplitFiles = std::array<std::vector<ListedFile>, split_count>;
+/// The files of every split of `config`: those of its own paths, else the folders that the corpora in
+/// data.train have for it. Throws `user` also if data.train is empty, a named split has no files left, a file
+/// is in two splits, or the fractions in use are outside [0, 1) or leave nothing to train on.
+SplitListing list_splits(const DataConfig& config, const ModalityKind& kind, const FileCheck& check = {});
 
-/// Whether to use a file, given its path below the named folder.
-using FileFilter = std::function<bool(const ListedFile&)>;
+/// Throws `user` if a split that has its own paths has no files left, naming the first that was skipped.
+void require_files(const DataConfig& config, const SplitListing& listing);
 
-/// The files of every split of `config` that has paths, without those that `wanted` (if given) rejects.
-/// Throws `user` if a path is missing or unreadable, data.train is empty, a named split has no files left, a
-/// file is in two splits, or the fractions in use are outside [0, 1) or leave nothing to train on.
-SplitFiles list_splits(const DataConfig& config, const FileFilter& wanted = {});
-
-/// The fraction of train that goes to a split without its own paths; 0 if it has paths.
-double validation_share(const DataConfig& config);
-double test_share(const DataConfig& config);
+/// The fraction of train that goes to a split without files of its own; 0 if it has some.
+double validation_share(const DataConfig& config, const SplitListing& listing);
+double test_share(const DataConfig& config, const SplitListing& listing);
 
 /// Assigns each of `files` (more than one) to a split: ranked by a hash of the seed and their relative paths,
 /// the first round(validation · files) go to validation, the next to test, at least one each if the fraction

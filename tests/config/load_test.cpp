@@ -182,9 +182,25 @@ TEST(Config, OverridesApplyInOrderWithTheSameChecks) {
   EXPECT_THAT(set_error("train.steps"), HasSubstr("key=value"));
   EXPECT_THAT(set_error("=5"), HasSubstr("key=value"));
   EXPECT_THAT(set_error("train.steps="), HasSubstr("not nothing"));
+  EXPECT_THAT(set_error("data.type="), HasSubstr("not nothing"));
   EXPECT_THAT(set_error("train=5"), HasSubstr("must be a mapping"));
   EXPECT_THAT(set_error("train={stepps: 5}"), HasSubstr("'train.steps'"));
   EXPECT_THAT(set_error("train.steps=[5"), HasSubstr("--set 'train.steps=[5'"));
+}
+
+TEST(Config, AnEmptyValueUnsetsAListOrMapping) {
+  const std::string text =
+      "model: {position_sizes: [34]}\nschedule: {step_factors: [0.5]}\n"
+      "data: {options: {size: 32}, validation: v, test: [a, b]}";
+  const Config config = read_config(
+      text, "c.yaml",
+      {"data.validation=", "data.test=", "data.options=", "model.position_sizes=", "schedule.step_factors="});
+  EXPECT_TRUE(config.data.validation.empty());
+  EXPECT_TRUE(config.data.test.empty());
+  EXPECT_TRUE(config.data.options.empty());
+  EXPECT_TRUE(config.model.position_sizes.empty());
+  EXPECT_TRUE(config.schedule.step_factors.empty());
+  EXPECT_TRUE(read_config("data:\n  validation:\n", "c.yaml", {}).data.validation.empty());
 }
 
 TEST(Config, LoadNamesTheFile) {

@@ -33,7 +33,7 @@ for delay in 0.01 0.03 0.06 0.1; do
 done
 rm "$work/killed/summary.json"
 complains 2 "not finished" "$program" data info "$work/killed"
-works build-verified $build --output "$work/killed"; prints "were already finished"
+works build-verified $build --output "$work/killed"; prints "already finished"
 complains 2 "other files or options" "$program" data build --modality text --input "$work/books" --output "$work/killed"
 
 # Damage is found and located.
@@ -69,7 +69,7 @@ mkdir "$work/held"; mv "$work/sound/3.wav" "$work/held"
 works sound-roundtrip "$program" data roundtrip "$work/sound/1.wav" --sample-rate 8000; prints "250 samples in 1 channels, 8000 per second"
 sound="$small --set data.type=audio --set data.options.sample_rate=8000 --set data.train=$work/sound --set data.validation=$work/held"
 works train-sound "$program" train $sound --run "$work/run-sound"
-grep -q "perceiver: warning: 1 files were skipped; the first, 4.wav: not a supported audio file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
+grep -q "perceiver: warning: 1 file was skipped: 4.wav: not a supported audio file" "$work/err" || fail "skipped sound: $(cat "$work/err")"
 works eval-sound "$program" eval --checkpoint "$work/run-sound"; prints "bits per sample"
 complains 2 "tokenizer or its options differ" "$program" eval --checkpoint "$work/run-sound" --set data.options.sample_rate=4000
 complains 2 "use --out FILE.wav" "$program" sample --checkpoint "$work/run-sound"
@@ -80,5 +80,56 @@ works sample-length "$program" data roundtrip "$work/x.wav" --sample-rate 8000; 
 
 complains 2 "did you mean 'audio'" "$program" data build --modality audo --input "$work/sound" --output "$work/none"
 complains 2 "sample_rat.*did you mean 'sample_rate'" "$program" data build --modality audio --sample-rat 1 --input "$work/sound" --output "$work/none"
+touch "$work/x.npy"
 complains 2 "may be of modality codec or tokens" "$program" data roundtrip "$work/x.npy"
+
+# Folders with their own splits, whatever reads them; a test document is never trained on.
+for name in train val test; do mkdir -p "$work/corpus/$name"; done
+for i in 1 2 3; do
+  echo "training text $i" > "$work/corpus/train/$i.txt"; echo "held text $i" > "$work/corpus/val/$i.txt"
+  echo "test text $i" > "$work/corpus/test/$i.txt"
+done
+echo "about the corpus" > "$work/corpus/README"
+works build-splits "$program" data build --modality text --input "$work/corpus" --output "$work/corpus-shards"
+prints "train *1 shard *3 documents"; prints "validation *1 shard *3 documents"; prints "test *1 shard *3 documents"
+prints "README: is outside the folders train/, val/ and test/"
+text="$small --set data.type=text --set train.steps=1"
+works train-splits "$program" train $text --set data.train="$work/corpus" --run "$work/run-splits"
+works eval-splits "$program" eval --checkpoint "$work/run-splits" --split test --json; prints '"documents": 3'
+complains 2 "leave data.validation empty" "$program" train $text --set data.train="$work/corpus-shards" --set data.validation="$work/corpus/val" --run "$work/run-both"
+works train-unset "$program" train $text --set data.train="$work/corpus-shards" --set data.validation="$work/corpus/val" --set data.validation= --run "$work/run-unset"
+mkdir "$work/corpus/dev"
+complains 2 "has dev/ and val/, both for validation" "$program" train $text --set data.train="$work/corpus" --run "$work/run-both"
+rmdir "$work/corpus/dev"; mv "$work/corpus/train" "$work/corpus/texts"
+works train-test "$program" train $text --set data.train="$work/corpus" --run "$work/run-test"
+grep -q "warning: .*has val/ and test/ but no train/" "$work/err" || fail "no train: $(cat "$work/err")"
+
+# What is not text is named; files named themselves are never dropped.
+mkdir "$work/mixed"
+cp "$source/README.md" "$work/mixed/a.txt"; gzip -c "$source/README.md" > "$work/mixed/b.txt.gz"
+printf 'caf\351 au lait' > "$work/mixed/c.txt"; printf '\357\273\277marked text' > "$work/mixed/d.txt"
+printf 'nothing' > "$work/mixed/$(printf 'e\033.txt')"
+works build-mixed "$program" data build --modality text --input "$work/mixed" --output "$work/mixed-shards"
+prints "2 files skipped"; prints "b.txt.gz: is compressed with gzip; unpack it: gunzip"; prints "c.txt: is not UTF-8 text: byte 3 is E9"
+prints "1 file repaired"; prints "d.txt: starts with a byte order mark"
+works info-mixed "$program" data info "$work/mixed-shards"; prints "repaired    d.txt"; prints "skipped     c.txt"
+works build-strict "$program" data build --modality text --strict --input "$work/mixed" --output "$work/mixed-strict"; prints "3 files skipped"
+works build-bytes "$program" data build --modality text --encoding bytes --input "$work/mixed" --output "$work/mixed-bytes"
+grep -q "skipped" "$work/out" && fail "--encoding bytes skips: $(cat "$work/out")"
+works train-mixed "$program" train $text --set data.train="$work/mixed" --run "$work/run-mixed"
+grep -q "warning: 2 files were skipped; the first, b.txt.gz: is compressed" "$work/err" || fail "skipped text: $(cat "$work/err")"
+complains 2 "c.txt: is not UTF-8 text: byte 3 is E9; convert it" "$program" train $text --set data.train="$work/mixed/c.txt" --run "$work/run-c"
+works train-bytes "$program" train $text --set data.options.encoding=bytes --set data.train="$work/mixed" --run "$work/run-bytes"
+complains 2 "c.txt: its name has no ending that tells the modality, and it is not UTF-8 text" "$program" data roundtrip "$work/mixed/c.txt"
+complains 2 "b.txt.gz: .*compressed with gzip; .*--modality" "$program" data roundtrip "$work/mixed/b.txt.gz"
+complains 2 "d.txt: starts with a byte order mark" "$program" data roundtrip --strict "$work/mixed/d.txt"
+works roundtrip-mark "$program" data roundtrip "$work/mixed/d.txt"; prints "^repaired: starts with a byte order mark"
+
+# Links are followed once; broken ones, and files that cannot be read, are listed.
+mkdir -p "$work/links" "$work/outside"
+echo "text of a linked folder" > "$work/outside/x.txt"; echo "text" > "$work/links/y.txt"
+ln -s ../outside "$work/links/far"; ln -s . "$work/links/loop"; ln -s nowhere "$work/links/broken"
+works build-links "$program" data build --modality text --input "$work/links" --output "$work/links-shards"
+prints "broken: is a broken link to 'nowhere'"; prints "loop: is a link to a folder that it is in"; prints "2 files skipped"
+"$program" data info "$work/links-shards" --json | grep -q '"skipped"' || fail "links: info"
 exit $failed

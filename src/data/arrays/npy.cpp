@@ -161,12 +161,11 @@ NpyArray NpyArray::parse(std::span<const std::byte> file, const std::string& sou
   if (!known)
     fail(header_offset,
          fmt::format("elements of type {}; only integers of 1 to 8 bytes are supported", quote(d)));
-  if (header.fortran_order && header.shape.size() > 1)
-    fail(header_offset, "column-major order (fortran_order); save numpy.ascontiguousarray(array) instead");
   array.width_ = static_cast<size_t>(d[2] - '0');
   array.is_signed_ = d[1] == 'i';
   array.big_endian_ = d[0] == '>';
   array.shape_ = header.shape;
+  array.column_major_ = header.fortran_order && header.shape.size() > 1;
   const uint64_t available = (file.size() - array.data_offset_) / array.width_;
   uint64_t elements = 1;
   for (const int64_t dimension : header.shape) {
@@ -186,10 +185,21 @@ NpyArray NpyArray::parse(std::span<const std::byte> file, const std::string& sou
   return array;
 }
 
+int64_t NpyArray::stored_index(int64_t i) const {
+  if (!column_major_ || elements_ == 0) return i;
+  int64_t index = 0, stride = elements_;
+  for (size_t d = shape_.size(); d-- > 0;) {  // the last dimension varies fastest in i, slowest in the file
+    stride /= shape_[d];
+    index += i % shape_[d] * stride;
+    i /= shape_[d];
+  }
+  return index;
+}
+
 int64_t NpyArray::at(int64_t i) const {
   PERCEIVER_ASSERT(i >= 0 && i < elements_);
   std::byte bytes[8];
-  std::memcpy(bytes, data_.data() + static_cast<size_t>(i) * width_, width_);
+  std::memcpy(bytes, data_.data() + static_cast<size_t>(stored_index(i)) * width_, width_);
   if (big_endian_) std::reverse(bytes, bytes + width_);
   const uint64_t value = little_endian({bytes, width_});
   if (is_signed_) {

@@ -265,7 +265,8 @@ const ModalityKind& image_modality() {
               {"order_file", "",
                "Text file with the permutation for order user: the numbers 0 to width * height * channels - "
                "1, byte "
-               "(y * width + x) * channels + channel, in the order of the sequence."},
+               "(y * width + x) * channels + channel, in the order of the sequence.",
+               ModalityOption::Use::tokens, true},
               {"ids", "shared", "shared: a byte is id 3 + value; channel: 3 + 256 * channel + value."},
               {"tile", "0",
                "Cuts each file into squares of this many pixels, 16 to 16384, from the top left, each an "

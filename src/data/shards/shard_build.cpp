@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "data/shards/shard_file.h"
 #include "io/atomic_file.h"
 #include "io/atomic_folder.h"
@@ -22,7 +23,7 @@ using OrderedJson = nlohmann::ordered_json;
 
 /// Identifies a build by its modality, its tokenizer, and the names, sizes and times of its files.
 uint64_t fingerprint_of(const std::vector<ShardPlan>& plans, const ModalityKind& kind,
-                        const Modality& modality) {
+                        const Modality& modality, bool strict) {
   Checksum checksum;
   const auto add = [&](const std::string& text) {
     checksum.update(std::as_bytes(std::span(text)));
@@ -30,6 +31,7 @@ uint64_t fingerprint_of(const std::vector<ShardPlan>& plans, const ModalityKind&
   };
   add(std::string(kind.name));
   add(modality.tokenizer());
+  if (strict) add("strict");
   for (const ShardPlan& plan : plans) {
     add(fmt::format("shard {}", split_name(plan.split)));
     for (const ListedFile& file : plan.files)
@@ -95,6 +97,8 @@ void add_shard(const ShardFile& shard, Split split, const std::string& name, Sha
   }
   const auto& skipped = shard.description().skipped;
   summary.skipped.insert(summary.skipped.end(), skipped.begin(), skipped.end());
+  const auto& repaired = shard.description().repaired;
+  summary.repaired.insert(summary.repaired.end(), repaired.begin(), repaired.end());
   summary.shards.push_back({name, shard.file_bytes(), shard.fingerprint()});
 }
 
@@ -163,11 +167,12 @@ class Build {
   }
 
   void make(size_t i) {
-    const ShardBuilder builder = encode_shard(plans_[i], kind_, modality_, [&](const EncodeCounts& counts) {
-      const std::lock_guard lock(mutex_);
-      progress_.done += counts;
-      if (options_.progress) options_.progress(progress_);
-    });
+    const ShardBuilder builder =
+        encode_shard(plans_[i], kind_, modality_, options_.strict, [&](const EncodeCounts& counts) {
+          const std::lock_guard lock(mutex_);
+          progress_.done += counts;
+          if (options_.progress) options_.progress(progress_);
+        });
     AtomicFile file(folder_ / names_[i]);
     builder.write(file.output());
     file.commit();
@@ -191,7 +196,7 @@ ShardSummary build_shards(const SplitFiles& files, std::vector<FileRemark> skipp
                           const Modality& modality, const fs::path& folder, const BuildOptions& options) {
   const std::vector<ShardPlan> plans = plan_shards(files, modality, options.shard_tokens);
   const FileDescriptor lock = lock_folder(folder);
-  claim_folder(folder, hexadecimal(fingerprint_of(plans, kind, modality)));
+  claim_folder(folder, hexadecimal(fingerprint_of(plans, kind, modality, options.strict)));
   Build build(kind, modality, folder, plans, options);
   build.run();
 
@@ -200,11 +205,13 @@ ShardSummary build_shards(const SplitFiles& files, std::vector<FileRemark> skipp
   summary.unit = modality.format().unit;
   summary.vocabulary = modality.format().vocabulary;
   summary.skipped = std::move(skipped);
+  const size_t unread = summary.skipped.size();
   for (size_t i = 0; i < plans.size(); ++i)
     add_shard(ShardFile::open(folder / build.names()[i]), plans[i].split, build.names()[i], summary);
   if (summary.splits[static_cast<size_t>(Split::train)].documents == 0) {
-    const FileRemark& first = summary.skipped.front();
-    throw_user("no file could be used for training; the first skipped: {}: {}", first.path, first.remark);
+    const FileRemark& first = summary.skipped.at(unread);  // shards for training come first
+    throw_user("no file could be used for training; the first skipped: {}: {}", printable(first.path),
+               printable(first.remark));
   }
   write_summary(summary, folder);
   return summary;

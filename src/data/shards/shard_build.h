@@ -21,6 +21,7 @@ struct BuildProgress {
 
 struct BuildOptions {
   int64_t shard_tokens = default_shard_tokens;
+  bool strict = false;                                 ///< skip files that would have to be repaired
   int workers = 0;                                     ///< threads; 0 = one per CPU
   std::function<void(const BuildProgress&)> progress;  ///< called from any thread, but never concurrently
 };

@@ -26,6 +26,7 @@ class ShardBuilder {
   /// modality's format.
   void add(std::string_view name, const TokenSequence& sequence);
   void skip(FileRemark file) { description_.skipped.push_back(std::move(file)); }
+  void repair(FileRemark file) { description_.repaired.push_back(std::move(file)); }
   int64_t documents() const { return static_cast<int64_t>(ends_.size()); }
   int64_t tokens() const { return tokens_; }
 

@@ -2,25 +2,33 @@
 
 #include <algorithm>
 #include <atomic>
+#include <span>
+#include <utility>
 
 #include "base/check.h"
+#include "data/file_notes.h"
 #include "data/shards/shard_encode.h"
 #include "data/shards/shard_summary.h"
 #include "data/special_tokens.h"
+#include "data/text/text_check.h"
+#include "io/checksum.h"
 
 namespace perceiver {
 namespace {
 
 /// The files of `config`, split into train, validation and test.
-SplitFiles split_files(const DataConfig& config, const ModalityKind& kind) {
-  SplitFiles files = list_splits(config, [&](const ListedFile& file) { return kind.takes(file.relative); });
-  const double validation = validation_share(config), test = test_share(config);
-  if (validation + test == 0) return files;
-  const std::vector<ListedFile> all = std::move(files[0]);
-  files[0].clear();
+SplitListing split_files(const DataConfig& config, const ModalityKind& kind, const ModalityOptions& options) {
+  SplitListing listing = list_splits(config, kind, text_file_check(kind, options));
+  const double validation = validation_share(config, listing), test = test_share(config, listing);
+  if (validation + test == 0) return listing;
+  const std::vector<ListedFile> all = std::exchange(listing.of(Split::train), {});
   const std::vector<Split> chosen = choose_splits(all, config.seed, validation, test);
-  for (size_t i = 0; i < all.size(); ++i) files[static_cast<size_t>(chosen[i])].push_back(all[i]);
-  return files;
+  for (size_t i = 0; i < all.size(); ++i) listing.of(chosen[i]).push_back(all[i]);
+  return listing;
+}
+
+void append(std::vector<FileRemark>& all, const std::vector<FileRemark>& some) {
+  all.insert(all.end(), some.begin(), some.end());
 }
 
 /// Throws unless the shard matches the opened modality.
@@ -55,21 +63,23 @@ std::unique_ptr<ShardDataset> ShardDataset::open(const std::string& folder,
     }
   }
   if (!data) throw_user("{}: contains no shards", folder);
+  data->skipped_ = summary.skipped;
+  data->repaired_ = summary.repaired;
   return data;
 }
 
 std::unique_ptr<ShardDataset> ShardDataset::encode(const DataConfig& config) {
   const ModalityKind& kind = find_modality(config.type);
-  std::unique_ptr<ShardDataset> data(
-      new ShardDataset(config.type, kind.open(ModalityOptions(kind, config.options))));
-  const SplitFiles files = split_files(config, kind);
-  const std::vector<ShardPlan> plans = plan_shards(files, *data->modality_, default_shard_tokens);
+  const ModalityOptions options(kind, config.options);
+  std::unique_ptr<ShardDataset> data(new ShardDataset(config.type, kind.open(options)));
+  SplitListing listing = split_files(config, kind, options);
+  const std::vector<ShardPlan> plans = plan_shards(listing.files, *data->modality_, default_shard_tokens);
 
   std::atomic<int64_t> bytes = 0;
   std::vector<std::unique_ptr<ShardFile>> shards(plans.size());
   run_in_parallel(static_cast<int64_t>(plans.size()), 0, [&](int64_t i) {
     const auto index = static_cast<size_t>(i);
-    const ShardBuilder builder = encode_shard(plans[index], kind, *data->modality_, {});
+    const ShardBuilder builder = encode_shard(plans[index], kind, *data->modality_, config.strict, {});
     shards[index] = std::make_unique<ShardFile>(
         ShardFile::parse(builder.bytes(), fmt::format("data.{}", split_name(plans[index].split))));
     bytes += shards[index]->file_bytes();
@@ -79,19 +89,22 @@ std::unique_ptr<ShardDataset> ShardDataset::encode(const DataConfig& config) {
           "perceiver data build --modality {}",
           max_memory_bytes >> 30, config.type);
   });
-  std::vector<FileRemark> skipped;
+  std::array<std::vector<FileRemark>, split_count> skipped;
   for (size_t i = 0; i < plans.size(); ++i) {
-    const auto& some = shards[i]->description().skipped;
-    skipped.insert(skipped.end(), some.begin(), some.end());
+    append(skipped[static_cast<size_t>(plans[i].split)], shards[i]->description().skipped);
+    append(data->repaired_, shards[i]->description().repaired);
     data->add(plans[i].split, std::move(*shards[i]));
   }
-  for (int i = 0; i < split_count; ++i) {
-    const auto split = static_cast<Split>(i);
-    if (!files[static_cast<size_t>(i)].empty() && data->documents(split) == 0)
-      throw_user("data.{}: none of {} files can be used; the first, {}: {}", split_name(split),
-                 files[static_cast<size_t>(i)].size(), skipped.front().path, skipped.front().remark);
+  for (const Split split : {Split::train, Split::validation, Split::test}) {
+    const std::vector<FileRemark>& some = skipped[static_cast<size_t>(split)];
+    if (!listing.of(split).empty() && data->documents(split) == 0)
+      throw_user("data.{}: no file can be used; {}", split_name(split), note_remarks(some, "skipped"));
+    append(listing.skipped, some);
   }
-  data->note_skipped(skipped);
+  data->notes_ = std::move(listing.notes);
+  data->skipped_ = std::move(listing.skipped);
+  add_note(data->notes_, data->skipped_, "skipped");
+  add_note(data->notes_, data->repaired_, "repaired");
   return data;
 }
 
@@ -102,10 +115,16 @@ void ShardDataset::add(Split split, ShardFile shard) {
   part.shards.push_back(std::move(shard));
 }
 
-void ShardDataset::note_skipped(const std::vector<FileRemark>& skipped) {
-  if (skipped.empty()) return;
-  notes_.push_back(fmt::format("{} files were skipped; the first, {}: {}", skipped.size(),
-                               skipped.front().path, skipped.front().remark));
+uint64_t ShardDataset::fingerprint() const {
+  Checksum checksum;
+  const auto add = [&](uint64_t number) { checksum.update(std::as_bytes(std::span(&number, 1))); };
+  const std::string tokenizer = modality_->tokenizer();
+  checksum.update(std::as_bytes(std::span(tokenizer)));
+  for (const Part& part : parts_) {
+    add(part.shards.size());
+    for (const ShardFile& shard : part.shards) add(shard.content_checksum());
+  }
+  return checksum.digest();
 }
 
 ShardDataset::Place ShardDataset::find(Split split, int64_t document) const {

@@ -18,9 +18,9 @@ class ShardDataset final : public Dataset {
   /// folder is unfinished or damaged, or if the options contradict the shards.
   static std::unique_ptr<ShardDataset> open(const std::string& folder,
                                             const std::map<std::string, std::string>& options);
-  /// The files that `config` names, encoded into memory now, on all CPUs. Files that cannot be used are
-  /// skipped and noted. Throws `user` as `list_splits` does, if no file of a split can be used, or if the
-  /// tokens would need more than `max_memory_bytes`.
+  /// The files that `config` names, encoded into memory now, on all CPUs. Files of folders that cannot be
+  /// used are skipped and noted. Throws `user` as `list_splits` does, if no file of a split can be used, or
+  /// if the tokens would need more than `max_memory_bytes`.
   static std::unique_ptr<ShardDataset> encode(const DataConfig& config);
   static constexpr int64_t max_memory_bytes = int64_t{8} << 30;
 
@@ -42,6 +42,11 @@ class ShardDataset final : public Dataset {
     modality_->augment(ids, random);
   }
   std::vector<std::string> notes() const override { return notes_; }
+  std::vector<FileRemark> skipped() const override { return skipped_; }
+  std::vector<FileRemark> repaired() const override { return repaired_; }
+  /// Of the tokenizer, and of the checksums of the tokens, positions, lengths and units of every shard, in
+  /// order.
+  uint64_t fingerprint() const override;
 
  private:
   struct Part {
@@ -57,7 +62,6 @@ class ShardDataset final : public Dataset {
       : name_(std::move(name)), modality_(std::move(modality)) {}
   const Part& of(Split split) const { return parts_[static_cast<size_t>(split)]; }
   void add(Split split, ShardFile shard);
-  void note_skipped(const std::vector<FileRemark>& skipped);
   Place find(Split split, int64_t document) const;
   void shared_positions(int64_t first, int64_t count, int32_t* out) const;
   void stored_positions(const Place& place, int64_t first, int64_t count, int32_t* out) const;
@@ -66,6 +70,7 @@ class ShardDataset final : public Dataset {
   std::unique_ptr<Modality> modality_;
   std::array<Part, split_count> parts_;
   std::vector<std::string> notes_;
+  std::vector<FileRemark> skipped_, repaired_;
 };
 
 }  // namespace perceiver

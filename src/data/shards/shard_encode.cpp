@@ -7,21 +7,24 @@
 #include <thread>
 
 #include "base/check.h"
-#include "io/file_view.h"
+#include "base/text.h"
+#include "io/file_content.h"
 
 namespace perceiver {
 namespace {
 
+constexpr size_t most_repairs = 16;  ///< listed of one file
+
 /// The documents of a file, or why there are none.
 std::vector<TokenSequence> encode_file(const ListedFile& file, const ModalityKind& kind,
-                                       const Modality& modality, std::string& reason) {
+                                       const Modality& modality, bool strict,
+                                       std::vector<std::string>& repairs, std::string& reason) {
   try {
-    if (file.size == 0) throw_user("is empty");
     if (file.size > kind.max_file_bytes)
       throw_user("has {} bytes; at most {} are read, split it into several files", file.size,
                  kind.max_file_bytes);
-    const FileView content(file.path);
-    std::vector<TokenSequence> documents = modality.encode({file.path, content.bytes()});
+    const FileContent content(file.path);
+    std::vector<TokenSequence> documents = modality.encode({file.path, content.bytes(), strict, &repairs});
     std::erase_if(documents, [](const TokenSequence& document) { return document.ids.empty(); });
     if (documents.empty()) reason = "contains no tokens";
     return documents;
@@ -35,6 +38,15 @@ std::vector<TokenSequence> encode_file(const ListedFile& file, const ModalityKin
 /// The reason without the path, which is shown next to it.
 std::string without_path(const std::string& reason, const std::string& path) {
   return reason.starts_with(path + ": ") ? reason.substr(path.size() + 2) : reason;
+}
+
+void add_repairs(ShardBuilder& builder, const std::string& path, std::vector<std::string>& repairs) {
+  if (repairs.size() > most_repairs) {
+    const size_t more = repairs.size() - most_repairs + 1;
+    repairs.resize(most_repairs - 1);
+    repairs.push_back(fmt::format("and {} more repairs", more));
+  }
+  for (std::string& repair : repairs) builder.repair({path, std::move(repair)});
 }
 
 }  // namespace
@@ -63,11 +75,12 @@ std::vector<ShardPlan> plan_shards(const SplitFiles& files, const Modality& moda
 }
 
 ShardBuilder encode_shard(const ShardPlan& plan, const ModalityKind& kind, const Modality& modality,
-                          const std::function<void(const EncodeCounts&)>& done) {
+                          bool strict, const std::function<void(const EncodeCounts&)>& done) {
   ShardBuilder builder(describe_shard(kind.name, modality, std::string(split_name(plan.split))));
   for (const ListedFile& file : plan.files) {
     std::string reason;
-    const std::vector<TokenSequence> documents = encode_file(file, kind, modality, reason);
+    std::vector<std::string> repairs;
+    const std::vector<TokenSequence> documents = encode_file(file, kind, modality, strict, repairs, reason);
     const int64_t tokens_before = builder.tokens();
     EncodeCounts counts{.files = 1, .bytes = file.size, .skipped = documents.empty() ? 1 : 0};
     for (size_t i = 0; i < documents.size(); ++i) {
@@ -76,7 +89,13 @@ ShardBuilder encode_shard(const ShardPlan& plan, const ModalityKind& kind, const
       ++counts.documents;
     }
     counts.tokens = builder.tokens() - tokens_before;
-    if (documents.empty()) builder.skip({file.relative, without_path(reason, file.path)});
+    if (!documents.empty()) {
+      add_repairs(builder, file.relative, repairs);
+    } else if (file.named) {
+      throw_user("{}: {}", printable(file.path), without_path(reason, file.path));
+    } else {
+      builder.skip({file.relative, without_path(reason, file.path)});
+    }
     if (done) done(counts);
   }
   return builder;

@@ -35,10 +35,11 @@ struct EncodeCounts {
   EncodeCounts& operator+=(const EncodeCounts& other);
 };
 
-/// Encodes the files of one shard. A file that the modality refuses (a `user` error) or that has no tokens is
-/// recorded as skipped; other errors are thrown. `done` is called after each file.
+/// Encodes the files of one shard. A file that cannot be read, that the modality refuses (a `user` error) or
+/// that has no tokens is recorded as skipped; if it was named itself, the error is thrown, as other errors
+/// are. What was repaired is recorded, too; `strict` skips such files. `done` is called after each file.
 ShardBuilder encode_shard(const ShardPlan& plan, const ModalityKind& kind, const Modality& modality,
-                          const std::function<void(const EncodeCounts&)>& done);
+                          bool strict, const std::function<void(const EncodeCounts&)>& done);
 
 /// Calls work(0) … work(count − 1) from `workers` threads (0 = one per CPU), each as soon as a thread is
 /// free. After the first exception no more work starts; it is rethrown here once all threads have finished.

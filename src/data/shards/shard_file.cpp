@@ -152,6 +152,13 @@ std::string ShardFile::document_name(int64_t document) const {
   return printable({reinterpret_cast<const char*>(names.data()), names.size()});
 }
 
+uint64_t ShardFile::content_checksum() const {
+  Checksum checksum;
+  for (const Part part : {Part::tokens, Part::positions, Part::ends, Part::units, Part::words})
+    checksum.update(std::as_bytes(std::span(&place(part).checksum, 1)));
+  return checksum.digest();
+}
+
 void ShardFile::check_document(int64_t document, int64_t first, int64_t count) const {
   const int64_t length = document_tokens(document);
   PERCEIVER_ASSERT(first >= 0 && count >= 0 && first <= length && count <= length - first);

@@ -31,6 +31,9 @@ class ShardFile {
   int64_t file_bytes() const { return static_cast<int64_t>(file_.size()); }
   /// XXH3-64 of the header, which includes the sections' checksums: identifies the shard.
   uint64_t fingerprint() const { return fingerprint_; }
+  /// XXH3-64 of the stored checksums of all sections but the names: identifies the documents, whatever the
+  /// files were called that they come from.
+  uint64_t content_checksum() const;
 
   int64_t document_tokens(int64_t document) const;
   int64_t document_units(int64_t document) const { return number(Part::units, document); }

@@ -92,10 +92,13 @@ std::string write_shard_header(const ShardHeader& header) {
       {"documents", header.documents},
       {"tokens", header.tokens},
       {"skipped", nlohmann::ordered_json::array()},
+      {"repaired", nlohmann::ordered_json::array()},
       {"sections", nlohmann::ordered_json::object()},
   };
   for (const FileRemark& file : d.skipped)
     json["skipped"].push_back({{"path", file.path}, {"reason", file.remark}});
+  for (const FileRemark& file : d.repaired)
+    json["repaired"].push_back({{"path", file.path}, {"repair", file.remark}});
   for (size_t i = 0; i < section_names.size(); ++i) {
     const ShardSection& section = header.sections[i];
     json["sections"][std::string(section_names[i])] = {
@@ -132,6 +135,12 @@ ShardHeader parse_shard_header(std::string_view text, const std::string& source)
   for (const Json& file : fields.list("skipped", SIZE_MAX)) {
     const Fields skipped = fields.object(file, "skipped");
     d.skipped.push_back({skipped.text("path"), skipped.text("reason")});
+  }
+  if (json.contains("repaired")) {  // not in shards of earlier versions
+    for (const Json& file : fields.list("repaired", SIZE_MAX)) {
+      const Fields repaired = fields.object(file, "repaired");
+      d.repaired.push_back({repaired.text("path"), repaired.text("repair")});
+    }
   }
   const Fields sections = fields.object("sections");
   for (size_t i = 0; i < section_names.size(); ++i) {

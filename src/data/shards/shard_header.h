@@ -26,7 +26,7 @@ struct ShardDescription {
   PositionKind positions = PositionKind::counted;
   std::vector<int64_t> position_sizes;
   bool ends = true;
-  std::vector<FileRemark> skipped;  ///< of the source files of this shard
+  std::vector<FileRemark> skipped, repaired;  ///< of the source files of this shard
 };
 
 /// Where a section lies and what it must hash to.

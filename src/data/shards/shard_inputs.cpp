@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "base/check.h"
+#include "base/text.h"
+#include "data/file_notes.h"
+#include "data/split_folders.h"
 
 namespace perceiver {
 namespace {
@@ -18,84 +22,53 @@ bool matches(const std::string& pattern, const std::string& path) {
   return ::fnmatch(pattern.c_str(), path.c_str(), 0) == 0 || ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
 }
 
-std::string expected_endings(const ModalityKind& kind) {
-  return fmt::format("not a file of modality {} ({})", kind.name, fmt::join(kind.endings, ", "));
+/// Moves the files for training that a pattern matches to its split.
+void take_matches(const std::string& input, Split split, const std::string& pattern, SplitListing& listing) {
+  if (pattern.empty()) return;
+  std::vector<ListedFile>& train = listing.of(Split::train);
+  const auto taken = std::stable_partition(
+      train.begin(), train.end(), [&](const ListedFile& file) { return !matches(pattern, file.relative); });
+  if (taken == train.end())
+    throw_user("{}: no file matches the {} pattern '{}'", printable(input), split_name(split), pattern);
+  listing.of(split).assign(taken, train.end());
+  train.erase(taken, train.end());
+  listing.own[static_cast<size_t>(split)] = true;
 }
 
-/// Moves the files that `kind` does not take from `files` to `skipped`.
-void keep_taken(std::vector<ListedFile>& files, const ModalityKind& kind, std::vector<FileRemark>& skipped) {
-  for (const ListedFile& file : files) {
-    const bool companion = std::any_of(kind.companions.begin(), kind.companions.end(),
-                                       [&](auto ending) { return file.relative.ends_with(ending); });
-    if (!companion && !kind.takes(file.relative)) skipped.push_back({file.relative, expected_endings(kind)});
-  }
-  std::erase_if(files, [&](const ListedFile& file) { return !kind.takes(file.relative); });
-}
-
-SplitFiles inputs_by_folder(const std::string& input, const ModalityKind& kind,
-                            std::vector<FileRemark>& skipped) {
-  SplitFiles files;
-  for (int i = 0; i < split_count; ++i) {
-    const fs::path folder = fs::path(input) / split_name(static_cast<Split>(i));
-    std::error_code ignored;
-    if (fs::is_directory(folder, ignored)) files[i] = list_files({folder.string()}, "--input", true);
-    keep_taken(files[i], kind, skipped);
-  }
-  for (const ListedFile& file : list_files({input}, "--input", true)) {
-    const fs::path top = *fs::path(file.relative).begin();
-    const bool inside = top == "train" || top == "validation" || top == "test";
-    if (!inside) skipped.push_back({file.relative, "outside the folders train, validation and test"});
-  }
-  return files;
-}
-
-SplitFiles inputs_by_pattern(const std::string& input, const ModalityKind& kind, const SplitOptions& options,
-                             std::vector<FileRemark>& skipped) {
-  std::vector<ListedFile> all = list_files({input}, "--input", true), rest;
-  keep_taken(all, kind, skipped);
-  SplitFiles files;
-  for (const ListedFile& file : all) {
-    if (matches(options.test, file.relative)) {
-      files[static_cast<int>(Split::test)].push_back(file);
-    } else if (matches(options.validation, file.relative)) {
-      files[static_cast<int>(Split::validation)].push_back(file);
-    } else {
-      rest.push_back(file);
-    }
-  }
-  for (const Split split : {Split::validation, Split::test}) {
-    const std::string& pattern = split == Split::test ? options.test : options.validation;
-    if (!pattern.empty() && files[static_cast<int>(split)].empty())
-      throw_user("{}: no file matches the {} pattern '{}'", input, split_name(split), pattern);
-  }
-  if (rest.empty()) return files;
-  const double validation = options.validation.empty() ? options.validation_fraction : 0;
-  const double test = options.test.empty() ? options.test_fraction : 0;
-  const double held_out = static_cast<double>(rest.size()) * (validation + test);
-  if (rest.size() == 1 && held_out > 0)
+/// Holds out fractions of the files for training, for the splits that have no files of their own.
+void take_fractions(const std::string& input, const SplitOptions& options, SplitListing& listing) {
+  const double validation = listing.has(Split::validation) ? 0 : options.validation_fraction;
+  const double test = listing.has(Split::test) ? 0 : options.test_fraction;
+  const std::vector<ListedFile> files = std::exchange(listing.of(Split::train), {});
+  if (files.size() == 1 && validation + test > 0)
     throw_user(
-        "{}: one file cannot be split by fractions; give it folders train/ and validation/, or set the "
-        "fractions to 0",
-        input);
-  const std::vector<Split> chosen = choose_splits(rest, options.seed, validation, test);
-  for (size_t i = 0; i < rest.size(); ++i) files[static_cast<int>(chosen[i])].push_back(rest[i]);
-  return files;
+        "{}: the one file for training ({}) cannot be split by fractions; add files, or set "
+        "--validation-fraction and --test-fraction to 0",
+        printable(input), printable(files[0].relative));
+  const std::vector<Split> chosen = choose_splits(files, options.seed, validation, test);
+  for (size_t i = 0; i < files.size(); ++i) listing.of(chosen[i]).push_back(files[i]);
 }
 
 }  // namespace
 
-SplitFiles find_inputs(const std::string& input, const ModalityKind& kind, const SplitOptions& options,
-                       std::vector<FileRemark>& skipped) {
-  std::error_code ignored;
-  const bool folders = fs::is_directory(fs::path(input) / "train", ignored);
-  if (folders && !(options.validation.empty() && options.test.empty()))
-    throw_user("{}: has a folder train/, so its folders decide the splits; leave the patterns out", input);
-  SplitFiles files =
-      folders ? inputs_by_folder(input, kind, skipped) : inputs_by_pattern(input, kind, options, skipped);
-  if (files[static_cast<int>(Split::train)].empty())
-    throw_user("{}: no files to train on: {} files are not of modality {} ({})", input, skipped.size(),
-               kind.name, kind.endings.empty() ? "any" : fmt::format("{}", fmt::join(kind.endings, ", ")));
-  return files;
+SplitListing find_inputs(const std::string& input, const ModalityKind& kind, const SplitOptions& options,
+                         const FileCheck& check) {
+  const SplitFolders folders = find_split_folders(input);
+  if (folders.decide() && !(options.validation.empty() && options.test.empty()))
+    throw_user("{}: has a folder {}/, so its folders decide the splits; leave the patterns out",
+               printable(input), printable(folders.name(Split::train)));
+  SplitListing listing = list_corpus(input, "--input", kind, check);
+  take_matches(input, Split::test, options.test, listing);
+  take_matches(input, Split::validation, options.validation, listing);
+  if (listing.of(Split::train).empty()) {
+    const std::string skipped = note_remarks(listing.skipped, "skipped");
+    throw_user(
+        "{}: no files to train on: none of modality {} ({}){}{}", printable(input), kind.name,
+        kind.endings.empty() ? "any file that is text" : fmt::format("{}", fmt::join(kind.endings, ", ")),
+        skipped.empty() ? "" : "; ", skipped);
+  }
+  take_fractions(input, options, listing);
+  return listing;
 }
 
 }  // namespace perceiver

@@ -33,6 +33,9 @@ std::string summary_text(const ShardSummary& summary) {
   json["skipped"] = OrderedJson::array();
   for (const FileRemark& file : summary.skipped)
     json["skipped"].push_back({{"path", file.path}, {"reason", file.remark}});
+  json["repaired"] = OrderedJson::array();
+  for (const FileRemark& file : summary.repaired)
+    json["repaired"].push_back({{"path", file.path}, {"repair", file.remark}});
   json["shards"] = OrderedJson::array();
   for (const ShardEntry& shard : summary.shards)
     json["shards"].push_back(
@@ -107,6 +110,9 @@ ShardSummary read_summary(const fs::path& folder) {
   }
   for (const nlohmann::json& file : member(json, "skipped", source))
     summary.skipped.push_back({text_in(file, "path", source), text_in(file, "reason", source)});
+  if (json.contains("repaired"))  // not in folders of earlier versions
+    for (const nlohmann::json& file : json["repaired"])
+      summary.repaired.push_back({text_in(file, "path", source), text_in(file, "repair", source)});
   for (const nlohmann::json& shard : member(json, "shards", source))
     summary.shards.push_back(read_entry(shard, source));
   return summary;

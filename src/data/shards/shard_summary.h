@@ -38,7 +38,7 @@ struct ShardSummary {
   std::string unit;
   int64_t vocabulary = 0;
   std::array<SplitCounts, split_count> splits;
-  std::vector<FileRemark> skipped;
+  std::vector<FileRemark> skipped, repaired;
   std::vector<ShardEntry> shards;
 };
 

@@ -5,6 +5,7 @@
 #include "data/modality.h"
 #include "data/text/byte_tokenizer.h"
 #include "data/text/sentencepiece_tokenizer.h"
+#include "data/text/text_check.h"
 #include "data/text/word_counter.h"
 #include "io/atomic_file.h"
 
@@ -13,7 +14,8 @@ namespace {
 
 class TextModality final : public Modality {
  public:
-  explicit TextModality(std::unique_ptr<Tokenizer> tokenizer) : tokenizer_(std::move(tokenizer)) {
+  TextModality(std::unique_ptr<Tokenizer> tokenizer, TextEncoding encoding)
+      : tokenizer_(std::move(tokenizer)), encoding_(encoding) {
     format_.vocabulary = tokenizer_->vocabulary();
     format_.unit = "byte";
   }
@@ -22,7 +24,7 @@ class TextModality final : public Modality {
   std::string tokenizer() const override { return tokenizer_->serialized(); }
 
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
-    const std::string_view text(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size());
+    const std::string_view text = text_of(file);
     TokenSequence document;
     try {
       document.ids = tokenizer_->encode(text);
@@ -46,19 +48,34 @@ class TextModality final : public Modality {
   }
 
  private:
+  std::string_view text_of(const SourceFile& file) const {
+    const std::string_view whole(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size());
+    const TextCheck check = check_text(whole, encoding_);
+    if (!check.fault.empty()) throw_user("{}: {}", file.path, check.fault);
+    for (const std::string& repair : check.repairs) file.repaired(repair);
+    return whole.substr(static_cast<size_t>(check.first), static_cast<size_t>(check.last - check.first));
+  }
+
   std::unique_ptr<Tokenizer> tokenizer_;
+  TextEncoding encoding_;
   SequenceFormat format_;
 };
 
 std::unique_ptr<Modality> open_text(const ModalityOptions& options) {
   const std::string& name = options.text("tokenizer");
-  if (name == ByteTokenizer::kind) return std::make_unique<TextModality>(make_tokenizer(ByteTokenizer::kind));
+  const TextEncoding encoding = text_encoding(options);
+  if (name == ByteTokenizer::kind)
+    return std::make_unique<TextModality>(make_tokenizer(ByteTokenizer::kind), encoding);
   return std::make_unique<TextModality>(
-      SentencePieceTokenizer::from_model(read_file(name, SentencePieceTokenizer::max_model_bytes), name));
+      SentencePieceTokenizer::from_model(read_file(name, SentencePieceTokenizer::max_model_bytes), name),
+      encoding);
 }
 
-std::unique_ptr<Modality> restore_text(std::string_view tokenizer, const ModalityOptions&) {
-  return std::make_unique<TextModality>(make_tokenizer(tokenizer));
+/// Shards and models have no use for an encoding.
+std::unique_ptr<Modality> restore_text(std::string_view tokenizer, const ModalityOptions& options) {
+  if (text_encoding(options) == TextEncoding::bytes)
+    throw_user("data.options.encoding is for text files; shards are built with --encoding");
+  return std::make_unique<TextModality>(make_tokenizer(tokenizer), TextEncoding::utf8);
 }
 
 }  // namespace
@@ -72,7 +89,12 @@ const ModalityKind& text_modality() {
       .max_file_bytes = int64_t{1} << 30,
       .options =
           {{"tokenizer", "bytes",
-            "bytes (259 ids), or the path of a SentencePiece model (perceiver data tokenizer trains one)."}},
+            "bytes (259 ids), or the path of a SentencePiece model (perceiver data tokenizer trains one).",
+            ModalityOption::Use::tokens, true},
+           {"encoding", "utf-8",
+            "utf-8, which skips files that are not UTF-8 text, or bytes, which takes the bytes of any file "
+            "as "
+            "they are."}},
       .open = open_text,
       .restore = restore_text,
   };

@@ -55,11 +55,10 @@ void build(const TempFolder& folder, const std::string& type, std::map<std::stri
   const auto modality = kind.open(ModalityOptions(kind, std::move(options)));
   SplitOptions split;
   split.validation_fraction = validation;
-  std::vector<FileRemark> skipped;
   BuildOptions build_options;
   build_options.shard_tokens = shard_tokens;
-  const SplitFiles files = find_inputs(folder.path("in"), kind, split, skipped);
-  build_shards(files, skipped, kind, *modality, folder.path("shards"), build_options);
+  const SplitListing inputs = find_inputs(folder.path("in"), kind, split);
+  build_shards(inputs.files, inputs.skipped, kind, *modality, folder.path("shards"), build_options);
 }
 
 DataConfig shards(const TempFolder& folder) {
@@ -151,11 +150,16 @@ TEST(ShardDataset, SkippedFilesAreNoted) {
   const auto data = open_dataset(raw(folder, "tokens", {}));
   EXPECT_EQ(data->documents(Split::train), 1);
   ASSERT_EQ(data->notes().size(), 1u);
-  EXPECT_THAT(data->notes()[0],
-              testing::AllOf(HasSubstr("1 files were skipped"), HasSubstr("b.npy: byte 0")));
+  EXPECT_THAT(data->notes()[0], testing::AllOf(HasSubstr("1 file was skipped"), HasSubstr("b.npy: byte 0")));
+  ASSERT_EQ(data->skipped().size(), 1u);
+  EXPECT_EQ(data->skipped()[0].path, "b.npy");
   DataConfig only_bad = raw(folder, "tokens", {});
   only_bad.train = {folder.path("in/b.npy")};
-  EXPECT_THAT(message_of([&] { open_dataset(only_bad); }), HasSubstr("none of 1 files can be used"));
+  EXPECT_THAT(message_of([&] { open_dataset(only_bad); }), HasSubstr("in/b.npy: byte 0"));
+  folder.write("bad/b.npy", "damaged");
+  only_bad.train = {folder.path("bad")};
+  EXPECT_THAT(message_of([&] { open_dataset(only_bad); }),
+              testing::AllOf(HasSubstr("data.train: no file can be used"), HasSubstr("b.npy: byte 0")));
 }
 
 TEST(OpenDataset, ShardsThatContradictAreRefused) {
@@ -170,7 +174,12 @@ TEST(OpenDataset, ShardsThatContradictAreRefused) {
   EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("values"));
   config = shards(folder);
   config.validation = {folder.path("in")};
+  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("--set data.validation="));
+  config.validation.clear();
+  config.train.push_back(folder.path("in"));
   EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("give no other path"));
+  std::swap(config.train[0], config.train[1]);
+  EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("it can only be data.train, and alone"));
   config = raw(folder, "text", {{"tokeniser", "bytes"}});
   EXPECT_THAT(message_of([&] { open_dataset(config); }), HasSubstr("did you mean 'tokenizer'"));
 }
@@ -232,6 +241,68 @@ TEST(Trainer, TrainsOnPositionsOfManyAxesAndKeepsTheTokenizer) {
   EXPECT_EQ(scored.units, 6);
   EXPECT_EQ(scored.unit, "token");
   EXPECT_EQ(scored.words, 0);
+}
+
+// A reader that repairs: text with a byte order mark.
+TEST(ShardDataset, RepairsAreListedAndStrictSkipsThem) {
+  const TempFolder folder;
+  folder.write("in/a.txt", "plain");
+  folder.write("in/b.txt", "\xEF\xBB\xBFmarked");
+  folder.write("in/c.txt", std::string("z\0z", 3));
+  for (const bool strict : {false, true}) {
+    const ModalityKind& kind = find_modality("text");
+    const auto modality = kind.open(ModalityOptions(kind, {}));
+    SplitOptions split;
+    split.validation_fraction = 0;
+    const SplitListing inputs = find_inputs(folder.path("in"), kind, split);
+    BuildOptions options;
+    options.strict = strict;
+    const std::string out = folder.path(strict ? "strict" : "shards");
+    build_shards(inputs.files, inputs.skipped, kind, *modality, out, options);
+    DataConfig config;
+    config.train = {out};
+    const auto data = open_dataset(config);
+    EXPECT_EQ(data->documents(Split::train), strict ? 1 : 2);
+    EXPECT_EQ(data->skipped().size(), strict ? 2u : 1u);
+    EXPECT_EQ(data->repaired().size(), strict ? 0u : 1u);
+    const FileRemark remark = strict ? data->skipped()[0] : data->repaired()[0];
+    EXPECT_EQ(remark, (FileRemark{"b.txt", "starts with a byte order mark"}));
+  }
+}
+
+TEST(ShardDataset, TheFingerprintIsOfTheContent) {
+  const TempFolder folder;
+  for (int i = 0; i < 6; ++i) folder.write("in/" + std::to_string(i) + ".npy", npy({i, 1}));
+  build(folder, "tokens", {{"values", "20"}}, 0.25, 1 << 24);
+  DataConfig config = raw(folder, "tokens", {{"values", "20"}});
+  config.validation_fraction = 0.25;
+  const uint64_t first = open_dataset(config)->fingerprint();
+  EXPECT_EQ(open_dataset(shards(folder))->fingerprint(), first);
+  config.seed = 2;  // another split
+  EXPECT_NE(open_dataset(config)->fingerprint(), first);
+  config.seed = 0;
+  std::filesystem::rename(folder.path("in"), folder.path("elsewhere"));
+  config.train = {folder.path("elsewhere")};
+  EXPECT_EQ(open_dataset(config)->fingerprint(), first);
+  config.options["values"] = "21";
+  EXPECT_NE(open_dataset(config)->fingerprint(), first);
+  config.options["values"] = "20";
+  folder.write("elsewhere/3.npy", npy({4, 1}));
+  EXPECT_NE(open_dataset(config)->fingerprint(), first);
+}
+
+TEST(ShardDataset, AFileThatVanishesIsSkipped) {
+  const TempFolder folder;
+  for (const char* name : {"a", "b", "c"}) folder.write(std::string("in/") + name + ".npy", npy({1}));
+  const ModalityKind& kind = find_modality("tokens");
+  const auto modality = kind.open(ModalityOptions(kind, {}));
+  SplitOptions split;
+  split.validation_fraction = 0;
+  const SplitListing inputs = find_inputs(folder.path("in"), kind, split);
+  std::filesystem::remove(folder.path("in/b.npy"));
+  const ShardSummary summary = build_shards(inputs.files, {}, kind, *modality, folder.path("out"), {});
+  ASSERT_EQ(summary.skipped.size(), 1u);
+  EXPECT_EQ(summary.skipped[0], (FileRemark{"b.npy", "cannot be read: No such file or directory"}));
 }
 
 }  // namespace

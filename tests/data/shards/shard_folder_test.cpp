@@ -18,16 +18,18 @@ namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
 
-/// Sixty sequences, two of which are damaged, and a file of another kind.
+/// Sixty sequences, three of which are damaged and one empty, a broken link, and a file of another kind.
 void write_inputs(const TempFolder& folder, const std::string& below = "") {
   for (int i = 0; i < 60; ++i) {
     std::vector<int32_t> values(static_cast<size_t>(10 + i));
     for (size_t j = 0; j < values.size(); ++j) values[j] = static_cast<int32_t>((i * 31 + j) % 256);
     std::string file = write_npy(values, {static_cast<int64_t>(values.size())});
     if (i % 25 == 7) file.resize(file.size() - 1);
+    if (i == 20) file.clear();
     folder.write(fmt::format("in/{}{:02}.npy", below, i), file);
   }
   folder.write("in/" + below + "README.txt", "not an array");
+  fs::create_symlink("nowhere", folder.path("in/" + below + "link.npy"));
 }
 
 ShardSummary build(const TempFolder& folder, const std::string& out, int workers = 2,
@@ -35,18 +37,17 @@ ShardSummary build(const TempFolder& folder, const std::string& out, int workers
                    BuildProgress* last = nullptr) {
   const ModalityKind& kind = find_modality("tokens");
   const auto modality = kind.open(ModalityOptions(kind, std::move(options)));
-  std::vector<FileRemark> skipped;
   SplitOptions split;
   split.test = "*5.npy";
   split.validation_fraction = 0.1;
-  const SplitFiles files = find_inputs(folder.path("in"), kind, split, skipped);
+  const SplitListing inputs = find_inputs(folder.path("in"), kind, split);
   BuildOptions build_options;
   build_options.workers = workers;
   build_options.shard_tokens = shard_tokens;
   build_options.progress = [&](const BuildProgress& p) {
     if (last != nullptr) *last = p;
   };
-  return build_shards(files, skipped, kind, *modality, folder.path(out), build_options);
+  return build_shards(inputs.files, inputs.skipped, kind, *modality, folder.path(out), build_options);
 }
 
 /// Names and contents of the files of a folder.
@@ -63,7 +64,7 @@ TEST(ShardFolder, IsTheSameWhateverTheNumberOfWorkers) {
   build(folder, "one", 1);
   const auto one = contents(folder.path("one"));
   EXPECT_GT(one.size(), 6u);
-  for (const int workers : {2, 5}) {
+  for (const int workers : {2, 8}) {
     build(folder, fmt::format("w{}", workers), workers);
     EXPECT_EQ(contents(folder.path(fmt::format("w{}", workers))), one);
   }
@@ -75,14 +76,16 @@ TEST(ShardFolder, SummaryCountsEverything) {
   const ShardSummary summary = build(folder, "out");
   int64_t documents = 0, tokens = 0;
   for (const SplitCounts& counts : summary.splits) documents += counts.documents, tokens += counts.tokens;
-  EXPECT_EQ(documents, 57);  // without 07, 32 and 57
-  EXPECT_EQ(tokens, 60 * 10 + 59 * 30 - 17 - 42 - 67);
+  EXPECT_EQ(documents, 56);  // without 07, 20, 32 and 57
+  EXPECT_EQ(tokens, 60 * 10 + 59 * 30 - 17 - 30 - 42 - 67);
   EXPECT_EQ(summary.splits[2].documents, 6);  // 05, 15, … 55
-  EXPECT_EQ(summary.splits[1].documents, 4);  // a tenth of the other 54 files, of which one is damaged
-  ASSERT_EQ(summary.skipped.size(), 4u);
-  EXPECT_EQ(summary.skipped[0].path, "README.txt");
-  EXPECT_THAT(summary.skipped[0].remark, HasSubstr("not a file of modality tokens"));
-  EXPECT_THAT(summary.skipped[1].remark, HasSubstr("byte "));
+  EXPECT_EQ(summary.splits[1].documents, 4);  // a tenth of the other 53 files, of which one is damaged
+  ASSERT_EQ(summary.skipped.size(), 6u);
+  EXPECT_EQ(summary.skipped[0], (FileRemark{"20.npy", "is empty"}));
+  EXPECT_EQ(summary.skipped[1], (FileRemark{"link.npy", "is a broken link to 'nowhere'"}));
+  EXPECT_EQ(summary.skipped[2].path, "README.txt");
+  EXPECT_THAT(summary.skipped[2].remark, HasSubstr("not a file of modality tokens"));
+  EXPECT_THAT(summary.skipped[3].remark, HasSubstr("byte "));
   const ShardSummary read = read_summary(folder.path("out"));
   EXPECT_EQ(read.skipped, summary.skipped);
   EXPECT_EQ(read.splits[0].tokens, summary.splits[0].tokens);
@@ -149,19 +152,18 @@ TEST(ShardFolder, SplitFoldersAreKept) {
   for (const char* name : {"train/a.npy", "train/deep/b.npy", "validation/a.npy", "test/c.npy", "d.npy"})
     folder.write(std::string("in/") + name, write_npy(std::vector<int32_t>{1, 2}, {2}));
   folder.write("in/train/empty.npy", "");
-  std::vector<FileRemark> skipped;
-  const SplitFiles files = find_inputs(folder.path("in"), find_modality("tokens"), {}, skipped);
-  ASSERT_EQ(files[0].size(), 3u);
-  EXPECT_EQ(files[0][0].relative, "a.npy");
-  EXPECT_EQ(files[0][1].relative, "deep/b.npy");
+  const auto [files, skipped, notes, own] = find_inputs(folder.path("in"), find_modality("tokens"), {});
+  ASSERT_EQ(files[0].size(), 2u);
+  EXPECT_EQ(files[0][0].relative, "train/a.npy");
+  EXPECT_EQ(files[0][1].relative, "train/deep/b.npy");
   EXPECT_EQ(files[1].size(), 1u);
   EXPECT_EQ(files[2].size(), 1u);
-  ASSERT_EQ(skipped.size(), 1u);
-  EXPECT_EQ(skipped[0].path, "d.npy");
-  EXPECT_THAT(skipped[0].remark, HasSubstr("outside the folders"));
+  ASSERT_EQ(skipped.size(), 2u);
+  EXPECT_EQ(skipped[0], (FileRemark{"train/empty.npy", "is empty"}));
+  EXPECT_EQ(skipped[1], (FileRemark{"d.npy", "is outside the folders train/, validation/ and test/"}));
   SplitOptions options;
   options.test = "*";
-  EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), find_modality("tokens"), options, skipped); }),
+  EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), find_modality("tokens"), options); }),
               HasSubstr("leave the patterns out"));
 }
 
@@ -173,12 +175,12 @@ TEST(ShardFolder, EmptyAndLargeFilesAreListed) {
   ModalityKind kind = find_modality("tokens");
   kind.max_file_bytes = 136;
   folder.write("in/d.npy", write_npy(std::vector<int32_t>{1, 2, 3}, {3}));
-  std::vector<FileRemark> skipped;
   SplitOptions split;
   split.validation_fraction = 0;
-  const SplitFiles files = find_inputs(folder.path("in"), kind, split, skipped);
+  const SplitListing inputs = find_inputs(folder.path("in"), kind, split);
   const auto modality = kind.open(ModalityOptions(kind, {}));
-  const ShardSummary summary = build_shards(files, skipped, kind, *modality, folder.path("out"), {});
+  const ShardSummary summary =
+      build_shards(inputs.files, inputs.skipped, kind, *modality, folder.path("out"), {});
   ASSERT_EQ(summary.skipped.size(), 3u);
   EXPECT_EQ(summary.skipped[0], (FileRemark{"b.npy", "is empty"}));
   EXPECT_EQ(summary.skipped[1], (FileRemark{"c.npy", "contains no tokens"}));
@@ -189,19 +191,18 @@ TEST(ShardFolder, InputsWithoutUseAreErrors) {
   const TempFolder folder;
   folder.write("in/a.txt", "text");
   const ModalityKind& kind = find_modality("audio");
-  std::vector<FileRemark> skipped;
-  EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, {}, skipped); }),
+  EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, {}); }),
               AllOf(HasSubstr("no files to train on"), HasSubstr(".wav, .flac")));
-  EXPECT_THAT(message_of([&] { find_inputs(folder.path("none"), kind, {}, skipped); }), HasSubstr("none"));
+  EXPECT_THAT(message_of([&] { find_inputs(folder.path("none"), kind, {}); }), HasSubstr("none"));
   folder.write("in/a.wav", write_audio(std::vector<float>(9), 8000, ".wav"));
-  EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, {}, skipped); }), HasSubstr("one file"));
+  EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, {}); }), HasSubstr("one file"));
   SplitOptions options;
   options.test = "*_9.wav";
-  EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, options, skipped); }),
+  EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, options); }),
               HasSubstr("no file matches the test pattern"));
   folder.write("bad/a.wav", "no sound");
   folder.write("bad/b.wav", "no sound either");
-  const SplitFiles files = find_inputs(folder.path("bad"), kind, {}, skipped);
+  const SplitFiles files = find_inputs(folder.path("bad"), kind, {}).files;
   const auto modality = kind.open(ModalityOptions(kind, {}));
   EXPECT_THAT(message_of([&] { build_shards(files, {}, kind, *modality, folder.path("out"), {}); }),
               AllOf(HasSubstr("no file could be used"), HasSubstr(".wav: not a supported audio file")));

@@ -105,6 +105,19 @@ TEST(Shard, HoldsWhatWasAdded) {
   }
 }
 
+TEST(Shard, HeadersOfEarlierVersionsHaveNoRepairs) {
+  ShardHeader header{
+      .description = {
+          .modality = "tokens", .tokenizer = "t", .split = "train", .unit = "token", .vocabulary = 9}};
+  header.description.repaired = {{"a", "has no end"}};
+  std::string text = write_shard_header(header);
+  EXPECT_EQ(parse_shard_header(text, "x").description.repaired, header.description.repaired);
+  const std::string field = R"("repaired":[{"path":"a","repair":"has no end"}],)";
+  ASSERT_NE(text.find(field), std::string::npos);
+  text.erase(text.find(field), field.size());
+  EXPECT_TRUE(parse_shard_header(text, "x").description.repaired.empty());
+}
+
 TEST(Shard, ReadsParts) {
   const ShardFile shard = ShardFile::parse(example().bytes(), "memory");
   std::vector<int32_t> two(2);

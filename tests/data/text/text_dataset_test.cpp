@@ -159,7 +159,9 @@ TEST(TextDataset, CutsFallBetweenCharacters) {
 
 TEST(TextDataset, BytesThatAreNoUtf8AreCutAnywhere) {
   const TempFolder folder;
-  const auto data = TextDataset::open(paths({folder.write("a.bin", std::string(100, '\x80'))}, 0.1));
+  DataConfig config = paths({folder.write("a.bin", std::string(100, '\x80'))}, 0.1);
+  config.options["encoding"] = "bytes";
+  const auto data = TextDataset::open(config);
   EXPECT_EQ(data->document_bytes(Split::train, 0), 90);
 }
 
@@ -221,7 +223,8 @@ TEST(TextDataset, SaysWhatIsWrongWithPathsAndFractions) {
   EXPECT_THAT(open_error(paths({"/dev/null"})), HasSubstr("neither a file nor a folder"));
   folder.write("nothing/.x", "x");
   EXPECT_THAT(open_error(paths({folder.path("nothing")})), HasSubstr("no file with any text"));
-  EXPECT_THAT(open_error(paths({folder.write("e.txt", "")})), HasSubstr("no file with any text"));
+  EXPECT_THAT(open_error(paths({folder.write("e.txt", "")})), HasSubstr("e.txt: is empty"));
+  EXPECT_THAT(open_error(paths({a, a})), HasSubstr("is the same file as"));
   EXPECT_THAT(open_error(paths({a}, 1)), HasSubstr("data.validation_fraction"));
   EXPECT_THAT(open_error(paths({a}, -0.1)), HasSubstr("data.validation_fraction"));
   EXPECT_THAT(open_error(paths({a}, 0, std::nan(""))), HasSubstr("data.test_fraction"));
@@ -235,11 +238,70 @@ TEST(TextDataset, AFileLargerThanMemoryCanBeOpened) {
   constexpr int64_t size = int64_t{8} << 30;
   std::filesystem::resize_file(path, size);
   std::fstream(path, std::ios::in | std::ios::out | std::ios::binary).seekp(size - 3) << "end";
-  const auto data = TextDataset::open(paths({path}, 0.5));
+  DataConfig config = paths({path}, 0.5);
+  config.options["encoding"] = "bytes";
+  const auto data = TextDataset::open(config);
   EXPECT_EQ(data->document_bytes(Split::train, 0), size / 2);
   std::vector<int32_t> last(4);
   data->read(Split::validation, 0, data->document_length(Split::validation, 0) - 4, 4, last.data());
   EXPECT_THAT(last, ElementsAre('e' + 3, 'n' + 3, 'd' + 3, 1));
+}
+
+TEST(TextDataset, WhatIsNotTextIsSkippedAndListed) {
+  const TempFolder folder;
+  folder.write("in/a.txt", "h\xC3\xA9");
+  folder.write("in/b.txt", "caf\xE9 au lait");
+  folder.write("in/c.gz", "\x1F\x8B\x08 and so on");
+  folder.write("in/d.txt", "\xEF\xBB\xBFmarked");
+  const auto data = TextDataset::open(paths({folder.path("in")}));
+  EXPECT_THAT(texts(*data, Split::train), ElementsAre("h\xC3\xA9", "marked"));
+  EXPECT_EQ(data->document_name(Split::train, 1), folder.path("in/d.txt"));
+  ASSERT_EQ(data->skipped().size(), 2u);
+  EXPECT_EQ(data->skipped()[0].path, "b.txt");
+  EXPECT_THAT(data->skipped()[0].remark, HasSubstr("is not UTF-8 text: byte 3 is E9"));
+  EXPECT_THAT(data->skipped()[1].remark, HasSubstr("gzip"));
+  EXPECT_THAT(data->repaired(), ElementsAre(FileRemark{"d.txt", "starts with a byte order mark"}));
+  EXPECT_THAT(data->notes(), ElementsAre(HasSubstr("2 files were skipped; the first, b.txt: is not"),
+                                         HasSubstr("1 file was repaired: d.txt: starts")));
+  DataConfig config = paths({folder.path("in")});
+  config.strict = true;
+  EXPECT_EQ(TextDataset::open(config)->documents(Split::train), 1);
+  EXPECT_EQ(TextDataset::open(config)->skipped().size(), 3u);
+  config.strict = false;
+  config.options["encoding"] = "bytes";
+  EXPECT_EQ(TextDataset::open(config)->documents(Split::train), 4);
+  EXPECT_EQ(text(*TextDataset::open(config), Split::train, 3), "\xEF\xBB\xBFmarked");
+  EXPECT_THAT(
+      open_error(paths({folder.path("in/b.txt")})),
+      AllOf(HasSubstr("b.txt: is not UTF-8 text: byte 3 is E9"), HasSubstr("iconv -f LATIN1 -t UTF-8")));
+}
+
+TEST(TextDataset, AMarkedDocumentIsCutByTheBytesOfItsText) {
+  const TempFolder folder;
+  const auto data = TextDataset::open(paths({folder.write("a.txt",
+                                                          "\xEF\xBB\xBF"
+                                                          "0123456789")},
+                                            0.2));
+  EXPECT_THAT(texts(*data, Split::train), ElementsAre("01234567"));
+  EXPECT_THAT(texts(*data, Split::validation), ElementsAre("89"));
+}
+
+TEST(TextDataset, TheFingerprintIsOfContentOrderAndSplit) {
+  const TempFolder folder;
+  write_many(folder, "here", 12);
+  write_many(folder, "there", 12);
+  const auto fingerprint = [](const DataConfig& config) { return TextDataset::open(config)->fingerprint(); };
+  DataConfig config = paths({folder.path("here")}, 0.25);
+  const uint64_t first = fingerprint(config);
+  EXPECT_EQ(fingerprint(paths({folder.path("there")}, 0.25)), first);
+  EXPECT_NE(fingerprint(paths({folder.path("here")}, 0.5)), first);
+  config.seed = 1;
+  EXPECT_NE(fingerprint(config), first);
+  folder.write("there/3.txt", "x");
+  EXPECT_NE(fingerprint(paths({folder.path("there")}, 0.25)), first);
+  const std::string a = folder.path("here/1.txt"), b = folder.path("here/2.txt");
+  EXPECT_NE(fingerprint(paths({a, b})), fingerprint(paths({b, a})));
+  EXPECT_NE(fingerprint(paths({a, b})), 0u);
 }
 
 /// Bytes of files in this process's resident set.

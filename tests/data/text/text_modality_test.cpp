@@ -34,7 +34,7 @@ TEST(TextModality, CountsBytesAndWords) {
   EXPECT_THAT(message_of([&] {
                 modality->encode({"a/b.txt", std::as_bytes(std::span(bad))});
               }),
-              HasSubstr("a/b.txt: byte 2"));
+              HasSubstr("a/b.txt: is not UTF-8 text: byte 2 is FF"));
 }
 
 }  // namespace

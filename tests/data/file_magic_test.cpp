@@ -1,0 +1,33 @@
+#include "data/file_magic.h"
+
+#include <gmock/gmock.h>
+
+namespace perceiver {
+namespace {
+
+using namespace std::string_literals;
+using testing::HasSubstr;
+
+TEST(FileMagic, NamesWhatPeopleHaveInTheirFolders) {
+  EXPECT_THAT(name_content("\xFF\xFEh\0i\0"s), HasSubstr("iconv -f UTF-16 -t UTF-8"));
+  EXPECT_THAT(name_content("\xFE\xFF\0h\0i"s), HasSubstr("UTF-16 text"));
+  EXPECT_THAT(name_content("\xFF\xFE\0\0h\0\0\0"s), HasSubstr("UTF-32 text"));
+  EXPECT_THAT(name_content("h\0e\0l\0l\0o\0"s), HasSubstr("UTF-16LE"));
+  EXPECT_THAT(name_content("\0h\0e\0l\0l\0o"s), HasSubstr("UTF-16BE"));
+  EXPECT_THAT(name_content("\x1F\x8B\x08"s), HasSubstr("gzip"));
+  EXPECT_THAT(name_content("PK\x03\x04"), HasSubstr("ZIP archive"));
+  EXPECT_THAT(name_content("%PDF-1.4"), HasSubstr("pdftotext"));
+  EXPECT_THAT(name_content("\xFF\xD8\xFF\xE0"), HasSubstr("JPEG"));
+  EXPECT_THAT(name_content("\x89PNG\r\n\x1A\n"), HasSubstr("PNG"));
+  EXPECT_THAT(name_content("MThd"), HasSubstr("data.type: music"));
+  EXPECT_THAT(name_content("RIFF\1\2\3\4WAVE"), HasSubstr("WAV"));
+  EXPECT_THAT(name_content("RIFF\1\2\3\4WEBP"), HasSubstr("WebP"));
+}
+
+TEST(FileMagic, TextHasNoName) {
+  for (const std::string& text : {""s, "R"s, "RIFF"s, "hello"s, "\0"s, "a\0b"s, "\xE9t\xE9"s})
+    EXPECT_EQ(name_content(text), "") << text;
+}
+
+}  // namespace
+}  // namespace perceiver
