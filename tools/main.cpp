@@ -10,6 +10,7 @@
 #include "perceiver/version.h"
 #include "tools/commands.h"
 #include "tools/log.h"
+#include "tools/standard_streams.h"
 
 namespace {
 
@@ -81,6 +82,7 @@ int parse_and_run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  fill_standard_streams();
   ::signal(SIGXFSZ, SIG_IGN);  // writing past `ulimit -f` is then an ordinary error
   start_log();
   try {

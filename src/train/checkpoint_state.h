@@ -10,6 +10,7 @@
 
 #include "perceiver/config.h"
 #include "perceiver/error.h"
+#include "train/data_record.h"
 #include "train/learner.h"
 
 namespace perceiver {
@@ -39,6 +40,7 @@ struct CheckpointState {
   int64_t validated = -1;                 ///< step of the last validation; -1: none
   std::optional<BestValidation> best;
   LossSums interval;  ///< since the last entry of the metrics
+  DataRecord data;    ///< what the run trains on
   Config config;
 };
 

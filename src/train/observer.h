@@ -41,11 +41,15 @@ struct EvalEntry {
   double bits() const { return loss / std::numbers::ln2; }
 };
 
+struct RunHeader;  // train/run_report.h
+
 enum class Severity { info, warning };
 
 class TrainObserver {
  public:
   virtual ~TrainObserver() = default;
+  /// Before the first step.
+  virtual void on_start(const RunHeader&) {}
   virtual void on_log(const LogEntry&) {}
   virtual void on_eval(const EvalEntry&) {}
   /// A checkpoint is safely on disk.
