@@ -63,6 +63,7 @@ void Trainer::step(bool draining) {
   state_.loss = report.sums.mean(report.sums.nll);
   if (saved_ == confirmed_) return;
   confirmed_ = saved_;
+  folder_.check_place();  // whatever has its name now is not to be pruned
   folder_.checkpoints().prune(config_.checkpoint.keep);
 }
 
