@@ -17,6 +17,10 @@ std::string count_text(double count) {
   return fmt::format("{:.0f}", count);
 }
 
+std::string ratio_text(double ratio) {
+  return ratio < 10 ? fmt::format("{:.2g}", ratio) : count_text(ratio);
+}
+
 std::string counted(int64_t count, const char* noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }
@@ -77,8 +81,8 @@ std::string steps_text(const RunHeader& header) {
   std::string text = fmt::format("{}{} of {}", header.step > 0 ? fmt::format("{} to ", header.step) : "",
                                  config.train.steps, counted(config.train.batch, "example"));
   if (header.steps_per_epoch > 0)
-    text += fmt::format(", {} to an epoch ({:.3g} epochs)", count_text(header.steps_per_epoch),
-                        static_cast<double>(config.train.steps) / header.steps_per_epoch);
+    text += fmt::format(", {} to an epoch ({} epochs)", count_text(header.steps_per_epoch),
+                        ratio_text(static_cast<double>(config.train.steps) / header.steps_per_epoch));
   text += fmt::format("; {}, learning rate {}, {}", value_text(config, "optimizer.type"),
                       value_text(config, "optimizer.learning_rate"), value_text(config, "schedule.type"));
   if (config.schedule.warmup_steps > 0)
@@ -105,8 +109,7 @@ std::string validation_text(const ValidationSummary& validation) {
   std::string text = fmt::format("{:.4f} nats {:.4f} bits", entry.loss, entry.bits());
   if (validation.bits_per_unit)
     text += fmt::format(", {:.4f} bits per {}", *validation.bits_per_unit, validation.unit);
-  if (validation.step) text += fmt::format(" at step {}", *validation.step);
-  return text;
+  return text + fmt::format(" at step {}", validation.step);
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ std::vector<std::string> header_lines(const RunHeader& header);
 
 /// A validation, as far as it is known: a resumed run knows only the loss of earlier ones.
 struct ValidationSummary {
-  std::optional<int64_t> step;
+  int64_t step = 0;
   double loss = 0;  ///< nats per target
   std::optional<double> bits_per_unit;
   std::string unit;

@@ -31,7 +31,8 @@ RunSummary Trainer::summary() const {
     return ValidationSummary{entry.step, entry.loss, entry.bits_per_unit, entry.unit};
   };
   if (state_.best) summary.best = ValidationSummary{state_.best->step, state_.best->loss, {}, {}};
-  if (state_.validation_loss) summary.last = ValidationSummary{{}, *state_.validation_loss, {}, {}};
+  if (state_.validation_loss)
+    summary.last = ValidationSummary{state_.validated, *state_.validation_loss, {}, {}};
   if (best_eval_) summary.best = known(*best_eval_);
   if (last_eval_) summary.last = known(*last_eval_);
   if (const std::optional<int64_t> best = folder_.checkpoints().best())

@@ -29,10 +29,10 @@ while [ $done -lt "$kills" ]; do
     resume=; [ -e "$work/killed/config.yaml" ] && resume=--resume
     train --set train.steps=$steps --run "$work/killed" $resume > "$work/out" 2> "$work/err" & running=$!
     sleep "0.$(printf %03d $((RANDOM % 800)))"
-    [ $done -lt "$kills" ] && kill -KILL $running 2> /dev/null && done=$((done + 1))
+    [ $done -lt "$kills" ] && kill -KILL $running 2> /dev/null
     wait $running 2> /dev/null; code=$?
     [ $code -eq 0 ] && break
-    [ $code -eq 137 ] || { fail "round $rounds: exit code $code: $(cat "$work/err")"; break 2; }
+    [ $code -eq 137 ] && done=$((done + 1)) || { fail "round $rounds: exit code $code: $(cat "$work/err")"; break 2; }
     ls "$work/killed/checkpoints" 2> /dev/null | grep -q '^step-' || unfinished=$((unfinished + 1))
   done
   state "$work/whole" > "$work/whole.state"; state "$work/killed" > "$work/killed.state"

@@ -29,8 +29,7 @@ TEST(NextSteps, SuitTheModality) {
 TEST(NextSteps, ARunIsResumedAsItWasStarted) {
   EXPECT_EQ(resume_command({"perceiver", "train", "a.yaml", "--set", "data.train=my book.txt"}),
             "perceiver train a.yaml --set 'data.train=my book.txt' --resume");
-  EXPECT_EQ(resume_command({"perceiver", "train", "a.yaml", "--resume"}),
-            "perceiver train a.yaml --resume");
+  EXPECT_EQ(resume_command({"perceiver", "train", "a.yaml", "--resume"}), "perceiver train a.yaml --resume");
 }
 
 }  // namespace

@@ -37,7 +37,8 @@ TEST(DryRun, RefusesWhatTheRunWouldRefuse) {
 }
 
 TEST(DryRun, SaysHowLongTheRunTakes) {
-  const DryRun measured{.steps = 20, .seconds_per_step = 0.042, .device_bytes = 3 << 20, .process_bytes = 5 << 20};
+  const DryRun measured{
+      .steps = 20, .seconds_per_step = 0.042, .device_bytes = 3 << 20, .process_bytes = 5 << 20};
   Config config = tiny_config(3000);
   EXPECT_EQ(duration_line(measured, config),
             "42 ms a step (mean of 20): 3000 steps take 2:06, and validations come on top");

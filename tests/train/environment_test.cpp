@@ -47,7 +47,9 @@ TEST(Environment, ARunFolderWithoutItHasNone) {
 class Remarked : public FakeDataset {
  public:
   using FakeDataset::FakeDataset;
-  std::vector<FileRemark> skipped() const override { return {{"a.txt", "is not UTF-8"}, {"b\xff", "is a PDF"}}; }
+  std::vector<FileRemark> skipped() const override {
+    return {{"a.txt", "is not UTF-8"}, {"b\xff", "is a PDF"}};
+  }
   std::vector<FileRemark> repaired() const override { return {{"c.mid", "ends early"}}; }
 };
 

@@ -48,7 +48,8 @@ TEST(RunFolder, ARunThatIsMovedSavesInItsNewPlaceAndEnds) {
   const TempFolder folder;
   const std::string old = folder.path("old"), moved = folder.path("moved");
   Mover mover([&] { fs::rename(old, moved); });
-  const std::string message = error_of(ErrorKind::failure, [&] { train(tiny_config(6), old, false, &mover); });
+  const std::string message =
+      error_of(ErrorKind::failure, [&] { train(tiny_config(6), old, false, &mover); });
   EXPECT_THAT(message, HasSubstr(old + ": the run folder was moved to " + moved));
   EXPECT_THAT(message, HasSubstr("at step 3"));
   EXPECT_FALSE(fs::exists(old));
@@ -77,7 +78,9 @@ TEST(RunFolder, ARemovedOneIsNotMadeAgainByACheckpoint) {
   config.train.log_every = 1000;
   config.checkpoint.every = 2;
   struct Remover : Recorder {
-    void on_checkpoint(int64_t, const fs::path& path) override { fs::remove_all(path.parent_path().parent_path()); }
+    void on_checkpoint(int64_t, const fs::path& path) override {
+      fs::remove_all(path.parent_path().parent_path());
+    }
   } remover;
   EXPECT_THAT(error_of(ErrorKind::failure, [&] { train(config, run, false, &remover); }),
               HasSubstr("was removed"));
