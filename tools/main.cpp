@@ -13,6 +13,7 @@
 #include "tools/commands.h"
 #include "tools/log.h"
 #include "tools/output.h"
+#include "tools/standard_streams.h"
 #include "tools/validators.h"
 
 namespace {
@@ -100,6 +101,7 @@ int parse_and_run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  fill_standard_streams();
   ::signal(SIGXFSZ, SIG_IGN);  // writing past `ulimit -f` is then an ordinary error
   start_log();
   try {

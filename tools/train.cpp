@@ -6,11 +6,15 @@
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "base/text.h"
 #include "config/load.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
+#include "tools/next_steps.h"
+#include "train/dry_run.h"
 #include "train/progress.h"
 #include "train/trainer.h"
 
@@ -20,7 +24,7 @@ namespace {
 struct TrainCommand {
   std::string config, run;
   std::vector<std::string> set;
-  bool resume = false;
+  bool resume = false, accept_new_data = false, dry_run = false;
 };
 
 std::atomic<bool> stop_requested = false;
@@ -42,9 +46,22 @@ std::string printable_lines(std::string_view text) {
   return lines;
 }
 
+/// Ctrl-C, a polite kill and the end of the terminal stop the run; under nohup the last is ignored, and stays
+/// so.
+void stop_on_signals() {
+  ::signal(SIGINT, request_stop);
+  ::signal(SIGTERM, request_stop);
+  if (::signal(SIGHUP, request_stop) == SIG_IGN) ::signal(SIGHUP, SIG_IGN);
+}
+
+void log_lines(const std::vector<std::string>& lines) {
+  for (const std::string& line : lines) spdlog::info("{}", line);
+}
+
 /// Logs what a run reports.
 class LoggingObserver final : public TrainObserver {
  public:
+  void on_start(const RunHeader& header) override { log_lines(header_lines(header)); }
   void on_log(const LogEntry& entry) override { log_progress(progress_fields(entry)); }
   void on_eval(const EvalEntry& entry) override { spdlog::info("{}", progress_line(entry)); }
   void on_sample(const SampleEntry& entry) override {
@@ -73,27 +90,48 @@ const char* words_for(TrainStatus status) {
   return "stopped by train.max_minutes";
 }
 
+int try_out(const Config& config, const std::string& folder) {
+  const DryRun measured =
+      dry_run(config, folder, [](const RunHeader& header) { log_lines(header_lines(header)); });
+  log_lines({"time    " + duration_line(measured, config), "used    " + memory_line(measured)});
+  return 0;
+}
+
+/// The end of a run: how it went, and the commands that go on from there.
+void sum_up(const TrainResult& result, const Trainer& trainer, const std::vector<std::string>& command) {
+  spdlog::info("{} at step {}", words_for(result.status), result.step);
+  log_lines(summary_lines(result.summary));
+  std::vector<std::string> next =
+      commands_for_model(command[0], result.summary.folder.string(), trainer.data().modality(),
+                         trainer.data().documents(Split::validation) > 0);
+  if (result.status != TrainStatus::finished) next.insert(next.begin(), resume_command(command));
+  if (!next.empty()) spdlog::info("next:");
+  for (const std::string& line : next) spdlog::info("  {}", line);
+}
+
 int run(const TrainCommand& options, const Globals& globals) {
+  // A reader of the messages that goes away, as in `2>&1 | head`, is no reason to stop.
+  ::signal(SIGPIPE, SIG_IGN);
   Config config = load_config(options.config, options.set);
   if (globals.threads > 0) config.threads = globals.threads;
   if (!globals.device.empty()) config.device = globals.device;
   const std::string folder =
       options.run.empty() ? "runs/" + std::filesystem::path(options.config).stem().string() : options.run;
+  if (options.dry_run) return try_out(config, folder);
+  const std::vector<std::string> command = own_command_line();
   LoggingObserver observer;
   TrainOptions train;
   train.folder = folder;
   train.resume = options.resume;
+  train.accept_new_data = options.accept_new_data;
   train.stop = &stop_requested;
   train.observer = &observer;
+  train.command = command;
   train.validate = make_validation(config, [] { return stop_requested.load(); });
   Trainer trainer(config, train);
-  const DeviceContext& context = trainer.model().context();
-  spdlog::debug("{}: {} threads, {}, {} parameters", context.name(), context.threads(),
-                name_of(trainer.model().type()), trainer.model().parameters().count());
-  ::signal(SIGINT, request_stop);
-  ::signal(SIGTERM, request_stop);
+  stop_on_signals();
   const TrainResult result = trainer.run();
-  spdlog::info("{} at step {}", words_for(result.status), result.step);
+  sum_up(result, trainer, command);
   end_progress();
   std::printf("%s\n", result.checkpoint.string().c_str());
   return 0;
@@ -111,7 +149,15 @@ void add_train(CLI::App& app, Globals& globals, Action& action) {
       ->take_all()
       ->type_name(kKeyValue);
   command->add_option("--run", options->run, "Run folder (default: runs/<name of the configuration>)");
-  command->add_flag("--resume", options->resume, "Continue the run in the folder");
+  CLI::Option* resume = command->add_flag("--resume", options->resume, "Continue the run in the folder");
+  command
+      ->add_flag("--accept-new-data", options->accept_new_data,
+                 "Continue although the data has changed since the run stopped")
+      ->needs(resume);
+  command
+      ->add_flag("--dry-run", options->dry_run,
+                 "Say what the run would train and need, measure a few seconds of it, and write nothing")
+      ->excludes(resume);
   command->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
   command->footer(R"(Examples:

@@ -144,7 +144,8 @@ struct EvalConfig {
 };
 
 struct CheckpointConfig {
-  int64_t every = 0;  ///< steps; 0 = only at the end
+  int64_t every = 0;   ///< steps; 0 = by the clock only
+  double minutes = 5;  ///< of training; 0 = by steps only
   int64_t keep = 3;
   bool keep_best = true;
 };

@@ -441,7 +441,10 @@ std::vector<ConfigKey> eval_keys() {
 std::vector<ConfigKey> checkpoint_keys() {
   return {
       bind(MEMBER(checkpoint.every), between(0, most_steps),
-           "Steps between checkpoints; 0 = only at the end."),
+           "Steps between checkpoints; 0 = by the clock only. One is always saved at the end."),
+      bind(MEMBER(checkpoint.minutes), between(0, 1e6),
+           "Minutes from one checkpoint to the next, whatever the other keys save: what a killed run can "
+           "lose. Longer where saving would take more than a twentieth of the time. 0 = by steps only."),
       bind(MEMBER(checkpoint.keep), between(1, 1'000'000), "Number of most recent checkpoints to keep."),
       bind(MEMBER(checkpoint.keep_best), any(),
            "Also keep the checkpoint with the lowest validation loss; one is saved at every validation "

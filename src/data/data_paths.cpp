@@ -8,7 +8,7 @@ namespace perceiver {
 namespace {
 
 void make_absolute(std::string& path) {
-  if (!path.empty()) path = std::filesystem::absolute(path).string();
+  if (!path.empty()) path = std::filesystem::absolute(path).lexically_normal().string();
 }
 
 }  // namespace

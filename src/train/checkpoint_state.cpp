@@ -71,6 +71,23 @@ ClippedSteps clipping_from_json(const json& value) {
   return {count(value.at("steps")), count(value.at("clipped"))};
 }
 
+json data_to_json(const DataRecord& data) {
+  json splits;
+  for (const Split split : {Split::train, Split::validation, Split::test})
+    splits[std::string(split_name(split))] = {{"documents", data.of(split).documents},
+                                              {"tokens", data.of(split).tokens}};
+  return {{"fingerprint", hexadecimal(data.fingerprint)}, {"splits", splits}};
+}
+
+DataRecord data_from_json(const json& value) {
+  DataRecord data{.fingerprint = from_hexadecimal(value.at("fingerprint").get<std::string>()), .splits = {}};
+  for (const Split split : {Split::train, Split::validation, Split::test}) {
+    const json& part = value.at("splits").at(std::string(split_name(split)));
+    data.splits[static_cast<size_t>(split)] = {count(part.at("documents")), count(part.at("tokens"))};
+  }
+  return data;
+}
+
 ParsedState read_document(const json& document, const std::string& source) {
   ParsedState parsed;
   CheckpointState& state = parsed.state;
@@ -86,9 +103,10 @@ ParsedState read_document(const json& document, const std::string& source) {
   if (const json& best = document.at("best"); !best.is_null())
     state.best = BestValidation{count(best.at("step")), best.at("validation_loss").get<double>()};
   state.interval = sums_from_json(document.at("interval"));
-  // Older checkpoints lack these two.
+  // Older checkpoints lack these.
   if (document.contains("clipping")) state.clipping = clipping_from_json(document["clipping"]);
   if (document.contains("early_stopping")) state.patience = patience_from_json(document["early_stopping"]);
+  if (document.contains("data")) state.data = data_from_json(document["data"]);
   state.config = config_from_json(document.at("config").dump(), source);
   for (const auto& [name, record] : document.at("files").items())
     parsed.files[name] = {record.at("bytes").get<uint64_t>(),
@@ -143,6 +161,7 @@ std::string state_to_json(const CheckpointState& state, const std::map<std::stri
                 {"interval", sums_to_json(state.interval)},
                 {"clipping", {{"steps", state.clipping.steps}, {"clipped", state.clipping.clipped}}},
                 {"early_stopping", patience_to_json(state.patience)},
+                {"data", data_to_json(state.data)},
                 {"moving_average", state.config.train.ema_decay > 0},
                 {"config", config_to_json(state.config)},
                 {"files", json::object()}};

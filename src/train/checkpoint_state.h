@@ -10,6 +10,7 @@
 
 #include "perceiver/config.h"
 #include "perceiver/error.h"
+#include "train/data_record.h"
 #include "train/early_stopping.h"
 #include "train/learner.h"
 
@@ -51,6 +52,7 @@ struct CheckpointState {
   LossSums interval;      ///< since the last entry of the metrics
   ClippedSteps clipping;  ///< likewise
   Patience patience;
+  DataRecord data;  ///< what the run trains on
   Config config;
 };
 

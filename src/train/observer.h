@@ -43,6 +43,8 @@ struct EvalEntry {
   double bits() const { return loss / std::numbers::ln2; }
 };
 
+struct RunHeader;  // train/run_report.h
+
 /// What the model generates during training.
 struct SampleEntry {
   int64_t step = 0;
@@ -55,6 +57,8 @@ enum class Severity { info, warning };
 class TrainObserver {
  public:
   virtual ~TrainObserver() = default;
+  /// Before the first step.
+  virtual void on_start(const RunHeader&) {}
   virtual void on_log(const LogEntry&) {}
   virtual void on_eval(const EvalEntry&) {}
   virtual void on_sample(const SampleEntry&) {}

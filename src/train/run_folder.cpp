@@ -1,6 +1,7 @@
 #include "train/run_folder.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -30,38 +31,69 @@ FileDescriptor create_locked(const fs::path& path) {
   return folder;
 }
 
+CheckpointStore checkpoints_of(const fs::path& folder) {
+  return CheckpointStore(folder / "checkpoints");
+}
+
+/// Whether a run left anything here besides checkpoints.
+bool has_traces(const fs::path& folder) {
+  return std::ranges::any_of(std::array{"config.yaml", "metrics.jsonl", "tensorboard"},
+                             [&](const char* name) {
+                               std::error_code ignored;
+                               return fs::exists(fs::symlink_status(folder / name, ignored));
+                             });
+}
+
+/// Whether the path leads to this very folder. An error that says nothing about that counts as yes: a network
+/// file system may be away for a moment.
+bool leads_to(const fs::path& path, const struct stat& folder) {
+  struct stat found {};
+  if (::stat(path.c_str(), &found) != 0) return errno != ENOENT && errno != ENOTDIR;
+  return found.st_dev == folder.st_dev && found.st_ino == folder.st_ino;
+}
+
 }  // namespace
 
 RunFolder::RunFolder(fs::path path)
-    : path_(std::move(path)), lock_(create_locked(path_)), checkpoints_(path_ / "checkpoints") {
+    : path_(std::move(path)), lock_(create_locked(path_)), checkpoints_(checkpoints_of(path_)) {
   remove_stale_temporaries(path_);
   checkpoints_.prepare();
 }
 
-bool RunFolder::has_traces() const {
-  const std::array paths{config(), metrics(), tensorboard()};
-  return std::ranges::any_of(paths, [](const fs::path& path) {
-    std::error_code ignored;
-    return fs::exists(fs::symlink_status(path, ignored));
-  });
+void RunFolder::check_place() {
+  struct stat folder {};
+  if (::fstat(lock_.get(), &folder) != 0 || leads_to(path_, folder)) return;
+  if (folder.st_nlink == 0)
+    throw_failure("{}: the run folder was removed during training, so nothing can be saved; start again",
+                  name());
+  std::error_code error;
+  const fs::path place = fs::read_symlink(fmt::format("/proc/self/fd/{}", lock_.get()), error);
+  if (error || !leads_to(place, folder))
+    throw_failure(
+        "{}: the run folder was moved during training, so nothing can be saved; continue with --resume where "
+        "it is now",
+        name());
+  if (!moved()) moved_from_ = path_;
+  path_ = place;
+  checkpoints_ = checkpoints_of(path_);
 }
 
-void RunFolder::require_no_run() const {
-  const std::vector<int64_t> steps = checkpoints_.steps();
+void require_no_run(const fs::path& folder) {
+  const std::vector<int64_t> steps = checkpoints_of(folder).steps();
   if (!steps.empty())
     throw_user(
         "{} already holds a run of {}: continue it with --resume, or start the new run in another "
         "folder",
-        name(), counted(steps.back(), "step"));
-  if (has_traces())
+        folder.string(), counted(steps.back(), "step"));
+  if (has_traces(folder))
     throw_user(
         "{} already holds a run that saved no checkpoint: start it over with --resume, delete the folder, "
         "or choose another",
-        name());
+        folder.string());
 }
 
 void RunFolder::require_started() const {
-  if (!has_traces())
+  if (!has_traces(path_))
     throw_user("{} holds no checkpoint to resume from; start the run without --resume", name());
 }
 

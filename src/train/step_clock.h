@@ -23,6 +23,13 @@ struct StepClock {
   int64_t inputs = 0;
   double seconds = 0;
 
+  /// A step.
+  void add(int64_t step_targets, int64_t step_inputs, double step_seconds) {
+    ++steps;
+    targets += step_targets;
+    inputs += step_inputs;
+    seconds += step_seconds;
+  }
   double per_second(int64_t count) const { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
   double seconds_per_step() const { return steps > 0 ? seconds / static_cast<double>(steps) : 0; }
 };

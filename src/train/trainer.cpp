@@ -9,10 +9,11 @@
 namespace perceiver {
 
 TrainResult Trainer::run() {
+  introduce();
   begin();
   while (state_.step < config_.train.steps) {
     if (stops_early()) return finish(TrainStatus::stopped_early);
-    const bool stops = stopped(), ends = stops || out_of_time();
+    const bool stops = stopped() || folder_.moved(), ends = stops || out_of_time();
     if (ends && learner_->in_flight() == 0)
       return finish(stops ? TrainStatus::interrupted : TrainStatus::out_of_time);
     step(ends);
@@ -64,14 +65,12 @@ void Trainer::step(bool draining) {
   state_.loss = report.sums.mean(report.sums.nll);
   if (saved_ == confirmed_) return;
   confirmed_ = saved_;
+  folder_.check_place();  // whatever has its name now is not to be pruned
   folder_.checkpoints().prune(config_.checkpoint.keep);
 }
 
 void Trainer::account(const StepReport& report, double seconds) {
-  ++clock_.steps;
-  clock_.seconds += seconds;
-  clock_.targets += report.sums.targets;
-  clock_.inputs += report.inputs;
+  for (StepClock* clock : {&clock_, &whole_}) clock->add(report.sums.targets, report.inputs, seconds);
   if (!report.finite) return;
   state_.interval.add(report.sums);
   ++state_.clipping.steps;
@@ -113,8 +112,10 @@ bool Trainer::due(int64_t every) const {
 void Trainer::evaluate_and_save() {
   const bool validates = due(config_.eval.every) && lacks_validation() && !stopped();
   const bool best = validates && evaluate_or_save();
-  owes_save_ = owes_save_ || (changed_ && due(config_.checkpoint.every));
-  const bool saves = (best && config_.checkpoint.keep_best) || (owes_save_ && state_.rejected == 0);
+  owes_save_ = owes_save_ || (changed_ && (due(config_.checkpoint.every) || save_timer_.due()));
+  // What the clock asks for may find steps in flight; no other starts until they are done.
+  const bool ready = state_.rejected == 0 && learner_->in_flight() == 0;
+  const bool saves = (best && config_.checkpoint.keep_best) || (owes_save_ && ready);
   if (saves) save_if_finite();
 }
 
@@ -138,6 +139,7 @@ void Trainer::log(bool partial) {
   entry.partial = partial;
   logged_ = state_.step;
   log_->add(entry);
+  folder_.check_place();
   if (partial) return;  // a resumed run continues the interval as if it had not stopped
   state_.interval = {};
   state_.clipping = {};
@@ -177,6 +179,8 @@ bool Trainer::evaluate() {
   changed_ = true;
   sound_ = sound_ && finite;
   log_->add(entry);
+  last_eval_ = entry;
+  if (entry.is_best) best_eval_ = entry;
   return entry.is_best;
 }
 
@@ -193,6 +197,8 @@ bool Trainer::weights_are_finite() const {
 }
 
 void Trainer::save() {
+  const Stopwatch watch;
+  folder_.check_place();
   CheckpointState state = state_;
   state.elapsed = elapsed();
   state.updates = learner_->updates();
@@ -203,6 +209,7 @@ void Trainer::save() {
     store.set_best(state_.step);
   saved_ = state_.step;
   changed_ = owes_save_ = false;
+  save_timer_.saved(watch.seconds());
   log_->checkpoint(state_.step, store.path(state_.step));
 }
 
@@ -212,6 +219,7 @@ void Trainer::save_if_finite() {
 }
 
 TrainResult Trainer::finish(TrainStatus status) {
+  folder_.check_place();
   if (logged_ != state_.step) log(true);
   const bool validates = status != TrainStatus::interrupted && lacks_validation();
   if (validates && !stopped()) evaluate_or_save();
@@ -223,9 +231,11 @@ TrainResult Trainer::finish(TrainStatus status) {
         state_.step, last_good_checkpoint());
   if (changed_) save();
   if (status == TrainStatus::stopped_early) explain_early_stop();
+  if (folder_.moved()) explain_move();
   const bool complete = status == TrainStatus::finished || status == TrainStatus::stopped_early;
   if (complete && sound_) folder_.checkpoints().prune(config_.checkpoint.keep);
-  return {status, state_.step, saved_ >= 0 ? folder_.checkpoints().path(saved_) : std::filesystem::path()};
+  return {status, state_.step, saved_ >= 0 ? folder_.checkpoints().path(saved_) : std::filesystem::path(),
+          summary()};
 }
 
 }  // namespace perceiver

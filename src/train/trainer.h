@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "data/batches/loader.h"
 #include "data/dataset.h"
@@ -16,6 +17,8 @@
 #include "train/observer.h"
 #include "train/run_folder.h"
 #include "train/run_log.h"
+#include "train/run_report.h"
+#include "train/save_timer.h"
 #include "train/step_clock.h"
 #include "train/training_samples.h"
 #include "train/validation.h"
@@ -25,9 +28,11 @@ namespace perceiver {
 struct TrainOptions {
   std::filesystem::path folder;  ///< of the run; created
   bool resume = false;           ///< continue the run in the folder; from step 0 if it has no checkpoint yet
+  bool accept_new_data = false;  ///< resume though the data changed
   const std::atomic<bool>* stop = nullptr;  ///< once true, the run saves and ends after the current step
   TrainObserver* observer = nullptr;
-  Validate validate;  ///< none: no validation; should give up once `stop` is true
+  std::vector<std::string> command;  ///< that started the run, for its record; may be empty
+  Validate validate;                 ///< none: no validation; should give up once `stop` is true
 };
 
 enum class TrainStatus { finished, interrupted, out_of_time, stopped_early };
@@ -36,6 +41,7 @@ struct TrainResult {
   TrainStatus status = TrainStatus::finished;
   int64_t step = 0;                  ///< steps done
   std::filesystem::path checkpoint;  ///< the newest one; empty if none was written
+  RunSummary summary;
 };
 
 /// A run depends only on its configuration and data: with the same number of threads, losses and weights are
@@ -57,10 +63,15 @@ class Trainer {
   const CheckpointState& state() const { return state_; }
 
  private:
+  /// Records the environment and hands the header to the observer.
+  void introduce();
   void start();
   void resume();
   /// Loader, config.yaml and log, continuing after the newest checkpoint.
   void open_files();
+  /// Compares data and configuration with those of the run so far. Throws `user` for what makes it another
+  /// run. Returns what there is to say about the data, or "".
+  std::string check_same_run(const CheckpointState& before) const;
   /// Makes the link `best` agree with the resumed state.
   void link_best();
   int64_t next_stop() const;
@@ -88,6 +99,9 @@ class Trainer {
   std::string last_good_checkpoint() const;
   bool weights_are_finite() const;
   TrainResult finish(TrainStatus status);
+  /// Why the run ends in a folder that was moved, whose new place has its checkpoint.
+  [[noreturn]] void explain_move() const;
+  RunSummary summary() const;
   double elapsed() const { return state_.elapsed + watch_.seconds(); }
   bool due(int64_t every) const;
   bool stopped() const;
@@ -97,6 +111,8 @@ class Trainer {
   TrainOptions options_;
   std::shared_ptr<DeviceContext> context_;
   std::unique_ptr<Dataset> data_;
+  DataRecord record_;
+  int64_t program_bytes_;  ///< of this process before the model
   RunFolder folder_;
   std::unique_ptr<PerceiverAR> model_;
   std::unique_ptr<Learner> learner_;
@@ -105,8 +121,11 @@ class Trainer {
   std::unique_ptr<TrainingSamples> samples_;  ///< null: none
   std::unique_ptr<Loader> loader_;
   Batch batch_;
-  StepReport last_;         ///< the last step
-  StepClock clock_;         ///< since the last entry of the log
+  StepReport last_;                                 ///< the last step
+  StepClock clock_;                                 ///< since the last entry of the log
+  StepClock whole_;                                 ///< since this process started
+  std::optional<EvalEntry> last_eval_, best_eval_;  ///< of this process
+  SaveTimer save_timer_;
   Stopwatch watch_;         ///< since this process started
   int64_t logged_ = 0;      ///< step of the last entry of the log
   int64_t saved_ = -1;      ///< step of the newest checkpoint; -1: none

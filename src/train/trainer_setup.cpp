@@ -4,31 +4,14 @@
 
 #include "base/check.h"
 #include "config/save.h"
-#include "config/validate.h"
-#include "model/precision.h"
 #include "train/config_change.h"
 #include "train/initialize.h"
+#include "train/open_run.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 
 namespace perceiver {
 namespace {
-
-Config checked(Config config) {
-  resolve(config);
-  validate(config);
-  std::string& source = config.train.initialize;
-  if (!source.empty()) source = std::filesystem::absolute(source).lexically_normal().string();
-  return config;
-}
-
-/// Opens the data, which decides what model.vocabulary: auto is.
-std::unique_ptr<Dataset> open_fitting(Config& config) {
-  std::unique_ptr<Dataset> data = open_dataset(config.data);
-  if (config.model.vocabulary == 0) config.model.vocabulary = data->vocabulary();
-  check_fits(*data, config.model);
-  return data;
-}
 
 /// Looking for a folder to resume from must not create it.
 const std::filesystem::path& checked(const TrainOptions& options) {
@@ -38,24 +21,20 @@ const std::filesystem::path& checked(const TrainOptions& options) {
   return options.folder;
 }
 
-std::shared_ptr<DeviceContext> open_device(const Config& config) {
-  auto context = DeviceContext::open(config.device, static_cast<int>(config.threads));
-  apply_precision(config.train.precision, *context);
-  return context;
-}
-
 }  // namespace
 
 Trainer::Trainer(Config config, TrainOptions options)
-    : config_(checked(std::move(config))),
+    : config_(resolved(std::move(config))),
       options_(std::move(options)),
       context_(open_device(config_)),
       data_(open_fitting(config_)),
-      folder_(checked(options_)) {
+      record_(record_of(*data_)),
+      program_bytes_(resident_bytes()),
+      folder_(checked(options_)),
+      save_timer_(config_.checkpoint.minutes) {
   const bool continues = options_.resume && !folder_.checkpoints().steps().empty();
-  if (!continues) options_.resume ? folder_.require_started() : folder_.require_no_run();
-  model_ = std::make_unique<PerceiverAR>(config_.model, context_,
-                                         apply_precision(config_.train.precision, *context_));
+  if (!continues) options_.resume ? folder_.require_started() : require_no_run(options_.folder);
+  model_ = make_model(config_, context_);
   if (config_.train.early_stopping > 0 && data_->documents(Split::validation) == 0)
     throw_user(
         "train.early_stopping needs data to validate on; set data.validation or data.validation_fraction");
@@ -73,6 +52,7 @@ void Trainer::start() {
   const std::vector<std::string> taken = load_initial_weights(config_.train, *data_, *model_);
   learner_ = std::make_unique<Learner>(config_, *model_);
   state_.config = config_;
+  state_.data = record_;
   open_files();
   for (const std::string& text : taken) log_->message(text);
   if (options_.resume)
@@ -81,9 +61,10 @@ void Trainer::start() {
 
 void Trainer::resume() {
   ResumePoint point = folder_.find_resume_point();
-  check_config_change(point.state.config, config_, folder_.name());
+  const std::string about_data = check_same_run(point.state);
   state_ = std::move(point.state);
   state_.config = config_;
+  state_.data = record_;
   saved_ = state_.step;
   changed_ = false;
   // If no step follows, an interval that was cut short is logged again at the end.
@@ -102,6 +83,24 @@ void Trainer::resume() {
                     damaged.step, damaged.reason, store.set_aside(damaged.step).string(), source));
   if (config_.checkpoint.keep_best) link_best();
   log_->message(fmt::format("resuming {} at step {}", source, state_.step));
+  if (!about_data.empty()) log_->message(about_data);
+}
+
+std::string Trainer::check_same_run(const CheckpointState& before) const {
+  const bool same = same_data(before.data, record_);
+  const bool proven = same && record_.fingerprint != 0 && before.data.fingerprint != 0;
+  check_config_change(before.config, config_, folder_.name(), options_.accept_new_data || proven);
+  if (before.data.empty() && !data_->unbounded())
+    return "the checkpoint holds no record of the data, so whether it has changed is unknown";
+  if (same) return "";
+  const std::string difference = describe_difference(before.data, record_);
+  if (!options_.accept_new_data)
+    throw_user(
+        "{}: the data has changed since step {} of the run ({}); restore it, start a new run in another "
+        "folder, or go on with --accept-new-data",
+        fmt::join(config_.data.train, ", "), before.step, difference);
+  return fmt::format("the data has changed since step {} ({}); the run goes on with the new data",
+                     before.step, difference);
 }
 
 void Trainer::open_files() {

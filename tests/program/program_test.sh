@@ -94,12 +94,12 @@ shows "^starting from $work/whole/checkpoints/.*parameters taken over"; shows "^
 refuses 2 "model.layers is .* there, 7 here" "$program" train $short --run "$work/fine2" --set train.initialize="$work/whole" --set model.layers=7
 works early "$program" train $short --run "$work/early" --set train.steps=9 --set eval.every=1 --set train.early_stopping=1 --set train.early_stopping_delta=100; shows "^stopped by train.early_stopping at step 2"
 
-works log-info "$program" train $short --run "$work/log1"; shows "^step 2/2  loss"; shows "^finished at step 2"; grep -q parameters "$work/err" && fail "debug messages by default"
-works log-debug "$program" train $short --run "$work/log2" --log-level debug; shows "^cpu: .* parameters"
+works log-info "$program" train $short --run "$work/log1"; shows "^step 2/2  loss"; shows "^finished at step 2"; shows "^model .* parameters"
+works log-debug "$program" train $short --run "$work/log2" --log-level debug; shows "^finished at step 2"
 works log-warning "$program" --log-level warning train $short --run "$work/log3"; silent
 works log-quiet "$program" train $short --run "$work/log4" --quiet --log-file "$log"; silent
 works log-off "$program" train $short --run "$work/log5" --log-level off --log-file "$log"; silent
-[ "$(grep -cE '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+[+-][0-9]{2}:[0-9]{2} info (step|finished)' "$log")" -eq "$(wc -l < "$log")" ] || fail "log file: $(cat "$log")"
+[ "$(grep -cE '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+[+-][0-9]{2}:[0-9]{2} info [a-z ]+' "$log")" -eq "$(wc -l < "$log")" ] || fail "log file: $(cat "$log")"
 refuses 2 "holds a run" "$program" train $short --run "$work/log5" --quiet --log-file "$log"
 grep -q "info step 1/2  loss" "$log" || fail "no progress left in the log file: $(cat "$log")"
 grep -q "T[^ ]* error $work/log5 already holds a run" "$log" || fail "no error in the log file: $(tail -1 "$log")"

@@ -128,6 +128,34 @@ TEST(Trainer, KeepsTheNewestCheckpoints) {
   EXPECT_FALSE(fs::exists(folder.path("run/checkpoints/best")));
 }
 
+TEST(Trainer, SavesByTheClockAndStaysTheSameRun) {
+  const TempFolder folder;
+  Config config = tiny_config(200);
+  config.train.log_every = 7;
+  train(config, folder.path("whole"));
+  config.checkpoint.minutes = 1e-9;  // as often as the limit on its share of the time allows
+  config.checkpoint.keep = 2;
+  Recorder recorder;
+  train(config, folder.path("run"), false, &recorder);
+  ASSERT_GE(recorder.checkpoints.size(), 2u);
+  EXPECT_EQ(recorder.checkpoints.front(), 1);
+  EXPECT_LT(recorder.checkpoints.size(), 100u);
+  EXPECT_EQ(checkpoint_steps(folder.path("run")).size(), 2u);
+  const std::vector<std::string> whole = checkpoint_bytes(folder.path("whole"), 200);
+  const std::vector<std::string> saved = checkpoint_bytes(folder.path("run"), 200);
+  EXPECT_EQ(whole[1], saved[1]);  // the model file also holds the configuration, which differs
+  EXPECT_EQ(timeless_metrics(folder.path("run")), timeless_metrics(folder.path("whole")));
+}
+
+TEST(Trainer, SavesByTheClockOnlyWhereAsked) {
+  const TempFolder folder;
+  Config config = tiny_config(20);
+  config.checkpoint.minutes = 0;
+  Recorder recorder;
+  train(config, folder.path("run"), false, &recorder);
+  EXPECT_THAT(recorder.checkpoints, ElementsAre(20));
+}
+
 /// A run validated every step, with the given scores.
 Recorder validated_run(Config config, const std::string& folder, std::vector<double> scores) {
   Recorder recorder;

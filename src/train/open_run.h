@@ -1,0 +1,26 @@
+// What a run and its dry run open first.
+#pragma once
+
+#include <memory>
+
+#include "data/dataset.h"
+#include "model/perceiver_ar.h"
+#include "perceiver/config.h"
+
+namespace perceiver {
+
+/// The configuration with its automatic values and absolute paths. Throws `user` for one that contradicts
+/// itself.
+Config resolved(Config config);
+
+/// The device of the configuration, at its precision.
+std::shared_ptr<DeviceContext> open_device(const Config& config);
+
+/// The data, which decides what model.vocabulary: auto is. Throws `user` if the model cannot be trained on
+/// it.
+std::unique_ptr<Dataset> open_fitting(Config& config);
+
+/// The model on that device, without values.
+std::unique_ptr<PerceiverAR> make_model(const Config& config, std::shared_ptr<DeviceContext> context);
+
+}  // namespace perceiver

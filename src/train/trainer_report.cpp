@@ -1,0 +1,50 @@
+// How a run introduces itself, sums up, and explains an end in a folder that was moved.
+#include "base/check.h"
+#include "train/environment.h"
+#include "train/run_report.h"
+#include "train/trainer.h"
+
+namespace perceiver {
+
+void Trainer::introduce() {
+  const std::vector<std::string> command = options_.command;
+  append_environment(folder_,
+                     {.step = state_.step, .command = command, .seed = config_.train.seed, .data = record_},
+                     *model_);
+  write_file_remarks(folder_, *data_);
+  if (options_.observer == nullptr) return;
+  RunHeader header = make_header(config_, *data_, record_, *model_, *learner_, program_bytes_);
+  header.folder = folder_.name();
+  header.step = state_.step;
+  options_.observer->on_start(header);
+}
+
+RunSummary Trainer::summary() const {
+  RunSummary summary;
+  summary.step = state_.step;
+  summary.seconds = watch_.seconds();
+  summary.elapsed = elapsed();
+  summary.targets_per_second = whole_.per_second(whole_.targets);
+  summary.skipped = state_.skipped;
+  summary.folder = folder_.name();
+  const auto known = [](const EvalEntry& entry) {
+    return ValidationSummary{entry.step, entry.loss, entry.bits_per_unit, entry.unit};
+  };
+  if (state_.best) summary.best = ValidationSummary{state_.best->step, state_.best->loss, {}, {}};
+  if (state_.validation_loss)
+    summary.last = ValidationSummary{state_.validated, *state_.validation_loss, {}, {}};
+  if (best_eval_) summary.best = known(*best_eval_);
+  if (last_eval_) summary.last = known(*last_eval_);
+  if (const std::optional<int64_t> best = folder_.checkpoints().best())
+    summary.best_checkpoint = folder_.checkpoints().path(*best);
+  return summary;
+}
+
+void Trainer::explain_move() const {
+  throw_failure(
+      "{}: the run folder was moved to {} during training; the run ended at step {} with a checkpoint there; "
+      "continue it with --resume in that folder",
+      folder_.moved_from().string(), folder_.name(), state_.step);
+}
+
+}  // namespace perceiver
