@@ -43,7 +43,7 @@ refuses 2 "empty: is empty, not a model" "$program" info "$work/empty"
 mkdir "$work/folder"
 refuses 2 "is it a run or checkpoint folder" "$program" info "$work/folder"
 printf '\211PNG\r\n\032\n' > "$work/picture"
-refuses 2 "picture: is a PNG image, not a model" "$program" info "$work/picture"
+refuses 2 "picture: is a PNG picture, not a model" "$program" info "$work/picture"
 
 # Messages cannot drive the terminal.
 escape=$(printf '\033')

@@ -12,7 +12,7 @@
 
 #include "base/check.h"
 #include "base/utf8.h"
-#include "data/file_magic.h"
+#include "io/content_kind.h"
 #include "data/shards/shard_encode.h"
 #include "data/text/byte_tokenizer.h"
 #include "io/checksum.h"
