@@ -104,7 +104,8 @@ void sum_up(const TrainResult& result, const Trainer& trainer, const std::vector
   std::vector<std::string> next =
       commands_for_model(command[0], result.summary.folder.string(), trainer.data().modality(),
                          trainer.data().documents(Split::validation) > 0);
-  if (result.status != TrainStatus::finished) next.insert(next.begin(), resume_command(command));
+  const bool goes_on = result.status == TrainStatus::interrupted || result.status == TrainStatus::out_of_time;
+  if (goes_on) next.insert(next.begin(), resume_command(command));
   if (!next.empty()) spdlog::info("next:");
   for (const std::string& line : next) spdlog::info("  {}", line);
 }

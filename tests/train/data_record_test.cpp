@@ -104,7 +104,9 @@ TEST_F(ChangedData, CanBeAccepted) {
 TEST_F(ChangedData, MayLieElsewhereIfAccepted) {
   config_.data.train = {folder_.write("copy.txt", std::string(500, 'a'))};
   const bool known = open_dataset(config_.data)->fingerprint() != 0;
-  if (!known) EXPECT_THAT(error_of(ErrorKind::user, [&] { resume(false); }), HasSubstr("data.train"));
+  if (!known) {
+    EXPECT_THAT(error_of(ErrorKind::user, [&] { resume(false); }), HasSubstr("data.train"));
+  }
   EXPECT_EQ(resume(!known).step, 4);
 }
 

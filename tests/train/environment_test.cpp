@@ -24,7 +24,8 @@ TEST(Environment, EveryStartAndContinuationLeavesALine) {
   ASSERT_EQ(stamps.size(), 2u);
   EXPECT_EQ(stamps[0]["step"], 0);
   EXPECT_EQ(stamps[1]["step"], 2);
-  EXPECT_EQ(stamps[0]["command"], (nlohmann::json{"perceiver", "train", "my\xEF\xBF\xBD config.yaml"}));
+  EXPECT_EQ(stamps[0]["command"],
+            (nlohmann::ordered_json{"perceiver", "train", "my\xEF\xBF\xBD config.yaml"}));
   EXPECT_EQ(stamps[0]["device"], "cpu");
   EXPECT_EQ(stamps[0]["threads"], 1);
   EXPECT_EQ(stamps[0]["precision"], "f32");
