@@ -50,8 +50,13 @@ double self_block(const Shapes& s, const ModelConfig& model) {
   return s.rows * s.z * (6 + static_cast<double>(model.self_widening));
 }
 
+/// What is left of a cross-attention block when its attention runs backward.
+double cross_attention(const Shapes& s) {
+  return s.rows * (2 * s.a + s.z) + 2 * s.a * s.context;
+}
+
 double cross_block(const Shapes& s, const ModelConfig& model) {
-  return s.rows * (2 * s.a + s.z * (2 + static_cast<double>(model.cross_widening))) + 2 * s.a * s.context;
+  return cross_attention(s) + s.rows * s.z * (1 + static_cast<double>(model.cross_widening));
 }
 
 /// Backward of the keys and values of a cross-attention: their gradient beside them, then (projecting tokens)
@@ -96,7 +101,8 @@ double activation_elements(const Shapes& s, const Config& config, bool gpu) {
   // The worst moment: the logits, the backward of the last block, or that of the (first) cross-attention.
   const double output = input + kept + output_work(s, model, gpu);
   const double last = input + kept + at_end + (plain ? 0 : self);
-  const double first = s.cross > 0 ? input + (plain ? s.cross : 1) * cross + cross_work(s) : 0;
+  const double first =
+      s.cross > 0 ? input + (plain ? s.cross - 1 : 0) * cross + cross_attention(s) + cross_work(s) : 0;
   return tables(s, model) + std::max({output, last, first});
 }
 

@@ -10,6 +10,9 @@
 namespace perceiver {
 namespace {
 
+/// What the process takes besides tensors once it trains: compiled kernels, stacks, batches. Measured.
+constexpr int64_t kWorkingBytes = 16 << 20;
+
 std::string count_text(double count) {
   if (count >= 1e9) return fmt::format("{:.2f}G", count / 1e9);
   if (count >= 1e6) return fmt::format("{:.2f}M", count / 1e6);
@@ -138,7 +141,7 @@ RunHeader make_header(const Config& config, const Dataset& data, const DataRecor
   header.threads = context.threads();
   header.type = model.type();
   header.memory = estimate_memory(config, model, learner);
-  header.program_bytes = program_bytes;
+  header.program_bytes = program_bytes + kWorkingBytes;
   header.available_bytes = context.memory()->available() + context.statistics().live_bytes;
   return header;
 }

@@ -28,11 +28,12 @@ struct RunHeader {
   int threads = 0;
   DType type = DType::f32;
   MemoryEstimate memory;
-  int64_t program_bytes = 0;    ///< of this process before the model: the program, its libraries, the data
+  int64_t program_bytes = 0;    ///< of this process without the model: the program, its libraries, the data
   int64_t available_bytes = 0;  ///< on the device, with what the model holds already
 };
 
-/// The header of a run on that model with that data, before its first step. `program_bytes` as above.
+/// The header of a run on that model with that data, before its first step. `program_bytes` is the
+/// size of the process before the model was made.
 RunHeader make_header(const Config& config, const Dataset& data, const DataRecord& record,
                       const PerceiverAR& model, const Learner& learner, int64_t program_bytes);
 

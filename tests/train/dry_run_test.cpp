@@ -29,7 +29,7 @@ TEST(DryRun, RefusesWhatTheRunWouldRefuse) {
   const auto nothing = [](const RunHeader&) { FAIL(); };
   train(tiny_config(1), folder.path("run"));
   EXPECT_THAT(error_of(ErrorKind::user, [&] { dry_run(tiny_config(2), folder.path("run"), nothing); }),
-              HasSubstr("already holds a run of 1 steps"));
+              HasSubstr("already holds a run of 1 step"));
   Config config = tiny_config(1);
   config.data.copy_length = 40;
   EXPECT_THAT(error_of(ErrorKind::user, [&] { dry_run(config, folder.path("other"), nothing); }),
