@@ -1,4 +1,5 @@
 // perceiver sample --interactive: prompts are typed, answers appear as they grow. Every prompt is on its own.
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -51,6 +52,7 @@ class LineReader {
       if (const size_t end = pending_.find('\n'); end != std::string::npos) return take(end, end + 1);
       if (ended_)
         return pending_.empty() ? std::nullopt : std::optional(take(pending_.size(), pending_.size()));
+      if (!wait_for_input()) return std::string();
       std::array<char, 4096> buffer{};
       const ssize_t size = ::read(STDIN_FILENO, buffer.data(), buffer.size());
       if (size > 0) pending_.append(buffer.data(), static_cast<size_t>(size));
@@ -61,6 +63,20 @@ class LineReader {
   }
 
  private:
+  /// False if Ctrl-C came, now or since `interrupted` was reset: between a check and a plain read it would be
+  /// lost, so the signal is let in only while ppoll waits.
+  static bool wait_for_input() {
+    sigset_t interrupt, before;
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &interrupt, &before);
+    pollfd input{STDIN_FILENO, POLLIN, 0};
+    while (interrupted == 0 && ::ppoll(&input, 1, nullptr, &before) < 0 && errno == EINTR) {
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return interrupted == 0;
+  }
+
   std::string take(size_t length, size_t through) {
     std::string line = pending_.substr(0, length);
     pending_.erase(0, through);
@@ -130,8 +146,8 @@ int sample_interactively(const SampleCommand& options, Engine& engine, const Tok
   LineReader lines;
   ask(kBanner);
   while (true) {
-    ask("> ");
     interrupted = 0;
+    ask("> ");
     const std::optional<std::string> line = lines.next();
     if (interrupted != 0) ask("\n");
     if (!line || *line == "/quit") break;

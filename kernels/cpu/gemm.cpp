@@ -90,7 +90,11 @@ Grid grid_for(int64_t m, int64_t n, int64_t parts) {
 /// processors, where they are long enough to be as efficient as whole products.
 int64_t parts_of(const Gemm& g) {
   constexpr int64_t kSmallest = int64_t{1} << 18, kEfficient = int64_t{1} << 25;
-  const int64_t threads = loop_threads(), work = g.m * g.n * g.k;
+  const int64_t work = g.m * g.n * g.k;
+  // Eigen's order of summation depends on the size of a block: in float64 the same grid for any number of
+  // threads gives the same bits.
+  if (g.type == DType::f64) return std::clamp<int64_t>(work / kSmallest, 1, kReductionParts);
+  const int64_t threads = loop_threads();
   if (threads == 1) return 1;
   return std::max(std::min(threads, work / kSmallest),
                   std::min(threads * kPartsPerThread, work / kEfficient));

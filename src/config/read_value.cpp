@@ -58,10 +58,9 @@ std::optional<std::string> read_text(const ConfigNode& node) {
   return usable && is_utf8(node.text) ? std::optional(node.text) : std::nullopt;
 }
 
-/// The same, but it may be empty: written as "" or as nothing.
+/// The same, but it may be empty.
 std::optional<std::string> read_optional_text(const ConfigNode& node) {
-  const bool empty = node.kind == Kind::null || (node.is_scalar() && node.text.empty());
-  return empty ? std::optional<std::string>("") : read_text(node);
+  return node.is_scalar() && node.text.empty() ? std::optional<std::string>("") : read_text(node);
 }
 
 std::optional<std::string> read_choice(const ConfigKey& key, const ConfigNode& node) {
@@ -112,7 +111,7 @@ std::optional<ConfigValue> widen(std::optional<Type> value) {
   return value ? std::optional<ConfigValue>(std::move(*value)) : std::nullopt;
 }
 
-/// The empty list or mapping, for a key without a value ("validation:", --set data.validation=).
+/// The empty list, mapping or text, for a key without a value ("validation:", --set data.validation=).
 std::optional<ConfigValue> empty_value(ValueKind kind) {
   switch (kind) {
     case ValueKind::integers:
@@ -123,6 +122,8 @@ std::optional<ConfigValue> empty_value(ValueKind kind) {
       return std::vector<std::string>{};
     case ValueKind::pairs:
       return std::map<std::string, std::string>{};
+    case ValueKind::text:
+      return std::string();
     default:
       return std::nullopt;
   }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "data/batches/loader.h"
+#include "train/initialize.h"
 #include "train/open_run.h"
 #include "train/progress.h"
 #include "train/run_folder.h"
@@ -65,6 +66,7 @@ DryRun dry_run(const Config& given, const std::filesystem::path& folder,
   const int64_t before = resident_bytes();
   const std::unique_ptr<PerceiverAR> model = make_model(config, context);
   model->parameters().initialize(config.train.seed);
+  load_initial_weights(config.train, *data, *model);  // throws for what does not fit
   Learner learner(config, *model);
   report(make_header(config, *data, record_of(*data), *model, learner, before));
   Steps steps(config, *data, learner);

@@ -16,7 +16,7 @@ void Trainer::begin() {
 
 void Trainer::sample() {
   const int64_t every = config_.train.sample_every;
-  if (every == 0 || !due(every) || stopped()) return;
+  if (every == 0 || !due(every) || stopped() || folder_.moved()) return;
   if (!weights_are_finite())
     return log_->warn(fmt::format("no sample at step {}: some weights are not finite", state_.step));
   const AveragedWeights averaged(*learner_);

@@ -12,11 +12,11 @@ for seed in png_rgb png_grey png_palette png_interlaced16; do cp "$source/fuzz/s
 for seed in jpeg_rgb jpeg_grey jpeg_ycck jpeg_progressive; do cp "$source/fuzz/seeds/image/$seed" "$work/pictures/$seed.JPG"; done
 for seed in format0 format1 format2 smpte; do cp "$source/fuzz/seeds/midi/$seed" "$work/tunes/$seed.mid"; done
 head -c 60 "$work/pictures/png_rgb.png" > "$work/pictures/cut.png"
-head -c 40 "$work/tunes/format0.mid" > "$work/tunes/cut.mid"
+tail -c +5 "$work/tunes/format0.mid" > "$work/tunes/cut.mid"
 small="--set model.input_channels=32 --set model.layers=1 --set model.latents=16 --set train.steps=2 --set train.batch=2 --set eval.max_documents=1 --set data.validation_fraction=0.3"
 
 works roundtrip "$program" data roundtrip "$work/tunes/format1.mid"; prints "largest onset error"
-complains 2 "cut.mid: offset 22: " "$program" data roundtrip "$work/tunes/cut.mid"
+complains 2 "cut.mid: offset 0: not a MIDI file" "$program" data roundtrip "$work/tunes/cut.mid"
 complains 2 "cut.png: byte " "$program" data roundtrip "$work/pictures/cut.png"
 printf 'GIF89a' > "$work/pictures/moving.jpeg"
 complains 2 "moving.jpeg: is a GIF; only PNG and JPEG are read" "$program" data roundtrip "$work/pictures/moving.jpeg"

@@ -192,7 +192,7 @@ TEST(ShardFolder, InputsWithoutUseAreErrors) {
   folder.write("in/a.txt", "text");
   const ModalityKind& kind = find_modality("audio");
   EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, {}); }),
-              AllOf(HasSubstr("no files to train on"), HasSubstr(".wav, .flac")));
+              AllOf(HasSubstr("no files to train on"), HasSubstr(".wav, ")));
   EXPECT_THAT(message_of([&] { find_inputs(folder.path("none"), kind, {}); }), HasSubstr("none"));
   folder.write("in/a.wav", write_audio(std::vector<float>(9), 8000, ".wav"));
   EXPECT_THAT(message_of([&] { find_inputs(folder.path("in"), kind, {}); }), HasSubstr("one file"));
