@@ -19,7 +19,8 @@ TEST(DataPaths, RelativePathsBecomeAbsolute) {
   config.options = {{"tokenizer", "pieces.model"}, {"encoding", "utf-8"}};
   absolute_paths(config);
   EXPECT_THAT(config.train, ElementsAre(here + "books", "/abs/book.txt"));
-  EXPECT_THAT(config.validation, ElementsAre(std::filesystem::path(here + "../held").lexically_normal().string()));
+  EXPECT_THAT(config.validation,
+              ElementsAre(std::filesystem::path(here + "../held").lexically_normal().string()));
   EXPECT_THAT(config.options,
               UnorderedElementsAre(Pair("tokenizer", here + "pieces.model"), Pair("encoding", "utf-8")));
   const DataConfig before = config;

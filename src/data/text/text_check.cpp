@@ -12,10 +12,10 @@
 
 #include "base/check.h"
 #include "base/utf8.h"
-#include "io/content_kind.h"
 #include "data/shards/shard_encode.h"
 #include "data/text/byte_tokenizer.h"
 #include "io/checksum.h"
+#include "io/content_kind.h"
 #include "io/file_content.h"
 #include "io/file_descriptor.h"
 
