@@ -7,7 +7,7 @@
 namespace perceiver {
 namespace {
 
-constexpr int64_t block_frames = 4096;
+constexpr int64_t output_block = 4096;
 
 }  // namespace
 
@@ -27,13 +27,13 @@ void Resampler::put(std::span<const float> in, bool end, std::vector<float>& out
     out.insert(out.end(), in.begin(), in.end());
     return;
   }
-  float block[block_frames];
+  float block[output_block];
   const float nothing = 0;  // the library only flushes if even empty input has an address
   SRC_DATA data{};
   data.src_ratio = ratio_;
   data.end_of_input = end ? 1 : 0;
   data.data_out = block;
-  data.output_frames = block_frames;
+  data.output_frames = output_block;
   do {
     data.data_in = in.empty() ? &nothing : in.data();
     data.input_frames = static_cast<long>(in.size());
@@ -41,7 +41,7 @@ void Resampler::put(std::span<const float> in, bool end, std::vector<float>& out
       throw_user("{}: cannot be resampled: {}", source_, src_strerror(error));
     in = in.subspan(static_cast<size_t>(data.input_frames_used));
     out.insert(out.end(), block, block + data.output_frames_gen);
-  } while (!in.empty() || data.output_frames_gen == block_frames || (end && data.output_frames_gen > 0));
+  } while (!in.empty() || data.output_frames_gen == output_block || (end && data.output_frames_gen > 0));
 }
 
 }  // namespace perceiver

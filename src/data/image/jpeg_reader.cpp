@@ -141,14 +141,14 @@ int64_t choose_colours(jpeg_decompress_struct& jpeg) {
 }
 
 /// Whether every coefficient of a file that ends early has arrived. Within a scan, libjpeg warns of bits that
-/// are missing (JWRN_HIT_MARKER); it does not know of scans that are, nor of arithmetic codes.
+/// are has_missing_bits (JWRN_HIT_MARKER); it does not know of scans that are, nor of arithmetic codes.
 bool has_all_scans(const jpeg_decompress_struct& jpeg) {
   if (jpeg.arith_code != FALSE) return false;
   if (!jpeg_has_multiple_scans(const_cast<jpeg_decompress_struct*>(&jpeg))) return true;
   if (jpeg.coef_bits == nullptr) return false;
-  const auto missing = [](int bits) { return bits != 0; };
+  const auto has_missing_bits = [](int bits) { return bits != 0; };
   return std::none_of(jpeg.coef_bits, jpeg.coef_bits + jpeg.num_components, [&](const auto& component) {
-    return std::any_of(std::begin(component), std::end(component), missing);
+    return std::any_of(std::begin(component), std::end(component), has_missing_bits);
   });
 }
 
