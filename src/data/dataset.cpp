@@ -45,11 +45,6 @@ bool is_plain_text(const DataConfig& config) {
 
 }  // namespace
 
-std::string_view split_name(Split split) {
-  constexpr std::string_view names[split_count] = {"train", "validation", "test"};
-  return names[static_cast<int>(split)];
-}
-
 void Dataset::positions(Split, int64_t, int64_t, int64_t count, int32_t* out) const {
   for (int64_t i = 0; i < count; ++i) out[i] = static_cast<int32_t>(i + 1);
 }
