@@ -48,7 +48,7 @@ shards=${SHARDS:-4}
 # The tests of tests/kernels/cuda, whose suites are named Cuda*, without those that compare repeated runs, the largest
 # shapes, and cuDNN, which is not ours.
 kernels='Cuda*:-*Repeat*:*SameBits*:*ScratchForManyQueries:CudaCudnn*:CudaLarge*'
-export PERCEIVER_BRIEF_TESTS=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive GTEST_TOTAL_SHARDS="$shards"
+export PERCEIVER_BRIEF_TESTS=1 GTEST_TOTAL_SHARDS="$shards"
 started=$(date +%s)
 running=""
 for tool in $(echo "$tools" | tr , ' '); do

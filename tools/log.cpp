@@ -21,6 +21,7 @@
 #include "base/edit_distance.h"
 #include "base/text.h"
 #include "tools/console.h"
+#include "tools/printable_lines.h"
 
 namespace perceiver::program {
 namespace {
@@ -46,16 +47,6 @@ Console& console() {
 std::vector<LineField>& progress_parts() {
   static std::vector<LineField> fields;
   return fields;
-}
-
-/// Printable text whose lines stay lines.
-std::string printable_lines(std::string_view text) {
-  std::string result;
-  for (size_t end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
-    result += printable(text.substr(0, end)) + '\n';
-    text.remove_prefix(end + 1);
-  }
-  return result + printable(text);
 }
 
 /// Messages on stderr, or progress that is rewritten in place where that is a terminal.

@@ -14,6 +14,7 @@
 #include "tools/commands.h"
 #include "tools/describe.h"
 #include "tools/next_steps.h"
+#include "tools/printable_lines.h"
 #include "train/dry_run.h"
 #include "train/progress.h"
 #include "train/trainer.h"
@@ -33,17 +34,6 @@ std::atomic<bool> stop_requested = false;
 void request_stop(int signal) {
   stop_requested = true;
   ::signal(signal, SIG_DFL);
-}
-
-/// Generated text, which may hold control characters that a terminal would obey.
-std::string printable_lines(std::string_view text) {
-  std::string lines;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    lines += (begin > 0 ? "\n" : "") + printable(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return lines;
 }
 
 /// Ctrl-C, a polite kill and the end of the terminal stop the run; under nohup the last is ignored, and stays

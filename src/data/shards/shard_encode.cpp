@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/processors.h"
 #include "base/text.h"
 #include "io/file_content.h"
 
@@ -116,8 +117,7 @@ void run_in_parallel(int64_t count, int workers, const std::function<void(int64_
       }
     }
   };
-  const auto cpus = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  const int64_t threads = std::min<int64_t>(count, workers > 0 ? workers : cpus);
+  const int64_t threads = std::min<int64_t>(count, workers > 0 ? workers : available_processors());
   std::vector<std::thread> pool;
   for (int64_t i = 1; i < threads; ++i) pool.emplace_back(take);
   take();
