@@ -11,6 +11,7 @@ include
 base
 io kernels
 config core
+distributed
 autograd
 ops
 nn

@@ -112,6 +112,7 @@ struct ScheduleConfig {
 
 enum class Precision { automatic, bfloat16, tf32, float32, float64 };
 enum class Recompute { none, block, attention_mlp };
+enum class Sharding { none, optimizer, gradients };
 
 struct TrainConfig {
   int64_t steps = 1000;
@@ -126,6 +127,9 @@ struct TrainConfig {
   double max_minutes = 0;  ///< 0 = no limit
   bool tensorboard = true;
   bool cuda_graph = true;  ///< GPU: record each step as a CUDA graph and replay it
+  Sharding shard = Sharding::optimizer;  ///< what several ranks divide among them
+  int64_t context_shards = 1;            ///< ranks that share the context of an example
+  bool deterministic_reduction = true;   ///< GPU: sums over ranks in a fixed order
   std::string initialize;  ///< run folder, checkpoint folder or model file; empty: random weights
   bool initialize_partial = false;
   int64_t early_stopping = 0;       ///< validations without improvement; 0 = off

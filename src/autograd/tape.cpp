@@ -65,11 +65,15 @@ void Tape::give(const Variable& variable, const Tensor& tensor) {
   gradient.written = true;
 }
 
+void Tape::begin_parameters(int64_t first) {
+  if (recording_ && watch_) operations_.push_back({"", "", nullptr, [this, first] { watch_(first); }});
+}
+
 void Tape::backward() {
   while (!operations_.empty()) {
     Operation operation = std::move(operations_.back());
     operations_.pop_back();
-    if (!operation.output->written) continue;
+    if (operation.output && !operation.output->written) continue;
     operation.backward();
     for (const Tensor& tensor : written_) check(tensor, "backward", operation.name, operation.scope);
     written_.clear();

@@ -60,6 +60,12 @@ class Tape {
   /// During backward: the finished gradient of an operation's output.
   const Tensor& gradient_of(const Variable& variable) const { return variable.gradient->tensor; }
 
+  /// During backward, `watch` is called with elements of the flat gradient buffer (ParameterStore),
+  /// descending: the gradients from there on are final. Set it before forward.
+  void watch_gradients(std::function<void(int64_t)> watch) { watch_ = std::move(watch); }
+  /// Parameters from element `first` on are used by operations recorded after this call only.
+  void begin_parameters(int64_t first);
+
   /// Runs the backward of all recorded operations in reverse order and forgets them. The caller has written
   /// the gradients of the roots.
   void backward();
@@ -82,7 +88,7 @@ class Tape {
   struct Operation {
     std::string_view name;
     std::string scope;
-    std::shared_ptr<Gradient> output;
+    std::shared_ptr<Gradient> output;  ///< null: `backward` always runs
     std::function<void()> backward;
   };
   void check(const Tensor& tensor, std::string_view direction, std::string_view name,
@@ -97,6 +103,7 @@ class Tape {
   std::vector<Tensor> written_;
   std::optional<std::string>* offender_ = nullptr;
   std::string scope_;
+  std::function<void(int64_t)> watch_;
 };
 
 /// Activation checkpointing: runs `block` on `input` without keeping what its backward needs, and runs it

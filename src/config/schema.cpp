@@ -68,6 +68,10 @@ template <>
 struct Names<Recompute> {
   static constexpr std::array values{"none", "block", "attention_mlp"};
 };
+template <>
+struct Names<Sharding> {
+  static constexpr std::array values{"none", "optimizer", "gradients"};
+};
 
 std::vector<std::string> data_types() {
   return {
@@ -369,7 +373,8 @@ std::vector<ConfigKey> schedule_keys() {
 std::vector<ConfigKey> train_keys() {
   return {
       bind(MEMBER(train.steps), between(0, most_steps), "Total training steps."),
-      bind(MEMBER(train.batch), between(1, 1 << 20), "Examples per step."),
+      bind(MEMBER(train.batch), between(1, 1 << 20),
+           "Examples per step, of all ranks together if the run has several."),
       bind(MEMBER(train.micro_batches), between(1, 1 << 20),
            "Equal parts into which the batch of a step is split and computed one at a time, to save "
            "memory; must divide batch."),
@@ -396,6 +401,17 @@ std::vector<ConfigKey> train_keys() {
       bind(MEMBER(train.cuda_graph), any(),
            "On a GPU: record the launches of a step as a CUDA graph and replay it. Results are bitwise "
            "identical."),
+      bind(MEMBER(train.shard), any(),
+           "What several ranks divide among them instead of each keeping all of it: nothing; the state of "
+           "the optimizer, the master weights and the moving average (optimizer); the sums of gradients too "
+           "(gradients). The last two need optimizer.type adam, adamw or sgd; other optimizers keep all. "
+           "Losses agree within rounding."),
+      bind(MEMBER(train.context_shards), between(1, 4096),
+           "Ranks that share the context of each example: each reads its part, and all compute the latents. "
+           "Must divide the number of ranks."),
+      bind(MEMBER(train.deterministic_reduction), any(),
+           "With several GPUs: fix NCCL's algorithm and protocol, so that a run repeats bitwise with the "
+           "same number of ranks. Between CPUs this is always so."),
       bind(MEMBER(train.tensorboard), any(), "Write TensorBoard event files beside the metrics."),
       bind_text(
           MEMBER(train.initialize),

@@ -197,6 +197,14 @@ void check_training(const Config& config, const Checker& check) {
   check.require(config.train.batch % config.train.micro_batches == 0,
                 "train.batch ({}) must be a multiple of train.micro_batches ({})", config.train.batch,
                 config.train.micro_batches);
+  check.require(
+      config.train.context_shards == 1 || config.model.type == ModelType::perceiver_ar,
+      "train.context_shards ({}) needs model.type: perceiver_ar; a transformer has no context to share",
+      config.train.context_shards);
+  check.require(
+      config.train.context_shards == 1 || config.model.attention != AttentionBackend::cudnn,
+      "train.context_shards ({}) needs the joined log-sum-exp, which model.attention: cudnn does not give",
+      config.train.context_shards);
   const OptimizerConfig& optimizer = config.optimizer;
   check.require(!optimizer.nesterov || (optimizer.type == OptimizerType::sgd && optimizer.momentum > 0),
                 "optimizer.nesterov needs optimizer.type: sgd and optimizer.momentum above 0");

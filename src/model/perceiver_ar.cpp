@@ -91,8 +91,11 @@ void PerceiverAR::declare() {
   for (size_t i = 0; i < cross_.size(); ++i)
     cross_[i].declare(parameters_, "cross." + std::to_string(i), config_);
   self_.resize(static_cast<size_t>(config_.layers));
-  for (size_t i = 0; i < self_.size(); ++i)
+  for (size_t i = 0; i < self_.size(); ++i) {
+    self_begin_.push_back(parameters_.size());
     self_[i].declare(parameters_, "self." + std::to_string(i), config_);
+  }
+  self_begin_.push_back(parameters_.size());
   declare_norm(parameters_, output_norm_, "output.norm", z);
   declare_linear(parameters_, output_, "output.linear", z, config_.vocabulary,
                  config_.zero_initial_logits ? Initializer::zeros : Initializer::fan_in);
@@ -264,6 +267,7 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
       cache = caches->of(caches->caches.self(static_cast<int64_t>(layer)), true);
       pass.cache = &cache;
     }
+    tape.begin_parameters(self_begin_[layer]);
     z = self_[layer].forward(tape, z, pass);
   };
   if (!cross_.empty()) read_context(0);
@@ -274,6 +278,7 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
     if (next_extra < extra.size() && extra[next_extra] == static_cast<int64_t>(layer))
       read_context(++next_extra);
   }
+  tape.begin_parameters(self_begin_.back());
   tape.enter("output");
   z = ops::layer_norm(tape, z, output_norm_);
   return config_.latents_per_position > 1 ? ops::average_rows(tape, z, config_.latents_per_position) : z;

@@ -123,6 +123,8 @@ class PerceiverAR {
   std::vector<ops::LinearParameters> query_mlp_;
   std::vector<CrossBlock> cross_;  // the first, then the extra ones in order
   std::vector<SelfBlock> self_;
+  std::vector<int64_t>
+      self_begin_;  ///< where the parameters of each block begin, and of what follows the last
   ops::NormParameters output_norm_;
   ops::LinearParameters output_;
   mutable std::mutex tables_mutex_;  ///< guards the next two: concurrent passes share them

@@ -59,6 +59,8 @@ class ParameterStore {
   /// docs/model.md, "Initial values".
   void initialize(uint64_t seed);
 
+  /// The flat buffers' elements of all parameters declared so far, with padding.
+  int64_t size() const { return size_; }
   const std::vector<ParameterInfo>& infos() const { return infos_; }
   int64_t count() const;                                  ///< elements of all parameters
   const Tensor& values() const { return values_; }        ///< flat, with zero padding between parameters

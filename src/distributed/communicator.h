@@ -1,0 +1,57 @@
+// Collectives on tensors, among the ranks of a group: NCCL between GPUs, MPI between processes on CPUs. The
+// interface has what training and context shards need, and no more.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "core/tensor.h"
+
+namespace perceiver {
+
+/// When a collective runs, on a device that works asynchronously. On the CPU there is no difference.
+enum class Order {
+  in_stream,  ///< after what was enqueued before it, and before what is enqueued after it
+  beside,     ///< after what was enqueued before it; beside what follows, until `join`
+};
+
+/// Every rank of the group makes the same calls in the same order, with tensors of the same type and size on
+/// its own device. A result is the same bits on every rank that has it. Sums are over the ranks. Bitwise
+/// repeatable from run to run at the same number of ranks: over MPI always, the sum is in order of ranks;
+/// over NCCL unless train.deterministic_reduction is off. Tensors are f32 or f64 where they are summed, of
+/// any type else. One thread at a time.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  /// "NCCL 2.28.9", "MPI", …: for the record of a run.
+  virtual std::string name() const = 0;
+
+  /// x = sum of x.
+  virtual void all_reduce(const Tensor& x, Order order = Order::in_stream) = 0;
+  /// x has size() equal pieces. This rank's piece becomes the sum of these pieces; the others are unspecified
+  /// afterwards.
+  virtual void reduce_scatter(const Tensor& x, Order order = Order::in_stream) = 0;
+  /// x has size() equal pieces, of which each rank has set its own; afterwards every rank has all of them.
+  virtual void all_gather(const Tensor& x, Order order = Order::in_stream) = 0;
+  /// Copies `root`'s x to every rank.
+  virtual void broadcast(const Tensor& x, int root) = 0;
+  /// What is enqueued from now on runs after all collectives so far.
+  virtual void join() = 0;
+
+  /// Whether collectives may be part of recorded work (DeviceContext::record).
+  virtual bool recordable() const = 0;
+  /// Collective: the group of the ranks that pass the same `color`, in the same order.
+  virtual std::shared_ptr<Communicator> split(int color) = 0;
+
+ protected:
+  Communicator(int rank, int size) : rank_(rank), size_(size) {}
+
+  int rank_, size_;
+};
+
+}  // namespace perceiver

@@ -1,0 +1,77 @@
+// The processes that carry out one command together: who they are, what they tell each other on the host, and
+// how they end together. Tensors travel through a Communicator.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/device_context.h"
+#include "distributed/communicator.h"
+
+namespace perceiver {
+
+/// One of the processes ("ranks") of a run. Every rank makes the same collective calls in the same order;
+/// each waits for the slowest rank, no longer than the time limit, after which every process ends with a
+/// message that names the ranks that are missing. Collective calls come from one thread.
+class World {
+ public:
+  virtual ~World() = default;
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  /// Among the processes of this machine.
+  int local_rank() const { return local_rank_; }
+  /// Rank 0 writes files and messages for all.
+  bool leads() const { return rank_ == 0; }
+
+  /// Collective: what every rank passed, in order of ranks. `what`, the same on every rank, is for messages:
+  /// "the start of training".
+  virtual std::vector<std::string> gather(const std::string& mine, std::string_view what) = 0;
+  /// Collective: whether any rank passed true.
+  bool any(bool mine, std::string_view what);
+  /// Collective: rank 0's text.
+  std::string from_leader(const std::string& text, std::string_view what);
+  /// Collective: throws the same `user` error on every rank, which names the first rank whose `mine` differs
+  /// from rank 0's and quotes both. `what`: "the configuration".
+  void require_same(const std::string& mine, std::string_view what);
+  /// Collective: if `problem` is not empty on some rank, throws a `failure` with the first one on every rank.
+  void agree(const std::string& problem, std::string_view what);
+
+  /// Asks every rank to stop, from any thread, without waiting: stop_requested() becomes true everywhere.
+  virtual void request_stop() = 0;
+  virtual bool stop_requested() const = 0;
+
+  /// Collective: the group of all ranks, for tensors of `context`'s device. Throws `user` if there is no way
+  /// to connect them, saying what is missing. `deterministic`: see Communicator.
+  virtual std::shared_ptr<Communicator> communicator(DeviceContext& context, bool deterministic) = 0;
+
+  /// While this lives, the calling thread waits for other ranks, on the host or through the device; the time
+  /// limit counts. `what`: "step 12".
+  class Wait {
+   public:
+    Wait(World* world, std::string what) : world_(world) {
+      if (world_ != nullptr) world_->begin_wait(std::move(what));
+    }
+    ~Wait() {
+      if (world_ != nullptr) world_->end_wait();
+    }
+    Wait(const Wait&) = delete;
+    Wait& operator=(const Wait&) = delete;
+
+   private:
+    World* world_;
+  };
+
+ protected:
+  World(int rank, int size, int local_rank) : rank_(rank), size_(size), local_rank_(local_rank) {}
+  virtual void begin_wait(std::string) {}
+  virtual void end_wait() {}
+
+  int rank_, size_, local_rank_;
+};
+
+}  // namespace perceiver
