@@ -7,6 +7,7 @@
 #include <string>
 
 #include "data/batches/windows.h"
+#include "distributed/world.h"
 #include "model/perceiver_ar.h"
 
 namespace perceiver {
@@ -17,6 +18,8 @@ struct EvaluationOptions {
   int64_t latents = 0;        ///< M; 0 = the model's
   int64_t batch = 1;          ///< windows at once
   int64_t max_documents = 0;  ///< only the first this many; 0 = all (64 for data generated on the fly)
+  World* world = nullptr;     ///< the ranks that share the work; null = one
+  int context_shards = 1;     ///< ranks that score the same windows, each with its part of the context
 };
 
 struct PositionBucket {
@@ -47,7 +50,13 @@ struct EvaluationResult {
 };
 
 /// Throws `user` for a split without documents, data that do not fit the model, or contradictory options.
-/// `progress` (optional) is called after each batch with the scored and the total number of tokens.
+/// `progress` (optional) is called after each batch with the scored and the total number of tokens, those of
+/// this rank alone. It may throw `Cancelled` (distributed/together.h) or anything else to give up.
+///
+/// Over several ranks this is collective: batches of windows are dealt to them in turn, nobody waits before
+/// its own are done, and every rank gets the same result. It does not depend on the number of ranks except by
+/// the rounding inside a window, because `batch` is lowered where that gives all ranks the same work. What is
+/// thrown on one rank ends the evaluation on all, as `together` says.
 EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split split,
                           const EvaluationOptions& options,
                           const std::function<void(int64_t, int64_t)>& progress = {});

@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "distributed/together.h"
+#include "eval/scores.h"
 
 namespace perceiver {
 namespace {
@@ -48,25 +50,53 @@ class PolicyEvaluator {
     result_.latents = engine.options().latents;
     result_.stride = 1;
     readings_.resize(static_cast<size_t>(engine.slots()));
-    for (int64_t d = 0; d < result_.documents; ++d) total_ += targets_of(d);
+    deal();
   }
 
   EvaluationResult run(const std::function<void(int64_t, int64_t)>& progress) {
     const auto start = std::chrono::steady_clock::now();
-    while (fill()) {
-      engine_.compute();
-      for (size_t s = 0; s < readings_.size(); ++s)
-        if (readings_[s].document >= 0) advance(static_cast<int64_t>(s));
-      if (progress && (result_.tokens % 64 == 0 || result_.tokens == total_))
-        progress(result_.tokens, total_);
-    }
-    result_.units = std::llround(units_);
+    together(options_.world, "an evaluation", [&] { score_all(progress); });
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    add_up(options_.world, scores_, result_.seconds);
+    scores_.write(result_);
+    result_.units = std::llround(units_);
     PERCEIVER_ASSERT(result_.tokens == total_ && total_ > 0);
     return result_;
   }
 
  private:
+  /// Chooses this rank's documents: the longest first, each to the rank that has the least to do.
+  void deal() {
+    std::vector<std::pair<int64_t, int64_t>> by_length;  // longest first, then by number
+    for (int64_t d = 0; d < result_.documents; ++d) {
+      const int64_t targets = targets_of(d);
+      by_length.emplace_back(-targets, d);
+      total_ += targets;
+      const auto all = static_cast<double>(data_.document_length(split_, d) - data_.first_target(split_, d));
+      units_ += static_cast<double>(data_.scored_units(split_, d)) * static_cast<double>(targets) / all;
+    }
+    const int rank = options_.world != nullptr ? options_.world->rank() : 0;
+    const int ranks = options_.world != nullptr ? options_.world->size() : 1;
+    if (ranks > 1) std::sort(by_length.begin(), by_length.end());
+    std::vector<int64_t> load(static_cast<size_t>(ranks), 0);
+    for (const auto& [length, document] : by_length) {
+      const auto least = std::min_element(load.begin(), load.end());
+      *least -= length;
+      if (least - load.begin() == rank) mine_.push_back(document);
+    }
+    mine_total_ = load[static_cast<size_t>(rank)];
+  }
+
+  void score_all(const std::function<void(int64_t, int64_t)>& progress) {
+    while (fill()) {
+      engine_.compute();
+      for (size_t s = 0; s < readings_.size(); ++s)
+        if (readings_[s].document >= 0) advance(static_cast<int64_t>(s));
+      if (progress && (scores_.tokens() % 64 == 0 || scores_.tokens() == mine_total_))
+        progress(scores_.tokens(), mine_total_);
+    }
+  }
+
   int64_t targets_of(int64_t document) const {
     const int64_t all = data_.document_length(split_, document) - data_.first_target(split_, document);
     return options_.max_tokens > 0 ? std::min(all, options_.max_tokens) : all;
@@ -76,7 +106,7 @@ class PolicyEvaluator {
   bool fill() {
     bool busy = false;
     for (size_t s = 0; s < readings_.size(); ++s) {
-      if (readings_[s].document < 0 && next_ < result_.documents) open(static_cast<int64_t>(s), next_++);
+      if (readings_[s].document < 0 && next_ < mine_.size()) open(static_cast<int64_t>(s), mine_[next_++]);
       busy = busy || readings_[s].document >= 0;
     }
     return busy;
@@ -95,20 +125,13 @@ class PolicyEvaluator {
     data_.positions(split_, document, 0, first + targets, sequence.positions.data());
     if (data_.axes() == 1 && count_from_one(sequence.positions)) sequence.positions.clear();
     engine_.admit(slot, std::move(sequence));
-    const auto all = static_cast<double>(data_.document_length(split_, document) - first);
-    units_ += static_cast<double>(data_.scored_units(split_, document)) * static_cast<double>(targets) / all;
   }
 
   void advance(int64_t slot) {
     Reading& reading = readings_[static_cast<size_t>(slot)];
     const int32_t target = reading.tokens[static_cast<size_t>(reading.next)];
     const auto [nats, correct] = score(engine_.logits(slot), target);
-    PositionBucket& bucket = result_.buckets[static_cast<size_t>(position_bucket(reading.next))];
-    bucket.nats += nats;
-    ++bucket.tokens;
-    result_.nats += nats;
-    result_.correct += correct;
-    ++result_.tokens;
+    scores_.add(reading.next, nats, correct);
     if (++reading.next < static_cast<int64_t>(reading.tokens.size())) {
       engine_.push(slot, target);
       return;
@@ -123,8 +146,11 @@ class PolicyEvaluator {
   PolicyEvaluationOptions options_;
   EvaluationResult result_;
   std::vector<Reading> readings_;
-  int64_t next_ = 0, total_ = 0;
+  std::vector<int64_t> mine_;  ///< this rank's documents
+  size_t next_ = 0;            ///< of them
+  int64_t mine_total_ = 0, total_ = 0;
   double units_ = 0;
+  Scores scores_;
 };
 
 }  // namespace

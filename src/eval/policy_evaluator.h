@@ -14,11 +14,13 @@ namespace perceiver {
 struct PolicyEvaluationOptions {
   int64_t max_documents = 0;  ///< only the first this many (64 for data generated on the fly)
   int64_t max_tokens = 0;     ///< targets per document
+  World* world = nullptr;     ///< the ranks that share the documents; null = one
 };
 
 /// Scores the documents of a split, as many at once as the engine has slots. The result's `stride` is 1; its
 /// units are those of whole documents, or in proportion to the targets of documents cut by max_tokens. Throws
-/// `user` as `evaluate` does.
+/// `user` as `evaluate` does. Over several ranks it is collective like `evaluate`: documents are dealt so
+/// that all ranks score about as many targets, and the result does not depend on their number.
 EvaluationResult evaluate_policy(Engine& engine, const Dataset& data, Split split,
                                  const PolicyEvaluationOptions& options,
                                  const std::function<void(int64_t, int64_t)>& progress = {});

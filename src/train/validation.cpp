@@ -1,12 +1,10 @@
 #include "train/validation.h"
 
+#include "distributed/together.h"
 #include "eval/evaluator.h"
 
 namespace perceiver {
 namespace {
-
-/// Leaves `evaluate` between two batches.
-struct Cancelled {};
 
 EvaluationOptions evaluation_options(const Config& config) {
   EvaluationOptions options;

@@ -6,8 +6,11 @@
 #include <cmath>
 
 #include "data/special_tokens.h"
+#include "distributed/together.h"
+#include "eval/policy_evaluator.h"
 #include "perceiver/error.h"
 #include "tests/support/gradient_check.h"
+#include "tests/support/thread_world.h"
 
 namespace perceiver {
 namespace {
@@ -115,6 +118,105 @@ TEST(Evaluator, RefusesImpossibleOptions) {
   const Documents data({9});
   EXPECT_THROW(evaluate(model, data, Split::test, {5, 4, 1, 0}), Error);
   EXPECT_THROW(evaluate(model, data, Split::test, {0, 13, 1, 0}), Error);
+}
+
+/// The same bits, but for the time.
+void expect_same(const EvaluationResult& a, const EvaluationResult& b) {
+  EXPECT_EQ(a.documents, b.documents);
+  EXPECT_EQ(a.tokens, b.tokens);
+  EXPECT_EQ(a.units, b.units);
+  EXPECT_EQ(a.nats, b.nats);
+  EXPECT_EQ(a.correct, b.correct);
+  for (size_t i = 0; i < a.buckets.size(); ++i) {
+    EXPECT_EQ(a.buckets[i].nats, b.buckets[i].nats);
+    EXPECT_EQ(a.buckets[i].tokens, b.buckets[i].tokens);
+  }
+}
+
+std::unique_ptr<PerceiverAR> ranks_model() {
+  auto model = std::make_unique<PerceiverAR>(tiny_model(), DeviceContext::cpu(1), DType::f64);
+  model->parameters().initialize(3);
+  return model;
+}
+
+// An odd number of documents, fewer than ranks, fewer windows than ranks.
+TEST(Evaluator, AnyNumberOfRanksGetsTheSameResult) {
+  for (const std::vector<int64_t>& lengths :
+       {std::vector<int64_t>{2, 5, 31, 13, 700}, std::vector<int64_t>{9, 30, 4}, std::vector<int64_t>{3}}) {
+    const Documents data(lengths);
+    const EvaluationResult alone = evaluate(*ranks_model(), data, Split::test, {3, 0, 4, 0});
+    for (const int ranks : {1, 2, 3, 4, 7}) {
+      run_ranks(ranks, [&](World& world) {
+        const auto model = ranks_model();
+        int64_t done = 0, wanted = 0;
+        EvaluationOptions options{3, 0, 4, 0};
+        options.world = &world;
+        const EvaluationResult result =
+            evaluate(*model, data, Split::test, options, [&](int64_t scored, int64_t total) {
+              done = scored;
+              wanted = total;
+            });
+        expect_same(result, alone);
+        EXPECT_EQ(done, wanted);  // its own share, whole
+      });
+    }
+  }
+}
+
+TEST(Evaluator, TheRanksOfAContextGroupScoreTheSameWindowsOnce) {
+  const Documents data({2, 5, 31, 13, 70});
+  const EvaluationResult alone = evaluate(*ranks_model(), data, Split::test, {3, 0, 4, 0});
+  for (const int shards : {2, 3, 6}) {
+    run_ranks(6, [&](World& world) {
+      EvaluationOptions options{3, 0, 4, 0};
+      options.world = &world;
+      options.context_shards = shards;
+      expect_same(evaluate(*ranks_model(), data, Split::test, options), alone);
+    });
+  }
+}
+
+// Whatever one rank throws, all leave, whether they wait for each other inside (context shards) or not.
+TEST(Evaluator, WhatEndsOneRankEndsAll) {
+  const Documents data({2, 5, 31, 13, 70, 8, 9});
+  for (const int shards : {1, 2}) {
+    run_ranks(4, [&](World& world) {
+      const auto model = ranks_model();
+      EvaluationOptions options{1, 0, 2, 0};
+      options.world = &world;
+      options.context_shards = shards;
+      const auto cancel = [&](int64_t scored, int64_t) {
+        if (world.rank() == 1 && scored >= 4) throw Cancelled();
+      };
+      EXPECT_THROW(evaluate(*model, data, Split::test, options, cancel), Cancelled);
+      const auto fail = [&](int64_t, int64_t) {
+        if (world.rank() == 3) throw Error(ErrorKind::failure, "out of memory");
+      };
+      try {
+        evaluate(*model, data, Split::test, options, fail);
+        ADD_FAILURE() << "no error";
+      } catch (const Error& error) {
+        EXPECT_STREQ(error.what(), world.rank() == 3 ? "out of memory" : "rank 3: out of memory");
+      }
+    });
+  }
+}
+
+TEST(PolicyEvaluator, AnyNumberOfRanksGetsTheSameResult) {
+  const Documents data({3, 5, 31, 13, 20});
+  for (const int64_t max_tokens : {0, 7}) {
+    const auto score = [&](World* world) {
+      const auto model = ranks_model();
+      EngineOptions engine_options;
+      engine_options.slots = 2;
+      engine_options.policy = GenerationPolicy::stream;
+      Engine engine(*model, engine_options);
+      return evaluate_policy(engine, data, Split::test, {0, max_tokens, world});
+    };
+    const EvaluationResult alone = score(nullptr);
+    for (const int ranks : {1, 2, 3, 7})
+      run_ranks(ranks, [&](World& world) { expect_same(score(&world), alone); });
+  }
 }
 
 }  // namespace

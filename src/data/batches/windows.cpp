@@ -20,7 +20,19 @@ WindowOptions checked(WindowOptions options) {
   if (options.batch < 1) throw_user("evaluation batch must be at least 1, but it is {}", options.batch);
   if (options.max_documents < 0)
     throw_user("evaluation max_documents must not be negative, but it is {}", options.max_documents);
+  PERCEIVER_ASSERT(options.share >= 0 && options.share < options.shares);
   return options;
+}
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// The largest batch that lets all shares take as many turns, up to one window each.
+int64_t even_batch(int64_t windows, const WindowOptions& options) {
+  if (options.shares == 1) return options.batch;
+  const int64_t turns = ceil_div(windows, options.batch * options.shares);
+  return ceil_div(windows, turns * options.shares);
 }
 
 int64_t documents_to_walk(const Dataset& data, Split split, int64_t wanted) {
@@ -41,12 +53,26 @@ Windows::Windows(const Dataset& data, Split split, const WindowOptions& options)
       documents_(documents_to_walk(data, split, options.max_documents)) {
   for (int64_t i = 0; i < documents_; ++i) {
     const int64_t targets = data.document_length(split, i) - data.first_target(split, i);
-    windows_ += (targets + options_.stride - 1) / options_.stride;
+    windows_ += ceil_div(targets, options_.stride);
     targets_ += targets;
     units_ += data.scored_units(split, i);
     words_ += data.words(split, i);
   }
+  options_.batch = even_batch(windows_, options_);
+  share_targets_ = options_.shares == 1 ? targets_ : count_share_targets();
   restart();
+}
+
+int64_t Windows::rounds() const {
+  return ceil_div(ceil_div(windows_, options_.batch), options_.shares);
+}
+
+int64_t Windows::count_share_targets() {
+  int64_t targets = 0;
+  restart();
+  while (const int64_t rows = find_batch())
+    for (int64_t i = 0; i < rows; ++i) targets += next_row().scored;
+  return targets;
 }
 
 void Windows::restart() {
@@ -55,8 +81,14 @@ void Windows::restart() {
   target_ = data_.first_target(split_, 0);
 }
 
+int64_t Windows::find_batch() {
+  while (delivered_ < windows_ && delivered_ / options_.batch % options_.shares != options_.share)
+    for (int64_t end = std::min(delivered_ + options_.batch, windows_); delivered_ < end;) next_row();
+  return std::min(options_.batch, windows_ - delivered_);
+}
+
 bool Windows::next(WindowBatch& out) {
-  const int64_t rows = std::min(options_.batch, windows_ - delivered_);
+  const int64_t rows = find_batch();
   if (rows == 0) return false;
   out.batch.resize(rows, options_.context, data_.axes());
   out.documents.resize(rows), out.scored.resize(rows), out.first_targets.resize(rows);

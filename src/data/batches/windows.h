@@ -16,6 +16,8 @@ struct WindowOptions {
   int64_t stride = 0;         ///< S, targets per window, 1 to M; 0 = M
   int64_t batch = 1;          ///< windows per batch
   int64_t max_documents = 0;  ///< only the first ones; 0 = all, or 64 of data generated on the fly
+  int64_t share = 0;          ///< which of the `shares` to deliver
+  int64_t shares = 1;         ///< batches are dealt to this many in turn; they are smaller if that is even
 };
 
 /// Some windows, and which targets they score.
@@ -38,12 +40,16 @@ class Windows {
   /// Throws if the options contradict each other or the split has no documents. `data` must outlive this.
   Windows(const Dataset& data, Split split, const WindowOptions& options);
 
-  /// The next `options.batch` windows (fewer at the end); false if there are none left. Reuses the storage of
-  /// `out`.
+  /// The next batch of this share, `options.batch` windows or fewer; false if there are none left. Reuses the
+  /// storage of `out`.
   bool next(WindowBatch& out);
   /// Back to the first window.
   void restart();
 
+  /// Batches of the largest share; another may have one less.
+  int64_t rounds() const;
+  /// Targets of this share.
+  int64_t share_targets() const { return share_targets_; }
   /// Totals over all windows.
   int64_t documents() const { return documents_; }
   int64_t windows() const { return windows_; }
@@ -55,6 +61,9 @@ class Windows {
 
  private:
   Row next_row();
+  /// Passes over batches of other shares; the rows of the next batch, 0 at the end.
+  int64_t find_batch();
+  int64_t count_share_targets();
 
   const Dataset& data_;
   Split split_;
@@ -64,6 +73,7 @@ class Windows {
   int64_t targets_ = 0;
   int64_t units_ = 0;
   int64_t words_ = 0;
+  int64_t share_targets_ = 0;
 
   int64_t document_ = 0;  ///< of the next window
   int64_t target_ = 0;    ///< first target of the next window

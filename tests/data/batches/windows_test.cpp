@@ -135,6 +135,39 @@ TEST(Windows, CanBeWalkedAgain) {
   EXPECT_EQ(static_cast<int64_t>(first.size()), windows.windows() * 8);
 }
 
+TEST(Windows, SharesAreDealtEvenlyAndMakeTheWhole) {
+  const FakeDataset data({10, 2, 20, 7, 31});
+  for (const int64_t shares : {1, 2, 3, 5, 40}) {
+    WindowOptions options{.context = 8, .latents = 4, .stride = 3, .batch = 4, .shares = shares};
+    std::map<Target, int> scored;
+    int64_t fewest = 1000, most = 0, rounds = 0, targets = 0, windows = 0;
+    for (options.share = 0; options.share < shares; ++options.share) {
+      Windows share(data, split, options);
+      WindowBatch out;
+      int64_t rows = 0, batches = 0, before = static_cast<int64_t>(scored.size());
+      while (share.next(out)) {
+        ASSERT_LE(out.batch.size, options.batch);
+        for (int64_t b = 0; b < out.batch.size; ++b) check_row(out, b, options, scored);
+        rows += out.batch.size;
+        ++batches;
+      }
+      EXPECT_EQ(share.share_targets(), static_cast<int64_t>(scored.size()) - before);
+      fewest = std::min(fewest, rows), most = std::max(most, rows), rounds = std::max(rounds, batches);
+      EXPECT_LE(batches, share.rounds());
+      EXPECT_GE(batches, share.rounds() - 1);
+      targets = share.targets(), windows = share.windows();
+    }
+    EXPECT_EQ(static_cast<int64_t>(scored.size()), targets);
+    for (const auto& [target, times] : scored) EXPECT_EQ(times, 1);
+    EXPECT_LE(most - fewest, options.batch);
+    EXPECT_EQ(windows, 23);
+    if (shares == 5) {
+      EXPECT_EQ(most, 6);  // 2 rounds of 3, not one of 4 and one of 1
+    }
+    EXPECT_EQ(rounds, (windows + shares * options.batch - 1) / (shares * options.batch));
+  }
+}
+
 TEST(Windows, RefusesContradictions) {
   const FakeDataset data({10}), empty({});
   EXPECT_THROW(Windows(data, split, {.context = 0, .latents = 1}), Error);

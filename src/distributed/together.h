@@ -1,0 +1,20 @@
+// Work that every rank does its part of, and that ends for all if it ends early for one.
+#pragma once
+
+#include <functional>
+#include <string_view>
+
+#include "distributed/world.h"
+
+namespace perceiver {
+
+/// Thrown by a callback to give up work without an error.
+struct Cancelled {};
+
+/// Collective: runs `work` on every rank and waits for all. If it throws on some rank, this throws on every
+/// rank: the exception itself where it was thrown, elsewhere the Error of the first rank that has one, as
+/// "rank 2: …" and of its kind, or `Cancelled` where no rank has an error but one has cancelled. `work` must
+/// not wait for other ranks, unless they are sure to arrive. A null `world` is one rank. `what`: see World.
+void together(World* world, std::string_view what, const std::function<void()>& work);
+
+}  // namespace perceiver
