@@ -1,5 +1,7 @@
 #include "data/dataset.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "data/copy_task.h"
 #include "data/shards/shard_dataset.h"
@@ -44,6 +46,21 @@ bool is_plain_text(const DataConfig& config) {
 }
 
 }  // namespace
+
+int64_t Dataset::tokens(Split split) const {
+  int64_t sum = 0;
+  for (int64_t i = 0; i < documents(split); ++i) sum += document_length(split, i);
+  return sum;
+}
+
+std::unique_ptr<DocumentWeights> Dataset::weights(Split split, int64_t least) const {
+  auto table = std::make_unique<WeightTable>(documents(split));
+  for (int64_t i = 0; i < documents(split); ++i) {
+    const int64_t targets = document_length(split, i) - first_target(split, i);
+    table->add(static_cast<uint64_t>(std::max(least, targets)));
+  }
+  return table;
+}
 
 void Dataset::positions(Split, int64_t, int64_t, int64_t count, int32_t* out) const {
   for (int64_t i = 0; i < count; ++i) out[i] = static_cast<int32_t>(i + 1);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "data/document_weights.h"
 #include "data/file_remark.h"
 #include "perceiver/config.h"
 
@@ -55,6 +56,10 @@ class Dataset {
   virtual int64_t scored_units(Split split, int64_t document) const = 0;
   /// Words, separated by white space, of a text document; 0 for other data.
   virtual int64_t words(Split, int64_t) const { return 0; }
+  /// The lengths of all documents of a split, added up.
+  virtual int64_t tokens(Split split) const;
+  /// The weights max(least, targets) of the documents of a split, which must outlive them.
+  virtual std::unique_ptr<DocumentWeights> weights(Split split, int64_t least) const;
   /// Copies tokens [first, first + count) of a document to `out` [count].
   virtual void read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const = 0;
   /// Positions, [count, A], of a row that starts with token `first` of a document. By default one axis that

@@ -1,6 +1,7 @@
 #include "io/file_view.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -10,6 +11,20 @@
 #include "io/file_descriptor.h"
 
 namespace perceiver {
+namespace {
+
+uint64_t page_bytes() {
+  static const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  return page;
+}
+
+/// The advice is a hint: what it cannot do is done on access.
+void advise(const std::byte* data, uint64_t offset, uint64_t bytes, int advice) {
+  const uint64_t first = offset / page_bytes() * page_bytes();
+  ::madvise(const_cast<std::byte*>(data) + first, offset + bytes - first, advice);
+}
+
+}  // namespace
 
 FileView::FileView(const std::filesystem::path& path) {
   const FileDescriptor file = open_for_reading(path);
@@ -30,6 +45,14 @@ FileView& FileView::operator=(FileView&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+void FileView::fetch(uint64_t offset, uint64_t bytes) const {
+  if (bytes > 16 * page_bytes()) advise(data_, offset, bytes, MADV_WILLNEED);
+}
+
+void FileView::release(uint64_t offset, uint64_t bytes) const {
+  if (bytes > 0) advise(data_, offset, bytes, MADV_DONTNEED);
 }
 
 FileView::~FileView() {

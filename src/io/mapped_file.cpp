@@ -1,8 +1,5 @@
 #include "io/mapped_file.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cstring>
 
 #include "base/check.h"
@@ -18,15 +15,9 @@ void MappedFile::read(int64_t offset, std::span<uint8_t> out) const {
   if (offset < 0 || offset > size() || count > size() - offset)
     throw_failure("{}: {} bytes at offset {} exceed the file's {} bytes", path_, count, offset, size());
   if (count == 0) return;
-  static const int64_t page = ::sysconf(_SC_PAGESIZE);
-  const int64_t first = offset / page * page;
-  void* pages = const_cast<std::byte*>(view_.bytes().data() + first);
-  const auto length = static_cast<size_t>(offset + count - first);
-  // Both calls are hints: one disk read instead of a fault per page, then drop the pages from the resident
-  // set.
-  if (count > 16 * page) ::madvise(pages, length, MADV_WILLNEED);
+  view_.fetch(static_cast<uint64_t>(offset), out.size());
   std::memcpy(out.data(), view_.bytes().data() + offset, out.size());
-  ::madvise(pages, length, MADV_DONTNEED);
+  view_.release(static_cast<uint64_t>(offset), out.size());
 }
 
 int64_t FileSet::add(std::string path, int64_t size) {

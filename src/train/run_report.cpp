@@ -98,11 +98,7 @@ std::string steps_text(const RunHeader& header) {
 double steps_per_epoch(const Config& config, const Dataset& data) {
   if (data.unbounded()) return 0;
   const int64_t predicted = predicted_positions(config.model);
-  double weight = 0;
-  for (int64_t i = 0; i < data.documents(Split::train); ++i) {
-    const int64_t targets = data.document_length(Split::train, i) - data.first_target(Split::train, i);
-    weight += static_cast<double>(std::max(predicted, targets));
-  }
+  const auto weight = static_cast<double>(data.weights(Split::train, predicted)->total());
   return weight / static_cast<double>(predicted * config.train.batch);
 }
 

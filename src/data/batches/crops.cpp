@@ -9,22 +9,13 @@ namespace perceiver {
 CropSampler::CropSampler(const Dataset& data, Split split, int64_t columns, int64_t predicted)
     : data_(data), split_(split), columns_(columns), predicted_(predicted) {
   PERCEIVER_ASSERT(predicted >= 1 && predicted <= columns);
-  const int64_t documents = data.documents(split);
-  if (documents == 0) throw_user("the data has no {} documents", split_name(split));
-  if (data.unbounded()) return;
-  weight_ends_.reserve(documents);
-  uint64_t total = 0;
-  for (int64_t i = 0; i < documents; ++i) {
-    const int64_t targets = data.document_length(split, i) - data.first_target(split, i);
-    total += static_cast<uint64_t>(std::max(predicted, targets));
-    weight_ends_.push_back(total);
-  }
+  if (data.documents(split) == 0) throw_user("the data has no {} documents", split_name(split));
+  if (!data.unbounded()) weights_ = data.weights(split, predicted);
 }
 
 int64_t CropSampler::choose_document(RandomStream& random) const {
-  if (weight_ends_.empty()) return static_cast<int64_t>(random.below(data_.documents(split_)));
-  const uint64_t drawn = random.below(weight_ends_.back());
-  return std::upper_bound(weight_ends_.begin(), weight_ends_.end(), drawn) - weight_ends_.begin();
+  if (weights_ == nullptr) return static_cast<int64_t>(random.below(data_.documents(split_)));
+  return weights_->find(random.below(weights_->total()));
 }
 
 Row CropSampler::crop(uint64_t seed, int64_t step, int64_t example) const {

@@ -1,7 +1,7 @@
 // Samples the crops of documents that a training step sees.
 #pragma once
 
-#include <vector>
+#include <memory>
 
 #include "base/random.h"
 #include "data/batches/rows.h"
@@ -46,7 +46,7 @@ class CropSampler {
   Split split_;
   int64_t columns_;
   int64_t predicted_;
-  std::vector<uint64_t> weight_ends_;  ///< running sums of the document weights; empty if all are equal
+  std::unique_ptr<DocumentWeights> weights_;  ///< null if all documents are equal
 };
 
 }  // namespace perceiver

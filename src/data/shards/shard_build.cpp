@@ -99,7 +99,7 @@ void add_shard(const ShardFile& shard, Split split, const std::string& name, Sha
   summary.skipped.insert(summary.skipped.end(), skipped.begin(), skipped.end());
   const auto& repaired = shard.description().repaired;
   summary.repaired.insert(summary.repaired.end(), repaired.begin(), repaired.end());
-  summary.shards.push_back({name, shard.file_bytes(), shard.fingerprint()});
+  summary.shards.push_back({name, shard.file_bytes(), shard.fingerprint(), content_of(shard)});
 }
 
 /// One build in progress.

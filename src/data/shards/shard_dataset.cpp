@@ -9,6 +9,7 @@
 #include "data/file_notes.h"
 #include "data/shards/shard_encode.h"
 #include "data/shards/shard_summary.h"
+#include "data/shards/shard_weights.h"
 #include "data/special_tokens.h"
 #include "data/text/text_check.h"
 #include "io/checksum.h"
@@ -34,37 +35,58 @@ void append(std::vector<FileRemark>& all, const std::vector<FileRemark>& some) {
 /// Throws unless the shard matches the opened modality.
 void check_same(const ShardFile& shard, const ShardDescription& wanted) {
   const ShardDescription& d = shard.description();
-  const bool same = d.modality == wanted.modality && d.tokenizer == wanted.tokenizer &&
-                    d.vocabulary == wanted.vocabulary && d.axes == wanted.axes && d.unit == wanted.unit &&
-                    d.positions == wanted.positions && d.position_sizes == wanted.position_sizes &&
-                    d.ends == wanted.ends;
+  const bool same = d.modality == wanted.modality && d.split == wanted.split &&
+                    d.tokenizer == wanted.tokenizer && d.vocabulary == wanted.vocabulary &&
+                    d.axes == wanted.axes && d.unit == wanted.unit && d.positions == wanted.positions &&
+                    d.position_sizes == wanted.position_sizes && d.ends == wanted.ends;
   if (!same)
-    throw_user("{}: has another modality or tokenizer than the first shard of its folder; rebuild the folder",
-               shard.source());
+    throw_user(
+        "{}: has another modality, tokenizer or split than its folder's first shard and summary; rebuild "
+        "the folder",
+        shard.source());
+}
+
+/// Sets what the summary of an earlier version does not tell, and checks that every file is whole.
+void complete_entries(const std::filesystem::path& folder, std::vector<ShardEntry>& entries) {
+  run_in_parallel(static_cast<int64_t>(entries.size()), 0, [&](int64_t i) {
+    ShardEntry& entry = entries[static_cast<size_t>(i)];
+    const std::filesystem::path path = folder / entry.file;
+    std::error_code error;
+    const auto bytes = static_cast<int64_t>(std::filesystem::file_size(path, error));
+    if (!error && bytes != entry.bytes)
+      throw_user("{}: has {} bytes, but {} lists {}; it was truncated or replaced, rebuild the folder",
+                 path.string(), bytes, summary_file_name, entry.bytes);
+    if (!error && entry.content) return;
+    const ShardFile shard = ShardFile::open(path);  // says why if it cannot
+    if (shard.fingerprint() != entry.fingerprint)
+      throw_user("{}: is not the shard listed in {}; rebuild the folder", shard.source(), summary_file_name);
+    entry.content = content_of(shard);
+  });
 }
 
 }  // namespace
 
 std::unique_ptr<ShardDataset> ShardDataset::open(const std::string& folder,
                                                  const std::map<std::string, std::string>& options) {
-  const ShardSummary summary = read_summary(folder);
-  std::unique_ptr<ShardDataset> data;
-  for (const ShardEntry& entry : summary.shards) {
-    ShardFile shard = ShardFile::open(std::filesystem::path(folder) / entry.file);
-    if (shard.fingerprint() != entry.fingerprint)
-      throw_user("{}: is not the shard listed in {}; rebuild the folder", shard.source(), summary_file_name);
-    const ShardDescription& d = shard.description();
-    if (!data) data.reset(new ShardDataset(d.modality, restore_modality(d.modality, d.tokenizer, options)));
-    check_same(shard, describe_shard(data->name_, *data->modality_, d.split));
-    for (const Split split : {Split::train, Split::validation, Split::test}) {
-      if (d.split != split_name(split)) continue;
-      data->add(split, std::move(shard));
-      break;
-    }
+  ShardSummary summary = read_summary(folder);
+  if (summary.shards.empty()) throw_user("{}: contains no shards", folder);
+  const std::filesystem::path path = folder;
+  complete_entries(path, summary.shards);
+  const ShardFile first = ShardFile::open(path / summary.shards[0].file);
+  const ShardDescription& d = first.description();
+  std::unique_ptr<ShardDataset> data(
+      new ShardDataset(d.modality, restore_modality(d.modality, d.tokenizer, options)));
+  for (ShardEntry& entry : summary.shards) {
+    const Split split = entry.content.value().split;
+    const auto check = [modality = data->modality_, name = data->name_, split](const ShardFile& shard) {
+      check_same(shard, describe_shard(name, *modality, std::string(split_name(split))));
+    };
+    data->of(split).add(path / entry.file, std::move(entry), check);
   }
-  if (!data) throw_user("{}: contains no shards", folder);
-  data->skipped_ = summary.skipped;
-  data->repaired_ = summary.repaired;
+  for (const Split split : {Split::train, Split::validation, Split::test})
+    if (data->of(split).shards() > 0) data->of(split).open(0);
+  data->skipped_ = std::move(summary.skipped);
+  data->repaired_ = std::move(summary.repaired);
   return data;
 }
 
@@ -93,7 +115,7 @@ std::unique_ptr<ShardDataset> ShardDataset::encode(const DataConfig& config) {
   for (size_t i = 0; i < plans.size(); ++i) {
     append(skipped[static_cast<size_t>(plans[i].split)], shards[i]->description().skipped);
     append(data->repaired_, shards[i]->description().repaired);
-    data->add(plans[i].split, std::move(*shards[i]));
+    data->of(plans[i].split).add(std::move(*shards[i]));
   }
   for (const Split split : {Split::train, Split::validation, Split::test}) {
     const std::vector<FileRemark>& some = skipped[static_cast<size_t>(split)];
@@ -108,63 +130,52 @@ std::unique_ptr<ShardDataset> ShardDataset::encode(const DataConfig& config) {
   return data;
 }
 
-void ShardDataset::add(Split split, ShardFile shard) {
-  if (shard.documents() == 0) return;
-  Part& part = parts_[static_cast<size_t>(split)];
-  part.ends.push_back((part.ends.empty() ? 0 : part.ends.back()) + shard.documents());
-  part.shards.push_back(std::move(shard));
-}
-
 uint64_t ShardDataset::fingerprint() const {
   Checksum checksum;
   const auto add = [&](uint64_t number) { checksum.update(std::as_bytes(std::span(&number, 1))); };
   const std::string tokenizer = modality_->tokenizer();
   checksum.update(std::as_bytes(std::span(tokenizer)));
-  for (const Part& part : parts_) {
-    add(part.shards.size());
-    for (const ShardFile& shard : part.shards) add(shard.content_checksum());
+  for (const ShardSet& part : parts_) {
+    add(static_cast<uint64_t>(part.shards()));
+    for (int64_t i = 0; i < part.shards(); ++i) add(part.content(i).checksum);
   }
   return checksum.digest();
 }
 
-ShardDataset::Place ShardDataset::find(Split split, int64_t document) const {
-  PERCEIVER_ASSERT(document >= 0 && document < documents(split));
-  const Part& part = of(split);
-  const auto above = std::upper_bound(part.ends.begin(), part.ends.end(), document);
-  const auto index = static_cast<size_t>(above - part.ends.begin());
-  return {part.shards[index], document - (index == 0 ? 0 : part.ends[index - 1])};
+std::unique_ptr<DocumentWeights> ShardDataset::weights(Split split, int64_t least) const {
+  return std::make_unique<ShardWeights>(of(split), least, end_tokens());
 }
 
 std::string ShardDataset::document_name(Split split, int64_t document) const {
   const Place place = find(split, document);
-  return place.shard.document_name(place.document);
+  return place.shard->document_name(place.document);
 }
 
 int64_t ShardDataset::document_length(Split split, int64_t document) const {
   const Place place = find(split, document);
-  return place.shard.document_tokens(place.document) + 1 + (modality_->format().ends ? 1 : 0);
+  return place.shard->document_tokens(place.document) + 1 + end_tokens();
 }
 
 int64_t ShardDataset::scored_units(Split split, int64_t document) const {
   const Place place = find(split, document);
-  return place.shard.document_units(place.document);
+  return place.shard->document_units(place.document);
 }
 
 int64_t ShardDataset::words(Split split, int64_t document) const {
   const Place place = find(split, document);
-  return place.shard.document_words(place.document);
+  return place.shard->document_words(place.document);
 }
 
 void ShardDataset::read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const {
   const Place place = find(split, document);
-  const int64_t tokens = place.shard.document_tokens(place.document);
-  const int64_t length = tokens + 1 + (modality_->format().ends ? 1 : 0);
+  const int64_t tokens = place.shard->document_tokens(place.document);
+  const int64_t length = tokens + 1 + end_tokens();
   PERCEIVER_ASSERT(first >= 0 && count >= 0 && first <= length && count <= length - first);
   if (count == 0) return;
   const int64_t data_first = std::clamp<int64_t>(first - 1, 0, tokens);
   const int64_t data_last = std::clamp<int64_t>(first + count - 1, 0, tokens);
   if (first == 0) *out++ = sos_token;
-  place.shard.read(place.document, data_first, data_last - data_first, out);
+  place.shard->read(place.document, data_first, data_last - data_first, out);
   if (first + count == tokens + 2) out[data_last - data_first] = eos_token;
 }
 
@@ -194,12 +205,12 @@ void ShardDataset::shared_positions(int64_t first, int64_t count, int32_t* out) 
 }
 
 void ShardDataset::stored_positions(const Place& place, int64_t first, int64_t count, int32_t* out) const {
-  const int64_t tokens = place.shard.document_tokens(place.document);
+  const int64_t tokens = place.shard->document_tokens(place.document);
   const int64_t data_first = std::clamp<int64_t>(first - 1, 0, tokens);
   const int64_t data_last = std::clamp<int64_t>(first + count - 1, 0, tokens);
   std::fill_n(out, count * axes(), 1);
   int32_t* data_out = out + (data_first + 1 - first) * axes();
-  place.shard.read_positions(place.document, data_first, data_last - data_first, data_out);
+  place.shard->read_positions(place.document, data_first, data_last - data_first, data_out);
 }
 
 }  // namespace perceiver

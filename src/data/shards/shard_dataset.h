@@ -7,15 +7,17 @@
 
 #include "data/dataset.h"
 #include "data/modality.h"
-#include "data/shards/shard_file.h"
+#include "data/shards/shard_set.h"
 
 namespace perceiver {
 
 /// Documents of any modality: SOS, the data tokens from a shard, EOS if the modality has one.
 class ShardDataset final : public Dataset {
  public:
-  /// The shards of a folder made by `perceiver data build`. `options` are for training. Throws `user` if the
-  /// folder is unfinished or damaged, or if the options contradict the shards.
+  /// The shards of a folder made by `perceiver data build`. `options` are for training. Reads the summary and
+  /// the first shard, and looks whether the others are there in full; each is opened when it is first read.
+  /// Throws `user` if the folder is unfinished or damaged, or if the options contradict the shards; reading
+  /// does, too, where damage shows only then.
   static std::unique_ptr<ShardDataset> open(const std::string& folder,
                                             const std::map<std::string, std::string>& options);
   /// The files that `config` names, encoded into memory now, on all CPUs. Files of folders that cannot be
@@ -30,11 +32,15 @@ class ShardDataset final : public Dataset {
   std::string modality() const override { return name_; }
   std::string tokenizer() const override { return modality_->tokenizer(); }
   std::string unit() const override { return modality_->format().unit; }
-  int64_t documents(Split split) const override { return of(split).ends.empty() ? 0 : of(split).ends.back(); }
+  int64_t documents(Split split) const override { return of(split).documents(); }
   std::string document_name(Split split, int64_t document) const override;
   int64_t document_length(Split split, int64_t document) const override;
   int64_t scored_units(Split split, int64_t document) const override;
   int64_t words(Split split, int64_t document) const override;
+  int64_t tokens(Split split) const override {
+    return of(split).tokens() + documents(split) * (1 + end_tokens());
+  }
+  std::unique_ptr<DocumentWeights> weights(Split split, int64_t least) const override;
   void read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const override;
   void positions(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const override;
   bool augments() const override { return modality_->augments(); }
@@ -49,26 +55,21 @@ class ShardDataset final : public Dataset {
   uint64_t fingerprint() const override;
 
  private:
-  struct Part {
-    std::vector<ShardFile> shards;
-    std::vector<int64_t> ends;  ///< running sums of their document counts
-  };
-  struct Place {
-    const ShardFile& shard;
-    int64_t document;
-  };
+  using Place = ShardSet::Place;
 
-  ShardDataset(std::string name, std::unique_ptr<Modality> modality)
+  ShardDataset(std::string name, std::shared_ptr<const Modality> modality)
       : name_(std::move(name)), modality_(std::move(modality)) {}
-  const Part& of(Split split) const { return parts_[static_cast<size_t>(split)]; }
-  void add(Split split, ShardFile shard);
-  Place find(Split split, int64_t document) const;
+  const ShardSet& of(Split split) const { return parts_[static_cast<size_t>(split)]; }
+  ShardSet& of(Split split) { return parts_[static_cast<size_t>(split)]; }
+  Place find(Split split, int64_t document) const { return of(split).find(document); }
+  /// Tokens at the end of a document that are not stored.
+  int64_t end_tokens() const { return modality_->format().ends ? 1 : 0; }
   void shared_positions(int64_t first, int64_t count, int32_t* out) const;
   void stored_positions(const Place& place, int64_t first, int64_t count, int32_t* out) const;
 
   std::string name_;
-  std::unique_ptr<Modality> modality_;
-  std::array<Part, split_count> parts_;
+  std::shared_ptr<const Modality> modality_;  ///< shared with the checks of shards that are opened later
+  std::array<ShardSet, split_count> parts_;
   std::vector<std::string> notes_;
   std::vector<FileRemark> skipped_, repaired_;
 };

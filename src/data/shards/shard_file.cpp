@@ -81,8 +81,6 @@ void ShardFile::read_file() {
   header_ = parse_shard_header({reinterpret_cast<const char*>(header.data()), header.size()}, source_);
   for (ShardSection& section : header_.sections) section.offset += aligned(preamble_bytes + header.size());
   check_sections();
-  check_order(Part::ends, static_cast<uint64_t>(header_.tokens));
-  check_order(Part::name_ends, place(Part::names).bytes);
 }
 
 void ShardFile::check_sections() const {
@@ -111,22 +109,6 @@ void ShardFile::check_sections() const {
   }
 }
 
-void ShardFile::check_order(Part part, uint64_t total) const {
-  uint64_t before = 0;
-  const bool tokens = part == Part::ends;
-  for (int64_t i = 0; i < header_.documents; ++i) {
-    const uint64_t offset = offset_of(part, i, 8);
-    const auto end = load<uint64_t>(file_.data() + offset);
-    if (end < before + (tokens ? 1 : 0) || end > total)
-      throw_user("{}: byte {}: {} {} of {} is out of order: {} after {}", source_, offset,
-                 section_names[static_cast<size_t>(part)], i, header_.documents, end, before);
-    before = end;
-  }
-  if (before != total)
-    throw_user("{}: byte {}: the documents' {} end at {}, not at {}", source_, place(part).offset,
-               section_names[static_cast<size_t>(part)], before, total);
-}
-
 std::span<const std::byte> ShardFile::section(Part part) const {
   return file_.subspan(place(part).offset, place(part).bytes);
 }
@@ -141,14 +123,57 @@ int64_t ShardFile::number(Part part, int64_t index) const {
   return static_cast<int64_t>(std::min<uint64_t>(value, INT64_MAX / 64));
 }
 
+ShardFile::Extent ShardFile::extent(Part part, int64_t document, uint64_t begin) const {
+  const bool tokens = part == Part::ends;
+  const uint64_t total = tokens ? static_cast<uint64_t>(header_.tokens) : place(Part::names).bytes;
+  const uint64_t offset = offset_of(part, document, 8);
+  const auto end = load<uint64_t>(file_.data() + offset);
+  const char* name = section_names[static_cast<size_t>(part)].data();
+  if (begin > total || end < begin + (tokens ? 1 : 0) || end > total)
+    throw_user("{}: byte {}: {} {} of {} is out of order: {} after {}", source_, offset, name, document,
+               header_.documents, end, begin);
+  if (document == header_.documents - 1 && end != total)
+    throw_user("{}: byte {}: the documents' {} end at {}, not at {}", source_, offset, name, end, total);
+  return {begin, end};
+}
+
+ShardFile::Extent ShardFile::extent(Part part, int64_t document) const {
+  PERCEIVER_ASSERT(document >= 0 && document < header_.documents);
+  return extent(part, document,
+                document == 0 ? 0 : load<uint64_t>(file_.data() + offset_of(part, document - 1, 8)));
+}
+
 int64_t ShardFile::document_tokens(int64_t document) const {
-  return number(Part::ends, document) - start(Part::ends, document);
+  const Extent tokens = extent(Part::ends, document);
+  return static_cast<int64_t>(tokens.end - tokens.begin);
+}
+
+void ShardFile::lengths(int64_t first, std::span<int64_t> lengths) const {
+  const auto count = static_cast<int64_t>(lengths.size());
+  PERCEIVER_ASSERT(first >= 0 && first <= header_.documents && count <= header_.documents - first);
+  if (count == 0) return;
+  Extent tokens = extent(Part::ends, first);
+  lengths[0] = static_cast<int64_t>(tokens.end - tokens.begin);
+  for (int64_t i = 1; i < count; ++i) {
+    tokens = extent(Part::ends, first + i, tokens.end);
+    lengths[static_cast<size_t>(i)] = static_cast<int64_t>(tokens.end - tokens.begin);
+  }
+  release(offset_of(Part::ends, first, 8), lengths.size() * 8);
+}
+
+void ShardFile::release(uint64_t offset, uint64_t bytes) const {
+  if (!mapping_.bytes().empty()) mapping_.release(offset, bytes);
+}
+
+void ShardFile::forget_texts() {
+  header_.description.tokenizer.clear();
+  header_.description.skipped.clear();
+  header_.description.repaired.clear();
 }
 
 std::string ShardFile::document_name(int64_t document) const {
-  const auto last = static_cast<size_t>(number(Part::name_ends, document));
-  const auto first = static_cast<size_t>(start(Part::name_ends, document));
-  const std::span<const std::byte> names = section(Part::names).subspan(first, last - first);
+  const Extent name = extent(Part::name_ends, document);
+  const std::span<const std::byte> names = section(Part::names).subspan(name.begin, name.end - name.begin);
   return printable({reinterpret_cast<const char*>(names.data()), names.size()});
 }
 
@@ -159,24 +184,33 @@ uint64_t ShardFile::content_checksum() const {
   return checksum.digest();
 }
 
-void ShardFile::check_document(int64_t document, int64_t first, int64_t count) const {
-  const int64_t length = document_tokens(document);
+int64_t ShardFile::first_token(int64_t document, int64_t first, int64_t count) const {
+  const Extent tokens = extent(Part::ends, document);
+  const auto length = static_cast<int64_t>(tokens.end - tokens.begin);
   PERCEIVER_ASSERT(first >= 0 && count >= 0 && first <= length && count <= length - first);
+  return static_cast<int64_t>(tokens.begin) + first;
+}
+
+const std::byte* ShardFile::fetch(uint64_t offset, uint64_t bytes) const {
+  if (!mapping_.bytes().empty()) mapping_.fetch(offset, bytes);
+  return file_.data() + offset;
 }
 
 void ShardFile::read(int64_t document, int64_t first, int64_t count, int32_t* out) const {
-  check_document(document, first, count);
-  const int64_t index = start(Part::ends, document) + first;
-  const std::byte* from = file_.data() + offset_of(Part::tokens, index, header_.token_bytes);
+  const uint64_t offset = offset_of(Part::tokens, first_token(document, first, count), header_.token_bytes);
+  const uint64_t bytes = static_cast<uint64_t>(count) * header_.token_bytes;
+  const std::byte* from = fetch(offset, bytes);
   header_.token_bytes == 2 ? copy_wide<uint16_t>(from, count, out) : copy_wide<uint32_t>(from, count, out);
+  release(offset, bytes);
 }
 
 void ShardFile::read_positions(int64_t document, int64_t first, int64_t count, int32_t* out) const {
   PERCEIVER_ASSERT(header_.description.positions == PositionKind::stored);
-  check_document(document, first, count);
-  const int64_t index = (start(Part::ends, document) + first) * header_.description.axes;
-  copy_wide<uint32_t>(file_.data() + offset_of(Part::positions, index, 4), count * header_.description.axes,
-                      out);
+  const int64_t values = count * header_.description.axes;
+  const uint64_t offset =
+      offset_of(Part::positions, first_token(document, first, count) * header_.description.axes, 4);
+  copy_wide<uint32_t>(fetch(offset, static_cast<uint64_t>(values) * 4), values, out);
+  release(offset, static_cast<uint64_t>(values) * 4);
 }
 
 void ShardFile::verify() const {
@@ -185,8 +219,15 @@ void ShardFile::verify() const {
       throw_user(
           "{}: byte {}: section {} ({} bytes) does not match its checksum; the file is damaged, rebuild it",
           source_, header_.sections[i].offset, section_names[i], header_.sections[i].bytes);
+  verify_order(Part::ends);
+  verify_order(Part::name_ends);
   verify_tokens();
   verify_positions();
+}
+
+void ShardFile::verify_order(Part part) const {
+  uint64_t before = 0;
+  for (int64_t i = 0; i < header_.documents; ++i) before = extent(part, i, before).end;
 }
 
 void ShardFile::verify_tokens() const {

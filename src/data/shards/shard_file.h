@@ -13,8 +13,9 @@
 
 namespace perceiver {
 
-/// A shard, open for reading. Opening checks the header and the order of the documents, but not the tokens
-/// (`verify` checks everything). Reading is thread-safe.
+/// A shard, open for reading. Opening reads and checks the header alone. Of a file mapped into memory, what
+/// is read does not stay in this process's memory. The places of documents are checked when they are read,
+/// the tokens never; `verify` checks everything. Reading is thread-safe.
 class ShardFile {
  public:
   /// Throws `user` with the file and byte offset if it is not a complete shard.
@@ -35,7 +36,13 @@ class ShardFile {
   /// files were called that they come from.
   uint64_t content_checksum() const;
 
+  /// Forgets the tokenizer and the remarks of the description: of many shards, one has to know them.
+  void forget_texts();
+
+  /// This and the following throw `user` with the byte offset if documents are out of order.
   int64_t document_tokens(int64_t document) const;
+  /// document_tokens of documents [first, first + lengths.size()).
+  void lengths(int64_t first, std::span<int64_t> lengths) const;
   int64_t document_units(int64_t document) const { return number(Part::units, document); }
   int64_t document_words(int64_t document) const { return number(Part::words, document); }
   std::string document_name(int64_t document) const;
@@ -54,13 +61,23 @@ class ShardFile {
   ShardFile() = default;
   void read_file();
   void check_sections() const;
-  void check_order(Part part, uint64_t total) const;
+  void verify_order(Part part) const;
   const ShardSection& place(Part part) const { return header_.sections[static_cast<size_t>(part)]; }
   std::span<const std::byte> section(Part part) const;
   uint64_t offset_of(Part part, int64_t index, size_t width) const;
   int64_t number(Part part, int64_t index) const;
-  int64_t start(Part part, int64_t index) const { return index == 0 ? 0 : number(part, index - 1); }
-  void check_document(int64_t document, int64_t first, int64_t count) const;
+  /// Where a document begins and ends in a section.
+  struct Extent {
+    uint64_t begin, end;
+  };
+  /// `begin`: where the document before it ends.
+  Extent extent(Part part, int64_t document, uint64_t begin) const;
+  Extent extent(Part part, int64_t document) const;
+  /// Lets go of pages that were read.
+  void release(uint64_t offset, uint64_t bytes) const;
+  /// Index in the shard of a document's token `first`, of which `count` are to be read.
+  int64_t first_token(int64_t document, int64_t first, int64_t count) const;
+  const std::byte* fetch(uint64_t offset, uint64_t bytes) const;
   void verify_tokens() const;
   void verify_positions() const;
 

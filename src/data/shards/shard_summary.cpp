@@ -1,7 +1,11 @@
 #include "data/shards/shard_summary.h"
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "base/check.h"
 #include "base/text.h"
@@ -16,6 +20,19 @@ namespace fs = std::filesystem;
 using OrderedJson = nlohmann::ordered_json;
 
 constexpr int summary_version = 1;
+constexpr size_t weight_count = std::bit_width(static_cast<uint64_t>(ShardContent::max_least));
+
+OrderedJson entry_json(const ShardEntry& entry) {
+  OrderedJson json{{"file", entry.file}, {"bytes", entry.bytes}, {"xxh3", hexadecimal(entry.fingerprint)}};
+  if (!entry.content) return json;
+  const ShardContent& content = *entry.content;
+  json["split"] = split_name(content.split);
+  json["documents"] = content.documents;
+  json["tokens"] = content.tokens;
+  json["content"] = hexadecimal(content.checksum);
+  json["weights"] = content.weights;
+  return json;
+}
 
 std::string summary_text(const ShardSummary& summary) {
   OrderedJson json{{"version", summary_version},
@@ -37,9 +54,7 @@ std::string summary_text(const ShardSummary& summary) {
   for (const FileRemark& file : summary.repaired)
     json["repaired"].push_back({{"path", file.path}, {"repair", file.remark}});
   json["shards"] = OrderedJson::array();
-  for (const ShardEntry& shard : summary.shards)
-    json["shards"].push_back(
-        {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3", hexadecimal(shard.fingerprint)}});
+  for (const ShardEntry& shard : summary.shards) json["shards"].push_back(entry_json(shard));
   return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
 }
 
@@ -66,18 +81,74 @@ const nlohmann::json& member(const nlohmann::json& json, const char* name, const
   return *found;
 }
 
+uint64_t checksum_in(const nlohmann::json& json, const char* name, const std::string& file,
+                     const std::string& source) {
+  const std::string text = text_in(json, name, source);
+  uint64_t checksum = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), checksum, 16);
+  if (error != std::errc() || end != text.data() + text.size())
+    throw_user("{}: \"{}\" of {} is not a checksum; the file is damaged", source, name, quote(file));
+  return checksum;
+}
+
+Split split_in(const nlohmann::json& json, const std::string& source) {
+  const std::string name = text_in(json, "split", source);
+  for (int i = 0; i < split_count; ++i)
+    if (name == split_name(static_cast<Split>(i))) return static_cast<Split>(i);
+  throw_user("{}: \"split\" is {}, which is none; the file is damaged", source, quote(name));
+}
+
+ShardContent read_content(const nlohmann::json& json, const std::string& file, const std::string& source) {
+  ShardContent content{.split = split_in(json, source),
+                       .documents = count_in(json, "documents", source),
+                       .tokens = count_in(json, "tokens", source),
+                       .checksum = checksum_in(json, "content", file, source),
+                       .weights = {}};
+  if (content.documents > content.tokens || content.tokens > INT64_MAX / 64)
+    throw_user("{}: {} cannot have {} documents of {} tokens; the file is damaged", source, quote(file),
+               content.documents, content.tokens);
+  for (const nlohmann::json& weight : member(json, "weights", source)) {
+    if (!weight.is_number_unsigned() || weight.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX) / 64)
+      throw_user("{}: \"weights\" of {} are not counts; the file is damaged", source, quote(file));
+    content.weights.push_back(weight.get<int64_t>());
+  }
+  if (content.weights.size() != weight_count)
+    throw_user("{}: \"weights\" of {} are {}, not {}; the file is damaged", source, quote(file),
+               content.weights.size(), weight_count);
+  return content;
+}
+
 ShardEntry read_entry(const nlohmann::json& json, const std::string& source) {
-  ShardEntry entry{text_in(json, "file", source), count_in(json, "bytes", source), 0};
-  const std::string xxh3 = text_in(json, "xxh3", source);
-  const auto [end, error] = std::from_chars(xxh3.data(), xxh3.data() + xxh3.size(), entry.fingerprint, 16);
-  if (error != std::errc() || end != xxh3.data() + xxh3.size())
-    throw_user("{}: \"xxh3\" of {} is not a checksum; the file is damaged", source, quote(entry.file));
+  ShardEntry entry{text_in(json, "file", source), count_in(json, "bytes", source), 0, {}};
+  entry.fingerprint = checksum_in(json, "xxh3", entry.file, source);
   if (entry.file.find('/') != std::string::npos || !entry.file.ends_with(shard_ending))
     throw_user("{}: {} is not the name of a shard; the file is damaged", source, quote(entry.file));
+  if (json.contains("split")) entry.content = read_content(json, entry.file, source);
   return entry;
 }
 
 }  // namespace
+
+ShardContent content_of(const ShardFile& shard) {
+  const ShardDescription& d = shard.description();
+  ShardContent content{.split = Split::train,
+                       .documents = shard.documents(),
+                       .tokens = shard.tokens(),
+                       .checksum = shard.content_checksum(),
+                       .weights = std::vector<int64_t>(weight_count, 0)};
+  for (const Split split : {Split::validation, Split::test})
+    if (d.split == split_name(split)) content.split = split;
+  std::array<int64_t, 4096> lengths;
+  for (int64_t first = 0; first < shard.documents(); first += static_cast<int64_t>(lengths.size())) {
+    const auto some = std::span(lengths).first(static_cast<size_t>(
+        std::min<int64_t>(static_cast<int64_t>(lengths.size()), shard.documents() - first)));
+    shard.lengths(first, some);
+    for (const int64_t length : some)
+      for (size_t k = 0; k < weight_count; ++k)
+        content.weights[k] += std::max(int64_t{1} << k, length + (d.ends ? 1 : 0));
+  }
+  return content;
+}
 
 bool is_shard_folder(const fs::path& path) {
   std::error_code ignored;

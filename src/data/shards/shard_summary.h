@@ -4,12 +4,13 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "data/dataset.h"
-#include "data/shards/shard_header.h"
+#include "data/shards/shard_file.h"
 
 namespace perceiver {
 
@@ -25,11 +26,24 @@ struct SplitCounts {
   int64_t shards = 0, documents = 0, tokens = 0, units = 0, words = 0;
 };
 
+/// What must be known of a shard before it is opened.
+struct ShardContent {
+  static constexpr int64_t max_least = int64_t{1} << 20;
+
+  Split split = Split::train;
+  int64_t documents = 0, tokens = 0;
+  uint64_t checksum = 0;  ///< ShardFile::content_checksum
+  /// Element k is the sum over its documents of max(2^k, targets), 2^k up to max_least (see CropSampler).
+  /// Empty if it is not known.
+  std::vector<int64_t> weights;
+};
+
 /// One file of a folder of shards.
 struct ShardEntry {
   std::string file;  ///< name in the folder
   int64_t bytes = 0;
-  uint64_t fingerprint = 0;  ///< ShardFile::fingerprint
+  uint64_t fingerprint = 0;             ///< ShardFile::fingerprint
+  std::optional<ShardContent> content;  ///< not in folders of earlier versions
 };
 
 /// The content of summary.json. It is written last: a folder that has one is complete.
@@ -41,6 +55,9 @@ struct ShardSummary {
   std::vector<FileRemark> skipped, repaired;
   std::vector<ShardEntry> shards;
 };
+
+/// Reads the whole index.
+ShardContent content_of(const ShardFile& shard);
 
 /// True if the path is a folder that build_shards finished or started.
 bool is_shard_folder(const std::filesystem::path& path);
