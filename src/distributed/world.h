@@ -49,6 +49,10 @@ class World {
   /// to connect them, saying what is missing. `deterministic`: see Communicator.
   virtual std::shared_ptr<Communicator> communicator(DeviceContext& context, bool deterministic) = 0;
 
+  /// To be called now and then, from any thread, during long work that others may wait for: their time limit
+  /// counts from there, not from when they were done.
+  virtual void still_working() {}
+
   /// While this lives, the calling thread waits for other ranks, on the host or through the device; the time
   /// limit counts. `what`: "step 12".
   class Wait {

@@ -56,9 +56,9 @@ struct Groups {
 /// Scores this rank's windows, one batch at a time.
 class WindowScorer {
  public:
-  WindowScorer(const PerceiverAR& model, Windows& windows, int64_t latents,
+  WindowScorer(const PerceiverAR& model, Windows& windows, int64_t latents, World* world,
                const std::function<void(int64_t, int64_t)>& progress)
-      : model_(model), windows_(windows), progress_(progress) {
+      : model_(model), windows_(windows), world_(world), progress_(progress) {
     pass_.latents = latents;
   }
 
@@ -68,6 +68,7 @@ class WindowScorer {
     const ModelInputs inputs = model_.prepare(batch_.batch, pass_);
     Tape tape(model_.context(), false);
     add_batch(batch_, model_.loss(tape, inputs, {}, Recompute::none), inputs.latent_positions, scores_);
+    if (world_ != nullptr) world_->still_working();
     if (progress_) progress_(scores_.tokens(), windows_.share_targets());
     return true;
   }
@@ -76,6 +77,7 @@ class WindowScorer {
  private:
   const PerceiverAR& model_;
   Windows& windows_;
+  World* world_;
   const std::function<void(int64_t, int64_t)>& progress_;
   PassOptions pass_;
   WindowBatch batch_;
@@ -135,7 +137,7 @@ EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split s
   result.words = windows.words();
 
   const auto start = std::chrono::steady_clock::now();
-  WindowScorer scorer(model, windows, latents, progress);
+  WindowScorer scorer(model, windows, latents, options.world, progress);
   score_all(scorer, windows, options);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   Scores scores = groups.counts ? scorer.scores() : Scores();

@@ -90,6 +90,7 @@ class PolicyEvaluator {
   void score_all(const std::function<void(int64_t, int64_t)>& progress) {
     while (fill()) {
       engine_.compute();
+      if (options_.world != nullptr) options_.world->still_working();
       for (size_t s = 0; s < readings_.size(); ++s)
         if (readings_[s].document >= 0) advance(static_cast<int64_t>(s));
       if (progress && (scores_.tokens() % 64 == 0 || scores_.tokens() == mine_total_))

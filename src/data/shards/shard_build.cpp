@@ -1,44 +1,20 @@
 #include "data/shards/shard_build.h"
 
-#include <fcntl.h>
-
-#include <cerrno>
+#include <cstring>
 #include <mutex>
-#include <nlohmann/json.hpp>
+#include <type_traits>
 
 #include "base/check.h"
 #include "base/text.h"
+#include "data/shards/build_folder.h"
 #include "data/shards/shard_file.h"
+#include "distributed/together.h"
 #include "io/atomic_file.h"
-#include "io/atomic_folder.h"
-#include "io/checksum.h"
-#include "io/json_document.h"
-#include "io/temporary_name.h"
 
 namespace perceiver {
 namespace {
 
 namespace fs = std::filesystem;
-using OrderedJson = nlohmann::ordered_json;
-
-/// Identifies a build by its modality, its tokenizer, and the names, sizes and times of its files.
-uint64_t fingerprint_of(const std::vector<ShardPlan>& plans, const ModalityKind& kind,
-                        const Modality& modality, bool strict) {
-  Checksum checksum;
-  const auto add = [&](const std::string& text) {
-    checksum.update(std::as_bytes(std::span(text)));
-    checksum.update(std::as_bytes(std::span("\0", 1)));
-  };
-  add(std::string(kind.name));
-  add(modality.tokenizer());
-  if (strict) add("strict");
-  for (const ShardPlan& plan : plans) {
-    add(fmt::format("shard {}", split_name(plan.split)));
-    for (const ListedFile& file : plan.files)
-      add(fmt::format("{} {} {}", file.relative, file.size, file.modified));
-  }
-  return checksum.digest();
-}
 
 /// train-00003-of-00010.shard and so on, numbered within each split.
 std::vector<std::string> shard_names(const std::vector<ShardPlan>& plans) {
@@ -51,38 +27,6 @@ std::vector<std::string> shard_names(const std::vector<ShardPlan>& plans) {
                                 shard_ending));
   }
   return names;
-}
-
-/// Makes sure that the folder belongs to this build.
-void claim_folder(const fs::path& folder, const std::string& fingerprint) {
-  std::error_code error;
-  const fs::path journal = folder / journal_file_name;
-  if (!fs::exists(journal, error)) {
-    remove_stale_temporaries(folder);
-    if (!fs::is_empty(folder, error))
-      throw_user("{}: is not empty and contains no unfinished build; choose another folder", folder.string());
-    write_file_atomically(journal, OrderedJson{{"fingerprint", fingerprint}}.dump(2) + "\n");
-    return;
-  }
-  const auto json = parse_json_document(read_file(journal, max_summary_bytes), journal.string());
-  const auto held = json.find("fingerprint");
-  if (held == json.end() || *held != fingerprint)
-    throw_user(
-        "{}: contains a build of other files or options; choose another folder, or remove this one to start "
-        "over",
-        folder.string());
-  remove_stale_temporaries(folder);
-}
-
-/// Creates the folder if necessary.
-FileDescriptor lock_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) throw_output_failure("create the folder", folder, error.value());
-  FileDescriptor file(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!file.valid()) throw_output_failure("open the folder", folder, errno);
-  if (!try_lock(file)) throw_user("{}: another process is building shards there", folder.string());
-  return file;
 }
 
 /// Adds the counts of a finished shard.
@@ -102,6 +46,13 @@ void add_shard(const ShardFile& shard, Split split, const std::string& name, Sha
   summary.shards.push_back({name, shard.file_bytes(), shard.fingerprint(), content_of(shard)});
 }
 
+/// What a rank did.
+struct Done {
+  EncodeCounts counts;
+  int64_t shards = 0, reused = 0;
+};
+static_assert(std::is_trivially_copyable_v<Done>);
+
 /// One build in progress.
 class Build {
  public:
@@ -113,27 +64,64 @@ class Build {
         plans_(plans),
         names_(shard_names(plans)),
         options_(options) {
-    progress_.shards = static_cast<int64_t>(plans.size());
-    for (const ShardPlan& plan : plans) {
-      for (const ListedFile& file : plan.files) {
-        ++progress_.files;
-        progress_.bytes += file.size;
-      }
+    const size_t ranks = options.world != nullptr ? static_cast<size_t>(options.world->size()) : 1;
+    for (size_t i = options.world != nullptr ? static_cast<size_t>(options.world->rank()) : 0;
+         i < plans.size(); i += ranks)
+      mine_.push_back(i);
+    for (const size_t i : mine_) expect(plans[i]);
+  }
+
+  /// Builds this rank's shards. If that fails, the other ranks stop, too.
+  void run() {
+    try {
+      report();
+      run_in_parallel(static_cast<int64_t>(mine_.size()), options_.workers, [&](int64_t i) {
+        const size_t index = mine_[static_cast<size_t>(i)];
+        look_at_others();
+        if (!reuse(index)) make(index);
+        report();
+      });
+    } catch (...) {
+      if (options_.world != nullptr) options_.world->request_stop();
+      throw;
     }
   }
 
-  void run() {
+  /// Collective: reports what all ranks did.
+  void report_all() {
+    if (options_.world == nullptr) return;
+    const Done mine{progress_.done, progress_.shards_done, progress_.shards_reused};
+    BuildProgress all;
+    for (const std::string& text : options_.world->gather(
+             std::string(reinterpret_cast<const char*>(&mine), sizeof mine), "the end of the build")) {
+      Done done;
+      PERCEIVER_ASSERT(text.size() == sizeof done);
+      std::memcpy(&done, text.data(), sizeof done);
+      all.done += done.counts;
+      all.shards_done += done.shards;
+      all.shards_reused += done.reused;
+    }
+    all.files = all.done.files, all.bytes = all.done.bytes, all.shards = all.shards_done;
+    progress_ = all;
     report();
-    run_in_parallel(static_cast<int64_t>(plans_.size()), options_.workers, [&](int64_t i) {
-      const auto index = static_cast<size_t>(i);
-      if (!reuse(index)) make(index);
-      report();
-    });
   }
 
   const std::vector<std::string>& names() const { return names_; }
 
  private:
+  void expect(const ShardPlan& plan) {
+    ++progress_.shards;
+    progress_.files += static_cast<int64_t>(plan.files.size());
+    for (const ListedFile& file : plan.files) progress_.bytes += file.size;
+  }
+
+  /// Between two files.
+  void look_at_others() const {
+    if (options_.world == nullptr) return;
+    options_.world->still_working();
+    if (options_.world->stop_requested()) throw Cancelled();
+  }
+
   void report() {
     const std::lock_guard lock(mutex_);
     if (options_.progress) options_.progress(progress_);
@@ -169,6 +157,7 @@ class Build {
   void make(size_t i) {
     const ShardBuilder builder =
         encode_shard(plans_[i], kind_, modality_, options_.strict, [&](const EncodeCounts& counts) {
+          look_at_others();
           const std::lock_guard lock(mutex_);
           progress_.done += counts;
           if (options_.progress) options_.progress(progress_);
@@ -186,20 +175,15 @@ class Build {
   const std::vector<ShardPlan>& plans_;
   std::vector<std::string> names_;
   const BuildOptions& options_;
+  std::vector<size_t> mine_;  ///< this rank's shards
   std::mutex mutex_;
   BuildProgress progress_;
 };
 
-}  // namespace
-
-ShardSummary build_shards(const SplitFiles& files, std::vector<FileRemark> skipped, const ModalityKind& kind,
-                          const Modality& modality, const fs::path& folder, const BuildOptions& options) {
-  const std::vector<ShardPlan> plans = plan_shards(files, modality, options.shard_tokens);
-  const FileDescriptor lock = lock_folder(folder);
-  claim_folder(folder, hexadecimal(fingerprint_of(plans, kind, modality, options.strict)));
-  Build build(kind, modality, folder, plans, options);
-  build.run();
-
+/// Describes the shards, which are all there.
+ShardSummary summarize(const fs::path& folder, const std::vector<ShardPlan>& plans,
+                       const std::vector<std::string>& names, std::vector<FileRemark> skipped,
+                       const ModalityKind& kind, const Modality& modality) {
   ShardSummary summary;
   summary.modality = kind.name;
   summary.unit = modality.format().unit;
@@ -207,14 +191,46 @@ ShardSummary build_shards(const SplitFiles& files, std::vector<FileRemark> skipp
   summary.skipped = std::move(skipped);
   const size_t unread = summary.skipped.size();
   for (size_t i = 0; i < plans.size(); ++i)
-    add_shard(ShardFile::open(folder / build.names()[i]), plans[i].split, build.names()[i], summary);
+    add_shard(ShardFile::open(folder / names[i]), plans[i].split, names[i], summary);
   if (summary.splits[static_cast<size_t>(Split::train)].documents == 0) {
     const FileRemark& first = summary.skipped.at(unread);  // shards for training come first
     throw_user("no file could be used for training; the first skipped: {}: {}", printable(first.path),
                printable(first.remark));
   }
-  write_summary(summary, folder);
   return summary;
+}
+
+}  // namespace
+
+ShardSummary build_shards(const SplitFiles& files, std::vector<FileRemark> skipped, const ModalityKind& kind,
+                          const Modality& modality, const fs::path& folder, const BuildOptions& options) {
+  World* const world = options.world;
+  const bool leads = world == nullptr || world->leads();
+  const std::vector<ShardPlan> plans = plan_shards(files, modality, options.shard_tokens);
+  const std::string fingerprint = build_fingerprint(plans, kind, modality, options.strict);
+  if (world != nullptr) world->require_same(fingerprint, "the files to build from and their times (a hash)");
+  FileDescriptor lock;
+  together(world, "the start of the build", [&] {
+    if (!leads) return;
+    lock = lock_folder(folder);
+    claim_folder(folder, fingerprint);
+  });
+  Build build(kind, modality, folder, plans, options);
+  together(world, "the build", [&] {
+    if (!leads) check_claim(folder, fingerprint);
+    build.run();
+  });
+  build.report_all();
+
+  ShardSummary summary;
+  together(world, "the summary of the build", [&] {
+    if (!leads) return;
+    summary = summarize(folder, plans, build.names(), std::move(skipped), kind, modality);
+    write_summary(summary, folder);
+  });
+  if (world == nullptr || world->size() == 1) return summary;
+  return parse_summary(world->from_leader(leads ? summary_text(summary) : "", "the summary of the build"),
+                       summary_file_name);
 }
 
 }  // namespace perceiver

@@ -8,6 +8,7 @@
 
 #include "data/shards/shard_encode.h"
 #include "data/shards/shard_summary.h"
+#include "distributed/world.h"
 
 namespace perceiver {
 
@@ -24,11 +25,17 @@ struct BuildOptions {
   bool strict = false;                                 ///< skip files that would have to be repaired
   int workers = 0;                                     ///< threads; 0 = one per CPU
   std::function<void(const BuildProgress&)> progress;  ///< called from any thread, but never concurrently
+  World* world = nullptr;                              ///< the ranks that share the work; null = one
 };
 
 /// Builds the shards of `files` in `folder`, which is created. The bytes do not depend on the number of
 /// workers. Shards finished by an earlier, killed build of the same files with the same options are verified
 /// and kept. Throws `user` if the folder contains anything else, or another process is building there.
+///
+/// Over several ranks this is collective: shards are dealt to them in turn, all of which must see the same
+/// files and folder, and every rank gets the summary, which rank 0 writes. Progress is that of a rank's own
+/// shards, and at the end of all. An error on one rank, or World::request_stop, ends the build on all once
+/// each is done with its current files; then `Cancelled` is thrown where there is no error.
 ShardSummary build_shards(const SplitFiles& files, std::vector<FileRemark> skipped, const ModalityKind& kind,
                           const Modality& modality, const std::filesystem::path& folder,
                           const BuildOptions& options);

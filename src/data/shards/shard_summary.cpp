@@ -34,30 +34,6 @@ OrderedJson entry_json(const ShardEntry& entry) {
   return json;
 }
 
-std::string summary_text(const ShardSummary& summary) {
-  OrderedJson json{{"version", summary_version},
-                   {"modality", summary.modality},
-                   {"unit", summary.unit},
-                   {"vocabulary", summary.vocabulary}};
-  for (int i = 0; i < split_count; ++i) {
-    const SplitCounts& c = summary.splits[static_cast<size_t>(i)];
-    json["splits"][std::string(split_name(static_cast<Split>(i)))] = {{"shards", c.shards},
-                                                                      {"documents", c.documents},
-                                                                      {"tokens", c.tokens},
-                                                                      {"units", c.units},
-                                                                      {"words", c.words}};
-  }
-  json["skipped"] = OrderedJson::array();
-  for (const FileRemark& file : summary.skipped)
-    json["skipped"].push_back({{"path", file.path}, {"reason", file.remark}});
-  json["repaired"] = OrderedJson::array();
-  for (const FileRemark& file : summary.repaired)
-    json["repaired"].push_back({{"path", file.path}, {"repair", file.remark}});
-  json["shards"] = OrderedJson::array();
-  for (const ShardEntry& shard : summary.shards) json["shards"].push_back(entry_json(shard));
-  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
-}
-
 /// Fields of summary.json, which is not trusted.
 int64_t count_in(const nlohmann::json& json, const char* name, const std::string& source) {
   const auto found = json.is_object() ? json.find(name) : json.end();
@@ -156,14 +132,41 @@ bool is_shard_folder(const fs::path& path) {
          fs::is_regular_file(path / summary_file_name, ignored);
 }
 
+std::string summary_text(const ShardSummary& summary) {
+  OrderedJson json{{"version", summary_version},
+                   {"modality", summary.modality},
+                   {"unit", summary.unit},
+                   {"vocabulary", summary.vocabulary}};
+  for (int i = 0; i < split_count; ++i) {
+    const SplitCounts& c = summary.splits[static_cast<size_t>(i)];
+    json["splits"][std::string(split_name(static_cast<Split>(i)))] = {{"shards", c.shards},
+                                                                      {"documents", c.documents},
+                                                                      {"tokens", c.tokens},
+                                                                      {"units", c.units},
+                                                                      {"words", c.words}};
+  }
+  json["skipped"] = OrderedJson::array();
+  for (const FileRemark& file : summary.skipped)
+    json["skipped"].push_back({{"path", file.path}, {"reason", file.remark}});
+  json["repaired"] = OrderedJson::array();
+  for (const FileRemark& file : summary.repaired)
+    json["repaired"].push_back({{"path", file.path}, {"repair", file.remark}});
+  json["shards"] = OrderedJson::array();
+  for (const ShardEntry& shard : summary.shards) json["shards"].push_back(entry_json(shard));
+  return json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+}
+
 ShardSummary read_summary(const fs::path& folder) {
   const fs::path path = folder / summary_file_name;
   std::error_code ignored;
   if (!fs::exists(path, ignored))
     throw_user("{}: its build was not finished; run the same `perceiver data build` again to continue it",
                folder.string());
-  const std::string source = path.string();
-  const nlohmann::json json = parse_json_document(read_file(path, max_summary_bytes), source);
+  return parse_summary(read_file(path, max_summary_bytes), path.string());
+}
+
+ShardSummary parse_summary(std::string_view text, const std::string& source) {
+  const nlohmann::json json = parse_json_document(text, source);
   if (const int64_t version = count_in(json, "version", source); version != summary_version)
     throw_user("{}: version {}; this program reads version {}", source, version, summary_version);
   ShardSummary summary;

@@ -63,6 +63,9 @@ ShardContent content_of(const ShardFile& shard);
 bool is_shard_folder(const std::filesystem::path& path);
 /// Throws `user` if the build is unfinished or the summary is damaged.
 ShardSummary read_summary(const std::filesystem::path& folder);
+/// The content of summary.json, to and from text. `source` names it in errors; throws `user`.
+std::string summary_text(const ShardSummary& summary);
+ShardSummary parse_summary(std::string_view text, const std::string& source);
 void write_summary(const ShardSummary& summary, const std::filesystem::path& folder);
 
 }  // namespace perceiver

@@ -7,8 +7,10 @@
 #include "data/shards/shard_build.h"
 #include "data/shards/shard_file.h"
 #include "data/shards/shard_inputs.h"
+#include "distributed/together.h"
 #include "io/atomic_file.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/thread_world.h"
 #include "tests/support/user_error.h"
 
 namespace perceiver {
@@ -34,7 +36,7 @@ void write_inputs(const TempFolder& folder, const std::string& below = "") {
 
 ShardSummary build(const TempFolder& folder, const std::string& out, int workers = 2,
                    int64_t shard_tokens = 500, std::map<std::string, std::string> options = {},
-                   BuildProgress* last = nullptr) {
+                   BuildProgress* last = nullptr, World* world = nullptr) {
   const ModalityKind& kind = find_modality("tokens");
   const auto modality = kind.open(ModalityOptions(kind, std::move(options)));
   SplitOptions split;
@@ -44,6 +46,7 @@ ShardSummary build(const TempFolder& folder, const std::string& out, int workers
   BuildOptions build_options;
   build_options.workers = workers;
   build_options.shard_tokens = shard_tokens;
+  build_options.world = world;
   build_options.progress = [&](const BuildProgress& p) {
     if (last != nullptr) *last = p;
   };
@@ -68,6 +71,72 @@ TEST(ShardFolder, IsTheSameWhateverTheNumberOfWorkers) {
     build(folder, fmt::format("w{}", workers), workers);
     EXPECT_EQ(contents(folder.path(fmt::format("w{}", workers))), one);
   }
+}
+
+TEST(ShardFolder, IsTheSameWhateverTheNumberOfRanks) {
+  const TempFolder folder;
+  write_inputs(folder);
+  BuildProgress alone;
+  const ShardSummary summary = build(folder, "one", 1, 500, {}, &alone);
+  const auto one = contents(folder.path("one"));
+  for (const int ranks : {1, 2, 3, 12}) {  // and more ranks than shards
+    const std::string out = fmt::format("r{}", ranks);
+    run_ranks(ranks, [&](World& world) {
+      BuildProgress last;
+      const ShardSummary mine = build(folder, out, 1, 500, {}, &last, &world);
+      EXPECT_EQ(summary_text(mine), summary_text(summary));
+      EXPECT_EQ(last.done.files, alone.done.files);
+      EXPECT_EQ(last.done.tokens, alone.done.tokens);
+      EXPECT_EQ(last.shards_done, alone.shards_done);
+    });
+    EXPECT_EQ(contents(folder.path(out)), one);
+    run_ranks(ranks, [&](World& world) {  // again: all are verified and kept
+      BuildProgress last;
+      build(folder, out, 1, 500, {}, &last, &world);
+      EXPECT_EQ(last.shards_reused, last.shards);
+    });
+  }
+}
+
+TEST(ShardFolder, WhatGoesWrongOnOneRankEndsAll) {
+  const TempFolder folder;
+  write_inputs(folder);
+  folder.write("mine/thesis.txt", "years of work");
+  run_ranks(3, [&](World& world) {  // on the leader
+    const std::string message = message_of([&] { build(folder, "mine", 1, 500, {}, nullptr, &world); });
+    EXPECT_THAT(message, HasSubstr("not empty"));
+  });
+  run_ranks(3, [&](World& world) {  // on another, which has other options
+    const int64_t shard_tokens = world.rank() == 2 ? 600 : 500;
+    EXPECT_THAT(message_of([&] { build(folder, "out", 1, shard_tokens, {}, nullptr, &world); }),
+                AllOf(HasSubstr("the ranks differ in the files to build from"), HasSubstr("rank 2")));
+  });
+  EXPECT_FALSE(fs::exists(folder.path("out")));
+}
+
+// A rank whose shards are not where the leader's are: nothing may be left out silently.
+TEST(ShardFolder, AnOutputThatIsNotSharedIsFound) {
+  const TempFolder folder;
+  write_inputs(folder);
+  run_ranks(2, [&](World& world) {
+    const std::string out = world.leads() ? "here" : "there";
+    EXPECT_THAT(message_of([&] { build(folder, out, 1, 500, {}, nullptr, &world); }),
+                HasSubstr("must be on a file system that all ranks share"));
+  });
+  EXPECT_FALSE(fs::exists(folder.path("here/summary.json")));
+  EXPECT_FALSE(fs::exists(folder.path("there")));
+}
+
+TEST(ShardFolder, ABuildStopsWhenAskedAndGoesOn) {
+  const TempFolder folder;
+  write_inputs(folder);
+  run_ranks(2, [&](World& world) {
+    world.request_stop();
+    EXPECT_THROW(build(folder, "out", 1, 500, {}, nullptr, &world), Cancelled);
+  });
+  run_ranks(2, [&](World& world) { build(folder, "out", 1, 500, {}, nullptr, &world); });
+  build(folder, "one", 1);
+  EXPECT_EQ(contents(folder.path("out")), contents(folder.path("one")));
 }
 
 TEST(ShardFolder, SummaryCountsEverything) {
