@@ -81,7 +81,8 @@ std::unique_ptr<ShardDataset> ShardDataset::open(const std::string& folder,
     const auto check = [modality = data->modality_, name = data->name_, split](const ShardFile& shard) {
       check_same(shard, describe_shard(name, *modality, std::string(split_name(split))));
     };
-    data->of(split).add(path / entry.file, std::move(entry), check);
+    std::filesystem::path file = path / entry.file;
+    data->of(split).add(std::move(file), std::move(entry), check);
   }
   for (const Split split : {Split::train, Split::validation, Split::test})
     if (data->of(split).shards() > 0) data->of(split).open(0);

@@ -116,15 +116,14 @@ TEST(ShardWeights, ManyDocumentsInAShard) {  // more than a block of them
   const auto modality = kind.open(ModalityOptions(kind, {}));
   ShardBuilder builder(describe_shard("tokens", *modality, "train"));
   for (int i = 0; i < 10000; ++i)
-    builder.add("a", {.ids = std::vector<int32_t>(static_cast<size_t>(1 + i % 7), 3),
-                      .positions = {},
-                      .units = 1});
+    builder.add(
+        "a", {.ids = std::vector<int32_t>(static_cast<size_t>(1 + i % 7), 3), .positions = {}, .units = 1});
   ShardSet shards;
   shards.add(ShardFile::parse(builder.bytes(), "memory"));
   for (const int64_t least : {3, 4}) {
-    const ShardWeights weights(shards, least, 0);
+    const ShardWeights weights(shards, least, 1);  // EOS
     WeightTable table(10000);
-    for (int i = 0; i < 10000; ++i) table.add(static_cast<uint64_t>(std::max<int64_t>(least, 1 + i % 7)));
+    for (int i = 0; i < 10000; ++i) table.add(static_cast<uint64_t>(std::max<int64_t>(least, 2 + i % 7)));
     ASSERT_EQ(weights.total(), table.total());
     for (uint64_t drawn = 0; drawn < table.total(); drawn += 17)
       ASSERT_EQ(weights.find(drawn), table.find(drawn));
