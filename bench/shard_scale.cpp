@@ -1,11 +1,12 @@
-// shard_scale make FOLDER SHARDS TOKENS DOCUMENTS: makes a folder of sparse shards, with TOKENS tokens (all 0)
-// in DOCUMENTS documents each, of which only headers and ends take space on the disk: 8 bytes per document.
-// shard_scale measure FOLDER COLUMNS LATENTS [CROPS]: opens it and reads crops, as a rank does that starts to
-// train. Prints seconds, resident memory, mappings and descriptors after each step.
+// shard_scale make FOLDER SHARDS TOKENS DOCUMENTS: makes a folder of sparse shards, with TOKENS tokens (all
+// 0) in DOCUMENTS documents each, of which only headers and ends take space on the disk: 8 bytes per
+// document. shard_scale measure FOLDER COLUMNS LATENTS [CROPS]: opens it and reads crops, as a rank does that
+// starts to train. Prints seconds, resident memory, mappings and descriptors after each step.
 #include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -42,8 +43,8 @@ std::vector<uint64_t> ends_of(int64_t tokens, int64_t documents, uint64_t shard)
   const int64_t average = tokens / documents;
   std::vector<uint64_t> ends(static_cast<size_t>(documents));
   for (int64_t i = 0; i < documents; ++i)
-    ends[static_cast<size_t>(i)] =
-        static_cast<uint64_t>(i * average + average / 2 + 1) + random.below(static_cast<uint64_t>(average / 2));
+    ends[static_cast<size_t>(i)] = static_cast<uint64_t>(i * average + average / 2 + 1) +
+                                   random.below(static_cast<uint64_t>(average / 2));
   ends.back() = static_cast<uint64_t>(tokens);
   return ends;
 }

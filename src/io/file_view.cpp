@@ -1,8 +1,8 @@
 #include "io/file_view.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -13,15 +13,15 @@
 namespace perceiver {
 namespace {
 
-uint64_t page_bytes() {
-  static const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-  return page;
-}
+/// What a page fault may map at once, on Linux by default, and a multiple of the page size.
+constexpr uint64_t kFaultBytes = 65536;
 
-/// The advice is a hint: what it cannot do is done on access.
-void advise(const std::byte* data, uint64_t offset, uint64_t bytes, int advice) {
-  const uint64_t first = offset / page_bytes() * page_bytes();
-  ::madvise(const_cast<std::byte*>(data) + first, offset + bytes - first, advice);
+/// The advice, for whole windows of faults, is a hint: what it cannot do is done on access.
+void advise(std::span<const std::byte> file, uint64_t offset, uint64_t bytes, int advice) {
+  const uint64_t first = offset / kFaultBytes * kFaultBytes;
+  const uint64_t last = (offset + bytes + kFaultBytes - 1) / kFaultBytes * kFaultBytes;
+  ::madvise(const_cast<std::byte*>(file.data()) + first, std::min<uint64_t>(last, file.size()) - first,
+            advice);
 }
 
 }  // namespace
@@ -48,11 +48,11 @@ FileView& FileView::operator=(FileView&& other) noexcept {
 }
 
 void FileView::fetch(uint64_t offset, uint64_t bytes) const {
-  if (bytes > 16 * page_bytes()) advise(data_, offset, bytes, MADV_WILLNEED);
+  if (bytes > kFaultBytes) advise(this->bytes(), offset, bytes, MADV_WILLNEED);
 }
 
 void FileView::release(uint64_t offset, uint64_t bytes) const {
-  if (bytes > 0) advise(data_, offset, bytes, MADV_DONTNEED);
+  if (bytes > 0) advise(this->bytes(), offset, bytes, MADV_DONTNEED);
 }
 
 FileView::~FileView() {

@@ -21,8 +21,8 @@ class FileView {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   /// Advice for bytes that are read once, all inside the file: before reading, asks for many in one go
-  /// instead of a fault per page; afterwards drops their pages, which stay in the page cache but no longer
-  /// count as memory of this process.
+  /// instead of a fault per page; afterwards drops their pages and those beside them, which stay in the page
+  /// cache but no longer count as memory of this process.
   void fetch(uint64_t offset, uint64_t bytes) const;
   void release(uint64_t offset, uint64_t bytes) const;
 

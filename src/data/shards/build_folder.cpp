@@ -58,7 +58,7 @@ void claim_folder(const fs::path& folder, const std::string& fingerprint) {
   }
   const auto json = parse_json_document(read_file(journal, max_summary_bytes), journal.string());
   const auto held = json.find("fingerprint");
-  if (held == json.end() || *held != fingerprint)
+  if (held == json.end() || !held->is_string() || held->get<std::string>() != fingerprint)
     throw_user(
         "{}: contains a build of other files or options; choose another folder, or remove this one to start "
         "over",

@@ -81,6 +81,7 @@ void ShardFile::read_file() {
   header_ = parse_shard_header({reinterpret_cast<const char*>(header.data()), header.size()}, source_);
   for (ShardSection& section : header_.sections) section.offset += aligned(preamble_bytes + header.size());
   check_sections();
+  release(0, preamble_bytes + header.size());
 }
 
 void ShardFile::check_sections() const {
@@ -152,13 +153,15 @@ void ShardFile::lengths(int64_t first, std::span<int64_t> lengths) const {
   const auto count = static_cast<int64_t>(lengths.size());
   PERCEIVER_ASSERT(first >= 0 && first <= header_.documents && count <= header_.documents - first);
   if (count == 0) return;
+  const uint64_t offset = offset_of(Part::ends, first, 8);
+  fetch(offset, lengths.size() * 8);
   Extent tokens = extent(Part::ends, first);
   lengths[0] = static_cast<int64_t>(tokens.end - tokens.begin);
   for (int64_t i = 1; i < count; ++i) {
     tokens = extent(Part::ends, first + i, tokens.end);
     lengths[static_cast<size_t>(i)] = static_cast<int64_t>(tokens.end - tokens.begin);
   }
-  release(offset_of(Part::ends, first, 8), lengths.size() * 8);
+  release(offset, lengths.size() * 8);
 }
 
 void ShardFile::release(uint64_t offset, uint64_t bytes) const {
@@ -186,6 +189,7 @@ uint64_t ShardFile::content_checksum() const {
 
 int64_t ShardFile::first_token(int64_t document, int64_t first, int64_t count) const {
   const Extent tokens = extent(Part::ends, document);
+  release(offset_of(Part::ends, document, 8), 8);
   const auto length = static_cast<int64_t>(tokens.end - tokens.begin);
   PERCEIVER_ASSERT(first >= 0 && count >= 0 && first <= length && count <= length - first);
   return static_cast<int64_t>(tokens.begin) + first;

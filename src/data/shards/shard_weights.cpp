@@ -39,15 +39,18 @@ uint64_t ShardWeights::listed_weight(int64_t shard) const {
 }
 
 ShardWeights::Sums ShardWeights::sum_blocks(int64_t shard) const {
+  constexpr int64_t at_once = 32 * block;  // a megabyte of index
   const ShardSet::Shard file = shards_.open(shard);
-  std::array<int64_t, block> lengths;
+  std::vector<int64_t> lengths(static_cast<size_t>(std::min(at_once, file->documents())));
   Sums sums;
   uint64_t sum = 0;
-  for (int64_t first = 0; first < file->documents(); first += block) {
-    const auto count = static_cast<size_t>(std::min(block, file->documents() - first));
+  for (int64_t first = 0; first < file->documents(); first += at_once) {
+    const auto count = static_cast<size_t>(std::min(at_once, file->documents() - first));
     file->lengths(first, std::span(lengths).first(count));
-    for (size_t i = 0; i < count; ++i) sum += weight(lengths[i]);
-    sums.push_back(sum);
+    for (size_t i = 0; i < count; ++i) {
+      sum += weight(lengths[i]);
+      if ((i + 1) % block == 0 || i + 1 == count) sums.push_back(sum);
+    }
   }
   return sums;
 }
