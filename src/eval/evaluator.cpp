@@ -39,15 +39,15 @@ int64_t latents_of(const EvaluationOptions& options, const ModelConfig& config) 
   return latents;
 }
 
-/// The ranks as groups that score the same windows.
+/// The ranks as groups that score the same windows: adjacent ones, which share a context.
 struct Groups {
   explicit Groups(const EvaluationOptions& options) {
-    PERCEIVER_ASSERT(options.context_shards >= 1);
     if (options.world == nullptr) return;
-    PERCEIVER_ASSERT(options.world->size() % options.context_shards == 0);
-    count = options.world->size() / options.context_shards;
-    index = options.world->rank() / options.context_shards;
-    counts = options.world->rank() % options.context_shards == 0;
+    const int ranks = options.context_group != nullptr ? options.context_group->size() : 1;
+    PERCEIVER_ASSERT(options.world->size() % ranks == 0);
+    count = options.world->size() / ranks;
+    index = options.world->rank() / ranks;
+    counts = options.world->rank() % ranks == 0;
   }
   int64_t count = 1, index = 0;
   bool counts = true;  ///< whether this rank's scores count, not those of another rank of its group
@@ -88,7 +88,7 @@ class WindowScorer {
 /// go on. Others need not.
 void score_all(WindowScorer& scorer, const Windows& windows, const EvaluationOptions& options) {
   constexpr const char* kWhat = "an evaluation";
-  if (options.world == nullptr || options.context_shards == 1)
+  if (options.world == nullptr || options.context_group == nullptr)
     return together(options.world, kWhat, [&] {
       while (scorer.step()) {
       }

@@ -18,8 +18,11 @@ struct EvaluationOptions {
   int64_t latents = 0;        ///< M; 0 = the model's
   int64_t batch = 1;          ///< windows at once
   int64_t max_documents = 0;  ///< only the first this many; 0 = all (64 for data generated on the fly)
-  World* world = nullptr;     ///< the ranks that share the work; null = one
-  int context_shards = 1;     ///< ranks that score the same windows, each with its part of the context
+  /// The ranks that share the context of each window, all of which make the same call and get the same
+  /// result; null: none.
+  Communicator* context_group = nullptr;
+  /// The ranks that share the windows: all, in groups of those that share the context; null: none.
+  World* world = nullptr;
 };
 
 struct PositionBucket {
