@@ -72,6 +72,12 @@ void PerceiverAR::declare() {
     parameters_.declare(position_embeddings_[axis], "position_embedding." + std::to_string(axis) + ".weight",
                         {sizes[axis], e}, position_initialization(config_, sizes[axis]));
 
+  if (perceiver) {  // the projection of tables reads them
+    parameters_.keep_unrounded(token_embedding_);
+    for (size_t axis = 0; axis < sizes.size() && stored; ++axis)
+      parameters_.keep_unrounded(position_embeddings_[axis]);
+  }
+
   if (config_.query_style == QueryStyle::learned) {
     const int64_t rows = config_.shared_learned_query ? 1 : config_.latents / config_.latents_per_position;
     parameters_.declare(learned_query_, "query.learned", {rows, z},

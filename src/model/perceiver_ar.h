@@ -28,6 +28,10 @@ class PerceiverAR {
   ParameterStore& parameters() { return parameters_; }
   const ParameterStore& parameters() const { return parameters_; }
 
+  /// Elements of the flat parameter buffers where the parameters of each self block begin, and of what
+  /// follows the last.
+  const std::vector<int64_t>& self_begin() const { return self_begin_; }
+
   /// Changes how later passes project the context, not what they compute.
   void set_context_projection(ContextProjection how) { config_.context_projection = how; }
 

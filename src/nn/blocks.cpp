@@ -120,6 +120,8 @@ void CrossBlock::declare(ParameterStore& store, const std::string& name, const M
   declare_norm(store, norm_kv_, name + ".norm_kv", e);
   declare_linear(store, q_, name + ".attention.q", z, width_);
   declare_packed_linear(store, kv_, name + ".attention", {"k", "v"}, e, width_);
+  for (const Variable* read : {&norm_kv_.scale, &norm_kv_.offset, &kv_.weight, &kv_.bias})
+    store.keep_unrounded(*read);  // by the projection of tables
   declare_linear(store, out_, name + ".attention.out", width_, z);
   declare_norm(store, norm_mlp_, name + ".norm_mlp", z);
   mlp_.declare(store, name + ".mlp", z, config.cross_widening, config.activation);
