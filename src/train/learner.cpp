@@ -271,7 +271,7 @@ std::string Learner::find_offender(const Slot& slot) {
     compute_part(part, options, &offender);
     std::swap(inputs, inputs_);
   }
-  return offender.value_or("every value is finite, but the gradient norm overflows");
+  return offender.value_or(kNoOffender);
 }
 
 void Learner::swap_average() {

@@ -66,6 +66,9 @@ struct StepReport {
 /// makes the same calls.
 class Learner {
  public:
+  /// StepReport::offender where no operation is at fault.
+  static constexpr const char* kNoOffender = "every value is finite, but the gradient norm overflows";
+
   /// The moving average starts at the model's current weights, the same on all ranks. `model` must outlive
   /// this.
   Learner(const Config& config, PerceiverAR& model, const LearnerRanks& ranks = {});

@@ -7,15 +7,25 @@
 namespace perceiver {
 
 void Trainer::introduce() {
+  if (!leads()) return;
   const std::vector<std::string> command = options_.command;
   append_environment(folder_,
-                     {.step = state_.step, .command = command, .seed = config_.train.seed, .data = record_},
+                     {.step = state_.step,
+                      .command = command,
+                      .seed = config_.train.seed,
+                      .data = record_,
+                      .ranks = ranks_ ? ranks_->size() : 1,
+                      .communicator = ranks_ ? ranks_->name() : ""},
                      *model_);
   write_file_remarks(folder_, *data_);
   if (options_.observer == nullptr) return;
   RunHeader header = make_header(config_, *data_, record_, *model_, *learner_, program_bytes_);
   header.folder = folder_.name();
   header.step = state_.step;
+  if (ranks_) {
+    header.ranks = ranks_->size();
+    header.communicator = ranks_->name();
+  }
   options_.observer->on_start(header);
 }
 
