@@ -45,6 +45,7 @@ struct LearnerRanks {
   /// is 1.
   std::shared_ptr<Communicator> context_group;
   ExampleShare share;
+  int64_t bucket_elements = GradientExchange::kBucketElements;
 };
 
 struct StepReport {

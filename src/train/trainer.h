@@ -70,11 +70,9 @@ class Trainer {
   bool leads() const { return options_.world == nullptr || options_.world->leads(); }
   bool any_rank(bool mine, std::string_view what) const;
   RunFolder open_folder() const;
-  /// Throws `user` if ranks differ in configuration or data, or do not divide batch and context.
+  /// Throws `user` if ranks differ in configuration or data.
   void check_ranks() const;
-  void connect_ranks();
   ResumePoint find_resume_point() const;
-  LearnerRanks learner_ranks() const;
   StepSignals signals() const;
   /// Records the environment and hands the header to the observer.
   void introduce();
@@ -132,8 +130,8 @@ class Trainer {
   DataRecord record_;
   int64_t program_bytes_;  ///< of this process before the model
   RunFolder folder_;
-  std::shared_ptr<Communicator> ranks_, context_group_;  ///< null: one rank; train.context_shards: 1
-  StepSignals agreed_;                                   ///< of the latest step
+  LearnerRanks ranks_;
+  StepSignals agreed_;  ///< of the latest step
   std::unique_ptr<PerceiverAR> model_;
   std::unique_ptr<Learner> learner_;
   CheckpointState state_;  ///< `elapsed`: before this process

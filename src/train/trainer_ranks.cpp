@@ -65,41 +65,9 @@ RunFolder Trainer::open_folder() const {
 }
 
 void Trainer::check_ranks() const {
-  World& world = *options_.world;
-  require_same_lines(world, common_text(config_), "configuration");
-  require_same_lines(world, data_text(record_), "data");
-  const int64_t shards = config_.train.context_shards, groups = world.size() / shards;
-  if (world.size() % shards != 0)
-    throw_user("train.context_shards ({}) does not divide the number of ranks ({})", shards, world.size());
-  const int64_t examples = config_.train.batch / config_.train.micro_batches;
-  if (examples < groups)
-    throw_user(
-        "train.batch ({}) in {} micro-batches is {} examples at a time, too few for {} ranks; use fewer "
-        "ranks, "
-        "a larger batch or fewer micro-batches",
-        config_.train.batch, config_.train.micro_batches, examples, groups);
-}
-
-void Trainer::connect_ranks() {
-  const int64_t shards = config_.train.context_shards;
-  if (options_.world == nullptr) {
-    if (shards > 1)
-      throw_user("train.context_shards ({}) needs as many ranks, or a multiple; this is one process", shards);
-    return;
-  }
-  check_ranks();
-  ranks_ = options_.world->communicator(*context_, config_.train.deterministic_reduction);
-  if (shards > 1) context_group_ = ranks_->split(ranks_->rank() / static_cast<int>(shards));
-}
-
-LearnerRanks Trainer::learner_ranks() const {
-  if (!ranks_) return {};
-  const int64_t shards = config_.train.context_shards;
-  return {.world = options_.world,
-          .all = ranks_,
-          .context_group = context_group_,
-          .share = share_of(config_.train.batch, config_.train.micro_batches, ranks_->rank() / shards,
-                            ranks_->size() / shards)};
+  if (options_.world == nullptr) return;
+  require_same_lines(*options_.world, common_text(config_), "configuration");
+  require_same_lines(*options_.world, data_text(record_), "data");
 }
 
 /// Rank 0 chooses and checks a checkpoint; all read it.

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "config/save.h"
 #include "train/config_change.h"
+#include "train/connect_ranks.h"
 #include "train/initialize.h"
 #include "train/open_run.h"
 #include "train/schedule.h"
@@ -21,7 +22,8 @@ Trainer::Trainer(Config config, TrainOptions options)
       program_bytes_(resident_bytes()),
       folder_(open_folder()),
       save_timer_(config_.checkpoint.minutes) {
-  connect_ranks();
+  check_ranks();
+  ranks_ = connect_ranks(options_.world, config_, *context_);
   const bool continues = any_rank(leads() && options_.resume && !folder_.checkpoints().steps().empty(),
                                   "whether the run continues");
   model_ = make_model(config_, context_);
@@ -40,7 +42,7 @@ Trainer::Trainer(Config config, TrainOptions options)
 void Trainer::start() {
   model_->parameters().initialize(config_.train.seed);
   const std::vector<std::string> taken = load_initial_weights(config_.train, *data_, *model_);
-  learner_ = std::make_unique<Learner>(config_, *model_, learner_ranks());
+  learner_ = std::make_unique<Learner>(config_, *model_, ranks_);
   state_.config = config_;
   state_.data = record_;
   open_files();
@@ -63,7 +65,7 @@ void Trainer::resume() {
   last_.learning_rate = learning_rate(config_, std::max<int64_t>(0, state_.step - 1));
   const CheckpointStore& store = folder_.checkpoints();
   load_checkpoint_weights(store.path(state_.step), *model_);
-  learner_ = std::make_unique<Learner>(config_, *model_, learner_ranks());
+  learner_ = std::make_unique<Learner>(config_, *model_, ranks_);
   load_checkpoint_state(store.path(state_.step), *learner_);
   open_files();
 
