@@ -3,6 +3,9 @@
 #include "base/check.h"
 
 #ifdef PERCEIVER_MPI
+// The C interface only.
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
 #include <algorithm>

@@ -40,11 +40,11 @@ struct StepSignals {
 /// The ranks of a run, as a learner needs them.
 struct LearnerRanks {
   World* world = nullptr;  ///< told while a rank waits for others; may be null
-  std::shared_ptr<Communicator> all;
+  std::shared_ptr<Communicator> all = {};
   /// The ranks that compute the same examples, each with a part of the context; null: train.context_shards
   /// is 1.
-  std::shared_ptr<Communicator> context_group;
-  ExampleShare share;
+  std::shared_ptr<Communicator> context_group = {};
+  ExampleShare share = {};
   int64_t bucket_elements = GradientExchange::kBucketElements;
 };
 

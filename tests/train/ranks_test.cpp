@@ -22,6 +22,15 @@ std::vector<double> doubles(const Tensor& tensor) {
   return tensor ? tensor.to_host<double>() : std::vector<double>();
 }
 
+/// Without the biases of keys: their gradients are 0 but for rounding, which some optimizers blow up to any
+/// size.
+std::vector<double> without_key_biases(const PerceiverAR& model, std::vector<double> values) {
+  for (const ParameterInfo& info : model.parameters().infos())
+    if (info.name.ends_with("attention.k.bias"))
+      std::fill_n(values.begin() + info.offset, info.elements(), 0);
+  return values;
+}
+
 Config wide_config() {
   Config config = tiny_config();
   config.train.precision = Precision::float64;
@@ -57,8 +66,10 @@ Outcome train_steps(const Config& config, World* world, const Spoil& spoil = {},
     if (spoil) spoil(step, static_cast<int>(group), batch);
     outcome.reports.push_back(learner.step(step, batch));
   }
-  outcome.values = doubles(learner.collect_values());
-  outcome.average = doubles(learner.collect_average());
+  if (const Tensor values = learner.collect_values())
+    outcome.values = without_key_biases(model, doubles(values));
+  if (const Tensor average = learner.collect_average())
+    outcome.average = without_key_biases(model, doubles(average));
   for (const NamedTensor& each : learner.collect_optimizer_state())
     for (const double value : each.tensor.to_host<double>()) outcome.state.push_back(value);
   outcome.bytes = learner.bytes();
@@ -158,14 +169,15 @@ TEST(Ranks, StateIsDivided) {
   Config config = wide_config();
   const Outcome alone = train_steps(config, nullptr);
   const Outcome half = train_ranks(2, config)[1], quarter = train_ranks(4, config)[3];
-  EXPECT_LT(half.bytes.optimizer, 0.55 * alone.bytes.optimizer);
-  EXPECT_LT(quarter.bytes.optimizer, 0.32 * alone.bytes.optimizer);
-  EXPECT_LT(quarter.bytes.average, 0.32 * alone.bytes.average);
+  EXPECT_LT(100 * half.bytes.optimizer, 55 * alone.bytes.optimizer);
+  EXPECT_LT(100 * quarter.bytes.optimizer, 32 * alone.bytes.optimizer);
+  EXPECT_LT(100 * quarter.bytes.average, 32 * alone.bytes.average);
   EXPECT_EQ(quarter.bytes.gradients, alone.bytes.gradients);
-  config.train.shard = Sharding::gradients;
-  EXPECT_LT(train_ranks(4, config)[3].bytes.gradients, alone.bytes.gradients);
   config.train.shard = Sharding::none;
   EXPECT_EQ(train_ranks(2, config)[1].bytes.optimizer, alone.bytes.optimizer);
+  config.train.shard = Sharding::gradients;
+  config.model.layers = 24;
+  EXPECT_LT(2 * train_ranks(4, config)[3].bytes.gradients, train_steps(config, nullptr).bytes.gradients);
 }
 
 TEST(Ranks, ANonFiniteValueOnOneSkipsTheStepOnAll) {
@@ -188,7 +200,10 @@ TEST(Ranks, ANonFiniteValueOnOneSkipsTheStepOnAll) {
       const StepReport bad = learner.step(0, loader.next());
       EXPECT_FALSE(bad.finite);
       EXPECT_EQ(learner.updates(), 0);
-      EXPECT_EQ(bad.offender == Learner::kNoOffender, world.rank() != 1) << bad.offender;
+      // Divided weights are sent around even after a skipped step, and so are whole again.
+      if (shard == Sharding::none) {
+        EXPECT_EQ(bad.offender == Learner::kNoOffender, world.rank() != 1);
+      }
       weights.as<double>()[40] = before;
       EXPECT_TRUE(learner.step(1, loader.next()).finite);
       EXPECT_EQ(learner.updates(), 1);
@@ -227,36 +242,35 @@ TrainResult train_run(const Config& config, const std::string& folder, int ranks
   return result;
 }
 
-std::vector<float> weights_in(const std::filesystem::path& checkpoint) {
-  const LoadedModel loaded = load_model(checkpoint / model_file_name, DeviceContext::cpu(1), DType::f32);
-  return loaded.model->parameters().values().to_host<float>();
+std::vector<double> weights_in(const std::filesystem::path& checkpoint) {
+  const LoadedModel loaded = load_model(checkpoint / model_file_name, DeviceContext::cpu(1), DType::f64);
+  return without_key_biases(*loaded.model, doubles(loaded.model->parameters().values()));
 }
 
 TEST(Ranks, ARunResumesBitwiseAtTheSameNumberAndWithinRoundingAtAnother) {
   const TempFolder folder;
   Config config = wide_config();
-  config.train.precision = Precision::float32;
   config.train.steps = 8;
   config.checkpoint.minutes = 0;
-  const auto whole = weights_in(train_run(config, folder / "whole", 2, false).checkpoint);
-  const auto alone = weights_in(train(config, folder / "alone").checkpoint);
+  const auto whole = weights_in(train_run(config, folder.path("whole"), 2, false).checkpoint);
+  const auto alone = weights_in(train(config, folder.path("alone")).checkpoint);
   const auto first_half = [&](const std::string& name, int ranks) {
     Config half = config;
     half.train.steps = 4;
     half.schedule.decay_steps = config.schedule.decay_steps;
-    train_run(half, folder / name, ranks, false);
+    train_run(half, folder.path(name), ranks, false);
   };
   first_half("same", 2);
-  EXPECT_EQ(weights_in(train_run(config, folder / "same", 2, true).checkpoint), whole);
+  EXPECT_EQ(weights_in(train_run(config, folder.path("same"), 2, true).checkpoint), whole);
   for (const int ranks : {1, 3, 4}) {
     const std::string name = fmt::format("from 2 to {}", ranks);
     first_half(name, 2);
-    const auto found = weights_in(train_run(config, folder / name, ranks, true).checkpoint);
-    for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], alone[i], 1e-4) << name;
+    const auto found = weights_in(train_run(config, folder.path(name), ranks, true).checkpoint);
+    for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], alone[i], 1e-9) << name;
   }
   first_half("to one", 3);
-  const auto found = weights_in(train(config, folder / "to one", true).checkpoint);
-  for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], alone[i], 1e-4);
+  const auto found = weights_in(train(config, folder.path("to one"), true).checkpoint);
+  for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], alone[i], 1e-9);
 }
 
 }  // namespace
