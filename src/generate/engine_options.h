@@ -23,6 +23,9 @@ struct EngineOptions {
   bool fused = true;  ///< run a decode step as one kernel where there is one
   /// Ids that stand for something, 0 to token_ids − 1; ids from there on are never generated. Default: all V.
   int64_t token_ids = 0;
+  /// The ranks that share the context of each sequence; null: none. All of them make the same calls and
+  /// choose the same tokens. No KV caches are kept: only policy exact, and every token takes a prefill.
+  Communicator* context_group = nullptr;
 };
 
 /// Changes defaults to suit the data a model was trained on: ids that its tokenizer does not have are not
@@ -37,7 +40,7 @@ EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options);
 void check_memory(const PerceiverAR& model, const EngineOptions& options);
 
 /// Whether keys and values of earlier tokens can be cached.
-bool keeps_cache(const ModelConfig& config);
+bool keeps_cache(const ModelConfig& config, const EngineOptions& options);
 
 /// Whether each latent has a learned query of its own.
 bool has_query_per_latent(const ModelConfig& config);

@@ -27,7 +27,7 @@ Slot slot_of(Sequence sequence) {
 }
 
 Slots::Slots(const PerceiverAR& model, const EngineOptions& options)
-    : model_(model), options_(options), keeps_cache_(perceiver::keeps_cache(model.config())) {
+    : model_(model), options_(options), keeps_cache_(perceiver::keeps_cache(model.config(), options)) {
   const int64_t context_length = config().context_length, vocabulary = config().vocabulary;
   model_.extend_rotary_tables(context_length + std::max(kLeastSparePositions, context_length));
   check_memory(model_, options_);

@@ -86,6 +86,7 @@ Tensor PerceiverAR::project_table() const {
 void PerceiverAR::prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot,
                           const Tensor& logits) const {
   PERCEIVER_ASSERT(inputs.batch == 1 && logits.elements() == config_.vocabulary);
+  PERCEIVER_ASSERT(caches == nullptr || inputs.context_group == nullptr);
   Tape tape(*context_, false);
   if (caches != nullptr && caches->by_table()) {
     const Shape row{inputs.columns};

@@ -62,7 +62,7 @@ class PerceiverAR {
   DecodeCaches make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
   /// A pass over one sequence (`inputs` of one example); `logits` [1, V] gets those of its last latent
   /// position. Unless `caches` is null, the keys and values of all its latents and its context become the
-  /// first rows of `slot`'s caches.
+  /// first rows of `slot`'s caches; a context shared by ranks has none.
   void prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot,
                const Tensor& logits) const;
   /// One more token of each active slot, after what the caches hold: appends its keys and values to the

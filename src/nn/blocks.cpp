@@ -156,17 +156,18 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
   const Variable kv = keys_and_values(tape, context, pass, q.value.dtype());
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, kv, 0);
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
-  const Variable attended = ops::attention(tape,
-                                           {.q = q,
-                                            .kv = kv,
-                                            .q_column = 0,
-                                            .k_column = 0,
-                                            .v_column = width_,
-                                            .batch = pass.batch,
-                                            .heads = heads_,
-                                            .head_dim = head_dim,
-                                            .backend = pass.attention},
-                                           pass.mask);
+  const ops::AttentionInputs inputs{.q = q,
+                                    .kv = kv,
+                                    .q_column = 0,
+                                    .k_column = 0,
+                                    .v_column = width_,
+                                    .batch = pass.batch,
+                                    .heads = heads_,
+                                    .head_dim = head_dim,
+                                    .backend = pass.attention};
+  const Variable attended = pass.key_shards.group == nullptr
+                                ? ops::attention(tape, inputs, pass.mask)
+                                : ops::sharded_attention(tape, inputs, pass.mask, pass.key_shards);
   return ops::linear(tape, attended, out_);
 }
 
