@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "data/sample_files.h"
 #include "distributed/communicator.h"
-#include "model/context_slice.h"
+#include "model/context_share.h"
 
 namespace perceiver {
 namespace {
@@ -14,15 +14,8 @@ namespace {
 // vocabulary the table costs 4%, at 47 times it breaks even, at 500 times it is a third faster.
 constexpr int64_t kTableRepays = 32;
 
-/// Ranks that share the context.
-int64_t context_ranks(const EngineOptions& options) {
-  return options.context_group == nullptr ? 1 : options.context_group->size();
-}
-
 /// Why keys and values of earlier tokens cannot be cached; "" if they can.
-std::string cache_obstacle(const ModelConfig& config, const EngineOptions& options) {
-  if (context_ranks(options) > 1)
-    return fmt::format("{} ranks share its context and none keeps keys and values", context_ranks(options));
+std::string cache_obstacle(const ModelConfig& config) {
   if (config.position_source != PositionSource::data)
     return "positions count from the sequence's end and change with every token (model.position_source)";
   if (has_query_per_latent(config))
@@ -37,7 +30,7 @@ bool table_pays(const PerceiverAR& model, const EngineOptions& options) {
   if (2 * config.vocabulary > config.context_length) return false;
   // A fused step can save more than reading keys and values costs.
   const auto fuses = [&](bool by_table) {
-    return options.fused && keeps_cache(config, options) &&
+    return options.fused && keeps_cache(config) && context_ranks(options) == 1 &&
            model.has_fused_step(options.slots, options.latents, config.context_length, by_table);
   };
   if (fuses(true) && fuses(false)) return config.context_length >= kTableRepays * config.vocabulary;
@@ -66,7 +59,7 @@ void resolve_latents(const ModelConfig& config, EngineOptions& options) {
 }
 
 void resolve_policy(const ModelConfig& config, EngineOptions& options) {
-  const std::string obstacle = cache_obstacle(config, options);
+  const std::string obstacle = cache_obstacle(config);
   const bool cached =
       options.policy == GenerationPolicy::refill || options.policy == GenerationPolicy::stream;
   if (cached && !obstacle.empty()) throw_user("this model allows only policy exact: {}", obstacle);
@@ -97,8 +90,12 @@ EngineOptions suited_options(EngineOptions options, const ModelMetadata& metadat
   return options;
 }
 
-bool keeps_cache(const ModelConfig& config, const EngineOptions& options) {
-  return cache_obstacle(config, options).empty();
+int64_t context_ranks(const EngineOptions& options) {
+  return options.context_group == nullptr ? 1 : options.context_group->size();
+}
+
+bool keeps_cache(const ModelConfig& config) {
+  return cache_obstacle(config).empty();
 }
 
 bool has_query_per_latent(const ModelConfig& config) {
@@ -128,17 +125,16 @@ void check_memory(const PerceiverAR& model, const EngineOptions& options) {
   const bool transformer = config.type == ModelType::transformer;
   const int64_t blocks =
       transformer ? 0 : 1 + static_cast<int64_t>(config.extra_cross_attention_after.size());
+  const int64_t columns = shared_columns(config.context_length, 0, context_ranks(options));
   int64_t slot = config.vocabulary * (static_cast<int64_t>(size_of(accumulation_type(model.type()))) + 1);
-  if (keeps_cache(config, options)) {
+  if (keeps_cache(config)) {
     slot += config.layers * options.latents * 2 * z * element;
-    slot += options.context == ContextProjection::table
-                ? 2 * int64_t{sizeof(int32_t)} * config.context_length
-                : blocks * config.context_length * 2 * width * element;
+    slot += options.context == ContextProjection::table ? 2 * int64_t{sizeof(int32_t)} * columns
+                                                        : blocks * columns * 2 * width * element;
   }
   // A prefill: the context's embeddings, norms, keys and values; the widest activations.
-  const int64_t columns = blocks > 0 ? slice_capacity(config.context_length, context_ranks(options)) : 0;
-  const int64_t prefill =
-      element * (columns * (2 * e + 2 * width) + options.latents * (6 + config.self_widening) * z);
+  const int64_t prefill = element * ((blocks > 0 ? columns * (2 * e + 2 * width) : 0) +
+                                     options.latents * (6 + config.self_widening) * z);
   const int64_t free = model.context().memory()->available();
   if (slot * options.slots + prefill <= free) return;
   const int64_t fitting = std::max<int64_t>(0, (free - prefill) / slot);

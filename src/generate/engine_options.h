@@ -24,7 +24,7 @@ struct EngineOptions {
   /// Ids that stand for something, 0 to token_ids − 1; ids from there on are never generated. Default: all V.
   int64_t token_ids = 0;
   /// The ranks that share the context of each sequence; null: none. All of them make the same calls and
-  /// choose the same tokens. No KV caches are kept: only policy exact, and every token takes a prefill.
+  /// choose the same tokens. A step is then several kernels, and sequences cannot be saved.
   Communicator* context_group = nullptr;
 };
 
@@ -39,8 +39,11 @@ EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options);
 /// Throws `failure`, naming how many slots would fit, if there is too little memory. `options` are resolved.
 void check_memory(const PerceiverAR& model, const EngineOptions& options);
 
+/// Ranks that share the context of a sequence.
+int64_t context_ranks(const EngineOptions& options);
+
 /// Whether keys and values of earlier tokens can be cached.
-bool keeps_cache(const ModelConfig& config, const EngineOptions& options);
+bool keeps_cache(const ModelConfig& config);
 
 /// Whether each latent has a learned query of its own.
 bool has_query_per_latent(const ModelConfig& config);

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "distributed/communicator.h"
+#include "model/context_share.h"
 
 namespace perceiver {
 namespace {
@@ -27,18 +29,23 @@ Slot slot_of(Sequence sequence) {
 }
 
 Slots::Slots(const PerceiverAR& model, const EngineOptions& options)
-    : model_(model), options_(options), keeps_cache_(perceiver::keeps_cache(model.config(), options)) {
+    : model_(model), options_(options), keeps_cache_(perceiver::keeps_cache(model.config())) {
   const int64_t context_length = config().context_length, vocabulary = config().vocabulary;
   model_.extend_rotary_tables(context_length + std::max(kLeastSparePositions, context_length));
   check_memory(model_, options_);
   device_ = DecodeSlots::make(context(), config(), count());
   if (keeps_cache_)
     caches_ = model_.make_caches(count(), options_.latents, context_length,
-                                 options_.context == ContextProjection::table);
+                                 options_.context == ContextProjection::table, options_.context_group);
   logits_ = Tensor::zeros(context(), accumulation_type(model_.type()), {count(), vocabulary});
   sampling_ = Tensor::zeros(context(), DType::u8, {count(), sizeof(kernels::SamplingParameters)});
   seen_ = Tensor::zeros(context(), DType::u8, {count(), vocabulary});
   slots_.resize(static_cast<size_t>(count()));
+}
+
+int64_t Slots::own_context(int64_t rows) const {
+  const Communicator* group = caches_.context_group;
+  return group == nullptr ? rows : shared_columns(rows, group->rank(), group->size());
 }
 
 Tensor Slots::logits_of(int64_t slot) const {

@@ -8,7 +8,7 @@
 #include "base/random.h"
 #include "distributed/communicator.h"
 #include "model/attention_backend.h"
-#include "model/context_slice.h"
+#include "model/context_share.h"
 
 namespace perceiver {
 namespace {
@@ -163,7 +163,7 @@ class InputBuilder {
     const bool shared = config_.type == ModelType::perceiver_ar && group != nullptr && group->size() > 1;
     in_.context_group = shared ? options_.context_group : nullptr;
     if (shared) rank_ = group->rank(), ranks_ = group->size();
-    in_.columns = slice_capacity(columns_, ranks_);
+    in_.columns = shared_columns(columns_, 0, ranks_);
   }
 
   void build_latents() {
@@ -209,15 +209,13 @@ class InputBuilder {
     limit.reserve(static_cast<size_t>(batch_.size * in_.latents));
     for (int64_t b = 0; b < batch_.size; ++b) {
       const Ints kept = kept_columns(batch_, b, columns_, options_.random);
-      const ContextSlice own = context_slice(static_cast<int64_t>(kept.size()), rank_, ranks_);
-      slices_.push_back(own);
       // Over all columns: the tables are the same on every rank.
       for (const int32_t column : kept)
         in_.largest_position =
             std::max<int64_t>(in_.largest_position, std::abs(position_of(config_, batch_, b, column, 0)));
-      for (int64_t i = 0; i < own.columns(); ++i) {
-        const auto cell = static_cast<size_t>(b * columns + i);
-        const int32_t column = kept[static_cast<size_t>(own.begin + i)];
+      for (auto i = static_cast<size_t>(rank_), cell = static_cast<size_t>(b * columns); i < kept.size();
+           i += static_cast<size_t>(ranks_), ++cell) {
+        const int32_t column = kept[i];
         tokens[cell] = batch_.tokens[b * batch_.length + column];
         for (int64_t a = 0; a < axes; ++a)
           positions[cell * static_cast<size_t>(axes) + a] = position_of(config_, batch_, b, column, a);
@@ -227,7 +225,7 @@ class InputBuilder {
         const int32_t step = in_.steps[b * in_.latent_positions + u];
         const int64_t visible = std::upper_bound(kept.begin(), kept.end(), step) - kept.begin();
         limit.insert(limit.end(), static_cast<size_t>(copies),
-                     static_cast<int32_t>(std::clamp<int64_t>(visible - own.begin, 0, own.columns())));
+                     static_cast<int32_t>(shared_columns(visible, rank_, ranks_)));
       }
     }
     upload(context_, in_.tokens, tokens);
@@ -242,10 +240,9 @@ class InputBuilder {
                                                in_.batch, columns_, options_.random);
     if (ranks_ == 1) return all;
     std::vector<uint8_t> mask(static_cast<size_t>(in_.batch * in_.columns), 0);
-    for (int64_t b = 0; b < in_.batch; ++b) {
-      const ContextSlice own = slices_[static_cast<size_t>(b)];
-      std::copy_n(all.begin() + b * columns_ + own.begin, own.columns(), mask.begin() + b * in_.columns);
-    }
+    for (int64_t b = 0; b < in_.batch; ++b)
+      for (int64_t c = rank_; c < columns_; c += ranks_)
+        mask[b * in_.columns + c / ranks_] = all[b * columns_ + c];
     return mask;
   }
 
@@ -269,9 +266,8 @@ class InputBuilder {
   const Batch& batch_;
   const PassOptions& options_;
   ModelInputs& in_;
-  int64_t columns_ = 0;               ///< of all ranks' context together
-  int64_t rank_ = 0, ranks_ = 1;      ///< that share it
-  std::vector<ContextSlice> slices_;  ///< this rank's, of each example
+  int64_t columns_ = 0;           ///< of all ranks' context together
+  int64_t rank_ = 0, ranks_ = 1;  ///< that share it
 };
 
 }  // namespace

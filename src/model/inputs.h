@@ -23,7 +23,7 @@ struct PassOptions {
 };
 
 /// Device tensors of one pass. B examples, C context columns (the row's length, or train_input_positions; of
-/// a shared context, what this rank has of them: model/context_slice.h), U = M / K latent positions, M
+/// a shared context, what rank 0 has of them, the most: model/context_share.h), U = M / K latent positions, M
 /// latents, A axes.
 struct ModelInputs {
   int64_t batch = 0, columns = 0, latents = 0, latent_positions = 0;

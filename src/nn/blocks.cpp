@@ -177,7 +177,7 @@ Variable CrossBlock::attend_decoding(Tape& tape, const Variable& q, const Contex
   const int64_t head_dim = width_ / heads_;
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
   if (pass.cache->layer.kv) write_cache(tape, *pass.cache, new_rows(tape, context, pass, q.value.dtype()), 0);
-  return attend_cache(tape, *pass.cache, q, heads_, head_dim, pass.rotary);
+  return attend_cache(tape, *pass.cache, q, heads_, head_dim, pass.rotary, pass.key_shards.group);
 }
 
 /// Keys, rotated, and values of the slots' new tokens.

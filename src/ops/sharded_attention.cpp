@@ -29,6 +29,7 @@
 #include "kernels/attention_join.h"
 #include "kernels/elementwise.h"
 #include "ops/attention_launch.h"
+#include "ops/attention_parts.h"
 
 namespace perceiver::ops {
 namespace {
@@ -36,29 +37,6 @@ namespace {
 /// Kernels read and write rows by accesses of 16 bytes.
 size_t aligned(size_t bytes) {
   return (bytes + 15) / 16 * 16;
-}
-
-/// Gathers `out` and `lse` of all ranks and joins them. `part` computes this rank's, into (out, lse).
-template <typename Part>
-void join_parts(Tape& tape, const AttentionInputs& in, Communicator& group, const Tensor& out,
-                const Tensor& lse, Part part) {
-  const size_t out_bytes = aligned(out.bytes()), piece = out_bytes + aligned(lse.bytes());
-  const Tensor parts = Tensor::empty(tape.context(), DType::u8, {group.size() * static_cast<int64_t>(piece)});
-  auto* first = static_cast<std::byte*>(parts.data());
-  std::byte* own = first + static_cast<size_t>(group.rank()) * piece;
-  part(own, own + out_bytes);
-  group.all_gather(parts);
-  kernels::attention_join(tape.launch(), {.type = out.dtype(),
-                                          .parts = group.size(),
-                                          .batch = in.batch,
-                                          .heads = in.heads,
-                                          .queries = lse.shape()[2],
-                                          .head_dim = in.head_dim,
-                                          .part_out = first,
-                                          .part_lse = first + out_bytes,
-                                          .part_bytes = static_cast<int64_t>(piece),
-                                          .out = out.data(),
-                                          .lse = lse.data()});
 }
 
 void scale(Tape& tape, const Tensor& x, double factor, const Tensor& y) {
@@ -85,6 +63,27 @@ void average(Tape& tape, Communicator& group, const Tensor& x) {
 
 }  // namespace
 
+void join_parts(Tape& tape, Communicator& group, const Tensor& out, const Tensor& lse,
+                const std::function<void(void*, void*)>& part) {
+  const size_t out_bytes = aligned(out.bytes()), piece = out_bytes + aligned(lse.bytes());
+  const Tensor parts = Tensor::empty(tape.context(), DType::u8, {group.size() * static_cast<int64_t>(piece)});
+  auto* first = static_cast<std::byte*>(parts.data());
+  std::byte* own = first + static_cast<size_t>(group.rank()) * piece;
+  part(own, own + out_bytes);
+  group.all_gather(parts);
+  kernels::attention_join(tape.launch(), {.type = out.dtype(),
+                                          .parts = group.size(),
+                                          .batch = lse.shape()[0],
+                                          .heads = lse.shape()[1],
+                                          .queries = lse.shape()[2],
+                                          .head_dim = out.shape()[1] / lse.shape()[1],
+                                          .part_out = first,
+                                          .part_lse = first + out_bytes,
+                                          .part_bytes = static_cast<int64_t>(piece),
+                                          .out = out.data(),
+                                          .lse = lse.data()});
+}
+
 Variable sharded_attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask,
                            const KeyShards& shards) {
   PERCEIVER_ASSERT(shards.group != nullptr && (!tape.recording() || in.q.gradient != in.kv.gradient));
@@ -93,7 +92,7 @@ Variable sharded_attention(Tape& tape, const AttentionInputs& in, const Attentio
   const Variable out = tape.result(in.q.value.dtype(), {rows, in.heads * in.head_dim});
   const Tensor lse = Tensor::empty(tape.context(), accumulation_type(out.value.dtype()),
                                    {in.batch, in.heads, rows / in.batch});
-  join_parts(tape, in, group, out.value, lse,
+  join_parts(tape, group, out.value, lse,
              [&](void* own_out, void* own_lse) { launch_attention(tape, in, mask, own_out, own_lse); });
   tape.record("attention", out, [&tape, in, mask, shards, lse, out_value = out.value, d_out = out.gradient] {
     const Tensor whole = like(tape, d_out->tensor, d_out->dtype);

@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "kernels/attention.h"
-#include "model/context_slice.h"
+#include "model/context_share.h"
 #include "tests/support/cuda_check.h"
 
 namespace perceiver::testing {
@@ -113,7 +113,7 @@ TYPED_TEST(CudaAttentionJoin, MatchesTheCpu) {
       }
 }
 
-/// Ragged examples whose keys are split as a shared context is (model/context_slice.h). Of the short example,
+/// Ragged examples whose keys are split as a shared context is (model/context_share.h). Of the short example,
 /// the first queries see nothing, and some parts have no key at all.
 struct Split {
   Shape shape;
@@ -130,17 +130,17 @@ struct Split {
     s.d_out = random_values<T>(s.shape.outs(), 3);
     return s;
   }
-  ContextSlice slice(int64_t b, int64_t part, int64_t parts) const {
-    return context_slice(lengths[static_cast<size_t>(b)], part, parts);
+  /// Calls body(key, place in the part) for the part's keys of example b.
+  template <typename Body>
+  void for_own_keys(int64_t b, int64_t part, int64_t parts, Body&& body) const {
+    for (int64_t n = part; n < lengths[static_cast<size_t>(b)]; n += parts) body(n, n / parts);
   }
   Ints limits(int64_t part, int64_t parts) const {
     Ints limit;
-    for (int64_t b = 0; b < shape.batch; ++b) {
-      const ContextSlice own = slice(b, part, parts);
+    for (int64_t b = 0; b < shape.batch; ++b)
       for (int64_t i = 0; i < shape.queries; ++i)
-        limit.push_back(static_cast<int32_t>(std::clamp<int64_t>(
-            lengths[static_cast<size_t>(b)] - shape.queries + i + 1 - own.begin, 0, own.columns())));
-    }
+        limit.push_back(static_cast<int32_t>(
+            shared_columns(lengths[static_cast<size_t>(b)] - shape.queries + i + 1, part, parts)));
     return limit;
   }
   kernels::Attention arguments(int64_t columns) const {
@@ -185,7 +185,7 @@ struct Part {
   Array<T> kv, d_q, d_kv;
 
   Part(const Split& s, int64_t part, int64_t parts)
-      : columns(slice_capacity(s.keys, parts)),
+      : columns(shared_columns(s.keys, 0, parts)),
         limit(s.limits(part, parts)),
         kv(own_rows(s, part, parts, columns)),
         d_q(s.shape.outs()),
@@ -195,11 +195,10 @@ struct Part {
   static Values own_rows(const Split& s, int64_t part, int64_t parts, int64_t columns) {
     const int64_t row = 2 * s.shape.width();
     Values own = random_values<T>(s.shape.batch * columns * row, 9, 10);
-    for (int64_t b = 0; b < s.shape.batch; ++b) {
-      const ContextSlice slice = s.slice(b, part, parts);
-      std::copy_n(s.kv.begin() + (b * s.keys + slice.begin) * row, slice.columns() * row,
-                  own.begin() + b * columns * row);
-    }
+    for (int64_t b = 0; b < s.shape.batch; ++b)
+      s.for_own_keys(b, part, parts, [&](int64_t key, int64_t place) {
+        std::copy_n(s.kv.begin() + (b * s.keys + key) * row, row, own.begin() + (b * columns + place) * row);
+      });
     return own;
   }
 };
@@ -292,11 +291,13 @@ class CudaSplitAttention : public CudaKernelTest<T> {
       const Values d_q = part.d_q.read(), d_kv = part.d_kv.read();
       for (size_t i = 0; i < d_q.size(); ++i) r.d_q[i] += d_q[i];
       for (int64_t b = 0; b < s.shape.batch; ++b) {
-        const ContextSlice slice = s.slice(b, p, parts);
         const auto first = d_kv.begin() + b * part.columns * row;
-        std::copy_n(first, slice.columns() * row, r.d_kv.begin() + (b * s.keys + slice.begin) * row);
-        EXPECT_TRUE(std::all_of(first + slice.columns() * row, first + part.columns * row,
-                                [](double x) { return x == 0; }));
+        s.for_own_keys(b, p, parts, [&](int64_t key, int64_t place) {
+          std::copy_n(first + place * row, row, r.d_kv.begin() + (b * s.keys + key) * row);
+        });
+        const int64_t own = shared_columns(s.lengths[static_cast<size_t>(b)], p, parts);
+        EXPECT_TRUE(
+            std::all_of(first + own * row, first + part.columns * row, [](double x) { return x == 0; }));
       }
     }
     return r;
