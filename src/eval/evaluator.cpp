@@ -76,6 +76,7 @@ EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split s
   while (windows.next(batch)) {
     PassOptions pass;
     pass.latents = latents;
+    pass.context_group = options.context_group;
     const ModelInputs inputs = model.prepare(batch.batch, pass);
     Tape tape(model.context(), false);
     add_batch(batch, model.loss(tape, inputs, {}, Recompute::none), inputs.latent_positions, result);

@@ -17,6 +17,9 @@ struct EvaluationOptions {
   int64_t latents = 0;        ///< M; 0 = the model's
   int64_t batch = 1;          ///< windows at once
   int64_t max_documents = 0;  ///< only the first this many; 0 = all (64 for data generated on the fly)
+  /// The ranks that share the context of each window, all of which make the same call and get the same
+  /// result; null: none.
+  Communicator* context_group = nullptr;
 };
 
 struct PositionBucket {

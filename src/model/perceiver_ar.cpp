@@ -259,6 +259,8 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
   if (!cross_.empty()) context = context_of(tape, inputs, caches);
   const auto read_context = [&](size_t block) {
     BlockPass pass = cross_pass;
+    // The first reader of the context has no other below it.
+    pass.key_shards = {.group = inputs.context_group, .replicates_d_q = block > 0};
     CachePass cache;
     if (caches != nullptr) {
       cache = caches->of(caches->caches.cross(static_cast<int64_t>(block)), false);
