@@ -39,6 +39,16 @@ struct Cast {
   void* y;
 };
 
+/// y = factor * x, elementwise, in the accumulation type, rounded to `to` once; y may be x, if they have the
+/// same type.
+struct Scale {
+  DType from, to;
+  int64_t elements;
+  double factor;
+  const void* x;
+  void* y;
+};
+
 /// Swaps the contents of two arrays that do not overlap.
 struct Swap {
   DType type;
@@ -51,6 +61,7 @@ PERCEIVER_KERNEL(add, Add)
 PERCEIVER_KERNEL(count_non_finite, CountNonFinite)
 PERCEIVER_KERNEL(sum_of_squares, SumOfSquares)
 PERCEIVER_KERNEL(cast, Cast)
+PERCEIVER_KERNEL(scale, Scale)
 PERCEIVER_KERNEL(swap, Swap)
 
 }  // namespace perceiver::kernels

@@ -22,6 +22,16 @@ struct WriteRows {
   int64_t capacity;
 };
 
+/// Ranks share the slots' ring buffers: row r is with rank r % ranks, which keeps it as its row r / ranks.
+/// Given the slots' counts and places in the whole, those of this rank's part; a slot is active where it
+/// writes the row. All arrays are [slots].
+struct ShareSlots {
+  int64_t slots;
+  int32_t rank, ranks;
+  const int32_t *active, *count, *row;
+  int32_t *own_active, *own_count, *own_row;
+};
+
 /// How a slot's tokens are sampled.
 struct SamplingParameters {
   double temperature = 1;  // 0: greedy
@@ -72,6 +82,7 @@ struct Sample {
   AdvanceSlots next = {};     // the active slots then advance, unless next.slots is 0
 };
 
+PERCEIVER_KERNEL(share_slots, ShareSlots)
 PERCEIVER_KERNEL(write_rows, WriteRows)
 PERCEIVER_KERNEL(sample, Sample)
 

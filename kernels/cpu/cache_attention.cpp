@@ -112,6 +112,7 @@ void combine(const CacheAttention& k, int64_t row, const T* partials, int64_t sp
       for (int64_t c = 0; c < k.head_dim; ++c) out[h * k.head_dim + c] += weight * partial(s).values(h)[c];
     }
     for (int64_t c = 0; c < k.head_dim; ++c) out[h * k.head_dim + c] *= splits > 0 ? 1 / sum : T(0);
+    write_lse(k, row, h, largest, sum);
   }
 }
 

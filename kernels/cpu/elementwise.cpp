@@ -1,4 +1,4 @@
-// Flat arrays: add, cast, swap, sums and checks.
+// Flat arrays: add, cast, scale, swap, sums and checks.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -57,6 +57,18 @@ void cast(const Cast& k) {
       parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
         Row<To>(static_cast<To*>(k.y) + begin, end - begin) =
             ConstRow<From>(static_cast<const From*>(k.x) + begin, end - begin).template cast<To>();
+      });
+    });
+  });
+}
+
+void scale(const Scale& k) {
+  with_type(k.from, [&]<typename From>() {
+    with_type(k.to, [&]<typename To>() {
+      parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
+        const From* x = static_cast<const From*>(k.x);
+        To* y = static_cast<To*>(k.y);
+        for (int64_t i = begin; i < end; ++i) y[i] = static_cast<To>(static_cast<From>(k.factor) * x[i]);
       });
     });
   });

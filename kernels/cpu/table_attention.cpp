@@ -129,7 +129,10 @@ void combine(const CacheAttention& k, const Layout<T>& layout, int64_t row, T* p
   const int64_t heads = layout.heads, d = k.head_dim, width = k.heads * d;
   T* out = static_cast<T*>(k.out) + row * k.out_stride;
   std::fill_n(out, width, T(0));
-  if (splits == 0) return;
+  if (splits == 0) {
+    for (int64_t h = 0; h < k.heads; ++h) write_lse(k, row, h, T(0), T(0));
+    return;
+  }
   Eigen::Array<T, Eigen::Dynamic, 1> largest = ConstHeads<T>(partials, heads);
   for (int64_t s = 1; s < splits; ++s)
     largest = largest.max(ConstHeads<T>(partials + s * layout.partial, heads));
@@ -156,8 +159,10 @@ void combine(const CacheAttention& k, const Layout<T>& layout, int64_t row, T* p
       for (int64_t c = h * d; c < (h + 1) * d; ++c) out[c] += weight * values[t * 2 * width + c];
     }
   }
-  for (int64_t h = 0; h < k.heads; ++h)
+  for (int64_t h = 0; h < k.heads; ++h) {
     for (int64_t c = h * d; c < (h + 1) * d; ++c) out[c] /= all[h];
+    write_lse(k, row, h, largest[h], all[h]);
+  }
 }
 
 }  // namespace

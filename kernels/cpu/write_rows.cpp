@@ -1,4 +1,4 @@
-// Writes new rows into the slots' ring buffers.
+// Writes new rows into the slots' ring buffers, and finds a rank's part of shared ones.
 #include <cstring>
 
 #include "kernels/cpu/parallel.h"
@@ -18,6 +18,14 @@ void write_rows(const WriteRows& k) {
       std::memcpy(target + static_cast<size_t>(row) * bytes,
                   source + static_cast<size_t>((s * k.copies + c) * k.source_stride) * element, bytes);
     }
+  }
+}
+
+void share_slots(const ShareSlots& k) {
+  for (int64_t s = 0; s < k.slots; ++s) {
+    k.own_active[s] = k.active[s] != 0 && k.row[s] % k.ranks == k.rank;
+    k.own_count[s] = k.count[s] > k.rank ? (k.count[s] - k.rank + k.ranks - 1) / k.ranks : 0;
+    k.own_row[s] = k.row[s] / k.ranks;
   }
 }
 

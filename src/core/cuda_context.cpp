@@ -253,18 +253,17 @@ class CudaContext final : public DeviceContext {
   kernels::cuda::CudnnPlans cudnn_;
 };
 
-/// Number of GPUs; 0 if there is no driver.
-int count_devices() {
+}  // namespace
+
+int DeviceContext::cuda_devices() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
   cudaGetLastError();
   return 0;
 }
 
-}  // namespace
-
 std::shared_ptr<DeviceContext> DeviceContext::cuda(int index, int threads) {
-  const int count = count_devices();
+  const int count = cuda_devices();
   if (count == 0) throw_user("device: cuda, but there is no NVIDIA GPU, or no driver for it");
   if (index < 0 || index >= count)
     throw_user("GPU {} requested; there are {}, numbered from 0", index, count);
@@ -276,9 +275,9 @@ std::shared_ptr<DeviceContext> DeviceContext::cuda(int index, int threads) {
   return std::make_shared<CudaContext>(index, properties, threads > 0 ? threads : available_processors());
 }
 
-std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads) {
-  const bool use_gpu = device == "cuda" || (device == "auto" && count_devices() > 0);
-  return use_gpu ? cuda(0, threads) : cpu(threads);
+std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads, int index) {
+  const bool use_gpu = device == "cuda" || (device == "auto" && cuda_devices() > 0);
+  return use_gpu ? cuda(index, threads) : cpu(threads);
 }
 
 }  // namespace perceiver

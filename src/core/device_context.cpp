@@ -202,8 +202,12 @@ std::shared_ptr<DeviceContext> DeviceContext::cuda(int, int) {
   throw_user("device: cuda, but this build supports only the CPU; use device: cpu or auto");
 }
 
-std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads) {
+std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads, int) {
   return device == "cuda" ? cuda() : cpu(threads);
+}
+
+int DeviceContext::cuda_devices() {
+  return 0;
 }
 #endif
 

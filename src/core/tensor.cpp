@@ -42,6 +42,15 @@ Tensor Tensor::zeros(DeviceContext& context, DType dtype, Shape shape) {
   return tensor;
 }
 
+Tensor Tensor::on_host(DType dtype, Shape shape) {
+  Tensor tensor;
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  tensor.storage_ = std::make_shared<std::byte[]>(tensor.bytes());
+  tensor.data_ = tensor.storage_.get();
+  return tensor;
+}
+
 Tensor Tensor::view(int64_t offset, Shape shape) const {
   PERCEIVER_ASSERT(offset >= 0 && offset + shape.elements() <= elements());
   Tensor result = *this;
@@ -80,7 +89,7 @@ Tensor Tensor::on_host() const {
   Tensor host;
   host.shape_ = shape_;
   host.dtype_ = dtype_;
-  host.storage_ = std::shared_ptr<std::byte[]>(new std::byte[bytes()]);
+  host.storage_ = std::make_shared_for_overwrite<std::byte[]>(bytes());
   host.data_ = host.storage_.get();
   copy_to_host({static_cast<std::byte*>(host.data_), bytes()});
   return host;

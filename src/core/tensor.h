@@ -47,6 +47,8 @@ class Tensor {
   /// Memory with unspecified contents from the context's allocator; throws `failure` if there is none left.
   static Tensor empty(DeviceContext& context, DType dtype, Shape shape);
   static Tensor zeros(DeviceContext& context, DType dtype, Shape shape);
+  /// Zeros in plain host memory, of no context.
+  static Tensor on_host(DType dtype, Shape shape);
   /// A copy of host values.
   template <typename T>
   static Tensor from_host(DeviceContext& context, Shape shape, std::span<const T> values) {

@@ -14,8 +14,8 @@ namespace perceiver::nccl {
 std::string obstacle();
 /// "NCCL 2.28.9"; empty where there is an obstacle.
 std::string version();
-/// Collective: a communicator of `size` ranks on `context`'s GPU. `from_leader` returns rank 0's text on every rank
-/// and carries NCCL's id. Throws `failure` with NCCL's reason.
+/// Collective: a communicator of `size` ranks on `context`'s GPU. `from_leader` returns rank 0's text on
+/// every rank and carries NCCL's id. Throws `failure` with NCCL's reason.
 std::shared_ptr<Communicator> communicator(DeviceContext& context, int rank, int size,
                                            const std::function<std::string(const std::string&)>& from_leader,
                                            bool deterministic);

@@ -25,6 +25,8 @@ class World {
   int size() const { return size_; }
   /// Among the processes of this machine.
   int local_rank() const { return local_rank_; }
+  /// Which of the GPUs that this process can see is its own.
+  virtual int gpu() const { return 0; }
   /// Rank 0 writes files and messages for all.
   bool leads() const { return rank_ == 0; }
 

@@ -56,10 +56,11 @@ struct Groups {
 /// Scores this rank's windows, one batch at a time.
 class WindowScorer {
  public:
-  WindowScorer(const PerceiverAR& model, Windows& windows, int64_t latents, World* world,
+  WindowScorer(const PerceiverAR& model, Windows& windows, int64_t latents, const EvaluationOptions& options,
                const std::function<void(int64_t, int64_t)>& progress)
-      : model_(model), windows_(windows), world_(world), progress_(progress) {
+      : model_(model), windows_(windows), world_(options.world), progress_(progress) {
     pass_.latents = latents;
+    pass_.context_group = options.context_group;
   }
 
   /// False if there are no more.
@@ -137,7 +138,7 @@ EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split s
   result.words = windows.words();
 
   const auto start = std::chrono::steady_clock::now();
-  WindowScorer scorer(model, windows, latents, options.world, progress);
+  WindowScorer scorer(model, windows, latents, options, progress);
   score_all(scorer, windows, options);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   Scores scores = groups.counts ? scorer.scores() : Scores();

@@ -1,5 +1,6 @@
 #include "generate/decode_step.h"
 
+#include "distributed/communicator.h"
 #include "generate/rebase_positions.h"
 #include "kernels/sampling.h"
 
@@ -9,7 +10,9 @@ DecodeStep::DecodeStep(Slots& slots, StepResults& results) : slots_(slots), resu
   if (slots.keeps_cache() && slots.options().fused)
     fused_ = slots.model().fused_step(slots.caches(), slots.device());
   recorded_.resize(static_cast<size_t>(results.depth()));
-  if (slots.context().is_cuda()) arena_ = slots.context().new_arena();
+  const Communicator* group = slots.caches().context_group;
+  const bool recordable = group == nullptr || group->recordable();
+  if (slots.context().is_cuda() && recordable) arena_ = slots.context().new_arena();
 }
 
 void DecodeStep::drop_recorded() {
@@ -81,7 +84,7 @@ void DecodeStep::launch_choice() {
                    .log_probability = results_.log_probabilities(),
                    .posted = results_.tokens(),
                    .next = {.slots = slots_.count(),
-                            .context_capacity = slots_.caches().context,
+                            .context_capacity = slots_.caches().context > 0 ? config.context_length : 0,
                             .latent_capacity = slots_.options().latents,
                             .copies = config.latents_per_position,
                             .active = ints(state.active),

@@ -74,7 +74,7 @@ class Engine {
 
   using Storage = SnapshotStorage;
   /// Saves what `restore` needs to continue the slot's sequence bit for bit. The writer points into
-  /// `storage`.
+  /// `storage`. Throws `user`, as `restore` does, where ranks share the context.
   void save(int64_t slot, SafetensorsWriter& writer, Storage& storage);
   /// Puts a saved sequence into a free slot. Throws `user` for a file that does not fit this engine.
   void restore(int64_t slot, const SafetensorsFile& file, uint64_t tag = 0);

@@ -4,6 +4,8 @@
 
 #include "base/check.h"
 #include "data/sample_files.h"
+#include "distributed/communicator.h"
+#include "model/context_share.h"
 
 namespace perceiver {
 namespace {
@@ -28,7 +30,7 @@ bool table_pays(const PerceiverAR& model, const EngineOptions& options) {
   if (2 * config.vocabulary > config.context_length) return false;
   // A fused step can save more than reading keys and values costs.
   const auto fuses = [&](bool by_table) {
-    return options.fused && keeps_cache(config) &&
+    return options.fused && keeps_cache(config) && context_ranks(options) == 1 &&
            model.has_fused_step(options.slots, options.latents, config.context_length, by_table);
   };
   if (fuses(true) && fuses(false)) return config.context_length >= kTableRepays * config.vocabulary;
@@ -88,6 +90,10 @@ EngineOptions suited_options(EngineOptions options, const ModelMetadata& metadat
   return options;
 }
 
+int64_t context_ranks(const EngineOptions& options) {
+  return options.context_group == nullptr ? 1 : options.context_group->size();
+}
+
 bool keeps_cache(const ModelConfig& config) {
   return cache_obstacle(config).empty();
 }
@@ -103,6 +109,8 @@ EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options) {
   if (options.token_ids < 0 || options.token_ids > vocabulary)
     throw_user("the data has {} token ids but the model only {}; the model file is damaged",
                options.token_ids, vocabulary);
+  if (context_ranks(options) > 1 && model.config().type == ModelType::transformer)
+    throw_user("ranks cannot share a context: model.type transformer has none");
   resolve_latents(model.config(), options);
   resolve_policy(model.config(), options);
   resolve_context(model, options);
@@ -117,15 +125,15 @@ void check_memory(const PerceiverAR& model, const EngineOptions& options) {
   const bool transformer = config.type == ModelType::transformer;
   const int64_t blocks =
       transformer ? 0 : 1 + static_cast<int64_t>(config.extra_cross_attention_after.size());
+  const int64_t columns = shared_columns(config.context_length, 0, context_ranks(options));
   int64_t slot = config.vocabulary * (static_cast<int64_t>(size_of(accumulation_type(model.type()))) + 1);
   if (keeps_cache(config)) {
     slot += config.layers * options.latents * 2 * z * element;
-    slot += options.context == ContextProjection::table
-                ? 2 * int64_t{sizeof(int32_t)} * config.context_length
-                : blocks * config.context_length * 2 * width * element;
+    slot += options.context == ContextProjection::table ? 2 * int64_t{sizeof(int32_t)} * columns
+                                                        : blocks * columns * 2 * width * element;
   }
   // A prefill: the context's embeddings, norms, keys and values; the widest activations.
-  const int64_t prefill = element * ((blocks > 0 ? config.context_length * (2 * e + 2 * width) : 0) +
+  const int64_t prefill = element * ((blocks > 0 ? columns * (2 * e + 2 * width) : 0) +
                                      options.latents * (6 + config.self_widening) * z);
   const int64_t free = model.context().memory()->available();
   if (slot * options.slots + prefill <= free) return;

@@ -23,6 +23,9 @@ struct EngineOptions {
   bool fused = true;  ///< run a decode step as one kernel where there is one
   /// Ids that stand for something, 0 to token_ids − 1; ids from there on are never generated. Default: all V.
   int64_t token_ids = 0;
+  /// The ranks that share the context of each sequence; null: none. All of them make the same calls and
+  /// choose the same tokens. A step is then several kernels, and sequences cannot be saved.
+  Communicator* context_group = nullptr;
 };
 
 /// Changes defaults to suit the data a model was trained on: ids that its tokenizer does not have are not
@@ -35,6 +38,9 @@ EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options);
 
 /// Throws `failure`, naming how many slots would fit, if there is too little memory. `options` are resolved.
 void check_memory(const PerceiverAR& model, const EngineOptions& options);
+
+/// Ranks that share the context of a sequence.
+int64_t context_ranks(const EngineOptions& options);
 
 /// Whether keys and values of earlier tokens can be cached.
 bool keeps_cache(const ModelConfig& config);

@@ -48,6 +48,7 @@ void prefill(Slots& slots, int64_t number) {
 
   PassOptions options;
   options.latents = latents;
+  options.context_group = slots.options().context_group;
   const ModelInputs inputs = slots.model().prepare(last_tokens(slots, slot, length), options);
   const Tensor logits = slots.logits().view(number * config.vocabulary, {1, config.vocabulary});
   slots.model().prefill(inputs, slots.keeps_cache() ? &slots.caches() : nullptr, number, logits);

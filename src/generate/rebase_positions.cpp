@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "distributed/communicator.h"
 #include "kernels/embedding.h"
 
 namespace perceiver {
@@ -38,10 +39,13 @@ Tensor rows_of(const LayerCache& layer, int64_t slot) {
 void write_context_positions(const Slots& slots, int64_t number) {
   const DecodeCaches& caches = slots.caches();
   const Slot& slot = slots[number];
+  const int64_t capacity = slots.config().context_length, ranks = context_ranks(slots.options()),
+                rank = ranks == 1 ? 0 : slots.options().context_group->rank();
   std::vector<int32_t> positions(static_cast<size_t>(caches.context), 1);
   for (int64_t i = 0; i < slot.context; ++i) {
-    const int64_t row = (slot.context_row + caches.context - 1 - i) % caches.context;
-    positions[static_cast<size_t>(row)] = slots.position_of(slot, slot.computed - 1 - i, 0);
+    const int64_t row = (slot.context_row + capacity - 1 - i) % capacity;
+    if (row % ranks != rank) continue;
+    positions[static_cast<size_t>(row / ranks)] = slots.position_of(slot, slot.computed - 1 - i, 0);
   }
   caches.context_positions.view(number * caches.context, {caches.context})
       .copy_from_host(std::as_bytes(std::span<const int32_t>(positions)));

@@ -85,15 +85,15 @@ std::vector<std::pair<std::string, Tensor>> cached_rows(const Slots& slots, int6
   for (int64_t layer = 0; layer < slots.config().layers; ++layer)
     rows.emplace_back("self." + std::to_string(layer), rows_of(caches.self_kv, layer, number, slot.latents));
   if (caches.context == 0) return rows;
+  const int64_t context = slots.own_context(slot.context);
   if (caches.by_table()) {
-    const Shape shape{slot.context};
+    const Shape shape{context};
     rows.emplace_back("context.tokens", caches.context_tokens.view(number * caches.context, shape));
     rows.emplace_back("context.positions", caches.context_positions.view(number * caches.context, shape));
     return rows;
   }
   for (int64_t block = 0; block < caches.context_kv.shape()[0]; ++block)
-    rows.emplace_back("context." + std::to_string(block),
-                      rows_of(caches.context_kv, block, number, slot.context));
+    rows.emplace_back("context." + std::to_string(block), rows_of(caches.context_kv, block, number, context));
   return rows;
 }
 
@@ -171,6 +171,12 @@ nlohmann::json read_state(const Slots& slots, const SafetensorsFile& file) {
   return state;
 }
 
+/// A file holds the whole context.
+void refuse_shared_context(const Slots& slots) {
+  const int64_t ranks = context_ranks(slots.options());
+  if (ranks > 1) throw_user("a sequence whose context {} ranks share cannot be saved or restored", ranks);
+}
+
 /// Whether all of a slot's values in `buffer` i32 [S, C] are in [0, below).
 bool in_range(const Slots& slots, int64_t number, const Tensor& buffer, int64_t below) {
   const auto values =
@@ -181,6 +187,7 @@ bool in_range(const Slots& slots, int64_t number, const Tensor& buffer, int64_t 
 }  // namespace
 
 void save_slot(const Slots& slots, int64_t number, SafetensorsWriter& writer, SnapshotStorage& storage) {
+  refuse_shared_context(slots);
   const Slot& slot = slots[number];
   PERCEIVER_ASSERT(slot.occupied && (slot.computed == 0 || slot.computed + 1 == slot.length));
   const kernels::SamplingParameters& s = slot.settings;
@@ -218,6 +225,7 @@ void save_slot(const Slots& slots, int64_t number, SafetensorsWriter& writer, Sn
 }
 
 Slot read_saved_slot(const Slots& slots, const SafetensorsFile& file) {
+  refuse_shared_context(slots);
   const nlohmann::json state = read_state(slots, file);
   Sequence sequence = read_sequence(slots.config(), file, state);
   check_sequence(slots.model(), slots.options(), sequence);

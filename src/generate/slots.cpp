@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "distributed/communicator.h"
+#include "model/context_share.h"
 
 namespace perceiver {
 namespace {
@@ -34,11 +36,16 @@ Slots::Slots(const PerceiverAR& model, const EngineOptions& options)
   device_ = DecodeSlots::make(context(), config(), count());
   if (keeps_cache_)
     caches_ = model_.make_caches(count(), options_.latents, context_length,
-                                 options_.context == ContextProjection::table);
+                                 options_.context == ContextProjection::table, options_.context_group);
   logits_ = Tensor::zeros(context(), accumulation_type(model_.type()), {count(), vocabulary});
   sampling_ = Tensor::zeros(context(), DType::u8, {count(), sizeof(kernels::SamplingParameters)});
   seen_ = Tensor::zeros(context(), DType::u8, {count(), vocabulary});
   slots_.resize(static_cast<size_t>(count()));
+}
+
+int64_t Slots::own_context(int64_t rows) const {
+  const Communicator* group = caches_.context_group;
+  return group == nullptr ? rows : shared_columns(rows, group->rank(), group->size());
 }
 
 Tensor Slots::logits_of(int64_t slot) const {

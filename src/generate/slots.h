@@ -49,6 +49,8 @@ class Slots {
   /// Whether keys and values are cached; without that every token takes a prefill.
   bool keeps_cache() const { return keeps_cache_; }
   const DecodeCaches& caches() const { return caches_; }
+  /// Of the first `rows` rows of a sequence's context, those in this rank's caches.
+  int64_t own_context(int64_t rows) const;
   /// The device's counters and rows of each slot.
   const DecodeSlots& device() const { return device_; }
   const Tensor& logits() const { return logits_; }      ///< accumulation type [S, V]

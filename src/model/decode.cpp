@@ -6,8 +6,10 @@
 
 #include "base/check.h"
 #include "core/host_values.h"
+#include "distributed/communicator.h"
 #include "kernels/elementwise.h"
 #include "kernels/sampling.h"
+#include "model/context_share.h"
 #include "model/perceiver_ar.h"
 
 namespace perceiver {
@@ -36,20 +38,24 @@ CachePass PerceiverAR::CacheUse::of(LayerCache layer, bool self) const {
   pass.decode = slots != nullptr;
   pass.slot = slot;
   if (!pass.decode) return pass;
-  pass.active = slots->active;
-  pass.row = self ? slots->latent_row : slots->context_row;
-  pass.count = self ? slots->latent_count : slots->context_count;
+  pass.active = self ? slots->active : context.active;
+  pass.row = self ? slots->latent_row : context.context_row;
+  pass.count = self ? slots->latent_count : context.context_count;
   return pass;
 }
 
-DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table) const {
+DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table,
+                                      Communicator* context_group) const {
   const int64_t layers = static_cast<int64_t>(self_.size()), blocks = static_cast<int64_t>(cross_.size());
   const bool rotary = config_.position_encoding == PositionEncoding::rotary;
   PERCEIVER_ASSERT(slots > 0 && latents > 0 && (blocks == 0 || context > 0) && (!by_table || rotary));
   DecodeCaches caches;
   caches.slots = slots;
   caches.latents = latents;
-  caches.context = blocks > 0 ? context : 0;
+  const bool shared = context_group != nullptr && context_group->size() > 1 && blocks > 0;
+  caches.context_group = shared ? context_group : nullptr;
+  const int64_t rows = shared ? shared_columns(context, 0, context_group->size()) : context;
+  caches.context = blocks > 0 ? rows : 0;
   const RotaryTables tables = rotary_tables();
   caches.self_rotary = tables.self;
   caches.cross_rotary = tables.cross;
@@ -58,10 +64,10 @@ DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t co
   caches.self_kv = Tensor::zeros(*context_, type_, {layers, slots, latents, 2 * config_.z_channels()});
   if (blocks == 0) return caches;
   if (by_table) {
-    caches.context_tokens = Tensor::zeros(*context_, DType::i32, {slots, context});
-    caches.context_positions = Tensor::zeros(*context_, DType::i32, {slots, context});
+    caches.context_tokens = Tensor::zeros(*context_, DType::i32, {slots, rows});
+    caches.context_positions = Tensor::zeros(*context_, DType::i32, {slots, rows});
   } else {
-    caches.context_kv = Tensor::zeros(*context_, type_, {blocks, slots, context, 2 * attention_width()});
+    caches.context_kv = Tensor::zeros(*context_, type_, {blocks, slots, rows, 2 * attention_width()});
   }
   if (by_table || (rotary && config_.vocabulary <= context)) caches.context_table = project_table();
   return caches;
@@ -86,6 +92,7 @@ Tensor PerceiverAR::project_table() const {
 void PerceiverAR::prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot,
                           const Tensor& logits) const {
   PERCEIVER_ASSERT(inputs.batch == 1 && logits.elements() == config_.vocabulary);
+  PERCEIVER_ASSERT(caches == nullptr || inputs.context_group == caches->context_group);
   Tape tape(*context_, false);
   if (caches != nullptr && caches->by_table()) {
     const Shape row{inputs.columns};
@@ -118,6 +125,24 @@ void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, c
                                       .capacity = 1});
 }
 
+DecodeSlots PerceiverAR::context_slots(Tape& tape, const DecodeCaches& caches,
+                                       const DecodeSlots& slots) const {
+  if (caches.context_group == nullptr) return slots;
+  DecodeSlots own = slots;
+  for (Tensor* field : {&own.active, &own.context_count, &own.context_row})
+    *field = Tensor::empty(*context_, DType::i32, {caches.slots});
+  kernels::share_slots(tape.launch(), {.slots = caches.slots,
+                                       .rank = caches.context_group->rank(),
+                                       .ranks = caches.context_group->size(),
+                                       .active = slots.active.as<int32_t>(),
+                                       .count = slots.context_count.as<int32_t>(),
+                                       .row = slots.context_row.as<int32_t>(),
+                                       .own_active = own.active.as<int32_t>(),
+                                       .own_count = own.context_count.as<int32_t>(),
+                                       .own_row = own.context_row.as<int32_t>()});
+  return own;
+}
+
 /// The step as separate operations.
 void PerceiverAR::decode_unfused(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
                                  const Tensor& logits) const {
@@ -130,12 +155,13 @@ void PerceiverAR::decode_unfused(Tape& tape, const DecodeCaches& caches, const D
   inputs.rotary_positions = slots.position;
   inputs.latent_rotary_positions = slots.query_position;
   inputs.latent_rows = slots.zeros;
+  inputs.context_group = caches.context_group;
   tape.set_batch_invariant();
+  const CacheUse use{caches, &slots, 0, context_slots(tape, caches, slots)};
   if (caches.by_table()) {
-    append_tokens(tape, caches, slots, slots.token, caches.context_tokens);
-    append_tokens(tape, caches, slots, slots.position, caches.context_positions);
+    append_tokens(tape, caches, use.context, slots.token, caches.context_tokens);
+    append_tokens(tape, caches, use.context, slots.position, caches.context_positions);
   }
-  const CacheUse use{caches, &slots, 0};
   write_logits(tape, trunk(tape, inputs, Recompute::none, &use), logits);
 }
 

@@ -7,10 +7,14 @@
 
 namespace perceiver {
 
+class Communicator;
+
 struct DecodeCaches {
-  int64_t slots = 0;      ///< S
-  int64_t latents = 0;    ///< R, capacity of a latent cache
-  int64_t context = 0;    ///< C, capacity of a context cache; 0: no cross-attention
+  int64_t slots = 0;    ///< S
+  int64_t latents = 0;  ///< R, capacity of a latent cache
+  int64_t context = 0;  ///< C, capacity of a context cache; 0: no cross-attention
+  /// The ranks that share the contexts (model/context_share.h); C is then each one's part. Null: none.
+  Communicator* context_group = nullptr;
   Tensor self_kv;         ///< T [layers, S, R, 2 Z]
   Tensor context_kv;      ///< T [cross blocks, S, C, 2 A]; none if the context is kept as tokens
   Tensor context_table;   ///< T [cross blocks, V, 2 A]: keys, not rotated, and values of each token (rotary)

@@ -123,6 +123,7 @@ bool PerceiverAR::has_fused_step(int64_t slots, int64_t latents, int64_t context
 
 std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& caches,
                                                          const DecodeSlots& slots) const {
+  if (caches.context_group != nullptr) return nullptr;  // one kernel cannot wait for other ranks
   auto fused_step = fused_arguments(caches.slots, caches.latents, caches.context);
   if (fused_step == nullptr) return nullptr;
   kernels::DecodeStep& k = fused_step->step;

@@ -6,7 +6,9 @@
 
 #include "base/check.h"
 #include "base/random.h"
+#include "distributed/communicator.h"
 #include "model/attention_backend.h"
+#include "model/context_share.h"
 
 namespace perceiver {
 namespace {
@@ -144,16 +146,26 @@ class InputBuilder {
 
   void build() {
     const bool subset = options_.training && config_.train_input_positions > 0;
-    in_.columns = subset ? std::min(config_.train_input_positions, batch_.length) : batch_.length;
+    columns_ = subset ? std::min(config_.train_input_positions, batch_.length) : batch_.length;
+    share_context();
     build_latents();
     if (config_.type == ModelType::perceiver_ar) build_context();
     build_dropout();
     const bool plain = fills_rows(batch_, in_.latents) && config_.latents_per_position == 1;
     in_.self.plain_causal = plain && !in_.self.key_mask;
-    in_.cross.plain_causal = plain && !in_.cross.key_mask && in_.columns == batch_.length;
+    in_.cross.plain_causal =
+        plain && !in_.cross.key_mask && in_.columns == batch_.length && in_.context_group == nullptr;
   }
 
  private:
+  void share_context() {
+    const Communicator* group = options_.context_group;
+    const bool shared = config_.type == ModelType::perceiver_ar && group != nullptr && group->size() > 1;
+    in_.context_group = shared ? options_.context_group : nullptr;
+    if (shared) rank_ = group->rank(), ranks_ = group->size();
+    in_.columns = shared_columns(columns_, 0, ranks_);
+  }
+
   void build_latents() {
     const int64_t unique = in_.latent_positions, copies = config_.latents_per_position, axes = config_.axes();
     Ints tokens, rows, targets, table_positions, rotary, limit, first;
@@ -196,19 +208,24 @@ class InputBuilder {
     Ints tokens(cells, 0), positions(cells * static_cast<size_t>(axes), 0), rotary(cells, 0), limit;
     limit.reserve(static_cast<size_t>(batch_.size * in_.latents));
     for (int64_t b = 0; b < batch_.size; ++b) {
-      const Ints kept = kept_columns(batch_, b, columns, options_.random);
-      for (size_t i = 0; i < kept.size(); ++i) {
-        const size_t cell = static_cast<size_t>(b * columns) + i;
-        tokens[cell] = batch_.tokens[b * batch_.length + kept[i]];
+      const Ints kept = kept_columns(batch_, b, columns_, options_.random);
+      // Over all columns: the tables are the same on every rank.
+      for (const int32_t column : kept)
+        in_.largest_position =
+            std::max<int64_t>(in_.largest_position, std::abs(position_of(config_, batch_, b, column, 0)));
+      for (auto i = static_cast<size_t>(rank_), cell = static_cast<size_t>(b * columns); i < kept.size();
+           i += static_cast<size_t>(ranks_), ++cell) {
+        const int32_t column = kept[i];
+        tokens[cell] = batch_.tokens[b * batch_.length + column];
         for (int64_t a = 0; a < axes; ++a)
-          positions[cell * static_cast<size_t>(axes) + a] = position_of(config_, batch_, b, kept[i], a);
-        rotary[cell] = position_of(config_, batch_, b, kept[i], 0);
-        in_.largest_position = std::max<int64_t>(in_.largest_position, std::abs(rotary[cell]));
+          positions[cell * static_cast<size_t>(axes) + a] = position_of(config_, batch_, b, column, a);
+        rotary[cell] = position_of(config_, batch_, b, column, 0);
       }
       for (int64_t u = 0; u < in_.latent_positions; ++u) {
         const int32_t step = in_.steps[b * in_.latent_positions + u];
-        const auto visible = std::upper_bound(kept.begin(), kept.end(), step) - kept.begin();
-        limit.insert(limit.end(), static_cast<size_t>(copies), static_cast<int32_t>(visible));
+        const int64_t visible = std::upper_bound(kept.begin(), kept.end(), step) - kept.begin();
+        limit.insert(limit.end(), static_cast<size_t>(copies),
+                     static_cast<int32_t>(shared_columns(visible, rank_, ranks_)));
       }
     }
     upload(context_, in_.tokens, tokens);
@@ -217,15 +234,25 @@ class InputBuilder {
     upload(context_, in_.cross.limit, limit);
   }
 
+  /// The mask of all columns is drawn, so that the same ones are dropped on any number of ranks.
+  std::vector<uint8_t> dropped_context() const {
+    const std::vector<uint8_t> all = drop_keys(RandomPurpose::context_dropout, config_.context_dropout,
+                                               in_.batch, columns_, options_.random);
+    if (ranks_ == 1) return all;
+    std::vector<uint8_t> mask(static_cast<size_t>(in_.batch * in_.columns), 0);
+    for (int64_t b = 0; b < in_.batch; ++b)
+      for (int64_t c = rank_; c < columns_; c += ranks_)
+        mask[b * in_.columns + c / ranks_] = all[b * columns_ + c];
+    return mask;
+  }
+
   void build_dropout() {
     if (!options_.training || config_.context_dropout <= 0) in_.cross.key_mask = {};
     if (!options_.training || config_.latent_dropout <= 0) in_.self.key_mask = {};
     in_.self.self_visible = false;
     if (!options_.training) return;
     if (config_.context_dropout > 0 && config_.type == ModelType::perceiver_ar)
-      upload(context_, in_.cross.key_mask,
-             drop_keys(RandomPurpose::context_dropout, config_.context_dropout, in_.batch, in_.columns,
-                       options_.random));
+      upload(context_, in_.cross.key_mask, dropped_context());
     if (config_.latent_dropout > 0) {
       upload(context_, in_.self.key_mask,
              drop_keys(RandomPurpose::latent_dropout, config_.latent_dropout, in_.batch, in_.latents,
@@ -239,6 +266,8 @@ class InputBuilder {
   const Batch& batch_;
   const PassOptions& options_;
   ModelInputs& in_;
+  int64_t columns_ = 0;           ///< of all ranks' context together
+  int64_t rank_ = 0, ranks_ = 1;  ///< that share it
 };
 
 }  // namespace

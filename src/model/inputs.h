@@ -10,15 +10,21 @@
 
 namespace perceiver {
 
+class Communicator;
+
 /// Options of a pass of the model over a batch.
 struct PassOptions {
   int64_t latents = 0;    ///< M of this pass; 0: as configured
   bool training = false;  ///< dropout, context and latent dropout, train_input_positions
   RandomKey random;       ///< of this pass
+  /// The ranks that share the context of every example; null: none. Each passes the same batch and computes
+  /// with its part of the columns. The group must outlive the inputs.
+  Communicator* context_group = nullptr;
 };
 
-/// Device tensors of one pass. B examples, C context columns (the row's length, or train_input_positions), U
-/// = M / K latent positions, M latents, A axes.
+/// Device tensors of one pass. B examples, C context columns (the row's length, or train_input_positions; of
+/// a shared context, what rank 0 has of them, the most: model/context_share.h), U = M / K latent positions, M
+/// latents, A axes.
 struct ModelInputs {
   int64_t batch = 0, columns = 0, latents = 0, latent_positions = 0;
 
@@ -33,6 +39,8 @@ struct ModelInputs {
   Tensor targets;                  ///< i32 [B * U], 0 where there is nothing to predict
 
   ops::AttentionMask cross, self;
+
+  Communicator* context_group = nullptr;  ///< as in PassOptions; null if it is of one rank
 
   std::vector<int32_t> steps;     ///< host [B, U]: s(b, u), -1 where invalid
   int64_t target_count = 0;       ///< targets that are not PAD

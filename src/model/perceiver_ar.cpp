@@ -72,6 +72,12 @@ void PerceiverAR::declare() {
     parameters_.declare(position_embeddings_[axis], "position_embedding." + std::to_string(axis) + ".weight",
                         {sizes[axis], e}, position_initialization(config_, sizes[axis]));
 
+  if (perceiver) {  // the projection of tables reads them
+    parameters_.keep_unrounded(token_embedding_);
+    for (size_t axis = 0; axis < sizes.size() && stored; ++axis)
+      parameters_.keep_unrounded(position_embeddings_[axis]);
+  }
+
   if (config_.query_style == QueryStyle::learned) {
     const int64_t rows = config_.shared_learned_query ? 1 : config_.latents / config_.latents_per_position;
     parameters_.declare(learned_query_, "query.learned", {rows, z},
@@ -253,6 +259,8 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
   if (!cross_.empty()) context = context_of(tape, inputs, caches);
   const auto read_context = [&](size_t block) {
     BlockPass pass = cross_pass;
+    // The first reader of the context has no other below it.
+    pass.key_shards = {.group = inputs.context_group, .replicates_d_q = block > 0};
     CachePass cache;
     if (caches != nullptr) {
       cache = caches->of(caches->caches.cross(static_cast<int64_t>(block)), false);

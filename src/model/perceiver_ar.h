@@ -28,6 +28,10 @@ class PerceiverAR {
   ParameterStore& parameters() { return parameters_; }
   const ParameterStore& parameters() const { return parameters_; }
 
+  /// Elements of the flat parameter buffers where the parameters of each self block begin, and of what
+  /// follows the last.
+  const std::vector<int64_t>& self_begin() const { return self_begin_; }
+
   /// Changes how later passes project the context, not what they compute.
   void set_context_projection(ContextProjection how) { config_.context_projection = how; }
 
@@ -58,11 +62,13 @@ class PerceiverAR {
 
   /// KV caches of `slots` sequences, with ring buffers of `latents` and `context` rows; see DecodeCaches.
   /// `by_table` (rotary models) keeps the context as tokens. Contents are unspecified, except for the table,
-  /// which is computed from the present weights.
-  DecodeCaches make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
+  /// which is computed from the present weights. The ranks of `context_group` share the context's rows, and
+  /// make the same calls of `prefill` and `decode` with these caches.
+  DecodeCaches make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table,
+                           Communicator* context_group = nullptr) const;
   /// A pass over one sequence (`inputs` of one example); `logits` [1, V] gets those of its last latent
   /// position. Unless `caches` is null, the keys and values of all its latents and its context become the
-  /// first rows of `slot`'s caches.
+  /// first rows of `slot`'s caches. The context is shared by the ranks of the caches, if any.
   void prefill(const ModelInputs& inputs, const DecodeCaches* caches, int64_t slot,
                const Tensor& logits) const;
   /// One more token of each active slot, after what the caches hold: appends its keys and values to the
@@ -86,6 +92,7 @@ class PerceiverAR {
     const DecodeCaches& caches;
     const DecodeSlots* slots;  ///< null: prefill of `slot`
     int64_t slot;
+    DecodeSlots context = {};  ///< decode: where the context is concerned, this rank's part of `slots`
     CachePass of(LayerCache layer, bool self) const;
   };
 
@@ -105,6 +112,8 @@ class PerceiverAR {
   Tensor project_table() const;
   /// The fused step's arguments without caches and slots; null for models that have none.
   std::shared_ptr<FusedStep> fused_arguments(int64_t slots, int64_t latents, int64_t context) const;
+  /// The slots as they are in this rank's part of the contexts.
+  DecodeSlots context_slots(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots) const;
   void decode_unfused(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
                       const Tensor& logits) const;
   /// logits (accumulation type) = Linear_out(z) for few rows of z, batch-invariant.

@@ -120,6 +120,8 @@ void CrossBlock::declare(ParameterStore& store, const std::string& name, const M
   declare_norm(store, norm_kv_, name + ".norm_kv", e);
   declare_linear(store, q_, name + ".attention.q", z, width_);
   declare_packed_linear(store, kv_, name + ".attention", {"k", "v"}, e, width_);
+  for (const Variable* read : {&norm_kv_.scale, &norm_kv_.offset, &kv_.weight, &kv_.bias})
+    store.keep_unrounded(*read);  // by the projection of tables
   declare_linear(store, out_, name + ".attention.out", width_, z);
   declare_norm(store, norm_mlp_, name + ".norm_mlp", z);
   mlp_.declare(store, name + ".mlp", z, config.cross_widening, config.activation);
@@ -156,17 +158,18 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
   const Variable kv = keys_and_values(tape, context, pass, q.value.dtype());
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, kv, 0);
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
-  const Variable attended = ops::attention(tape,
-                                           {.q = q,
-                                            .kv = kv,
-                                            .q_column = 0,
-                                            .k_column = 0,
-                                            .v_column = width_,
-                                            .batch = pass.batch,
-                                            .heads = heads_,
-                                            .head_dim = head_dim,
-                                            .backend = pass.attention},
-                                           pass.mask);
+  const ops::AttentionInputs inputs{.q = q,
+                                    .kv = kv,
+                                    .q_column = 0,
+                                    .k_column = 0,
+                                    .v_column = width_,
+                                    .batch = pass.batch,
+                                    .heads = heads_,
+                                    .head_dim = head_dim,
+                                    .backend = pass.attention};
+  const Variable attended = pass.key_shards.group == nullptr
+                                ? ops::attention(tape, inputs, pass.mask)
+                                : ops::sharded_attention(tape, inputs, pass.mask, pass.key_shards);
   return ops::linear(tape, attended, out_);
 }
 
@@ -176,7 +179,7 @@ Variable CrossBlock::attend_decoding(Tape& tape, const Variable& q, const Contex
   const int64_t head_dim = width_ / heads_;
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
   if (pass.cache->layer.kv) write_cache(tape, *pass.cache, new_rows(tape, context, pass, q.value.dtype()), 0);
-  return attend_cache(tape, *pass.cache, q, heads_, head_dim, pass.rotary);
+  return attend_cache(tape, *pass.cache, q, heads_, head_dim, pass.rotary, pass.key_shards.group);
 }
 
 /// Keys, rotated, and values of the slots' new tokens.

@@ -28,6 +28,7 @@ struct BlockPass {
   Recompute recompute = Recompute::none;
   AttentionBackend attention = AttentionBackend::automatic;
   const CachePass* cache = nullptr;  ///< generation: the KV cache
+  ops::KeyShards key_shards = {};    ///< cross blocks: the ranks that share the context
 };
 
 /// Linear, activation, linear (docs/model.md, "Forward"); its dropout belongs to the residual addition.

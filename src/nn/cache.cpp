@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "kernels/attention.h"
 #include "kernels/sampling.h"
+#include "ops/attention_parts.h"
 
 namespace perceiver {
 
@@ -31,7 +32,7 @@ void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t c
 }
 
 Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int64_t heads, int64_t head_dim,
-                      const ops::RotaryTable& rotary) {
+                      const ops::RotaryTable& rotary, Communicator* group) {
   const LayerCache& layer = pass.layer;
   const int64_t rows = q.shape()[0], slots = pass.count.elements();
   const Variable out = tape.result(q.value.dtype(), {rows, heads * head_dim});
@@ -58,7 +59,16 @@ Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int6
     k.bands = rotary.bands;
     k.rotary_heads = rotary.heads;
   }
-  kernels::cache_attention(tape.launch(), k);
+  if (group == nullptr) {
+    kernels::cache_attention(tape.launch(), k);
+    return out;
+  }
+  const Tensor lse = Tensor::empty(tape.context(), accumulation_type(k.type), {slots, heads, k.queries});
+  ops::join_parts(tape, *group, out.value, lse, [&](void* own_out, void* own_lse) {
+    k.out = own_out;
+    k.lse = own_lse;
+    kernels::cache_attention(tape.launch(), k);
+  });
   return out;
 }
 

@@ -32,8 +32,9 @@ struct CachePass {
 /// Writes the columns of `x` from `column` on, keys and values of new rows, to the cache.
 void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t column);
 
-/// Attention of the rows of `q` [slots * queries, heads * head_dim ...] to the cache, by rows or by table.
+/// Attention of the rows of `q` [slots * queries, heads * head_dim ...] to the cache, by rows or by table;
+/// with a `group`, to the caches of all of its ranks.
 Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int64_t heads, int64_t head_dim,
-                      const ops::RotaryTable& rotary);
+                      const ops::RotaryTable& rotary, Communicator* group = nullptr);
 
 }  // namespace perceiver

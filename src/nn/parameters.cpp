@@ -105,8 +105,47 @@ Variable ParameterStore::unrounded(const Variable& parameter) const {
   if (!rounded_) return parameter;
   const auto bytes =
       static_cast<std::byte*>(parameter.value.data()) - static_cast<std::byte*>(rounded_.data());
-  return {values_.view(bytes / static_cast<int64_t>(size_of(rounded_.dtype())), parameter.shape()),
+  return {unrounded_values(bytes / static_cast<int64_t>(size_of(rounded_.dtype())), parameter.shape()),
           parameter.gradient};
+}
+
+Tensor ParameterStore::unrounded_values(int64_t offset, const Shape& shape) const {
+  if (values_) return values_.view(offset, shape);
+  const auto part = std::find_if(parts_.begin(), parts_.end(), [&](const ValuePart& each) {
+    return each.begin <= offset && offset + shape.elements() <= each.begin + each.values.elements();
+  });
+  PERCEIVER_ASSERT(part != parts_.end());
+  return part->values.view(offset - part->begin, shape);
+}
+
+void ParameterStore::keep_unrounded(const Variable& target) {
+  const auto found = std::find_if(declarations_.begin(), declarations_.end(),
+                                  [&](const Declaration& each) { return each.target == &target; });
+  PERCEIVER_ASSERT(found != declarations_.end());
+  found->unrounded = true;
+}
+
+std::vector<ParameterStore::Declared> ParameterStore::declared() const {
+  std::vector<Declared> all;
+  for (const Declaration& each : declarations_) {
+    if (!all.empty()) all.back().end = each.offset;
+    all.push_back({each.offset, size_, each.unrounded});
+  }
+  return all;
+}
+
+void ParameterStore::replace_values(std::vector<ValuePart> parts) {
+  PERCEIVER_ASSERT(rounded_);
+  values_ = {};
+  parts_ = std::move(parts);
+}
+
+void ParameterStore::place_gradients(int64_t begin, const Tensor& storage) {
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Declaration& each = declarations_[i];
+    if (each.offset < begin || each.offset >= begin + storage.elements()) continue;
+    slots_[i]->tensor = storage.view(each.offset - begin, each.shape);
+  }
 }
 
 void ParameterStore::publish() const {
@@ -134,10 +173,11 @@ void ParameterStore::start_gradients() {
   for (const auto& slot : slots_) slot->written = false;
 }
 
-void ParameterStore::finish_gradients() {
-  for (const auto& slot : slots_) {
-    if (!slot->written) slot->tensor.fill_zero();
-    slot->written = true;
+void ParameterStore::finish_gradients(int64_t first) {
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (declarations_[i].offset < first) continue;
+    if (!slots_[i]->written) slots_[i]->tensor.fill_zero();
+    slots_[i]->written = true;
   }
 }
 

@@ -48,6 +48,9 @@ class ParameterStore {
   void declare_packed(Variable& target, const std::vector<std::string>& names, Shape each,
                       Initialization initialization);
 
+  /// Declares that passes read the unrounded values of a declared parameter too (`unrounded`).
+  void keep_unrounded(const Variable& target);
+
   /// Allocates values (master weights) and gradients of everything declared, in the accumulation type of
   /// `type`, and if `type` is bf16 the rounded copy that operations read instead. Values are unspecified.
   void allocate(DeviceContext& context, DType type);
@@ -62,24 +65,52 @@ class ParameterStore {
   /// The flat buffers' elements of all parameters declared so far, with padding.
   int64_t size() const { return size_; }
   const std::vector<ParameterInfo>& infos() const { return infos_; }
-  int64_t count() const;                                  ///< elements of all parameters
-  const Tensor& values() const { return values_; }        ///< flat, with zero padding between parameters
-  const Tensor& gradients() const { return gradients_; }  ///< flat, likewise
+  int64_t count() const;  ///< elements of all parameters
+  /// Flat, with zero padding between parameters; none once `replace_values` was called.
+  const Tensor& values() const { return values_; }
+  /// Flat, likewise; none once `release_gradients` was called.
+  const Tensor& gradients() const { return gradients_; }
+  /// What operations read: the rounded copy, or the values.
+  const Tensor& read_values() const { return rounded_ ? rounded_ : values_; }
   Tensor value(const ParameterInfo& info) const { return values_.view(info.offset, info.shape); }
   Tensor gradient(const ParameterInfo& info) const { return gradients_.view(info.offset, info.shape); }
   /// Null if there is none of that name.
   const ParameterInfo* find(const std::string& name) const;
 
+  /// Parameters that were declared together: they are adjacent, and a gradient of theirs is one tensor.
+  struct Declared {
+    int64_t begin, end;  ///< elements of the flat buffers; `end`: where the next one begins
+    bool unrounded;      ///< keep_unrounded
+  };
+  std::vector<Declared> declared() const;
+
+  /// Part of the unrounded values, kept elsewhere.
+  struct ValuePart {
+    int64_t begin;
+    Tensor values;
+  };
+  /// Frees the flat values of a model that has a rounded copy. From then on `unrounded` reads from `parts`,
+  /// which must contain each parameter of `keep_unrounded` in one piece; rounding new values is up to the
+  /// caller.
+  void replace_values(std::vector<ValuePart> parts);
+  /// Frees the flat gradients; `place_gradients` must give each parameter another place.
+  void release_gradients() { gradients_ = {}; }
+  /// Moves the gradients of whole declarations in [begin, begin + storage.elements()) to `storage`.
+  void place_gradients(int64_t begin, const Tensor& storage);
+
   /// The next backward overwrites all gradients.
   void start_gradients();
-  /// Zeroes the gradients of parameters that no operation wrote since `start_gradients`.
-  void finish_gradients();
+  /// Zeroes the gradients of parameters from element `first` on that no operation wrote since
+  /// `start_gradients`.
+  void finish_gradients(int64_t first = 0);
 
  private:
+  Tensor unrounded_values(int64_t offset, const Shape& shape) const;
   struct Declaration {
     Variable* target;
     Shape shape;
     int64_t offset;
+    bool unrounded = false;
   };
 
   std::vector<ParameterInfo> infos_;
@@ -88,6 +119,7 @@ class ParameterStore {
   int64_t size_ = 0;
   const DeviceContext* context_ = nullptr;
   Tensor values_, gradients_, rounded_;  ///< `rounded_`: only for bf16
+  std::vector<ValuePart> parts_;         ///< instead of `values_`
 };
 
 }  // namespace perceiver

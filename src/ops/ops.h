@@ -13,6 +13,10 @@
 #include "kernels/norm.h"
 #include "perceiver/config.h"
 
+namespace perceiver {
+class Communicator;
+}
+
 namespace perceiver::ops {
 
 /// One term of a sum of table rows: row r takes table[ids[r * stride + column]].
@@ -131,6 +135,20 @@ kernels::AttentionKernel attention_kernel(AttentionBackend backend);
 
 /// [batch * queries, heads * head_dim].
 Variable attention(Tape& tape, const AttentionInputs& inputs, const AttentionMask& mask);
+
+/// The ranks that share the keys of an attention: each has all queries, and keys of its own.
+struct KeyShards {
+  Communicator* group = nullptr;  ///< null: this rank has all keys
+  /// Whether backward replicates the gradient of the queries by an all-reduce, as a sharded attention below
+  /// needs it, or leaves each rank the share that comes from its own keys.
+  bool replicates_d_q = false;
+};
+
+/// attention() over the keys of all ranks together; in.kv and the mask's keys are this rank's. The result is
+/// the same bits on every rank. Gradients are shares: their sums over the ranks are the gradients
+/// (sharded_attention.cpp).
+Variable sharded_attention(Tape& tape, const AttentionInputs& inputs, const AttentionMask& mask,
+                           const KeyShards& shards);
 
 struct LossOptions {
   double label_smoothing = 0;

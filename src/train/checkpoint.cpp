@@ -39,21 +39,24 @@ FileRecord write_tensors(const AtomicFolder& folder, const char* name, const Saf
 FileRecord write_model(const AtomicFolder& folder, const char* name, const PerceiverAR& model,
                        const ModelMetadata& metadata, const Tensor& flat) {
   SafetensorsWriter writer;
-  const Tensor host = flat.on_host();
-  add_model(writer, model, metadata, host);
+  add_model(writer, model, metadata, flat);
   return write_tensors(folder, name, writer);
 }
 
-FileRecord write_optimizer(const AtomicFolder& folder, const Learner& learner) {
+FileRecord write_optimizer(const AtomicFolder& folder, const std::vector<NamedTensor>& tensors) {
   SafetensorsWriter writer;
   writer.set_metadata("format", kOptimizerFormat);
-  std::vector<NamedTensor> tensors = learner.optimizer_state();
-  for (NamedTensor& each : tensors) {
-    each.tensor = each.tensor.on_host();
+  for (const NamedTensor& each : tensors)
     writer.add(each.name, each.tensor.dtype() == DType::f64 ? "F64" : "F32", each.tensor.shape().vector(),
                {static_cast<const std::byte*>(each.tensor.data()), each.tensor.bytes()});
-  }
   return write_tensors(folder, optimizer_file_name, writer);
+}
+
+/// What the ranks that do not write contribute, in the order in which rank 0 asks for it.
+void send_parts(const Learner& learner) {
+  learner.collect_values();
+  learner.collect_average();
+  learner.collect_optimizer_state();
 }
 
 template <typename... Args>
@@ -86,23 +89,26 @@ void verify_file(const fs::path& path, const FileRecord& record) {
     throw_damage("{}: its checksum differs from that in {}", path.string(), state_file_name);
 }
 
-void load_average(const fs::path& path, const PerceiverAR& model, const Tensor& average) {
-  const SafetensorsFile file = SafetensorsFile::open(path);
-  for (const ParameterInfo& info : model.parameters().infos())
-    read_tensor(file, info.name, info.shape, average.view(info.offset, info.shape));
+/// Reads tensors of `file`, which must live as long.
+Learner::ReadTensor reader(const SafetensorsFile& file) {
+  return [&file](const std::string& name, const Shape& shape, const Tensor& target) {
+    read_tensor(file, name, shape, target);
+  };
 }
 
 }  // namespace
 
 void write_checkpoint(const fs::path& folder, const CheckpointState& state, const PerceiverAR& model,
-                      const Learner& learner, const DataDescription& data) {
+                      const Learner& learner, const DataDescription& data, bool leads) {
+  if (!leads) return send_parts(learner);
   AtomicFolder target(folder);
   const ModelMetadata metadata = metadata_of(state, model, data);
   std::map<std::string, FileRecord> files;
-  files[model_file_name] = write_model(target, model_file_name, model, metadata, model.parameters().values());
-  if (learner.average())
-    files[average_file_name] = write_model(target, average_file_name, model, metadata, learner.average());
-  files[optimizer_file_name] = write_optimizer(target, learner);
+  files[model_file_name] = write_model(target, model_file_name, model, metadata, learner.collect_values());
+  if (learner.averages())
+    files[average_file_name] =
+        write_model(target, average_file_name, model, metadata, learner.collect_average());
+  files[optimizer_file_name] = write_optimizer(target, learner.collect_optimizer_state());
   target.write_file(state_file_name, state_to_json(state, files));
   target.commit();
 }
@@ -126,13 +132,18 @@ CheckpointState verify_checkpoint(const fs::path& folder) {
   return std::move(parsed.state);
 }
 
-void load_checkpoint(const fs::path& folder, PerceiverAR& model, Learner& learner) {
-  const CheckpointState state = read_checkpoint_state(folder);
+void load_checkpoint_weights(const fs::path& folder, PerceiverAR& model) {
   read_parameters(SafetensorsFile::open(folder / model_file_name), model);
-  const SafetensorsFile file = SafetensorsFile::open(folder / optimizer_file_name);
-  for (const NamedTensor& each : learner.optimizer_state())
-    read_tensor(file, each.name, each.tensor.shape(), each.tensor);
-  if (learner.average()) load_average(folder / average_file_name, model, learner.average());
+}
+
+void load_checkpoint_state(const fs::path& folder, Learner& learner) {
+  const CheckpointState state = read_checkpoint_state(folder);
+  const SafetensorsFile optimizer = SafetensorsFile::open(folder / optimizer_file_name);
+  learner.load_optimizer_state(reader(optimizer));
+  if (learner.averages()) {
+    const SafetensorsFile average = SafetensorsFile::open(folder / average_file_name);
+    learner.load_average(reader(average));
+  }
   learner.set_updates(state.updates);
 }
 

@@ -22,9 +22,11 @@ struct DataDescription {
 };
 
 /// Writes a checkpoint folder under a temporary name, syncs it and renames it, replacing a checkpoint of that
-/// name. On any failure nothing has changed.
+/// name. On any failure nothing has changed. Collective: rank 0 (`leads`) writes, the others send their
+/// parts; the files do not depend on the number of ranks.
 void write_checkpoint(const std::filesystem::path& folder, const CheckpointState& state,
-                      const PerceiverAR& model, const Learner& learner, const DataDescription& data);
+                      const PerceiverAR& model, const Learner& learner, const DataDescription& data,
+                      bool leads = true);
 
 /// Reads only state.json. Throws as state_from_json does, and CheckpointDamage if the file is missing.
 CheckpointState read_checkpoint_state(const std::filesystem::path& folder);
@@ -33,8 +35,9 @@ CheckpointState read_checkpoint_state(const std::filesystem::path& folder);
 /// another Error if that cannot be determined.
 CheckpointState verify_checkpoint(const std::filesystem::path& folder);
 
-/// Fills model and learner from a checkpoint that passed verify_checkpoint and was made with the same model
-/// and optimizer.
-void load_checkpoint(const std::filesystem::path& folder, PerceiverAR& model, Learner& learner);
+/// Fills a model, before its learner is made, and then the learner from a checkpoint that passed
+/// verify_checkpoint and was made with the same model and optimizer, on any number of ranks.
+void load_checkpoint_weights(const std::filesystem::path& folder, PerceiverAR& model);
+void load_checkpoint_state(const std::filesystem::path& folder, Learner& learner);
 
 }  // namespace perceiver

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "data/batches/loader.h"
+#include "train/connect_ranks.h"
 #include "train/initialize.h"
 #include "train/open_run.h"
 #include "train/progress.h"
@@ -20,8 +21,7 @@ constexpr double kSeconds = 3;
 class Steps {
  public:
   Steps(const Config& config, const Dataset& data, Learner& learner)
-      : loader_(data, Split::train, config.model, config.train.batch, config.train.seed, 0),
-        learner_(learner) {}
+      : loader_(data, Split::train, config.model, learner.share(), config.train.seed, 0), learner_(learner) {}
 
   void finish_one() {
     while (learner_.in_flight() < learner_.capacity()) {
@@ -38,14 +38,18 @@ class Steps {
   int64_t started_ = 0;
 };
 
-DryRun measure(Steps& steps) {
+/// Every rank makes as many steps, so rank 0 says when it is enough.
+DryRun measure(Steps& steps, World* world) {
   for (int64_t i = 0; i < kWarmUp; ++i) steps.finish_one();
   DryRun measured;
   const Stopwatch watch;
-  do {
+  bool more = true;
+  while (more) {
     steps.finish_one();
     ++measured.steps;
-  } while (measured.steps < kMostSteps && watch.seconds() < kSeconds);
+    more = measured.steps < kMostSteps && watch.seconds() < kSeconds;
+    if (world != nullptr) more = world->from_leader(more ? "more" : "", "a dry run") == "more";
+  }
   measured.seconds_per_step = watch.seconds() / static_cast<double>(measured.steps);
   return measured;
 }
@@ -58,19 +62,22 @@ std::string seconds_text(double seconds) {
 }  // namespace
 
 DryRun dry_run(const Config& given, const std::filesystem::path& folder,
-               const std::function<void(const RunHeader&)>& report) {
+               const std::function<void(const RunHeader&)>& report, World* world) {
   Config config = resolved(given);
   require_no_run(folder);
-  const std::shared_ptr<DeviceContext> context = open_device(config);
+  const std::shared_ptr<DeviceContext> context = open_device(config, world);
   const std::unique_ptr<Dataset> data = open_fitting(config);
   const int64_t before = resident_bytes();
   const std::unique_ptr<PerceiverAR> model = make_model(config, context);
   model->parameters().initialize(config.train.seed);
   load_initial_weights(config.train, *data, *model);  // throws for what does not fit
-  Learner learner(config, *model);
-  report(make_header(config, *data, record_of(*data), *model, learner, before));
+  const LearnerRanks ranks = connect_ranks(world, config, *context);
+  Learner learner(config, *model, ranks);
+  RunHeader header = make_header(config, *data, record_of(*data), *model, learner, before);
+  if (ranks.all) header.ranks = ranks.all->size(), header.communicator = ranks.all->name();
+  report(header);
   Steps steps(config, *data, learner);
-  DryRun measured = measure(steps);
+  DryRun measured = measure(steps, world);
   measured.device_bytes = context->statistics().peak_bytes;
   measured.process_bytes = peak_resident_bytes();
   return measured;

@@ -16,9 +16,10 @@ struct DryRun {
 
 /// Opens data, device and model as a run would and hands its header to `report`; then trains for a few
 /// seconds on the run's own batches and measures. Throws `user` for what would stop the run at its start, a
-/// `folder` that already holds one included, and `failure` if the memory is not enough.
+/// `folder` that already holds one included, and `failure` if the memory is not enough. With several ranks
+/// each calls it, and measures itself.
 DryRun dry_run(const Config& config, const std::filesystem::path& folder,
-               const std::function<void(const RunHeader&)>& report);
+               const std::function<void(const RunHeader&)>& report, World* world = nullptr);
 
 /// "42 ms a step (mean of 20): 2970 steps take 2:05", and what ends the run sooner.
 std::string duration_line(const DryRun& measured, const Config& config);

@@ -94,6 +94,8 @@ ordered_json environment_stamp(const RunContext& run, const PerceiverAR& model) 
                      {"device", device.name()}};
   if (device.is_cuda()) stamp["driver"] = or_unknown(value_in("/proc/driver/nvidia/version", "NVRM version"));
   stamp["threads"] = device.threads();
+  stamp["ranks"] = run.ranks;
+  if (!run.communicator.empty()) stamp["communicator"] = run.communicator;
   stamp["precision"] = name_of(model.type());
   stamp["command"] = run.command;
   stamp["folder"] = working_folder();

@@ -17,6 +17,8 @@ struct RunContext {
   std::vector<std::string> command;  ///< as started; empty: unknown
   uint64_t seed = 0;                 ///< train.seed
   DataRecord data;
+  int ranks = 1;
+  std::string communicator = {};  ///< that connects them; empty: one rank
 };
 
 /// {"started" (UTC, ISO 8601), "step", "version", "commit", "compiler", "host", "system", "kernel",

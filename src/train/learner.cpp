@@ -1,6 +1,7 @@
 #include "train/learner.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "data/batches/rows.h"
 #include "kernels/elementwise.h"
 #include "kernels/optimizer.h"
+#include "kernels/ranks.h"
 #include "model/attention_backend.h"
 #include "train/schedule.h"
 
@@ -19,13 +21,12 @@ namespace {
 
 constexpr int64_t kStepsInFlight = 4;  // on a GPU
 constexpr size_t kTotalsBytes = 5 * sizeof(double);
+constexpr size_t kSharedBytes = 5 * sizeof(double);
 // The host writes the scalars before this field, the device the rest.
 constexpr size_t kHostScalars = offsetof(kernels::StepScalars, update);
 
-Tensor copy_of(DeviceContext& context, const Tensor& source) {
-  Tensor copy = Tensor::empty(context, source.dtype(), source.shape());
-  copy.copy_from(source);
-  return copy;
+int64_t inputs_of(const Batch& batch) {
+  return std::accumulate(batch.lengths.begin(), batch.lengths.end(), int64_t{0});
 }
 
 }  // namespace
@@ -42,20 +43,34 @@ double LossSums::mean(double sum) const {
   return targets > 0 ? sum / static_cast<double>(targets) : std::numeric_limits<double>::quiet_NaN();
 }
 
-Learner::Learner(const Config& config, PerceiverAR& model)
+Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& ranks)
     : config_(config),
       model_(model),
-      optimizer_(make_optimizer(config.optimizer, model.context(), model.parameters())),
+      ranks_(ranks),
       recordings_(static_cast<size_t>(config.train.micro_batches)),
       slots_(model.context().is_cuda() ? kStepsInFlight : 1),
       totals_(Tensor::zeros(model.context(), DType::f64, {5})),
-      squared_norm_(Tensor::zeros(model.context(), DType::f64, {1})),
       scalars_(Tensor::zeros(model.context(), DType::u8, {sizeof(kernels::StepScalars)})) {
   check_attention_backend(model.config(), model.context(), model.type());
+  DeviceContext& context = model.context();
+  if (!ranks_.all) ranks_.share = share_of(config.train.batch, config.train.micro_batches);
+  if (ranks_.all) {
+    const Sharding shard = divides(config.optimizer.type) ? config.train.shard : Sharding::none;
+    exchange_ = std::make_unique<GradientExchange>(model, ranks_.all, shard, ranks_.bucket_elements);
+    shared_ = Tensor::zeros(context, DType::f64, {kShared});
+    all_totals_ = Tensor::zeros(context, DType::f64, {kTotals});
+  }
+  slices_ = exchange_ ? exchange_->slices() : std::vector{whole_slice(model.parameters())};
+  const int64_t elements = exchange_ ? exchange_->partition().state_elements : model.parameters().size();
+  optimizer_ = make_optimizer(config.optimizer, context, model.parameters(), slices_, elements);
+  squared_norms_ = Tensor::zeros(context, DType::f64, {static_cast<int64_t>(slices_.size())});
   for (Slot& slot : slots_)
-    slot.mailbox = model.context().new_mailbox(kTotalsBytes + sizeof(kernels::StepScalars));
-  if (model.context().is_cuda() && config.train.cuda_graph) arena_ = model.context().new_arena();
-  if (config.train.ema_decay > 0) average_ = copy_of(model.context(), model.parameters().values());
+    slot.mailbox = context.new_mailbox(kTotalsBytes + sizeof(kernels::StepScalars) + kSharedBytes);
+  const bool records = !ranks_.all || ranks_.all->recordable();
+  if (context.is_cuda() && config.train.cuda_graph && records) arena_ = context.new_arena();
+  if (config.train.ema_decay == 0) return;
+  average_ = Tensor::zeros(context, slices_[0].values.dtype(), {elements});
+  for (size_t i = 0; i < slices_.size(); ++i) average_of(i).copy_from(slices_[i].values);
 }
 
 void Learner::set_updates(int64_t updates) {
@@ -70,16 +85,19 @@ StepReport Learner::step(int64_t step, const Batch& batch) {
   return finish();
 }
 
-void Learner::start(int64_t step, const Batch& batch) {
+void Learner::start(int64_t step, const Batch& batch, const StepSignals& signals) {
   PERCEIVER_ASSERT(in_flight_ < capacity());
   Slot& slot = slots_[static_cast<size_t>(next_)];
   slot.step = step;
   slot.batch = batch;
   slot.learning_rate = learning_rate(config_, step);
-  write_scalars(step, batch, slot.learning_rate);
+  write_scalars(step, batch, slot.learning_rate, signals);
+  const World::Wait wait(ranks_.world, fmt::format("step {}", step + 1));
   enqueue(step, batch);
-  slot.mailbox->post(0, totals_.data(), kTotalsBytes);
+  slot.mailbox->post(0, (exchange_ ? all_totals_ : totals_).data(), kTotalsBytes);
   slot.mailbox->post(kTotalsBytes, scalars_.data(), sizeof(kernels::StepScalars));
+  if (exchange_)
+    slot.mailbox->post(kTotalsBytes + sizeof(kernels::StepScalars), shared_.data(), kSharedBytes);
   slot.mailbox->seal();
   next_ = (next_ + 1) % capacity();
   ++in_flight_;
@@ -90,14 +108,19 @@ StepReport Learner::finish() {
   const Slot& slot = slots_[static_cast<size_t>((next_ + capacity() - in_flight_) % capacity())];
   double totals[5];
   kernels::StepScalars scalars{};
+  const World::Wait wait(ranks_.world, fmt::format("step {}", slot.step + 1));
   const std::byte* content = slot.mailbox->wait();
   std::memcpy(totals, content, kTotalsBytes);
   std::memcpy(&scalars, content + kTotalsBytes, sizeof scalars);
+  double shared[kShared] = {};
+  if (exchange_) std::memcpy(shared, content + kTotalsBytes + sizeof scalars, kSharedBytes);
   --in_flight_;
   updates_ = static_cast<int64_t>(scalars.update);
+  for (double& total : totals) total /= sharing();
   StepReport report;
   report.sums = {totals[0], totals[1], totals[2], totals[3], static_cast<int64_t>(totals[4])};
-  report.inputs = std::accumulate(slot.batch.lengths.begin(), slot.batch.lengths.end(), int64_t{0});
+  report.signals = {shared[2], shared[3], shared[4]};
+  report.inputs = exchange_ ? static_cast<int64_t>(shared[1] / sharing()) : inputs_of(slot.batch);
   report.gradient_norm = scalars.gradient_norm;
   report.learning_rate = slot.learning_rate;
   report.finite = scalars.finite != 0;
@@ -105,7 +128,8 @@ StepReport Learner::finish() {
   return report;
 }
 
-void Learner::write_scalars(int64_t step, const Batch& batch, double learning_rate) {
+void Learner::write_scalars(int64_t step, const Batch& batch, double learning_rate,
+                            const StepSignals& signals) {
   kernels::StepScalars host{};
   const int64_t targets = count_targets(config_.model, batch, 0);
   const bool mean = config_.loss.reduction == Reduction::mean;
@@ -113,15 +137,20 @@ void Learner::write_scalars(int64_t step, const Batch& batch, double learning_ra
   host.loss_scale = mean ? 1 / static_cast<double>(std::max<int64_t>(1, targets)) : 1;
   host.learning_rate = learning_rate;
   scalars_.view(0, {kHostScalars}).copy_from_host(std::as_bytes(std::span(&host, 1)).first(kHostScalars));
+  if (!exchange_) return;
+  const std::array<double, kShared> shared{static_cast<double>(targets),
+                                           static_cast<double>(inputs_of(batch)), signals.stop, signals.time,
+                                           signals.save};
+  shared_.copy_from_host(std::as_bytes(std::span(shared)));
 }
 
-PassOptions Learner::pass_options(int64_t step, const Batch& batch, int64_t part) const {
+PassOptions Learner::pass_options(int64_t step, int64_t part) const {
   PassOptions options;
   options.training = true;
   options.random.seed = config_.train.seed;
   options.random.step = static_cast<uint64_t>(step);
   options.random.device_step = &scalars()->step;
-  options.random.first_example = batch.size / config_.train.micro_batches * part;
+  options.random.first_example = ranks_.share.example(ranks_.share.count * part);
   return options;
 }
 
@@ -133,7 +162,7 @@ const Batch& Learner::part_of(const Batch& batch, int64_t part) {
 
 void Learner::enqueue(int64_t step, const Batch& batch) {
   for (int64_t part = 0; part < config_.train.micro_batches; ++part) {
-    const PassOptions options = pass_options(step, batch, part);
+    const PassOptions options = pass_options(step, part);
     if (model_.prepare(part_of(batch, part), options, inputs_))
       for (Recording& recording : recordings_) recording = {};
     run_part(part, options);
@@ -158,59 +187,104 @@ void Learner::run_part(int64_t part, const PassOptions& options) {
 }
 
 void Learner::compute_part(int64_t part, const PassOptions& options, std::optional<std::string>* offender) {
+  const bool last = part + 1 == config_.train.micro_batches;
+  if (part == 0) share_targets();
   if (part == 0) model_.parameters().start_gradients();
   Tape tape(model_.context(), true, true, options.random);
   tape.check_finite(offender);
+  const bool sums = exchange_ && offender == nullptr && (last || exchange_->sums_each_part());
+  if (sums) exchange_->watch(tape, part);
   const ops::LossOptions loss{config_.loss.label_smoothing, config_.loss.z_loss, &scalars()->loss_scale,
                               totals_, part > 0};
   model_.loss(tape, inputs_, loss, config_.train.recompute);
   tape.backward();
-  if (part + 1 == config_.train.micro_batches) model_.parameters().finish_gradients();
+  if (sums) return exchange_->finish();
+  if (last) model_.parameters().finish_gradients();
+}
+
+/// The targets of all ranks decide how much each counts.
+void Learner::share_targets() {
+  if (!exchange_) return;
+  exchange_->ranks().all_reduce(shared_);
+  kernels::shared_loss_scale(model_.context().launch(), {.targets = shared_.as<double>(),
+                                                         .mean = config_.loss.reduction == Reduction::mean,
+                                                         .sharing = sharing(),
+                                                         .scalars = scalars()});
 }
 
 void Learner::update() {
   const Launch& launch = model_.context().launch();
-  const ParameterStore& parameters = model_.parameters();
-  const Tensor &gradients = parameters.gradients(), &values = parameters.values();
-  kernels::sum_of_squares(launch, {.type = gradients.dtype(),
-                                   .elements = gradients.elements(),
-                                   .x = gradients.data(),
-                                   .sum = squared_norm_.as<double>()});
-  kernels::step_control(launch, {.sum_of_squares = squared_norm_.as<double>(),
-                                 .loss = totals_.as<double>(),
+  for (size_t i = 0; i < slices_.size(); ++i) {
+    if (exchange_ && !exchange_->counts(i)) continue;
+    const Tensor& gradients = slices_[i].gradients;
+    kernels::sum_of_squares(launch, {.type = gradients.dtype(),
+                                     .elements = gradients.elements(),
+                                     .x = gradients.data(),
+                                     .sum = squared_norms_.as<double>() + i});
+  }
+  if (exchange_) {
+    kernels::pack_totals(launch, {.loss_totals = totals_.as<double>(),
+                                  .squared_norms = squared_norms_.as<double>(),
+                                  .count = squared_norms_.elements(),
+                                  .totals = all_totals_.as<double>()});
+    exchange_->ranks().all_reduce(all_totals_);
+  }
+  const auto* totals = (exchange_ ? all_totals_ : totals_).as<double>();
+  kernels::step_control(launch, {.sum_of_squares = exchange_ ? totals + 5 : squared_norms_.as<double>(),
+                                 .loss = totals,
                                  .clip_norm = config_.optimizer.clip_norm,
                                  .ema_decay = config_.train.ema_decay,
                                  .scalars = scalars()});
-  optimizer_->update(scalars());
-  parameters.publish();
+  for (size_t i = 0; i < slices_.size(); ++i) update_slice(i);
+  if (exchange_) exchange_->finish_publishing();
+}
+
+void Learner::update_slice(size_t slice) {
+  optimizer_->update(slice, scalars());
+  publish(slice);
   if (!average_) return;
-  kernels::moving_average(launch, {.type = values.dtype(),
-                                   .elements = values.elements(),
-                                   .values = values.data(),
-                                   .average = average_.data(),
-                                   .scalars = scalars()});
+  const Tensor& values = slices_[slice].values;
+  kernels::moving_average(model_.context().launch(), {.type = values.dtype(),
+                                                      .elements = values.elements(),
+                                                      .values = values.data(),
+                                                      .average = average_of(slice).data(),
+                                                      .scalars = scalars()});
+}
+
+void Learner::publish(size_t slice) {
+  if (exchange_) return exchange_->publish(slice);
+  model_.parameters().publish();
+}
+
+Tensor Learner::average_of(size_t slice) const {
+  const Slice& place = slices_[slice].place;
+  return average_.view(place.state_begin, {place.elements});
 }
 
 std::string Learner::find_offender(const Slot& slot) {
   std::optional<std::string> offender;
-  write_scalars(slot.step, slot.batch, slot.learning_rate);
+  write_scalars(slot.step, slot.batch, slot.learning_rate, {});
   for (int64_t part = 0; part < config_.train.micro_batches; ++part) {
-    const PassOptions options = pass_options(slot.step, slot.batch, part);
+    const PassOptions options = pass_options(slot.step, part);
     ModelInputs inputs = model_.prepare(part_of(slot.batch, part), options);
     std::swap(inputs, inputs_);  // the recorded work's inputs stay where they are
     compute_part(part, options, &offender);
     std::swap(inputs, inputs_);
   }
-  return offender.value_or("every value is finite, but the gradient norm overflows");
+  return offender.value_or(kNoOffender);
 }
 
 void Learner::swap_average() {
   if (!average_) return;
-  const Tensor& values = model_.parameters().values();
-  kernels::swap(
-      model_.context().launch(),
-      {.type = values.dtype(), .elements = values.elements(), .a = values.data(), .b = average_.data()});
-  model_.parameters().publish();
+  for (size_t i = 0; i < slices_.size(); ++i) {
+    const Tensor& values = slices_[i].values;
+    kernels::swap(model_.context().launch(), {.type = values.dtype(),
+                                              .elements = values.elements(),
+                                              .a = values.data(),
+                                              .b = average_of(i).data()});
+    publish(i);
+  }
+  if (exchange_) exchange_->finish_publishing();
 }
 
 }  // namespace perceiver

@@ -6,10 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "data/batches/example_share.h"
+#include "distributed/world.h"
 #include "kernels/optimizer.h"
 #include "model/batch.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/config.h"
+#include "train/gradient_exchange.h"
 #include "train/optimizer.h"
 
 namespace perceiver {
@@ -27,8 +30,27 @@ struct LossSums {
   double mean(double sum) const;
 };
 
+/// What ranks tell each other with a step; a step's report says how many ranks set each.
+struct StepSignals {
+  double stop = 0;  ///< asks the run to end
+  double time = 0;  ///< its time is up
+  double save = 0;  ///< asks for a checkpoint
+};
+
+/// The ranks of a run, as a learner needs them.
+struct LearnerRanks {
+  World* world = nullptr;  ///< told while a rank waits for others; may be null
+  std::shared_ptr<Communicator> all = {};
+  /// The ranks that compute the same examples, each with a part of the context; null: train.context_shards
+  /// is 1.
+  std::shared_ptr<Communicator> context_group = {};
+  ExampleShare share = {};
+  int64_t bucket_elements = GradientExchange::kBucketElements;
+};
+
 struct StepReport {
   LossSums sums;
+  StepSignals signals;
   int64_t inputs = 0;        ///< tokens read
   double gradient_norm = 0;  ///< global, before clipping
   double learning_rate = 0;
@@ -39,11 +61,18 @@ struct StepReport {
 /// Everything a step changes besides the weights: optimizer state and moving average. All of it, decisions
 /// included, happens on the device; the host only enqueues and later reads the report. A step is a function
 /// of this state, the configuration, its number and its batch; random numbers depend only on (train.seed,
-/// step, example), so micro-batches see the same masks as the large batch.
+/// step, example), so micro-batches and ranks see the same masks as the large batch.
+///
+/// With several ranks, each passes its share of a batch (ExampleShare); every rank has the same reports, and
+/// makes the same calls.
 class Learner {
  public:
-  /// The moving average starts at the model's current weights. `model` must outlive this.
-  Learner(const Config& config, PerceiverAR& model);
+  /// StepReport::offender where no operation is at fault.
+  static constexpr const char* kNoOffender = "every value is finite, but the gradient norm overflows";
+
+  /// The moving average starts at the model's current weights, the same on all ranks. `model` must outlive
+  /// this.
+  Learner(const Config& config, PerceiverAR& model, const LearnerRanks& ranks = {});
   Learner(const Learner&) = delete;
   Learner& operator=(const Learner&) = delete;
 
@@ -52,7 +81,7 @@ class Learner {
   StepReport step(int64_t step, const Batch& batch);
   /// The same in two halves: `start` enqueues a step, `finish` waits for the oldest one. Up to `capacity`
   /// steps may be in flight to keep a GPU from waiting for the host.
-  void start(int64_t step, const Batch& batch);
+  void start(int64_t step, const Batch& batch, const StepSignals& signals = {});
   StepReport finish();
   int64_t in_flight() const { return in_flight_; }
   int64_t capacity() const { return static_cast<int64_t>(slots_.size()); }
@@ -60,11 +89,26 @@ class Learner {
   /// Updates made by the finished steps; bias corrections depend on this.
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates);
-  /// The optimizer's state; see Optimizer::state.
-  std::vector<NamedTensor> optimizer_state() const { return optimizer_->state(); }
-  /// The moving average of the weights as a flat buffer (ParameterStore); none if train.ema_decay is 0. The
-  /// decay of update t is min(ema_decay, (1 + t) / (10 + t)), which soon forgets the initial weights.
-  const Tensor& average() const { return average_; }
+  /// The master weights in the layout of the flat buffers (ParameterStore), and the optimizer's state
+  /// (Optimizer::state), for a checkpoint. Collective; on rank 0's host, with nothing elsewhere.
+  Tensor collect_values() const;
+  std::vector<NamedTensor> collect_optimizer_state() const;
+  /// Likewise the moving average of the weights; nothing if train.ema_decay is 0. The decay of update t is
+  /// min(ema_decay, (1 + t) / (10 + t)), which soon forgets the initial weights.
+  Tensor collect_average() const;
+  bool averages() const { return static_cast<bool>(average_); }
+  /// Reads the state from a checkpoint: `read` fills a tensor with what has a name there.
+  using ReadTensor = std::function<void(const std::string& name, const Shape& shape, const Tensor& target)>;
+  void load_optimizer_state(const ReadTensor& read);
+  void load_average(const ReadTensor& read);
+  /// Whether every weight that this rank keeps is finite. Not for use in a step: it waits for the device.
+  bool weights_are_finite() const;
+  /// What this rank holds on its device.
+  struct Bytes {
+    int64_t weights = 0, gradients = 0, optimizer = 0, average = 0;
+  };
+  Bytes bytes() const;
+  const ExampleShare& share() const { return ranks_.share; }
   /// Swaps weights and moving average, if there is one.
   void swap_average();
 
@@ -82,15 +126,27 @@ class Learner {
     std::unique_ptr<RecordedWork> work;
   };
 
-  void write_scalars(int64_t step, const Batch& batch, double learning_rate);
+  /// Targets and inputs of this rank's batch, and signals, summed over the ranks before a step begins.
+  static constexpr int64_t kShared = 5;
+  /// Sums over the ranks at a step's end: those of the losses, and the squared norm of the gradient.
+  static constexpr int64_t kTotals = 6;
+
+  void write_scalars(int64_t step, const Batch& batch, double learning_rate, const StepSignals& signals);
   /// Enqueues the micro-batches of a step, the last one with the update, from recordings where possible.
   void enqueue(int64_t step, const Batch& batch);
-  PassOptions pass_options(int64_t step, const Batch& batch, int64_t part) const;
+  PassOptions pass_options(int64_t step, int64_t part) const;
   const Batch& part_of(const Batch& batch, int64_t part);
   void run_part(int64_t part, const PassOptions& options);
   /// Losses and gradients of the current inputs.
   void compute_part(int64_t part, const PassOptions& options, std::optional<std::string>* offender);
+  void share_targets();
   void update();
+  void update_slice(size_t slice);
+  void publish(size_t slice);
+  void load_buffer(const Tensor& state, const std::string& prefix, const ReadTensor& read);
+  Tensor collect(const Tensor& state) const;
+  Tensor average_of(size_t slice) const;
+  double sharing() const { return ranks_.context_group ? ranks_.context_group->size() : 1; }
   std::string find_offender(const Slot& slot);
   kernels::StepScalars* scalars() const { return static_cast<kernels::StepScalars*>(scalars_.data()); }
 
@@ -98,16 +154,21 @@ class Learner {
   PerceiverAR& model_;
   std::unique_ptr<Optimizer> optimizer_;
   int64_t updates_ = 0;
-  Batch part_;                           ///< the current micro-batch
-  ModelInputs inputs_;                   ///< of the current micro-batch, always at the same address
-  std::shared_ptr<DeviceMemory> arena_;  ///< of recorded work
-  std::vector<Recording> recordings_;    ///< one per micro-batch
-  std::vector<Slot> slots_;              ///< ring buffer
+  LearnerRanks ranks_;
+  std::unique_ptr<GradientExchange> exchange_;  ///< null: one rank
+  std::vector<UpdatedSlice> slices_;            ///< what this rank updates
+  Batch part_;                                  ///< the current micro-batch
+  ModelInputs inputs_;                          ///< of the current micro-batch, always at the same address
+  std::shared_ptr<DeviceMemory> arena_;         ///< of recorded work
+  std::vector<Recording> recordings_;           ///< one per micro-batch
+  std::vector<Slot> slots_;                     ///< ring buffer
   int64_t next_ = 0, in_flight_ = 0;
-  Tensor totals_;        ///< f64 [5]: sums of the step's losses
-  Tensor squared_norm_;  ///< f64 [1]
-  Tensor scalars_;       ///< kernels::StepScalars
-  Tensor average_;
+  Tensor totals_;         ///< f64 [5]: sums of the step's losses
+  Tensor squared_norms_;  ///< f64 [slices]
+  Tensor shared_;         ///< f64 [kShared], with several ranks
+  Tensor all_totals_;     ///< f64 [kTotals], likewise
+  Tensor scalars_;        ///< kernels::StepScalars
+  Tensor average_;        ///< in the layout of the optimizer's buffers
 };
 
 /// While this lives, the model's weights are their moving average, if there is one.

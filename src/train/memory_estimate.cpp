@@ -24,9 +24,10 @@ struct Shapes {
   double entries;  ///< rows of the tables that are projected
 };
 
-Shapes shapes_of(const ModelConfig& model, int64_t examples, DType type) {
+Shapes shapes_of(const ModelConfig& model, int64_t examples, DType type, int64_t context_shards) {
   const bool reads = model.type == ModelType::perceiver_ar;
-  const int64_t context = reads ? context_tokens(model, examples, true) : 0;
+  const int64_t whole = reads ? context_tokens(model, examples, true) : 0;
+  const int64_t context = (whole + context_shards - 1) / context_shards;
   Shapes s{};
   s.rows = static_cast<double>(examples * model.latents);
   s.context = static_cast<double>(context);
@@ -116,15 +117,12 @@ int64_t status_bytes(const std::string& field) {
 }  // namespace
 
 MemoryEstimate estimate_memory(const Config& config, const PerceiverAR& model, const Learner& learner) {
-  const ParameterStore& parameters = model.parameters();
-  MemoryEstimate memory;
-  memory.weights = static_cast<int64_t>(parameters.values().bytes());
-  if (model.type() == DType::bf16) memory.weights += memory.weights / 2;
-  memory.gradients = static_cast<int64_t>(parameters.gradients().bytes());
-  for (const NamedTensor& each : learner.optimizer_state())
-    memory.optimizer += static_cast<int64_t>(each.tensor.bytes());
-  if (learner.average()) memory.average = static_cast<int64_t>(learner.average().bytes());
-  const Shapes s = shapes_of(config.model, config.train.batch / config.train.micro_batches, model.type());
+  const Learner::Bytes held = learner.bytes();
+  MemoryEstimate memory{.weights = held.weights,
+                        .gradients = held.gradients,
+                        .optimizer = held.optimizer,
+                        .average = held.average};
+  const Shapes s = shapes_of(config.model, learner.share().count, model.type(), config.train.context_shards);
   const double elements = activation_elements(s, config, model.context().is_cuda());
   memory.activations = static_cast<int64_t>(elements * static_cast<double>(size_of(model.type())));
   return memory;

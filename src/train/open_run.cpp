@@ -18,8 +18,9 @@ Config resolved(Config config) {
   return config;
 }
 
-std::shared_ptr<DeviceContext> open_device(const Config& config) {
-  auto context = DeviceContext::open(config.device, static_cast<int>(config.threads));
+std::shared_ptr<DeviceContext> open_device(const Config& config, const World* world) {
+  const int gpu = world == nullptr ? 0 : world->gpu();
+  auto context = DeviceContext::open(config.device, static_cast<int>(config.threads), gpu);
   apply_precision(config.train.precision, *context);
   return context;
 }

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "data/dataset.h"
+#include "distributed/world.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/config.h"
 
@@ -13,8 +14,9 @@ namespace perceiver {
 /// itself.
 Config resolved(Config config);
 
-/// The device of the configuration, at its precision.
-std::shared_ptr<DeviceContext> open_device(const Config& config);
+/// The device of the configuration, at its precision; with several ranks on a machine, a GPU for each.
+/// `world` may be null.
+std::shared_ptr<DeviceContext> open_device(const Config& config, const World* world = nullptr);
 
 /// The data, which decides what model.vocabulary: auto is. Throws `user` if the model cannot be trained on
 /// it.

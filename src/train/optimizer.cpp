@@ -20,7 +20,20 @@ Tensor upload(DeviceContext& context, const std::vector<Entry>& entries) {
   return table;
 }
 
-/// Shared by the elementwise optimizers: tiles, and flat buffers as state.
+/// The tiles that lie in a slice, counted from its start.
+void add_tiles(const std::vector<kernels::ParameterTile>& all, const Slice& slice,
+               std::vector<kernels::ParameterTile>& tiles) {
+  for (kernels::ParameterTile tile : all) {
+    const int64_t begin = std::max(tile.begin, slice.begin);
+    const int64_t end = std::min(tile.begin + tile.elements, slice.begin + slice.elements);
+    if (begin >= end) continue;
+    tile.begin = begin - slice.begin;
+    tile.elements = end - begin;
+    tiles.push_back(tile);
+  }
+}
+
+/// Shared by the elementwise optimizers: tiles, and buffers of state.
 class TiledOptimizer : public Optimizer {
  public:
   std::vector<NamedTensor> state() const override {
@@ -31,24 +44,44 @@ class TiledOptimizer : public Optimizer {
             {fmt::format("{}/{}", buffer.name, info.name), buffer.tensor.view(info.offset, info.shape)});
     return tensors;
   }
+  std::vector<NamedTensor> buffers() const override { return buffers_; }
 
  protected:
-  TiledOptimizer(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
-      : config_(config), context_(context), parameters_(parameters) {
-    const std::vector<kernels::ParameterTile> tiles = parameter_tiles(parameters, config.weight_decay);
+  /// A slice as kernels take it.
+  struct Part {
+    UpdatedSlice slice;
+    size_t first_tile;
+    int64_t tile_count;
+  };
+
+  TiledOptimizer(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters,
+                 std::vector<UpdatedSlice> slices, int64_t state_elements)
+      : config_(config), context_(context), parameters_(parameters), state_elements_(state_elements) {
+    const std::vector<kernels::ParameterTile> all = parameter_tiles(parameters, config.weight_decay);
+    std::vector<kernels::ParameterTile> tiles;
+    for (UpdatedSlice& slice : slices) {
+      const size_t first = tiles.size();
+      add_tiles(all, slice.place, tiles);
+      parts_.push_back({std::move(slice), first, static_cast<int64_t>(tiles.size() - first)});
+    }
     tile_count_ = static_cast<int64_t>(tiles.size());
     tiles_ = upload(context, tiles);
   }
 
   Tensor add_buffer(std::string name) {
-    const Tensor& values = parameters_.values();
-    buffers_.push_back({std::move(name), Tensor::zeros(context_, values.dtype(), values.shape())});
+    buffers_.push_back({std::move(name), Tensor::zeros(context_, type(), {state_elements_})});
     return buffers_.back().tensor;
   }
 
-  DType type() const { return parameters_.values().dtype(); }
-  const kernels::ParameterTile* tiles() const {
-    return static_cast<const kernels::ParameterTile*>(tiles_.data());
+  const Part& part(size_t slice) const { return parts_[slice]; }
+  DType type() const { return parts_.front().slice.values.dtype(); }
+  const kernels::ParameterTile* tiles(const Part& part) const {
+    return static_cast<const kernels::ParameterTile*>(tiles_.data()) + part.first_tile;
+  }
+  /// The part's place in a buffer of state, or null for no buffer.
+  static void* state_of(const Tensor& buffer, const Part& part) {
+    if (!buffer) return nullptr;
+    return buffer.view(part.slice.place.state_begin, {part.slice.place.elements}).data();
   }
 
   OptimizerConfig config_;
@@ -57,25 +90,29 @@ class TiledOptimizer : public Optimizer {
   int64_t tile_count_ = 0;
 
  private:
+  int64_t state_elements_;
+  std::vector<Part> parts_;
   Tensor tiles_;
   std::vector<NamedTensor> buffers_;
 };
 
 class Adam final : public TiledOptimizer {
  public:
-  Adam(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
-      : TiledOptimizer(config, context, parameters),
+  Adam(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters,
+       std::vector<UpdatedSlice> slices, int64_t state_elements)
+      : TiledOptimizer(config, context, parameters, std::move(slices), state_elements),
         first_(add_buffer("adam.first_moment")),
         second_(add_buffer("adam.second_moment")) {}
 
-  void update(const kernels::StepScalars* scalars) override {
+  void update(size_t slice, const kernels::StepScalars* scalars) override {
+    const Part& p = part(slice);
     kernels::adam(context_.launch(), {.type = type(),
-                                      .tiles = tiles(),
-                                      .tile_count = tile_count_,
-                                      .parameters = parameters_.values().data(),
-                                      .gradients = parameters_.gradients().data(),
-                                      .first_moment = first_.data(),
-                                      .second_moment = second_.data(),
+                                      .tiles = tiles(p),
+                                      .tile_count = p.tile_count,
+                                      .parameters = p.slice.values.data(),
+                                      .gradients = p.slice.gradients.data(),
+                                      .first_moment = state_of(first_, p),
+                                      .second_moment = state_of(second_, p),
                                       .beta1 = config_.beta1,
                                       .beta2 = config_.beta2,
                                       .epsilon = config_.epsilon,
@@ -89,18 +126,20 @@ class Adam final : public TiledOptimizer {
 
 class Sgd final : public TiledOptimizer {
  public:
-  Sgd(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
-      : TiledOptimizer(config, context, parameters) {
+  Sgd(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters,
+      std::vector<UpdatedSlice> slices, int64_t state_elements)
+      : TiledOptimizer(config, context, parameters, std::move(slices), state_elements) {
     if (config.momentum > 0) momentum_ = add_buffer("sgd.momentum");
   }
 
-  void update(const kernels::StepScalars* scalars) override {
+  void update(size_t slice, const kernels::StepScalars* scalars) override {
+    const Part& p = part(slice);
     kernels::sgd(context_.launch(), {.type = type(),
-                                     .tiles = tiles(),
-                                     .tile_count = tile_count_,
-                                     .parameters = parameters_.values().data(),
-                                     .gradients = parameters_.gradients().data(),
-                                     .momentum_buffer = momentum_.data(),
+                                     .tiles = tiles(p),
+                                     .tile_count = p.tile_count,
+                                     .parameters = p.slice.values.data(),
+                                     .gradients = p.slice.gradients.data(),
+                                     .momentum_buffer = state_of(momentum_, p),
                                      .momentum = config_.momentum,
                                      .nesterov = config_.nesterov,
                                      .scalars = scalars});
@@ -112,20 +151,22 @@ class Sgd final : public TiledOptimizer {
 
 class Lamb final : public TiledOptimizer {
  public:
-  Lamb(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
-      : TiledOptimizer(config, context, parameters),
+  Lamb(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters,
+       std::vector<UpdatedSlice> slices, int64_t state_elements)
+      : TiledOptimizer(config, context, parameters, std::move(slices), state_elements),
         first_(add_buffer("lamb.first_moment")),
         second_(add_buffer("lamb.second_moment")),
         norms_(Tensor::empty(context, DType::f64, {2 * tile_count_})) {}
 
-  void update(const kernels::StepScalars* scalars) override {
+  void update(size_t slice, const kernels::StepScalars* scalars) override {
+    const Part& p = part(slice);
     kernels::lamb(context_.launch(), {.type = type(),
-                                      .tiles = tiles(),
-                                      .tile_count = tile_count_,
-                                      .parameters = parameters_.values().data(),
-                                      .gradients = parameters_.gradients().data(),
-                                      .first_moment = first_.data(),
-                                      .second_moment = second_.data(),
+                                      .tiles = tiles(p),
+                                      .tile_count = p.tile_count,
+                                      .parameters = p.slice.values.data(),
+                                      .gradients = p.slice.gradients.data(),
+                                      .first_moment = state_of(first_, p),
+                                      .second_moment = state_of(second_, p),
                                       .beta1 = config_.beta1,
                                       .beta2 = config_.beta2,
                                       .epsilon = config_.epsilon,
@@ -147,7 +188,7 @@ class Adafactor final : public Optimizer {
     device_table_ = upload(context, table_);
   }
 
-  void update(const kernels::StepScalars* scalars) override {
+  void update(size_t, const kernels::StepScalars* scalars) override {
     kernels::adafactor(context_.launch(),
                        {.type = moments_.dtype(),
                         .table = static_cast<const kernels::AdafactorParameter*>(device_table_.data()),
@@ -219,16 +260,35 @@ std::vector<kernels::ParameterTile> parameter_tiles(const ParameterStore& parame
   return tiles;
 }
 
+UpdatedSlice whole_slice(const ParameterStore& parameters) {
+  return {
+      {.begin = 0, .elements = parameters.values().elements()}, parameters.values(), parameters.gradients()};
+}
+
+bool divides(OptimizerType type) {
+  return type == OptimizerType::adam || type == OptimizerType::adamw || type == OptimizerType::sgd;
+}
+
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceContext& context,
                                           ParameterStore& parameters) {
+  UpdatedSlice whole = whole_slice(parameters);
+  const int64_t elements = whole.place.elements;
+  return make_optimizer(config, context, parameters, {std::move(whole)}, elements);
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceContext& context,
+                                          ParameterStore& parameters, std::vector<UpdatedSlice> slices,
+                                          int64_t state_elements) {
+  const bool whole = slices.size() == 1 && slices[0].place.elements == parameters.size();
+  PERCEIVER_ASSERT(whole || divides(config.type));
   switch (config.type) {
     case OptimizerType::adam:
     case OptimizerType::adamw:
-      return std::make_unique<Adam>(config, context, parameters);
+      return std::make_unique<Adam>(config, context, parameters, std::move(slices), state_elements);
     case OptimizerType::sgd:
-      return std::make_unique<Sgd>(config, context, parameters);
+      return std::make_unique<Sgd>(config, context, parameters, std::move(slices), state_elements);
     case OptimizerType::lamb:
-      return std::make_unique<Lamb>(config, context, parameters);
+      return std::make_unique<Lamb>(config, context, parameters, std::move(slices), state_elements);
     case OptimizerType::adafactor:
       return std::make_unique<Adafactor>(config, context, parameters);
   }

@@ -10,6 +10,7 @@
 #include "kernels/optimizer.h"
 #include "nn/parameters.h"
 #include "perceiver/config.h"
+#include "train/partition.h"
 
 namespace perceiver {
 
@@ -19,18 +20,31 @@ struct NamedTensor {
   Tensor tensor;
 };
 
+/// Part of the parameters that an optimizer updates: adjacent elements.
+struct UpdatedSlice {
+  Slice place;
+  Tensor values;     ///< master weights, [place.elements]
+  Tensor gradients;  ///< likewise
+};
+
+/// All parameters as one slice.
+UpdatedSlice whole_slice(const ParameterStore& parameters);
+
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
 
-  /// Updates the parameters from their gradients. `scalars` is in device memory. Allocates nothing.
-  virtual void update(const kernels::StepScalars* scalars) = 0;
+  /// Updates one of the slices from its gradients. `scalars` is in device memory. Allocates nothing.
+  virtual void update(size_t slice, const kernels::StepScalars* scalars) = 0;
   /// Everything the next update depends on besides parameters and scalars: tensors of the parameters' shapes
   /// (adafactor: of their rows and columns) named "<optimizer>.<moment>/<parameter>". They share the
   /// optimizer's memory: writing them restores a state.
   virtual std::vector<NamedTensor> state() const = 0;
+  /// Buffers that hold the state of the slices, each at its `state_begin`; `state` is made of views of these
+  /// where one slice has everything. None for optimizers that cannot be divided.
+  virtual std::vector<NamedTensor> buffers() const { return {}; }
 
  protected:
   Optimizer() = default;
@@ -39,6 +53,13 @@ class Optimizer {
 /// An optimizer for `parameters`, which must outlive it; its state starts at zero.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceContext& context,
                                           ParameterStore& parameters);
+/// An optimizer of `slices`, with buffers of `state_elements`. More than one slice, or one that is not
+/// everything, needs `divides(config.type)`.
+std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceContext& context,
+                                          ParameterStore& parameters, std::vector<UpdatedSlice> slices,
+                                          int64_t state_elements);
+/// Whether an optimizer of this type can update some elements of a parameter without the others.
+bool divides(OptimizerType type);
 
 /// True where weight decay applies: matrices of linear layers, but not biases, LayerNorm parameters and
 /// tables (token and position embeddings, learned queries, latent indices).

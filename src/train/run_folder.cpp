@@ -54,10 +54,23 @@ bool leads_to(const fs::path& path, const struct stat& folder) {
 
 }  // namespace
 
-RunFolder::RunFolder(fs::path path)
-    : path_(std::move(path)), lock_(create_locked(path_)), checkpoints_(checkpoints_of(path_)) {
+RunFolder::RunFolder(fs::path path) : RunFolder(path, create_locked(path)) {
   remove_stale_temporaries(path_);
   checkpoints_.prepare();
+}
+
+RunFolder::RunFolder(fs::path path, FileDescriptor lock)
+    : path_(std::move(path)), lock_(std::move(lock)), checkpoints_(checkpoints_of(path_)) {}
+
+RunFolder RunFolder::opened_elsewhere(fs::path path) {
+  FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.valid())
+    throw_failure(
+        "{}: rank 0 has opened this run folder, but here it cannot be read ({}); put it on a file system "
+        "that "
+        "all ranks share",
+        path.string(), std::error_code(errno, std::generic_category()).message());
+  return RunFolder(std::move(path), std::move(folder));
 }
 
 void RunFolder::check_place() {

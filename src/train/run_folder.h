@@ -30,6 +30,9 @@ class RunFolder {
  public:
   /// Throws `user` when another process trains there, `failure` when it cannot be created.
   explicit RunFolder(std::filesystem::path path);
+  /// The folder that another rank of the same run has opened, for reading. Throws `failure` if it is not
+  /// there.
+  static RunFolder opened_elsewhere(std::filesystem::path path);
 
   std::string name() const { return path_.string(); }
   std::filesystem::path config() const { return path_ / "config.yaml"; }
@@ -55,6 +58,8 @@ class RunFolder {
   ResumePoint find_resume_point() const;
 
  private:
+  RunFolder(std::filesystem::path path, FileDescriptor lock);
+
   std::filesystem::path path_, moved_from_;
   FileDescriptor lock_;
   CheckpointStore checkpoints_;

@@ -18,7 +18,7 @@ RunLog::RunLog(const RunFolder& folder, int64_t step, bool tensorboard, TrainObs
 }
 
 void RunLog::add(const LogEntry& entry) {
-  metrics_.add(entry);
+  if (metrics_) metrics_->add(entry);
   if (events_) {
     const std::array<Scalar, 6> scalars{{{"train/loss", entry.loss},
                                          {"train/bits", entry.bits()},
@@ -32,7 +32,7 @@ void RunLog::add(const LogEntry& entry) {
 }
 
 void RunLog::add(const EvalEntry& entry) {
-  metrics_.add(entry);
+  if (metrics_) metrics_->add(entry);
   if (events_) {
     const std::array<Scalar, 2> scalars{{{"validation/loss", entry.loss}, {"validation/bits", entry.bits()}}};
     events_->add(entry.step, scalars);

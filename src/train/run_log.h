@@ -14,6 +14,8 @@ class RunLog {
  public:
   /// Continues the files of `folder` after `step`: later entries are dropped. `observer` may be null.
   RunLog(const RunFolder& folder, int64_t step, bool tensorboard, TrainObserver* observer);
+  /// Goes nowhere: for the ranks that do not lead.
+  RunLog() = default;
 
   void add(const LogEntry& entry);
   void add(const EvalEntry& entry);
@@ -23,9 +25,9 @@ class RunLog {
   void warn(const std::string& text);
 
  private:
-  MetricsFile metrics_;
+  std::optional<MetricsFile> metrics_;
   std::optional<EventFile> events_;
-  TrainObserver* observer_;
+  TrainObserver* observer_ = nullptr;
 };
 
 }  // namespace perceiver

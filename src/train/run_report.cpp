@@ -62,8 +62,14 @@ std::string data_text(const RunHeader& header) {
 }
 
 std::string device_text(const RunHeader& header) {
-  if (header.gpu) return fmt::format("{}, {}", header.device, name_of(header.type));
-  return fmt::format("{}, {}, {}", header.device, counted(header.threads, "thread"), name_of(header.type));
+  std::string text = header.device;
+  if (!header.gpu) text += ", " + counted(header.threads, "thread");
+  text += fmt::format(", {}", name_of(header.type));
+  if (!header.communicator.empty())
+    text += fmt::format("; {} over {}", counted(header.ranks, "rank"), header.communicator);
+  if (header.config.train.context_shards > 1)
+    text += fmt::format(", the context over {}", header.config.train.context_shards);
+  return text;
 }
 
 std::string memory_text(const RunHeader& header) {

@@ -26,6 +26,8 @@ struct RunHeader {
   std::string device;
   bool gpu = false;
   int threads = 0;
+  int ranks = 1;
+  std::string communicator;  ///< that connects several ranks
   DType type = DType::f32;
   MemoryEstimate memory;
   int64_t program_bytes = 0;    ///< of this process without the model: the program, its libraries, the data

@@ -4,16 +4,25 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "kernels/elementwise.h"
 
 namespace perceiver {
+namespace {
+
+/// What the first rank found that found anything.
+std::string first_offender(World& world, const std::string& mine) {
+  for (const std::string& each : world.gather(mine, "what is not finite"))
+    if (each != Learner::kNoOffender) return each;
+  return Learner::kNoOffender;
+}
+
+}  // namespace
 
 TrainResult Trainer::run() {
   introduce();
   begin();
   while (state_.step < config_.train.steps) {
     if (stops_early()) return finish(TrainStatus::stopped_early);
-    const bool stops = stopped() || folder_.moved(), ends = stops || out_of_time();
+    const bool stops = stopped(), ends = stops || out_of_time();
     if (ends && learner_->in_flight() == 0)
       return finish(stops ? TrainStatus::interrupted : TrainStatus::out_of_time);
     step(ends);
@@ -22,14 +31,6 @@ TrainResult Trainer::run() {
     sample();
   }
   return finish(TrainStatus::finished);
-}
-
-bool Trainer::stopped() const {
-  return options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed);
-}
-
-bool Trainer::out_of_time() const {
-  return config_.train.max_minutes > 0 && watch_.seconds() >= 60 * config_.train.max_minutes;
 }
 
 /// The next step after which weights or state are read: no later step may be in flight then.
@@ -47,7 +48,7 @@ void Trainer::start_steps() {
     const int64_t step = state_.step + learner_->in_flight();
     if (step >= stop) return;
     loader_->next(batch_);
-    learner_->start(step, batch_);
+    learner_->start(step, batch_, signals());
   }
 }
 
@@ -57,6 +58,7 @@ void Trainer::step(bool draining) {
   const StepReport report = learner_->finish();
   ++state_.step;
   last_ = report;
+  agreed_ = report.signals;
   changed_ = true;
   sound_ = report.finite;
   account(report, watch.seconds());
@@ -65,6 +67,7 @@ void Trainer::step(bool draining) {
   state_.loss = report.sums.mean(report.sums.nll);
   if (saved_ == confirmed_) return;
   confirmed_ = saved_;
+  if (!leads()) return;
   folder_.check_place();  // whatever has its name now is not to be pruned
   folder_.checkpoints().prune(config_.checkpoint.keep);
 }
@@ -78,7 +81,8 @@ void Trainer::account(const StepReport& report, double seconds) {
   if (most > 0 && report.gradient_norm > most) ++state_.clipping.clipped;
 }
 
-void Trainer::reject(const StepReport& report) {
+void Trainer::reject(StepReport report) {
+  if (options_.world != nullptr) report.offender = first_offender(*options_.world, report.offender);
   ++state_.rejected;
   ++state_.skipped;
   log_->warn(fmt::format(
@@ -112,7 +116,7 @@ bool Trainer::due(int64_t every) const {
 void Trainer::evaluate_and_save() {
   const bool validates = due(config_.eval.every) && lacks_validation() && !stopped();
   const bool best = validates && evaluate_or_save();
-  owes_save_ = owes_save_ || (changed_ && (due(config_.checkpoint.every) || save_timer_.due()));
+  owes_save_ = owes_save_ || (changed_ && (due(config_.checkpoint.every) || save_is_due()));
   // What the clock asks for may find steps in flight; no other starts until they are done.
   const bool ready = state_.rejected == 0 && learner_->in_flight() == 0;
   const bool saves = (best && config_.checkpoint.keep_best) || (owes_save_ && ready);
@@ -139,7 +143,7 @@ void Trainer::log(bool partial) {
   entry.partial = partial;
   logged_ = state_.step;
   log_->add(entry);
-  folder_.check_place();
+  if (leads()) folder_.check_place();
   if (partial) return;  // a resumed run continues the interval as if it had not stopped
   state_.interval = {};
   state_.clipping = {};
@@ -154,7 +158,8 @@ bool Trainer::evaluate_or_save() {
   try {
     return evaluate();
   } catch (...) {
-    if (changed_) save_if_finite();  // a failed validation must not lose the steps before it
+    // A failed validation must not lose the steps before it; but other ranks may not have failed.
+    if (changed_ && options_.world == nullptr) save_if_finite();
     throw;
   }
 }
@@ -185,27 +190,19 @@ bool Trainer::evaluate() {
 }
 
 bool Trainer::weights_are_finite() const {
-  const Tensor& values = model_->parameters().values();
-  const Tensor counter = Tensor::empty(model_->context(), DType::f64, {1});  // as large as an int64
-  kernels::count_non_finite(model_->context().launch(), {.type = values.dtype(),
-                                                         .elements = values.elements(),
-                                                         .x = values.data(),
-                                                         .count = static_cast<int64_t*>(counter.data())});
-  int64_t count = 0;
-  counter.copy_to_host(std::as_writable_bytes(std::span(&count, 1)));
-  return count == 0;
+  return !any_rank(!learner_->weights_are_finite(), "whether weights are finite");
 }
 
 void Trainer::save() {
   const Stopwatch watch;
-  folder_.check_place();
+  if (leads()) folder_.check_place();
   CheckpointState state = state_;
   state.elapsed = elapsed();
   state.updates = learner_->updates();
   const CheckpointStore& store = folder_.checkpoints();
   write_checkpoint(store.path(state_.step), state, *model_, *learner_,
-                   {data_->tokenizer(), data_->modality()});
-  if (state_.best && state_.best->step == state_.step && config_.checkpoint.keep_best)
+                   {data_->tokenizer(), data_->modality()}, leads());
+  if (leads() && state_.best && state_.best->step == state_.step && config_.checkpoint.keep_best)
     store.set_best(state_.step);
   saved_ = state_.step;
   changed_ = owes_save_ = false;
@@ -219,7 +216,7 @@ void Trainer::save_if_finite() {
 }
 
 TrainResult Trainer::finish(TrainStatus status) {
-  folder_.check_place();
+  if (leads()) folder_.check_place();
   if (logged_ != state_.step) log(true);
   const bool validates = status != TrainStatus::interrupted && lacks_validation();
   if (validates && !stopped()) evaluate_or_save();
@@ -233,7 +230,7 @@ TrainResult Trainer::finish(TrainStatus status) {
   if (status == TrainStatus::stopped_early) explain_early_stop();
   if (folder_.moved()) explain_move();
   const bool complete = status == TrainStatus::finished || status == TrainStatus::stopped_early;
-  if (complete && sound_) folder_.checkpoints().prune(config_.checkpoint.keep);
+  if (complete && sound_ && leads()) folder_.checkpoints().prune(config_.checkpoint.keep);
   return {status, state_.step, saved_ >= 0 ? folder_.checkpoints().path(saved_) : std::filesystem::path(),
           summary()};
 }

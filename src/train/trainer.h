@@ -10,6 +10,7 @@
 
 #include "data/batches/loader.h"
 #include "data/dataset.h"
+#include "distributed/world.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/config.h"
 #include "train/checkpoint.h"
@@ -33,6 +34,7 @@ struct TrainOptions {
   TrainObserver* observer = nullptr;
   std::vector<std::string> command;  ///< that started the run, for its record; may be empty
   Validate validate;                 ///< none: no validation; should give up once `stop` is true
+  World* world = nullptr;  ///< the ranks of the run; null: this process alone. Must outlive the trainer.
 };
 
 enum class TrainStatus { finished, interrupted, out_of_time, stopped_early };
@@ -44,8 +46,10 @@ struct TrainResult {
   RunSummary summary;
 };
 
-/// A run depends only on its configuration and data: with the same number of threads, losses and weights are
-/// identical bit for bit, even if the run was stopped or killed and resumed.
+/// A run depends only on its configuration and data: with the same number of threads and ranks, losses and
+/// weights are identical bit for bit, even if the run was stopped or killed and resumed; with another number
+/// of ranks, within rounding. Every rank makes the same Trainer and calls run(); rank 0 alone writes to the
+/// run's folder and reports to the observer.
 class Trainer {
  public:
   /// Opens or creates everything. Throws `user` for a folder that already holds a run (without `resume`) or
@@ -63,6 +67,13 @@ class Trainer {
   const CheckpointState& state() const { return state_; }
 
  private:
+  bool leads() const { return options_.world == nullptr || options_.world->leads(); }
+  bool any_rank(bool mine, std::string_view what) const;
+  RunFolder open_folder() const;
+  /// Throws `user` if ranks differ in configuration or data.
+  void check_ranks() const;
+  ResumePoint find_resume_point() const;
+  StepSignals signals() const;
   /// Records the environment and hands the header to the observer.
   void introduce();
   void start();
@@ -79,7 +90,8 @@ class Trainer {
   /// Finishes a step; starts further ones first unless `draining`.
   void step(bool draining);
   void account(const StepReport& report, double seconds);
-  void reject(const StepReport& report);
+  void reject(StepReport report);
+  bool save_is_due() const;
   /// Does the validation and writes the checkpoint that are due now.
   void evaluate_and_save();
   void log(bool partial);
@@ -104,8 +116,12 @@ class Trainer {
   RunSummary summary() const;
   double elapsed() const { return state_.elapsed + watch_.seconds(); }
   bool due(int64_t every) const;
+  /// Whether to stop, or to end because time is up, as all ranks see it.
   bool stopped() const;
   bool out_of_time() const;
+  /// As this process sees it.
+  bool wants_to_stop() const;
+  bool has_used_its_time() const;
 
   Config config_;
   TrainOptions options_;
@@ -114,6 +130,8 @@ class Trainer {
   DataRecord record_;
   int64_t program_bytes_;  ///< of this process before the model
   RunFolder folder_;
+  LearnerRanks ranks_;
+  StepSignals agreed_;  ///< of the latest step
   std::unique_ptr<PerceiverAR> model_;
   std::unique_ptr<Learner> learner_;
   CheckpointState state_;  ///< `elapsed`: before this process

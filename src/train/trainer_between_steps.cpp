@@ -7,7 +7,7 @@ namespace perceiver {
 void Trainer::begin() {
   if (state_.step > 0) {  // the run may have been stopped during a validation or a sample
     evaluate_and_save();
-    if (samples_ && !samples_->exists(state_.step)) sample();
+    if (any_rank(samples_ && !samples_->exists(state_.step), "whether a sample is missing")) sample();
     return;
   }
   const bool scores = !config_.train.initialize.empty() && lacks_validation() && !stopped();
@@ -16,12 +16,13 @@ void Trainer::begin() {
 
 void Trainer::sample() {
   const int64_t every = config_.train.sample_every;
-  if (every == 0 || !due(every) || stopped() || folder_.moved()) return;
+  if (every == 0 || !due(every) || stopped()) return;
   if (!weights_are_finite())
     return log_->warn(fmt::format("no sample at step {}: some weights are not finite", state_.step));
   const AveragedWeights averaged(*learner_);
+  if (!samples_) return;  // rank 0 makes it
   try {
-    const std::optional<SampleEntry> entry = samples_->make(state_.step, [this] { return stopped(); });
+    const std::optional<SampleEntry> entry = samples_->make(state_.step, [this] { return wants_to_stop(); });
     if (entry) log_->add(*entry);
   } catch (const Error& error) {  // not worth ending a run for
     log_->warn(fmt::format("no sample at step {}: {}", state_.step, error.what()));

@@ -7,15 +7,25 @@
 namespace perceiver {
 
 void Trainer::introduce() {
+  if (!leads()) return;
   const std::vector<std::string> command = options_.command;
   append_environment(folder_,
-                     {.step = state_.step, .command = command, .seed = config_.train.seed, .data = record_},
+                     {.step = state_.step,
+                      .command = command,
+                      .seed = config_.train.seed,
+                      .data = record_,
+                      .ranks = ranks_.all ? ranks_.all->size() : 1,
+                      .communicator = ranks_.all ? ranks_.all->name() : ""},
                      *model_);
   write_file_remarks(folder_, *data_);
   if (options_.observer == nullptr) return;
   RunHeader header = make_header(config_, *data_, record_, *model_, *learner_, program_bytes_);
   header.folder = folder_.name();
   header.step = state_.step;
+  if (ranks_.all) {
+    header.ranks = ranks_.all->size();
+    header.communicator = ranks_.all->name();
+  }
   options_.observer->on_start(header);
 }
 

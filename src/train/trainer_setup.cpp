@@ -5,40 +5,32 @@
 #include "base/check.h"
 #include "config/save.h"
 #include "train/config_change.h"
+#include "train/connect_ranks.h"
 #include "train/initialize.h"
 #include "train/open_run.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 
 namespace perceiver {
-namespace {
-
-/// Looking for a folder to resume from must not create it.
-const std::filesystem::path& checked(const TrainOptions& options) {
-  std::error_code ignored;
-  if (options.resume && !std::filesystem::is_directory(options.folder, ignored))
-    throw_user("{}: no such folder to resume a run from", options.folder.string());
-  return options.folder;
-}
-
-}  // namespace
 
 Trainer::Trainer(Config config, TrainOptions options)
     : config_(resolved(std::move(config))),
       options_(std::move(options)),
-      context_(open_device(config_)),
+      context_(open_device(config_, options_.world)),
       data_(open_fitting(config_)),
       record_(record_of(*data_)),
       program_bytes_(resident_bytes()),
-      folder_(checked(options_)),
+      folder_(open_folder()),
       save_timer_(config_.checkpoint.minutes) {
-  const bool continues = options_.resume && !folder_.checkpoints().steps().empty();
-  if (!continues) options_.resume ? folder_.require_started() : require_no_run(options_.folder);
+  check_ranks();
+  ranks_ = connect_ranks(options_.world, config_, *context_);
+  const bool continues = any_rank(leads() && options_.resume && !folder_.checkpoints().steps().empty(),
+                                  "whether the run continues");
   model_ = make_model(config_, context_);
   if (config_.train.early_stopping > 0 && data_->documents(Split::validation) == 0)
     throw_user(
         "train.early_stopping needs data to validate on; set data.validation or data.validation_fraction");
-  if (config_.train.sample_every > 0)
+  if (config_.train.sample_every > 0 && leads())
     samples_ = std::make_unique<TrainingSamples>(config_.train, *data_, *model_, folder_.samples());
   if (continues) {
     resume();
@@ -50,7 +42,7 @@ Trainer::Trainer(Config config, TrainOptions options)
 void Trainer::start() {
   model_->parameters().initialize(config_.train.seed);
   const std::vector<std::string> taken = load_initial_weights(config_.train, *data_, *model_);
-  learner_ = std::make_unique<Learner>(config_, *model_);
+  learner_ = std::make_unique<Learner>(config_, *model_, ranks_);
   state_.config = config_;
   state_.data = record_;
   open_files();
@@ -60,7 +52,7 @@ void Trainer::start() {
 }
 
 void Trainer::resume() {
-  ResumePoint point = folder_.find_resume_point();
+  ResumePoint point = find_resume_point();
   const std::string about_data = check_same_run(point.state);
   state_ = std::move(point.state);
   state_.config = config_;
@@ -72,8 +64,9 @@ void Trainer::resume() {
   last_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
   last_.learning_rate = learning_rate(config_, std::max<int64_t>(0, state_.step - 1));
   const CheckpointStore& store = folder_.checkpoints();
-  learner_ = std::make_unique<Learner>(config_, *model_);
-  load_checkpoint(store.path(state_.step), *model_, *learner_);
+  load_checkpoint_weights(store.path(state_.step), *model_);
+  learner_ = std::make_unique<Learner>(config_, *model_, ranks_);
+  load_checkpoint_state(store.path(state_.step), *learner_);
   open_files();
 
   const std::string source = store.path(state_.step).string();
@@ -104,8 +97,12 @@ std::string Trainer::check_same_run(const CheckpointState& before) const {
 }
 
 void Trainer::open_files() {
-  loader_ = std::make_unique<Loader>(*data_, Split::train, config_.model, config_.train.batch,
+  loader_ = std::make_unique<Loader>(*data_, Split::train, config_.model, learner_->share(),
                                      config_.train.seed, state_.step);
+  if (!leads()) {
+    log_.emplace();
+    return;
+  }
   write_file_atomically(folder_.config(), to_yaml(config_));
   log_.emplace(folder_, saved_, config_.train.tensorboard, options_.observer);
   for (const std::string& note : data_->notes()) log_->warn(note);
@@ -119,8 +116,8 @@ void Trainer::link_best() {
   const bool kept = state_.best && std::find(steps.begin(), steps.end(), state_.best->step) != steps.end();
   if (!kept) {
     state_.best.reset();
-    store.clear_best();
-  } else if (store.best() != state_.best->step) {
+    if (leads()) store.clear_best();
+  } else if (leads() && store.best() != state_.best->step) {
     store.set_best(state_.best->step);
   }
 }

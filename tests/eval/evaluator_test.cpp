@@ -112,6 +112,24 @@ TEST(Evaluator, EveryStrideAndBatchScoresEveryTokenOnce) {
     }
 }
 
+TEST(Evaluator, RanksThatShareTheContextGetTheResultOfOne) {
+  const Documents data({2, 5, 31, 13});
+  const auto result_on = [&](Communicator* group) {
+    PerceiverAR model(tiny_model(), DeviceContext::cpu(1), DType::f64);
+    model.parameters().initialize(3);
+    return evaluate(model, data, Split::test, {.stride = 2, .batch = 3, .context_group = group});
+  };
+  const EvaluationResult expected = result_on(nullptr);
+  for (const int ranks : {2, 3})
+    run_ranks(ranks, [&](ThreadWorld& world) {
+      const auto group = world.communicator(testing::cpu(), true);
+      const EvaluationResult result = result_on(group.get());
+      EXPECT_EQ(result.tokens, expected.tokens);
+      EXPECT_EQ(result.correct, expected.correct);
+      EXPECT_NEAR(result.nats, expected.nats, 1e-11 * expected.nats);
+    });
+}
+
 TEST(Evaluator, RefusesImpossibleOptions) {
   PerceiverAR model(tiny_model(), DeviceContext::cpu(2), DType::f64);
   model.parameters().initialize(3);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/attention_join.h"
 
 namespace perceiver::testing {
 
@@ -57,6 +58,39 @@ std::vector<double> defined_attention(const kernels::CacheAttention& k) {
                   k.cache)[(slot * k.capacity + static_cast<int64_t>(n)) * 2 * width + width + h * d + c]);
     }
   }
+  return out;
+}
+
+/// Cache attention of the first third of the rows and of the rest, joined by their log-sum-exps.
+template <typename T>
+std::vector<T> attention_in_two(const kernels::CacheAttention& whole) {
+  const int64_t width = whole.heads * whole.head_dim, outs = whole.slots * whole.queries * width,
+                lses = whole.slots * whole.queries * whole.heads, piece = outs + lses;
+  const auto third = static_cast<int32_t>(whole.capacity / 3);
+  std::vector<T> parts(static_cast<size_t>(2 * piece), T(77)), out(static_cast<size_t>(outs)),
+      lse(static_cast<size_t>(lses));
+  for (int64_t p = 0; p < 2; ++p) {
+    kernels::CacheAttention k = whole;
+    std::vector<int32_t> count(whole.count, whole.count + whole.slots);
+    for (int32_t& n : count) n = p == 0 ? std::min(n, third) : std::max(n - third, 0);
+    k.count = count.data();
+    if (p == 1 && k.cache != nullptr) k.cache = static_cast<const T*>(k.cache) + third * 2 * width;
+    if (p == 1 && k.cache == nullptr) k.tokens += third, k.positions += third;
+    k.out = parts.data() + p * piece;
+    k.lse = parts.data() + p * piece + outs;
+    kernels::cpu::cache_attention(k);
+  }
+  kernels::cpu::attention_join({.type = whole.type,
+                                .parts = 2,
+                                .batch = whole.slots,
+                                .heads = whole.heads,
+                                .queries = whole.queries,
+                                .head_dim = whole.head_dim,
+                                .part_out = parts.data(),
+                                .part_lse = parts.data() + outs,
+                                .part_bytes = piece * static_cast<int64_t>(sizeof(T)),
+                                .out = out.data(),
+                                .lse = lse.data()});
   return out;
 }
 

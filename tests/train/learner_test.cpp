@@ -102,7 +102,7 @@ TEST(Learner, TheMovingAverageFollowsTheWeights) {
     const auto values = single.model.parameters().values().to_host<double>();
     for (size_t i = 0; i < values.size(); ++i) expected[i] = decay * expected[i] + (1 - decay) * values[i];
   }
-  const auto average = single.learner->average().to_host<double>();
+  const auto average = single.learner->collect_average().to_host<double>();
   for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(average[i], expected[i], 1e-13);
 
   const auto values = single.model.parameters().values().to_host<double>();

@@ -208,7 +208,7 @@ TEST_P(EveryOptimizer, FollowsTheScalarFormulas) {
   for (int64_t t = 1; t <= 6; ++t) {
     parameters.draw_gradients(static_cast<uint64_t>(t));
     const double rate = 0.01 * static_cast<double>(t), scale = t % 2 == 0 ? 0.3 : 1;
-    made->update(parameters.scalars(rate, scale, t));
+    made->update(0, parameters.scalars(rate, scale, t));
     for (size_t i = 0; i < references.size(); ++i) {
       const ParameterInfo& info = parameters.store().infos()[i];
       references[i].update(parameters.store().gradient(info).to_host<double>(), rate, scale, t);
@@ -226,7 +226,7 @@ TEST_P(EveryOptimizer, GivesTheSameBitsWithAnyNumberOfThreads) {
     const auto made = make_optimizer(GetParam().config, parameters.context(), parameters.store());
     for (int64_t t = 1; t <= 3; ++t) {
       parameters.draw_gradients(static_cast<uint64_t>(t));
-      made->update(parameters.scalars(0.01, 0.7, t));
+      made->update(0, parameters.scalars(0.01, 0.7, t));
     }
     results[run] = parameters.store().values().to_host<float>();
   }
@@ -239,7 +239,7 @@ TEST_P(EveryOptimizer, ContinuesFromItsState) {
   const auto second = make_optimizer(GetParam().config, copy.context(), copy.store());
   for (int64_t t = 1; t <= 2; ++t) {
     parameters.draw_gradients(static_cast<uint64_t>(t));
-    first->update(parameters.scalars(0.01, 1, t));
+    first->update(0, parameters.scalars(0.01, 1, t));
   }
   copy.store().values().copy_from_host(
       std::as_bytes(std::span<const float>(parameters.store().values().to_host<float>())));
@@ -250,8 +250,8 @@ TEST_P(EveryOptimizer, ContinuesFromItsState) {
     to[i].tensor.copy_from_host(std::as_bytes(std::span<const float>(from[i].tensor.to_host<float>())));
   }
   for (Parameters* each : {&parameters, &copy}) each->draw_gradients(3);
-  first->update(parameters.scalars(0.01, 1, 3));
-  second->update(copy.scalars(0.01, 1, 3));
+  first->update(0, parameters.scalars(0.01, 1, 3));
+  second->update(0, copy.scalars(0.01, 1, 3));
   EXPECT_EQ(parameters.store().values().to_host<float>(), copy.store().values().to_host<float>());
 }
 
@@ -274,7 +274,7 @@ TEST(Optimizer, AdamsFirstUpdateIsTheSignOfTheGradient) {
   const Values before = parameters.store().value(parameters.store().infos()[0]).to_host<double>();
   const auto made = make_optimizer(optimizer(OptimizerType::adam), parameters.context(), parameters.store());
   parameters.draw_gradients(1);
-  made->update(parameters.scalars(0.125, 1, 1));
+  made->update(0, parameters.scalars(0.125, 1, 1));
   const ParameterInfo& info = parameters.store().infos()[0];
   const Values after = parameters.store().value(info).to_host<double>();
   const Values gradient = parameters.store().gradient(info).to_host<double>();
@@ -289,7 +289,7 @@ TEST(Optimizer, AdamsMomentsBeginExactly) {
   Parameters parameters(DType::f32);
   const auto made = make_optimizer(optimizer(OptimizerType::adam), parameters.context(), parameters.store());
   parameters.draw_gradients(1);
-  made->update(parameters.scalars(0.125, 1, 1));
+  made->update(0, parameters.scalars(0.125, 1, 1));
   const auto gradient = parameters.store().gradient(parameters.store().infos()[0]).to_host<float>();
   const std::vector<NamedTensor> state = made->state();
   const double beta1 = optimizer(OptimizerType::adam).beta1, beta2 = optimizer(OptimizerType::adam).beta2;
@@ -314,7 +314,7 @@ TEST(Optimizer, AdafactorIsExactForRankOneGradients) {
     gradient.as<double>()[i] = static_cast<double>(1 + i / 70) * (static_cast<double>(i % 70) - 35.5);
   const auto made =
       make_optimizer(optimizer(OptimizerType::adafactor), parameters.context(), parameters.store());
-  made->update(parameters.scalars(0.5, 1, 1));
+  made->update(0, parameters.scalars(0.5, 1, 1));
   for (int64_t i = 0; i < gradient.elements(); ++i)
     ASSERT_NEAR(parameters.store().value(info).as<double>()[i], i % 70 < 36 ? 0.5 : -0.5, 1e-9);
 }
@@ -325,7 +325,7 @@ TEST(Optimizer, LambMovesAMatrixByItsOwnNorm) {
   const Values before = parameters.store().value(info).to_host<double>();
   const auto made = make_optimizer(optimizer(OptimizerType::lamb), parameters.context(), parameters.store());
   parameters.draw_gradients(1);
-  made->update(parameters.scalars(0.25, 1, 1));
+  made->update(0, parameters.scalars(0.25, 1, 1));
   Values moved = parameters.store().value(info).to_host<double>();
   for (size_t i = 0; i < moved.size(); ++i) moved[i] -= before[i];
   EXPECT_NEAR(root_mean_square(moved), 0.25 * root_mean_square(before), 1e-12);
@@ -336,7 +336,7 @@ TEST(Optimizer, PaddingBetweenParametersStaysZero) {
   const auto made =
       make_optimizer(optimizer(OptimizerType::adamw, 0.1), parameters.context(), parameters.store());
   parameters.draw_gradients(1);
-  made->update(parameters.scalars(0.1, 1, 1));
+  made->update(0, parameters.scalars(0.1, 1, 1));
   const std::vector<float> values = parameters.store().values().to_host<float>();
   std::vector<bool> used(values.size());
   for (const ParameterInfo& info : parameters.store().infos())

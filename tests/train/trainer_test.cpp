@@ -214,7 +214,7 @@ TEST(Trainer, ValidatesTheMovingAverage) {
   };
   Trainer trainer(config, options);
   const TrainResult result = trainer.run();
-  EXPECT_EQ(validated, trainer.learner().average().to_host<float>());
+  EXPECT_EQ(validated, trainer.learner().collect_average().to_host<float>());
   EXPECT_NE(validated, trainer.model().parameters().values().to_host<float>());
   const LoadedModel loaded =
       load_model(result.checkpoint / average_file_name, DeviceContext::cpu(1), DType::f32);

@@ -62,7 +62,7 @@ Trained train_steps(const Config& config, int64_t steps) {
   while (learner.in_flight() > 0) finish();
   EXPECT_EQ(learner.updates(), steps);
   result.values = host_doubles(model.parameters().values());
-  if (learner.average()) result.average = host_doubles(learner.average());
+  if (learner.averages()) result.average = host_doubles(learner.collect_average());
   result.memory = context->statistics();
   return result;
 }

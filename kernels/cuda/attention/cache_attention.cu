@@ -152,6 +152,9 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(CacheAttention k, int
       total = fmaf(own[p * size + 2 + c], __expf(own[p * size] - largest), total);
     out[c] = from_float<T>(used > 0 ? total / sum : 0.0f);
   }
+  if (k.lse == nullptr || threadIdx.x != 0) return;
+  static_cast<float*>(k.lse)[(row / k.queries * k.heads + head) * k.queries + row % k.queries] =
+      used > 0 ? largest + logf(sum) : INFINITY;
 }
 
 /// Enqueues the parts of `rows` rows of queries.

@@ -1,5 +1,5 @@
-// Kernels over flat arrays: add, cast, swap (elementwise.cuh: 256 threads, each with four 16-byte accesses in
-// flight), and two sums over everything. Each array is read or written once.
+// Kernels over flat arrays: add, cast, scale, swap (elementwise.cuh: 256 threads, each with four 16-byte
+// accesses in flight), and two sums over everything. Each array is read or written once.
 //
 // Sums: at most 1024 blocks of 256 threads, each thread over every 256th vector of the block's contiguous
 // part; one block then adds the blocks' sums. The split depends on the number of elements alone.
@@ -51,6 +51,31 @@ struct CastOp {
   __device__ void store(int64_t i, const Values<N>& v) const {
     float values[N];
     unpack(v.x, values);
+    cuda::store(y + i, values);
+  }
+};
+
+template <typename From, typename To>
+struct ScaleOp {
+  float factor;
+  const From* x;
+  To* y;
+
+  template <int N>
+  struct Values {
+    Pack<From, N> x;
+  };
+  __device__ bool begin() { return true; }
+  template <int N>
+  __device__ void load(int64_t i, Values<N>& v) const {
+    v.x = load_pack<N>(x + i);
+  }
+  template <int N>
+  __device__ void store(int64_t i, const Values<N>& v) const {
+    float values[N];
+    unpack(v.x, values);
+#pragma unroll
+    for (int j = 0; j < N; ++j) values[j] *= factor;
     cuda::store(y + i, values);
   }
 };
@@ -152,6 +177,17 @@ void cast(const Launch& launch, const Cast& k) {
       const CastOp<From, To> op{static_cast<const From*>(k.x), static_cast<To*>(k.y)};
       constexpr int kElements = kWide < From >> kWide<To> ? kWide<From> : kWide<To>;
       for_each_element<kElements>(launch, k.elements, aligned({k.x, k.y}), op, "cast");
+    });
+  });
+}
+
+void scale(const Launch& launch, const Scale& k) {
+  with_type(k.from, [&]<typename From>() {
+    with_type(k.to, [&]<typename To>() {
+      const ScaleOp<From, To> op{static_cast<float>(k.factor), static_cast<const From*>(k.x),
+                                 static_cast<To*>(k.y)};
+      constexpr int kElements = kWide < From >> kWide<To> ? kWide<From> : kWide<To>;
+      for_each_element<kElements>(launch, k.elements, aligned({k.x, k.y}), op, "scale");
     });
   });
 }

@@ -1,4 +1,4 @@
-// Writes new rows to the slots' caches.
+// Writes new rows to the slots' caches, and finds a rank's part of shared ones.
 #include "kernels/cuda/support/common.cuh"
 #include "kernels/sampling.h"
 
@@ -18,6 +18,14 @@ __global__ void __launch_bounds__(kThreads) write_rows_kernel(WriteRows k) {
   for (int64_t c = threadIdx.x; c < k.columns; c += kThreads) target[c] = source[c];
 }
 
+__global__ void __launch_bounds__(kThreads) share_slots_kernel(ShareSlots k) {
+  const int64_t s = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (s >= k.slots) return;
+  k.own_active[s] = k.active[s] != 0 && k.row[s] % k.ranks == k.rank;
+  k.own_count[s] = k.count[s] > k.rank ? (k.count[s] - k.rank + k.ranks - 1) / k.ranks : 0;
+  k.own_row[s] = k.row[s] / k.ranks;
+}
+
 }  // namespace
 
 void write_rows(const Launch& launch, const WriteRows& k) {
@@ -30,6 +38,13 @@ void write_rows(const Launch& launch, const WriteRows& k) {
     write_rows_kernel<uint32_t><<<blocks, kThreads, 0, stream_of(launch)>>>(k);
   }
   check_launch("write_rows");
+}
+
+void share_slots(const Launch& launch, const ShareSlots& k) {
+  if (k.slots == 0) return;
+  share_slots_kernel<<<static_cast<unsigned>(ceil_div(k.slots, kThreads)), kThreads, 0, stream_of(launch)>>>(
+      k);
+  check_launch("share_slots");
 }
 
 }  // namespace perceiver::kernels::cuda

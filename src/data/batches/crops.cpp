@@ -33,13 +33,14 @@ Row CropSampler::crop(uint64_t seed, int64_t step, int64_t example) const {
   return row;
 }
 
-void CropSampler::fill(uint64_t seed, int64_t step, int64_t size, Batch& batch) const {
-  batch.resize(size, columns_, data_.axes());
-  for (int64_t i = 0; i < size; ++i) {
-    const Row row = crop(seed, step, i);
+void CropSampler::fill(uint64_t seed, int64_t step, const ExampleShare& share, Batch& batch) const {
+  batch.resize(share.size(), columns_, data_.axes());
+  for (int64_t i = 0; i < share.size(); ++i) {
+    const int64_t example = share.example(i);
+    const Row row = crop(seed, step, example);
     if (data_.augments()) {
       RandomStream random(seed, RandomPurpose::augmentation, static_cast<uint64_t>(step),
-                          static_cast<uint32_t>(i));
+                          static_cast<uint32_t>(example));
       fill_augmented(row, random, i, batch);
     } else {
       fill_row(data_, split_, row, i, batch);

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/random.h"
+#include "data/batches/example_share.h"
 #include "data/batches/rows.h"
 
 namespace perceiver {
@@ -35,8 +36,9 @@ class CropSampler {
 
   /// The crop of example `example` at step `step`.
   Row crop(uint64_t seed, int64_t step, int64_t example) const;
-  /// The `size` examples of step `step`, rows of N columns. `batch` is overwritten; its storage is reused.
-  void fill(uint64_t seed, int64_t step, int64_t size, Batch& batch) const;
+  /// The examples of `share` of step `step`, rows of N columns. `batch` is overwritten; its storage is
+  /// reused.
+  void fill(uint64_t seed, int64_t step, const ExampleShare& share, Batch& batch) const;
 
  private:
   int64_t choose_document(RandomStream& random) const;

@@ -15,13 +15,13 @@ const Dataset& fitting(const Dataset& data, const ModelConfig& model) {
 
 }  // namespace
 
-Loader::Loader(const Dataset& data, Split split, const ModelConfig& model, int64_t size, uint64_t seed,
-               int64_t first_step)
+Loader::Loader(const Dataset& data, Split split, const ModelConfig& model, const ExampleShare& share,
+               uint64_t seed, int64_t first_step)
     : sampler_(fitting(data, model), split, model.context_length, predicted_positions(model)),
-      size_(size),
+      share_(share),
       seed_(seed),
       step_(first_step) {
-  PERCEIVER_ASSERT(size >= 1 && first_step >= 0);
+  PERCEIVER_ASSERT(share.size() >= 1 && first_step >= 0);
   thread_ = std::thread([this, first_step] { run(first_step); });
 }
 
@@ -56,7 +56,7 @@ void Loader::run(int64_t step) {
   try {
     Batch batch;
     while (wait_for_room(batch)) {
-      sampler_.fill(seed_, step++, size_, batch);
+      sampler_.fill(seed_, step++, share_, batch);
       deliver(std::move(batch));
     }
   } catch (...) {

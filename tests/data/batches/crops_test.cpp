@@ -106,7 +106,7 @@ TEST(CropSampler, FillsRowsWithShiftedTargetsPositionsAndPadding) {
   const FakeDataset data({10, 3, 50});
   const CropSampler sampler(data, split, 6, 3);
   Batch batch;
-  sampler.fill(4, 2, 200, batch);
+  sampler.fill(4, 2, share_of(200, 1), batch);
   EXPECT_EQ(batch.size, 200);
   EXPECT_EQ(batch.length, 6);
   EXPECT_EQ(batch.axes, 1);
@@ -129,7 +129,7 @@ TEST(CropSampler, TokensBeforeTheFirstTargetAreNotTargets) {
   const FakeDataset data({10}, 6);
   const CropSampler sampler(data, split, 9, 2);
   Batch batch;
-  sampler.fill(1, 0, 50, batch);
+  sampler.fill(1, 0, share_of(50, 1), batch);
   for (int64_t b = 0; b < 50; ++b) {
     EXPECT_GE(batch.lengths[b], 7);  // ends from 8 on: targets 6 and 7 at the least
     for (int64_t i = 0; i < 9; ++i) {
@@ -153,8 +153,8 @@ TEST(CropSampler, DependsOnSeedStepAndExampleAlone) {
         std::set<int64_t>{key(sampler, 1 + i, 2, 3), key(sampler, 1, 20 + i, 3), key(sampler, 1, 2, 30 + i)});
   EXPECT_GT(different.size(), 25u);
   Batch small, large;
-  sampler.fill(1, 2, 3, small);
-  sampler.fill(1, 2, 5, large);
+  sampler.fill(1, 2, share_of(3, 1), small);
+  sampler.fill(1, 2, share_of(5, 1), large);
   EXPECT_TRUE(std::equal(small.tokens.begin(), small.tokens.end(), large.tokens.begin()));
 }
 
@@ -186,8 +186,8 @@ TEST(CropSampler, CropsAreVaried) {
     const Augmented data({40}, extra);
     const CropSampler sampler(data, Split::train, 8, 4);
     Batch batch, again;
-    sampler.fill(5, 3, 6, batch);
-    sampler.fill(5, 3, 6, again);
+    sampler.fill(5, 3, share_of(6, 1), batch);
+    sampler.fill(5, 3, share_of(6, 1), again);
     EXPECT_EQ(batch.tokens, again.tokens);
     for (int64_t i = 0; i < 6; ++i) {
       const Row row = sampler.crop(5, 3, i);
@@ -213,7 +213,7 @@ TEST(CropSampler, CropsAreVaried) {
 TEST(CropSampler, ACropThatVanishesIsUsedAsItIs) {
   const Augmented data({4}, -4);
   Batch batch;
-  CropSampler(data, Split::train, 8, 4).fill(1, 1, 1, batch);
+  CropSampler(data, Split::train, 8, 4).fill(1, 1, share_of(1, 1), batch);
   EXPECT_THAT(std::vector<int32_t>(batch.tokens.begin(), batch.tokens.begin() + 4), ElementsAre(3, 4, 5, 0));
 }
 

@@ -27,7 +27,7 @@ TEST(Loader, DeliversTheSamplersBatchesInOrder) {
   for (int64_t step = 0; step < 20; ++step) {
     EXPECT_EQ(loader.step(), step);
     Batch expected;
-    sampler.fill(7, step, 4, expected);
+    sampler.fill(7, step, share_of(4, 1), expected);
     expect_equal(loader.next(), expected);
   }
 }

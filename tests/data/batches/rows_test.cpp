@@ -30,7 +30,7 @@ TEST(FillRow, OverwritesWhateverWasThere) {
 TEST(MicroBatch, PartsMakeUpTheWhole) {
   const FakeDataset data({5, 100, 30});
   Batch batch;
-  CropSampler(data, Split::train, 16, 8).fill(1, 0, 6, batch);
+  CropSampler(data, Split::train, 16, 8).fill(1, 0, share_of(6, 1), batch);
   Batch together, part;
   together.size = 6, together.length = 16;
   for (int64_t i = 0; i < 3; ++i) {

@@ -12,6 +12,7 @@ namespace perceiver {
 namespace {
 
 using testing::as;
+using testing::attention_in_two;
 using testing::defined_attention;
 using testing::kElementType;
 using testing::normal;
@@ -34,6 +35,9 @@ void check_attention(int64_t slots, int64_t queries, int64_t heads, int64_t d, i
   const std::vector<double> expected = defined_attention<T>(k);
   for (size_t i = 0; i < out.size(); ++i)
     ASSERT_NEAR(out[i], expected[i], sizeof(T) == 8 ? 1e-12 : 1e-5) << i;
+  const std::vector<T> joined = attention_in_two<T>(k);
+  for (size_t i = 0; i < out.size(); ++i)
+    ASSERT_NEAR(joined[i], expected[i], sizeof(T) == 8 ? 1e-12 : 1e-5) << i << " in two parts";
 }
 
 TEST(CacheAttention, MatchesItsDefinition) {

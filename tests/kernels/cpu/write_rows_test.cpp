@@ -29,5 +29,27 @@ TEST(WriteRows, WrapsAround) {
   EXPECT_EQ(cache, expected);
 }
 
+TEST(ShareSlots, FindsARanksPartOfRingBuffers) {
+  // Of 7 rows rank 0 has 0, 3 and 6, rank 1 has 1 and 4, rank 2 has 2 and 5.
+  const std::vector<int32_t> active{1, 1, 0, 1, 1}, count{7, 7, 7, 1, 0}, row{6, 4, 3, 0, 0};
+  const std::vector<int32_t> expected_count[] = {{3, 3, 3, 1, 0}, {2, 2, 2, 0, 0}, {2, 2, 2, 0, 0}},
+                             expected_active[] = {{1, 0, 0, 1, 1}, {0, 1, 0, 0, 0}, {0, 0, 0, 0, 0}};
+  for (int32_t rank = 0; rank < 3; ++rank) {
+    std::vector<int32_t> own_active(5, -9), own_count(5, -9), own_row(5, -9);
+    kernels::cpu::share_slots({.slots = 5,
+                               .rank = rank,
+                               .ranks = 3,
+                               .active = active.data(),
+                               .count = count.data(),
+                               .row = row.data(),
+                               .own_active = own_active.data(),
+                               .own_count = own_count.data(),
+                               .own_row = own_row.data()});
+    EXPECT_EQ(own_active, expected_active[rank]);
+    EXPECT_EQ(own_count, expected_count[rank]);
+    EXPECT_EQ(own_row, (std::vector<int32_t>{2, 1, 1, 0, 0}));
+  }
+}
+
 }  // namespace
 }  // namespace perceiver

@@ -10,6 +10,18 @@
 namespace perceiver::testing {
 namespace {
 
+/// Infinities must agree.
+void expect_lse(const Values& actual, const Values& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (std::isinf(expected[i])) {
+      ASSERT_EQ(actual[i], expected[i]) << "lse " << i;
+    } else {
+      ASSERT_NEAR(actual[i], expected[i], 2e-4 * std::max(1.0, std::fabs(expected[i]))) << "lse " << i;
+    }
+  }
+}
+
 template <typename T>
 class CudaCacheAttention : public CudaKernelTest<T> {};
 TYPED_TEST_SUITE(CudaCacheAttention, ElementTypes);
@@ -25,19 +37,24 @@ TYPED_TEST(CudaCacheAttention, Rows) {
     for (int64_t s = 0; s < slots; ++s)
       count.push_back(static_cast<int32_t>(capacity - s * capacity / slots));
     if (slots > 1) count.back() = 0;
-    Values expected(static_cast<size_t>(slots * queries * width));
+    Values expected(static_cast<size_t>(slots * queries * width)),
+        expected_lse(static_cast<size_t>(slots * queries * heads));
     kernels::CacheAttention k{};
     k.type = DType::f64;
     k.slots = slots, k.queries = queries, k.heads = heads, k.head_dim = d, k.capacity = capacity;
     k.q_stride = k.out_stride = width;
     k.q = q.data(), k.cache = rings.data(), k.count = count.data(), k.out = expected.data();
+    k.lse = expected_lse.data();
     kernels::cpu::cache_attention(k);
     const Array<T> q_device(q), rings_device(rings), out(slots * queries * width);
+    const Array<float> lse(slots * queries * heads);
     const DeviceArray<int32_t> count_device(count);
     k.type = kType<T>;
+    k.lse = lse.data();
     k.q = q_device.data(), k.cache = rings_device.data(), k.count = count_device.data(), k.out = out.data();
     kernels::cuda::cache_attention(this->launch(), k);
     expect_close(out.read(), expected, {bound_of<T>().relative, 1e-4}, "attention");
+    expect_lse(lse.read(), expected_lse);
   }
 }
 
@@ -47,12 +64,13 @@ struct TableShape {
   bool negative = true;  // positions of both signs
   int64_t width() const { return heads * d; }
   int64_t outputs() const { return slots * queries * width(); }
+  int64_t lses() const { return slots * queries * heads; }
 };
 
 template <typename T>
 struct TableProblem {
   TableShape shape;
-  Values q, table, rings, cosine, sine, expected;
+  Values q, table, rings, cosine, sine, expected, expected_lse;
   Ints tokens, positions, count;
 
   explicit TableProblem(const TableShape& s)
@@ -61,6 +79,7 @@ struct TableProblem {
         table(random_values<T>(s.vocabulary * 2 * s.width(), 2)),
         rings(static_cast<size_t>(s.slots * s.capacity * 2 * s.width())),
         expected(static_cast<size_t>(s.outputs())),
+        expected_lse(static_cast<size_t>(s.lses())),
         tokens(random_ints(s.slots * s.capacity, 3, static_cast<int32_t>(s.vocabulary))) {
     const int64_t rows = 2 * s.capacity + 1;
     for (int64_t p = 0; p < rows; ++p)
@@ -101,6 +120,7 @@ struct TableProblem {
                           .direction = 1});
     kernels::CacheAttention k = sizes(DType::f64);
     k.q = q.data(), k.cache = rings.data(), k.count = count.data(), k.out = expected.data();
+    k.lse = expected_lse.data();
     kernels::cpu::cache_attention(k);
   }
 
@@ -118,7 +138,7 @@ struct TableProblem {
 template <typename T>
 struct DeviceTableProblem {
   Array<T> q, table, rings, out;
-  Array<float> cosine, sine;
+  Array<float> lse, cosine, sine;
   DeviceArray<int32_t> tokens, positions, count;
   kernels::CacheAttention by_rings, by_table;
 
@@ -128,6 +148,7 @@ struct DeviceTableProblem {
         table(p.table, shift),
         rings(p.rings),
         out(p.shape.outputs()),
+        lse(p.shape.lses()),
         cosine(p.cosine, shift),
         sine(p.sine, shift),
         tokens(p.tokens),
@@ -135,6 +156,7 @@ struct DeviceTableProblem {
         count(p.count),
         by_rings(p.sizes(kType<T>)) {
     by_rings.q = q.data(), by_rings.count = count.data(), by_rings.out = out.data();
+    by_rings.lse = lse.data();
     by_table = by_rings;
     by_rings.cache = rings.data();
     by_table.table = table.data(), by_table.vocabulary = p.shape.vocabulary;
@@ -175,6 +197,7 @@ TYPED_TEST(CudaCacheAttention, Table) {
       for (const double x : problem.expected) largest = std::max(largest, std::fabs(x));
       EXPECT_LE(largest_error(out, problem.expected), 2 * plain + 1e-6 * largest) << "shift " << shift;
       expect_close(out, problem.expected, {bound_of<T>().relative, 1e-4}, "by table");
+      expect_lse(device.lse.read(), problem.expected_lse);
     }
   }
 }

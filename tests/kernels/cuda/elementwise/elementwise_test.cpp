@@ -48,6 +48,38 @@ TYPED_TEST(CudaElementwise, CastRoundsToNearest) {
     }
 }
 
+TYPED_TEST(CudaElementwise, Scale) {
+  using T = TypeParam;
+  for (const int64_t n : kSizes)
+    for (const int64_t shift : {0, 1}) {
+      const Values x = random_values<T>(n, 1);
+      Values tripled = x;
+      for (double& v : tripled) v *= 3;
+      const Array<T> a_x(x, shift);
+      const Array<float> wide(n);
+      const Array<bf16> narrow_one(n);
+      kernels::scale(this->launch(), {.from = kType<T>,
+                                      .to = DType::f32,
+                                      .elements = n,
+                                      .factor = 3,
+                                      .x = a_x.data(),
+                                      .y = wide.data()});
+      kernels::scale(this->launch(), {.from = kType<T>,
+                                      .to = DType::bf16,
+                                      .elements = n,
+                                      .factor = 3,
+                                      .x = a_x.data(),
+                                      .y = narrow_one.data()});
+      kernels::scale(
+          this->launch(),
+          {.from = kType<T>, .to = kType<T>, .elements = n, .factor = 3, .x = a_x.data(), .y = a_x.data()});
+      const Values once = rounded<float>(tripled);
+      EXPECT_EQ(wide.read(), once);
+      EXPECT_EQ(narrow_one.read(), rounded<bf16>(once));
+      EXPECT_EQ(a_x.read(), rounded<T>(once));
+    }
+}
+
 TYPED_TEST(CudaElementwise, Swap) {
   using T = TypeParam;
   for (const int64_t n : kSizes)

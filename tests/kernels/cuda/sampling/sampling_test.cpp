@@ -30,6 +30,31 @@ TYPED_TEST(CudaSampling, WritesRowsToTheCaches) {
             (Values{3, 4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0}));
 }
 
+TYPED_TEST(CudaSampling, FindsARanksPartOfRingBuffers) {
+  const Ints active{1, 1, 0, 1, 1}, count{7, 7, 7, 1, 0}, row{6, 4, 3, 0, 0};
+  const DeviceArray<int32_t> a(active), c(count), r(row);
+  for (int32_t rank = 0; rank < 3; ++rank) {
+    Ints own_active(5), own_count(5), own_row(5);
+    kernels::ShareSlots k{.slots = 5,
+                          .rank = rank,
+                          .ranks = 3,
+                          .active = active.data(),
+                          .count = count.data(),
+                          .row = row.data(),
+                          .own_active = own_active.data(),
+                          .own_count = own_count.data(),
+                          .own_row = own_row.data()};
+    kernels::cpu::share_slots(k);
+    const DeviceArray<int32_t> own_a(5), own_c(5), own_r(5);
+    k.active = a.data(), k.count = c.data(), k.row = r.data();
+    k.own_active = own_a.data(), k.own_count = own_c.data(), k.own_row = own_r.data();
+    kernels::cuda::share_slots(this->launch(), k);
+    EXPECT_EQ(own_a.read(), own_active);
+    EXPECT_EQ(own_c.read(), own_count);
+    EXPECT_EQ(own_r.read(), own_row);
+  }
+}
+
 TYPED_TEST(CudaSampling, AdvancesSlotsAfterSampling) {
   using T = TypeParam;
   const Array<T> logits(Values{0, 0, 0, 1, 9, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0});

@@ -1,0 +1,15 @@
+// The launches of attention's kernels, for the operations that use them.
+#pragma once
+
+#include "ops/ops.h"
+
+namespace perceiver::ops {
+
+/// Attention of `in` to `out` [rows, heads * head_dim] and `lse` [batch, heads, queries], accumulation type.
+void launch_attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask, void* out, void* lse);
+/// Writes the gradients of in.q and in.kv, given the results and the gradient of `out`. Nothing may have
+/// written them before.
+void launch_attention_backward(Tape& tape, const AttentionInputs& in, const AttentionMask& mask,
+                               const Tensor& out, const Tensor& lse, const Tensor& d_out);
+
+}  // namespace perceiver::ops

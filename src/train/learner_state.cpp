@@ -1,0 +1,86 @@
+// What a checkpoint keeps of a learner, and how it comes back.
+#include "base/check.h"
+#include "kernels/elementwise.h"
+#include "train/learner.h"
+
+namespace perceiver {
+
+Tensor Learner::collect(const Tensor& state) const {
+  if (exchange_) return exchange_->collect(state);
+  return (state ? state : slices_.front().values).on_host();
+}
+
+Tensor Learner::collect_values() const {
+  return collect({});
+}
+
+Tensor Learner::collect_average() const {
+  return average_ ? collect(average_) : Tensor();
+}
+
+std::vector<NamedTensor> Learner::collect_optimizer_state() const {
+  std::vector<NamedTensor> tensors;
+  const std::vector<NamedTensor> buffers = optimizer_->buffers();
+  const bool leads = !exchange_ || exchange_->ranks().rank() == 0;
+  for (const NamedTensor& buffer : buffers) {
+    const Tensor flat = collect(buffer.tensor);
+    for (const ParameterInfo& info : model_.parameters().infos())
+      if (leads)
+        tensors.push_back({fmt::format("{}/{}", buffer.name, info.name), flat.view(info.offset, info.shape)});
+  }
+  if (!buffers.empty() || !leads) return tensors;
+  tensors = optimizer_->state();
+  for (NamedTensor& each : tensors) each.tensor = each.tensor.on_host();
+  return tensors;
+}
+
+void Learner::load_optimizer_state(const ReadTensor& read) {
+  const std::vector<NamedTensor> buffers = optimizer_->buffers();
+  if (!exchange_ || buffers.empty()) {
+    for (const NamedTensor& each : optimizer_->state()) read(each.name, each.tensor.shape(), each.tensor);
+    return;
+  }
+  for (const NamedTensor& buffer : buffers) load_buffer(buffer.tensor, buffer.name + "/", read);
+}
+
+void Learner::load_average(const ReadTensor& read) {
+  if (average_) load_buffer(average_, "", read);
+}
+
+void Learner::load_buffer(const Tensor& state, const std::string& prefix, const ReadTensor& read) {
+  const ParameterStore& parameters = model_.parameters();
+  const Tensor flat = exchange_ ? Tensor::on_host(state.dtype(), {parameters.size()}) : state;
+  for (const ParameterInfo& info : parameters.infos())
+    read(prefix + info.name, info.shape, flat.view(info.offset, info.shape));
+  if (exchange_) exchange_->distribute(flat, state);
+}
+
+Learner::Bytes Learner::bytes() const {
+  const ParameterStore& parameters = model_.parameters();
+  const auto size = [](const Tensor& tensor) { return tensor ? static_cast<int64_t>(tensor.bytes()) : 0; };
+  const Tensor& read = parameters.read_values();
+  Bytes bytes{.weights = size(read), .gradients = size(parameters.gradients()), .average = size(average_)};
+  for (const UpdatedSlice& slice : slices_)
+    if (slice.values.dtype() != read.dtype()) bytes.weights += size(slice.values);
+  if (exchange_) bytes.gradients = exchange_->gradient_bytes();
+  const std::vector<NamedTensor> buffers = optimizer_->buffers();
+  for (const NamedTensor& each : buffers.empty() ? optimizer_->state() : buffers)
+    bytes.optimizer += size(each.tensor);
+  return bytes;
+}
+
+bool Learner::weights_are_finite() const {
+  const Tensor counter = Tensor::empty(model_.context(), DType::f64, {1});  // as large as an int64
+  for (const UpdatedSlice& slice : slices_) {
+    kernels::count_non_finite(model_.context().launch(), {.type = slice.values.dtype(),
+                                                          .elements = slice.values.elements(),
+                                                          .x = slice.values.data(),
+                                                          .count = static_cast<int64_t*>(counter.data())});
+    int64_t count = 0;
+    counter.copy_to_host(std::as_writable_bytes(std::span(&count, 1)));
+    if (count != 0) return false;
+  }
+  return true;
+}
+
+}  // namespace perceiver
