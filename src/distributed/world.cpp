@@ -1,6 +1,10 @@
 #include "distributed/world.h"
 
+#include <algorithm>
+
 #include "base/check.h"
+#include "base/processors.h"
+#include "distributed/shared_error.h"
 
 namespace perceiver {
 
@@ -18,14 +22,22 @@ void World::require_same(const std::string& mine, std::string_view what) {
   const std::vector<std::string> all = gather(mine, what);
   for (size_t rank = 1; rank < all.size(); ++rank)
     if (all[rank] != all[0])
-      throw_user("the ranks differ in {}: rank 0 has {}, rank {} has {}; start every rank the same way", what,
-                 all[0], rank, all[rank]);
+      throw SharedError(
+          ErrorKind::user,
+          fmt::format("the ranks differ in {}: rank 0 has {}, rank {} has {}; start every rank the same way",
+                      what, all[0], rank, all[rank]));
 }
 
 void World::agree(const std::string& problem, std::string_view what) {
   const std::vector<std::string> all = gather(problem, what);
   for (size_t rank = 0; rank < all.size(); ++rank)
-    if (!all[rank].empty()) throw_failure("rank {}: {}", rank, all[rank]);
+    if (!all[rank].empty())
+      throw SharedError(ErrorKind::failure, fmt::format("rank {}: {}", rank, all[rank]));
+}
+
+int default_threads(const World* world) {
+  return world == nullptr ? available_processors()
+                          : std::max(1, available_processors() / world->local_size());
 }
 
 }  // namespace perceiver

@@ -23,8 +23,9 @@ class World {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  /// Among the processes of this machine.
+  /// Among the local_size() processes of this machine.
   int local_rank() const { return local_rank_; }
+  int local_size() const { return local_size_; }
   /// Which of the GPUs that this process can see is its own.
   virtual int gpu() const { return 0; }
   /// Rank 0 writes files and messages for all.
@@ -37,10 +38,11 @@ class World {
   bool any(bool mine, std::string_view what);
   /// Collective: rank 0's text.
   std::string from_leader(const std::string& text, std::string_view what);
-  /// Collective: throws the same `user` error on every rank, which names the first rank whose `mine` differs
-  /// from rank 0's and quotes both. `what`: "the configuration".
+  /// Collective: throws the same `user` error (SharedError) on every rank, which names the first rank whose
+  /// `mine` differs from rank 0's and quotes both. `what`: "the configuration".
   void require_same(const std::string& mine, std::string_view what);
-  /// Collective: if `problem` is not empty on some rank, throws a `failure` with the first one on every rank.
+  /// Collective: if `problem` is not empty on some rank, throws a `failure` (SharedError) with the first one
+  /// on every rank.
   void agree(const std::string& problem, std::string_view what);
 
   /// Asks every rank to stop, from any thread, without waiting: stop_requested() becomes true everywhere.
@@ -73,11 +75,15 @@ class World {
   };
 
  protected:
-  World(int rank, int size, int local_rank) : rank_(rank), size_(size), local_rank_(local_rank) {}
+  World(int rank, int size, int local_rank, int local_size = 1)
+      : rank_(rank), size_(size), local_rank_(local_rank), local_size_(local_size) {}
   virtual void begin_wait(std::string) {}
   virtual void end_wait() {}
 
-  int rank_, size_, local_rank_;
+  int rank_, size_, local_rank_, local_size_;
 };
+
+/// CPU threads of this process where the user does not say: its share of the processors of the host.
+int default_threads(const World* world);
 
 }  // namespace perceiver

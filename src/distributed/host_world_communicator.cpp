@@ -1,0 +1,34 @@
+// What moves the tensors of a HostWorld's ranks.
+#include "base/check.h"
+#include "distributed/devices_of_ranks.h"
+#include "distributed/host_world.h"
+#include "distributed/mpi.h"
+#include "distributed/nccl.h"
+#include "distributed/single_communicator.h"
+
+namespace perceiver {
+
+int HostWorld::gpu() const {
+  return DeviceContext::cuda_devices() == 1 ? 0 : local_rank_;
+}
+
+std::shared_ptr<Communicator> HostWorld::communicator(DeviceContext& context, bool deterministic) {
+  const RankDevice mine = device_of(context);
+  const bool nccl_alone = mine.gpu && mine.nccl_obstacle.empty();
+  if (size_ == 1 && !nccl_alone) return std::make_shared<SingleCommunicator>();
+  std::vector<RankDevice> devices;
+  for (const std::string& text : gather(to_text(mine), "the choice of devices"))
+    devices.push_back(parse_rank_device(text));
+  if (choose_transport(members_, devices, mpi_) == Transport::mpi) {
+    mpi::start();
+    return mpi::communicator(context);
+  }
+  const std::string warning = local_rank_ == 0 ? shared_memory_warning(local_size_) : "";
+  if (!warning.empty()) options_.warn(warning);
+  const Wait wait(this, "the start of NCCL");
+  return nccl::communicator(
+      context, rank_, size_, [this](const std::string& id) { return from_leader(id, "the id of NCCL"); },
+      deterministic);
+}
+
+}  // namespace perceiver
