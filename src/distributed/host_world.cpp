@@ -147,6 +147,7 @@ void HostWorld::end_wait() {
 
 RankStatus HostWorld::own_status() const {
   RankStatus status = mine_;
+  if (worked_at_ >= 0) status.worked = watch_.seconds() - worked_at_;
   if (waits_.empty()) return status;
   status.what = waits_.front();
   status.waited = watch_.seconds() - wait_began_;

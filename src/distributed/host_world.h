@@ -53,6 +53,7 @@ class HostWorld final : public World {
   std::vector<std::string> gather(const std::string& mine, std::string_view what) override;
   void request_stop() override;
   bool stop_requested() const override { return stop_; }
+  void still_working() override { works_ = true; }
   /// Each process of a host has its own, or sees only one. May be one more than there are: opening it says
   /// so.
   int gpu() const override;
@@ -113,6 +114,8 @@ class HostWorld final : public World {
   std::vector<std::string> waits_;
   RankStatus mine_;
   double wait_began_ = 0, last_beat_ = -1e9;
+  std::atomic<bool> works_ = false;  ///< since the thread has last looked
+  double worked_at_ = -1;            ///< by the watch; -1: never
   WatchClock watch_;
   std::optional<SharedError> failure_;  ///< rank 0: what a rank failed with, not reported yet
   int failed_ = 0;                      ///< that rank

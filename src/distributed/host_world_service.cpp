@@ -121,6 +121,7 @@ bool HostWorld::speaks_for_leader(bool host_gone) const {
 }
 
 void HostWorld::keep_time() {
+  if (works_.exchange(false)) worked_at_ = watch_.seconds();
   states_[rank_] = own_status();
   heard_[rank_] = watch_.seconds();
   if (watch_.seconds() - last_beat_ >= seconds(options_.heartbeat)) {

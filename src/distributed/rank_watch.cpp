@@ -62,7 +62,7 @@ void WatchClock::advance(Time now) {
 }
 
 std::string to_text(const RankStatus& status) {
-  return fmt::format("{} {:.3f} {}", status.finished, status.waited, status.what);
+  return fmt::format("{} {:.3f} {:.3f} {}", status.finished, status.waited, status.worked, status.what);
 }
 
 RankStatus parse_status(std::string_view text) {
@@ -72,7 +72,9 @@ RankStatus parse_status(std::string_view text) {
   if (finished.ptr == end) return status;
   const auto waited = std::from_chars(finished.ptr + 1, end, status.waited);
   if (waited.ptr == end || !std::isfinite(status.waited)) return status;
-  status.what = printable(std::string_view(waited.ptr + 1, end)).substr(0, kLongestWhat);
+  const auto worked = std::from_chars(waited.ptr + 1, end, status.worked);
+  if (worked.ptr == end || !std::isfinite(status.worked)) return status;
+  status.what = printable(std::string_view(worked.ptr + 1, end)).substr(0, kLongestWhat);
   return status;
 }
 
@@ -81,7 +83,10 @@ std::string overdue(const std::vector<Member>& members, const std::vector<RankSt
   const auto longest =
       std::max_element(states.begin(), states.end(),
                        [](const RankStatus& a, const RankStatus& b) { return a.waited < b.waited; });
-  if (longest->waited > limit)
+  const bool works = std::any_of(states.begin(), states.end(), [&](const RankStatus& each) {
+    return each.waited < 0 && each.worked >= 0 && each.worked <= limit && each.silent <= silence;
+  });
+  if (longest->waited > limit && !works)
     return fmt::format("rank {} has waited {:.0f} s in {}: {}; {}", longest - states.begin(), longest->waited,
                        longest->what, blame(members, states, silence), kAdvice);
   const bool gone =

@@ -32,12 +32,14 @@ struct RankStatus {
   double waited = -1;              ///< seconds in the present one; -1: it does not wait
   std::string what = "the start";  ///< what it waits for, or waited for last: "step 12"
   double silent = 0;               ///< seconds since it said this
+  double worked = -1;              ///< seconds since World::still_working; -1: never called
 };
 std::string to_text(const RankStatus& status);
 RankStatus parse_status(std::string_view text);
 
 /// If a rank has waited longer than `limit` seconds, or was not heard of for so long: one line that names
-/// those it waits for; else empty. `silence`: seconds after which a rank that says nothing has stopped.
+/// those it waits for; else empty. It may wait longer for a rank whose last World::still_working is not as
+/// long ago. `silence`: seconds after which a rank that says nothing has stopped.
 std::string overdue(const std::vector<Member>& members, const std::vector<RankStatus>& states, double limit,
                     double silence);
 

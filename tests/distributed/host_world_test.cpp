@@ -169,6 +169,20 @@ TEST(HostWorld, ARankThatIsLateIsNamed) {
   EXPECT_EQ(std::count(ended.reports.begin(), ended.reports.end(), '\n'), 1) << ended.reports;
 }
 
+TEST(HostWorld, ARankThatGetsOnWithItsWorkMayBeLate) {
+  ProcessRanks ranks;
+  ranks.options.wait_limit = Milliseconds(500);
+  ranks.start_all(3, [&](HostWorld& world) {
+    for (int part = 0; world.rank() == 1 && part < 15; ++part) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      world.still_working();
+    }
+    world.gather("", "an evaluation");
+  });
+  const Ended ended = ranks.wait();
+  EXPECT_THAT(ended.codes, Each(0)) << ended.reports;
+}
+
 TEST(HostWorld, AllRanksStoppedForAWhileGoOn) {
   ProcessRanks ranks;
   ranks.options.wait_limit = Milliseconds(1500);

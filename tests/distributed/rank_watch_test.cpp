@@ -33,9 +33,10 @@ TEST(Overdue, NobodyIsBlamedWithinTheLimit) {
 }
 
 TEST(Overdue, NamesTheRankThatIsSilent) {
-  EXPECT_THAT(overdue({state(5, 61, "step 6"), state(5, 61, "step 6"), state(5, 0, "step 6", 58)}),
-              AllOf(HasSubstr("rank 0 has waited 61 s in step 6"), HasSubstr("rank 2 (host node2, pid 102), last in"),
-                    HasSubstr("58 s"), HasSubstr("--collective-timeout"), Not(HasSubstr("rank 1"))));
+  EXPECT_THAT(
+      overdue({state(5, 61, "step 6"), state(5, 61, "step 6"), state(5, 0, "step 6", 58)}),
+      AllOf(HasSubstr("rank 0 has waited 61 s in step 6"), HasSubstr("rank 2 (host node2, pid 102), last in"),
+            HasSubstr("58 s"), HasSubstr("--collective-timeout"), Not(HasSubstr("rank 1"))));
 }
 
 TEST(Overdue, NamesARankThatIsSilentAlthoughNobodyWaits) {
@@ -43,29 +44,52 @@ TEST(Overdue, NamesARankThatIsSilentAlthoughNobodyWaits) {
 }
 
 TEST(Overdue, NamesRanksThatAreBehind) {
-  EXPECT_THAT(overdue({state(6, 61, "step 7"), state(5, -1, "step 6"), state(5, -1, "step 6"), state(6, 61, "step 7")}),
+  EXPECT_THAT(overdue({state(6, 61, "step 7"), state(5, -1, "step 6"), state(5, -1, "step 6"),
+                       state(6, 61, "step 7")}),
               HasSubstr("ranks 1 and 2 are behind, busy since step 6"));
 }
 
 TEST(Overdue, NamesTheRankThatDoesNotWait) {
-  EXPECT_THAT(overdue({state(6, 61, "step 7"), state(6, -1, "step 6")}), HasSubstr("rank 1 (host node1, pid 101) is"));
+  EXPECT_THAT(overdue({state(6, 61, "step 7"), state(6, -1, "step 6")}),
+              HasSubstr("rank 1 (host node1, pid 101) is"));
 }
 
 TEST(Overdue, SaysThatAllWait) {
   EXPECT_THAT(overdue({state(6, 61, "step 7"), state(6, 60, "step 7")}), HasSubstr("all ranks wait there"));
 }
 
+RankStatus working(double worked, double silent = 0) {
+  RankStatus status = state(5, -1, "an evaluation", silent);
+  status.worked = worked;
+  return status;
+}
+
+TEST(Overdue, ARankThatGetsOnWithItsWorkMayTakeLonger) {
+  const RankStatus waits = state(6, 400, "an evaluation");
+  EXPECT_EQ(overdue({waits, working(3)}), "");
+  EXPECT_EQ(overdue({waits, working(59)}), "");
+  EXPECT_THAT(overdue({waits, working(61)}), HasSubstr("rank 1 (host node1, pid 101) is behind"));
+  EXPECT_THAT(overdue({waits, working(3, 6)}), HasSubstr("not been heard of for 6 s"));
+  RankStatus once = state(6, 400, "an evaluation");  // it worked, but now it waits as well
+  once.worked = 3;
+  EXPECT_NE(overdue({waits, once}), "");
+}
+
 TEST(RankStatus, SurvivesItsText) {
-  const RankStatus back = parse_status(to_text(state(12, 3.5, "the end of step 3")));
+  RankStatus status = state(12, 3.5, "the end of step 3");
+  status.worked = 7;
+  const RankStatus back = parse_status(to_text(status));
+  EXPECT_DOUBLE_EQ(back.worked, 7);
   EXPECT_EQ(back.finished, 12);
   EXPECT_DOUBLE_EQ(back.waited, 3.5);
   EXPECT_EQ(back.what, "the end of step 3");
 }
 
 TEST(RankStatus, TextThatIsNoneIsHarmless) {
-  for (const char* text : {"", "x", "1", "1 ", "1 nan x", "99999999999999999999999 1 x"})
+  for (const char* text :
+       {"", "x", "1", "1 ", "1 nan x", "1 0 nan x", "1 0 x", "99999999999999999999999 1 x"})
     EXPECT_LE(parse_status(text).waited, 1) << text;
-  EXPECT_LE(parse_status("1 2 " + std::string(100000, 'x')).what.size(), 200u);
+  EXPECT_LE(parse_status("1 2 3 " + std::string(100000, 'x')).what.size(), 200u);
 }
 
 TEST(WatchClock, StandsStillWhileTheProcessIsStopped) {

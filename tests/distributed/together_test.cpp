@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/check.h"
+#include "distributed/shared_error.h"
 #include "tests/support/thread_world.h"
 
 namespace perceiver {
@@ -32,7 +33,7 @@ TEST(Together, AnErrorOfOneRankReachesAll) {
     const std::string message = ending(&world, [&] {
       if (world.rank() == 2) throw_user("no such file");
     });
-    EXPECT_EQ(message, world.rank() == 2 ? "user no such file" : "user rank 2: no such file");
+    EXPECT_EQ(message, "user rank 2: no such file");
   });
   EXPECT_EQ(ending(nullptr, [] { throw_failure("alone"); }), "failure alone");
 }
@@ -44,8 +45,25 @@ TEST(Together, TheFirstOfSeveralErrorsIsTold) {
       if (world.rank() == 1) throw std::runtime_error("one");
       if (world.rank() == 0) throw Cancelled();
     });
-    const char* expected[] = {"cancelled", "one", "failure rank 1: one", "user three"};
+    const char* expected[] = {"cancelled", "one", "failure rank 1: one", "failure rank 1: one"};
     EXPECT_EQ(message, expected[world.rank()]);
+  });
+}
+
+TEST(Together, ErrorsThatAllHaveAreToldWithoutANumber) {
+  run_ranks(3, [](World& world) {
+    EXPECT_EQ(ending(&world, [] { throw_user("no such file"); }), "user no such file");
+    EXPECT_EQ(ending(&world,
+                     [&] {
+                       if (world.rank() == 1) throw SharedError(ErrorKind::failure, "rank 7: lost");
+                     }),
+              "failure rank 7: lost");
+    EXPECT_THROW(together(&world, "a test", [] { throw_user("x"); }), SharedError);
+    EXPECT_EQ(ending(&world,
+                     [&] {
+                       if (world.rank() == 1) throw std::bad_alloc();
+                     }),
+              "failure rank 1: out of memory");
   });
 }
 
