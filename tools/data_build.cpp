@@ -95,18 +95,24 @@ void print_summary(const BuildCommand& options, const ShardSummary& summary, con
   print_remarks(summary.repaired, "repaired", options.output);
 }
 
-int run(BuildCommand& options, const std::map<std::string, std::string>& modality_options) {
+int run(BuildCommand& options, const std::map<std::string, std::string>& modality_options,
+        const Globals& globals) {
+  const std::shared_ptr<World> world = open_world(globals);
   const ModalityKind& kind = find_modality(options.modality);
   const ModalityOptions chosen(kind, modality_options);
   const auto modality = kind.open(chosen);
   SplitListing inputs = find_inputs(options.input, kind, options.split, text_file_check(kind, chosen));
   for (const std::string& note : inputs.notes) spdlog::warn("{}", note);
   BuildDisplay progress;
-  options.build.progress = [&](const BuildProgress& p) { progress.show(p); };
+  options.build.world = world.get();
+  const bool leads = world == nullptr || world->leads();
+  options.build.progress = [&](const BuildProgress& p) {
+    if (leads) progress.show(p);
+  };
   const ShardSummary summary =
       build_shards(inputs.files, std::move(inputs.skipped), kind, *modality, options.output, options.build);
   end_progress();
-  print_summary(options, summary, progress);
+  if (leads) print_summary(options, summary, progress);
   return 0;
 }
 
@@ -150,8 +156,8 @@ void add_data_build(CLI::App& data, Globals& globals, Action& action) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 32))
       ->capture_default_str();
   take_modality_options(*command, globals);
-  command->callback([options, command, &action] {
-    action = [options, command] { return run(*options, modality_options(*command)); };
+  command->callback([options, command, &globals, &action] {
+    action = [options, command, &globals] { return run(*options, modality_options(*command), globals); };
   });
   command->footer(R"(Examples:
   perceiver data build --modality music --input midi/ --output shards/ --validation-fraction 0.1

@@ -9,8 +9,10 @@
 #include "eval/evaluator.h"
 #include "eval/policy_evaluator.h"
 #include "generate/generate.h"
+#include "io/checksum.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
+#include "tools/shared_model.h"
 #include "tools/validators.h"
 
 namespace perceiver::program {
@@ -102,6 +104,12 @@ void check_tokenizer(const Dataset& data, const ModelMetadata& metadata) {
       quote(metadata.tokenizer.substr(0, 200)));
 }
 
+/// Parts of different data would add up to nothing.
+void check_same(World* world, const Dataset& data) {
+  if (world == nullptr) return;
+  world->require_same(hexadecimal(data.fingerprint()), "the data (a hash)");
+}
+
 constexpr std::pair<const char*, GenerationPolicy> kPolicies[] = {{"exact", GenerationPolicy::exact},
                                                                   {"refill", GenerationPolicy::refill},
                                                                   {"stream", GenerationPolicy::stream}};
@@ -135,11 +143,19 @@ const char* name_of(GenerationPolicy policy) {
   return "auto";
 }
 
+/// Shows what rank 0 has scored of its share.
+std::function<void(int64_t, int64_t)> shown_progress(World* world) {
+  if (world != nullptr && !world->leads()) return {};
+  return show_token_count;
+}
+
 /// Scores as generation would, with each policy.
-int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Dataset& data, Split split) {
+int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Dataset& data, Split split,
+                 World* world) {
+  const bool leads = world == nullptr || world->leads();
   nlohmann::ordered_json out = nlohmann::ordered_json::array();
   const auto lengths = options.latents.empty() ? std::vector<int64_t>{0} : options.latents;
-  if (!options.json)
+  if (leads && !options.json)
     std::printf("%8s %8s %8s %14s %14s %9s %12s\n", "policy", "latents", "refill", "nats/token",
                 ("bits/" + data.unit()).c_str(), "accuracy", "tokens/s");
   for (const int64_t latents : lengths) {
@@ -150,38 +166,24 @@ int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Da
       engine_options.latents = latents;
       engine_options.refill = options.refill;
       Engine engine(*loaded.model, suited_options(engine_options, loaded.metadata));
-      const EvaluationResult r = evaluate_policy(
-          engine, data, split, {options.evaluation.max_documents, options.max_tokens}, show_token_count);
+      const EvaluationResult r =
+          evaluate_policy(engine, data, split, {options.evaluation.max_documents, options.max_tokens, world},
+                          shown_progress(world));
       nlohmann::ordered_json row{{"policy", name_of(policy)}, {"refill", engine.options().refill}};
       row.update(as_json(r));
       out.push_back(row);
-      if (options.json) continue;
+      if (options.json || !leads) continue;
       std::printf("%8s %8lld %8lld %14.4f %14.4f %9.4f %12.0f\n", name_of(policy),
                   static_cast<long long>(r.latents), static_cast<long long>(engine.options().refill),
                   r.nats_per_token(), r.bits_per_unit(), r.accuracy(), r.tokens_per_second());
     }
   }
-  if (options.json) std::printf("%s\n", out.dump(2).c_str());
+  if (options.json && leads) std::printf("%s\n", out.dump(2).c_str());
   return 0;
 }
 
-int run(const EvalCommand& options, const Globals& globals) {
-  check_overrides(options.set);
-  if (options.policies.empty() && (options.refill != 0 || options.max_tokens != 0))
-    throw_usage("--refill and --max-tokens need --policy");
-  if (!options.policies.empty()) check_policies(options);
-  const Split split = split_of(options.split);
-  const LoadedModel loaded = open_checkpoint(options.checkpoint, globals);
-  const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
-  check_tokenizer(*data, loaded.metadata);
-  if (!options.policies.empty()) return run_policies(options, loaded, *data, split);
-  std::vector<EvaluationResult> results;
-  for (const int64_t latents : options.latents.empty() ? std::vector<int64_t>{0} : options.latents) {
-    EvaluationOptions evaluation = options.evaluation;
-    evaluation.latents = latents;
-    results.push_back(evaluate(*loaded.model, *data, split, evaluation, show_token_count));
-  }
-  if (options.json) {
+void print(const std::vector<EvaluationResult>& results, bool json) {
+  if (json) {
     nlohmann::ordered_json out = nlohmann::ordered_json::array();
     for (const EvaluationResult& result : results) out.push_back(as_json(result));
     std::printf("%s\n", (results.size() == 1 ? out[0] : out).dump(2).c_str());
@@ -190,6 +192,28 @@ int run(const EvalCommand& options, const Globals& globals) {
   } else {
     print_table(results);
   }
+}
+
+int run(const EvalCommand& options, const Globals& globals) {
+  check_overrides(options.set);
+  if (options.policies.empty() && (options.refill != 0 || options.max_tokens != 0))
+    throw_usage("--refill and --max-tokens need --policy");
+  if (!options.policies.empty()) check_policies(options);
+  const Split split = split_of(options.split);
+  const std::shared_ptr<World> world = open_world(globals);
+  const LoadedModel loaded = open_shared_checkpoint(options.checkpoint, globals, world.get());
+  const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
+  check_tokenizer(*data, loaded.metadata);
+  check_same(world.get(), *data);
+  if (!options.policies.empty()) return run_policies(options, loaded, *data, split, world.get());
+  std::vector<EvaluationResult> results;
+  for (const int64_t latents : options.latents.empty() ? std::vector<int64_t>{0} : options.latents) {
+    EvaluationOptions evaluation = options.evaluation;
+    evaluation.latents = latents;
+    evaluation.world = world.get();
+    results.push_back(evaluate(*loaded.model, *data, split, evaluation, shown_progress(world.get())));
+  }
+  if (world == nullptr || world->leads()) print(results, options.json);
   return 0;
 }
 

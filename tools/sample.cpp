@@ -3,8 +3,10 @@
 
 #include "base/check.h"
 #include "data/sample_files.h"
+#include "generate/shared_generation.h"
 #include "tools/log.h"
 #include "tools/sample_results.h"
+#include "tools/shared_model.h"
 
 namespace perceiver::program {
 namespace {
@@ -38,38 +40,43 @@ Engine open_engine(const SampleCommand& options, const LoadedModel& loaded, int6
   return Engine(*loaded.model, suited_options(options.batch.options_for(total), loaded.metadata));
 }
 
-int sample_text(const SampleCommand& options, const LoadedModel& loaded) {
+int sample_text(const SampleCommand& options, const LoadedModel& loaded, World* world) {
   const auto tokenizer = make_tokenizer(loaded.metadata.tokenizer);
   if (options.interactive) {
+    if (world != nullptr && world->size() > 1) throw_usage("--interactive answers on one process; start one");
     Engine engine = open_engine(options, loaded, 1);
     check_refill(options.batch.engine, engine.options());
     return sample_interactively(options, engine, *tokenizer);
   }
   if (!options.files.out.empty())
     check_output(*modality_of_model(loaded.metadata.modality, loaded.metadata.tokenizer), options.files.out);
-  const std::vector<std::string> prompts = read_prompts(options);
+  const std::vector<std::string> prompts = read_prompts(options, world);
   const std::vector<GenerationRequest> requests = requests_of(options, prompts, *tokenizer);
   Engine engine = open_engine(options, loaded, static_cast<int64_t>(requests.size()));
   check_refill(options.batch.engine, engine.options());
+  const bool leads = world == nullptr || world->leads();
   SampleResults results(options, prompts);
   const auto grow = [&](int64_t, const ChosenToken&, const std::string& text) {
-    results.grow(text);
+    if (leads) results.grow(text);
     return true;
   };
-  generate(engine, requests, grow, tokenizer.get(),
-           [&](int64_t request, const Completion& completion) { results.finished(request, completion); });
-  results.end();
+  generate_together(
+      world, engine, requests, grow, tokenizer.get(),
+      [&](int64_t request, const Completion& completion) { results.finished(request, completion); });
+  if (leads) results.end();
   return 0;
 }
 
 int run(SampleCommand& options, const Globals& globals) {
   check_sample(options);
-  const LoadedModel loaded = open_checkpoint(options.checkpoint, globals, options.bf16_weights);
+  const std::shared_ptr<World> world = open_world(globals);
+  const LoadedModel loaded =
+      open_shared_checkpoint(options.checkpoint, globals, world.get(), options.bf16_weights);
   check_modality(options, loaded.metadata.modality);
-  choose_seed(options);
-  if (makes_text(loaded.metadata.modality)) return sample_text(options, loaded);
+  choose_seed(options, world.get());
+  if (makes_text(loaded.metadata.modality)) return sample_text(options, loaded, world.get());
   options.files.prompt_file = options.prompt_file;
-  return sample_to_files(loaded, options.files, options.request, options.batch);
+  return sample_to_files(loaded, options.files, options.request, options.batch, world.get());
 }
 
 /// The options of the command line, by their long names.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "data/text/tokenizer.h"
+#include "distributed/world.h"
 #include "generate/generate.h"
 #include "tools/commands.h"
 #include "tools/sample_files.h"
@@ -34,11 +35,12 @@ void check_modality(const SampleCommand& options, const std::string& modality);
 /// Whether models of the modality make text.
 bool makes_text(const std::string& modality);
 
-/// Draws the seed if it is to be random, and says how to repeat it.
-void choose_seed(SampleCommand& options);
+/// Draws the seed if it is to be random, the same on all ranks, and says how to repeat it.
+void choose_seed(SampleCommand& options, World* world);
 
-/// The prompts that the options name; one, maybe empty, if they name none.
-std::vector<std::string> read_prompts(const SampleCommand& options);
+/// The prompts that the options name; one, maybe empty, if they name none. Over several ranks, rank 0 reads
+/// stdin for all.
+std::vector<std::string> read_prompts(const SampleCommand& options, World* world);
 
 /// A prompt line and an answer, again and again.
 int sample_interactively(const SampleCommand& options, Engine& engine, const Tokenizer& tokenizer);

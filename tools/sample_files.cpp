@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "data/sample_files.h"
+#include "generate/shared_generation.h"
 #include "tools/describe.h"
 #include "tools/validators.h"
 
@@ -34,7 +35,7 @@ EngineOptions BatchSampling::options_for(int64_t samples) const {
 }
 
 int sample_to_files(const LoadedModel& loaded, const FileSampling& options, GenerationRequest request,
-                    const BatchSampling& batch) {
+                    const BatchSampling& batch, World* world) {
   const auto modality = modality_of_model(loaded.metadata.modality, loaded.metadata.tokenizer);
   if (options.out.empty())
     throw_usage("this model makes {}; use --out FILE{}", loaded.metadata.modality,
@@ -58,8 +59,9 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
     if (sequence == 0) show_token_count(++done, plan.tokens);
     return true;
   };
-  const std::vector<Completion> all = generate(engine, requests, show);
+  const std::vector<Completion> all = generate_together(world, engine, requests, show);
   end_progress();
+  if (world != nullptr && !world->leads()) return 0;
   std::vector<std::vector<int32_t>> samples;
   for (const Completion& completion : all) {
     samples.emplace_back(plan.prompt.begin() + 1, plan.prompt.end());

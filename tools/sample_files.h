@@ -4,6 +4,7 @@
 #include <string>
 
 #include "data/modality.h"
+#include "distributed/world.h"
 #include "generate/generate.h"
 #include "tools/commands.h"
 
@@ -27,8 +28,9 @@ struct BatchSampling {
 /// Adds --out and the options that limit a prompt file.
 void add_file_sampling(CLI::App& command, FileSampling& options);
 
-/// Generates as `request` says (except its prompt), writes the files and prints their names.
+/// Generates as `request` says (except its prompt), on all ranks; rank 0 writes the files and prints their
+/// names.
 int sample_to_files(const LoadedModel& loaded, const FileSampling& options, GenerationRequest request,
-                    const BatchSampling& batch);
+                    const BatchSampling& batch, World* world);
 
 }  // namespace perceiver::program

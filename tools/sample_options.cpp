@@ -146,13 +146,14 @@ void check_modality(const SampleCommand& options, const std::string& modality) {
     throw_usage("--prompt-file - is for text; this is a model of {}: name a file", modality);
 }
 
-void choose_seed(SampleCommand& options) {
+void choose_seed(SampleCommand& options, World* world) {
   uint64_t& seed = options.request.sampling.seed;
   if (options.seed != kRandom) {
     (void)parse_seed(options.seed, seed);
     return;
   }
   seed = std::random_device()();
+  if (world != nullptr) seed = std::stoull(world->from_leader(std::to_string(seed), "the seed"));
   spdlog::info("seed {}; repeat with --seed {}", seed, seed);
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "data/text/prompt_file.h"
+#include "distributed/together.h"
 #include "io/atomic_file.h"
 #include "tools/sample.h"
 
@@ -25,8 +26,14 @@ std::string read_stdin() {
   throw_user("stdin: more than {} bytes; give a shorter prompt", kLongestPrompt);
 }
 
-std::string content_of(const std::string& file) {
-  return file == "-" ? read_stdin() : read_file(file, kLongestPrompt);
+std::string content_of(const std::string& file, World* world) {
+  if (file != "-") return read_file(file, kLongestPrompt);
+  if (world == nullptr) return read_stdin();
+  std::string content;
+  together(world, "the prompts", [&] {
+    if (world->leads()) content = read_stdin();
+  });
+  return world->from_leader(content, "the prompts");
 }
 
 std::string name_of_source(const std::string& file) {
@@ -35,12 +42,12 @@ std::string name_of_source(const std::string& file) {
 
 }  // namespace
 
-std::vector<std::string> read_prompts(const SampleCommand& options) {
+std::vector<std::string> read_prompts(const SampleCommand& options, World* world) {
   if (const std::string& file = options.prompt_file; !file.empty())
-    return {prompt_text(content_of(file), name_of_source(file))};
+    return {prompt_text(content_of(file, world), name_of_source(file))};
   const std::string& file = options.prompts_file;
   if (file.empty()) return {options.prompt};
-  return prompt_lines(content_of(file), file.ends_with(".jsonl"), name_of_source(file));
+  return prompt_lines(content_of(file, world), file.ends_with(".jsonl"), name_of_source(file));
 }
 
 }  // namespace perceiver::program

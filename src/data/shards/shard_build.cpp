@@ -75,7 +75,8 @@ class Build {
   void run() {
     try {
       report();
-      run_in_parallel(static_cast<int64_t>(mine_.size()), options_.workers, [&](int64_t i) {
+      const int workers = options_.workers > 0 ? options_.workers : default_threads(options_.world);
+      run_in_parallel(static_cast<int64_t>(mine_.size()), workers, [&](int64_t i) {
         const size_t index = mine_[static_cast<size_t>(i)];
         look_at_others();
         if (!reuse(index)) make(index);

@@ -23,7 +23,7 @@ struct BuildProgress {
 struct BuildOptions {
   int64_t shard_tokens = default_shard_tokens;
   bool strict = false;                                 ///< skip files that would have to be repaired
-  int workers = 0;                                     ///< threads; 0 = one per CPU
+  int workers = 0;                                     ///< threads; 0 = one per CPU, of those that a rank has
   std::function<void(const BuildProgress&)> progress;  ///< called from any thread, but never concurrently
   World* world = nullptr;                              ///< the ranks that share the work; null = one
 };
