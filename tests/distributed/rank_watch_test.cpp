@@ -33,9 +33,10 @@ TEST(Overdue, NobodyIsBlamedWithinTheLimit) {
 }
 
 TEST(Overdue, NamesTheRankThatIsSilent) {
-  EXPECT_THAT(overdue({state(5, 61, "step 6"), state(5, 61, "step 6"), state(5, 0, "step 6", 58)}),
-              AllOf(HasSubstr("rank 0 has waited 61 s in step 6"), HasSubstr("rank 2 (host node2, pid 102), last in"),
-                    HasSubstr("58 s"), HasSubstr("--collective-timeout"), Not(HasSubstr("rank 1"))));
+  EXPECT_THAT(
+      overdue({state(5, 61, "step 6"), state(5, 61, "step 6"), state(5, 0, "step 6", 58)}),
+      AllOf(HasSubstr("rank 0 has waited 61 s in step 6"), HasSubstr("rank 2 (host node2, pid 102), last in"),
+            HasSubstr("58 s"), HasSubstr("--collective-timeout"), Not(HasSubstr("rank 1"))));
 }
 
 TEST(Overdue, NamesARankThatIsSilentAlthoughNobodyWaits) {
@@ -43,12 +44,14 @@ TEST(Overdue, NamesARankThatIsSilentAlthoughNobodyWaits) {
 }
 
 TEST(Overdue, NamesRanksThatAreBehind) {
-  EXPECT_THAT(overdue({state(6, 61, "step 7"), state(5, -1, "step 6"), state(5, -1, "step 6"), state(6, 61, "step 7")}),
+  EXPECT_THAT(overdue({state(6, 61, "step 7"), state(5, -1, "step 6"), state(5, -1, "step 6"),
+                       state(6, 61, "step 7")}),
               HasSubstr("ranks 1 and 2 are behind, busy since step 6"));
 }
 
 TEST(Overdue, NamesTheRankThatDoesNotWait) {
-  EXPECT_THAT(overdue({state(6, 61, "step 7"), state(6, -1, "step 6")}), HasSubstr("rank 1 (host node1, pid 101) is"));
+  EXPECT_THAT(overdue({state(6, 61, "step 7"), state(6, -1, "step 6")}),
+              HasSubstr("rank 1 (host node1, pid 101) is"));
 }
 
 TEST(Overdue, SaysThatAllWait) {
