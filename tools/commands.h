@@ -20,8 +20,12 @@ namespace perceiver::program {
 struct Globals {
   int threads = 0;  ///< 0 = all
   LogOptions log;
-  bool verify = true;  ///< compare model files with their checksums
-  std::string device;  ///< "auto", "cpu" or "cuda"; empty: that of the configuration, else auto
+  bool verify = true;      ///< compare model files with their checksums
+  std::string device;      ///< "auto", "cpu" or "cuda"; empty: that of the configuration, else auto
+  std::string gpus;        ///< ranks to start: a number or "all"; empty: none
+  std::string rendezvous;  ///< where the ranks meet; empty: the launcher says it
+  int start_timeout = 300, collective_timeout = 600;  ///< seconds
+  bool resumable = false;                             ///< the command can go on after a failure, by --resume
 };
 
 /// A mistake in the command line, found after it was parsed; the message is followed by where help is.

@@ -4,12 +4,13 @@
 #include "model/precision.h"
 #include "model/projection.h"
 #include "tools/commands.h"
+#include "tools/ranks.h"
 
 namespace perceiver::program {
 
 LoadedModel open_checkpoint(const std::string& path, const Globals& globals, bool bf16_weights) {
   const std::string file = find_checkpoint(path);
-  auto context = DeviceContext::open(globals.device.empty() ? "auto" : globals.device, globals.threads);
+  auto context = open_device(globals);
   const DType type = apply_precision(Precision::automatic, *context);
   if (bf16_weights && context->is_cuda())
     throw_usage("--bf16-weights is for the CPU; leave it out, or add --device cpu");

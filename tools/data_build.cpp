@@ -11,7 +11,10 @@
 #include "data/shards/shard_build.h"
 #include "data/shards/shard_inputs.h"
 #include "data/text/text_check.h"
+#include "distributed/shared_error.h"
+#include "distributed/together.h"
 #include "tools/data.h"
+#include "tools/ranks.h"
 #include "train/progress.h"
 
 namespace perceiver::program {
@@ -109,8 +112,13 @@ int run(BuildCommand& options, const std::map<std::string, std::string>& modalit
   options.build.progress = [&](const BuildProgress& p) {
     if (leads) progress.show(p);
   };
-  const ShardSummary summary =
-      build_shards(inputs.files, std::move(inputs.skipped), kind, *modality, options.output, options.build);
+  ShardSummary summary;
+  try {
+    summary =
+        build_shards(inputs.files, std::move(inputs.skipped), kind, *modality, options.output, options.build);
+  } catch (const Cancelled&) {
+    throw SharedError(ErrorKind::failure, "stopped; run the same command again to continue");
+  }
   end_progress();
   if (leads) print_summary(options, summary, progress);
   return 0;

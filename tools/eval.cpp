@@ -12,6 +12,7 @@
 #include "io/checksum.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
+#include "tools/ranks.h"
 #include "tools/shared_model.h"
 #include "tools/validators.h"
 

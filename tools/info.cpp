@@ -1,4 +1,4 @@
-// perceiver info: what a checkpoint contains, and the cost of a training step.
+// perceiver info: what a checkpoint contains, and the cost of a training step; or the devices.
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -8,6 +8,7 @@
 #include "config/load.h"
 #include "config/save.h"
 #include "tools/commands.h"
+#include "tools/info.h"
 #include "train/checkpoint.h"
 
 namespace perceiver::program {
@@ -126,22 +127,29 @@ void print_json(const LoadedModel& loaded, const std::string& file) {
 void add_info(CLI::App& app, Globals& globals, Action& action) {
   struct Options {
     std::string checkpoint;
-    bool json = false;
+    bool json = false, devices = false;
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "info", "Describe a checkpoint: configuration, parameters, tokenizer, cost of a training step");
+      "info",
+      "Describe a checkpoint: configuration, parameters, tokenizer, cost of a training step; or the devices");
   add_checkpoint(*command, options->checkpoint)
       ->description(
-          "Run folder, checkpoint folder, model file, or a configuration (YAML) for the cost of a step")
-      ->required();
+          "Run folder, checkpoint folder, model file, or a configuration (YAML) for the cost of a step");
+  command->add_flag("--devices", options->devices,
+                    "Instead: the GPUs and libraries of this host, and the launcher of this process");
   command->add_flag("--json", options->json, "Print JSON");
   command->footer(R"(Examples:
   perceiver info runs/book
   perceiver info runs/book --json
-  perceiver info configs/quickstart.yaml)");
+  perceiver info configs/quickstart.yaml
+  perceiver info --devices)");
   command->callback([options, &globals, &action] {
     action = [options, &globals] {
+      if (options->devices && !options->checkpoint.empty())
+        throw_usage("--devices is about this host, not about '{}'", options->checkpoint);
+      if (options->devices) return print_devices(globals, options->json);
+      if (options->checkpoint.empty()) throw_usage("name a checkpoint or a configuration, or add --devices");
       if (is_configuration(options->checkpoint))
         return print_configuration(options->checkpoint, options->json);
       const std::string file = find_checkpoint(options->checkpoint);

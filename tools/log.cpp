@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
@@ -43,6 +44,12 @@ Console& console() {
   return console;
 }
 
+/// Of this process among several.
+std::atomic<int>& own_rank() {
+  static std::atomic<int> rank = 0;
+  return rank;
+}
+
 /// The progress line that is being logged, in fields; empty: whole. Progress is logged by one thread.
 std::vector<LineField>& progress_parts() {
   static std::vector<LineField> fields;
@@ -64,9 +71,10 @@ class ConsoleSink final : public spdlog::sinks::base_sink<std::mutex> {
   void flush_() override {}
 
  private:
-  static const char* prefix(spdlog::level::level_enum level) {
-    if (level >= spdlog::level::err) return "perceiver: error: ";
-    return level == spdlog::level::warn ? "perceiver: warning: " : "";
+  static std::string prefix(spdlog::level::level_enum level) {
+    if (level < spdlog::level::warn) return "";
+    const std::string rank = own_rank() == 0 ? "" : fmt::format("rank {}: ", own_rank().load());
+    return (level >= spdlog::level::err ? "perceiver: error: " : "perceiver: warning: ") + rank;
   }
   const bool progress_;
 };
@@ -124,12 +132,18 @@ void start_log() {
 }
 
 void configure_log(const LogOptions& options) {
-  const spdlog::sink_ptr file = options.file.empty() ? nullptr : open_file_sink(options.file);
+  const bool speaks = own_rank() == 0;
+  const spdlog::sink_ptr file = options.file.empty() || !speaks ? nullptr : open_file_sink(options.file);
   for (const auto& logger : {spdlog::default_logger(), progress_logger()}) {
     logger->set_level(spdlog::level::from_str(options.level));
     if (options.quiet) logger->sinks().front()->set_level(spdlog::level::err);
+    if (!speaks) logger->sinks().front()->set_level(options.quiet ? spdlog::level::err : spdlog::level::warn);
     if (file) logger->sinks().push_back(file);
   }
+}
+
+void name_rank(int rank) {
+  own_rank() = rank;
 }
 
 void log_progress(const std::vector<LineField>& fields) {

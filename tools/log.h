@@ -25,6 +25,10 @@ void start_log();
 /// Applies the options. Throws `user` for a file that cannot be opened.
 void configure_log(const LogOptions& options);
 
+/// This process is one of several: unless it is rank 0, it shows only warnings and errors, each with the
+/// number of the rank, and writes no log file. To be called before configure_log.
+void name_rank(int rank);
+
 /// Progress of a long task, at level info: rewritten in place on a terminal, a message elsewhere.
 void log_progress(const std::string& text);
 /// The same in fields, of which a terminal shows those that fit its width; a pipe and the log file get all.

@@ -13,6 +13,7 @@
 #include "tools/commands.h"
 #include "tools/log.h"
 #include "tools/output.h"
+#include "tools/ranks.h"
 #include "tools/standard_streams.h"
 #include "tools/validators.h"
 
@@ -61,20 +62,34 @@ int show_help(const CLI::App& app, const CLI::ParseError& error) {
   return 0;
 }
 
-int run(const CLI::App& app, const Action& action) {
+/// Commands that the ranks of a run carry out together; the others are for rank 0 alone.
+bool is_spread(const CLI::App& command) {
+  const std::string name = full_name(command);
+  for (const char* each : {"train", "eval", "sample", "data build", "bench train"})
+    if (name == "perceiver " + std::string(each)) return true;
+  return false;
+}
+
+int run(const CLI::App& app, Globals& globals, const Action& action, int argc, char** argv) {
+  globals.resumable = full_name(innermost(app)) == "perceiver train";
   try {
-    return finish(action());
+    const Role role = role_of(globals, is_spread(innermost(app)));
+    configure_log(globals.log);
+    if (role == Role::nothing) return 0;
+    if (role == Role::start) return start_ranks(globals, argc, argv);
+    const int code = finish(action());
+    leave_world();
+    return code;
   } catch (const UsageError& error) {
-    return report(error.what() + help_hint(innermost(app)), kUserError);
+    throw UsageError(error.what() + help_hint(innermost(app)));
   }
 }
 
-int parse_and_run(int argc, char** argv) {
+int parse_and_run(int argc, char** argv, Globals& globals) {
   CLI::App app(
       "Train, evaluate and sample Perceiver AR: long-context autoregressive models of text, images and "
       "sound.",
       "perceiver");
-  Globals globals;
   Action action;
   app.set_version_flag("--version", std::string("perceiver ") + version);
   app.add_option("--threads", globals.threads, "CPU threads (default: all)")->check(CLI::Range(1, 4096));
@@ -83,6 +98,7 @@ int parse_and_run(int argc, char** argv) {
   app.add_flag_callback(
       "--no-verify", [&globals] { globals.verify = false; },
       "Do not compare model files with their checksums");
+  add_rank_options(app, globals);
   add_log_options(app, globals.log);
   app.require_subcommand(1);
   app.fallthrough();
@@ -92,10 +108,15 @@ int parse_and_run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return show_help(app, error);
-    return report(explain(app, error) + help_hint(innermost(app)), kUserError);
+    throw UsageError(explain(app, error) + help_hint(innermost(app)));
   }
-  configure_log(globals.log);
-  return run(app, action);
+  return run(app, globals, action, argc, argv);
+}
+
+/// One line for the whole run, however many ranks there are.
+int fail(const Globals& globals, const Error& error) {
+  end_world(globals, error);
+  return report(error.what(), error.kind() == ErrorKind::user ? kUserError : kFailure);
 }
 
 }  // namespace
@@ -104,15 +125,18 @@ int main(int argc, char** argv) {
   fill_standard_streams();
   ::signal(SIGXFSZ, SIG_IGN);  // writing past `ulimit -f` is then an ordinary error
   start_log();
+  Globals globals;
   try {
-    return parse_and_run(argc, argv);
+    return parse_and_run(argc, argv, globals);
   } catch (const ReaderGone&) {
+    end_world_quietly(kReaderGone);
     return kReaderGone;
-  } catch (const perceiver::Error& error) {
-    return report(error.what(), error.kind() == perceiver::ErrorKind::user ? kUserError : kFailure);
+  } catch (const Error& error) {
+    return fail(globals, error);
   } catch (const std::bad_alloc&) {
-    return report("out of memory; lower train.batch, model.context_length or model.latents", kFailure);
+    return fail(globals, Error(ErrorKind::failure,
+                               "out of memory; lower train.batch, model.context_length or model.latents"));
   } catch (const std::exception& error) {
-    return report(error.what(), kFailure);
+    return fail(globals, Error(ErrorKind::failure, error.what()));
   }
 }

@@ -3,8 +3,11 @@
 
 #include "base/check.h"
 #include "data/sample_files.h"
+#include "distributed/together.h"
 #include "generate/shared_generation.h"
 #include "tools/log.h"
+#include "tools/output.h"
+#include "tools/ranks.h"
 #include "tools/sample_results.h"
 #include "tools/shared_model.h"
 
@@ -40,6 +43,16 @@ Engine open_engine(const SampleCommand& options, const LoadedModel& loaded, int6
   return Engine(*loaded.model, suited_options(options.batch.options_for(total), loaded.metadata));
 }
 
+/// Nobody reads what rank 0 prints: then all ranks give up.
+template <typename Print>
+void until_reader_goes(const Print& print) {
+  try {
+    print();
+  } catch (const ReaderGone&) {
+    throw Cancelled();
+  }
+}
+
 int sample_text(const SampleCommand& options, const LoadedModel& loaded, World* world) {
   const auto tokenizer = make_tokenizer(loaded.metadata.tokenizer);
   if (options.interactive) {
@@ -57,12 +70,17 @@ int sample_text(const SampleCommand& options, const LoadedModel& loaded, World* 
   const bool leads = world == nullptr || world->leads();
   SampleResults results(options, prompts);
   const auto grow = [&](int64_t, const ChosenToken&, const std::string& text) {
-    if (leads) results.grow(text);
+    if (leads) until_reader_goes([&] { results.grow(text); });
     return true;
   };
-  generate_together(
-      world, engine, requests, grow, tokenizer.get(),
-      [&](int64_t request, const Completion& completion) { results.finished(request, completion); });
+  const auto finished = [&](int64_t request, const Completion& completion) {
+    until_reader_goes([&] { results.finished(request, completion); });
+  };
+  try {
+    generate_together(world, engine, requests, grow, tokenizer.get(), finished);
+  } catch (const Cancelled&) {
+    throw ReaderGone();
+  }
   if (leads) results.end();
   return 0;
 }

@@ -22,7 +22,7 @@ double seconds(Milliseconds time) {
 
 /// A rank that has said nothing for so long has stopped, or its host has.
 double silence(Milliseconds heartbeat) {
-  return std::max(1.0, 5 * seconds(heartbeat));
+  return 5 * seconds(heartbeat);
 }
 
 }  // namespace

@@ -70,10 +70,13 @@ RankStatus parse_status(std::string_view text) {
   const char* end = text.data() + text.size();
   const auto finished = std::from_chars(text.data(), end, status.finished);
   if (finished.ptr == end) return status;
-  const auto waited = std::from_chars(finished.ptr + 1, end, status.waited);
-  if (waited.ptr == end || !std::isfinite(status.waited)) return status;
-  const auto worked = std::from_chars(waited.ptr + 1, end, status.worked);
-  if (worked.ptr == end || !std::isfinite(status.worked)) return status;
+  double seconds = 0;
+  const auto waited = std::from_chars(finished.ptr + 1, end, seconds);
+  if (waited.ptr == end || !std::isfinite(seconds)) return status;
+  status.waited = seconds;
+  const auto worked = std::from_chars(waited.ptr + 1, end, seconds);
+  if (worked.ptr == end || !std::isfinite(seconds)) return status;
+  status.worked = seconds;
   status.what = printable(std::string_view(worked.ptr + 1, end)).substr(0, kLongestWhat);
   return status;
 }

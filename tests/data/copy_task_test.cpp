@@ -140,7 +140,7 @@ TEST(CopyTask, BytesAreUniform) {
 TEST(CopyTask, HalfAsManyLatentsAsColumnsScoreExactlyTheMirror) {
   const CopyTask task(32, 1);
   Batch batch;
-  CropSampler(task, Split::train, 32, 16).fill(9, 4, 8, batch);
+  CropSampler(task, Split::train, 32, 16).fill(9, 4, share_of(8, 1), batch);
   for (int64_t b = 0; b < 8; ++b) {
     const int32_t* tokens = batch.tokens.data() + b * 32;
     const int32_t* targets = batch.targets.data() + b * 32;

@@ -137,7 +137,7 @@ TEST(HostWorld, AStoppedRankIsNamedWithinTheLimit) {
   for (const int victim : {0, 2}) {
     SCOPED_TRACE(victim);
     ProcessRanks ranks;
-    ranks.options.wait_limit = Milliseconds(1500);
+    ranks.options.wait_limit = Milliseconds(600);
     ranks.start_all(3, [&](HostWorld& world) {
       ranks.ready();
       if (world.rank() == victim) pause();
@@ -147,8 +147,8 @@ TEST(HostWorld, AStoppedRankIsNamedWithinTheLimit) {
     ranks.send(victim, SIGSTOP);
     const Ended ended = ranks.wait({victim});
     for (int rank = 0; rank < 3; ++rank) EXPECT_EQ(ended.codes[rank], rank == victim ? 128 + SIGKILL : 1);
-    EXPECT_THAT(ended.reports, AllOf(HasSubstr(fmt::format("rank {} (host", victim)), HasSubstr("not been heard of"),
-                                     HasSubstr("step 8")));
+    EXPECT_THAT(ended.reports, AllOf(HasSubstr(fmt::format("rank {} (host", victim)),
+                                     HasSubstr("not been heard of"), HasSubstr("step 8")));
     EXPECT_EQ(std::count(ended.reports.begin(), ended.reports.end(), '\n'), 1) << ended.reports;
     EXPECT_LT(ended.seconds, 10);
   }
@@ -165,7 +165,8 @@ TEST(HostWorld, ARankThatIsLateIsNamed) {
   });
   const Ended ended = ranks.wait();
   EXPECT_THAT(ended.codes, Each(1));
-  EXPECT_THAT(ended.reports, AllOf(HasSubstr("in step 2: rank 1 (host"), HasSubstr("is behind, busy since step 1")));
+  EXPECT_THAT(ended.reports,
+              AllOf(HasSubstr("in step 2: rank 1 (host"), HasSubstr("is behind, busy since step 1")));
   EXPECT_EQ(std::count(ended.reports.begin(), ended.reports.end(), '\n'), 1) << ended.reports;
 }
 
@@ -196,7 +197,7 @@ TEST(HostWorld, AllRanksStoppedForAWhileGoOn) {
   ranks.wait_ready(2);
   for (const int signal : {SIGSTOP, SIGCONT}) {
     for (const int rank : {0, 1}) ranks.send(rank, signal);
-    if (signal == SIGSTOP) std::this_thread::sleep_for(Milliseconds(2500));
+    if (signal == SIGSTOP) std::this_thread::sleep_for(Milliseconds(2000));
   }
   const Ended ended = ranks.wait();
   EXPECT_THAT(ended.codes, Each(0));
@@ -216,9 +217,18 @@ TEST(HostWorld, AnErrorOnOneRankIsReportedOnce) {
   }
 }
 
+TEST(HostWorld, RanksThatFailAlikeReportOnce) {
+  ProcessRanks ranks;
+  ranks.start_all(3, [](HostWorld&) { throw_user("no such file"); });
+  const Ended ended = ranks.wait();
+  EXPECT_THAT(ended.codes, Each(2));
+  EXPECT_EQ(ended.reports, "no such file\n");
+}
+
 TEST(HostWorld, AnErrorOfAllRanksIsReportedOnce) {
   ProcessRanks ranks;
-  ranks.start_all(3, [&](HostWorld& world) { world.require_same(std::to_string(world.rank() / 2), "the data"); });
+  ranks.start_all(
+      3, [&](HostWorld& world) { world.require_same(std::to_string(world.rank() / 2), "the data"); });
   const Ended ended = ranks.wait();
   EXPECT_THAT(ended.codes, Each(2));
   EXPECT_EQ(ended.reports,
@@ -227,7 +237,8 @@ TEST(HostWorld, AnErrorOfAllRanksIsReportedOnce) {
 
 TEST(HostWorld, AProblemOfOneRankReachesAll) {
   ProcessRanks ranks;
-  ranks.start_all(3, [&](HostWorld& world) { world.agree(world.rank() == 1 ? "no space left" : "", "saving"); });
+  ranks.start_all(3,
+                  [&](HostWorld& world) { world.agree(world.rank() == 1 ? "no space left" : "", "saving"); });
   const Ended ended = ranks.wait();
   EXPECT_THAT(ended.codes, Each(1));
   EXPECT_EQ(ended.reports, "rank 1: no space left\n");
@@ -263,7 +274,8 @@ TEST(HostWorld, MeetsAtAnAddress) {
   ProcessRanks ranks;
   ranks.meeting = fmt::format("localhost:{}", port);
   ranks.start(1, 2, [](HostWorld& world) { world.gather("", "x"); });
-  ranks.start(0, 2, [](HostWorld& world) { world.gather("", "x"); }, Milliseconds(100));
+  ranks.start(
+      0, 2, [](HostWorld& world) { world.gather("", "x"); }, Milliseconds(100));
   EXPECT_THAT(ranks.wait().codes, Each(0));
 }
 

@@ -16,7 +16,10 @@ struct Case {
 };
 
 TEST(ProcessPlace, IsWhatTheLauncherSays) {
-  const Variables step{{"SLURM_JOB_ID", "77"}, {"SLURM_STEP_ID", "2"}, {"SLURM_PROCID", "5"}, {"SLURM_NTASKS", "8"},
+  const Variables step{{"SLURM_JOB_ID", "77"},
+                       {"SLURM_STEP_ID", "2"},
+                       {"SLURM_PROCID", "5"},
+                       {"SLURM_NTASKS", "8"},
                        {"SLURM_LOCALID", "1"}};
   const auto with = [&](Variables more) {
     more.insert(step.begin(), step.end());
@@ -25,28 +28,77 @@ TEST(ProcessPlace, IsWhatTheLauncherSays) {
   const Case cases[] = {
       {"a plain process", {{"HOME", "/"}}, Launcher::none, 0, 1, -1, 0, ""},
       {"our own launcher",
-       {{"PERCEIVER_RANK", "2"}, {"PERCEIVER_RANKS", "4"}, {"PERCEIVER_LOCAL_RANK", "2"}, {"PERCEIVER_LOCAL_RANKS", "4"},
-        {"PERCEIVER_RENDEZVOUS", "/tmp/x"}, {"RANK", "0"}, {"WORLD_SIZE", "9"}},
-       Launcher::own, 2, 4, 2, 4, "/tmp/x"},
+       {{"PERCEIVER_RANK", "2"},
+        {"PERCEIVER_RANKS", "4"},
+        {"PERCEIVER_LOCAL_RANK", "2"},
+        {"PERCEIVER_LOCAL_RANKS", "4"},
+        {"PERCEIVER_RENDEZVOUS", "/tmp/x"},
+        {"RANK", "0"},
+        {"WORLD_SIZE", "9"}},
+       Launcher::own,
+       2,
+       4,
+       2,
+       4,
+       "/tmp/x"},
       {"torchrun's variables",
-       {{"RANK", "3"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "1"}, {"LOCAL_WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"},
+       {{"RANK", "3"},
+        {"WORLD_SIZE", "4"},
+        {"LOCAL_RANK", "1"},
+        {"LOCAL_WORLD_SIZE", "2"},
+        {"MASTER_ADDR", "a"},
         {"MASTER_PORT", "29500"}},
-       Launcher::torchrun, 3, 4, 1, 2, "a:29500"},
+       Launcher::torchrun,
+       3,
+       4,
+       1,
+       2,
+       "a:29500"},
       {"only the necessary ones, set by hand",
        {{"RANK", "0"}, {"WORLD_SIZE", "1"}, {"MASTER_ADDR", "::1"}, {"MASTER_PORT", "1"}},
-       Launcher::torchrun, 0, 1, -1, 0, "::1:1"},
+       Launcher::torchrun,
+       0,
+       1,
+       -1,
+       0,
+       "::1:1"},
       {"torchrun itself, which listens at the port",
-       {{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "29500"},
+       {{"RANK", "0"},
+        {"WORLD_SIZE", "2"},
+        {"MASTER_ADDR", "a"},
+        {"MASTER_PORT", "29500"},
         {"TORCHELASTIC_USE_AGENT_STORE", "True"}},
-       Launcher::torchrun, 0, 2, -1, 0, "a:29501"},
+       Launcher::torchrun,
+       0,
+       2,
+       -1,
+       0,
+       "a:29501"},
       {"mpirun of Open MPI",
-       {{"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "2"}, {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
-        {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"}, {"PMIX_RANK", "1"}},
-       Launcher::mpi, 1, 2, 1, 2, ""},
+       {{"OMPI_COMM_WORLD_RANK", "1"},
+        {"OMPI_COMM_WORLD_SIZE", "2"},
+        {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
+        {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"},
+        {"PMIX_RANK", "1"}},
+       Launcher::mpi,
+       1,
+       2,
+       1,
+       2,
+       ""},
       {"mpirun in a Slurm job, whose daemons are a step",
-       with({{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "16"}}), Launcher::mpi, 0, 16, -1, 0, ""},
-      {"mpirun of MPICH", {{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}, {"MPI_LOCALRANKID", "0"}}, Launcher::mpi, 1, 2, 0, 0, ""},
-      {"srun with PMIx", with({{"PMIX_RANK", "5"}, {"SLURM_STEP_NUM_TASKS", "8"}}), Launcher::mpi, 5, 8, 1, 0, ""},
+       with({{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "16"}}), Launcher::mpi, 0, 16, -1, 0,
+       ""},
+      {"mpirun of MPICH",
+       {{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}, {"MPI_LOCALRANKID", "0"}},
+       Launcher::mpi,
+       1,
+       2,
+       0,
+       0,
+       ""},
+      {"srun with PMIx", with({{"PMIX_RANK", "5"}, {"SLURM_STEP_NUM_TASKS", "8"}}), Launcher::mpi, 5, 8, 1, 0,
+       ""},
       {"PMIx alone, whose size only MPI knows", {{"PMIX_RANK", "5"}}, Launcher::mpi, 5, 0, -1, 0, ""},
       {"srun with PMI-2", with({{"PMI_RANK", "5"}, {"PMI_SIZE", "8"}}), Launcher::slurm, 5, 8, 1, 0,
        "./.perceiver-77.2"},
@@ -55,10 +107,23 @@ TEST(ProcessPlace, IsWhatTheLauncherSays) {
        "./.perceiver-77.2"},
       {"a batch script: one process in a job of eight",
        {{"SLURM_JOB_ID", "77"}, {"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "8"}, {"SLURM_LOCALID", "0"}},
-       Launcher::none, 0, 1, -1, 0, ""},
+       Launcher::none,
+       0,
+       1,
+       -1,
+       0,
+       ""},
       {"a batch script whose step has a number",
-       {{"SLURM_JOB_ID", "77"}, {"SLURM_STEP_ID", "4294967291"}, {"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "8"}},
-       Launcher::none, 0, 1, -1, 0, ""},
+       {{"SLURM_JOB_ID", "77"},
+        {"SLURM_STEP_ID", "4294967291"},
+        {"SLURM_PROCID", "0"},
+        {"SLURM_NTASKS", "8"}},
+       Launcher::none,
+       0,
+       1,
+       -1,
+       0,
+       ""},
       {"a shell of salloc", {{"SLURM_JOB_ID", "77"}, {"SLURM_NTASKS", "8"}}, Launcher::none, 0, 1, -1, 0, ""},
   };
   for (const Case& each : cases) {
@@ -86,8 +151,10 @@ TEST(ProcessPlace, IncompleteOrContradictoryVariablesAreNamed) {
       {{{"RANK", "99999999999999999999"}, {"WORLD_SIZE", "2"}}, "which is no number"},
       {{{"RANK", "0"}, {"WORLD_SIZE", "2"}}, "MASTER_ADDR is not"},
       {{{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}}, "MASTER_PORT is not"},
-      {{{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "70000"}}, "MASTER_PORT is 70000"},
-      {{{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "2"}, {"LOCAL_WORLD_SIZE", "2"}}, "LOCAL_RANK is 2"},
+      {{{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}, {"MASTER_PORT", "70000"}},
+       "MASTER_PORT is 70000"},
+      {{{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "2"}, {"LOCAL_WORLD_SIZE", "2"}},
+       "LOCAL_RANK is 2"},
       {{{"OMPI_COMM_WORLD_RANK", "0"}}, "OMPI_COMM_WORLD_SIZE is not"},
       {{{"PMI_RANK", "0"}}, "PMI_SIZE is not"},
       {{{"PERCEIVER_RANK", "0"}, {"PERCEIVER_RANKS", "2"}}, "PERCEIVER_RENDEZVOUS is not"},
@@ -102,7 +169,8 @@ TEST(ProcessPlace, RendezvousTakesThePlaceOfTheLaunchersWay) {
   EXPECT_EQ(process_place(by_hand, true, "/shared/x").meeting, "/shared/x");
   const Variables mpi{{"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "2"}};
   EXPECT_EQ(process_place(mpi, true, "a:1").meeting, "a:1");
-  EXPECT_THAT(message_of([] { process_place({}, true, "a:1"); }), testing::HasSubstr("does not know its rank"));
+  EXPECT_THAT(message_of([] { process_place({}, true, "a:1"); }),
+              testing::HasSubstr("does not know its rank"));
 }
 
 TEST(ProcessPlace, WithoutMpiTheRanksOfMpirunMeetElsewhere) {
@@ -111,7 +179,10 @@ TEST(ProcessPlace, WithoutMpiTheRanksOfMpirunMeetElsewhere) {
   EXPECT_EQ(process_place(mpi, false, "a:1").rank, 1);
   Variables srun{{"PMIX_RANK", "1"}, {"SLURM_PROCID", "1"}, {"SLURM_STEP_ID", "0"}, {"SLURM_NTASKS", "2"}};
   EXPECT_EQ(process_place(srun, false).launcher, Launcher::slurm);
-  EXPECT_THAT(message_of([] { process_place({{"PMIX_RANK", "1"}}, false, "a:1"); }), testing::HasSubstr("how many"));
+  EXPECT_THAT(message_of([] {
+                process_place({{"PMIX_RANK", "1"}}, false, "a:1");
+              }),
+              testing::HasSubstr("how many"));
 }
 
 TEST(HostPort, IsAnAddressOrAFile) {

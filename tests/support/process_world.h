@@ -47,7 +47,7 @@ class ProcessRanks {
 
   /// Starts rank `rank` of `size`, which runs `work` after `delay`. An error is one for all ranks.
   void start(int rank, int size, const Work& work, Milliseconds delay = Milliseconds(0)) {
-    if (pipe_[0] < 0) ASSERT_EQ(pipe(pipe_), 0);
+    if (pipe_[0] < 0 && pipe(pipe_) != 0) FAIL();
     const pid_t pid = fork();
     ASSERT_GE(pid, 0);
     if (pid == 0) run(rank, size, work, delay);
@@ -60,7 +60,8 @@ class ProcessRanks {
   /// Waits until `count` ranks have called `ready`.
   void wait_ready(int count) {
     char byte = 0;
-    while (ready_ < count && read(pipe_[0], &byte, 1) == 1) byte == '+' ? void(++ready_) : reports_.push_back(byte);
+    while (ready_ < count && read(pipe_[0], &byte, 1) == 1)
+      byte == '+' ? void(++ready_) : reports_.push_back(byte);
   }
   /// For the work of a rank.
   void ready() const { (void)!write(pipe_[1], "+", 1); }
@@ -92,6 +93,12 @@ class ProcessRanks {
   std::string file() const { return folder_.path("meeting"); }
 
  private:
+  /// The world's thread ends the process.
+  [[noreturn]] static void end(HostWorld& world, const Error& error) {
+    world.fail(error);
+    for (;;) pause();
+  }
+
   int code_of(size_t i) {
     int status = 0;
     waitpid(pids_[i], &status, 0);
@@ -116,11 +123,11 @@ class ProcessRanks {
       world->leave();
       world.reset();
     } catch (const SharedError& error) {
-      if (world) world->fail(error);
+      if (world) end(*world, error);
       if (rank == 0) report(error.what());
       _exit(error.kind() == ErrorKind::user ? 2 : 1);
     } catch (const Error& error) {
-      if (world) world->fail(error);
+      if (world) end(*world, error);
       report(error.what());
       _exit(error.kind() == ErrorKind::user ? 2 : 1);
     }
