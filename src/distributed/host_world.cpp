@@ -54,6 +54,7 @@ HostWorldOptions complete(HostWorldOptions options) {
 }  // namespace
 
 SharedError numbered(int rank, const SharedError& error) {
+  if (rank == 0 && error.kind() == ErrorKind::user) return error;
   return {error.kind(), fmt::format("rank {}: {}", rank, error.what())};
 }
 
