@@ -55,7 +55,12 @@ if ! "$program" info --devices | grep -q '^MPI *built in' || ! command -v mpirun
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 mpi() { mpirun -n "$@" > out 2> err; got=$?; }
 # none_left: of the ranks that `start` started
-none_left() { for each in $processes; do kill -0 "$each" 2> /dev/null && fail "rank with pid $each is left"; done; }
+none_left() {
+  for each in $processes; do
+    for ((i = 0; i < 50; ++i)); do grep -qs '^State:[[:space:]]*[^Z[:space:]]' "/proc/$each/status" || continue 2; sleep 0.1; done
+    fail "rank with pid $each is left"
+  done
+}
 # A run that is left alone until it trains; `victim` is its rank 1.
 start() {
   rm -rf run
