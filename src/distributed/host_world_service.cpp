@@ -21,8 +21,8 @@ double seconds(Milliseconds time) {
 }
 
 /// A rank that has said nothing for so long has stopped, or its host has.
-double silence(const HostWorldOptions& options) {
-  return std::min(5 * seconds(options.heartbeat), seconds(options.wait_limit) / 2);
+double silence(Milliseconds heartbeat) {
+  return 5 * seconds(heartbeat);
 }
 
 }  // namespace
@@ -134,14 +134,15 @@ void HostWorld::keep_time() {
 void HostWorld::watch_as_leader() {
   for (int rank = 0; rank < size_; ++rank)
     states_[rank].silent = left_[rank] ? 0 : watch_.seconds() - heard_[rank];
-  const std::string problem = overdue(members_, states_, seconds(options_.wait_limit), silence(options_));
+  const std::string problem =
+      overdue(members_, states_, seconds(options_.wait_limit), silence(options_.heartbeat));
   if (!problem.empty()) end(SharedError(ErrorKind::failure, problem), true);
 }
 
 /// Rank 0 watches the others; who watches rank 0? They all do, and allow it some more time to speak first.
 void HostWorld::watch_leader() {
   const double silent = watch_.seconds() - heard_[0];
-  const double slack = silence(options_);
+  const double slack = silence(options_.heartbeat);
   const double limit = seconds(options_.wait_limit) + slack;
   if (left_[0] || silent <= slack || std::max(states_[rank_].waited, silent) <= limit) return;
   end(SharedError(
