@@ -12,8 +12,9 @@
 #include "model/precision.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
+#include "tools/ranks.h"
 #include "tools/validators.h"
-#include "train/learner.h"
+#include "train/connect_ranks.h"
 
 namespace perceiver::program {
 namespace {
@@ -59,16 +60,20 @@ std::vector<double> finish_times(Learner& learner, const Batch& batch, int64_t s
 int run_train(const BenchCommand& options, const Globals& globals) {
   const Config config = load_config(options.config, options.set);
   const int threads = globals.threads > 0 ? globals.threads : static_cast<int>(config.threads);
-  const auto context = DeviceContext::open(globals.device.empty() ? config.device : globals.device, threads);
+  const std::shared_ptr<World> world = open_world(globals);
+  const auto context = DeviceContext::open(globals.device.empty() ? config.device : globals.device, threads,
+                                           world ? world->gpu() : 0);
   const DType type = apply_precision(config.train.precision, *context);
   PerceiverAR model(config.model, context, type);
   model.parameters().initialize(config.train.seed);
-  Learner learner(config, model);
-  const Batch batch = random_batch(config.model, config.train.batch);
+  const LearnerRanks ranks = connect_ranks(world.get(), config, *context);
+  Learner learner(config, model, ranks);
+  const Batch batch = random_batch(config.model, ranks.share.size());
   const std::vector<double> finished = finish_times(learner, batch, options.warmup + options.steps);
   std::vector<double> seconds;
   for (size_t step = static_cast<size_t>(options.warmup); step < finished.size(); ++step)
     seconds.push_back(finished[step] - (step == 0 ? 0 : finished[step - 1]));
+  if (world && !world->leads()) return 0;
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   rusage usage{};
@@ -81,6 +86,10 @@ int run_train(const BenchCommand& options, const Globals& globals) {
       {"config", options.config},
       {"device", context->name()},
       {"threads", context->threads()},
+      {"ranks", world ? world->size() : 1},
+      {"communicator", ranks.all ? ranks.all->name() : "none"},
+      {"shard", value_text(config, "train.shard")},
+      {"context_shards", config.train.context_shards},
       {"precision", name_of(type)},
       {"parameters", model.parameters().count()},
       {"steps", options.steps},

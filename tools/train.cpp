@@ -15,6 +15,7 @@
 #include "tools/describe.h"
 #include "tools/next_steps.h"
 #include "tools/printable_lines.h"
+#include "tools/ranks.h"
 #include "train/dry_run.h"
 #include "train/progress.h"
 #include "train/trainer.h"
@@ -80,9 +81,9 @@ const char* words_for(TrainStatus status) {
   return "stopped by train.max_minutes";
 }
 
-int try_out(const Config& config, const std::string& folder) {
+int try_out(const Config& config, const std::string& folder, World* world) {
   const DryRun measured =
-      dry_run(config, folder, [](const RunHeader& header) { log_lines(header_lines(header)); });
+      dry_run(config, folder, [](const RunHeader& header) { log_lines(header_lines(header)); }, world);
   log_lines({"time    " + duration_line(measured, config), "used    " + memory_line(measured)});
   return 0;
 }
@@ -103,12 +104,14 @@ void sum_up(const TrainResult& result, const Trainer& trainer, const std::vector
 int run(const TrainCommand& options, const Globals& globals) {
   // A reader of the messages that goes away, as in `2>&1 | head`, is no reason to stop.
   ::signal(SIGPIPE, SIG_IGN);
+  const std::shared_ptr<World> world = open_world(globals, &stop_requested);
   Config config = load_config(options.config, options.set);
   if (globals.threads > 0) config.threads = globals.threads;
+  if (config.threads == 0) config.threads = threads_of(globals);
   if (!globals.device.empty()) config.device = globals.device;
   const std::string folder =
       options.run.empty() ? "runs/" + std::filesystem::path(options.config).stem().string() : options.run;
-  if (options.dry_run) return try_out(config, folder);
+  if (options.dry_run) return try_out(config, folder, world.get());
   const std::vector<std::string> command = own_command_line();
   LoggingObserver observer;
   TrainOptions train;
@@ -117,11 +120,14 @@ int run(const TrainCommand& options, const Globals& globals) {
   train.accept_new_data = options.accept_new_data;
   train.stop = &stop_requested;
   train.observer = &observer;
+  train.world = world.get();
   train.command = command;
-  train.validate = make_validation(config, [] { return stop_requested.load(); });
+  train.validate = make_validation(
+      config, [world] { return stop_requested || (world && world->stop_requested()); });
   Trainer trainer(config, train);
   stop_on_signals();
   const TrainResult result = trainer.run();
+  if (world && !world->leads()) return 0;
   sum_up(result, trainer, command);
   end_progress();
   std::printf("%s\n", result.checkpoint.string().c_str());

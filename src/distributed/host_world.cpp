@@ -45,6 +45,7 @@ std::thread start_thread(std::function<void()> work) {
 }
 
 HostWorldOptions complete(HostWorldOptions options) {
+  options.heartbeat = std::min(options.heartbeat, options.wait_limit / 10);  // several within the limit
   if (!options.report) options.report = [](const SharedError&) {};
   if (!options.exit) options.exit = [](int code) { _exit(code); };
   if (!options.warn) options.warn = [](const std::string&) {};
@@ -54,6 +55,7 @@ HostWorldOptions complete(HostWorldOptions options) {
 }  // namespace
 
 SharedError numbered(int rank, const SharedError& error) {
+  if (rank == 0 && error.kind() == ErrorKind::user) return error;
   return {error.kind(), fmt::format("rank {}: {}", rank, error.what())};
 }
 

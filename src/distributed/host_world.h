@@ -38,7 +38,7 @@ struct HostWorldOptions {
   std::string after_death;
 };
 
-/// The error with the number of the rank that has it.
+/// The error with the number of the rank that has it; a mistake of the user that rank 0 finds concerns all.
 SharedError numbered(int rank, const SharedError& error);
 
 class HostWorld final : public World {

@@ -101,11 +101,12 @@ class Joiner {
 std::string unreachable(const Member& self, const Joiner& joiner, const std::string& place_text) {
   const bool loopback = joiner.problem().find("127.") != std::string::npos;
   return fmt::format(
-      "{} did not find rank 0 within {} s {}{}: see that rank 0 runs{} and that this host can reach it; "
-      "a longer limit: --start-timeout",
-      name_of(self), joiner.waited().count() / 1000, place_text,
+      "rank 0 was not found within {} s {}, from host {}{}: see that it runs{} and that this host can reach "
+      "it; a longer "
+      "limit: --start-timeout",
+      joiner.waited().count() / 1000, place_text, self.host,
       joiner.problem().empty() ? "" : " (" + joiner.problem() + ")",
-      loopback ? ", that the name does not mean this host itself (127.…) if rank 0 is elsewhere" : "");
+      loopback ? ", that the name does not mean this host itself (127.…) if rank 0 is elsewhere," : "");
 }
 
 }  // namespace

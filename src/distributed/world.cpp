@@ -1,5 +1,8 @@
 #include "distributed/world.h"
 
+#include <sched.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "base/check.h"
@@ -35,9 +38,18 @@ void World::agree(const std::string& problem, std::string_view what) {
       throw SharedError(ErrorKind::failure, fmt::format("rank {}: {}", rank, all[rank]));
 }
 
+int share_of_processors(int affine, int available, int configured, int ranks) {
+  const bool bound = affine * ranks <= configured && available == affine;
+  return bound ? affine : std::max(1, available / ranks);
+}
+
 int default_threads(const World* world) {
-  return world == nullptr ? available_processors()
-                          : std::max(1, available_processors() / world->local_size());
+  const int available = available_processors();
+  if (world == nullptr) return available;
+  cpu_set_t set;
+  const int affine = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : available;
+  return share_of_processors(affine, available, static_cast<int>(sysconf(_SC_NPROCESSORS_CONF)),
+                             world->local_size());
 }
 
 }  // namespace perceiver

@@ -85,5 +85,9 @@ class World {
 
 /// CPU threads of this process where the user does not say: its share of the processors of the host.
 int default_threads(const World* world);
+/// The same for one of `ranks` on a host of `configured` processors: all `affine` ones of its affinity mask
+/// if mpirun or srun can have bound each rank to its own, else a part of those that are `available` to all
+/// (mask and quota). At least 1.
+int share_of_processors(int affine, int available, int configured, int ranks);
 
 }  // namespace perceiver

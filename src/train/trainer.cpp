@@ -167,8 +167,11 @@ bool Trainer::evaluate_or_save() {
 bool Trainer::evaluate() {
   const Stopwatch watch;
   const AveragedWeights averaged(*learner_);
-  const std::optional<ValidationScore> score = options_.validate(*model_, *data_);
-  if (!score) return false;
+  const std::optional<ValidationScore> score = options_.validate(*model_, *data_, ranks_);
+  if (!score) {
+    agreed_.stop = 1;  // the reason, on every rank
+    return false;
+  }
   const bool finite = std::isfinite(score->loss);
   EvalEntry entry;
   entry.step = state_.step;

@@ -26,8 +26,11 @@ Validate make_validation(const Config& config, std::function<bool()> cancelled) 
   const auto poll = [cancelled = std::move(cancelled)](int64_t, int64_t) {
     if (cancelled && cancelled()) throw Cancelled();
   };
-  return [options = evaluation_options(config), poll](const PerceiverAR& model,
-                                                      const Dataset& data) -> std::optional<ValidationScore> {
+  return [options = evaluation_options(config), poll](
+             const PerceiverAR& model, const Dataset& data,
+             const LearnerRanks& ranks) mutable -> std::optional<ValidationScore> {
+    options.world = ranks.world;
+    options.context_group = ranks.context_group.get();
     try {
       return score_of(evaluate(model, data, Split::validation, options, poll));
     } catch (const Cancelled&) {

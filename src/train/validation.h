@@ -8,6 +8,7 @@
 #include "data/dataset.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/config.h"
+#include "train/learner.h"
 
 namespace perceiver {
 
@@ -18,7 +19,9 @@ struct ValidationScore {
 };
 
 /// Scores the validation split; nothing if it was cancelled. Not called where the data have no such split.
-using Validate = std::function<std::optional<ValidationScore>(const PerceiverAR&, const Dataset&)>;
+/// Collective over the ranks, which all get the same score.
+using Validate =
+    std::function<std::optional<ValidationScore>(const PerceiverAR&, const Dataset&, const LearnerRanks&)>;
 
 /// Validation as section `eval` of the configuration asks for. `cancelled` (optional) is called after each
 /// batch of windows, by the thread that validates; once it returns true, validation gives up.

@@ -77,7 +77,7 @@ TEST(HostWorld, WithoutRankZeroTheOthersGiveUp) {
   ranks.start(1, 2, [](HostWorld&) {});
   const Ended ended = ranks.wait();
   EXPECT_THAT(ended.codes, Each(1));
-  EXPECT_THAT(ended.reports, AllOf(HasSubstr("rank 1 (host"), HasSubstr("did not find rank 0")));
+  EXPECT_THAT(ended.reports, AllOf(HasSubstr("rank 0 was not found within"), HasSubstr("from host ")));
 }
 
 TEST(HostWorld, AFileOfAnEarlierRunDoesNotMislead) {
@@ -208,13 +208,24 @@ TEST(HostWorld, AnErrorOnOneRankIsReportedOnce) {
   for (const int culprit : {0, 2}) {
     ProcessRanks ranks;
     ranks.start_all(3, [&](HostWorld& world) {
-      if (world.rank() == culprit) throw_user("the disk is full");
+      if (world.rank() == culprit) throw_failure("the disk is full");
       world.gather("", "x");
     });
     const Ended ended = ranks.wait();
-    EXPECT_THAT(ended.codes, Each(2));
+    EXPECT_THAT(ended.codes, Each(1));
     EXPECT_EQ(ended.reports, fmt::format("rank {}: the disk is full\n", culprit));
   }
+}
+
+TEST(HostWorld, AMistakeThatRankZeroFindsIsThatOfAll) {
+  ProcessRanks ranks;
+  ranks.start_all(2, [&](HostWorld& world) {
+    if (world.rank() == 0) throw_user("the folder is there");
+    world.gather("", "x");
+  });
+  const Ended ended = ranks.wait();
+  EXPECT_THAT(ended.codes, Each(2));
+  EXPECT_EQ(ended.reports, "the folder is there\n");
 }
 
 TEST(HostWorld, RanksThatFailAlikeReportOnce) {
@@ -297,7 +308,8 @@ TEST(HostWorld, AnAddressThatNobodyHasIsNamed) {
   ranks.start(1, 2, [](HostWorld&) {});
   const Ended ended = ranks.wait();
   EXPECT_THAT(ended.codes, Each(1));
-  EXPECT_THAT(ended.reports, HasSubstr("at no-such-host.invalid:29500 (no-such-host.invalid: "));
+  EXPECT_THAT(ended.reports,
+              AllOf(HasSubstr("at no-such-host.invalid:29500"), HasSubstr("(no-such-host.invalid: ")));
 }
 
 TEST(HostWorld, StrangersAreKeptOut) {

@@ -40,7 +40,7 @@ class Validated {
 
   TrainResult run(const Config& config, const std::string& folder, bool resume = false) {
     TrainOptions options = run_options(folder, resume, &recorder);
-    options.validate = [this](const PerceiverAR&, const Dataset&) {
+    options.validate = [this](const PerceiverAR&, const Dataset&, const LearnerRanks&) {
       return ValidationScore{losses_.at(next_++), {}, ""};
     };
     Trainer trainer(config, options);

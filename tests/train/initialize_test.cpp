@@ -278,7 +278,7 @@ TEST(Initialize, TheStartingPointIsValidated) {
   TrainOptions options = run_options(folder.path("run"), false, &recorder);
   std::vector<double> scores{1, 3, 2};
   size_t next = 0;
-  options.validate = [&](const PerceiverAR&, const Dataset&) {
+  options.validate = [&](const PerceiverAR&, const Dataset&, const LearnerRanks&) {
     return ValidationScore{scores.at(next++), {}, ""};
   };
   Trainer(config, options).run();

@@ -163,7 +163,7 @@ Recorder validated_run(Config config, const std::string& folder, std::vector<dou
   config.eval.every = 1;
   TrainOptions options = run_options(folder, false, &recorder);
   size_t next = 0;
-  options.validate = [&](const PerceiverAR&, const Dataset&) {
+  options.validate = [&](const PerceiverAR&, const Dataset&, const LearnerRanks&) {
     return ValidationScore{scores.at(next++), 1.5, "byte"};
   };
   Trainer(config, options).run();
@@ -208,7 +208,7 @@ TEST(Trainer, ValidatesTheMovingAverage) {
   config.train.ema_decay = 0.5;
   std::vector<float> validated;
   TrainOptions options = run_options(folder.path("run"));
-  options.validate = [&](const PerceiverAR& model, const Dataset&) {
+  options.validate = [&](const PerceiverAR& model, const Dataset&, const LearnerRanks&) {
     validated = model.parameters().values().to_host<float>();
     return ValidationScore{1, {}, ""};
   };
@@ -224,7 +224,7 @@ TEST(Trainer, ValidatesTheMovingAverage) {
 TEST(Trainer, AFailingValidationCostsNoSteps) {
   const TempFolder folder;
   TrainOptions options = run_options(folder.path("run"));
-  options.validate = [](const PerceiverAR&, const Dataset&) -> ValidationScore {
+  options.validate = [](const PerceiverAR&, const Dataset&, const LearnerRanks&) -> ValidationScore {
     throw_failure("no memory for it");
   };
   EXPECT_EQ(error_of(ErrorKind::failure, [&] { Trainer(tiny_config(2), options).run(); }),
@@ -239,7 +239,7 @@ TEST(Trainer, DataWithoutValidationAreNotValidated) {
   config.data.train = {folder.write("text.txt", std::string(500, 'a'))};
   config.data.validation_fraction = 0;
   TrainOptions options = run_options(folder.path("run"));
-  options.validate = [](const PerceiverAR&, const Dataset&) -> ValidationScore {
+  options.validate = [](const PerceiverAR&, const Dataset&, const LearnerRanks&) -> ValidationScore {
     throw_failure("called without a validation split");
   };
   EXPECT_EQ(Trainer(config, options).run().status, TrainStatus::finished);
@@ -408,7 +408,7 @@ TEST(Trainer, ATimeLimitLogsTheRestAndValidates) {
   config.train.log_every = 1'000'000;
   Recorder recorder;
   TrainOptions options = run_options(folder.path("run"), false, &recorder);
-  options.validate = [](const PerceiverAR&, const Dataset&) { return ValidationScore{1, {}, ""}; };
+  options.validate = [](const PerceiverAR&, const Dataset&, const LearnerRanks&) { return ValidationScore{1, {}, ""}; };
   const TrainResult result = Trainer(config, options).run();
   EXPECT_EQ(result.status, TrainStatus::out_of_time);
   ASSERT_EQ(recorder.logs.size(), 1u);
@@ -424,7 +424,7 @@ TEST(Trainer, ATimeLimitLogsTheRestAndValidates) {
 
 /// A validation during which the run is asked to stop, as the `at`th one begins.
 struct Interruption {
-  std::optional<ValidationScore> operator()(const PerceiverAR&, const Dataset&) {
+  std::optional<ValidationScore> operator()(const PerceiverAR&, const Dataset&, const LearnerRanks&) {
     if (++calls == at) stop = true;
     if (stop) return std::nullopt;
     return ValidationScore{1.0 / calls, {}, ""};

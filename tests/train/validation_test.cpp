@@ -29,7 +29,7 @@ TEST(Validation, ScoresAsTheEvalSectionAsks) {
   options.batch = 2;
   options.max_documents = 12;
   const EvaluationResult expected = evaluate(subject.model, *subject.data, Split::validation, options);
-  const auto score = make_validation(subject.config, {})(subject.model, *subject.data);
+  const auto score = make_validation(subject.config, {})(subject.model, *subject.data, {});
   ASSERT_TRUE(score);
   EXPECT_EQ(score->loss, expected.nats_per_token());
   EXPECT_EQ(score->bits_per_unit, expected.bits_per_unit());
@@ -40,9 +40,9 @@ TEST(Validation, GivesUpOnceItIsCancelled) {
   const Subject subject;
   int polls = 0;
   const Validate validate = make_validation(subject.config, [&] { return ++polls == 3; });
-  EXPECT_FALSE(validate(subject.model, *subject.data));
+  EXPECT_FALSE(validate(subject.model, *subject.data, {}));
   EXPECT_EQ(polls, 3);
-  EXPECT_TRUE(validate(subject.model, *subject.data));
+  EXPECT_TRUE(validate(subject.model, *subject.data, {}));
 }
 
 }  // namespace

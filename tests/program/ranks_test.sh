@@ -1,0 +1,92 @@
+#!/bin/bash
+# Several processes carry out one command: how they start, what they say, how they end.
+#   ranks_test.sh PROGRAM SOURCE_FOLDER
+. "$2/tests/program/commands.sh"
+
+head -c 20000 "$source/docs/model.md" > "$work/text.txt"
+cd "$work" || exit 1
+small=("$source/configs/quickstart.yaml" --set data.train=text.txt --set model.context_length=64 --set model.latents=16
+  --set model.input_channels=16 --set model.layers=1 --set train.batch=4 --set eval.max_documents=1 --set threads=1
+  --device cpu --set train.log_every=20 --set train.max_minutes=5)
+endless=("$program" train "${small[@]}" --set train.steps=100000000 --quiet)
+
+# one_line CODE PATTERN: the ranks' last run ended with this code and one line of ours
+one_line() {
+  [ "$got" -eq "$1" ] || fail "exit code $got, not $1: $(cat err)"
+  [ "$(grep -c '^perceiver: ' err)" -eq 1 ] || fail "not one line: $(cat err)"
+  grep -q "^perceiver: error: .*$2" err || fail "expected '$2' in: $(cat err)"
+}
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
+# as_ranks SIZE COMMAND...: with the variables of torchrun
+as_ranks() {
+  size=$1; shift
+  export WORLD_SIZE=$size MASTER_ADDR=localhost MASTER_PORT=$(free_port)
+  : > err; got=0; ranks=()
+  for ((rank = 0; rank < size; ++rank)); do RANK=$rank "$@" >> out 2>> err & ranks+=($!); done
+  for each in "${ranks[@]}"; do wait "$each"; code=$?; [ $code -eq 0 ] || got=$code; done
+  unset WORLD_SIZE MASTER_ADDR MASTER_PORT
+}
+
+refuses 2 "RANK is set but WORLD_SIZE is not" env RANK=0 "$program" train "${small[@]}"
+refuses 2 "this process does not know its rank" "$program" train "${small[@]}" --rendezvous a:1
+refuses 2 "does not compute on several GPUs" "$program" info --devices --gpus 2
+refuses 2 "neither a number of GPUs nor" "$program" train "${small[@]}" --gpus some
+refuses 2 "contradict each other" "$program" train "${small[@]}" --gpus 1
+refuses 2 "leave it out under torchrun" env RANK=0 WORLD_SIZE=1 MASTER_ADDR=localhost MASTER_PORT=1 "$program" train "${small[@]}" --gpus 1
+refuses 2 "there \(is no NVIDIA GPU\|are\|is\)" "$program" train nothing.yaml --gpus 1000
+works "devices" "$program" info --devices; prints "CPU threads"; prints "this process is alone"
+
+# An error of all ranks, and what rank 0 does alone.
+as_ranks 3 "$program" train nothing.yaml; one_line 2 "cannot open 'nothing.yaml'"
+as_ranks 3 "$program" train --nothing; one_line 2 "config is required"
+as_ranks 3 "$program" config nothing.yaml; one_line 2 "cannot open 'nothing.yaml'"
+: > out; as_ranks 3 "$program" --version; [ $got -eq 0 ] || fail "version: $got"
+: > out; as_ranks 3 "$program" info --devices; [ "$(grep -c '^CPU threads' out)" -eq 1 ] || fail "said by all: $(cat out)"
+
+# Ranks that are missing, or differ.
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=$(free_port) "$program" train "${small[@]}" --start-timeout 1 2> err; got=$?
+one_line 1 "rank 1 did not appear within 1 s"
+RANK=1 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=$(free_port) "$program" train "${small[@]}" --start-timeout 1 2> err; got=$?
+one_line 1 "rank 1: rank 0 was not found within"
+as_ranks 2 "$program" train "${small[@]}" --run x; one_line 2 "ranks on CPUs need MPI"
+
+if ! "$program" info --devices | grep -q '^MPI *built in' || ! command -v mpirun > /dev/null; then exit $failed; fi
+# Open MPI asks for these where tests run as root, or on fewer processors than ranks.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+mpi() { mpirun -n "$@" > out 2> err; got=$?; }
+# none_left: of the ranks that `start` started
+none_left() {
+  for each in $processes; do
+    for ((i = 0; i < 50; ++i)); do grep -qs '^State:[[:space:]]*[^Z[:space:]]' "/proc/$each/status" || continue 2; sleep 0.1; done
+    fail "rank with pid $each is left"
+  done
+}
+# A run that is left alone until it trains; `victim` is its rank 1.
+start() {
+  rm -rf run
+  mpirun -n 3 "${endless[@]}" --run run "$@" > out 2> err & launcher=$!
+  for ((i = 0; i < 300; ++i)); do [ -s run/metrics.jsonl ] && break; sleep 0.1; done
+  [ -s run/metrics.jsonl ] || fail "the run did not start: $(cat err)"
+  processes=$(pgrep -P $launcher)
+  victim=$(sed -n 2p <<< "$processes")
+}
+
+mpi 2 "$program" train "${small[@]}" --set train.steps=40 --run two
+[ $got -eq 0 ] || fail "two ranks: $(cat err)"
+prints two/checkpoints/step-000000040
+[ "$(grep -c '^step 40/40' err)" -eq 1 ] || fail "progress of every rank: $(cat err)"
+mpi 2 "$program" train "${small[@]}" --set train.steps=40 --run two; one_line 2 "already holds a run"
+
+start; kill -KILL "$victim"; wait $launcher; got=$?
+[ $got -ne 0 ] || fail "a killed rank went unnoticed"
+one_line $got "rank 1 (host .*) ended without a message .* continue with --resume"
+none_left
+
+start --collective-timeout 2; kill -STOP "$victim"; wait $launcher; got=$?
+one_line 1 "rank 1 (host .*) has not been heard of\|rank 1 (host .*), last in .*, has not been heard of"
+none_left
+
+start; kill -TERM "$victim"; wait $launcher; got=$?
+[ $got -eq 0 ] || fail "a rank asked to stop: exit code $got: $(cat err)"
+[ "$(ls run/checkpoints | wc -l)" -eq 1 ] || fail "saved: $(ls run/checkpoints)"
+exit $failed
