@@ -266,7 +266,8 @@ std::shared_ptr<DeviceContext> DeviceContext::cuda(int index, int threads) {
   const int count = cuda_devices();
   if (count == 0) throw_user("device: cuda, but there is no NVIDIA GPU, or no driver for it");
   if (index < 0 || index >= count)
-    throw_user("GPU {} requested; there are {}, numbered from 0", index, count);
+    throw_user("GPU {} requested; there are {}, numbered from 0; several processes of a host need one each",
+               index, count);
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, index), "properties of the device");
   if (properties.major < 8)

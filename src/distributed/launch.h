@@ -12,7 +12,7 @@ struct LaunchOptions {
   std::string program;                 ///< file to execute
   std::vector<std::string> arguments;  ///< with the name of the program
   int ranks = 1;
-  Milliseconds grace{20'000};  ///< for the others to end by themselves after one has failed
+  Milliseconds grace{5'000};  ///< for the others to end by themselves after one has failed
 };
 
 /// Starts `ranks` processes, which learn their place from variables (process_place.h), hands on SIGINT,

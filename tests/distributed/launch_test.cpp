@@ -18,7 +18,7 @@ namespace {
 /// Runs a launcher of `ranks` shells with `script`, as a process of its own: it changes the signal mask.
 class LauncherProcess {
  public:
-  LauncherProcess(int ranks, const std::string& script, Milliseconds grace = Milliseconds(20'000))
+  LauncherProcess(int ranks, const std::string& script, Milliseconds grace = Milliseconds(5'000))
       : pid_(fork()) {
     if (pid_ > 0) return;
     _exit(launch({.program = "/bin/sh", .arguments = {"sh", "-c", script}, .ranks = ranks, .grace = grace}));
