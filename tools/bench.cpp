@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "config/load.h"
+#include "config/save.h"
 #include "model/precision.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
@@ -88,7 +89,7 @@ int run_train(const BenchCommand& options, const Globals& globals) {
       {"threads", context->threads()},
       {"ranks", world ? world->size() : 1},
       {"communicator", ranks.all ? ranks.all->name() : "none"},
-      {"shard", value_text(config, "train.shard")},
+      {"shard", config_to_json(config)["train"]["shard"]},
       {"context_shards", config.train.context_shards},
       {"precision", name_of(type)},
       {"parameters", model.parameters().count()},

@@ -82,8 +82,8 @@ const char* words_for(TrainStatus status) {
 }
 
 int try_out(const Config& config, const std::string& folder, World* world) {
-  const DryRun measured =
-      dry_run(config, folder, [](const RunHeader& header) { log_lines(header_lines(header)); }, world);
+  const DryRun measured = dry_run(
+      config, folder, [](const RunHeader& header) { log_lines(header_lines(header)); }, world);
   log_lines({"time    " + duration_line(measured, config), "used    " + memory_line(measured)});
   return 0;
 }
@@ -122,8 +122,8 @@ int run(const TrainCommand& options, const Globals& globals) {
   train.observer = &observer;
   train.world = world.get();
   train.command = command;
-  train.validate = make_validation(
-      config, [world] { return stop_requested || (world && world->stop_requested()); });
+  train.validate =
+      make_validation(config, [world] { return stop_requested || (world && world->stop_requested()); });
   Trainer trainer(config, train);
   stop_on_signals();
   const TrainResult result = trainer.run();

@@ -15,6 +15,10 @@ namespace {
 
 constexpr double kEmbeddingDeviation = 1.0;
 constexpr double kLearnedQueryDeviation = 0.02;
+// Large blocks start at multiples of this many elements, so that up to 512 ranks, a power of two, divide them
+// without a rest (train/partition.h). Padding is at most 2% then.
+constexpr int64_t kBlockPadding = 8192;
+constexpr int64_t kLargeBlock = 1 << 19;
 
 bool is_formula(PositionTable table) {
   return table == PositionTable::sinusoidal || table == PositionTable::fourier;
@@ -97,11 +101,16 @@ void PerceiverAR::declare() {
   for (size_t i = 0; i < cross_.size(); ++i)
     cross_[i].declare(parameters_, "cross." + std::to_string(i), config_);
   self_.resize(static_cast<size_t>(config_.layers));
-  for (size_t i = 0; i < self_.size(); ++i) {
+  const auto start_block = [&] {
+    const int64_t block = (4 + 2 * config_.self_widening) * z * z;
+    if (block >= kLargeBlock) parameters_.pad(kBlockPadding);
     self_begin_.push_back(parameters_.size());
+  };
+  for (size_t i = 0; i < self_.size(); ++i) {
+    start_block();
     self_[i].declare(parameters_, "self." + std::to_string(i), config_);
   }
-  self_begin_.push_back(parameters_.size());
+  start_block();
   declare_norm(parameters_, output_norm_, "output.norm", z);
   declare_linear(parameters_, output_, "output.linear", z, config_.vocabulary,
                  config_.zero_initial_logits ? Initializer::zeros : Initializer::fan_in);

@@ -48,6 +48,8 @@ class ParameterStore {
   void declare_packed(Variable& target, const std::vector<std::string>& names, Shape each,
                       Initialization initialization);
 
+  /// The next parameter starts at a multiple of `elements` in the flat buffers.
+  void pad(int64_t elements) { size_ = (size_ + elements - 1) / elements * elements; }
   /// Declares that passes read the unrounded values of a declared parameter too (`unrounded`).
   void keep_unrounded(const Variable& target);
 

@@ -11,6 +11,7 @@
 // in two buffers, each of the largest bucket: while one is summed, backward writes the other.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <optional>
@@ -25,14 +26,17 @@ namespace perceiver {
 
 class GradientExchange {
  public:
-  /// Elements of a bucket: 32 MiB of f32, enough for full bandwidth, little enough that the last one, which
-  /// nothing hides, is short.
-  static constexpr int64_t kBucketElements = int64_t{8} << 20;
+  /// Elements of a bucket for so many ranks: 32 MiB of f32 up to 16, enough for full bandwidth, little enough
+  /// that the last one, which nothing hides, is short; then more, up to 256 MiB, since each step of a ring
+  /// has its latency.
+  static constexpr int64_t bucket_elements(int ranks) {
+    return (int64_t{8} << 20) * std::clamp(ranks / 16, 1, 8);
+  }
 
   /// Takes over the model's flat buffers: those that only hold what other ranks keep are freed. All ranks
   /// must have the same weights. `model` must outlive this.
   GradientExchange(PerceiverAR& model, std::shared_ptr<Communicator> ranks, Sharding shard,
-                   int64_t bucket_elements = kBucketElements);
+                   int64_t bucket_elements);
 
   Communicator& ranks() const { return *ranks_; }
   const Partition& partition() const { return partition_; }

@@ -56,7 +56,10 @@ Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& r
   if (!ranks_.all) ranks_.share = share_of(config.train.batch, config.train.micro_batches);
   if (ranks_.all) {
     const Sharding shard = divides(config.optimizer.type) ? config.train.shard : Sharding::none;
-    exchange_ = std::make_unique<GradientExchange>(model, ranks_.all, shard, ranks_.bucket_elements);
+    exchange_ = std::make_unique<GradientExchange>(
+        model, ranks_.all, shard,
+        ranks_.bucket_elements > 0 ? ranks_.bucket_elements
+                                   : GradientExchange::bucket_elements(ranks_.all->size()));
     shared_ = Tensor::zeros(context, DType::f64, {kShared});
     all_totals_ = Tensor::zeros(context, DType::f64, {kTotals});
   }

@@ -45,7 +45,7 @@ struct LearnerRanks {
   /// is 1.
   std::shared_ptr<Communicator> context_group = {};
   ExampleShare share = {};
-  int64_t bucket_elements = GradientExchange::kBucketElements;
+  int64_t bucket_elements = 0;  ///< 0: GradientExchange::bucket_elements
 };
 
 struct StepReport {

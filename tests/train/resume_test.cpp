@@ -24,7 +24,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 
 /// Validation whose score goes up and down, and depends on the weights alone.
-ValidationScore score_weights(const PerceiverAR& model, const Dataset&) {
+ValidationScore score_weights(const PerceiverAR& model, const Dataset&, const LearnerRanks&) {
   double sum = 0;
   for (const float value : model.parameters().values().to_host<float>()) sum += std::abs(value);
   return {1 + std::fmod(sum * 100, 1.0), {}, ""};

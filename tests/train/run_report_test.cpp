@@ -90,7 +90,9 @@ TEST(RunReport, ARunSumsUp) {
   config.eval.every = 2;
   TrainOptions options = run_options(folder.path("run"));
   double loss = 2;
-  options.validate = [&](const PerceiverAR&, const Dataset&) { return ValidationScore{++loss, 1.5, "byte"}; };
+  options.validate = [&](const PerceiverAR&, const Dataset&, const LearnerRanks&) {
+    return ValidationScore{++loss, 1.5, "byte"};
+  };
   const RunSummary summary = Trainer(config, options).run().summary;
   EXPECT_EQ(summary.step, 4);
   EXPECT_GT(summary.targets_per_second, 0);

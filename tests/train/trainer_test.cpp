@@ -408,7 +408,9 @@ TEST(Trainer, ATimeLimitLogsTheRestAndValidates) {
   config.train.log_every = 1'000'000;
   Recorder recorder;
   TrainOptions options = run_options(folder.path("run"), false, &recorder);
-  options.validate = [](const PerceiverAR&, const Dataset&, const LearnerRanks&) { return ValidationScore{1, {}, ""}; };
+  options.validate = [](const PerceiverAR&, const Dataset&, const LearnerRanks&) {
+    return ValidationScore{1, {}, ""};
+  };
   const TrainResult result = Trainer(config, options).run();
   EXPECT_EQ(result.status, TrainStatus::out_of_time);
   ASSERT_EQ(recorder.logs.size(), 1u);

@@ -24,9 +24,9 @@ struct ShardDescription {
   int64_t vocabulary = 0;
   int64_t axes = 1;
   PositionKind positions = PositionKind::counted;
-  std::vector<int64_t> position_sizes;
+  std::vector<int64_t> position_sizes = {};
   bool ends = true;
-  std::vector<FileRemark> skipped, repaired;  ///< of the source files of this shard
+  std::vector<FileRemark> skipped = {}, repaired = {};  ///< of the source files of this shard
 };
 
 /// Where a section lies and what it must hash to.
@@ -46,7 +46,7 @@ struct ShardHeader {
   size_t token_bytes = 2;  ///< 2 or 4
   int64_t documents = 0;
   int64_t tokens = 0;  ///< without SOS and EOS
-  std::array<ShardSection, shard_format::section_names.size()> sections;
+  std::array<ShardSection, shard_format::section_names.size()> sections = {};
 };
 
 std::string write_shard_header(const ShardHeader& header);
