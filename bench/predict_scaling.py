@@ -52,15 +52,22 @@ def parameters(model):
     return v * e + linear(e, z) + cross + layers * block + norm(z) + linear(z, v), block
 
 
+def bucket_bytes(ranks):
+    """As the program chooses them (src/train/gradient_exchange.h)."""
+    return 32 * 2**20 * min(max(ranks // 16, 1), 8)
+
+
 def calls(model, ranks, bucket):
-    """Collective calls of a step, counted by their ring steps: of the reduction, and of the gather. A block is not cut,
-    what does not divide by 16 x ranks is all-reduced in a call of its own, which takes a ring twice."""
+    """Collective calls of a step, counted by their ring steps: of the reduction, and of the gather. A block is not cut.
+    Large blocks are padded to 8192 elements; what does not divide by 16 x ranks is all-reduced in a call of its
+    own, which takes a ring twice."""
     n, block = parameters(model)
     layers = int(model["layers"])
     blocks = max(1, int(bucket // (GRADIENT * block)))
-    buckets = math.ceil(layers / blocks) + math.ceil(GRADIENT * (n - layers * block) / bucket)
-    rest = 2 if blocks * block % (SLICE * ranks) else 0
-    return buckets * (1 + rest), buckets
+    inside, outside = math.ceil(layers / blocks), math.ceil(GRADIENT * (n - layers * block) / bucket)
+    padded = math.ceil(block / 8192) * 8192 if block >= 2**19 else block
+    rest = 2 if blocks * padded % (SLICE * ranks) else 0
+    return inside * (1 + rest) + outside * 3, inside + outside
 
 
 def latency(ranks):
@@ -96,7 +103,7 @@ def weak(bucket):
     for name, one in STEP_MS.items():
         batch = int(read_yaml(os.path.join(CONFIGS, name + ".yaml"))["train"]["batch"])
         for ranks in RANKS:
-            s = step(name, ranks, batch, bucket)
+            s = step(name, ranks, batch, bucket(ranks))
             print(f"| {name} | {s['n'] / 1e6:.1f}M | {ranks} | {ranks * batch} | {s['compute'] * 1e3:.1f} | {s['reduce'] * 1e3:.1f} "
                   f"| {s['exposed'] * 1e3:.1f} | {s['gather'] * 1e3:.1f} | {s['total'] * 1e3:.1f} | {one / s['total'] / 10:.0f}% |")
 
@@ -105,7 +112,7 @@ def strong(bucket, examples=512):
     print(f"| configuration | " + " | ".join(f"{r} GPUs, ms" for r in RANKS) + " | " + " | ".join(f"speed-up {RANKS[0]} to {r}" for r in RANKS[1:]) + " |")
     print("|---" * (2 * len(RANKS)) + "|")
     for name in STEP_MS:
-        times = [step(name, ranks, examples // ranks, bucket)["total"] for ranks in RANKS]
+        times = [step(name, ranks, examples // ranks, bucket(ranks))["total"] for ranks in RANKS]
         speed = [f"{times[0] / t:.1f} of {r // RANKS[0]}" for t, r in zip(times[1:], RANKS[1:])]
         print(f"| {name} | " + " | ".join(f"{t * 1e3:.1f}" for t in times) + " | " + " | ".join(speed) + " |")
 
@@ -124,7 +131,7 @@ def memory(n, bucket):
     print("|---" * (1 + len(RANKS)) + "|")
     for shard in ("none", "optimizer", "gradients"):
         for average in (False, True):
-            cells = [f"{bytes_per_rank(n, shard, r, bucket, average) / 1e9:.1f} GB" for r in RANKS]
+            cells = [f"{bytes_per_rank(n, shard, r, bucket(r), average) / 1e9:.1f} GB" for r in RANKS]
             print(f"| {shard}{', moving average' if average else ''} | " + " | ".join(cells) + " |")
 
 
@@ -137,13 +144,13 @@ def checkpoint(n):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bucket", type=float, default=32, help="MiB of gradients that are summed in one call")
+    parser.add_argument("--bucket", type=float, help="MiB of gradients that are summed in one call (default: as the program)")
     parser.add_argument("--billions", type=float, default=10, help="parameters of the model in the tables of bytes")
     options = parser.parse_args()
-    bucket = options.bucket * 2**20
-    print(f"Weak scaling, buckets of {options.bucket:g} MiB:\n")
+    bucket = (lambda ranks: options.bucket * 2**20) if options.bucket else bucket_bytes
+    print("Weak scaling:\n")
     weak(bucket)
-    print(f"\nStrong scaling, 512 examples a step, buckets of {options.bucket:g} MiB:\n")
+    print("\nStrong scaling, 512 examples a step:\n")
     strong(bucket)
     print(f"\nBytes per rank, {options.billions:g} billion parameters, bf16, AdamW:\n")
     memory(options.billions * 1e9, bucket)
