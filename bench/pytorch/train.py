@@ -1,6 +1,7 @@
 """Times training steps, attention and roofline figures in PyTorch; prints a line of JSON for each.
 
     python3 bench/pytorch/train.py NAME[:eager][:dropout]... | attention | roofline
+    torchrun --nproc-per-node 2 bench/pytorch/train.py NAME...      (DistributedDataParallel, NAME's batch on each GPU)
 
 NAME: a key of CONFIGS in model.py, which has the shapes of configs/bench/NAME.yaml. A step is torch.compile'd (unless
 eager), bf16 under autocast on a GPU and float32 on a CPU, with gradient clipping and fused AdamW.
@@ -8,6 +9,7 @@ eager), bf16 under autocast on a GPU and float32 on a CPU, with gradient clippin
 import argparse
 import contextlib
 import json
+import os
 import time
 
 import torch
@@ -22,8 +24,13 @@ torch.backends.cuda.matmul.allow_tf32 = True
 torch.backends.cudnn.allow_tf32 = True
 
 
+RANKS = int(os.environ.get("WORLD_SIZE", 1))
+RANK = int(os.environ.get("RANK", 0))
+
+
 def report(**fields):
-    print(json.dumps(fields), flush=True)
+    if RANK == 0:
+        print(json.dumps(fields), flush=True)
 
 
 def synchronize(device):
@@ -38,7 +45,8 @@ def train(name, compiled=True, dropout=0.0, steps=8):
     model = Model(**c, dropout=dropout).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    run = torch.compile(model) if compiled else model
+    parallel = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True) if RANKS > 1 else model
+    run = torch.compile(parallel) if compiled else parallel
     tokens = torch.randint(3, c["vocab"], (c["batch"], c["ctx"]), device=device)
     y = torch.randint(3, c["vocab"], (c["batch"], c["latents"]), device=device)
 
@@ -66,7 +74,7 @@ def train(name, compiled=True, dropout=0.0, steps=8):
     seconds = sorted(times)[len(times) // 2]
     flops = step_flops(c) * c["batch"]
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0
-    report(bench="train", config=name, compiled=compiled, dropout=dropout, parameters_m=round(parameters / 1e6, 1),
+    report(bench="train", config=name, ranks=RANKS, compiled=compiled, dropout=dropout, parameters_m=round(parameters / 1e6, 1),
            step_ms=round(seconds * 1e3, 2), tflops=round(flops / seconds / 1e12, 3),
            latent_tokens_s=round(c["batch"] * c["latents"] / seconds), peak_gib=round(peak, 2),
            warmup_s=round(warmup, 1), loss=round(loss.item(), 3))
@@ -176,7 +184,11 @@ def roofline():
 def main():
     parser = argparse.ArgumentParser(description="Times training steps, attention and roofline figures in PyTorch.")
     parser.add_argument("what", nargs="+", help="NAME[:eager][:dropout], attention or roofline")
-    for what in parser.parse_args().what:
+    names = parser.parse_args().what
+    if RANKS > 1:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl")
+    for what in names:
         name, *options = what.split(":")
         if name == "roofline":
             roofline()
@@ -184,6 +196,8 @@ def main():
             attention()
         else:
             train(name, compiled="eager" not in options, dropout=0.1 if "dropout" in options else 0.0)
+    if RANKS > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+#!/bin/bash
+# Runs over NCCL on all GPUs of this machine: losses, repetition, checkpoints, context shards, a killed rank.
+#   tools/multi_gpu_test.sh PROGRAM [RANKS]      (default: all GPUs; skipped with a message where there are not two)
+set -eu
+program=$(realpath "$1")
+source=$(realpath "$(dirname "$0")/..")
+gpus=$(nvidia-smi -L 2> /dev/null | wc -l)
+ranks=${2:-$gpus}
+if [ "$gpus" -lt 2 ]; then echo "skipped: there are not two GPUs"; exit 0; fi
+export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+cat "$source"/README.md "$source"/docs/*.md > text.txt
+failed=0
+check() { if "${@:2}"; then echo "ok: $1"; else echo "FAILED: $1"; failed=1; fi; }
+
+# train RUN STEPS [OPTIONS...]
+train() {
+  run=$1 steps=$2; shift 2
+  "$program" train "$source/configs/quickstart.yaml" --set data.train=text.txt --set train.batch=16 --set train.max_minutes=0 \
+    --set checkpoint.minutes=0 --set train.log_every=1 --set train.ema_decay=0.9 --set eval.max_documents=1 --device cuda --quiet \
+    --set train.steps="$steps" --set schedule.decay_steps=80 --run "$run" "$@" > /dev/null
+}
+# near A B TOLERANCE: the losses of two runs
+near() {
+  python3 - "$1/metrics.jsonl" "$2/metrics.jsonl" "$3" << 'END'
+import json, sys
+def losses(path):
+    return {e["step"]: e["loss"] for e in map(json.loads, open(path)) if "gradient_norm" in e or "grad_norm" in e}
+a, b = losses(sys.argv[1]), losses(sys.argv[2])
+worst = max(abs(a[s] - b[s]) for s in a)
+print(f"   {len(a)} steps, largest difference {worst:.2e}, last losses {a[max(a)]:.5f} {b[max(b)]:.5f}")
+sys.exit(len(a) < 10 or a.keys() != b.keys() or worst > float(sys.argv[3]))
+END
+}
+same() { cmp "$1"/checkpoints/step-*"$3"/model.safetensors "$2"/checkpoints/step-*"$3"/model.safetensors && cmp "$1"/checkpoints/step-*"$3"/optimizer.safetensors "$2"/checkpoints/step-*"$3"/optimizer.safetensors; }
+
+f32="--set train.precision=float32"
+train alone 40 $f32
+for shard in none optimizer gradients; do
+  train $shard 40 $f32 --gpus "$ranks" --set train.shard=$shard
+  check "shard $shard on $ranks GPUs: the losses of one" near alone $shard 1e-4
+done
+train micro 40 $f32 --gpus "$ranks" --set train.shard=gradients --set train.micro_batches=2
+check "two micro-batches" near alone micro 1e-4
+train shared 40 $f32 --gpus "$ranks" --set train.context_shards="$ranks"
+check "the context over $ranks GPUs" near alone shared 1e-4
+train table 40 $f32 --gpus "$ranks" --set train.context_shards="$ranks" --set model.context_projection=direct
+check "the context over $ranks GPUs, projected directly" near alone table 1e-4
+train bf16 40
+train bf16_ranks 40 --gpus "$ranks"
+check "bf16" near bf16 bf16_ranks 2e-2
+train again 40 --gpus "$ranks"
+check "the same bits twice" same bf16_ranks again 40
+train half 20 --gpus "$ranks"
+train half 40 --gpus "$ranks" --resume
+check "the same bits after a checkpoint" same bf16_ranks half 40
+train moving 10 $f32 --gpus "$ranks"
+train moving 20 $f32 --resume
+train moving 30 $f32 --gpus "$ranks" --resume --set train.shard=gradients
+train moving 40 $f32 --gpus "$ranks" --resume --set train.shard=none
+check "$ranks GPUs, 1, $ranks, $ranks: the losses of one" near alone moving 1e-4
+"$program" eval alone --set data.train=text.txt --split validation > one.txt
+"$program" eval alone --set data.train=text.txt --split validation --gpus "$ranks" > all.txt
+check "evaluation" diff <(grep -v -i second one.txt) <(grep -v -i second all.txt)
+
+train killed 1000000 --gpus "$ranks" 2> err & launcher=$!
+until [ -s killed/metrics.jsonl ]; do sleep 0.2; done
+kill -9 "$(pgrep -P "$launcher" | tail -1)" 2> /dev/null || kill -9 "$(pgrep -P "$(pgrep -P $launcher)" | tail -1)"
+code=0; wait "$launcher" || code=$?
+check "a killed rank ends all with one line" test "$code" -ne 0 -a "$(grep -c '^perceiver: ' err)" -eq 1
+cat err
+exit $failed
