@@ -16,11 +16,11 @@ export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
 
 # step NAME RANKS BATCH [OPTIONS...]: RANKS 0 is the program without ranks
 step() {
-  name=$1 ranks=$2 batch=$3
-  shift 3
+  config=configs/bench/$1.yaml examples=$3
   start=""
-  [ "$ranks" -eq 0 ] || start="--gpus $ranks"
-  "$program" bench train --config "configs/bench/$name.yaml" --steps 10 --warmup 4 --set train.batch="$batch" "$@" $start |
+  [ "$2" -eq 0 ] || start="--gpus $2"
+  shift 3
+  "$program" bench train --config "$config" --steps 10 --warmup 4 --set train.batch="$examples" "$@" $start |
     tr -d '\n' | tr -s ' '
   echo
 }

@@ -67,7 +67,7 @@ check "evaluation" diff <(grep -v -i second one.txt) <(grep -v -i second all.txt
 
 train killed 1000000 --gpus "$ranks" 2> err & launcher=$!
 until [ -s killed/metrics.jsonl ]; do sleep 0.2; done
-kill -9 "$(pgrep -P "$launcher" | tail -1)" 2> /dev/null || kill -9 "$(pgrep -P "$(pgrep -P $launcher)" | tail -1)"
+kill -9 "$(pgrep -P "$(pgrep -P "$launcher")" | tail -1)"  # the shell's child is the launcher, whose children are the ranks
 code=0; wait "$launcher" || code=$?
 check "a killed rank ends all with one line" test "$code" -ne 0 -a "$(grep -c '^perceiver: ' err)" -eq 1
 cat err

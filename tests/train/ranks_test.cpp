@@ -176,7 +176,7 @@ TEST(Ranks, StateIsDivided) {
   config.train.shard = Sharding::none;
   EXPECT_EQ(train_ranks(2, config)[1].bytes.optimizer, alone.bytes.optimizer);
   config.train.shard = Sharding::gradients;
-  config.model.layers = 24;
+  config.model.layers = 48;
   EXPECT_LT(2 * train_ranks(4, config)[3].bytes.gradients, train_steps(config, nullptr).bytes.gradients);
 }
 
