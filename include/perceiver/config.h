@@ -126,7 +126,7 @@ struct TrainConfig {
   int64_t max_nonfinite_steps = 10;
   double max_minutes = 0;  ///< 0 = no limit
   bool tensorboard = true;
-  bool cuda_graph = true;  ///< GPU: record each step as a CUDA graph and replay it
+  bool cuda_graph = true;                ///< GPU: record each step as a CUDA graph and replay it
   Sharding shard = Sharding::optimizer;  ///< what several ranks divide among them
   int64_t context_shards = 1;            ///< ranks that share the context of an example
   bool deterministic_reduction = true;   ///< GPU: sums over ranks in a fixed order

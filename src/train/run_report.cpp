@@ -65,7 +65,7 @@ std::string device_text(const RunHeader& header) {
   std::string text = header.device;
   if (!header.gpu) text += ", " + counted(header.threads, "thread");
   text += fmt::format(", {}", name_of(header.type));
-  if (!header.communicator.empty())
+  if (header.ranks > 1)
     text += fmt::format("; {} over {}", counted(header.ranks, "rank"), header.communicator);
   if (header.config.train.context_shards > 1)
     text += fmt::format(", the context over {}", header.config.train.context_shards);
