@@ -21,8 +21,7 @@ std::shared_ptr<HostWorld>& the_world() {
   static std::shared_ptr<HostWorld> world;
   return world;
 }
-bool together =
-    true;  // whether the ranks carry out the command together, and so end together; at first, in doubt
+bool ends_together = true;        // because the ranks carry out the command together; at first, in doubt
 bool tried = false;               // to meet them
 std::atomic<int> quiet_code = 0;  // to exit with after end_world_quietly
 
@@ -128,7 +127,7 @@ std::shared_ptr<DeviceContext> open_device(const Globals& globals, const std::st
 
 Role role_of(const Globals& globals, bool spread) {
   const ProcessPlace place = place_of(globals);
-  together = spread;
+  ends_together = spread;
   name_rank(place.rank);
   if (globals.gpus.empty() || place.launcher == Launcher::own)
     return spread || place.rank == 0 ? Role::work : Role::nothing;
@@ -154,7 +153,7 @@ void leave_world() {
 void end_world(const Globals& globals, const Error& error) {
   const bool shared = dynamic_cast<const SharedError*>(&error) != nullptr;
   if (!the_world() && tried && shared) return leave_the_report(globals, error);
-  if (!the_world() && (tried || !together)) return;
+  if (!the_world() && (tried || !ends_together)) return;
   try {
     if (!open_world(globals)) return;
   } catch (const SharedError& other) {

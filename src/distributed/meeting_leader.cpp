@@ -15,7 +15,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr Milliseconds kHelloLimit{10000};  // for a process that has connected to say who it is
 constexpr size_t kMostStrangers = 1024;     // that may be connected without having done so
-constexpr Milliseconds kFarewell{1000};     // for the others to hear why there is no meeting
+constexpr Milliseconds kRefusalTime{1000};     // for the others to hear why there is no meeting
 
 class Leader {
  public:
@@ -124,7 +124,7 @@ class Leader {
     const auto text = std::make_shared<const std::string>(to_text(error));
     for (const auto& peer : meeting_.peers)
       if (peer) peer->send(MessageType::end, text);
-    const Clock::time_point end = Clock::now() + kFarewell;
+    const Clock::time_point end = Clock::now() + kRefusalTime;
     for (const auto& peer : meeting_.peers) {
       while (peer && !peer->ended() && Clock::now() < end) {
         wait_readable(peer->socket(), Milliseconds(20));
