@@ -25,7 +25,7 @@ struct EvalCommand {
   std::vector<int64_t> latents;
   EvaluationOptions evaluation{0, 0, 8, 0};
   std::string policies;
-  int64_t refill = 0, max_tokens = 0;
+  int64_t refill = 0, max_tokens = 0, context_shards = 1;
   bool json = false;
 };
 
@@ -195,11 +195,23 @@ void print(const std::vector<EvaluationResult>& results, bool json) {
   }
 }
 
+/// The ranks that share the context of a window with this one; null: --context-shards 1.
+std::shared_ptr<Communicator> context_group(int64_t shards, World* world, DeviceContext& context) {
+  if (shards == 1) return nullptr;
+  const int ranks = world == nullptr ? 1 : world->size();
+  if (ranks % shards != 0)
+    throw_usage("--context-shards {} needs as many ranks or a multiple of that; there {} {}", shards,
+                ranks == 1 ? "is" : "are", ranks);
+  return world->communicator(context, true)->split(world->rank() / static_cast<int>(shards));
+}
+
 int run(const EvalCommand& options, const Globals& globals) {
   check_overrides(options.set);
   if (options.policies.empty() && (options.refill != 0 || options.max_tokens != 0))
     throw_usage("--refill and --max-tokens need --policy");
   if (!options.policies.empty()) check_policies(options);
+  if (!options.policies.empty() && options.context_shards > 1)
+    throw_usage("--policy and --context-shards cannot be combined");
   const Split split = split_of(options.split);
   const std::shared_ptr<World> world = open_world(globals);
   const LoadedModel loaded = open_shared_checkpoint(options.checkpoint, globals, world.get());
@@ -207,11 +219,13 @@ int run(const EvalCommand& options, const Globals& globals) {
   check_tokenizer(*data, loaded.metadata);
   check_same(world.get(), *data);
   if (!options.policies.empty()) return run_policies(options, loaded, *data, split, world.get());
+  const auto group = context_group(options.context_shards, world.get(), loaded.model->context());
   std::vector<EvaluationResult> results;
   for (const int64_t latents : options.latents.empty() ? std::vector<int64_t>{0} : options.latents) {
     EvaluationOptions evaluation = options.evaluation;
     evaluation.latents = latents;
     evaluation.world = world.get();
+    evaluation.context_group = group.get();
     results.push_back(evaluate(*loaded.model, *data, split, evaluation, shown_progress(world.get())));
   }
   if (world == nullptr || world->leads()) print(results, options.json);
@@ -256,6 +270,11 @@ void add_eval(CLI::App& app, Globals& globals, Action& action) {
       ->add_option("--max-tokens", options->max_tokens,
                    "With --policy: score at most this many tokens per document (0 = all)")
       ->check(at_least(0));
+  command
+      ->add_option("--context-shards", options->context_shards,
+                   "Ranks that share the context of each window, where it is too long for one")
+      ->check(at_least(1))
+      ->capture_default_str();
   command->add_flag("--json", options->json, "Print JSON");
   command->footer(R"(Examples:
   perceiver eval runs/book --split validation

@@ -52,6 +52,7 @@ as_ranks 2 "$program" train "${small[@]}" --run x; one_line 2 "ranks on CPUs nee
 
 if ! "$program" info --devices | grep -q '^MPI *built in' || ! command -v mpirun > /dev/null; then exit $failed; fi
 # Open MPI asks for these where tests run as root, or on fewer processors than ranks.
+export OMPI_MCA_btl_vader_single_copy_mechanism=none  # for containers that forbid process_vm_readv
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 mpi() { mpirun -n "$@" > out 2> err; got=$?; }
 # none_left: of the ranks that `start` started
@@ -89,4 +90,41 @@ none_left
 start; kill -TERM "$victim"; wait $launcher; got=$?
 [ $got -eq 0 ] || fail "a rank asked to stop: exit code $got: $(cat err)"
 [ "$(ls run/checkpoints | wc -l)" -eq 1 ] || fail "saved: $(ls run/checkpoints)"
+
+# Losses do not depend on the number of ranks, nor on how the context is shared, nor on where a run was resumed.
+losses() { sed -n 's/.*"step":\([0-9]*\),"loss":\([0-9.]*\),.*/\1 \2/p' "$1/metrics.jsonl"; }
+# near RUN: its losses are those of the run `alone`
+near() {
+  paste -d ' ' <(losses alone) <(losses "$1") | awk '{ d = $2 - $4; if ($1 != $3 || d > 1e-4 || d < -1e-4) exit 1 } END { exit NR < 3 }' ||
+    fail "losses of $1: $(losses "$1" | tr '\n' ' ') instead of $(losses alone | tr '\n' ' ')"
+}
+steps=("$program" train "${small[@]}" --set train.log_every=10 --set schedule.warmup_steps=5 --set schedule.decay_steps=40)
+works "a run alone" "${steps[@]}" --set train.steps=40 --run alone
+for each in 1:1 2:2 3:1 4:2 4:4; do
+  mpi "${each%:*}" "${steps[@]}" --set train.steps=40 --set train.context_shards="${each#*:}" --run "r$each"
+  [ $got -eq 0 ] || fail "$each: $(cat err)"
+  near "r$each"
+done
+for each in 2:10:none 3:20:optimizer 1:30:gradients 4:40:gradients; do
+  IFS=: read -r count until shard <<< "$each"
+  mpi "$count" "${steps[@]}" --set train.steps="$until" --set train.shard="$shard" --run moving --resume
+  [ $got -eq 0 ] || { [ "$until" -eq 10 ] && mpi "$count" "${steps[@]}" --set train.steps=10 --set train.shard="$shard" --run moving; }
+  [ $got -eq 0 ] || fail "$each: $(cat err)"
+done
+near moving
+works "evaluation alone" "$program" eval alone --split validation --device cpu --json
+grep -v tokens_per_second out > one.json
+for each in 2:2 3:1 4:2; do
+  mpi "${each%:*}" "$program" eval alone --split validation --device cpu --json --context-shards "${each#*:}"
+  awk -F '[:,]' 'NR == FNR { a[FNR] = $2; next } /nats_per_token/ { d = $2 - a[FNR]; if (d > 1e-5 || d < -1e-5) exit 1; found = 1 } END { exit !found }' one.json <(grep -v tokens_per_second out) ||
+    fail "evaluation $each: $(cat out) instead of $(cat one.json)"
+done
+mpi 3 "${steps[@]}" --set train.context_shards=2 --run bad; one_line 2 "does not divide the number of ranks"
+mpi 3 "${steps[@]}" --set train.batch=2 --run bad; one_line 2 "too few for 3 ranks"
+mpirun -n 1 "${steps[@]}" --run bad : -n 1 "${steps[@]}" --set model.layers=2 --run bad > out 2> err; got=$?
+one_line 2 "rank 1 has another configuration than rank 0: .*layers: 2.* instead of .*layers: 1"
+
+start; kill -TERM $launcher; wait $launcher
+[ "$(ls run/checkpoints | wc -l)" -eq 1 ] || fail "saved: $(ls run/checkpoints)"
+none_left
 exit $failed
