@@ -1,6 +1,7 @@
 #include "model/inputs.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 
@@ -9,6 +10,8 @@
 #include "distributed/communicator.h"
 #include "model/attention_backend.h"
 #include "model/context_share.h"
+#include "model/input_checks.h"
+#include "model/input_columns.h"
 
 namespace perceiver {
 namespace {
@@ -21,66 +24,6 @@ void upload(DeviceContext& context, Tensor& slot, const std::vector<T>& values) 
   const Shape shape{static_cast<int64_t>(values.size())};
   if (!slot || slot.shape() != shape) slot = Tensor::empty(context, DTypeOf<T>::value, shape);
   slot.copy_from_host(std::as_bytes(std::span<const T>(values)));
-}
-
-/// Position of column n of example b along `axis`, by the model's source of positions.
-int32_t position_of(const ModelConfig& config, const Batch& batch, int64_t b, int64_t n, int64_t axis) {
-  if (n < 0 || n >= batch.lengths[b]) return 0;
-  const int32_t from_end = static_cast<int32_t>(batch.lengths[b] - 1 - n);
-  switch (config.position_source) {
-    case PositionSource::data:
-      return batch.positions[(b * batch.length + n) * batch.axes + axis];
-    case PositionSource::terminal_relative:
-      return from_end;
-    case PositionSource::terminal_relative_negated:
-      return -from_end;
-  }
-  return 0;
-}
-
-void check_lengths(const ModelConfig& config, const Batch& batch) {
-  if (batch.size < 1 || batch.length < 1)
-    throw_user("empty batch: {} examples of {} tokens", batch.size, batch.length);
-  const auto cells = static_cast<size_t>(batch.size * batch.length);
-  PERCEIVER_ASSERT(batch.tokens.size() == cells && batch.targets.size() == cells &&
-                   batch.lengths.size() == static_cast<size_t>(batch.size));
-  PERCEIVER_ASSERT(batch.positions.size() == cells * static_cast<size_t>(batch.axes));
-  if (config.position_source == PositionSource::data && batch.axes != config.axes())
-    throw_user("the data has positions of {} axes, the model takes {} (model.position_sizes)", batch.axes,
-               config.axes());
-}
-
-void check_tokens(const ModelConfig& config, const Batch& batch) {
-  for (int64_t b = 0; b < batch.size; ++b) {
-    const int64_t length = batch.lengths[b];
-    if (length < 0 || length > batch.length)
-      throw_user("example {}: length {} outside 0 to {}", b, length, batch.length);
-    for (int64_t n = 0; n < batch.length; ++n) {
-      const int64_t cell = b * batch.length + n;
-      const int32_t token = batch.tokens[cell], target = batch.targets[cell];
-      if (token < 0 || token >= config.vocabulary || target < 0 || target >= config.vocabulary)
-        throw_user("example {}, column {}: token id {} outside the vocabulary of {}", b, n,
-                   token < 0 || token >= config.vocabulary ? token : target, config.vocabulary);
-      if ((token == 0) != (n >= length))
-        throw_user("example {}, column {}: PAD inside a row of length {}", b, n, length);
-    }
-  }
-}
-
-void check_positions(const ModelConfig& config, const Batch& batch) {
-  if (config.position_encoding != PositionEncoding::absolute) return;
-  for (int64_t axis = 0; axis < config.axes(); ++axis) {
-    const int64_t size =
-        config.position_sizes.empty() ? config.context_length + 2 : config.position_sizes[axis];
-    for (int64_t b = 0; b < batch.size; ++b) {
-      for (int64_t n = 0; n < batch.lengths[b]; ++n) {
-        const int32_t position = position_of(config, batch, b, n, axis);
-        if (position < 0 || position >= size)
-          throw_user("example {}, column {}: position {} outside the table of {} rows of axis {}", b, n,
-                     position, size, axis);
-      }
-    }
-  }
 }
 
 int64_t latents_of(const ModelConfig& config, const Batch& batch, const PassOptions& options) {
@@ -205,22 +148,26 @@ class InputBuilder {
   void build_context() {
     const int64_t columns = in_.columns, axes = config_.axes(), copies = config_.latents_per_position;
     const auto cells = static_cast<size_t>(batch_.size * columns);
-    Ints tokens(cells, 0), positions(cells * static_cast<size_t>(axes), 0), rotary(cells, 0), limit;
+    const bool absolute = config_.position_encoding == PositionEncoding::absolute;
+    const bool rotates = config_.position_encoding == PositionEncoding::rotary;
+    Ints tokens(cells, 0), positions(absolute ? cells * static_cast<size_t>(axes) : 0, 0),
+        rotary(rotates ? cells : 0, 0), limit;
     limit.reserve(static_cast<size_t>(batch_.size * in_.latents));
     for (int64_t b = 0; b < batch_.size; ++b) {
       const Ints kept = kept_columns(batch_, b, columns_, options_.random);
       // Over all columns: the tables are the same on every rank.
-      for (const int32_t column : kept)
-        in_.largest_position =
-            std::max<int64_t>(in_.largest_position, std::abs(position_of(config_, batch_, b, column, 0)));
-      for (auto i = static_cast<size_t>(rank_), cell = static_cast<size_t>(b * columns); i < kept.size();
-           i += static_cast<size_t>(ranks_), ++cell) {
-        const int32_t column = kept[i];
-        tokens[cell] = batch_.tokens[b * batch_.length + column];
-        for (int64_t a = 0; a < axes; ++a)
-          positions[cell * static_cast<size_t>(axes) + a] = position_of(config_, batch_, b, column, a);
-        rotary[cell] = position_of(config_, batch_, b, column, 0);
-      }
+      const auto kept_count = static_cast<int64_t>(kept.size());
+      in_.largest_position = std::max(in_.largest_position, largest_position(b, kept));
+      in_pieces(context_, shared_columns(kept_count, rank_, ranks_), [&](int64_t begin, int64_t end) {
+        for (int64_t c = begin; c < end; ++c) {
+          const int32_t column = kept[static_cast<size_t>(rank_ + c * ranks_)];
+          const int64_t cell = b * columns + c;
+          tokens[cell] = batch_.tokens[b * batch_.length + column];
+          for (int64_t a = 0; a < axes && absolute; ++a)
+            positions[cell * axes + a] = position_of(config_, batch_, b, column, a);
+          if (rotates) rotary[cell] = position_of(config_, batch_, b, column, 0);
+        }
+      });
       for (int64_t u = 0; u < in_.latent_positions; ++u) {
         const int32_t step = in_.steps[b * in_.latent_positions + u];
         const int64_t visible = std::upper_bound(kept.begin(), kept.end(), step) - kept.begin();
@@ -232,6 +179,18 @@ class InputBuilder {
     if (config_.position_encoding == PositionEncoding::absolute) upload(context_, in_.positions, positions);
     if (config_.position_encoding == PositionEncoding::rotary) upload(context_, in_.rotary_positions, rotary);
     upload(context_, in_.cross.limit, limit);
+  }
+
+  int64_t largest_position(int64_t b, const Ints& kept) const {
+    std::atomic<int64_t> largest = 0;
+    in_pieces(context_, static_cast<int64_t>(kept.size()), [&](int64_t begin, int64_t end) {
+      int64_t mine = 0;
+      for (int64_t i = begin; i < end; ++i)
+        mine = std::max<int64_t>(mine, std::abs(position_of(config_, batch_, b, kept[i], 0)));
+      for (int64_t seen = largest; seen < mine && !largest.compare_exchange_weak(seen, mine);) {
+      }
+    });
+    return largest;
   }
 
   /// The mask of all columns is drawn, so that the same ones are dropped on any number of ranks.
@@ -274,9 +233,7 @@ class InputBuilder {
 
 void make_inputs(DeviceContext& context, const ModelConfig& config, const Batch& batch,
                  const PassOptions& options, ModelInputs& inputs) {
-  check_lengths(config, batch);
-  check_tokens(config, batch);
-  check_positions(config, batch);
+  check_batch(context, config, batch);
   if (options.training) check_attention_batch(config, batch, latents_of(config, batch, options));
   InputBuilder(context, config, batch, options, inputs).build();
 }

@@ -1,0 +1,14 @@
+// Whether a model can take a batch.
+#pragma once
+
+#include "core/device_context.h"
+#include "model/batch.h"
+#include "perceiver/config.h"
+
+namespace perceiver {
+
+/// Throws `user` for sizes that disagree, ids outside the vocabulary, PAD in the wrong place, and positions
+/// outside their tables, naming example and column.
+void check_batch(DeviceContext& context, const ModelConfig& config, const Batch& batch);
+
+}  // namespace perceiver
