@@ -15,7 +15,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr Milliseconds kHelloLimit{10000};  // for a process that has connected to say who it is
 constexpr size_t kMostStrangers = 1024;     // that may be connected without having done so
-constexpr Milliseconds kRefusalTime{1000};     // for the others to hear why there is no meeting
+constexpr Milliseconds kRefusalTime{1000};  // for the others to hear why there is no meeting
 
 class Leader {
  public:
