@@ -195,16 +195,6 @@ void print(const std::vector<EvaluationResult>& results, bool json) {
   }
 }
 
-/// The ranks that share the context of a window with this one; null: --context-shards 1.
-std::shared_ptr<Communicator> context_group(int64_t shards, World* world, DeviceContext& context) {
-  if (shards == 1) return nullptr;
-  const int ranks = world == nullptr ? 1 : world->size();
-  if (ranks % shards != 0)
-    throw_usage("--context-shards {} needs as many ranks or a multiple of that; there {} {}", shards,
-                ranks == 1 ? "is" : "are", ranks);
-  return world->communicator(context, true)->split(world->rank() / static_cast<int>(shards));
-}
-
 int run(const EvalCommand& options, const Globals& globals) {
   check_overrides(options.set);
   if (options.policies.empty() && (options.refill != 0 || options.max_tokens != 0))

@@ -172,4 +172,13 @@ void end_world_quietly(int code) {
   await_end();
 }
 
+std::shared_ptr<Communicator> context_group(int64_t shards, World* world, DeviceContext& context) {
+  if (shards == 1) return nullptr;
+  const int ranks = world == nullptr ? 1 : world->size();
+  if (ranks % shards != 0)
+    throw_usage("--context-shards {} needs as many ranks or a multiple of that; there {} {}", shards,
+                ranks == 1 ? "is" : "are", ranks);
+  return world->communicator(context, true)->split(world->rank() / static_cast<int>(shards));
+}
+
 }  // namespace perceiver::program

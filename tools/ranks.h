@@ -25,6 +25,10 @@ int threads_of(const Globals& globals);
 /// The device of --device, or `device` without it: of a rank, its own GPU.
 std::shared_ptr<DeviceContext> open_device(const Globals& globals, const std::string& device = "auto");
 
+/// The ranks that share contexts with this one, in groups of `shards` (--context-shards); null: each rank has
+/// its own. Collective. Throws UsageError if the ranks do not divide so.
+std::shared_ptr<Communicator> context_group(int64_t shards, World* world, DeviceContext& context);
+
 /// What to do with the command line of this process.
 enum class Role {
   work,     ///< carry out the command: alone, or as one of the ranks

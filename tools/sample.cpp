@@ -53,6 +53,11 @@ void until_reader_goes(const Print& print) {
   }
 }
 
+/// The ranks among which samples are dealt; null where every rank works on every sample.
+World* dealing_world(const SampleCommand& options, World* world) {
+  return options.context_group ? nullptr : world;
+}
+
 int sample_text(const SampleCommand& options, const LoadedModel& loaded, World* world) {
   const auto tokenizer = make_tokenizer(loaded.metadata.tokenizer);
   if (options.interactive) {
@@ -74,15 +79,24 @@ int sample_text(const SampleCommand& options, const LoadedModel& loaded, World* 
     return true;
   };
   const auto finished = [&](int64_t request, const Completion& completion) {
-    until_reader_goes([&] { results.finished(request, completion); });
+    if (leads) until_reader_goes([&] { results.finished(request, completion); });
   };
   try {
-    generate_together(world, engine, requests, grow, tokenizer.get(), finished);
+    generate_together(dealing_world(options, world), engine, requests, grow, tokenizer.get(), finished);
   } catch (const Cancelled&) {
     throw ReaderGone();
   }
   if (leads) results.end();
   return 0;
+}
+
+void join_context(SampleCommand& options, World* world, DeviceContext& context) {
+  const int ranks = world == nullptr ? 1 : world->size();
+  if (options.context_shards > 1 && options.context_shards != ranks)
+    throw_usage("--context-shards {}: all ranks share the contexts of samples, and there {} {}",
+                options.context_shards, ranks == 1 ? "is" : "are", ranks);
+  options.context_group = context_group(options.context_shards, world, context);
+  options.batch.engine.context_group = options.context_group.get();
 }
 
 int run(SampleCommand& options, const Globals& globals) {
@@ -92,6 +106,7 @@ int run(SampleCommand& options, const Globals& globals) {
       open_shared_checkpoint(options.checkpoint, globals, world.get(), options.bf16_weights);
   check_modality(options, loaded.metadata.modality);
   choose_seed(options, world.get());
+  join_context(options, world.get(), loaded.model->context());
   if (makes_text(loaded.metadata.modality)) return sample_text(options, loaded, world.get());
   options.files.prompt_file = options.prompt_file;
   return sample_to_files(loaded, options.files, options.request, options.batch, world.get());

@@ -21,7 +21,9 @@ struct SampleCommand {
   BatchSampling batch;
   int64_t best_of = 1;
   bool json = false, json_lines = false, no_echo = false, interactive = false, bf16_weights = false;
-  std::set<std::string> given;  ///< options of the command line, e.g. "--prompt-rows"
+  int64_t context_shards = 1;
+  std::shared_ptr<Communicator> context_group = {};  ///< of --context-shards, once the ranks have met
+  std::set<std::string> given;                       ///< options of the command line, e.g. "--prompt-rows"
 };
 
 /// Adds the options to the command, which has a footer and an action of its own.

@@ -54,14 +54,16 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
   for (size_t i = 0; i < requests.size(); ++i) requests[i].sequence = static_cast<uint32_t>(i);
   Engine engine(*loaded.model, suited_options(batch.options_for(batch.count), loaded.metadata));
   check_refill(batch.engine, engine.options());
+  const bool leads = world == nullptr || world->leads();
+  World* const dealt = batch.engine.context_group == nullptr ? world : nullptr;  // else all make each sample
   int64_t done = 0;
   const auto show = [&](int64_t sequence, const ChosenToken&, const std::string&) {
-    if (sequence == 0) show_token_count(++done, plan.tokens);
+    if (sequence == 0 && leads) show_token_count(++done, plan.tokens);
     return true;
   };
-  const std::vector<Completion> all = generate_together(world, engine, requests, show);
+  const std::vector<Completion> all = generate_together(dealt, engine, requests, show);
   end_progress();
-  if (world != nullptr && !world->leads()) return 0;
+  if (!leads) return 0;
   std::vector<std::vector<int32_t>> samples;
   for (const Completion& completion : all) {
     samples.emplace_back(plan.prompt.begin() + 1, plan.prompt.end());

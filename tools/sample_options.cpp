@@ -198,6 +198,13 @@ void add_sample_options(CLI::App& command, SampleCommand& options) {
   add_file_sampling(command, options.files);
   add_sampling(command, options);
   add_policy(command, options.batch.engine);
+  command
+      .add_option(
+          "--context-shards", options.context_shards,
+          "Ranks that make each sample together, each with a part of its context, where it is too long for "
+          "one: all ranks")
+      ->check(at_least(1))
+      ->capture_default_str();
   command.add_option("--stop", options.request.stop, "End the text before this string (repeatable)")
       ->take_all()
       ->expected(1);

@@ -119,6 +119,13 @@ for each in 2:2 3:1 4:2; do
   awk -F '[:,]' 'NR == FNR { a[FNR] = $2; next } /nats_per_token/ { d = $2 - a[FNR]; if (d > 1e-5 || d < -1e-5) exit 1; found = 1 } END { exit !found }' one.json <(grep -v tokens_per_second out) ||
     fail "evaluation $each: $(cat out) instead of $(cat one.json)"
 done
+works "a sample alone" "$program" sample alone --prompt "a model of" --tokens 30 --count 2 --device cpu
+mv out sampled
+for shards in 1 3; do
+  mpi 3 "$program" sample alone --prompt "a model of" --tokens 30 --count 2 --device cpu --context-shards $shards
+  cmp -s out sampled || fail "samples with --context-shards $shards: $(cat out err) instead of $(cat sampled)"
+done
+mpi 3 "$program" sample alone --context-shards 2; one_line 2 "all ranks share the contexts"
 mpi 3 "${steps[@]}" --set train.context_shards=2 --run bad; one_line 2 "does not divide the number of ranks"
 mpi 3 "${steps[@]}" --set train.batch=2 --run bad; one_line 2 "too few for 3 ranks"
 mpirun -n 1 "${steps[@]}" --run bad : -n 1 "${steps[@]}" --set model.layers=2 --run bad > out 2> err; got=$?

@@ -34,7 +34,7 @@ std::vector<double> without_key_biases(const PerceiverAR& model, std::vector<dou
 Config wide_config() {
   Config config = tiny_config();
   config.train.precision = Precision::float64;
-  config.train.batch = 12;
+  config.train.batch = 16;
   config.train.ema_decay = 0.9;
   config.model.layers = 3;
   config.model.residual_dropout = 0.2;
@@ -111,7 +111,7 @@ TEST(Ranks, AnyNumberOfThemComputesWhatOneDoes) {
       config.train.shard = shard;
       config.train.micro_batches = micro_batches;
       const Outcome alone = train_steps(config, nullptr);
-      for (const int ranks : {1, 2, 3, 4}) {
+      for (const int ranks : {1, 2, 3, 4, 8}) {
         SCOPED_TRACE(fmt::format("shard {}, {} micro-batches, {} ranks", static_cast<int>(shard),
                                  micro_batches, ranks));
         expect_same(train_ranks(ranks, config)[0], alone);
@@ -191,7 +191,7 @@ TEST(Ranks, ANonFiniteValueOnOneSkipsTheStepOnAll) {
       PerceiverAR model(config.model, DeviceContext::cpu(1), DType::f64);
       model.parameters().initialize(config.train.seed);
       LearnerRanks ranks{.all = world.communicator(model.context(), true),
-                         .share = share_of(12, 1, world.rank(), 3)};
+                         .share = share_of(config.train.batch, 1, world.rank(), 3)};
       Learner learner(config, model, ranks);
       Loader loader(*data, Split::train, config.model, ranks.share, config.train.seed, 0);
       const Tensor& weights = model.parameters().values();
@@ -218,7 +218,7 @@ TEST(Ranks, SignalsOfOneReachAllWithTheSameStep) {
     PerceiverAR model(config.model, DeviceContext::cpu(1), DType::f64);
     model.parameters().initialize(config.train.seed);
     LearnerRanks ranks{.all = world.communicator(model.context(), true),
-                       .share = share_of(12, 1, world.rank(), 2)};
+                       .share = share_of(config.train.batch, 1, world.rank(), 2)};
     Learner learner(config, model, ranks);
     Loader loader(*data, Split::train, config.model, ranks.share, config.train.seed, 0);
     learner.start(0, loader.next(), {.stop = world.rank() == 1 ? 1.0 : 0.0, .save = 1});
