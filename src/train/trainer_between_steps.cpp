@@ -22,7 +22,10 @@ void Trainer::sample() {
   const AveragedWeights averaged(*learner_);
   if (!samples_) return;  // rank 0 makes it
   try {
-    const std::optional<SampleEntry> entry = samples_->make(state_.step, [this] { return wants_to_stop(); });
+    const std::optional<SampleEntry> entry = samples_->make(state_.step, [this] {
+      if (options_.world != nullptr) options_.world->still_working();  // the others wait
+      return wants_to_stop();
+    });
     if (entry) log_->add(*entry);
   } catch (const Error& error) {  // not worth ending a run for
     log_->warn(fmt::format("no sample at step {}: {}", state_.step, error.what()));
