@@ -83,7 +83,7 @@ start; kill -KILL "$victim"; wait $launcher; got=$?
 one_line $got "rank 1 (host .*) ended without a message .* continue with --resume"
 none_left
 
-start --collective-timeout 2; kill -STOP "$victim"; wait $launcher; got=$?
+start --collective-timeout 5; kill -STOP "$victim"; wait $launcher; got=$?
 one_line 1 "rank 1 (host .*) has not been heard of\|rank 1 (host .*), last in .*, has not been heard of"
 none_left
 
