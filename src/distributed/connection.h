@@ -21,7 +21,8 @@ enum class MessageType : uint8_t {
   stop,          ///< stop in good order
   failed,        ///< to rank 0: this rank cannot go on
   failed_alike,  ///< the same, and no rank can, for the same reason
-  end,           ///< from rank 0: end at once
+  end,           ///< end at once; the sender has reported why, or knows that another rank has
+  gave_up,       ///< to rank 0: this rank ends; it leaves the report to another one
   goodbye,       ///< the next thing is the end of this connection
 };
 

@@ -12,8 +12,6 @@
 namespace perceiver {
 namespace {
 
-constexpr std::chrono::seconds kAnswer{5};  // for rank 0 to answer that a rank failed
-
 void append_number(std::string& text, uint64_t number) {
   text.append(reinterpret_cast<const char*>(&number), sizeof number);
 }
@@ -185,6 +183,10 @@ void HostWorld::end(SharedError error, bool report) {
 void HostWorld::note_failure(int rank, SharedError error, bool shared) {
   const bool alike = failure_ && std::string_view(failure_->what()) == error.what();
   if (shared || alike || size_ == 1) return end(std::move(error), true);
+  remember_failure(rank, std::move(error));
+}
+
+void HostWorld::remember_failure(int rank, SharedError error) {
   if (failure_) return;
   failure_ = std::move(error);
   failed_ = rank;
@@ -200,8 +202,8 @@ void HostWorld::fail(const Error& error) {
   } else if (!error_) {
     peers_[0]->send(shared ? MessageType::failed_alike : MessageType::failed, to_text(mine));
     wake();
-    changed_.wait_for(lock, kAnswer, [&] { return error_.has_value(); });
-    end(numbered(rank_, mine), true);  // unless rank 0 has answered
+    changed_.wait_for(lock, options_.answer_limit, [&] { return error_.has_value(); });
+    end(shared ? mine : numbered(rank_, mine), true);  // unless rank 0 has answered
   }
   changed_.wait(lock, [&] { return over_; });
 }

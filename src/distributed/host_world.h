@@ -25,6 +25,7 @@ namespace perceiver {
 struct HostWorldOptions {
   Milliseconds start_limit{300'000};  ///< for all ranks to meet
   Milliseconds wait_limit{600'000};   ///< for one wait or gather
+  Milliseconds answer_limit{5000};    ///< for rank 0 to answer that a rank failed
   Milliseconds heartbeat{1000};
   /// Reports why the run ends, on one rank only. Called from the world's thread.
   std::function<void(const SharedError&)> report;
@@ -80,6 +81,7 @@ class HostWorld final : public World {
 
   // Under the lock:
   void note_failure(int rank, SharedError error, bool shared);
+  void remember_failure(int rank, SharedError error);
   void end(SharedError error, bool report);
   void send_to_peers(MessageType type, const std::string& content = "");
   void stop_all();
@@ -91,6 +93,7 @@ class HostWorld final : public World {
   void look_at_peers();
   void handle(int from, Message message);
   void handle_end_of(int peer);
+  std::string doing(int peer) const;
   void keep_time();
   void watch_as_leader();
   void watch_leader();

@@ -86,7 +86,10 @@ void HostWorld::handle(int from, Message message) {
       return note_failure(from, parse_shared_error(message.content),
                           message.type == MessageType::failed_alike);
     case MessageType::end:
+      reports_ = false;  // also if this rank was about to
       return end(parse_shared_error(message.content), false);
+    case MessageType::gave_up:
+      return remember_failure(from, parse_shared_error(message.content));
     case MessageType::goodbye:
       left_[from] = true;
       return changed_.notify_all();
@@ -103,7 +106,7 @@ void HostWorld::handle(int from, Message message) {
 void HostWorld::handle_end_of(int peer) {
   const bool lost = peers_[peer]->lost();
   const bool left = left_[peer];
-  const std::string what = leads() ? states_[peer].what : own_status().what;
+  const std::string what = doing(peer);
   peers_[peer].reset();
   if (left) return;
   if (failure_) return end(numbered(failed_, *failure_), true);  // may be why
@@ -112,6 +115,13 @@ void HostWorld::handle_end_of(int peer) {
   end(SharedError(ErrorKind::failure, fmt::format("{} {} during {}; every rank ends{}",
                                                   name_of(members_[peer]), how, what, options_.after_death)),
       leads() || speaks_for_leader(lost));
+}
+
+/// What the process at the other end was doing, by its last heartbeat, or where that is older, by what this
+/// one has finished beside it.
+std::string HostWorld::doing(int peer) const {
+  const RankStatus own = own_status();
+  return own.finished > states_[peer].finished ? own.what : states_[peer].what;
 }
 
 bool HostWorld::speaks_for_leader(bool host_gone) const {
@@ -129,6 +139,7 @@ void HostWorld::keep_time() {
     send_to_peers(MessageType::status, to_text(states_[rank_]));
   }
   if (failure_ && watch_.seconds() - failed_at_ > kPatience) return end(numbered(failed_, *failure_), true);
+  if (failure_) return;  // nobody else is to blame
   leads() ? watch_as_leader() : watch_leader();
 }
 
@@ -154,7 +165,8 @@ void HostWorld::watch_leader() {
       speaks_for_leader(true));
 }
 
-/// The report comes before the others hear of it: a launcher may kill all as soon as one ends.
+/// The report comes before the others hear of it: a launcher may kill all as soon as one ends. Rank 0 hears
+/// of it, too: it may have been stopped, and would have its own idea of what is wrong when it wakes.
 void HostWorld::finish_end() {
   SharedError error = [&] {
     const Lock lock(mutex_);
@@ -163,7 +175,7 @@ void HostWorld::finish_end() {
   if (reports_) options_.report(error);
   {
     const Lock lock(mutex_);
-    if (leads()) send_to_peers(MessageType::end, to_text(error));
+    send_to_peers(leads() || reports_ ? MessageType::end : MessageType::gave_up, to_text(error));
     part();
     over_ = true;
     changed_.notify_all();

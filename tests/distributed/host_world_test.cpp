@@ -154,6 +154,59 @@ TEST(HostWorld, AStoppedRankIsNamedWithinTheLimit) {
   }
 }
 
+// As mpirun wakes it, to end it.
+TEST(HostWorld, AStoppedLeaderThatWakesWhenTheOthersHaveEndedSaysNothingMore) {
+  ProcessRanks ranks;
+  ranks.options.wait_limit = Milliseconds(600);
+  ranks.start_all(4, [&](HostWorld& world) {
+    ranks.ready();
+    if (world.rank() == 0) pause();
+    world.gather("", "step 8");
+  });
+  ranks.wait_ready(4);
+  ranks.send(0, SIGSTOP);
+  const Ended ended = ranks.wait({0}, SIGCONT);
+  EXPECT_THAT(ended.codes, Each(1));
+  EXPECT_THAT(ended.reports, AllOf(HasSubstr("rank 0 (host"), HasSubstr("not been heard of")));
+  EXPECT_EQ(std::count(ended.reports.begin(), ended.reports.end(), '\n'), 1) << ended.reports;
+}
+
+TEST(HostWorld, AnErrorThatAStoppedLeaderDidNotHearOfIsReportedOnce) {
+  for (const bool shared : {false, true}) {
+    SCOPED_TRACE(shared);
+    ProcessRanks ranks;
+    ranks.options.answer_limit = Milliseconds(500);
+    ranks.start_all(2, [&](HostWorld& world) {
+      ranks.ready();
+      if (world.rank() == 0) pause();
+      std::this_thread::sleep_for(Milliseconds(200));  // rank 0 is stopped meanwhile
+      if (shared) throw SharedError(ErrorKind::failure, "the disk is full");
+      throw_failure("the disk is full");
+    });
+    ranks.wait_ready(2);
+    ranks.send(0, SIGSTOP);
+    const Ended ended = ranks.wait({0}, SIGCONT);
+    EXPECT_THAT(ended.codes, Each(1));
+    EXPECT_EQ(ended.reports, shared ? "the disk is full\n" : "rank 1: the disk is full\n");
+  }
+}
+
+TEST(HostWorld, TheStepOfAKilledRankIsNotThatOfItsLastHeartbeat) {
+  ProcessRanks ranks;
+  ranks.options.heartbeat = Milliseconds(1000);
+  ranks.start_all(2, [&](HostWorld& world) {
+    std::this_thread::sleep_for(Milliseconds(200));  // past the first heartbeat
+    for (int step = 1; step <= 7; ++step) world.gather("", fmt::format("step {}", step));
+    ranks.ready();
+    if (world.rank() == 1) pause();
+    world.gather("", "step 8");
+  });
+  ranks.wait_ready(2);
+  ranks.send(1, SIGKILL);
+  EXPECT_THAT(ranks.wait().reports,
+              AllOf(HasSubstr("rank 1 (host"), testing::ContainsRegex("during step [78];")));
+}
+
 TEST(HostWorld, ARankThatIsLateIsNamed) {
   ProcessRanks ranks;
   ranks.options.wait_limit = Milliseconds(500);

@@ -62,13 +62,14 @@ none_left() {
     fail "rank with pid $each is left"
   done
 }
-# A run that is left alone until it trains; `victim` is its rank 1.
+# A run that is left alone until it trains; `leader` is its rank 0, `victim` its rank 1.
 start() {
   rm -rf run
   mpirun -n 3 "${endless[@]}" --run run "$@" > out 2> err & launcher=$!
   for ((i = 0; i < 300; ++i)); do [ -s run/metrics.jsonl ] && break; sleep 0.1; done
   [ -s run/metrics.jsonl ] || fail "the run did not start: $(cat err)"
   processes=$(pgrep -P $launcher)
+  leader=$(sed -n 1p <<< "$processes")
   victim=$(sed -n 2p <<< "$processes")
 }
 
@@ -85,6 +86,10 @@ none_left
 
 start --collective-timeout 5; kill -STOP "$victim"; wait $launcher; got=$?
 one_line 1 "rank 1 (host .*) has not been heard of\|rank 1 (host .*), last in .*, has not been heard of"
+none_left
+
+start --collective-timeout 5; kill -STOP "$leader"; wait $launcher; got=$?
+one_line 1 "rank 0 (host .*) has not been heard of"
 none_left
 
 start; kill -TERM "$victim"; wait $launcher; got=$?

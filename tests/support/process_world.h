@@ -71,8 +71,8 @@ class ProcessRanks {
     (void)!write(pipe_[1], line.data(), line.size());
   }
 
-  /// Waits for all ranks but those in `stopped`, which are killed then.
-  Ended wait(const std::vector<int>& stopped = {}) {
+  /// Waits for all ranks but those in `stopped`, which get `signal` then.
+  Ended wait(const std::vector<int>& stopped = {}, int signal = SIGKILL) {
     const auto begin = std::chrono::steady_clock::now();
     Ended ended;
     ended.codes.resize(pids_.size());
@@ -80,7 +80,7 @@ class ProcessRanks {
       if (std::find(stopped.begin(), stopped.end(), int(i)) == stopped.end()) ended.codes[i] = code_of(i);
     ended.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     for (const int i : stopped) {
-      kill(pids_[i], SIGKILL);
+      kill(pids_[i], signal);
       ended.codes[i] = code_of(i);
     }
     close(pipe_[1]);
