@@ -160,7 +160,8 @@ void add_train(CLI::App& app, Globals& globals, Action& action) {
   command->footer(R"(Examples:
   perceiver train configs/quickstart.yaml --set data.train=book.txt --run runs/book
   perceiver train configs/quickstart.yaml --set data.train=book.txt --run runs/book --resume
-  perceiver train configs/quickstart.yaml --set data.train=book.txt --set train.steps=5000)");
+  perceiver train configs/quickstart.yaml --set data.train=book.txt --set train.steps=5000
+  perceiver train configs/quickstart.yaml --set data.train=book.txt --gpus all)");
 }
 
 }  // namespace perceiver::program
