@@ -179,11 +179,6 @@ void GradientExchange::publish(size_t index) {
   ranks_->all_gather(read.view(bucket.begin, {bucket.divided()}), Order::beside);
 }
 
-void GradientExchange::publish_all() {
-  for (size_t i = 0; i < slices_.size(); ++i) publish(i);
-  finish_publishing();
-}
-
 int64_t GradientExchange::gradient_bytes() const {
   if (!sums_) return static_cast<int64_t>(model_.parameters().gradients().bytes());
   int64_t bytes = static_cast<int64_t>(sums_.bytes()) + turns_bytes_;

@@ -56,7 +56,6 @@ class GradientExchange {
   /// ranks. After the last one, `finish_publishing`.
   void publish(size_t slice);
   void finish_publishing() { ranks_->join(); }
-  void publish_all();
 
   /// Collective: a buffer of state (or the values, for an empty tensor) in the layout of the flat buffers, on
   /// rank 0's host; nothing elsewhere.

@@ -10,9 +10,7 @@
 
 #include "base/check.h"
 #include "data/batches/rows.h"
-#include "kernels/elementwise.h"
 #include "kernels/optimizer.h"
-#include "kernels/ranks.h"
 #include "model/attention_backend.h"
 #include "train/schedule.h"
 
