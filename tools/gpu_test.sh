@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the GPU tests of a built tree, then training, evaluation and sampling of a small model, then the kernel tests
-# under compute-sanitizer.
+# Runs the GPU tests of a built tree, then training, evaluation and sampling of a small model, also by two ranks that
+# share the GPU (if there is mpirun), then the kernel tests under compute-sanitizer.
 #   tools/gpu_test.sh [BUILD_FOLDER] [RACECHECK_FOLDER]      (default: build build-racecheck)
 # SANITIZE=memcheck,initcheck,racecheck selects the sanitizer's tools; SANITIZE=none skips them, SANITIZE_ONLY=1 skips
 # everything else. Under the sanitizer tests use smaller shapes (PERCEIVER_BRIEF_TESTS) and are split among SHARDS
@@ -36,9 +36,28 @@ small_model() {
   done
 }
 
+# Two ranks on one GPU, which NCCL does not allow: MPI carries the tensors through pinned memory.
+shared_gpu() {
+  if ! "$build/perceiver" info --devices | grep -q '^MPI *built in' || ! command -v mpirun > /dev/null; then
+    echo "skipped: two ranks on one GPU need mpirun and a build with MPI"
+    return
+  fi
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
+  CUDA_VISIBLE_DEVICES=0 mpirun --oversubscribe -n 2 "$build/tests/mpi_collectives" cuda
+  for ranks in 1 2; do
+    echo "training in float32, $ranks ranks on one GPU"
+    CUDA_VISIBLE_DEVICES=0 mpirun --oversubscribe -n "$ranks" "$build/perceiver" --device cuda train \
+      configs/quickstart.yaml --run "$logs/ranks.$ranks" --quiet --set data.train="$text" --set train.steps=40 \
+      --set train.max_minutes=0 --set train.log_every=1 --set eval.max_documents=1 --set train.precision=float32 \
+      > "$logs/ranks.log"
+  done
+  tools/compare_losses.py "$logs/ranks.1" "$logs/ranks.2" 1e-4
+}
+
 if [ -z "${SANITIZE_ONLY:-}" ]; then
   "$build/$tests" --gtest_brief=1
   small_model
+  shared_gpu
 fi
 
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)

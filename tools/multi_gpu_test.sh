@@ -23,17 +23,7 @@ train() {
     --set train.steps="$steps" --set schedule.decay_steps=80 --run "$run" "$@" > /dev/null
 }
 # near A B TOLERANCE: the losses of two runs
-near() {
-  python3 - "$1/metrics.jsonl" "$2/metrics.jsonl" "$3" << 'END'
-import json, sys
-def losses(path):
-    return {e["step"]: e["loss"] for e in map(json.loads, open(path)) if "gradient_norm" in e or "grad_norm" in e}
-a, b = losses(sys.argv[1]), losses(sys.argv[2])
-worst = max(abs(a[s] - b[s]) for s in a)
-print(f"   {len(a)} steps, largest difference {worst:.2e}, last losses {a[max(a)]:.5f} {b[max(b)]:.5f}")
-sys.exit(len(a) < 10 or a.keys() != b.keys() or worst > float(sys.argv[3]))
-END
-}
+near() { python3 "$source/tools/compare_losses.py" "$@"; }
 same() { cmp "$1"/checkpoints/step-*"$3"/model.safetensors "$2"/checkpoints/step-*"$3"/model.safetensors && cmp "$1"/checkpoints/step-*"$3"/optimizer.safetensors "$2"/checkpoints/step-*"$3"/optimizer.safetensors; }
 
 f32="--set train.precision=float32"

@@ -38,8 +38,6 @@ class Communicator {
   virtual void reduce_scatter(const Tensor& x, Order order = Order::in_stream) = 0;
   /// x has size() equal pieces, of which each rank has set its own; afterwards every rank has all of them.
   virtual void all_gather(const Tensor& x, Order order = Order::in_stream) = 0;
-  /// Copies `root`'s x to every rank.
-  virtual void broadcast(const Tensor& x, int root) = 0;
   /// What is enqueued from now on runs after all collectives so far.
   virtual void join() = 0;
 

@@ -94,19 +94,6 @@ class MpiCommunicator final : public Communicator {
     with_host(
         x, [&](std::byte* data) { gather_slices(x, data, [&](int r) { return x.elements() / size_ * r; }); });
   }
-  void broadcast(const Tensor& x, int root) override {
-    const auto block = static_cast<size_t>(kBlockElements);
-    with_host(x, [&](std::byte* data) {
-      Exchange exchange(comm_);
-      for (size_t begin = 0; begin < x.bytes(); begin += block) {
-        const size_t bytes = std::min(block, x.bytes() - begin);
-        for (int r = 0; r < size_ && rank_ == root; ++r)
-          if (r != root) exchange.send(data + begin, bytes, r);
-        if (rank_ != root) exchange.receive(data + begin, bytes, root);
-        exchange.wait();
-      }
-    });
-  }
   std::shared_ptr<Communicator> split(int color) override {
     MPI_Comm part = MPI_COMM_NULL;
     check(MPI_Comm_split(comm_, color, rank_, &part), "split");

@@ -46,7 +46,6 @@ struct Library {
     find(all_reduce, "ncclAllReduce");
     find(reduce_scatter, "ncclReduceScatter");
     find(all_gather, "ncclAllGather");
-    find(broadcast, "ncclBroadcast");
     int number = 0;
     if (obstacle.empty()) get_version(&number);
     if (obstacle.empty() && number < kOldest)
@@ -82,7 +81,6 @@ struct Library {
   decltype(&ncclAllReduce) all_reduce = nullptr;
   decltype(&ncclReduceScatter) reduce_scatter = nullptr;
   decltype(&ncclAllGather) all_gather = nullptr;
-  decltype(&ncclBroadcast) broadcast = nullptr;
 };
 
 const Library& library() {
@@ -165,11 +163,6 @@ class NcclCommunicator final : public Communicator {
     run(order, "all-gather", [&] {
       const size_t piece = piece_of(x, static_cast<int64_t>(x.bytes()));
       return library().all_gather(own(x), x.data(), piece, ncclUint8, comm_, side_->stream);
-    });
-  }
-  void broadcast(const Tensor& x, int root) override {
-    run(Order::in_stream, "broadcast", [&] {
-      return library().broadcast(x.data(), x.data(), x.bytes(), ncclUint8, root, comm_, side_->stream);
     });
   }
   std::shared_ptr<Communicator> split(int color) override {

@@ -16,7 +16,6 @@ class SingleCommunicator final : public Communicator {
   void all_reduce(const Tensor&, Order) override {}
   void reduce_scatter(const Tensor&, Order) override {}
   void all_gather(const Tensor&, Order) override {}
-  void broadcast(const Tensor&, int) override {}
   void join() override {}
   bool recordable() const override { return true; }
   std::shared_ptr<Communicator> split(int) override { return std::make_shared<SingleCommunicator>(); }

@@ -31,13 +31,6 @@ void World::require_same(const std::string& mine, std::string_view what) {
                       what, all[0], rank, all[rank]));
 }
 
-void World::agree(const std::string& problem, std::string_view what) {
-  const std::vector<std::string> all = gather(problem, what);
-  for (size_t rank = 0; rank < all.size(); ++rank)
-    if (!all[rank].empty())
-      throw SharedError(ErrorKind::failure, fmt::format("rank {}: {}", rank, all[rank]));
-}
-
 int share_of_processors(int affine, int available, int configured, int ranks) {
   const bool bound = affine * ranks <= configured && available == affine;
   return bound ? affine : std::max(1, available / ranks);

@@ -41,9 +41,6 @@ class World {
   /// Collective: throws the same `user` error (SharedError) on every rank, which names the first rank whose
   /// `mine` differs from rank 0's and quotes both. `what`: "the configuration".
   void require_same(const std::string& mine, std::string_view what);
-  /// Collective: if `problem` is not empty on some rank, throws a `failure` (SharedError) with the first one
-  /// on every rank.
-  void agree(const std::string& problem, std::string_view what);
 
   /// Asks every rank to stop, from any thread, without waiting: stop_requested() becomes true everywhere.
   virtual void request_stop() = 0;

@@ -299,15 +299,6 @@ TEST(HostWorld, AnErrorOfAllRanksIsReportedOnce) {
             "the ranks differ in the data: rank 0 has 0, rank 2 has 1; start every rank the same way\n");
 }
 
-TEST(HostWorld, AProblemOfOneRankReachesAll) {
-  ProcessRanks ranks;
-  ranks.start_all(3,
-                  [&](HostWorld& world) { world.agree(world.rank() == 1 ? "no space left" : "", "saving"); });
-  const Ended ended = ranks.wait();
-  EXPECT_THAT(ended.codes, Each(1));
-  EXPECT_EQ(ended.reports, "rank 1: no space left\n");
-}
-
 TEST(HostWorld, ARequestToStopReachesAll) {
   static std::atomic<bool> flag = false;
   for (const int asked : {0, 2}) {

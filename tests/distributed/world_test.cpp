@@ -31,18 +31,5 @@ TEST(World, NamesTheRankThatDiffers) {
   });
 }
 
-TEST(World, OneProblemIsThatOfAll) {
-  run_ranks(3, [](ThreadWorld& world) {
-    try {
-      world.agree(world.rank() > 0 ? "no space left" : "", "saving");
-      ADD_FAILURE() << "no error";
-    } catch (const Error& error) {
-      EXPECT_STREQ(error.what(), "rank 1: no space left");
-      EXPECT_EQ(error.kind(), ErrorKind::failure);
-    }
-    world.agree("", "saving");
-  });
-}
-
 }  // namespace
 }  // namespace perceiver

@@ -50,11 +50,6 @@ class ThreadCommunicator final : public Communicator {
     count(x.bytes() - piece);
     group_->arrived.arrive_and_wait();
   }
-  void broadcast(const Tensor& x, int root) override {
-    publish(x);
-    if (rank_ != root) std::memcpy(at(rank_), at(root), x.bytes());
-    group_->arrived.arrive_and_wait();
-  }
   void join() override {}
   bool recordable() const override { return false; }
   std::shared_ptr<Communicator> split(int color) override {

@@ -114,7 +114,6 @@ TEST(RanksGpu, CollectivesOfOneRankKeepWhatTheyAreGiven) {
   ranks->reduce_scatter(x, Order::beside);
   ranks->join();
   ranks->all_gather(x);
-  ranks->broadcast(x, 0);
   ranks->split(3)->all_reduce(x);
   EXPECT_EQ(x.to_host<float>(), values);
 }
