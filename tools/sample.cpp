@@ -15,7 +15,7 @@ namespace perceiver::program {
 namespace {
 
 /// The ids of a prompt, SOS first; `limit` of them if that is not 0.
-std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, const std::string& prompt, int64_t limit) {
+std::vector<int32_t> prompt_ids(const TextTokenizer& tokenizer, const std::string& prompt, int64_t limit) {
   std::vector<int32_t> ids = tokenizer.encode(prompt);
   if (limit > 0 && limit < static_cast<int64_t>(ids.size())) ids.resize(static_cast<size_t>(limit));
   ids.insert(ids.begin(), sos_token);
@@ -24,7 +24,7 @@ std::vector<int32_t> prompt_ids(const Tokenizer& tokenizer, const std::string& p
 
 std::vector<GenerationRequest> requests_of(const SampleCommand& options,
                                            const std::vector<std::string>& prompts,
-                                           const Tokenizer& tokenizer) {
+                                           const TextTokenizer& tokenizer) {
   std::vector<GenerationRequest> requests;
   for (const std::string& prompt : prompts) {
     GenerationRequest request = options.request;

@@ -45,6 +45,6 @@ void choose_seed(SampleCommand& options, World* world);
 std::vector<std::string> read_prompts(const SampleCommand& options, World* world);
 
 /// A prompt line and an answer, again and again.
-int sample_interactively(const SampleCommand& options, Engine& engine, const Tokenizer& tokenizer);
+int sample_interactively(const SampleCommand& options, Engine& engine, const TextTokenizer& tokenizer);
 
 }  // namespace perceiver::program

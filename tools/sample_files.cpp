@@ -64,12 +64,13 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
   const std::vector<Completion> all = generate_together(dealt, engine, requests, show);
   end_progress();
   if (!leads) return 0;
-  std::vector<std::vector<int32_t>> samples;
+  std::vector<TokenSequence> samples;
   for (const Completion& completion : all) {
-    samples.emplace_back(plan.prompt.begin() + 1, plan.prompt.end());
-    samples.back().insert(samples.back().end(), completion.tokens.begin(), completion.tokens.end());
+    std::vector<int32_t> ids(plan.prompt.begin() + 1, plan.prompt.end());
+    ids.insert(ids.end(), completion.tokens.begin(), completion.tokens.end());
+    samples.push_back(generated_sequence(*modality, std::move(ids), plan.positions));
   }
-  for (const std::string& path : write_samples(*modality, samples, plan.positions, options.out))
+  for (const std::string& path : write_samples(*modality, samples, options.out))
     std::printf("%s\n", path.c_str());
   return 0;
 }

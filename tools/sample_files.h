@@ -13,7 +13,7 @@ namespace perceiver::program {
 struct FileSampling {
   std::string out;            ///< file to write; its extension sets the format
   std::string prompt_file;    ///< file to continue, or empty
-  PromptOptions prompt;       ///< how much of it
+  PromptPart prompt;          ///< how much of it
   bool length_given = false;  ///< whether --tokens was given
 };
 

@@ -91,7 +91,7 @@ class LineReader {
 /// The conversation: prompts in, answers out.
 class Session {
  public:
-  Session(const SampleCommand& options, Engine& engine, const Tokenizer& tokenizer)
+  Session(const SampleCommand& options, Engine& engine, const TextTokenizer& tokenizer)
       : options_(options), engine_(engine), tokenizer_(tokenizer) {}
 
   void answer(const std::string& prompt) {
@@ -128,14 +128,14 @@ class Session {
 
   const SampleCommand& options_;
   Engine& engine_;
-  const Tokenizer& tokenizer_;
+  const TextTokenizer& tokenizer_;
   std::vector<int32_t> text_;  ///< ids of the last prompt and its answer
   uint32_t answers_ = 0;       ///< the same prompt gets another answer
 };
 
 }  // namespace
 
-int sample_interactively(const SampleCommand& options, Engine& engine, const Tokenizer& tokenizer) {
+int sample_interactively(const SampleCommand& options, Engine& engine, const TextTokenizer& tokenizer) {
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
   const auto ask = [&](const char* text) {
     if (terminal) std::fputs(text, stderr);

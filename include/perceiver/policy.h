@@ -1,4 +1,4 @@
-// What generation does when the latents or the context are full (docs/generation.md).
+// What generation does when the latents or the context are full (docs/generation.md), and how it ends.
 #pragma once
 
 namespace perceiver {
@@ -16,6 +16,17 @@ enum class GenerationPolicy {
 enum class ContextEnd {
   drop,  ///< forget the oldest tokens
   stop,  ///< end the sequence
+};
+
+/// Why a sequence ended.
+enum class FinishReason {
+  length,       ///< as many tokens as requested
+  end_token,    ///< EOS or one of the stop tokens
+  stop_string,  ///< the text came to a stop string
+  context,      ///< the context or the given positions are used up
+  cancelled,    ///< by the caller
+  callback,     ///< the caller's callback returned false
+  failed,       ///< no token could be chosen: the logits were not finite, or masks forbade every id
 };
 
 }  // namespace perceiver

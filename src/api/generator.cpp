@@ -1,13 +1,15 @@
 #include "perceiver/generator.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "api/model_state.h"
+#include "api/requests.h"
 #include "base/check.h"
 #include "generate/completion.h"
 #include "generate/engine.h"
-#include "generate/request.h"
 #include "io/json_document.h"
 #include "kernels/sampling.h"
 
@@ -15,34 +17,6 @@ namespace perceiver {
 namespace {
 
 constexpr const char* kOptions = "options";  // key in the metadata of a saved generator
-
-EngineOptions engine_options(const GenerateOptions& options, const ModelMetadata& metadata) {
-  EngineOptions engine;
-  engine.policy = options.policy;
-  engine.latents = options.latents;
-  engine.refill = options.refill;
-  engine.prompt_latents = options.prompt_latents;
-  engine.context_end = options.context_end;
-  return suited_options(engine, metadata);
-}
-
-SamplingOptions sampling_options(const GenerateOptions& options) {
-  return {options.temperature, options.top_k, options.top_p,
-          options.min_p,       options.seed,  options.repetition_penalty};
-}
-
-/// All but the prompt.
-GenerationRequest request_of(const GenerateOptions& options) {
-  GenerationRequest request;
-  request.biases = options.logit_masks;
-  request.token_biases = options.logit_bias;
-  request.tokens = options.tokens;
-  request.stop_tokens = options.stop_tokens;
-  request.stop = options.stop;
-  request.sampling = sampling_options(options);
-  request.ignore_eos = options.ignore_eos;
-  return request;
-}
 
 /// The options that end a sequence or determine its caches; the engine saves those of sampling.
 nlohmann::ordered_json saved_options(const GenerateOptions& options, size_t prompt) {
@@ -60,23 +34,37 @@ nlohmann::ordered_json saved_options(const GenerateOptions& options, size_t prom
 }  // namespace
 
 struct Generator::State {
-  State(std::shared_ptr<const Model::State> owner, GenerateOptions given)
+  /// `given.tokens` is a number of tokens, not 0.
+  State(std::shared_ptr<const Model::State> owner, GenerateOptions given, const GenerationRequest& request)
       : model(std::move(owner)),
         options(std::move(given)),
-        engine(*model->loaded.model, engine_options(options, model->loaded.metadata)),
-        stream(request_of(options), model->tokenizer.get()) {}
+        engine(*model->loaded.model, engine_options(batch_options(options), model->loaded.metadata)),
+        stream(request, model->text()) {}
+
+  /// After the sequence has got its slot.
+  void watch() {
+    SlotWatch watch{.cancelled = &cancelled};
+    if (const LogitsObserver observer = observer_of(options, pending))
+      watch.logits = [this, observer](std::span<double> logits) { observer(engine.tokens(0), logits); };
+    engine.watch(0, std::move(watch));
+  }
 
   const Completion& completion() const { return stream.completion(); }
   /// Ends the sequence after `tokens` new tokens if the engine can take no more.
   void limit_to_context(size_t tokens) {
     if (engine.ended(0)) stream.limit(static_cast<int64_t>(tokens), FinishReason::context);
   }
+  GeneratedToken take(int32_t id, double log_probability) {
+    return {id, log_probability, stream.put(id, log_probability), next_alternatives(*pending)};
+  }
 
   std::shared_ptr<const Model::State> model;
   GenerateOptions options;
   Engine engine;
   CompletionStream stream;
-  size_t prompt = 0;  ///< tokens
+  std::shared_ptr<PendingAlternatives> pending = std::make_shared<PendingAlternatives>();
+  size_t prompt = 0;               ///< tokens
+  std::vector<int32_t> positions;  ///< given ones
   std::atomic<bool> cancelled = false;
 };
 
@@ -91,20 +79,23 @@ std::optional<GeneratedToken> Generator::next() {
   std::vector<ChosenToken> chosen;
   try {
     s.engine.step();
+    if (s.engine.failed(0) && s.cancelled) return std::nullopt;  // in a prefill
     s.limit_to_context(s.completion().tokens.size() + 1);
     chosen = s.engine.collect();
   } catch (...) {
-    if (s.engine.ended(0)) s.stream.cancel();
+    if (s.engine.failed(0)) s.stream.fail();
     throw;
   }
   PERCEIVER_ASSERT(chosen.size() == 1);
-  const auto [slot, tag, token, log_probability] = chosen[0];
-  return GeneratedToken{token, log_probability, s.stream.put(token, log_probability)};
+  return s.take(chosen[0].token, chosen[0].log_probability);
 }
 
 void Generator::run(const std::function<bool(const GeneratedToken&)>& on_token) {
-  while (const std::optional<GeneratedToken> token = next())
-    if (!on_token(*token)) return;
+  while (const std::optional<GeneratedToken> token = next()) {
+    if (on_token(*token)) continue;
+    state_->stream.stop();
+    return;
+  }
 }
 
 void Generator::cancel() {
@@ -113,6 +104,11 @@ void Generator::cancel() {
 bool Generator::ended() const {
   return state_->stream.finished() || state_->cancelled;
 }
+std::optional<FinishReason> Generator::finish_reason() const {
+  const State& s = *state_;
+  if (!s.stream.finished() && s.cancelled) return FinishReason::cancelled;
+  return s.completion().finish_reason;
+}
 const std::vector<int32_t>& Generator::tokens() const {
   return state_->engine.tokens(0);
 }
@@ -120,15 +116,43 @@ double Generator::log_probability() const {
   return state_->completion().log_probability;
 }
 
+TokenSequence Generator::sequence() const {
+  const State& s = *state_;
+  return s.model->sequence_of(tokens(), s.positions);
+}
+
+std::vector<double> Generator::next_logits() {
+  State& s = *state_;
+  if (ended()) throw_user("the sequence has ended; no token follows");
+  s.engine.compute();
+  if (s.engine.failed(0)) throw_user("the sequence was cancelled");
+  return s.engine.logits(0);
+}
+
+GeneratedToken Generator::push(int32_t id) {
+  State& s = *state_;
+  const std::vector<double> logits = next_logits();
+  s.engine.push(0, id);  // refuses ids that are none
+  s.limit_to_context(s.completion().tokens.size() + 1);
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const double logit : logits) sum += std::exp(logit - top);
+  return s.take(id, logits[static_cast<size_t>(id)] - top - std::log(sum));
+}
+
 Generator Generator::fork(uint64_t seed) const {
   State& s = *state_;
   GenerateOptions options = s.options;
   options.seed = seed;
-  auto other = std::make_unique<State>(s.model, options);
+  auto other = std::make_unique<State>(s.model, options, GenerationRequest{});
   other->engine.copy(s.engine, 0, 0);
-  other->engine.set_sampling(0, sampling_parameters(sampling_options(options), 0, !options.ignore_eos));
+  kernels::SamplingParameters settings = s.engine.sampling(0);
+  settings.seed = seed;
+  other->engine.set_sampling(0, settings);
   other->stream = s.stream;
   other->prompt = s.prompt;
+  other->positions = s.positions;
+  other->watch();
   return Generator(std::move(other));
 }
 
@@ -144,20 +168,20 @@ std::string Generator::save() const {
 }
 
 Generator Model::start(std::string_view prompt, const GenerateOptions& options) const {
-  TokenPrompt tokens{state_->tokenizer->encode(prompt), {}};
-  tokens.tokens.insert(tokens.tokens.begin(), sos_token);
-  return start(std::move(tokens), options);
+  return start(state_->tokenizer.prompt(std::string(prompt)), options);
 }
 
-Generator Model::start(TokenPrompt prompt, const GenerateOptions& options) const {
-  GenerationRequest request = request_of(options);
-  request.prompt = std::move(prompt.tokens);
-  request.positions = std::move(prompt.positions);
-  auto generator = std::make_unique<Generator::State>(state_, options);
+Generator Model::start(const TokenPrompt& prompt, const GenerateOptions& options) const {
+  const GenerationRequest request = request_of(prompt, options);
+  GenerateOptions resolved = options;
+  resolved.tokens = request.tokens;
+  auto generator = std::make_unique<Generator::State>(state_, std::move(resolved), request);
   Generator::State& s = *generator;
   check_request(s.engine.model(), s.engine.options(), request);
   s.prompt = request.prompt.size();
+  s.positions = request.positions;
   s.engine.admit(0, sequence_of(request, s.engine.model().config().vocabulary));
+  s.watch();
   s.limit_to_context(0);
   return Generator(std::move(generator));
 }
@@ -189,9 +213,15 @@ Generator Model::restore(std::string_view saved) const {
   }
   if (options.policy < GenerationPolicy::automatic || options.policy > GenerationPolicy::stream)
     throw_user("{}: the saved policy is unknown", file.source());
-  auto generator = std::make_unique<Generator::State>(state_, options);
+  GenerationRequest request;
+  request.tokens = options.tokens;
+  request.stop = options.stop;
+  request.stop_tokens = options.stop_tokens;
+  auto generator = std::make_unique<Generator::State>(state_, options, request);
   Generator::State& s = *generator;
   s.engine.restore(0, file);
+  s.positions = s.engine.given_positions(0);
+  s.watch();
   const std::vector<int32_t>& tokens = s.engine.tokens(0);
   if (prompt == 0 || prompt > tokens.size()) throw_user("{}: the saved prompt is damaged", file.source());
   const kernels::SamplingParameters& settings = s.engine.sampling(0);

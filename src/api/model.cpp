@@ -1,41 +1,48 @@
 #include "perceiver/model.h"
 
+#include <charconv>
+
+#include "api/document_list.h"
 #include "api/model_state.h"
-#include "eval/evaluator.h"
+#include "base/check.h"
+#include "config/validate.h"
 #include "model/precision.h"
 
 namespace perceiver {
 namespace {
 
-/// One document held in memory, in every split.
-class OneDocument final : public Dataset {
- public:
-  OneDocument(const Tokenizer& tokenizer, std::string_view text)
-      : vocabulary_(tokenizer.vocabulary()),
-        tokenizer_(tokenizer.serialized()),
-        bytes_(static_cast<int64_t>(text.size())) {
-    tokens_ = tokenizer.encode(text);
-    tokens_.insert(tokens_.begin(), sos_token);
-    tokens_.push_back(eos_token);
-  }
+/// "cuda:1"
+int gpu_index(const std::string& device) {
+  constexpr std::string_view kPrefix = "cuda:";
+  int index = -1;
+  const char* end = device.data() + device.size();
+  const auto [rest, error] = std::from_chars(device.data() + kPrefix.size(), end, index);
+  if (error != std::errc() || rest != end || index < 0)
+    throw_user("device '{}': the number of a GPU, from 0, must follow 'cuda:'", device);
+  return index;
+}
 
-  int64_t vocabulary() const override { return vocabulary_; }
-  std::string tokenizer() const override { return tokenizer_; }
-  std::string unit() const override { return "byte"; }
-  int64_t documents(Split) const override { return 1; }
-  std::string document_name(Split, int64_t) const override { return "the text"; }
-  int64_t document_length(Split, int64_t) const override { return static_cast<int64_t>(tokens_.size()); }
-  int64_t scored_units(Split, int64_t) const override { return bytes_; }
-  void read(Split, int64_t, int64_t first, int64_t count, int32_t* out) const override {
-    std::copy_n(tokens_.begin() + first, count, out);
-  }
+std::shared_ptr<DeviceContext> open_device(const LoadOptions& options) {
+  if (options.threads < 0) throw_user("{} threads requested; must be 0 (all) or more", options.threads);
+  const std::string& device = options.device;
+  if (device.starts_with("cuda:")) return DeviceContext::cuda(gpu_index(device), options.threads);
+  if (device != "auto" && device != "cpu" && device != "cuda")
+    throw_user("device '{}' is none of auto, cpu, cuda and cuda:N", device);
+  return DeviceContext::open(device, options.threads);
+}
 
- private:
-  int64_t vocabulary_;
-  std::string tokenizer_;
-  int64_t bytes_;
-  std::vector<int32_t> tokens_;
-};
+std::string precision_name(const PerceiverAR& model) {
+  return model.type() == DType::bf16 ? "bf16" : model.type() == DType::f64 ? "f64" : "f32";
+}
+
+void set_info(ModelInfo& info, const LoadedModel& loaded, const std::string& path) {
+  info.path = path;
+  info.device = loaded.model->context().name();
+  info.precision = precision_name(*loaded.model);
+  info.parameters = loaded.model->parameters().count();
+  info.step = loaded.metadata.step;
+  info.run_config = loaded.metadata.run;
+}
 
 }  // namespace
 
@@ -45,33 +52,59 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::string& path, const LoadOptions& options) {
-  auto state = std::make_shared<State>();
-  auto context = DeviceContext::open(options.device, options.threads);
+  auto context = open_device(options);
   const DType type = apply_precision(options.precision, *context);
-  state->loaded = load_model(find_model_file(path), std::move(context), type, options.verify);
-  if (options.bf16_weights) state->loaded.model->round_weights_to_bf16();
-  state->tokenizer = make_tokenizer(state->loaded.metadata.tokenizer);
+  const std::string file = find_model_file(path).string();
+  LoadedModel loaded = load_model(file, std::move(context), type, options.verify);
+  if (options.bf16_weights) loaded.model->round_weights_to_bf16();
+  Tokenizer tokenizer = Tokenizer::restore(loaded.metadata.modality, loaded.metadata.tokenizer);
+  auto state = std::make_shared<State>(std::move(loaded), std::move(tokenizer));
+  set_info(state->info, state->loaded, file);
   return Model(std::move(state));
+}
+
+Model Model::create(const ModelConfig& config, const Tokenizer& tokenizer, uint64_t seed,
+                    const LoadOptions& options) {
+  LoadedModel loaded;
+  ModelMetadata& metadata = loaded.metadata;
+  metadata.model = config;
+  if (metadata.model.vocabulary == 0) metadata.model.vocabulary = tokenizer.info().vocabulary;
+  resolve(metadata.model);
+  validate(metadata.model, "the model's configuration");
+  check_fits(DocumentList(*tokenizer.state_->modality, {}), metadata.model);
+  metadata.modality = tokenizer.info().modality;
+  metadata.tokenizer = tokenizer.serialized();
+  auto context = open_device(options);
+  const DType type = apply_precision(options.precision, *context);
+  loaded.model = std::make_unique<PerceiverAR>(metadata.model, std::move(context), type);
+  loaded.model->parameters().initialize(seed);
+  if (options.bf16_weights) loaded.model->round_weights_to_bf16();
+  auto state = std::make_shared<State>(std::move(loaded), tokenizer);
+  set_info(state->info, state->loaded, {});
+  return Model(std::move(state));
+}
+
+void Model::save(const std::string& path) const {
+  save_model(path, *state_->loaded.model, state_->loaded.metadata);
 }
 
 const ModelConfig& Model::config() const {
   return state_->loaded.model->config();
 }
+const ModelInfo& Model::info() const {
+  return state_->info;
+}
+const Tokenizer& Model::tokenizer() const {
+  return state_->tokenizer;
+}
 int64_t Model::parameter_count() const {
-  return state_->loaded.model->parameters().count();
-}
-std::string Model::tokenizer() const {
-  return state_->tokenizer->name();
-}
-
-Score Model::score(std::string_view text) const {
-  const OneDocument document(*state_->tokenizer, text);
-  const EvaluationResult result = evaluate(*state_->loaded.model, document, Split::test, {});
-  return {result.nats, result.tokens, result.units};
+  return state_->info.parameters;
 }
 
 std::string Model::generate(std::string_view prompt, const GenerateOptions& options,
                             const TextCallback& on_text) const {
+  if (state_->text() == nullptr)
+    throw_user("this is a model of {}; use start() and decode the sequence", tokenizer().info().modality);
   std::string whole;
   start(prompt, options).run([&](const GeneratedToken& token) {
     whole += token.text;

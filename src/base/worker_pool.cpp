@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/interrupt.h"
 #include "base/processors.h"
 
 namespace perceiver {
@@ -84,7 +85,10 @@ void WorkerPool::start() {
 void WorkerPool::run(int64_t parts, Call call) {
   PERCEIVER_ASSERT(parts >= 0 && parts < int64_t{1} << 31);
   const auto alone = [&] {
-    for (int64_t part = 0; part < parts; ++part) call.function(call.body, part);
+    for (int64_t part = 0; part < parts; ++part) {
+      InterruptScope::check();
+      call.function(call.body, part);
+    }
   };
   if (threads_ == 1 || parts <= 1 || inside) return alone();
   std::unique_lock running(running_, std::try_to_lock);
@@ -106,7 +110,9 @@ void WorkerPool::run(int64_t parts, Call call) {
   take_parts(loop);
   wait_for_parts();
   ticket_.store(0, std::memory_order_relaxed);  // withdrawn: the fields may change
-  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+  if (!failing_.load(std::memory_order_relaxed)) return;
+  failing_.store(false, std::memory_order_relaxed);
+  std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 void WorkerPool::work() {
@@ -137,8 +143,10 @@ void WorkerPool::take_parts(uint32_t loop) {
     void* const body = body_.load(std::memory_order_acquire);
     if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
     try {
-      function(body, part);
+      InterruptScope::check();
+      if (!failing_.load(std::memory_order_relaxed)) function(body, part);
     } catch (...) {
+      failing_.store(true, std::memory_order_relaxed);
       const std::lock_guard lock(failure_mutex_);
       if (!failure_) failure_ = std::current_exception();
     }

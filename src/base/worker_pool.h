@@ -29,7 +29,7 @@ class WorkerPool {
   int threads() const { return threads_; }
 
   /// Calls body(part) once for each part in [0, parts), parts < 2^31, in any order; returns when all have
-  /// returned. Rethrows the first exception.
+  /// returned. Rethrows the first exception; parts that had not begun by then are left out.
   template <typename Body>
   void run(int64_t parts, Body&& body) {
     using Type = std::remove_reference_t<Body>;
@@ -71,6 +71,7 @@ class WorkerPool {
   std::atomic<uint32_t> parts_ = 0;
   std::atomic<uint64_t> ticket_ = 0;  ///< number of the loop · 2^32 + next part
   std::atomic<uint32_t> unfinished_ = 0;
+  std::atomic<bool> failing_ = false;
   std::mutex failure_mutex_;
   std::exception_ptr failure_;
 

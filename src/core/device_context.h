@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/interrupt.h"
 #include "base/launch.h"
 #include "base/worker_pool.h"
 
@@ -118,8 +119,10 @@ class DeviceContext {
   /// Runs loops on the host, also for a GPU's context.
   WorkerPool& workers() const { return *workers_; }
   void set_matmul_precision(MatmulPrecision matmul_precision) { launch_.matmul_precision = matmul_precision; }
-  /// For the next kernel; makes the device and the context's workers current for the calling thread.
+  /// For the next kernel; makes the device and the context's workers current for the calling thread. Throws
+  /// `Interrupted` if that thread's work is to be given up (base/interrupt.h).
   const Launch& launch() const {
+    InterruptScope::check();
     WorkerPool::use(workers_);
     make_current();
     return launch_;

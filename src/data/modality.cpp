@@ -8,6 +8,7 @@
 #include "base/edit_distance.h"
 #include "base/plural.h"
 #include "base/text.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 
@@ -31,6 +32,25 @@ bool ends_with_ignoring_case(std::string_view text, std::string_view ending) {
   const std::string_view tail = text.substr(text.size() - ending.size());
   return std::equal(tail.begin(), tail.end(), ending.begin(),
                     [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); });
+}
+
+/// Throws `user` unless `sequence` could be a document of that format.
+void check_ids(const TokenSequence& sequence, const SequenceFormat& format) {
+  const size_t count = sequence.ids.size();
+  for (size_t i = 0; i < count; ++i)
+    if (sequence.ids[i] < special_tokens || sequence.ids[i] >= format.vocabulary)
+      throw_user("id {} of the sequence is {}; data ids are {} to {}", i, sequence.ids[i], special_tokens,
+                 format.vocabulary - 1);
+  const bool stored = format.positions == PositionKind::stored;
+  const size_t wanted = stored ? count * static_cast<size_t>(format.axes) : 0;
+  if (sequence.positions.size() != wanted)
+    throw_user("{} ids come with {} positions; expected {}", count, sequence.positions.size(), wanted);
+  for (size_t i = 0; i < sequence.positions.size(); ++i) {
+    const size_t axis = i % static_cast<size_t>(format.axes);
+    if (sequence.positions[i] < 2 || sequence.positions[i] >= format.position_sizes[axis])
+      throw_user("position {} of id {} on axis {} is outside 2 to {}", sequence.positions[i],
+                 i / static_cast<size_t>(format.axes), axis, format.position_sizes[axis] - 1);
+  }
 }
 
 bool has_ending(std::string_view name, const std::vector<std::string_view>& endings) {
@@ -66,7 +86,7 @@ bool ModalityKind::accompanies(std::string_view file_name) const {
   return has_ending(file_name, companions);
 }
 
-Prompt Modality::prompt(const SourceFile& file, const PromptOptions& options) const {
+Prompt Modality::prompt(const SourceFile& file, const PromptPart& options) const {
   if (options.seconds > 0 || options.rows > 0 || !options.known.empty())
     throw_user("{}: a prompt of this kind of data can only be limited by tokens", file.path);
   std::vector<TokenSequence> documents = encode(file);
@@ -86,6 +106,25 @@ Prompt Modality::prompt(const SourceFile& file, const PromptOptions& options) co
   if (!prompt.beginning.positions.empty())
     prompt.beginning.positions.resize(count * static_cast<size_t>(format().axes));
   return prompt;
+}
+
+TokenSequence Modality::encode_value(const Content& content) const {
+  TokenSequence sequence;
+  if (const auto* ids = std::get_if<TokenSequence>(&content)) {
+    check_ids(*ids, format());
+    sequence = *ids;
+    if (sequence.units == 0) sequence.units = static_cast<int64_t>(sequence.ids.size());
+    return sequence;
+  }
+  if (!encode_content(content, sequence)) {
+    static constexpr const char* kNames[] = {"a text", "an image", "notes", "a sound", "codes", "ids"};
+    throw_user("{} cannot be encoded by a tokenizer for {}", kNames[content.index()], name());
+  }
+  return sequence;
+}
+
+Prompt Modality::complete(const Image&, const std::vector<uint8_t>&) const {
+  throw_user("only images can be completed; this tokenizer is for {}", name());
 }
 
 std::string Modality::compare(const SourceFile& file) const {

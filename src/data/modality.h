@@ -15,6 +15,8 @@
 #include "data/modality_options.h"
 #include "data/sampling_mask.h"
 #include "data/source_file.h"
+#include "perceiver/media.h"
+#include "perceiver/tokenizer.h"
 
 namespace perceiver {
 
@@ -42,24 +44,7 @@ struct SequenceFormat {
   SamplingMask mask;         ///< the ids allowed at each data token
 };
 
-/// The data tokens of one document (or of a generated sequence), without SOS and EOS.
-struct TokenSequence {
-  std::vector<int32_t> ids;        ///< [n], each 3 … V − 1
-  std::vector<int32_t> positions;  ///< [n, A], each ≥ 1; empty unless the sequence has its own positions
-  int64_t units = 0;               ///< the divisor of bits per unit
-  int64_t words = 0;               ///< text: words separated by white space; otherwise 0
-};
-
 // ---- prompts ----------------------------------------------------------------------------------------------
-
-/// How much of a file to use as the prompt; 0 = no such limit. At most one is set; a modality refuses those
-/// that do not apply to it.
-struct PromptOptions {
-  double seconds = 0;
-  int64_t rows = 0;  ///< of an image
-  int64_t tokens = 0;
-  std::string known;  ///< image: path of a PNG mask of the file's size, white where the image is known
-};
 
 /// The start of a sequence to be continued.
 struct Prompt {
@@ -79,6 +64,8 @@ class Modality {
  public:
   virtual ~Modality() = default;
 
+  /// Its kind's name, e.g. "text".
+  virtual std::string_view name() const = 0;
   virtual const SequenceFormat& format() const = 0;
   /// Everything `ModalityKind::restore` needs to make the same tokens and to write files. Shards and model
   /// files store it, which makes them self-contained: if an option names a file (a permutation, a
@@ -100,8 +87,19 @@ class Modality {
   /// includes them. Their number may change. Only for counted positions.
   virtual void augment(std::vector<int32_t>&, RandomStream&) const {}
 
+  /// The data tokens of a value in memory, which is of this modality's type (as decode_value returns) or a
+  /// TokenSequence of its own. Throws `user` for anything else, and for values out of range.
+  TokenSequence encode_value(const Content& content) const;
+  /// The value that ids stand for; accepts what `decode` accepts.
+  virtual Content decode_value(const TokenSequence& sequence) const = 0;
+  /// Sets what is particular to the modality.
+  virtual void add_info(TokenizerInfo&) const {}
+
   /// The part of a file that `options` select as a prompt. The default only supports `tokens`.
-  virtual Prompt prompt(const SourceFile& file, const PromptOptions& options) const;
+  virtual Prompt prompt(const SourceFile& file, const PromptPart& options) const;
+  /// The start of an image of which some pixels are known: `known` [height, width] of `image`, 0 = to be
+  /// generated. Throws `user` for other modalities.
+  virtual Prompt complete(const Image& image, const std::vector<uint8_t>& known) const;
 
   /// Extensions of the files that `decode` writes, with the dot; the default one first.
   virtual std::vector<std::string_view> outputs() const = 0;
@@ -115,6 +113,10 @@ class Modality {
   /// A readable report of what encoding and decoding lose. The default counts tokens and compares the decoded
   /// bytes with the file's.
   virtual std::string compare(const SourceFile& file) const;
+
+ protected:
+  /// encode_value for contents other than a TokenSequence; false if it is not of this modality's type.
+  virtual bool encode_content(const Content& content, TokenSequence& out) const = 0;
 };
 
 /// A kind of data, as listed in the table.

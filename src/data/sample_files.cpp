@@ -5,10 +5,10 @@
 #include <limits>
 
 #include "base/check.h"
-#include "data/special_tokens.h"
 #include "data/text/tokenizer.h"
 #include "io/atomic_file.h"
 #include "io/file_view.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {
@@ -77,7 +77,7 @@ SamplePlan plan_sample(const Modality& modality, const Prompt& prompt, int64_t t
   return plan;
 }
 
-Prompt read_prompt(const Modality& modality, const std::string& path, const PromptOptions& options) {
+Prompt read_prompt(const Modality& modality, const std::string& path, const PromptPart& options) {
   const FileView content(path);
   return modality.prompt({path, content.bytes()}, options);
 }
@@ -94,25 +94,25 @@ void check_output(const Modality& modality, const std::string& path) {
   const std::string ending = lower_case(std::filesystem::path(path).extension().string());
   const std::vector<std::string_view> known = modality.outputs();
   if (std::find(known.begin(), known.end(), ending) == known.end())
-    throw_user("--out {}: this model's samples are written as {}", path, fmt::join(known, ", "));
+    throw_user("{}: this model's samples are written as {}", path, fmt::join(known, ", "));
 }
 
-std::vector<std::string> write_samples(const Modality& modality,
-                                       const std::vector<std::vector<int32_t>>& sequences,
-                                       const std::vector<int32_t>& positions, const std::string& path) {
+TokenSequence generated_sequence(const Modality& modality, std::vector<int32_t> ids,
+                                 const std::vector<int32_t>& positions) {
+  TokenSequence sample;
+  sample.ids = std::move(ids);
+  const auto axes = static_cast<size_t>(modality.format().axes);
+  const size_t count = std::min(positions.size() / axes, sample.ids.size() + 1);
+  if (count > 0 && positions != modality.format().shared_positions)  // the first is for SOS
+    sample.positions.assign(positions.begin() + static_cast<int64_t>(axes),
+                            positions.begin() + static_cast<int64_t>(count * axes));
+  return sample;
+}
+
+std::vector<std::string> write_samples(const Modality& modality, std::span<const TokenSequence> samples,
+                                       const std::string& path) {
   check_output(modality, path);
   const std::string ending = lower_case(std::filesystem::path(path).extension().string());
-  std::vector<TokenSequence> samples;
-  for (const std::vector<int32_t>& ids : sequences) {
-    TokenSequence sample;
-    sample.ids = ids;
-    const auto axes = static_cast<size_t>(modality.format().axes);
-    const size_t count = std::min(positions.size() / axes, ids.size() + 1);
-    if (count > 0 && positions != modality.format().shared_positions)  // the first is for SOS
-      sample.positions.assign(positions.begin() + static_cast<int64_t>(axes),
-                              positions.begin() + static_cast<int64_t>(count * axes));
-    samples.push_back(std::move(sample));
-  }
   if (samples.size() > 1) {
     const std::string together = modality.decode_together(samples, ending);
     if (!together.empty()) {

@@ -35,14 +35,17 @@ struct SamplePlan {
 SamplePlan plan_sample(const Modality& modality, const Prompt& prompt, int64_t tokens, int64_t model_ids);
 
 /// Reads a prompt file. Throws `user` as `Modality::prompt` does.
-Prompt read_prompt(const Modality& modality, const std::string& path, const PromptOptions& options);
+Prompt read_prompt(const Modality& modality, const std::string& path, const PromptPart& options);
 
-/// Writes `sequences` (ids including the prompt, without SOS) to files: one to `path`; several to one image
-/// if the modality can, else to NAME-1.mid, NAME-2.mid … `positions` as in SamplePlan. The extension of
-/// `path` selects the format. Each file appears whole or not at all. Returns the paths written.
-std::vector<std::string> write_samples(const Modality& modality,
-                                       const std::vector<std::vector<int32_t>>& sequences,
-                                       const std::vector<int32_t>& positions, const std::string& path);
+/// A generated sequence: `ids` including the prompt, without SOS; `positions` as in SamplePlan.
+TokenSequence generated_sequence(const Modality& modality, std::vector<int32_t> ids,
+                                 const std::vector<int32_t>& positions);
+
+/// Writes `sequences` to files: one to `path`; several to one image if the modality can, else to NAME-1.mid,
+/// NAME-2.mid … The extension of `path` selects the format. Each file appears whole or not at all. Returns
+/// the paths written.
+std::vector<std::string> write_samples(const Modality& modality, std::span<const TokenSequence> samples,
+                                       const std::string& path);
 
 /// NAME-2.txt of NAME.txt: the name of one of several files.
 std::string numbered_file(const std::string& path, size_t number);

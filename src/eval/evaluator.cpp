@@ -13,14 +13,17 @@ namespace perceiver {
 namespace {
 
 /// Adds the scores of one batch of windows.
-void add_batch(const WindowBatch& windows, const ops::LossResult& loss, int64_t positions, Scores& scores) {
+void add_batch(const WindowBatch& windows, const ops::LossResult& loss, int64_t positions,
+               const EvaluationOptions& options, Scores& scores) {
   const std::vector<double> nll = host_doubles(loss.nll);
   const std::vector<uint8_t> correct = loss.correct.to_host<uint8_t>();
   for (int64_t b = 0; b < windows.batch.size; ++b) {
     const int64_t scored = windows.scored[static_cast<size_t>(b)];
     for (int64_t i = 0; i < scored; ++i) {
       const auto row = static_cast<size_t>((b + 1) * positions - scored + i);
-      scores.add(windows.first_targets[static_cast<size_t>(b)] + i, nll[row], correct[row] != 0);
+      const int64_t place = windows.first_targets[static_cast<size_t>(b)] + i;
+      scores.add(place, nll[row], correct[row] != 0);
+      if (options.target) options.target(windows.documents[static_cast<size_t>(b)], place, nll[row]);
     }
   }
 }
@@ -58,7 +61,7 @@ class WindowScorer {
  public:
   WindowScorer(const PerceiverAR& model, Windows& windows, int64_t latents, const EvaluationOptions& options,
                const std::function<void(int64_t, int64_t)>& progress)
-      : model_(model), windows_(windows), world_(options.world), progress_(progress) {
+      : model_(model), windows_(windows), options_(options), world_(options.world), progress_(progress) {
     pass_.latents = latents;
     pass_.context_group = options.context_group;
   }
@@ -68,7 +71,8 @@ class WindowScorer {
     if (!windows_.next(batch_)) return false;
     const ModelInputs inputs = model_.prepare(batch_.batch, pass_);
     Tape tape(model_.context(), false);
-    add_batch(batch_, model_.loss(tape, inputs, {}, Recompute::none), inputs.latent_positions, scores_);
+    add_batch(batch_, model_.loss(tape, inputs, {}, Recompute::none), inputs.latent_positions, options_,
+              scores_);
     if (world_ != nullptr) world_->still_working();
     if (progress_) progress_(scores_.tokens(), windows_.share_targets());
     return true;
@@ -78,6 +82,7 @@ class WindowScorer {
  private:
   const PerceiverAR& model_;
   Windows& windows_;
+  const EvaluationOptions& options_;
   World* world_;
   const std::function<void(int64_t, int64_t)>& progress_;
   PassOptions pass_;

@@ -21,6 +21,9 @@ struct EvaluationOptions {
   /// The ranks that share the context of each window, all of which make the same call and get the same
   /// result; null: none.
   Communicator* context_group = nullptr;
+  /// Called for every target that this rank scores: the document, the target's index in it (SOS has index 0),
+  /// and its negative log-likelihood in nats.
+  std::function<void(int64_t document, int64_t place, double nats)> target = {};
   /// The ranks that share the windows: all, in groups of those that share the context; null: none.
   World* world = nullptr;
 };

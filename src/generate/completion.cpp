@@ -19,11 +19,15 @@ const char* name_of(FinishReason reason) {
       return "context";
     case FinishReason::cancelled:
       return "cancelled";
+    case FinishReason::callback:
+      return "callback";
+    case FinishReason::failed:
+      return "failed";
   }
   return "";
 }
 
-CompletionStream::CompletionStream(const GenerationRequest& request, const Tokenizer* tokenizer)
+CompletionStream::CompletionStream(const GenerationRequest& request, const TextTokenizer* tokenizer)
     : tokenizer_(tokenizer), stop_tokens_(request.stop_tokens), limit_(request.tokens), stop_(request.stop) {
   if (tokenizer == nullptr && !request.stop.empty())
     throw_user("stop strings need a tokenizer to turn tokens into text");
@@ -41,8 +45,8 @@ std::string CompletionStream::put(int32_t token, double log_probability) {
 }
 
 void CompletionStream::limit(int64_t tokens, FinishReason reason) {
-  limit_ = tokens;
-  limit_reason_ = reason;
+  if (tokens < limit_) limit_reason_ = reason;
+  limit_ = std::min(limit_, tokens);
   check_finished();
 }
 

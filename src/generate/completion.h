@@ -11,19 +11,11 @@
 #include "data/text/utf8_stream.h"
 #include "generate/request.h"
 #include "generate/stop_strings.h"
+#include "perceiver/policy.h"
 
 namespace perceiver {
 
-/// Why a sequence ended.
-enum class FinishReason {
-  length,       ///< as many tokens as requested
-  end_token,    ///< EOS or one of the stop tokens
-  stop_string,  ///< the text came to a stop string
-  context,      ///< the context or the given positions are used up
-  cancelled,    ///< by the caller
-};
-
-/// The name in the program's output: "tokens", "end", "stop", "context", "cancelled".
+/// The name in the program's output: "tokens", "end", "stop", "context", "cancelled", "callback", "failed".
 const char* name_of(FinishReason reason);
 
 struct Completion {
@@ -40,13 +32,17 @@ class CompletionStream {
  public:
   /// `tokenizer` must outlive this; null: ids only. Throws `user` for stop strings that are empty, or given
   /// without a tokenizer.
-  CompletionStream(const GenerationRequest& request, const Tokenizer* tokenizer);
+  CompletionStream(const GenerationRequest& request, const TextTokenizer* tokenizer);
 
   /// Takes the next chosen token; returns the text that it makes certain, all of the rest if it is the last.
   std::string put(int32_t token, double log_probability);
-  /// The sequence ends after `tokens` new tokens, unless something ends it before.
+  /// The sequence ends after `tokens` new tokens for that reason, unless something ends it before.
   void limit(int64_t tokens, FinishReason reason);
   void cancel() { finish(FinishReason::cancelled); }
+  /// The caller wants no more.
+  void stop() { finish(FinishReason::callback); }
+  /// No token could be chosen.
+  void fail() { finish(FinishReason::failed); }
   /// Takes the new tokens of a saved sequence, whose text was returned before.
   void replay(std::span<const int32_t> tokens, double log_probability);
 
@@ -57,7 +53,7 @@ class CompletionStream {
   void check_finished();
   void finish(FinishReason reason);
 
-  const Tokenizer* tokenizer_;
+  const TextTokenizer* tokenizer_;
   std::vector<int32_t> stop_tokens_;
   int64_t limit_;
   FinishReason limit_reason_ = FinishReason::length;

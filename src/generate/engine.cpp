@@ -1,6 +1,9 @@
 #include "generate/engine.h"
 
+#include <cmath>
+
 #include "base/check.h"
+#include "base/interrupt.h"
 #include "core/host_values.h"
 #include "generate/prefill.h"
 
@@ -56,20 +59,56 @@ void Engine::step() {
   if (going_on.empty()) return;
   const auto lock = model().context().exclusive();
   std::vector<int64_t> grown;
-  bool prefilling = false;
+  bool prefilling = false, watched = false;
   for (const int64_t s : going_on) {
     const Slot& slot = slots_[s];
+    watched = watched || slot.watch.logits || slot.edited;
     if (slot.computed == slot.length) continue;
     grown.push_back(s);
     prefilling = prefilling || needs_prefill(slots_, slot);
   }
-  if (grown == going_on && !prefilling) {
+  if (grown == going_on && !prefilling && !watched) {
     decode_.decode_and_choose(grown);
     decoded_ += static_cast<int64_t>(grown.size());
     return;
   }
   compute(grown);
+  std::erase_if(going_on, [&](int64_t s) { return slots_[s].failed; });
+  if (going_on.empty()) return;
+  if (watched) {
+    results_.settle();
+    for (const int64_t s : going_on) show_logits(s);
+  }
   decode_.choose(going_on);
+}
+
+void Engine::watch(int64_t number, SlotWatch watch) {
+  PERCEIVER_ASSERT(occupied(number));
+  if (watch.logits) {
+    const auto lock = model().context().exclusive();
+    reserve_biases(1);
+  }
+  slots_[number].watch = std::move(watch);
+}
+
+/// Shows a slot's logits to whoever watches it, and has the difference added before the choice.
+void Engine::show_logits(int64_t number) {
+  Slot& slot = slots_[number];
+  std::vector<double> edit;
+  bool changed = false;
+  if (slot.watch.logits) {
+    const std::vector<double> before = logits(number);
+    edit = before;
+    slot.watch.logits(edit);
+    for (size_t v = 0; v < edit.size(); ++v) {
+      if (std::isnan(edit[v]) || edit[v] == INFINITY)
+        throw_user("the logit of id {} was set to {}; it must be a number or -infinity", v, edit[v]);
+      changed = changed || edit[v] != before[v];
+      edit[v] = edit[v] == before[v] ? 0 : edit[v] - before[v];
+    }
+  }
+  if (changed) return slots_.write_edit(number, edit);
+  if (slot.edited) slots_.write_sampling(number);
 }
 
 void Engine::compute() {
@@ -91,15 +130,25 @@ void Engine::compute(const std::vector<int64_t>& slots) {
       continue;
     }
     results_.settle();
-    prefill(slots_, s);
-    ++prefills_;
-    prefilled = true;
+    prefilled = prefill_or_give_up(s) || prefilled;
   }
   if (!decoding.empty()) {
     decode_.decode(decoding);
     decoded_ += static_cast<int64_t>(decoding.size());
   }
   if (prefilled) decode_.invalidate_state();
+}
+
+bool Engine::prefill_or_give_up(int64_t number) {
+  const InterruptScope scope(slots_[number].watch.cancelled);
+  try {
+    prefill(slots_, number);
+  } catch (const Interrupted&) {
+    slots_[number].failed = true;
+    return false;
+  }
+  ++prefills_;
+  return true;
 }
 
 std::vector<double> Engine::logits(int64_t slot) const {

@@ -44,6 +44,12 @@ class Engine {
   bool occupied(int64_t slot) const { return slots_[slot].occupied; }
   /// Whether the sequence can take no further token: its context or its positions end, or it failed.
   bool ended(int64_t slot) const { return slots_.ended(slots_[slot]); }
+  /// Whether it ended because no token could be chosen, or because a prefill was given up.
+  bool failed(int64_t slot) const { return slots_[slot].failed; }
+  /// Tokens of the sequence, including those in flight.
+  int64_t length(int64_t slot) const { return slots_[slot].length; }
+  /// Until the slot is released.
+  void watch(int64_t slot, SlotWatch watch);
 
   /// Enqueues a step: every occupied slot that has not ended chooses a token, which `collect` returns.
   void step();
@@ -64,6 +70,9 @@ class Engine {
   void push(int64_t slot, int32_t token);
   /// The sequence so far, without tokens in flight.
   const std::vector<int32_t>& tokens(int64_t slot) const { return slots_[slot].tokens; }
+
+  /// Positions that were given with the sequence; empty if they count.
+  const std::vector<int32_t>& given_positions(int64_t slot) const { return slots_[slot].positions; }
 
   /// Copies a sequence with its caches into a free slot, where it continues exactly as the original would.
   /// `other` may be this engine, or one of the same model and options except for the number of slots.
@@ -88,6 +97,8 @@ class Engine {
   void place(int64_t slot, Slot content, uint64_t tag);
   void reserve_biases(int64_t rows);
   void compute(const std::vector<int64_t>& slots);
+  bool prefill_or_give_up(int64_t slot);
+  void show_logits(int64_t slot);
   void refuse_failed(int64_t slot) const;
 
   Slots slots_;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +12,10 @@
 #include "generate/sequence.h"
 
 namespace perceiver {
+
+/// Sees the sequence so far and the logits [V] of the next token before it is chosen, and may change them
+/// (SlotWatch).
+using LogitsObserver = std::function<void(std::span<const int32_t> tokens, std::span<double> logits)>;
 
 struct GenerationRequest {
   std::vector<int32_t> prompt;     ///< ids, SOS first
@@ -26,6 +32,7 @@ struct GenerationRequest {
   SamplingOptions sampling;
   uint32_t sequence = 0;    ///< distinguishes sequences of one seed: another number, another text
   bool ignore_eos = false;  ///< never choose EOS
+  LogitsObserver logits;
 };
 
 /// The request as the engine takes it; the ids of its biases must be in the vocabulary.

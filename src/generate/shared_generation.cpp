@@ -58,7 +58,7 @@ class Round {
 
   /// This rank's own completions.
   std::vector<Completion> generate(Engine& engine, const TokenCallback& callback,
-                                   const Tokenizer* tokenizer) const {
+                                   const TextTokenizer* tokenizer) const {
     const auto watch = [&](int64_t request, const ChosenToken& token, const std::string& text) {
       world_.still_working();
       return !callback ||
@@ -123,7 +123,7 @@ std::vector<Completion> unpack_completions(std::string_view bytes) {
 
 std::vector<Completion> generate_together(World* world, Engine& engine,
                                           const std::vector<GenerationRequest>& requests,
-                                          const TokenCallback& callback, const Tokenizer* tokenizer,
+                                          const TokenCallback& callback, const TextTokenizer* tokenizer,
                                           const FinishedCallback& finished) {
   if (world == nullptr || world->size() == 1)
     return generate(engine, requests, callback, tokenizer, finished);

@@ -16,7 +16,7 @@ namespace perceiver {
 std::vector<Completion> generate_together(World* world, Engine& engine,
                                           const std::vector<GenerationRequest>& requests,
                                           const TokenCallback& callback = {},
-                                          const Tokenizer* tokenizer = nullptr,
+                                          const TextTokenizer* tokenizer = nullptr,
                                           const FinishedCallback& finished = {});
 
 /// A completion as bytes, for another process of the same build.

@@ -80,6 +80,8 @@ void Slots::admit(int64_t number, Slot content, uint64_t tag) {
   slot.occupied = true;
   slot.tag = tag;
   slot.admission = ++admissions_;
+  slot.watch = {};
+  slot.edited = false;
 }
 
 void Slots::grow_biases(int64_t rows) {
@@ -102,8 +104,29 @@ void Slots::write_sampling(int64_t number) {
   for (int64_t r = 0; r < rows; ++r)
     upload(biases_.view((number * bias_rows_ + r) * vocabulary, {vocabulary}),
            slot.biases[static_cast<size_t>(r)]);
-  constexpr int64_t kBytes = sizeof slot.settings;
-  sampling_.view(number * kBytes, {kBytes}).copy_from_host(std::as_bytes(std::span(&slot.settings, 1)));
+  slot.edited = false;
+  upload_settings(number);
+}
+
+void Slots::upload_settings(int64_t number) {
+  const kernels::SamplingParameters& settings = (*this)[number].settings;
+  constexpr int64_t kBytes = sizeof settings;
+  sampling_.view(number * kBytes, {kBytes}).copy_from_host(std::as_bytes(std::span(&settings, 1)));
+}
+
+void Slots::write_edit(int64_t number, const std::vector<double>& edit) {
+  Slot& slot = (*this)[number];
+  PERCEIVER_ASSERT(bias_rows_ > 0);
+  std::vector<float> row(edit.begin(), edit.end());
+  if (!slot.biases.empty()) {
+    const std::vector<float>& own = slot.biases[static_cast<size_t>(slot.chosen) % slot.biases.size()];
+    for (size_t v = 0; v < row.size(); ++v) row[v] += own[v];
+  }
+  upload(biases_.view(number * bias_rows_ * config().vocabulary, {config().vocabulary}), row);
+  slot.settings.bias_row = static_cast<int32_t>(number * bias_rows_);
+  slot.settings.bias_period = 1;
+  slot.edited = true;
+  upload_settings(number);
 }
 
 void Slots::push(int64_t number, int32_t token) {

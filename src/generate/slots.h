@@ -1,12 +1,25 @@
 // The sequences in an engine's S slots: what the host knows of each, and their state on the device.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "generate/sequence.h"
 
 namespace perceiver {
+
+/// What the owner of a sequence wants to see and decide.
+struct SlotWatch {
+  /// Sees the logits [V] that the next token is chosen from, in the thread that steps the engine, and may
+  /// change them; -infinity forbids an id. Repetition penalty, biases and temperature follow. A step with
+  /// such a slot waits for the device.
+  std::function<void(std::span<double> logits)> logits = {};
+  /// Once true, a prefill of the slot is given up: the sequence has then failed. May be set by any thread.
+  const std::atomic<bool>* cancelled = nullptr;
+};
 
 /// A slot as the host sees it.
 struct Slot {
@@ -25,6 +38,8 @@ struct Slot {
   int64_t latents = 0;                      ///< rows of the latent buffers in use
   int64_t context_row = 0, latent_row = 0;  ///< where the next token goes
   int64_t chosen = 0;                       ///< tokens chosen by the slot
+  SlotWatch watch;
+  bool edited = false;  ///< the device has a single row of biases, for one step
 
   bool has_given_positions() const { return !positions.empty(); }
 };
@@ -77,6 +92,8 @@ class Slots {
   void grow_biases(int64_t rows);
   /// Writes the slot's settings, biases and the tokens it has seen to the device. Its biases must have room.
   void write_sampling(int64_t slot);
+  /// Adds `edit` [V] to the logits of the next choice, besides the slot's own biases; needs room for a row.
+  void write_edit(int64_t slot, const std::vector<double>& edit);
   /// Appends a token chosen by the caller.
   void push(int64_t slot, int32_t token);
 
@@ -88,6 +105,8 @@ class Slots {
   void advance(const std::vector<int64_t>& slots);
 
  private:
+  void upload_settings(int64_t slot);
+
   const PerceiverAR& model_;
   EngineOptions options_;
   bool keeps_cache_;

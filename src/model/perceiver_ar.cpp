@@ -313,4 +313,10 @@ Tensor PerceiverAR::logits(const ModelInputs& inputs) const {
       .value.reshaped({inputs.batch, inputs.latent_positions, config_.vocabulary});
 }
 
+Tensor PerceiverAR::latents(const ModelInputs& inputs) const {
+  Tape tape(*context_, false);
+  return trunk(tape, inputs, Recompute::none)
+      .value.reshaped({inputs.batch, inputs.latent_positions, config_.z_channels()});
+}
+
 }  // namespace perceiver

@@ -47,6 +47,8 @@ class PerceiverAR {
 
   /// Logits [B, U, V] without gradients; meaningless at invalid latents.
   Tensor logits(const ModelInputs& inputs) const;
+  /// The normalised latents [B, U, Z] that logits are made of; meaningless at invalid latents.
+  Tensor latents(const ModelInputs& inputs) const;
 
   /// For generation on the CPU, f32 models only: rounds the weights of the linear layers to bf16 and keeps a
   /// copy of half the size for skinny GEMMs to read. All later results are those of the rounded weights.

@@ -2,9 +2,9 @@
 
 #include "base/check.h"
 #include "data/sample_files.h"
-#include "data/special_tokens.h"
 #include "generate/generate.h"
 #include "io/atomic_file.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {
@@ -75,7 +75,7 @@ std::optional<SampleEntry> TrainingSamples::make(int64_t step, const std::functi
   Engine engine(model_, options_);
   const auto poll = [&](int64_t, const ChosenToken&, const std::string&) { return !cancelled(); };
   const Completion completion = generate(engine, {request}, poll, tokenizer_.get()).front();
-  if (completion.finish_reason == FinishReason::cancelled) return std::nullopt;
+  if (completion.finish_reason == FinishReason::callback) return std::nullopt;
 
   SampleEntry entry{step, path(step), completion.text};
   std::error_code error;
@@ -86,7 +86,8 @@ std::optional<SampleEntry> TrainingSamples::make(int64_t step, const std::functi
   } else {
     std::vector<int32_t> ids(request.prompt.begin() + 1, request.prompt.end());
     ids.insert(ids.end(), completion.tokens.begin(), completion.tokens.end());
-    write_samples(*modality_, {ids}, request.positions, entry.path.string());
+    const TokenSequence sample = generated_sequence(*modality_, std::move(ids), request.positions);
+    write_samples(*modality_, {&sample, 1}, entry.path.string());
   }
   return entry;
 }

@@ -40,8 +40,8 @@ class TrainingSamples {
   std::filesystem::path folder_;
   EngineOptions options_;
   std::string ending_ = ".txt";
-  std::unique_ptr<Modality> modality_;    ///< null for the copy task
-  std::unique_ptr<Tokenizer> tokenizer_;  ///< for text; null: files of another kind
+  std::unique_ptr<Modality> modality_;        ///< null for the copy task
+  std::unique_ptr<TextTokenizer> tokenizer_;  ///< for text; null: files of another kind
   GenerationRequest request_;
 };
 

@@ -246,5 +246,114 @@ TEST_F(GeneratorTest, ChecksOptionsBeforeAnyWork) {
   EXPECT_THROW(model_->start(TokenPrompt{{300}, {}}, options_of(1)), Error);
 }
 
+TEST_F(GeneratorTest, SaysWhyItEnded) {
+  const auto reason = [&](GenerateOptions options) {
+    Generator generator = model_->start("To be", options);
+    EXPECT_FALSE(generator.finish_reason());
+    while (generator.next()) {
+    }
+    return generator.finish_reason();
+  };
+  EXPECT_EQ(reason(options_of(1)), FinishReason::length);
+  GenerateOptions options = options_of(1);
+  options.context_end = ContextEnd::stop;
+  EXPECT_EQ(reason(options), FinishReason::context);
+  options = options_of(1);
+  options.logits = [](std::span<const int32_t>, std::span<double> logits) { logits[100] = 1e6; };
+  options.stop_tokens = {100};
+  EXPECT_EQ(reason(options), FinishReason::end_token);
+  options.stop_tokens = {};
+  options.stop = {"aa"};  // id 100
+  EXPECT_EQ(reason(options), FinishReason::stop_string);
+  Generator generator = model_->start("To be", options_of(1));
+  generator.run([](const GeneratedToken&) { return false; });
+  EXPECT_EQ(generator.finish_reason(), FinishReason::callback);
+  EXPECT_FALSE(generator.next());
+}
+
+TEST_F(GeneratorTest, AlternativesAndNextLogitsAreTheDistribution) {
+  GenerateOptions options = options_of(3);
+  options.alternatives = 4;
+  Generator generator = model_->start("To be", options), plain = model_->start("To be", options_of(3));
+  for (int i = 0; i < 30; ++i) {
+    const std::vector<double> logits = generator.next_logits();
+    ASSERT_EQ(logits.size(), 259u);
+    double sum = 0;
+    for (const double logit : logits) sum += std::exp(logit);
+    const auto token = generator.next();
+    ASSERT_TRUE(token);
+    EXPECT_EQ(token->id, plain.next()->id);
+    EXPECT_NEAR(token->log_probability, logits[static_cast<size_t>(token->id)] - std::log(sum), 1e-5);
+    ASSERT_EQ(token->alternatives.size(), 4u);
+    const auto best = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    EXPECT_EQ(token->alternatives[0].id, best);
+    EXPECT_NEAR(token->alternatives[0].log_probability, logits[static_cast<size_t>(best)] - std::log(sum),
+                1e-9);
+  }
+}
+
+TEST_F(GeneratorTest, GivenTokensBecomePartOfTheSequence) {
+  Generator chosen = model_->start("To be", options_of(3));
+  for (int i = 0; i < 20; ++i) chosen.next();
+  const std::vector<int32_t> ids(chosen.tokens().begin() + 6, chosen.tokens().end());
+  Generator given = model_->start("To be", options_of(8));
+  double sum = 0;
+  for (const int32_t id : ids) sum += given.push(id).log_probability;
+  EXPECT_EQ(given.tokens(), chosen.tokens());
+  EXPECT_NEAR(sum, chosen.log_probability(), 1e-4);
+  // What follows is as after the same tokens chosen.
+  EXPECT_EQ(given.next_logits().size(), 259u);
+  EXPECT_THROW(given.push(259), Error);
+  EXPECT_THROW(given.push(0), Error);
+}
+
+TEST_F(GeneratorTest, LogitsCallbacksAddToMasksAndPenalties) {
+  GenerateOptions options = options_of(4);
+  options.repetition_penalty = 1.3;
+  options.logit_masks.assign(2, std::vector<float>(259, 0));
+  for (size_t v = 3; v < 131; ++v) options.logit_masks[0][v] = -INFINITY;
+  for (size_t v = 131; v < 259; ++v) options.logit_masks[1][v] = -INFINITY;
+  const Generator masked = [&] {
+    Generator generator = model_->start("To be", options);
+    while (generator.next()) {
+    }
+    return generator;
+  }();
+  // The same by a callback that forbids what the masks do, and one that changes nothing.
+  GenerateOptions by_callback = options;
+  by_callback.logit_masks.clear();
+  by_callback.logits = [](std::span<const int32_t> tokens, std::span<double> logits) {
+    const bool even = (tokens.size() - 6) % 2 == 0;
+    for (size_t v = 3; v < 259; ++v)
+      if ((v < 131) == even) logits[v] = -INFINITY;
+  };
+  Generator called = model_->start("To be", by_callback);
+  while (called.next()) {
+  }
+  EXPECT_EQ(called.tokens(), masked.tokens());
+  options.logits = [](std::span<const int32_t>, std::span<double>) {};
+  Generator untouched = model_->start("To be", options);
+  while (untouched.next()) {
+  }
+  EXPECT_EQ(untouched.tokens(), masked.tokens());
+  options.logits = [](std::span<const int32_t>, std::span<double> logits) { logits[5] = NAN; };
+  Generator wrong = model_->start("To be", options);
+  EXPECT_THROW(wrong.next(), Error);
+}
+
+TEST_F(GeneratorTest, ALongPrefillIsGivenUp) {
+  ModelConfig config = generation_config();
+  config.vocabulary = 259;
+  config.context_length = 1 << 17;
+  const Model model = load(config);
+  Generator generator = model.start(std::string(130'000, 'x'), options_of(1));
+  std::thread other([&] { generator.cancel(); });
+  EXPECT_FALSE(generator.next());
+  other.join();
+  EXPECT_EQ(generator.finish_reason(), FinishReason::cancelled);
+  EXPECT_EQ(model.start("y", options_of(1)).next()->log_probability,
+            model.start("y", options_of(1)).next()->log_probability);  // the model is as it was
+}
+
 }  // namespace
 }  // namespace perceiver

@@ -69,9 +69,10 @@ TEST(SampleFiles, AreWrittenByTheEndingOfTheirName) {
   const TempFolder folder;
   const auto audio = open_modality("audio", {{"sample_rate", "8000"}});
   EXPECT_THAT(message_of([&] { check_output(*audio, "x.mid"); }), HasSubstr(".wav, .flac"));
-  EXPECT_EQ(write_samples(*audio, {{131, 132}}, {}, folder.path("one.WAV")),
+  EXPECT_EQ(write_samples(*audio, std::vector<TokenSequence>{{.ids = {131, 132}}}, folder.path("one.WAV")),
             (std::vector<std::string>{folder.path("one.WAV")}));
-  EXPECT_EQ(write_samples(*audio, {{131}, {140}}, {}, folder.path("two.flac")),
+  EXPECT_EQ(write_samples(*audio, std::vector<TokenSequence>{{.ids = {131}}, {.ids = {140}}},
+                          folder.path("two.flac")),
             (std::vector<std::string>{folder.path("two-1.flac"), folder.path("two-2.flac")}));
   const Prompt prompt = read_prompt(*audio, folder.path("two-2.flac"), {});
   EXPECT_EQ(prompt.beginning.ids, std::vector<int32_t>{140});

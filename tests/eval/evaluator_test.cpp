@@ -5,10 +5,10 @@
 
 #include <cmath>
 
-#include "data/special_tokens.h"
 #include "distributed/together.h"
 #include "eval/policy_evaluator.h"
 #include "perceiver/error.h"
+#include "perceiver/special_tokens.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/thread_world.h"
 

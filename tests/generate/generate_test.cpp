@@ -107,7 +107,7 @@ TEST(Generate, EndsEachSequenceOnItsOwn) {
           [](int64_t request, const ChosenToken&, const std::string&) { return request != 1; });
   EXPECT_EQ(again[0].tokens, whole[0].tokens);
   EXPECT_EQ(again[1].tokens.size(), 1u);
-  EXPECT_EQ(again[1].finish_reason, FinishReason::cancelled);
+  EXPECT_EQ(again[1].finish_reason, FinishReason::callback);
   EXPECT_EQ(again[3].tokens, std::vector<int32_t>(whole[3].tokens.begin(), first + 1));
   EXPECT_EQ(again[3].finish_reason, FinishReason::end_token);
 }

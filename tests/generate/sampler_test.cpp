@@ -10,9 +10,9 @@
 #include <random>
 
 #include "base/random.h"
-#include "data/special_tokens.h"
 #include "kernels/sampling.h"
 #include "perceiver/error.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {

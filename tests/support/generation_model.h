@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "core/host_values.h"
-#include "data/special_tokens.h"
 #include "generate/engine.h"
 #include "kernels/backend.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver::testing {
 

@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "data/arrays/npy.h"
 #include "data/modality.h"
-#include "data/special_tokens.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {
@@ -37,6 +37,7 @@ class CodecModality final : public Modality {
     format_.unit = "token";
   }
 
+  std::string_view name() const override { return "codec"; }
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
@@ -63,9 +64,9 @@ class CodecModality final : public Modality {
   }
   int64_t estimate_tokens(int64_t file_bytes) const override { return file_bytes / 2; }
 
-  Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
+  Prompt prompt(const SourceFile& file, const PromptPart& options) const override {
     const auto levels = static_cast<int64_t>(codes_.size());
-    PromptOptions in_tokens = options;
+    PromptPart in_tokens = options;
     if (options.seconds > 0)
       in_tokens.tokens = std::max<int64_t>(1, std::llround(options.seconds * frame_rate_)) * levels;
     in_tokens.seconds = 0;
@@ -81,16 +82,8 @@ class CodecModality final : public Modality {
   std::string decode(const TokenSequence& sequence, std::string_view ending) const override {
     if (ending != ".npy") throw_user("codes are written as .npy, not as '{}'", ending);
     const auto levels = static_cast<int64_t>(codes_.size());
-    std::vector<int32_t> codes;
-    for (const int32_t id : sequence.ids) {
-      if (id < 0 || id >= format_.vocabulary)
-        throw_user("token id {} is outside the vocabulary of {}", id, format_.vocabulary);
-      const size_t level = codes.size() % codes_.size();
-      const int64_t code = static_cast<int64_t>(id) - first_ids_[level];
-      if (code >= 0 && code < codes_[level]) codes.push_back(static_cast<int32_t>(code));
-    }
+    const std::vector<int32_t> codes = codes_of(sequence);
     const int64_t frames = static_cast<int64_t>(codes.size()) / levels;
-    codes.resize(static_cast<size_t>(frames * levels));
     if (!levels_first_) return write_npy(codes, {frames, levels});
     std::vector<int32_t> transposed(codes.size());
     for (int64_t i = 0; i < frames * levels; ++i)
@@ -107,7 +100,48 @@ class CodecModality final : public Modality {
                        codes_.size(), same ? "the same codes" : "other codes");
   }
 
+  /// Skips and drops as `decode` does.
+  Content decode_value(const TokenSequence& sequence) const override {
+    return Codes{static_cast<int64_t>(codes_.size()), codes_of(sequence)};
+  }
+  void add_info(TokenizerInfo& info) const override {
+    info.codes = codes_;
+    info.frame_rate = frame_rate_;
+  }
+
  private:
+  bool encode_content(const Content& content, TokenSequence& out) const override {
+    const auto* codes = std::get_if<Codes>(&content);
+    if (codes == nullptr) return false;
+    const size_t levels = codes_.size();
+    if (codes->levels != static_cast<int64_t>(levels) || codes->values.size() % levels != 0)
+      throw_user("{} codes of {} levels; expected frames of {} levels", codes->values.size(), codes->levels,
+                 levels);
+    for (size_t i = 0; i < codes->values.size(); ++i) {
+      const size_t level = i % levels;
+      if (codes->values[i] < 0 || codes->values[i] >= codes_[level])
+        throw_user("frame {}: code {} of level {} is outside 0 to {}", i / levels, codes->values[i], level,
+                   codes_[level] - 1);
+      out.ids.push_back(first_ids_[level] + codes->values[i]);
+    }
+    out.units = static_cast<int64_t>(out.ids.size());
+    return true;
+  }
+
+  /// [frames, levels]
+  std::vector<int32_t> codes_of(const TokenSequence& sequence) const {
+    std::vector<int32_t> codes;
+    for (const int32_t id : sequence.ids) {
+      if (id < 0 || id >= format_.vocabulary)
+        throw_user("token id {} is outside the vocabulary of {}", id, format_.vocabulary);
+      const size_t level = codes.size() % codes_.size();
+      const int64_t code = static_cast<int64_t>(id) - first_ids_[level];
+      if (code >= 0 && code < codes_[level]) codes.push_back(static_cast<int32_t>(code));
+    }
+    codes.resize(codes.size() / codes_.size() * codes_.size());
+    return codes;
+  }
+
   int32_t id_of(const NpyArray& array, int64_t index, int64_t level, const std::string& path) const {
     const int64_t code = array.at(index);
     if (code < 0 || code >= codes_[static_cast<size_t>(level)])

@@ -5,8 +5,8 @@
 #include "base/plural.h"
 #include "data/arrays/npy.h"
 #include "data/modality.h"
-#include "data/special_tokens.h"
 #include "io/file_view.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {
@@ -29,6 +29,7 @@ class TokensModality final : public Modality {
     for (const int64_t count : position_values_) format_.position_sizes.push_back(count + 2);
   }
 
+  std::string_view name() const override { return "tokens"; }
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
@@ -79,7 +80,26 @@ class TokensModality final : public Modality {
                        same ? "the same values" : "other values");
   }
 
+  Content decode_value(const TokenSequence& sequence) const override {
+    TokenSequence data;
+    for (size_t i = 0; i < sequence.ids.size(); ++i) {
+      const int32_t id = sequence.ids[i];
+      if (id < 0 || id >= format_.vocabulary)
+        throw_user("token id {} is outside the vocabulary of {}", id, format_.vocabulary);
+      if (id < special_tokens) continue;
+      data.ids.push_back(id);
+      const size_t axes = position_values_.size(), first = i * axes;
+      if (first + axes <= sequence.positions.size())
+        data.positions.insert(data.positions.end(), sequence.positions.begin() + static_cast<int64_t>(first),
+                              sequence.positions.begin() + static_cast<int64_t>(first + axes));
+    }
+    data.units = static_cast<int64_t>(data.ids.size());
+    return data;
+  }
+
  private:
+  bool encode_content(const Content&, TokenSequence&) const override { return false; }
+
   /// [n, A] from the file next to `path`; position p is table row p + 2, because row 1 is SOS.
   std::vector<int32_t> read_positions(const std::string& path, int64_t n) const {
     const std::string beside = path.substr(0, path.rfind('.')) + std::string(positions_ending);

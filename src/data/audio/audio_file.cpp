@@ -68,6 +68,22 @@ Audio read_audio(const SourceFile& file, int rate) {
   return audio;
 }
 
+std::vector<float> resampled(const Sound& sound, int rate) {
+  static const std::string kSource = "the sound";
+  if (sound.rate < audio_min_rate || sound.rate > audio_max_rate)
+    throw_user("{}: {} samples per second; {} to {} are supported", kSource, sound.rate, audio_min_rate,
+               audio_max_rate);
+  check_length(static_cast<int64_t>(sound.samples.size()), kSource);
+  std::vector<float> clean(sound.samples.size()), samples;
+  std::transform(sound.samples.begin(), sound.samples.end(), clean.begin(),
+                 [](float sample) { return mix(&sample, 1); });
+  Resampler resampler(sound.rate, rate, kSource);
+  resampler.put(clean, true, samples);
+  check_length(static_cast<int64_t>(samples.size()), kSource);
+  for (float& sample : samples) sample = std::clamp(sample, -1.0f, 1.0f);
+  return samples;
+}
+
 std::string write_audio(std::span<const float> samples, int rate, std::string_view ending) {
   const bool flac = ending == ".flac";
   if (!flac && ending != ".wav") throw_user("audio is written as .wav or .flac, not as '{}'", ending);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "data/source_file.h"
+#include "perceiver/media.h"
 
 namespace perceiver {
 
@@ -33,6 +34,10 @@ struct Audio {
 /// and are not there, an ID3 tag before anything but MP3. Throws `user` "<path>: …" for other formats, with
 /// the command that converts them if they are known, for damaged files, and files beyond the limits above.
 Audio read_audio(const SourceFile& file, int rate);
+
+/// The samples of a sound at another rate, clamped to −1 … 1; NaN becomes silence. Throws `user` for a rate
+/// or a length beyond the limits.
+std::vector<float> resampled(const Sound& sound, int rate);
 
 /// The bytes of a mono file with 16-bit samples; `ending` is ".wav" or ".flac".
 std::string write_audio(std::span<const float> samples, int rate, std::string_view ending);

@@ -6,7 +6,7 @@
 #include "data/audio/audio_file.h"
 #include "data/audio/mu_law.h"
 #include "data/modality.h"
-#include "data/special_tokens.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {
@@ -18,17 +18,22 @@ class AudioModality final : public Modality {
     format_.unit = "sample";
   }
 
+  std::string_view name() const override { return "audio"; }
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
     std::vector<TokenSequence> documents;
-    documents.push_back(tokens_of(read_audio(file, rate_)));
+    documents.push_back(tokens_of(read_audio(file, rate_).samples));
     return documents;
   }
+  Content decode_value(const TokenSequence& sequence) const override {
+    return Sound{samples_of(sequence.ids), rate_};
+  }
+  void add_info(TokenizerInfo& info) const override { info.sample_rate = rate_; }
 
-  Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
-    PromptOptions in_tokens = options;
+  Prompt prompt(const SourceFile& file, const PromptPart& options) const override {
+    PromptPart in_tokens = options;
     if (options.seconds > 0) in_tokens.tokens = std::max<int64_t>(1, std::llround(options.seconds * rate_));
     in_tokens.seconds = 0;
     return Modality::prompt(file, in_tokens);
@@ -41,7 +46,7 @@ class AudioModality final : public Modality {
 
   std::string compare(const SourceFile& file) const override {
     const Audio audio = read_audio(file, rate_);
-    const std::vector<float> back = samples_of(tokens_of(audio).ids);
+    const std::vector<float> back = samples_of(tokens_of(audio.samples).ids);
     double signal = 0, noise = 0, largest = 0;
     for (size_t i = 0; i < back.size(); ++i) {
       const double error = static_cast<double>(back[i]) - audio.samples[i];
@@ -58,11 +63,17 @@ class AudioModality final : public Modality {
   }
 
  private:
-  static TokenSequence tokens_of(const Audio& audio) {
+  bool encode_content(const Content& content, TokenSequence& out) const override {
+    const auto* sound = std::get_if<Sound>(&content);
+    if (sound != nullptr) out = tokens_of(resampled(*sound, rate_));
+    return sound != nullptr;
+  }
+
+  static TokenSequence tokens_of(std::span<const float> samples) {
     TokenSequence document;
-    document.units = static_cast<int64_t>(audio.samples.size());
-    document.ids.reserve(audio.samples.size());
-    for (const float sample : audio.samples) document.ids.push_back(mu_law_encode(sample) + special_tokens);
+    document.units = static_cast<int64_t>(samples.size());
+    document.ids.reserve(samples.size());
+    for (const float sample : samples) document.ids.push_back(mu_law_encode(sample) + special_tokens);
     return document;
   }
 

@@ -4,7 +4,7 @@
 #include <numeric>
 
 #include "base/check.h"
-#include "data/special_tokens.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {

@@ -70,6 +70,7 @@ class ImageModality final : public Modality {
     tokenizer_ = pack_tokenizer("image", values);
   }
 
+  std::string_view name() const override { return "image"; }
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
@@ -90,7 +91,7 @@ class ImageModality final : public Modality {
     return tiles;
   }
 
-  Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
+  Prompt prompt(const SourceFile& file, const PromptPart& options) const override {
     if (options.seconds > 0) throw_user("{}: images have no seconds; give rows, tokens or a mask", file.path);
     if (options.rows > shape_.height)
       throw_user("a prompt of {} rows, but images have {}", options.rows, shape_.height);
@@ -121,7 +122,41 @@ class ImageModality final : public Modality {
 
   std::string compare(const SourceFile& file) const override;
 
+  Content decode_value(const TokenSequence& sequence) const override { return image_of(sequence); }
+  void add_info(TokenizerInfo& info) const override {
+    info.width = shape_.width;
+    info.height = shape_.height;
+    info.channels = shape_.channels;
+  }
+
+  Prompt complete(const Image& image, const std::vector<uint8_t>& known) const override {
+    if (static_cast<int64_t>(known.size()) != image.width * image.height)
+      throw_user("{} known pixels were marked in an image of {} x {}", known.size(), image.width,
+                 image.height);
+    Image mask(image.width, image.height, 1);
+    for (size_t i = 0; i < known.size(); ++i) mask.pixels[i] = known[i] != 0 ? 255 : 0;
+    return completion(sequence(fitted(image)).ids, known_bytes(fitted(mask)));
+  }
+
  private:
+  bool encode_content(const Content& content, TokenSequence& out) const override {
+    const auto* image = std::get_if<Image>(&content);
+    if (image != nullptr) out = sequence(fitted(*image));
+    return image != nullptr;
+  }
+
+  /// Cropped, resized and converted as files are.
+  Image fitted(const Image& image) const {
+    check_image_size(image.width, image.height, nullptr, "the image", {});
+    const auto wanted = static_cast<size_t>(image.width * image.height * image.channels);
+    if ((image.channels != 1 && image.channels != 3) || image.pixels.size() != wanted)
+      throw_user("the image of {} x {} pixels has {} channels and {} bytes; 1 or 3 channels are possible",
+                 image.width, image.height, image.channels, image.pixels.size());
+    CentreFit fit(shape_);
+    fit.begin({.width = image.width, .height = image.height, .channels = image.channels});
+    for (int64_t y = 0; y < image.height; ++y) fit.row(image.at(0, y));
+    return fit.take();
+  }
   Image fitted(const SourceFile& file) const {
     CentreFit fit(shape_);
     scan_image(file, reading_, fit);
@@ -166,7 +201,10 @@ class ImageModality final : public Modality {
     CentreFit fit(shape_);
     scan_image({.path = path, .bytes = std::as_bytes(std::span(bytes))},
                {.background = Background::black, .exif = reading_.exif}, fit);
-    const Image mask = fit.take();
+    return known_bytes(fit.take());
+  }
+  /// Those of white pixels of a mask that has the images' shape.
+  std::vector<bool> known_bytes(const Image& mask) const {
     std::vector<bool> known(order_.size());
     const int64_t channels = shape_.channels;
     for (size_t i = 0; i < known.size(); ++i) {

@@ -5,9 +5,9 @@
 #include <span>
 #include <string>
 
-#include "data/image/image.h"
 #include "data/image/orientation.h"
 #include "data/source_file.h"
+#include "perceiver/media.h"
 
 namespace perceiver {
 

@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "base/text.h"
-#include "data/special_tokens.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "data/image/image.h"
 #include "data/sampling_mask.h"
+#include "perceiver/media.h"
 
 namespace perceiver {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "data/image/image.h"
+#include "perceiver/media.h"
 
 namespace perceiver {
 

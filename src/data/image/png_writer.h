@@ -4,7 +4,7 @@
 #include <span>
 #include <string>
 
-#include "data/image/image.h"
+#include "perceiver/media.h"
 
 namespace perceiver {
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "data/image/image.h"
 #include "data/image/orientation.h"
+#include "perceiver/media.h"
 
 namespace perceiver {
 

@@ -49,16 +49,17 @@ class MusicModality final : public Modality {
         transpose_(options.integer("transpose", 0, 12)),
         stretch_(options.real("stretch", 0, 0.5)) {}
 
+  std::string_view name() const override { return "music"; }
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_; }
 
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
     const Performance performance = read_performance(file);
     require_notes(performance, file.path);
-    TokenSequence sequence;
-    sequence.ids = encode_music(performance.notes);
-    sequence.units = static_cast<int64_t>(sequence.ids.size());
-    return {sequence};
+    return {sequence_of(performance.notes)};
+  }
+  Content decode_value(const TokenSequence& sequence) const override {
+    return decode_music(sequence.ids).notes;
   }
   /// A note takes six to eight bytes of a file and three to four events; pedals take bytes but no events.
   int64_t estimate_tokens(int64_t file_bytes) const override { return file_bytes / 3; }
@@ -71,7 +72,7 @@ class MusicModality final : public Modality {
     if (stretch_ > 0) ids = stretch_music(ids, factor);
   }
 
-  Prompt prompt(const SourceFile& file, const PromptOptions& options) const override {
+  Prompt prompt(const SourceFile& file, const PromptPart& options) const override {
     if (!(options.seconds > 0)) return Modality::prompt(file, options);
     if (options.rows > 0 || options.tokens > 0 || !options.known.empty())
       throw_user("{}: give either seconds or rows, tokens or a mask", file.path);
@@ -98,6 +99,19 @@ class MusicModality final : public Modality {
   }
 
  private:
+  bool encode_content(const Content& content, TokenSequence& out) const override {
+    const auto* notes = std::get_if<Notes>(&content);
+    if (notes != nullptr) out = sequence_of(playable(*notes));
+    return notes != nullptr;
+  }
+
+  static TokenSequence sequence_of(std::span<const Note> notes) {
+    TokenSequence sequence;
+    sequence.ids = encode_music(notes);
+    sequence.units = static_cast<int64_t>(sequence.ids.size());
+    return sequence;
+  }
+
   SequenceFormat format_;
   std::string tokenizer_;
   int64_t transpose_;  ///< semitones, up or down

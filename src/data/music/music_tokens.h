@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "data/music/performance.h"
-#include "data/special_tokens.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 

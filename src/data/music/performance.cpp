@@ -221,4 +221,20 @@ Performance perform(const MidiFile& midi, const std::string& source) {
   return performance;
 }
 
+std::vector<Note> playable(std::span<const Note> notes) {
+  for (size_t i = 0; i < notes.size(); ++i) {
+    const Note& note = notes[i];
+    if (note.pitch < 0 || note.pitch > 127)
+      throw_user("note {}: pitch {} is outside 0 to 127", i, note.pitch);
+    if (note.velocity < 1 || note.velocity > 127)
+      throw_user("note {}: velocity {} is outside 1 to 127", i, note.velocity);
+    if (note.onset < 0 || note.offset < note.onset || note.offset > longest_performance)
+      throw_user("note {}: times {} to {} us are not in order from 0 to a day", i, note.onset, note.offset);
+  }
+  Performance performance;
+  performance.notes.assign(notes.begin(), notes.end());
+  separate(performance);
+  return std::move(performance.notes);
+}
+
 }  // namespace perceiver

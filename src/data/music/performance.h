@@ -2,22 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "data/music/midi_file.h"
+#include "perceiver/media.h"
 
 namespace perceiver {
-
-/// Times in microseconds from the start.
-struct Note {
-  int64_t onset = 0;
-  int64_t offset = 0;     ///< ≥ onset
-  int32_t pitch = 60;     ///< 0 to 127, 60 is middle C
-  int32_t velocity = 64;  ///< 1 to 127
-
-  bool operator==(const Note&) const = default;
-};
 
 /// What was changed in playing the file.
 struct PerformanceChanges {
@@ -46,5 +38,9 @@ inline constexpr int64_t longest_performance = int64_t{86'400} * 1'000'000;
 /// ends at the onset of the later one. Times are exact up to rounding to microseconds, regardless of the
 /// number of tempo changes. Throws `user` if the file lasts longer than longest_performance.
 Performance perform(const MidiFile& midi, const std::string& source);
+
+/// Notes in any order as `perform` returns them: sorted, without overlaps in one pitch. Throws `user` naming
+/// the first note that is out of range.
+std::vector<Note> playable(std::span<const Note> notes);
 
 }  // namespace perceiver

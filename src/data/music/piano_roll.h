@@ -3,8 +3,8 @@
 
 #include <span>
 
-#include "data/image/image.h"
 #include "data/music/performance.h"
+#include "perceiver/media.h"
 
 namespace perceiver {
 

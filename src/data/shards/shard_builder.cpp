@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "data/special_tokens.h"
 #include "io/checksum.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {

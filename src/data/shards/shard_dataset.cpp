@@ -10,9 +10,9 @@
 #include "data/shards/shard_encode.h"
 #include "data/shards/shard_summary.h"
 #include "data/shards/shard_weights.h"
-#include "data/special_tokens.h"
 #include "data/text/text_check.h"
 #include "io/checksum.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {

@@ -6,8 +6,8 @@
 
 #include "base/check.h"
 #include "base/text.h"
-#include "data/special_tokens.h"
 #include "io/checksum.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {

@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
-#include "data/special_tokens.h"
 #include "io/checksum.h"
 #include "io/json_document.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {

@@ -4,7 +4,7 @@
 
 namespace perceiver {
 
-std::unique_ptr<Tokenizer> ByteTokenizer::make(std::string_view serialized) {
+std::unique_ptr<TextTokenizer> ByteTokenizer::make(std::string_view serialized) {
   if (serialized != kind)
     throw_user("a '{}' tokenizer takes no parameters, but {} bytes follow", kind,
                serialized.size() - kind.size());

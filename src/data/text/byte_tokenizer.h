@@ -11,11 +11,11 @@ constexpr int32_t byte_token(uint8_t byte) {
   return byte + special_tokens;
 }
 
-class ByteTokenizer final : public Tokenizer {
+class ByteTokenizer final : public TextTokenizer {
  public:
   static constexpr std::string_view kind = "bytes";
   /// `serialized` must be exactly `kind`.
-  static std::unique_ptr<Tokenizer> make(std::string_view serialized);
+  static std::unique_ptr<TextTokenizer> make(std::string_view serialized);
 
   int64_t vocabulary() const override { return byte_vocabulary; }
   std::string name() const override { return std::string(kind); }

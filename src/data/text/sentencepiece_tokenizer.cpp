@@ -58,7 +58,7 @@ class Lines final : public sentencepiece::SentenceIterator {
 
 SentencePieceTokenizer::~SentencePieceTokenizer() = default;
 
-std::unique_ptr<Tokenizer> SentencePieceTokenizer::make(std::string_view serialized) {
+std::unique_ptr<TextTokenizer> SentencePieceTokenizer::make(std::string_view serialized) {
   const size_t line = serialized.find('\n');
   std::optional<std::string> model;
   if (line != std::string_view::npos) model = from_base64(serialized.substr(line + 1));
@@ -66,7 +66,8 @@ std::unique_ptr<Tokenizer> SentencePieceTokenizer::make(std::string_view seriali
   return from_model(std::move(*model), "the sentencepiece model");
 }
 
-std::unique_ptr<Tokenizer> SentencePieceTokenizer::from_model(std::string model, const std::string& source) {
+std::unique_ptr<TextTokenizer> SentencePieceTokenizer::from_model(std::string model,
+                                                                  const std::string& source) {
   if (model.size() > max_model_bytes)
     throw_user("{}: has {} bytes; the limit for SentencePiece models is {}", source, model.size(),
                max_model_bytes);

@@ -14,15 +14,15 @@ namespace perceiver {
 
 /// Piece p of the model is id p + 3; 0 PAD, 1 EOS and 2 SOS belong to this library. The model's own control
 /// pieces keep their ids, are never produced and decode to nothing; "unknown" decodes to " ⁇ ".
-class SentencePieceTokenizer final : public Tokenizer {
+class SentencePieceTokenizer final : public TextTokenizer {
  public:
   static constexpr std::string_view kind = "sentencepiece";
   static constexpr size_t max_model_bytes = size_t{48} << 20;
 
   /// `serialized` is `kind`, a line feed and the model file in base64.
-  static std::unique_ptr<Tokenizer> make(std::string_view serialized);
+  static std::unique_ptr<TextTokenizer> make(std::string_view serialized);
   /// A model file's content; `source` names it in errors.
-  static std::unique_ptr<Tokenizer> from_model(std::string model, const std::string& source);
+  static std::unique_ptr<TextTokenizer> from_model(std::string model, const std::string& source);
   ~SentencePieceTokenizer() override;
 
   int64_t vocabulary() const override { return static_cast<int64_t>(surfaces_.size()) + special_tokens; }

@@ -14,31 +14,23 @@ namespace {
 
 class TextModality final : public Modality {
  public:
-  TextModality(std::unique_ptr<Tokenizer> tokenizer, TextEncoding encoding)
+  TextModality(std::unique_ptr<TextTokenizer> tokenizer, TextEncoding encoding)
       : tokenizer_(std::move(tokenizer)), encoding_(encoding) {
     format_.vocabulary = tokenizer_->vocabulary();
     format_.unit = "byte";
   }
 
+  std::string_view name() const override { return "text"; }
   const SequenceFormat& format() const override { return format_; }
   std::string tokenizer() const override { return tokenizer_->serialized(); }
 
   std::vector<TokenSequence> encode(const SourceFile& file) const override {
-    const std::string_view text = text_of(file);
-    TokenSequence document;
     try {
-      document.ids = tokenizer_->encode(text);
+      return {document_of(text_of(file))};
     } catch (const Error& error) {
-      if (error.kind() != ErrorKind::user) throw;
+      if (error.kind() != ErrorKind::user || std::string_view(error.what()).starts_with(file.path)) throw;
       throw_user("{}: {}", file.path, error.what());
     }
-    WordCounter counter;
-    counter.add(text);
-    document.words = counter.words();
-    document.units = static_cast<int64_t>(text.size());
-    std::vector<TokenSequence> documents;
-    documents.push_back(std::move(document));
-    return documents;
   }
 
   std::vector<std::string_view> outputs() const override { return {".txt"}; }
@@ -46,8 +38,28 @@ class TextModality final : public Modality {
     if (ending != ".txt") throw_user("text is written as .txt, not as '{}'", ending);
     return tokenizer_->decode(sequence.ids);
   }
+  Content decode_value(const TokenSequence& sequence) const override {
+    return tokenizer_->decode(sequence.ids);
+  }
+  void add_info(TokenizerInfo& info) const override { info.name = tokenizer_->name(); }
 
  private:
+  bool encode_content(const Content& content, TokenSequence& out) const override {
+    const auto* text = std::get_if<std::string>(&content);
+    if (text != nullptr) out = document_of(*text);
+    return text != nullptr;
+  }
+
+  TokenSequence document_of(std::string_view text) const {
+    TokenSequence document;
+    document.ids = tokenizer_->encode(text);
+    WordCounter counter;
+    counter.add(text);
+    document.words = counter.words();
+    document.units = static_cast<int64_t>(text.size());
+    return document;
+  }
+
   std::string_view text_of(const SourceFile& file) const {
     const std::string_view whole(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size());
     const TextCheck check = check_text(whole, encoding_);
@@ -56,7 +68,7 @@ class TextModality final : public Modality {
     return whole.substr(static_cast<size_t>(check.first), static_cast<size_t>(check.last - check.first));
   }
 
-  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<TextTokenizer> tokenizer_;
   TextEncoding encoding_;
   SequenceFormat format_;
 };

@@ -8,7 +8,7 @@
 namespace perceiver {
 namespace {
 
-using Maker = std::unique_ptr<Tokenizer> (*)(std::string_view serialized);
+using Maker = std::unique_ptr<TextTokenizer> (*)(std::string_view serialized);
 
 /// One line per kind. The serialized form is the name, optionally followed by a line feed and parameters.
 struct Kind {
@@ -23,7 +23,7 @@ constexpr Kind kinds[] = {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> make_tokenizer(std::string_view serialized) {
+std::unique_ptr<TextTokenizer> make_tokenizer(std::string_view serialized) {
   const std::string_view name = serialized.substr(0, serialized.find('\n'));
   for (const Kind& kind : kinds) {
     if (kind.name == name) return kind.make(serialized);

@@ -8,13 +8,13 @@
 #include <string_view>
 #include <vector>
 
-#include "data/special_tokens.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 
-class Tokenizer {
+class TextTokenizer {
  public:
-  virtual ~Tokenizer() = default;
+  virtual ~TextTokenizer() = default;
 
   /// Number of ids, including PAD, EOS and SOS.
   virtual int64_t vocabulary() const = 0;
@@ -29,6 +29,6 @@ class Tokenizer {
 };
 
 /// The tokenizer described by `serialized`; throws `user` for an unknown description.
-std::unique_ptr<Tokenizer> make_tokenizer(std::string_view serialized);
+std::unique_ptr<TextTokenizer> make_tokenizer(std::string_view serialized);
 
 }  // namespace perceiver

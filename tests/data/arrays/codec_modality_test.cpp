@@ -80,7 +80,7 @@ TEST(CodecModality, DecodesWhatAModelMayWrite) {
 TEST(CodecModality, PromptsAreWholeFrames) {
   const auto modality = codec();
   const std::string file = write_npy(std::vector<int32_t>(30, 1), {10, 3});
-  PromptOptions options;
+  PromptPart options;
   options.seconds = 2;
   EXPECT_EQ(modality->prompt({"x", bytes(file)}, options).beginning.ids.size(), 12u);
   options = {};

@@ -56,7 +56,7 @@ TEST(TokensModality, APromptKeepsThePositionsOfWhatFollows) {
   const auto modality = open_modality("tokens", {{"values", "10"}, {"position_values", "9"}});
   folder.write("x.positions.npy", write_npy(std::vector<int32_t>{4, 5, 6}, {3}));
   const std::string file = write_npy(std::vector<int32_t>{1, 2, 3}, {3});
-  PromptOptions options;
+  PromptPart options;
   options.tokens = 1;
   const Prompt prompt = modality->prompt({folder.path("x.npy"), bytes(file)}, options);
   EXPECT_EQ(prompt.beginning.ids, (std::vector<int32_t>{4}));

@@ -9,7 +9,7 @@
 
 #include "data/audio/mu_law.h"
 #include "data/modality.h"
-#include "data/special_tokens.h"
+#include "perceiver/special_tokens.h"
 #include "tests/support/sound_bytes.h"
 #include "tests/support/user_error.h"
 #include "tests/support/wav_bytes.h"

@@ -3,7 +3,7 @@
 #include "data/audio/audio_file.h"
 #include "data/audio/mu_law.h"
 #include "data/modality.h"
-#include "data/special_tokens.h"
+#include "perceiver/special_tokens.h"
 #include "tests/support/user_error.h"
 #include "tests/support/wav_bytes.h"
 
@@ -49,7 +49,7 @@ TEST(AudioModality, TokensAreAFixedPoint) {
 TEST(AudioModality, PromptsAreMeasuredInSecondsOrTokens) {
   const auto audio = open_modality("audio", {{"sample_rate", "8000"}});
   const std::string file = write_audio(tone(8000, 1, 440), 8000, ".wav");
-  PromptOptions options;
+  PromptPart options;
   options.seconds = 0.25;
   EXPECT_EQ(audio->prompt({"x", bytes(file)}, options).beginning.ids.size(), 2000u);
   options = {};

@@ -6,7 +6,7 @@
 
 #include "data/audio/audio_file.h"
 #include "data/modality.h"
-#include "data/special_tokens.h"
+#include "perceiver/special_tokens.h"
 #include "tests/support/user_error.h"
 #include "tests/support/wav_bytes.h"
 

@@ -145,7 +145,7 @@ TEST(ImageModality, TheFirstRowsAreAPromptInAnyOrder) {
   const std::string file = write_png(image);
   for (const char* order : {"raster", "r_g_b", "random"}) {
     const auto modality = open_modality("image", {{"size", "4"}, {"order", order}, {"ids", "channel"}});
-    PromptOptions options;
+    PromptPart options;
     options.rows = 2;
     const Prompt prompt = modality->prompt({"test.png", bytes(file)}, options);
     EXPECT_EQ(prompt.length, 48);
@@ -167,7 +167,7 @@ TEST(ImageModality, AMaskTellsWhatIsKnown) {
   const std::string file = write_png(image);
   Image mask(4, 4, 1);
   for (const int64_t x : {0, 3}) std::fill_n(mask.at(x, 1), 1, uint8_t{255});
-  PromptOptions options;
+  PromptPart options;
   options.known = folder.write("known.png", write_png(mask));
   const auto modality = open_modality("image", {{"size", "4"}});
   const Prompt prompt = modality->prompt({"test.png", bytes(file)}, options);
@@ -184,7 +184,7 @@ TEST(ImageModality, AMaskTellsWhatIsKnown) {
 TEST(ImageModality, APromptOfSomeTokensAndImpossibleOnes) {
   const auto modality = open_modality("image", {{"size", "4"}});
   const std::string file = write_png(counting_image(4, 4, 3));
-  PromptOptions options;
+  PromptPart options;
   options.tokens = 5;
   EXPECT_EQ(modality->prompt({"test.png", bytes(file)}, options).beginning.ids.size(), 5u);
   options.rows = 5;

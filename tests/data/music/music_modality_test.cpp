@@ -68,7 +68,7 @@ TEST(MusicModality, RefusesFilesWithoutNotesAndOtherEndings) {
 TEST(MusicModality, ThePromptIsTheFirstSeconds) {
   const auto modality = open_modality("music", {});
   const Bytes file = steady(20);
-  PromptOptions options;
+  PromptPart options;
   options.seconds = 0.42;
   const Prompt prompt = modality->prompt(source(file), options);
   EXPECT_EQ(decode_music(prompt.beginning.ids).duration, 420'000);

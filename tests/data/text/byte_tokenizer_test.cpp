@@ -35,7 +35,7 @@ TEST(ByteTokenizer, IdsOutsideTheVocabularyAreErrors) {
 
 TEST(ByteTokenizer, IsMadeAgainFromItsSerializedForm) {
   const ByteTokenizer tokenizer;
-  const std::unique_ptr<Tokenizer> again = make_tokenizer(tokenizer.serialized());
+  const std::unique_ptr<TextTokenizer> again = make_tokenizer(tokenizer.serialized());
   EXPECT_EQ(again->name(), "bytes");
   EXPECT_EQ(again->encode("a"), tokenizer.encode("a"));
   EXPECT_THROW(make_tokenizer(""), Error);
