@@ -8,11 +8,12 @@
 #include <numeric>
 
 #include "base/check.h"
-#include "base/random.h"
+#include "base/worker_pool.h"
 #include "config/load.h"
 #include "data/special_tokens.h"
 #include "generate/generate.h"
 #include "model/precision.h"
+#include "perceiver/experimental/random.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
 #include "tools/validators.h"

@@ -1,4 +1,4 @@
-#include "autograd/tape.h"
+#include "perceiver/experimental/tape.h"
 
 #include "base/check.h"
 #include "kernels/elementwise.h"

@@ -9,10 +9,10 @@
 
 #include "base/check.h"
 #include "base/processors.h"
-#include "core/device_context.h"
 #include "kernels/cuda/attention/cudnn_attention.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/support/errors.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/device_context.h"
+#include "perceiver/experimental/device_context.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/memory_advice.h"
 #include "base/processors.h"
+#include "base/worker_pool.h"
 
 namespace perceiver {
 namespace {
@@ -172,6 +173,19 @@ MemoryStatistics DeviceMemory::statistics() const {
 void DeviceMemory::reset_peak() {
   std::lock_guard lock(mutex_);
   statistics_.peak_bytes = statistics_.live_bytes;
+}
+
+DeviceContext::DeviceContext(std::string name, int threads)
+    : name_(std::move(name)), workers_(std::make_shared<WorkerPool>(threads)) {}
+
+int DeviceContext::threads() const {
+  return workers_->threads();
+}
+
+const Launch& DeviceContext::launch() const {
+  WorkerPool::use(workers_);
+  make_current();
+  return launch_;
 }
 
 std::shared_ptr<DeviceMemory> DeviceContext::new_arena() {

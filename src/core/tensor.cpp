@@ -1,4 +1,4 @@
-#include "core/tensor.h"
+#include "perceiver/experimental/tensor.h"
 
 #include <algorithm>
 

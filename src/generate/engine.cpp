@@ -1,8 +1,8 @@
 #include "generate/engine.h"
 
 #include "base/check.h"
-#include "core/host_values.h"
 #include "generate/prefill.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver {
 

@@ -5,10 +5,11 @@
 #include <utility>
 
 #include "base/check.h"
-#include "core/host_values.h"
 #include "kernels/projection.h"
 #include "model/positions.h"
 #include "model/projection.h"
+#include "ops/projection.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver {
 namespace {

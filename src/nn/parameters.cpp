@@ -1,12 +1,13 @@
-#include "nn/parameters.h"
+#include "perceiver/experimental/parameters.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "base/check.h"
-#include "base/random.h"
+#include "base/worker_pool.h"
 #include "kernels/elementwise.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

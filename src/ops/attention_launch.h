@@ -1,9 +1,12 @@
 // The launches of attention's kernels, for the operations that use them.
 #pragma once
 
-#include "ops/ops.h"
+#include "kernels/attention.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
+
+kernels::AttentionKernel attention_kernel(AttentionBackend backend);
 
 /// Attention of `in` to `out` [rows, heads * head_dim] and `lse` [batch, heads, queries], accumulation type.
 void launch_attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask, void* out, void* lse);

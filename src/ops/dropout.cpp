@@ -2,7 +2,8 @@
 
 #include "base/check.h"
 #include "kernels/norm.h"
-#include "ops/ops.h"
+#include "ops/dropout.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 

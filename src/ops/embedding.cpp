@@ -1,7 +1,7 @@
 #include "kernels/embedding.h"
 #include "base/check.h"
 #include "kernels/elementwise.h"
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 namespace {

@@ -1,6 +1,7 @@
 #include "base/check.h"
 #include "kernels/gemm.h"
-#include "ops/ops.h"
+#include "ops/skinny_gemm.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 namespace {

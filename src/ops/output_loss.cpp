@@ -4,7 +4,7 @@
 #include "base/check.h"
 #include "kernels/gemm.h"
 #include "kernels/loss.h"
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 namespace {

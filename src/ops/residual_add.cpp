@@ -1,6 +1,7 @@
 #include "base/check.h"
 #include "kernels/norm.h"
-#include "ops/ops.h"
+#include "ops/dropout.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 

@@ -1,6 +1,6 @@
 #include "base/check.h"
 #include "kernels/embedding.h"
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 

@@ -24,6 +24,7 @@
 // computes them for the own keys. dk and dv are whole where they are, and 0 on the other ranks; dq is a
 // share. Parameters and the queries' input take shares as they are. Only if another sharded attention lies
 // below must its do be replicated: then `replicates_d_q` sums dq over the ranks and divides it by P.
+#include "ops/sharded_attention.h"
 #include "base/check.h"
 #include "distributed/communicator.h"
 #include "kernels/attention_join.h"

@@ -12,7 +12,7 @@
 #include "data/batches/rows.h"
 #include "kernels/optimizer.h"
 #include "model/attention_backend.h"
-#include "train/schedule.h"
+#include "perceiver/experimental/schedule.h"
 
 namespace perceiver {
 namespace {

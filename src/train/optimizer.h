@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "core/tensor.h"
 #include "kernels/optimizer.h"
-#include "nn/parameters.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/parameters.h"
+#include "perceiver/experimental/tensor.h"
 #include "train/partition.h"
 
 namespace perceiver {

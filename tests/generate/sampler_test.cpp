@@ -9,10 +9,10 @@
 #include <numeric>
 #include <random>
 
-#include "base/random.h"
 #include "data/special_tokens.h"
 #include "kernels/sampling.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

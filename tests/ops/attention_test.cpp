@@ -1,5 +1,5 @@
 // Attention against its definition, and its backward against finite differences.
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 #include <gtest/gtest.h>
 

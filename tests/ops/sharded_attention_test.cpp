@@ -3,8 +3,9 @@
 
 #include <algorithm>
 
-#include "core/host_values.h"
-#include "ops/ops.h"
+#include "ops/sharded_attention.h"
+#include "perceiver/experimental/host_values.h"
+#include "perceiver/experimental/ops.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/thread_world.h"
 

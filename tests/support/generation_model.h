@@ -6,10 +6,10 @@
 #include <memory>
 #include <vector>
 
-#include "core/host_values.h"
 #include "data/special_tokens.h"
 #include "generate/engine.h"
 #include "kernels/backend.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver::testing {
 

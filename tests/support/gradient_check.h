@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "autograd/tape.h"
+#include "perceiver/experimental/tape.h"
 
 namespace perceiver::testing {
 

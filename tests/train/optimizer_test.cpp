@@ -6,9 +6,9 @@
 #include <map>
 #include <numeric>
 
-#include "base/random.h"
 #include "kernels/elementwise.h"
 #include "kernels/optimizer.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

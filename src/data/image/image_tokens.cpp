@@ -5,9 +5,9 @@
 #include <numeric>
 
 #include "base/check.h"
-#include "base/random.h"
 #include "base/text.h"
 #include "data/special_tokens.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

@@ -4,7 +4,7 @@
 #include <functional>
 #include <memory>
 
-#include "core/tensor.h"
+#include "perceiver/experimental/tensor.h"
 
 namespace perceiver {
 

@@ -8,9 +8,10 @@
 #include <string_view>
 #include <vector>
 
-#include "autograd/variable.h"
-#include "core/device_context.h"
-#include "kernels/backend.h"
+#include "perceiver/experimental/device_context.h"
+#include "perceiver/experimental/launch.h"
+#include "perceiver/experimental/variable.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
 
@@ -31,7 +32,7 @@ struct GradientTarget {
   explicit operator bool() const { return static_cast<bool>(tensor); }
 };
 
-class Tape {
+class PERCEIVER_API Tape {
  public:
   /// `recording` keeps what backward needs; `training` turns dropout on.
   Tape(DeviceContext& context, bool recording, bool training = false, RandomKey random = {})
@@ -108,6 +109,7 @@ class Tape {
 
 /// Activation checkpointing: runs `block` on `input` without keeping what its backward needs, and runs it
 /// again during backward. Results and gradients are bitwise those of block(tape, input).
-Variable recomputed(Tape& tape, const Variable& input, std::function<Variable(Tape&, const Variable&)> block);
+PERCEIVER_API Variable recomputed(Tape& tape, const Variable& input,
+                                  std::function<Variable(Tape&, const Variable&)> block);
 
 }  // namespace perceiver

@@ -11,13 +11,14 @@
 #include <string>
 #include <vector>
 
-#include "base/dtype.h"
-#include "core/device_context.h"
+#include "perceiver/experimental/device_context.h"
+#include "perceiver/experimental/dtype.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
 
 /// Up to four extents, row-major; the last varies fastest.
-class Shape {
+class PERCEIVER_API Shape {
  public:
   static constexpr int kMaxRank = 4;
 
@@ -40,7 +41,7 @@ class Shape {
   int rank_ = 0;
 };
 
-class Tensor {
+class PERCEIVER_API Tensor {
  public:
   Tensor() = default;
 

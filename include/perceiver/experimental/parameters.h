@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "autograd/variable.h"
-#include "core/device_context.h"
+#include "perceiver/experimental/device_context.h"
+#include "perceiver/experimental/variable.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
 
@@ -35,7 +36,7 @@ struct ParameterInfo {
   int64_t elements() const { return shape.elements(); }
 };
 
-class ParameterStore {
+class PERCEIVER_API ParameterStore {
  public:
   ParameterStore() = default;
   ParameterStore(const ParameterStore&) = delete;

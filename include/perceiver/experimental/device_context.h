@@ -11,11 +11,13 @@
 #include <utility>
 #include <vector>
 
-#include "base/dtype.h"
-#include "base/launch.h"
-#include "base/worker_pool.h"
+#include "perceiver/experimental/dtype.h"
+#include "perceiver/experimental/launch.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
+
+class WorkerPool;
 
 struct MemoryStatistics {
   int64_t live_bytes = 0;          ///< allocated and not released
@@ -23,13 +25,13 @@ struct MemoryStatistics {
   int64_t reserved_bytes = 0;      ///< allocated from the system
   int64_t system_allocations = 0;  ///< number of allocations from the system
 
-  void add(const MemoryStatistics& other);
+  PERCEIVER_API void add(const MemoryStatistics& other);
 };
 
 /// A device's memory: a caching allocator, and copies in stream order. Freed blocks are cached by their exact
 /// rounded size: after the first training step every request is met from the cache. Allocation is
 /// thread-safe.
-class DeviceMemory {
+class PERCEIVER_API DeviceMemory {
  public:
   DeviceMemory() = default;
   virtual ~DeviceMemory() = default;
@@ -75,7 +77,7 @@ class DeviceMemory {
 /// Small results sent to the host while the device continues to work: `post` what was computed so far,
 /// `seal`, and later `wait` for exactly that. Work on the device may also write to `content` before the
 /// `seal`.
-class Mailbox {
+class PERCEIVER_API Mailbox {
  public:
   virtual ~Mailbox() = default;
   /// Copies `bytes` from the device to `offset`, in stream order.
@@ -87,13 +89,13 @@ class Mailbox {
 };
 
 /// Launches recorded once, to be replayed together (a CUDA graph). Owns no memory.
-class RecordedWork {
+class PERCEIVER_API RecordedWork {
  public:
   virtual ~RecordedWork() = default;
   virtual void replay() = 0;
 };
 
-class DeviceContext {
+class PERCEIVER_API DeviceContext {
  public:
   /// The CPU, with `threads` threads (0: available_processors()), the calling one included. They belong to
   /// the context: every thread that uses it shares them.
@@ -114,16 +116,13 @@ class DeviceContext {
   bool is_cuda() const { return device().kind == DeviceKind::cuda; }
   /// E.g. "cpu" or "NVIDIA H100 80GB HBM3".
   const std::string& name() const { return name_; }
-  int threads() const { return workers_->threads(); }
+  /// Threads of loops on the host, the calling one included.
+  int threads() const;
   /// Runs loops on the host, also for a GPU's context.
   WorkerPool& workers() const { return *workers_; }
   void set_matmul_precision(MatmulPrecision matmul_precision) { launch_.matmul_precision = matmul_precision; }
   /// For the next kernel; makes the device and the context's workers current for the calling thread.
-  const Launch& launch() const {
-    WorkerPool::use(workers_);
-    make_current();
-    return launch_;
-  }
+  const Launch& launch() const;
 
   /// Tensors share ownership of the memory, so they may outlive the context.
   const std::shared_ptr<DeviceMemory>& memory() const { return memory_; }
@@ -146,8 +145,7 @@ class DeviceContext {
   }
 
  protected:
-  DeviceContext(std::string name, int threads)
-      : name_(std::move(name)), workers_(std::make_shared<WorkerPool>(threads)) {}
+  DeviceContext(std::string name, int threads);
   virtual void make_current() const = 0;
   virtual std::shared_ptr<DeviceMemory> make_memory() const = 0;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "perceiver/config.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
 
@@ -14,6 +15,6 @@ namespace perceiver {
 ///   steps     base times all factors whose boundary is at most `step`
 ///   t5        base * sqrt(w / step), the authors' base * sqrt(w / ((step - w) + w)), where their w is at
 ///             least 1; w = 0 counts as 1 here: steps 0 and 1 have the base rate
-double learning_rate(const Config& config, int64_t step);
+PERCEIVER_API double learning_rate(const Config& config, int64_t step);
 
 }  // namespace perceiver

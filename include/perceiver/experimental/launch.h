@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "base/dtype.h"
+#include "perceiver/experimental/dtype.h"
 
 namespace perceiver {
 

@@ -8,14 +8,9 @@
 #include <span>
 #include <vector>
 
-#include "autograd/tape.h"
-#include "kernels/attention.h"
-#include "kernels/norm.h"
 #include "perceiver/config.h"
-
-namespace perceiver {
-class Communicator;
-}
+#include "perceiver/experimental/tape.h"
+#include "perceiver/export.h"
 
 namespace perceiver::ops {
 
@@ -29,7 +24,7 @@ struct Lookup {
 
 /// [rows, columns] of `type`: sum of the looked-up rows (docs/model.md, "Forward": x = TokenEmbedding +
 /// position embeddings). Tables of another type are rounded first.
-Variable embedding(Tape& tape, std::span<const Lookup> lookups, int64_t rows, DType type);
+PERCEIVER_API Variable embedding(Tape& tape, std::span<const Lookup> lookups, int64_t rows, DType type);
 
 /// A place where dropout is applied: kept elements are scaled by 1 / (1 - rate). Each example has
 /// `per_example` elements.
@@ -44,18 +39,19 @@ struct NormParameters {
 };
 
 /// LayerNorm over the columns, eps 1e-5.
-Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm);
+PERCEIVER_API Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm);
 
 struct ResidualNorm {
   Variable sum;     ///< residual + dropout(branch)
   Variable normal;  ///< LayerNorm(sum)
 };
 /// Without a value of `residual`, sum = dropout(branch).
-ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Variable& branch,
-                                 const NormParameters& norm, DropoutSite site);
+PERCEIVER_API ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Variable& branch,
+                                               const NormParameters& norm, DropoutSite site);
 
 /// residual + dropout(branch).
-Variable residual_add(Tape& tape, const Variable& residual, const Variable& branch, DropoutSite site);
+PERCEIVER_API Variable residual_add(Tape& tape, const Variable& residual, const Variable& branch,
+                                    DropoutSite site);
 
 struct LinearParameters {
   Variable weight;          ///< [out, in]
@@ -63,13 +59,9 @@ struct LinearParameters {
   Tensor bf16_weight = {};  ///< optional copy of `weight` with the same values, for skinny GEMMs
 };
 
-/// out = x · weightᵀ + bias for few rows, batch-invariant, with the bf16 weights if there are any. Not
-/// recorded.
-void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out);
-
 /// activation(x · weightᵀ + bias).
-Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters,
-                Activation activation = Activation::identity);
+PERCEIVER_API Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters,
+                              Activation activation = Activation::identity);
 
 /// Rotation angles indexed by |position|, in the accumulation type.
 struct RotaryTable {
@@ -80,36 +72,8 @@ struct RotaryTable {
 };
 
 /// Rotates `x` in place: heads of `head_dim` columns, the first at `column`. `positions` is i32 [rows].
-void rotary(Tape& tape, const Variable& x, int64_t column, int64_t head_dim, const RotaryTable& table,
-            const Tensor& positions);
-
-/// A rotation fused into another operation.
-struct RotaryUse {
-  RotaryTable table;
-  int64_t head_dim = 0;
-  Tensor positions;  ///< i32 [rows]
-};
-
-/// x minus its row means. A constant if x is.
-Variable center_rows(Tape& tape, const Variable& x);
-
-/// x [rows, columns] with column c multiplied by scale[c].
-Variable scale_columns(Tape& tape, const Variable& x, const Variable& scale);
-
-/// LayerNorm's 1 / sqrt(variance + 1e-5) of each sum of looked-up rows, [rows], given that all table rows
-/// have mean 0. `examples`: see kernels::ProjectedRows.
-Variable sum_rstd(Tape& tape, std::span<const Lookup> centred, int64_t rows, int64_t examples);
-
-/// Projected tables, in the accumulation type, with both `rstd` [rows] and `offset` [1, columns] or neither.
-struct ProjectedTables {
-  std::vector<Lookup> terms;
-  Variable rstd = {}, offset = {};
-};
-
-/// [rows, columns] of `type`: rotated(rstd * sum of the looked-up rows + offset), rounded once
-/// (docs/projection.md). A rotation excludes rstd; its first head is at column 0.
-Variable projected_rows(Tape& tape, const ProjectedTables& tables, const RotaryUse& rotary, int64_t rows,
-                        int64_t examples, DType type);
+PERCEIVER_API void rotary(Tape& tape, const Variable& x, int64_t column, int64_t head_dim,
+                          const RotaryTable& table, const Tensor& positions);
 
 /// The keys each query sees; see kernels::Attention.
 struct AttentionMask {
@@ -131,24 +95,8 @@ struct AttentionInputs {
   AttentionBackend backend = AttentionBackend::automatic;
 };
 
-kernels::AttentionKernel attention_kernel(AttentionBackend backend);
-
 /// [batch * queries, heads * head_dim].
-Variable attention(Tape& tape, const AttentionInputs& inputs, const AttentionMask& mask);
-
-/// The ranks that share the keys of an attention: each has all queries, and keys of its own.
-struct KeyShards {
-  Communicator* group = nullptr;  ///< null: this rank has all keys
-  /// Whether backward replicates the gradient of the queries by an all-reduce, as a sharded attention below
-  /// needs it, or leaves each rank the share that comes from its own keys.
-  bool replicates_d_q = false;
-};
-
-/// attention() over the keys of all ranks together; in.kv and the mask's keys are this rank's. The result is
-/// the same bits on every rank. Gradients are shares: their sums over the ranks are the gradients
-/// (sharded_attention.cpp).
-Variable sharded_attention(Tape& tape, const AttentionInputs& inputs, const AttentionMask& mask,
-                           const KeyShards& shards);
+PERCEIVER_API Variable attention(Tape& tape, const AttentionInputs& inputs, const AttentionMask& mask);
 
 struct LossOptions {
   double label_smoothing = 0;
@@ -169,16 +117,13 @@ struct LossResult {
 /// Output projection and loss, in chunks of rows, so that the logits are never in memory all at once
 /// (docs/model.md, "Training"). `targets` is i32 [rows], 0 = PAD = no loss. A root: its backward starts from
 /// *gradient_scale.
-LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& parameters,
-                       const Tensor& targets, const LossOptions& options);
+PERCEIVER_API LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& parameters,
+                                     const Tensor& targets, const LossOptions& options);
 
 /// [rows * copies, columns]: each row repeated `copies` times, plus `encoding` [copies, columns].
-Variable repeat_rows(Tape& tape, const Variable& x, const Variable& encoding);
+PERCEIVER_API Variable repeat_rows(Tape& tape, const Variable& x, const Variable& encoding);
 
 /// [rows / copies, columns]: mean of each group of `copies` successive rows.
-Variable average_rows(Tape& tape, const Variable& x, int64_t copies);
-
-/// The mask of the tape's next dropout operation. Consumes one operation number even if nothing is dropped.
-kernels::DropoutMask next_mask(Tape& tape, DropoutSite site);
+PERCEIVER_API Variable average_rows(Tape& tape, const Variable& x, int64_t copies);
 
 }  // namespace perceiver::ops
