@@ -29,11 +29,11 @@ bench
 # The headers in include/perceiver/experimental, each in the layer of what implements it.
 experimental="
 base dtype launch philox random
-core device_context host_values tensor
+core device_context host_values tensor tensor_file
 autograd tape variable
 ops ops
 nn layers parameters
-train schedule
+train experimental schedule training_steps
 "
 
 find include kernels src tools bench tests fuzz examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' |

@@ -12,6 +12,7 @@
 #include "base/memory_advice.h"
 #include "base/processors.h"
 #include "base/worker_pool.h"
+#include "core/device_name.h"
 
 namespace perceiver {
 namespace {
@@ -207,6 +208,11 @@ void DeviceContext::reset_peak() {
     if (const auto arena = each.lock()) arena->reset_peak();
 }
 
+void check_device_name(const std::string& device) {
+  if (device != "cpu" && device != "cuda" && device != "auto")
+    throw_user("device: '{}'; one of cpu, cuda, auto", device);
+}
+
 std::shared_ptr<DeviceContext> DeviceContext::cpu(int threads) {
   return std::make_shared<CpuContext>(threads > 0 ? threads : available_processors());
 }
@@ -217,6 +223,7 @@ std::shared_ptr<DeviceContext> DeviceContext::cuda(int, int) {
 }
 
 std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads, int) {
+  check_device_name(device);
   return device == "cuda" ? cuda() : cpu(threads);
 }
 

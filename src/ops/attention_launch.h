@@ -8,6 +8,8 @@ namespace perceiver::ops {
 
 kernels::AttentionKernel attention_kernel(AttentionBackend backend);
 
+/// Throws `user` for inputs or a mask that do not fit together.
+void check_attention(const Tape& tape, const AttentionInputs& in, const AttentionMask& mask);
 /// Attention of `in` to `out` [rows, heads * head_dim] and `lse` [batch, heads, queries], accumulation type.
 void launch_attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask, void* out, void* lse);
 /// Writes the gradients of in.q and in.kv, given the results and the gradient of `out`. Nothing may have

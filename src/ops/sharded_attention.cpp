@@ -88,6 +88,7 @@ void join_parts(Tape& tape, Communicator& group, const Tensor& out, const Tensor
 Variable sharded_attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask,
                            const KeyShards& shards) {
   PERCEIVER_ASSERT(shards.group != nullptr && (!tape.recording() || in.q.gradient != in.kv.gradient));
+  check_attention(tape, in, mask);
   Communicator& group = *shards.group;
   const int64_t rows = in.q.shape()[0];
   const Variable out = tape.result(in.q.value.dtype(), {rows, in.heads * in.head_dim});

@@ -1,5 +1,6 @@
 // A compute device: the source of memory and the queue of work. There is no current device; every tensor and
 // every kernel launch names its context.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <cstdint>
@@ -95,6 +96,9 @@ class PERCEIVER_API RecordedWork {
   virtual void replay() = 0;
 };
 
+/// A device as programs use it. On the CPU any number of threads may compute at the same time; a GPU's stream
+/// belongs to one thread at a time (`exclusive`). Everything made with a context holds a reference to it, so
+/// it must live longer than they do; tensors alone may outlive it.
 class PERCEIVER_API DeviceContext {
  public:
   /// The CPU, with `threads` threads (0: available_processors()), the calling one included. They belong to
@@ -104,6 +108,7 @@ class PERCEIVER_API DeviceContext {
   /// the library was built without CUDA.
   static std::shared_ptr<DeviceContext> cuda(int index = 0, int threads = 0);
   /// "cpu", "cuda", or "auto": a GPU if there is one this build can use, else the CPU. `index`: of the GPU.
+  /// Throws `user` for another name.
   static std::shared_ptr<DeviceContext> open(const std::string& device, int threads = 0, int index = 0);
   /// GPUs that this process can see; 0 without a driver, or if the library was built without CUDA.
   static int cuda_devices();
@@ -118,8 +123,12 @@ class PERCEIVER_API DeviceContext {
   const std::string& name() const { return name_; }
   /// Threads of loops on the host, the calling one included.
   int threads() const;
-  /// Runs loops on the host, also for a GPU's context.
+  /// Runs loops on the host, also for a GPU's context; for the library itself.
   WorkerPool& workers() const { return *workers_; }
+  /// Whether operations can compute in this type: f32 everywhere, f64 on the CPU, bf16 on a GPU.
+  bool computes_in(DType type) const {
+    return type == DType::f32 || type == (is_cuda() ? DType::bf16 : DType::f64);
+  }
   void set_matmul_precision(MatmulPrecision matmul_precision) { launch_.matmul_precision = matmul_precision; }
   /// For the next kernel; makes the device and the context's workers current for the calling thread.
   const Launch& launch() const;

@@ -1,4 +1,5 @@
 // Layers: the parameters of operations that go together.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <string>
@@ -11,14 +12,16 @@
 
 namespace perceiver {
 
-/// Declare the parameters of a LayerNorm and of a linear layer under `name`.
+/// Declare the parameters of a LayerNorm ("NAME.scale", "NAME.offset", [channels]) and of a linear layer
+/// ("NAME.weight" [out, in], "NAME.bias" [out], which starts at zero).
 PERCEIVER_API void declare_norm(ParameterStore& store, ops::NormParameters& norm, const std::string& name,
                                 int64_t channels);
 PERCEIVER_API void declare_linear(ParameterStore& store, ops::LinearParameters& linear,
                                   const std::string& name, int64_t in, int64_t out,
                                   Initializer weight = Initializer::fan_in);
 
-/// Linear, activation, linear (docs/model.md, "Forward"); its dropout belongs to the residual addition.
+/// Linear to `widening` times the channels, activation, linear back (docs/model.md, "Forward"); its dropout
+/// belongs to the residual addition. [rows, channels] → [rows, channels].
 class PERCEIVER_API Mlp {
  public:
   void declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,

@@ -1,5 +1,6 @@
 // Streams of counter-based random numbers (philox.h). A value depends only on its key and counter, so
 // masks and batches do not depend on the device, the number of threads, the world size or recomputation.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <array>

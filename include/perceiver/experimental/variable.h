@@ -1,4 +1,5 @@
-// Values with gradients.
+// Values with gradients: what operations take and return.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <functional>
