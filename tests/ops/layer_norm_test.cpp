@@ -57,5 +57,14 @@ TEST(ResidualLayerNorm, GradientsWithoutResidual) {
       {random_tensor({8, 6}, 2), random_tensor({6}, 3), random_tensor({6}, 4)});
 }
 
+TEST(LayerNorm, GradientsOfTheParametersAlone) {
+  const Tensor x = random_tensor({5, 4}, 1);
+  check_gradients(
+      [&](Tape& tape, const std::vector<Variable>& in) {
+        return ops::layer_norm(tape, Tape::constant(x), {in[0], in[1]});
+      },
+      {random_tensor({4}, 2), random_tensor({4}, 3)});
+}
+
 }  // namespace
 }  // namespace perceiver

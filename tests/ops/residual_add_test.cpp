@@ -24,5 +24,13 @@ TEST(ResidualAdd, SharedGradientsStaySeparate) {
       {random_tensor({4, 6}, 1), random_tensor({4, 6}, 2), random_tensor({6}, 3), random_tensor({6}, 4)});
 }
 
+TEST(ResidualAdd, GradientsOfDropoutAlone) {
+  check_gradients(
+      [](Tape& tape, const std::vector<Variable>& in) {
+        return ops::residual_add(tape, {}, in[0], {.rate = 0.4, .per_example = 6});
+      },
+      {random_tensor({5, 6}, 1)});
+}
+
 }  // namespace
 }  // namespace perceiver
