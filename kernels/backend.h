@@ -12,8 +12,8 @@
 
 #include <cstdint>
 
-#include "base/dtype.h"
-#include "base/launch.h"
+#include "perceiver/experimental/dtype.h"
+#include "perceiver/experimental/launch.h"
 
 namespace perceiver::kernels {
 

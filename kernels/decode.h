@@ -10,9 +10,9 @@
 
 #include <cstdint>
 
-#include "base/dtype.h"
-#include "base/launch.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/dtype.h"
+#include "perceiver/experimental/launch.h"
 
 namespace perceiver::kernels {
 

@@ -7,10 +7,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
-#include "base/random.h"
 #include "config/load.h"
 #include "config/save.h"
 #include "model/precision.h"
+#include "perceiver/experimental/random.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
 #include "tools/ranks.h"

@@ -6,11 +6,11 @@
 #include <span>
 
 #include "base/check.h"
-#include "base/philox.h"
-#include "core/host_values.h"
-#include "core/tensor.h"
 #include "kernels/attention.h"
 #include "model/precision.h"
+#include "perceiver/experimental/host_values.h"
+#include "perceiver/experimental/philox.h"
+#include "perceiver/experimental/tensor.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
 #include "tools/timing.h"

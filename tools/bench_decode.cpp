@@ -8,10 +8,11 @@
 #include <numeric>
 
 #include "base/check.h"
-#include "base/random.h"
+#include "base/worker_pool.h"
 #include "config/load.h"
 #include "generate/generate.h"
 #include "model/precision.h"
+#include "perceiver/experimental/random.h"
 #include "perceiver/special_tokens.h"
 #include "tools/commands.h"
 #include "tools/describe.h"

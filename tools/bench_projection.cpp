@@ -3,11 +3,12 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "base/random.h"
 #include "kernels/gemm.h"
 #include "kernels/projection.h"
 #include "model/positions.h"
 #include "model/precision.h"
+#include "ops/projection.h"
+#include "perceiver/experimental/random.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
 #include "tools/timing.h"

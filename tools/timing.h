@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "core/device_context.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver::program {
 

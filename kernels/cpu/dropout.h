@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "base/random.h"
 #include "kernels/norm.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver::kernels::cpu {
 

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "base/dtype.h"
 #include "base/worker_pool.h"
+#include "perceiver/experimental/dtype.h"
 
 namespace perceiver::kernels::cpu {
 

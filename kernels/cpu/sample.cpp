@@ -4,10 +4,10 @@
 #include <limits>
 #include <numeric>
 
-#include "base/random.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/sampling.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver::kernels::cpu {
 namespace {

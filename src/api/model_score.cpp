@@ -4,7 +4,7 @@
 #include "api/document_list.h"
 #include "api/model_state.h"
 #include "base/check.h"
-#include "core/host_values.h"
+#include "perceiver/experimental/host_values.h"
 #include "eval/evaluator.h"
 
 namespace perceiver {

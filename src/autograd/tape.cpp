@@ -1,25 +1,20 @@
-#include "autograd/tape.h"
+#include "perceiver/experimental/tape.h"
 
 #include "base/check.h"
 #include "kernels/elementwise.h"
 
 namespace perceiver {
-namespace {
-
-/// A copy in stream order; by a kernel, so that a recorded step remains a chain of kernels.
-Tensor copy_of(const Tape& tape, const Tensor& tensor) {
-  const Tensor copy = Tensor::empty(tape.context(), tensor.dtype(), tensor.shape());
-  kernels::cast(tape.launch(), {.from = tensor.dtype(),
-                                .to = tensor.dtype(),
-                                .elements = tensor.elements(),
-                                .x = tensor.data(),
-                                .y = copy.data()});
-  return copy;
+Variable Tape::leaf(Tensor value) {
+  Variable variable{std::move(value), std::make_shared<Gradient>()};
+  variable.gradient->shape = variable.shape();
+  variable.gradient->dtype = variable.value.dtype();
+  return variable;
 }
 
-}  // namespace
-
 Variable Tape::result(DType dtype, Shape shape) const {
+  if (!context_.computes_in(dtype))
+    throw_user("{} does not compute in {}; use {}", context_.name(), name_of(dtype),
+               context_.is_cuda() ? "f32 or bf16" : "f32 or f64");
   Variable variable{Tensor::empty(context_, dtype, shape), nullptr};
   if (recording_) {
     variable.gradient = std::make_shared<Gradient>();
@@ -41,7 +36,7 @@ GradientTarget Tape::target(const Variable& variable) {
   // A gradient that shares its storage with another (see `give`) is copied before anything is added to it.
   // Parameters share theirs with the flat buffer only, and are meant to be written there.
   if (gradient.written && !gradient.preallocated && !gradient.tensor.unique())
-    gradient.tensor = copy_of(*this, gradient.tensor);
+    gradient.tensor = copy_of(gradient.tensor);
   const bool accumulate = gradient.written;
   gradient.written = true;
   if (offender_ != nullptr) written_.push_back(gradient.tensor);
@@ -51,18 +46,34 @@ GradientTarget Tape::target(const Variable& variable) {
 void Tape::give(const Variable& variable, const Tensor& tensor) {
   if (!variable.gradient) return;
   Gradient& gradient = *variable.gradient;
-  PERCEIVER_ASSERT(!gradient.preallocated && tensor.shape() == gradient.shape &&
-                   tensor.dtype() == gradient.dtype);
-  if (gradient.written) {
-    const GradientTarget sum = target(variable);
-    kernels::add(launch(), {.type = tensor.dtype(),
-                            .elements = tensor.elements(),
-                            .source = tensor.data(),
-                            .target = sum.tensor.data()});
-    return;
-  }
+  if (tensor.shape() != gradient.shape || tensor.dtype() != gradient.dtype)
+    throw_user("gradient: {} {} given for one of {} {}", name_of(tensor.dtype()), tensor.shape().text(),
+               name_of(gradient.dtype), gradient.shape.text());
+  if (gradient.written || gradient.preallocated) return add_to(target(variable), tensor);
   gradient.tensor = tensor;
   gradient.written = true;
+}
+
+void Tape::copy(const Tensor& from, const Tensor& to) const {
+  kernels::cast(launch(), {.from = from.dtype(),
+                           .to = to.dtype(),
+                           .elements = from.elements(),
+                           .x = from.data(),
+                           .y = to.data()});
+}
+
+Tensor Tape::copy_of(const Tensor& tensor) const {
+  const Tensor result = Tensor::empty(context_, tensor.dtype(), tensor.shape());
+  copy(tensor, result);
+  return result;
+}
+
+void Tape::add_to(const GradientTarget& target, const Tensor& tensor) const {
+  if (!target.accumulate) return copy(tensor, target.tensor);
+  kernels::add(launch(), {.type = tensor.dtype(),
+                          .elements = tensor.elements(),
+                          .source = tensor.data(),
+                          .target = target.tensor.data()});
 }
 
 void Tape::begin_parameters(int64_t first) {
@@ -70,14 +81,23 @@ void Tape::begin_parameters(int64_t first) {
 }
 
 void Tape::backward() {
+  if (!recording_) throw_user("backward: the tape was made without recording");
+  if (operations_.empty() && ran_backward_)
+    throw_user("backward: it already ran, and nothing was recorded since; make a new tape for each pass");
+  const bool empty = operations_.empty();
+  bool ran = false;
+  ran_backward_ = true;
   while (!operations_.empty()) {
     Operation operation = std::move(operations_.back());
     operations_.pop_back();
     if (operation.output && !operation.output->written) continue;
+    ran = true;
     operation.backward();
     for (const Tensor& tensor : written_) check(tensor, "backward", operation.name, operation.scope);
     written_.clear();
   }
+  if (!ran && !empty)
+    throw_user("backward: nothing to start from; record a loss, or give the last result its gradient first");
 }
 
 void Tape::check(const Tensor& tensor, std::string_view direction, std::string_view name,
@@ -106,18 +126,14 @@ Variable recomputed(Tape& tape, const Variable& input,
   const Tensor value = block(silent, Tape::constant(input.value)).value;
   tape.random() = silent.random();
 
-  Variable output{value, std::make_shared<Gradient>()};
-  output.gradient->shape = value.shape();
-  output.gradient->dtype = value.dtype();
+  const Variable output = Tape::leaf(value);
   tape.record("recomputed block", output,
               [&tape, input = input.kept(), start, block = std::move(block), scope = tape.scope(),
                gradient = output.gradient] {
                 Tape inner(tape.context(), true, tape.training(), start);
                 inner.check_finite(tape.finite_check());
                 inner.enter(scope);
-                Variable inner_input{input.read(), std::make_shared<Gradient>()};
-                inner_input.gradient->shape = inner_input.shape();
-                inner_input.gradient->dtype = inner_input.value.dtype();
+                const Variable inner_input = Tape::leaf(input.read());
                 const Variable inner_output = block(inner, inner_input);
                 inner.give(inner_output, gradient->tensor);
                 inner.backward();

@@ -9,10 +9,11 @@
 
 #include "base/check.h"
 #include "base/processors.h"
-#include "core/device_context.h"
+#include "core/device_name.h"
 #include "kernels/cuda/attention/cudnn_attention.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/support/errors.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 namespace {
@@ -277,6 +278,7 @@ std::shared_ptr<DeviceContext> DeviceContext::cuda(int index, int threads) {
 }
 
 std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads, int index) {
+  check_device_name(device);
   const bool use_gpu = device == "cuda" || (device == "auto" && cuda_devices() > 0);
   return use_gpu ? cuda(index, threads) : cpu(threads);
 }

@@ -3,9 +3,9 @@
 
 #include <array>
 
-#include "core/device_context.h"
 #include "core/gpus.h"
 #include "kernels/cuda/support/errors.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/device_context.h"
+#include "perceiver/experimental/device_context.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -9,8 +9,11 @@
 #include <fstream>
 
 #include "base/check.h"
+#include "base/interrupt.h"
 #include "base/memory_advice.h"
 #include "base/processors.h"
+#include "base/worker_pool.h"
+#include "core/device_name.h"
 
 namespace perceiver {
 namespace {
@@ -174,6 +177,20 @@ void DeviceMemory::reset_peak() {
   statistics_.peak_bytes = statistics_.live_bytes;
 }
 
+DeviceContext::DeviceContext(std::string name, int threads)
+    : name_(std::move(name)), workers_(std::make_shared<WorkerPool>(threads)) {}
+
+int DeviceContext::threads() const {
+  return workers_->threads();
+}
+
+const Launch& DeviceContext::launch() const {
+  InterruptScope::check();
+  WorkerPool::use(workers_);
+  make_current();
+  return launch_;
+}
+
 std::shared_ptr<DeviceMemory> DeviceContext::new_arena() {
   std::shared_ptr<DeviceMemory> arena = make_memory();
   std::erase_if(arenas_, [](const auto& each) { return each.expired(); });
@@ -193,6 +210,11 @@ void DeviceContext::reset_peak() {
     if (const auto arena = each.lock()) arena->reset_peak();
 }
 
+void check_device_name(const std::string& device) {
+  if (device != "cpu" && device != "cuda" && device != "auto")
+    throw_user("device: '{}'; one of cpu, cuda, auto", device);
+}
+
 std::shared_ptr<DeviceContext> DeviceContext::cpu(int threads) {
   return std::make_shared<CpuContext>(threads > 0 ? threads : available_processors());
 }
@@ -203,6 +225,7 @@ std::shared_ptr<DeviceContext> DeviceContext::cuda(int, int) {
 }
 
 std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads, int) {
+  check_device_name(device);
   return device == "cuda" ? cuda() : cpu(threads);
 }
 

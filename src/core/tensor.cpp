@@ -1,4 +1,4 @@
-#include "core/tensor.h"
+#include "perceiver/experimental/tensor.h"
 
 #include <algorithm>
 
@@ -10,7 +10,10 @@ Shape::Shape(std::initializer_list<int64_t> extents)
     : Shape(std::span<const int64_t>(extents.begin(), extents.size())) {}
 
 Shape::Shape(std::span<const int64_t> extents) : rank_(static_cast<int>(extents.size())) {
-  PERCEIVER_ASSERT(extents.size() <= kMaxRank);
+  if (extents.size() > kMaxRank)
+    throw_user("shape [{}]: at most {} axes", fmt::join(extents, ", "), int{kMaxRank});
+  if (std::any_of(extents.begin(), extents.end(), [](int64_t extent) { return extent < 0; }))
+    throw_user("shape [{}]: a negative extent", fmt::join(extents, ", "));
   std::copy(extents.begin(), extents.end(), extents_.begin());
 }
 
@@ -52,29 +55,38 @@ Tensor Tensor::on_host(DType dtype, Shape shape) {
 }
 
 Tensor Tensor::view(int64_t offset, Shape shape) const {
-  PERCEIVER_ASSERT(offset >= 0 && offset + shape.elements() <= elements());
+  if (offset < 0 || offset + shape.elements() > elements())
+    throw_user("tensor {}: no {} from element {} on", shape_.text(), shape.text(), offset);
   Tensor result = *this;
   result.shape_ = shape;
   result.data_ = static_cast<std::byte*>(data_) + static_cast<size_t>(offset) * size_of(dtype_);
   return result;
 }
 
+void Tensor::check_bytes(size_t count) const {
+  if (count != bytes())
+    throw_user("tensor {} of {} has {} bytes, not {}", shape_.text(), name_of(dtype_), bytes(), count);
+}
+
 void Tensor::copy_from_host(std::span<const std::byte> source) const {
-  PERCEIVER_ASSERT(source.size() == bytes());
+  check_bytes(source.size());
   if (source.empty()) return;
   if (memory_ != nullptr) return memory_->upload(data_, source.data(), source.size());
   std::memcpy(data_, source.data(), source.size());
 }
 
 void Tensor::copy_to_host(std::span<std::byte> target) const {
-  PERCEIVER_ASSERT(target.size() == bytes());
+  check_bytes(target.size());
   if (target.empty()) return;
   if (memory_ != nullptr) return memory_->download(target.data(), data_, target.size());
   std::memcpy(target.data(), data_, target.size());
 }
 
 void Tensor::copy_from(const Tensor& source) const {
-  PERCEIVER_ASSERT(memory_ != nullptr && device_ == source.device_ && bytes() == source.bytes());
+  if (memory_ == nullptr || source.memory_ == nullptr || device_ != source.device_)
+    throw_user("tensor {}: copy_from copies within a device; use copy_from_host or copy_to_host",
+               shape_.text());
+  check_bytes(source.bytes());
   memory_->copy(data_, source.data_, bytes());
 }
 

@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "base/check.h"
-#include "base/random.h"
 #include "data/text/byte_tokenizer.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

@@ -7,10 +7,10 @@
 #include <string_view>
 #include <vector>
 
-#include "base/random.h"
 #include "data/document_weights.h"
 #include "data/file_remark.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 

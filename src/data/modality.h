@@ -11,10 +11,10 @@
 #include <string_view>
 #include <vector>
 
-#include "base/random.h"
 #include "data/modality_options.h"
 #include "data/sampling_mask.h"
 #include "data/source_file.h"
+#include "perceiver/experimental/random.h"
 #include "perceiver/media.h"
 #include "perceiver/tokenizer.h"
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "core/tensor.h"
+#include "perceiver/experimental/tensor.h"
 
 namespace perceiver {
 

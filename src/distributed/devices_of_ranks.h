@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "core/device_context.h"
 #include "distributed/member.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 

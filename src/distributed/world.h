@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/device_context.h"
 #include "distributed/communicator.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 

@@ -5,9 +5,9 @@
 #include <numbers>
 
 #include "base/check.h"
-#include "core/host_values.h"
 #include "distributed/together.h"
 #include "eval/scores.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver {
 namespace {

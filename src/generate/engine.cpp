@@ -4,8 +4,9 @@
 
 #include "base/check.h"
 #include "base/interrupt.h"
-#include "core/host_values.h"
+#include "perceiver/experimental/host_values.h"
 #include "generate/prefill.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver {
 

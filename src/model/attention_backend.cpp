@@ -5,7 +5,8 @@
 #include "base/check.h"
 #include "config/schema.h"
 #include "kernels/attention.h"
-#include "ops/ops.h"
+#include "ops/attention_launch.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver {
 namespace {

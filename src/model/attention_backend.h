@@ -2,9 +2,9 @@
 // configuration alone (config/validate.h).
 #pragma once
 
-#include "core/device_context.h"
 #include "model/batch.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 

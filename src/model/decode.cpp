@@ -5,12 +5,15 @@
 #include <utility>
 
 #include "base/check.h"
-#include "core/host_values.h"
+#include "base/worker_pool.h"
+#include "core/bf16.h"
 #include "distributed/communicator.h"
 #include "kernels/elementwise.h"
 #include "kernels/sampling.h"
 #include "model/context_share.h"
 #include "model/perceiver_ar.h"
+#include "ops/skinny_gemm.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver {
 namespace {

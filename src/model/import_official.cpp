@@ -8,9 +8,9 @@
 
 #include "base/check.h"
 #include "config/validate.h"
-#include "core/host_values.h"
 #include "io/json_document.h"
 #include "model/positions.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver {
 namespace {

@@ -1,9 +1,9 @@
 // Whether a model can take a batch.
 #pragma once
 
-#include "core/device_context.h"
 #include "model/batch.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 

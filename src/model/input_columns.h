@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/device_context.h"
+#include "base/worker_pool.h"
 #include "model/batch.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 

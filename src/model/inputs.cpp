@@ -6,12 +6,12 @@
 #include <numeric>
 
 #include "base/check.h"
-#include "base/random.h"
 #include "distributed/communicator.h"
 #include "model/attention_backend.h"
 #include "model/context_share.h"
 #include "model/input_checks.h"
 #include "model/input_columns.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

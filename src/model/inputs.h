@@ -3,10 +3,10 @@
 // context.
 #pragma once
 
-#include "core/tensor.h"
 #include "model/batch.h"
-#include "ops/ops.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/ops.h"
+#include "perceiver/experimental/tensor.h"
 
 namespace perceiver {
 

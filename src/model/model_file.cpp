@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -10,6 +9,7 @@
 #include "config/load.h"
 #include "config/save.h"
 #include "config/validate.h"
+#include "core/read_tensor.h"
 
 namespace perceiver {
 namespace {
@@ -26,33 +26,6 @@ std::filesystem::path weights_in(const std::filesystem::path& folder) {
   if (std::filesystem::is_regular_file(folder / kAverageFile, ignored)) return folder / kAverageFile;
   if (std::filesystem::is_regular_file(folder / kModelFile, ignored)) return folder / kModelFile;
   return {};
-}
-
-std::string dtype_name(DType type) {
-  return type == DType::f64 ? "F64" : "F32";
-}
-
-template <typename From, typename To>
-void convert(std::span<const std::byte> bytes, To* target) {
-  const size_t count = bytes.size() / sizeof(From);
-  for (size_t i = 0; i < count; ++i) {
-    From value;
-    std::memcpy(&value, bytes.data() + i * sizeof(From), sizeof(From));
-    target[i] = static_cast<To>(value);
-  }
-}
-
-template <typename To>
-void read_values(const SafetensorsFile& file, const SafetensorsEntry& entry, const Tensor& target) {
-  std::vector<To> values(static_cast<size_t>(target.elements()));
-  if (entry.dtype == "F32") {
-    convert<float>(file.bytes(entry), values.data());
-  } else if (entry.dtype == "F64") {
-    convert<double>(file.bytes(entry), values.data());
-  } else {
-    throw_user("{}: tensor {} is {}; parameters are F32 or F64", file.source(), entry.name, entry.dtype);
-  }
-  target.copy_from_host(std::as_bytes(std::span<const To>(values)));
 }
 
 std::string required(const SafetensorsFile& file, const std::string& key) {
@@ -88,7 +61,7 @@ void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelM
   PERCEIVER_ASSERT(flat.device().kind == DeviceKind::cpu);  // the writer keeps pointers
   for (const ParameterInfo& info : model.parameters().infos()) {
     const Tensor value = flat.view(info.offset, info.shape);
-    writer.add(info.name, dtype_name(flat.dtype()), info.shape.vector(),
+    writer.add(info.name, file_dtype(flat.dtype()), info.shape.vector(),
                {static_cast<const std::byte*>(value.data()), value.bytes()});
   }
 }
@@ -112,17 +85,6 @@ ModelMetadata read_metadata(const SafetensorsFile& file) {
   metadata.step = integer(file, "step", required(file, "step"));
   if (const std::string* run = file.find_metadata("run")) metadata.run = *run;
   return metadata;
-}
-
-void read_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape,
-                 const Tensor& target) {
-  const SafetensorsEntry* entry = file.find(name);
-  if (entry == nullptr) throw_user("{}: tensor {} is missing", file.source(), name);
-  if (entry->shape != shape.vector())
-    throw_user("{}: tensor {} has shape [{}], but the model's is {}", file.source(), name,
-               fmt::join(entry->shape, ", "), shape.text());
-  if (target.dtype() == DType::f64) return read_values<double>(file, *entry, target);
-  read_values<float>(file, *entry, target);
 }
 
 void read_parameters(const SafetensorsFile& file, PerceiverAR& model) {

@@ -32,11 +32,6 @@ void save_model(const std::filesystem::path& path, const PerceiverAR& model, con
 /// Throws `user` for a file that is not a model file of this library.
 ModelMetadata read_metadata(const SafetensorsFile& file);
 
-/// Copies the tensor `name` of `file` (F32 or F64) into `target` of the same number of elements, converting
-/// between the two; throws `user` if it is missing or its shape is not `shape`.
-void read_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape,
-                 const Tensor& target);
-
 /// Reads all parameters of `model` from a model file; throws `user` for missing or superfluous tensors.
 void read_parameters(const SafetensorsFile& file, PerceiverAR& model);
 

@@ -5,10 +5,11 @@
 #include <utility>
 
 #include "base/check.h"
-#include "core/host_values.h"
 #include "kernels/projection.h"
 #include "model/positions.h"
 #include "model/projection.h"
+#include "ops/projection.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver {
 namespace {
@@ -68,13 +69,14 @@ void PerceiverAR::declare() {
   const int64_t e = config_.input_channels, z = config_.z_channels();
   const bool perceiver = config_.type == ModelType::perceiver_ar;
   parameters_.declare(token_embedding_, "token_embedding.weight", {config_.vocabulary, e},
-                      {.kind = Initializer::truncated_normal, .deviation = kEmbeddingDeviation});
+                      {.kind = Initializer::truncated_normal, .deviation = kEmbeddingDeviation},
+                      ParameterUse::table);
   const std::vector<int64_t> sizes = position_table_sizes(config_);
   position_embeddings_.resize(sizes.size());
   const bool stored = config_.learnable_positions || !is_formula(config_.position_table);
   for (size_t axis = 0; axis < sizes.size() && stored; ++axis)
     parameters_.declare(position_embeddings_[axis], "position_embedding." + std::to_string(axis) + ".weight",
-                        {sizes[axis], e}, position_initialization(config_, sizes[axis]));
+                        {sizes[axis], e}, position_initialization(config_, sizes[axis]), ParameterUse::table);
 
   if (perceiver) {  // the projection of tables reads them
     parameters_.keep_unrounded(token_embedding_);
@@ -85,13 +87,15 @@ void PerceiverAR::declare() {
   if (config_.query_style == QueryStyle::learned) {
     const int64_t rows = config_.shared_learned_query ? 1 : config_.latents / config_.latents_per_position;
     parameters_.declare(learned_query_, "query.learned", {rows, z},
-                        {.kind = Initializer::truncated_normal, .deviation = kLearnedQueryDeviation});
+                        {.kind = Initializer::truncated_normal, .deviation = kLearnedQueryDeviation},
+                        ParameterUse::table);
   } else {
     declare_linear(parameters_, query_linear_, "query.linear", e, z);
   }
   if (config_.latents_per_position > 1)
     parameters_.declare(index_encoding_, "query.index_encoding", {config_.latents_per_position, z},
-                        {.kind = Initializer::truncated_normal, .deviation = kLearnedQueryDeviation});
+                        {.kind = Initializer::truncated_normal, .deviation = kLearnedQueryDeviation},
+                        ParameterUse::table);
   if (config_.query_style == QueryStyle::mlp)
     query_mlp_.resize(static_cast<size_t>(config_.query_mlp_layers));
   for (size_t i = 0; i < query_mlp_.size(); ++i)

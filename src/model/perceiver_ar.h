@@ -10,8 +10,8 @@
 #include "model/fused_step.h"
 #include "model/inputs.h"
 #include "nn/blocks.h"
-#include "nn/parameters.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/parameters.h"
 
 namespace perceiver {
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "ops/ops.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver {
 

@@ -1,8 +1,8 @@
 // The element type a model computes in.
 #pragma once
 
-#include "core/device_context.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 

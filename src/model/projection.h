@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "base/dtype.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/dtype.h"
 
 namespace perceiver {
 

@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "nn/cache.h"
-#include "nn/parameters.h"
-#include "ops/ops.h"
+#include "ops/sharded_attention.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/layers.h"
+#include "perceiver/experimental/ops.h"
+#include "perceiver/experimental/parameters.h"
 
 namespace perceiver::kernels {
 struct DecodeCross;
@@ -29,21 +31,6 @@ struct BlockPass {
   AttentionBackend attention = AttentionBackend::automatic;
   const CachePass* cache = nullptr;  ///< generation: the KV cache
   ops::KeyShards key_shards = {};    ///< cross blocks: the ranks that share the context
-};
-
-/// Linear, activation, linear (docs/model.md, "Forward"); its dropout belongs to the residual addition.
-class Mlp {
- public:
-  void declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,
-               Activation activation);
-  Variable forward(Tape& tape, const Variable& x) const;
-  std::vector<ops::LinearParameters*> linears() { return {&first_, &second_}; }
-  const ops::LinearParameters& first() const { return first_; }
-  const ops::LinearParameters& second() const { return second_; }
-
- private:
-  ops::LinearParameters first_, second_;
-  Activation activation_ = Activation::squared_relu;
 };
 
 class SelfBlock {
@@ -104,11 +91,5 @@ class CrossBlock {
   ops::LinearParameters q_, kv_, out_;
   Mlp mlp_;
 };
-
-/// Declare the parameters of a LayerNorm and of a linear layer under `name`.
-void declare_norm(ParameterStore& store, ops::NormParameters& norm, const std::string& name,
-                  int64_t channels);
-void declare_linear(ParameterStore& store, ops::LinearParameters& linear, const std::string& name, int64_t in,
-                    int64_t out, Initializer weight = Initializer::fan_in);
 
 }  // namespace perceiver

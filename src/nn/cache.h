@@ -2,10 +2,12 @@
 // how a pass uses it.
 #pragma once
 
-#include "core/tensor.h"
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
+#include "perceiver/experimental/tensor.h"
 
 namespace perceiver {
+
+class Communicator;
 
 /// A ring buffer of rows for each slot, as kernels::CacheAttention reads it; W is the width of the layer's
 /// keys.

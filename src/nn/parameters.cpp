@@ -1,12 +1,13 @@
-#include "nn/parameters.h"
+#include "perceiver/experimental/parameters.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "base/check.h"
-#include "base/random.h"
+#include "base/worker_pool.h"
 #include "kernels/elementwise.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {
@@ -58,24 +59,35 @@ void initialize_values(WorkerPool& workers, const std::vector<ParameterInfo>& in
 
 }  // namespace
 
-void ParameterStore::declare(Variable& target, std::string name, Shape shape, Initialization initialization) {
+void ParameterStore::declare(Variable& target, std::string name, Shape shape, Initialization initialization,
+                             ParameterUse use) {
   declare_packed(target, {std::move(name)}, shape, std::move(initialization));
+  infos_.back().use = use;
 }
 
 void ParameterStore::declare_packed(Variable& target, const std::vector<std::string>& names, Shape each,
                                     Initialization initialization) {
-  PERCEIVER_ASSERT(!values_);
+  if (names.empty() || each.rank() == 0)
+    throw_user("parameter {}: a shape with at least one axis is needed", names.empty() ? "" : names[0]);
+  for (const std::string& name : names) {
+    if (context_ != nullptr) throw_user("parameter {}: declared after the memory was allocated", name);
+    if (find(name) != nullptr) throw_user("parameter {}: declared twice", name);
+  }
   size_ = (size_ + kAlignment - 1) / kAlignment * kAlignment;
   std::vector<int64_t> whole = each.vector();
   whole[0] *= static_cast<int64_t>(names.size());
   declarations_.push_back({&target, Shape(whole), size_});
   for (const std::string& name : names) {
-    infos_.push_back({name, each, size_, initialization});
+    infos_.push_back({.name = name, .shape = each, .offset = size_, .initialization = initialization});
     size_ += each.elements();
   }
 }
 
 void ParameterStore::allocate(DeviceContext& context, DType type) {
+  if (context_ != nullptr) throw_user("parameters: allocated twice");
+  if (!context.computes_in(type))
+    throw_user("parameters: {} does not compute in {}; use {}", context.name(), name_of(type),
+               context.is_cuda() ? "f32 or bf16" : "f32 or f64");
   context_ = &context;
   values_ = Tensor::zeros(context, accumulation_type(type), {size_});
   gradients_ = Tensor::zeros(context, accumulation_type(type), {size_});
@@ -93,6 +105,7 @@ void ParameterStore::allocate(DeviceContext& context, DType type) {
 }
 
 void ParameterStore::initialize(uint64_t seed) {
+  if (!values_) throw_user("parameters: they have no memory yet; call allocate first");
   if (values_.dtype() == DType::f64) {
     initialize_values<double>(context_->workers(), infos_, seed, values_);
   } else {
@@ -161,6 +174,12 @@ int64_t ParameterStore::count() const {
   int64_t total = 0;
   for (const ParameterInfo& info : infos_) total += info.elements();
   return total;
+}
+
+std::vector<NamedTensor> ParameterStore::tensors() const {
+  std::vector<NamedTensor> all;
+  for (const ParameterInfo& info : infos_) all.push_back({info.name, value(info)});
+  return all;
 }
 
 const ParameterInfo* ParameterStore::find(const std::string& name) const {

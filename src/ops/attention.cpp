@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "ops/attention_launch.h"
+#include "ops/checks.h"
 
 namespace perceiver::ops {
 namespace {
@@ -37,7 +38,72 @@ kernels::Attention arguments_of(const AttentionInputs& in, const AttentionMask& 
   return k;
 }
 
+bool within(const Variable& x, int64_t column, int64_t width) {
+  return column >= 0 && column + width <= x.shape()[1];
+}
+
+bool packed(const AttentionInputs& in) {
+  return in.q.gradient && in.q.gradient == in.kv.gradient;
+}
+
+/// Gradients are written for the columns of the heads only: they must be all that there are.
+bool covers(const AttentionInputs& in, int64_t width) {
+  if (!in.q.gradient && !in.kv.gradient) return true;
+  if (!packed(in))
+    return in.q.shape()[1] == width && in.kv.shape()[1] == 2 * width && in.k_column != in.v_column;
+  return in.q.shape()[1] == 3 * width && in.q_column != in.k_column && in.q_column != in.v_column &&
+         in.k_column != in.v_column;
+}
+
+void check_columns_of(const Tape& tape, const AttentionInputs& in) {
+  const int64_t width = in.heads * in.head_dim;
+  const auto text = [&] {
+    return fmt::format("attention: {} heads of {} channels, q at column {} of {}, k and v at {} and {} of {}",
+                       in.heads, in.head_dim, in.q_column, in.q.shape().text(), in.k_column, in.v_column,
+                       in.kv.shape().text());
+  };
+  if (in.heads < 1 || in.head_dim < 1 || !within(in.q, in.q_column, width) ||
+      !within(in.kv, in.k_column, width) || !within(in.kv, in.v_column, width))
+    throw_user("{}: outside of the matrices", text());
+  if (tape.recording() && !covers(in, width))
+    throw_user("{}: q, k and v must cover all columns, without overlap", text());
+}
+
+void check_limits(const Tape& tape, const AttentionInputs& in, const AttentionMask& mask) {
+  const int64_t rows = in.q.shape()[0], keys = in.kv.shape()[0] / in.batch;
+  check_integers(tape, "attention", "the mask's limit", mask.limit, rows);
+  check_range(tape, "attention", "limit", mask.limit, rows, 0, keys);
+  if (mask.first) check_integers(tape, "attention", "the mask's first", mask.first, in.batch);
+  if (mask.first) check_range(tape, "attention", "first", mask.first, in.batch, 0, keys);
+  if (mask.key_mask && (mask.key_mask.dtype() != DType::u8 || mask.key_mask.elements() != in.kv.shape()[0]))
+    throw_user("attention: the key mask is {} {}; u8 [{}, {}] is needed", name_of(mask.key_mask.dtype()),
+               mask.key_mask.shape().text(), in.batch, keys);
+}
+
+/// Memory for the whole gradient of a matrix of heads: its own place, if nothing else wrote there.
+Tensor place_for(Tape& tape, const Variable& x, const Tensor& value) {
+  const bool own = x.gradient && !x.gradient->written && !x.gradient->preallocated;
+  return own ? tape.target(x).tensor : Tensor::empty(tape.context(), value.dtype(), value.shape());
+}
+
+/// Passes on what place_for gave memory for.
+void hand_on(Tape& tape, const Variable& x, const Tensor& gradient) {
+  if (x.gradient && x.gradient->tensor.data() != gradient.data()) tape.give(x, gradient);
+}
+
 }  // namespace
+
+void check_attention(const Tape& tape, const AttentionInputs& in, const AttentionMask& mask) {
+  check_activation(tape, "attention", "q", in.q.value);
+  check_activation(tape, "attention", "kv", in.kv.value);
+  check_operand(tape, "attention", "kv", in.kv.value, in.q.value.dtype(), 2);
+  const int64_t rows = in.q.shape()[0];
+  if (in.batch < 1 || rows % in.batch != 0 || in.kv.shape()[0] % in.batch != 0)
+    throw_user("attention: the rows of q {} and kv {} are not {} examples", in.q.shape().text(),
+               in.kv.shape().text(), in.batch);
+  check_columns_of(tape, in);
+  check_limits(tape, in, mask);
+}
 
 kernels::AttentionKernel attention_kernel(AttentionBackend backend) {
   switch (backend) {
@@ -57,29 +123,28 @@ kernels::AttentionKernel attention_kernel(AttentionBackend backend) {
 
 void launch_attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask, void* out,
                       void* lse) {
-  const int64_t rows = in.q.shape()[0];
-  PERCEIVER_ASSERT(rows % in.batch == 0 && in.kv.shape()[0] % in.batch == 0 && mask.limit.elements() == rows);
   kernels::attention(tape.launch(), arguments_of(in, mask, out, lse));
 }
 
 void launch_attention_backward(Tape& tape, const AttentionInputs& in, const AttentionMask& mask,
                                const Tensor& out, const Tensor& lse, const Tensor& d_out) {
-  const bool packed = in.q.gradient == in.kv.gradient;
-  const GradientTarget d_q = tape.target(in.q);
-  const GradientTarget d_kv = packed ? d_q : tape.target(in.kv);
-  PERCEIVER_ASSERT(d_q && d_kv && !d_q.accumulate && !d_kv.accumulate);
+  const Tensor d_q = place_for(tape, in.q, in.q.value);
+  const Tensor d_kv = packed(in) ? d_q : place_for(tape, in.kv, in.kv.value);
   kernels::AttentionBackward arguments{.forward = arguments_of(in, mask, out.data(), lse.data()),
                                        .d_out = d_out.data(),
-                                       .d_q = column_of(d_q.tensor, in.q_column),
-                                       .d_k = column_of(d_kv.tensor, in.k_column),
-                                       .d_v = column_of(d_kv.tensor, in.v_column)};
+                                       .d_q = column_of(d_q, in.q_column),
+                                       .d_k = column_of(d_kv, in.k_column),
+                                       .d_v = column_of(d_kv, in.v_column)};
   const int64_t bytes = kernels::attention_backward_workspace(tape.launch(), arguments);
   const Tensor scratch = bytes > 0 ? Tensor::empty(tape.context(), DType::u8, {bytes}) : Tensor();
   arguments.scratch = scratch.data();
   kernels::attention_backward(tape.launch(), arguments);
+  hand_on(tape, in.q, d_q);
+  if (!packed(in)) hand_on(tape, in.kv, d_kv);
 }
 
 Variable attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask) {
+  check_attention(tape, in, mask);
   const int64_t rows = in.q.shape()[0];
   const Variable out = tape.result(in.q.value.dtype(), {rows, in.heads * in.head_dim});
   const Tensor lse = Tensor::empty(tape.context(), accumulation_type(out.value.dtype()),

@@ -1,10 +1,15 @@
 // The launches of attention's kernels, for the operations that use them.
 #pragma once
 
-#include "ops/ops.h"
+#include "kernels/attention.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 
+kernels::AttentionKernel attention_kernel(AttentionBackend backend);
+
+/// Throws `user` for inputs or a mask that do not fit together.
+void check_attention(const Tape& tape, const AttentionInputs& in, const AttentionMask& mask);
 /// Attention of `in` to `out` [rows, heads * head_dim] and `lse` [batch, heads, queries], accumulation type.
 void launch_attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask, void* out, void* lse);
 /// Writes the gradients of in.q and in.kv, given the results and the gradient of `out`. Nothing may have

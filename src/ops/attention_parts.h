@@ -3,7 +3,11 @@
 
 #include <functional>
 
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
+
+namespace perceiver {
+class Communicator;
+}
 
 namespace perceiver::ops {
 

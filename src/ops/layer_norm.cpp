@@ -1,6 +1,8 @@
 #include "base/check.h"
 #include "kernels/norm.h"
-#include "ops/ops.h"
+#include "ops/checks.h"
+#include "ops/dropout.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 namespace {
@@ -31,6 +33,12 @@ kernels::ResidualLayerNormBackward backward_arguments(Tape& tape, const Tensor& 
   arguments.accumulate_scale = d_scale.accumulate;
   arguments.accumulate_offset = d_offset.accumulate;
   return arguments;
+}
+
+void check_norm(const Tape& tape, const Tensor& x, const NormParameters& norm) {
+  check_activation(tape, "layer_norm", "x", x);
+  check_vector(tape, "layer_norm", "scale", norm.scale.value, x.dtype(), x.shape()[1]);
+  check_vector(tape, "layer_norm", "offset", norm.offset.value, x.dtype(), x.shape()[1]);
 }
 
 /// y = LayerNorm(x); also writes the statistics.
@@ -65,15 +73,15 @@ std::shared_ptr<const std::function<Tensor()>> recomputation(Tape& tape, const T
 
 Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm) {
   const Tensor& in = x.value;
-  PERCEIVER_ASSERT(in.shape().rank() == 2 && norm.scale.value.elements() == in.shape()[1]);
+  check_norm(tape, in, norm);
   Variable y = tape.result(in.dtype(), in.shape());
   const Statistics statistics = statistics_of(tape, in.dtype(), in.shape()[0]);
   normalise(tape, in, norm, statistics, y.value);
   y.restore = recomputation(tape, in, norm, statistics);
   tape.record("layer_norm", y, [&tape, x, norm, statistics, d_y = y.gradient] {
     auto arguments = backward_arguments(tape, x.value, norm, statistics, d_y->tensor);
-    const GradientTarget d_x = tape.target(x);
-    PERCEIVER_ASSERT(d_x);
+    GradientTarget d_x = tape.target(x);
+    if (!d_x) d_x.tensor = Tensor::empty(tape.context(), x.value.dtype(), x.shape());  // of a constant
     arguments.d_x = d_x.tensor.data();
     arguments.accumulate_x = d_x.accumulate;
     kernels::residual_layer_norm_backward(tape.launch(), arguments);
@@ -85,8 +93,8 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
                                  const NormParameters& norm, DropoutSite site) {
   const Tensor& in = branch.value;
   const bool has_residual = static_cast<bool>(residual.value);
-  PERCEIVER_ASSERT(in.shape().rank() == 2 && norm.scale.value.elements() == in.shape()[1]);
-  PERCEIVER_ASSERT(!has_residual || residual.shape() == in.shape());
+  check_norm(tape, in, norm);
+  if (has_residual) check_same(tape, "residual_layer_norm", "residual", residual.value, in);
   const int64_t rows = in.shape()[0], columns = in.shape()[1];
   const kernels::DropoutMask mask = next_mask(tape, site);
   ResidualNorm out{tape.result(in.dtype(), in.shape()), tape.result(in.dtype(), in.shape())};

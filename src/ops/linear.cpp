@@ -1,6 +1,8 @@
 #include "base/check.h"
 #include "kernels/gemm.h"
-#include "ops/ops.h"
+#include "ops/checks.h"
+#include "ops/skinny_gemm.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 namespace {
@@ -104,7 +106,10 @@ void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters
 
 Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters, Activation activation) {
   const Tensor& weight = parameters.weight.value;
-  PERCEIVER_ASSERT(x.shape().rank() == 2 && weight.shape().rank() == 2 && x.shape()[1] == weight.shape()[1]);
+  check_activation(tape, "linear", "x", x.value);
+  check_columns(tape, "linear", "weight", weight, x.value.dtype(), x.shape()[1]);
+  if (parameters.bias.value)
+    check_vector(tape, "linear", "bias", parameters.bias.value, x.value.dtype(), weight.shape()[0]);
   const Variable pre = tape.result(x.value.dtype(), {x.shape()[0], weight.shape()[0]});
   product(tape, x, parameters, pre.value);
   const bool changes = activation != Activation::identity;

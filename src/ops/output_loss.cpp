@@ -4,7 +4,8 @@
 #include "base/check.h"
 #include "kernels/gemm.h"
 #include "kernels/loss.h"
-#include "ops/ops.h"
+#include "ops/checks.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 namespace {
@@ -42,6 +43,18 @@ void chunk_logits(Tape& tape, const Tensor& x, const LinearParameters& parameter
                                 .c = chunk.logits.data(),
                                 .ldc = chunk.stride,
                                 .bias = parameters.bias.value.data()});
+}
+
+/// d_bias (+)= column sums of `count` rows of a chunk.
+void bias_gradient(Tape& tape, const Chunk& d_logits, int64_t count, const GradientTarget& d_bias) {
+  kernels::bias_activation_backward(tape.launch(), {.type = d_logits.logits.dtype(),
+                                                    .rows = count,
+                                                    .columns = d_bias.tensor.elements(),
+                                                    .activation = Activation::identity,
+                                                    .d_out = d_logits.logits.data(),
+                                                    .d_bias = d_bias.tensor.data(),
+                                                    .accumulate_bias = d_bias.accumulate,
+                                                    .stride = d_logits.stride});
 }
 
 /// d_weight (+)= d_logitsᵀ · x over `count` rows of a chunk.
@@ -89,7 +102,6 @@ void backward_of(Tape& tape, const Variable& x, const LinearParameters& paramete
   const Tensor& logits = chunk.logits;
   const GradientTarget d_x = tape.target(x), d_weight = tape.target(parameters.weight),
                        d_bias = tape.target(parameters.bias);
-  PERCEIVER_ASSERT(d_x && d_weight && d_bias);
   Tensor one;
   const double* gradient_scale = options.gradient_scale;
   if (gradient_scale == nullptr) {
@@ -108,28 +120,37 @@ void backward_of(Tape& tape, const Variable& x, const LinearParameters& paramete
                                            .label_smoothing = options.label_smoothing,
                                            .z_loss = options.z_loss,
                                            .gradient_scale = gradient_scale});
-    kernels::bias_activation_backward(tape.launch(), {.type = type,
-                                                      .rows = count,
-                                                      .columns = vocabulary,
-                                                      .activation = Activation::identity,
-                                                      .d_out = logits.data(),
-                                                      .d_bias = d_bias.tensor.data(),
-                                                      .accumulate_bias = d_bias.accumulate || begin > 0,
-                                                      .stride = chunk.stride});
-    weight_gradient(tape, chunk, count, x.value.view(begin * in, {count, in}),
-                    {d_weight.tensor, d_weight.accumulate || begin > 0});
-    input_gradient(tape, chunk, count, parameters.weight.value,
-                   {d_x.tensor.view(begin * in, {count, in}), d_x.accumulate});
+    if (d_bias) bias_gradient(tape, chunk, count, {d_bias.tensor, d_bias.accumulate || begin > 0});
+    if (d_weight)
+      weight_gradient(tape, chunk, count, x.value.view(begin * in, {count, in}),
+                      {d_weight.tensor, d_weight.accumulate || begin > 0});
+    if (d_x)
+      input_gradient(tape, chunk, count, parameters.weight.value,
+                     {d_x.tensor.view(begin * in, {count, in}), d_x.accumulate});
   }
+}
+
+void check_loss(const Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& targets,
+                const LossOptions& options) {
+  check_activation(tape, "output_loss", "x", x);
+  check_columns(tape, "output_loss", "weight", parameters.weight.value, x.dtype(), x.shape()[1]);
+  const int64_t vocabulary = parameters.weight.shape()[0];
+  if (parameters.bias.value)
+    check_vector(tape, "output_loss", "bias", parameters.bias.value, x.dtype(), vocabulary);
+  check_integers(tape, "output_loss", "targets", targets, x.shape()[0]);
+  if (targets.elements() != x.shape()[0])
+    throw_user("output_loss: {} targets for {} rows", targets.elements(), x.shape()[0]);
+  check_range(tape, "output_loss", "target", targets, x.shape()[0], 0, vocabulary - 1);
+  if (options.totals) check_vector(tape, "output_loss", "totals", options.totals, DType::f64, 5);
 }
 
 }  // namespace
 
 LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& parameters,
                        const Tensor& targets, const LossOptions& options) {
+  check_loss(tape, x.value, parameters, targets, options);
   const DType type = x.value.dtype(), wide = accumulation_type(type);
   const int64_t rows = x.shape()[0], vocabulary = parameters.weight.shape()[0];
-  PERCEIVER_ASSERT(targets.elements() == rows && parameters.weight.shape()[1] == x.shape()[1]);
   DeviceContext& context = tape.context();
   LossResult result{Tensor::empty(context, wide, {rows}), Tensor::empty(context, wide, {rows}),
                     Tensor::empty(context, wide, {rows}), Tensor::empty(context, DType::u8, {rows}),

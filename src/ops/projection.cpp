@@ -7,7 +7,8 @@
 #include "kernels/projection.h"
 #include "base/check.h"
 #include "kernels/embedding.h"
-#include "ops/ops.h"
+#include "ops/projection.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 namespace {

@@ -1,12 +1,15 @@
 #include "base/check.h"
 #include "kernels/norm.h"
-#include "ops/ops.h"
+#include "ops/checks.h"
+#include "ops/dropout.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 
 Variable residual_add(Tape& tape, const Variable& residual, const Variable& branch, DropoutSite site) {
   const Tensor& in = branch.value;
-  PERCEIVER_ASSERT(in.shape().rank() == 2 && residual.shape() == in.shape());
+  check_activation(tape, "residual_add", "branch", in);
+  if (residual.value) check_same(tape, "residual_add", "residual", residual.value, in);
   const kernels::DropoutMask mask = next_mask(tape, site);
   const Variable sum = tape.result(in.dtype(), in.shape());
   kernels::residual_layer_norm(tape.launch(), {.type = in.dtype(),

@@ -1,15 +1,23 @@
 #include "base/check.h"
 #include "kernels/embedding.h"
-#include "ops/ops.h"
+#include "ops/checks.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 
 void rotary(Tape& tape, const Variable& x, int64_t column, int64_t head_dim, const RotaryTable& table,
             const Tensor& positions) {
   if (table.bands == 0 || table.heads == 0) return;
-  const int64_t rows = x.shape()[0], columns = x.shape()[1];
-  PERCEIVER_ASSERT(column + table.heads * head_dim <= columns && 2 * table.bands <= head_dim &&
-                   positions.elements() == rows);
+  check_activation(tape, "rotary", "x", x.value);
+  const int64_t rows = x.shape()[0], columns = x.shape()[1], last = table.cosine.shape()[0] - 1;
+  if (column < 0 || column + table.heads * head_dim > columns || 2 * table.bands > head_dim)
+    throw_user("rotary: {} heads of {} channels from column {} on, {} pairs rotated, do not fit x {}",
+               table.heads, head_dim, column, table.bands, x.shape().text());
+  const DType wide = accumulation_type(x.value.dtype());
+  check_columns(tape, "rotary", "cosine", table.cosine, wide, table.bands);
+  check_same(tape, "rotary", "sine", table.sine, table.cosine);
+  check_integers(tape, "rotary", "positions", positions, rows);
+  check_range(tape, "rotary", "position", positions, rows, -last, last);
   const auto rotate = [&tape, column, rows, columns, head_dim, table, positions](const Tensor& target,
                                                                                  int direction) {
     const Tensor part = target.view(column, {target.elements() - column});

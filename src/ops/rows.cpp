@@ -1,12 +1,14 @@
 #include "base/check.h"
 #include "kernels/embedding.h"
-#include "ops/ops.h"
+#include "ops/checks.h"
+#include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
 
 Variable repeat_rows(Tape& tape, const Variable& x, const Variable& encoding) {
+  check_activation(tape, "repeat_rows", "x", x.value);
+  check_columns(tape, "repeat_rows", "encoding", encoding.value, x.value.dtype(), x.shape()[1]);
   const int64_t rows = x.shape()[0], columns = x.shape()[1], copies = encoding.shape()[0];
-  PERCEIVER_ASSERT(encoding.shape()[1] == columns);
   const DType type = x.value.dtype();
   const Variable y = tape.result(type, {rows * copies, columns});
   kernels::repeat_rows(tape.launch(), {.type = type,
@@ -32,7 +34,9 @@ Variable repeat_rows(Tape& tape, const Variable& x, const Variable& encoding) {
 }
 
 Variable average_rows(Tape& tape, const Variable& x, int64_t copies) {
-  PERCEIVER_ASSERT(x.shape()[0] % copies == 0);
+  check_activation(tape, "average_rows", "x", x.value);
+  if (copies < 1 || x.shape()[0] % copies != 0)
+    throw_user("average_rows: the rows of x {} are not groups of {}", x.shape().text(), copies);
   const int64_t rows = x.shape()[0] / copies, columns = x.shape()[1];
   const DType type = x.value.dtype();
   const Variable y = tape.result(type, {rows, columns});

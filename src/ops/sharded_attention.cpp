@@ -24,6 +24,7 @@
 // computes them for the own keys. dk and dv are whole where they are, and 0 on the other ranks; dq is a
 // share. Parameters and the queries' input take shares as they are. Only if another sharded attention lies
 // below must its do be replicated: then `replicates_d_q` sums dq over the ranks and divides it by P.
+#include "ops/sharded_attention.h"
 #include "base/check.h"
 #include "distributed/communicator.h"
 #include "kernels/attention_join.h"
@@ -87,6 +88,7 @@ void join_parts(Tape& tape, Communicator& group, const Tensor& out, const Tensor
 Variable sharded_attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask,
                            const KeyShards& shards) {
   PERCEIVER_ASSERT(shards.group != nullptr && (!tape.recording() || in.q.gradient != in.kv.gradient));
+  check_attention(tape, in, mask);
   Communicator& group = *shards.group;
   const int64_t rows = in.q.shape()[0];
   const Variable out = tape.result(in.q.value.dtype(), {rows, in.heads * in.head_dim});

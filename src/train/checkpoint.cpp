@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "config/save.h"
+#include "core/read_tensor.h"
 #include "io/atomic_folder.h"
 #include "io/checksum.h"
 #include "model/model_file.h"

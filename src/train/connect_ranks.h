@@ -1,9 +1,9 @@
 // How the ranks of a run divide the work of a step.
 #pragma once
 
-#include "core/device_context.h"
 #include "distributed/world.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/device_context.h"
 #include "train/learner.h"
 
 namespace perceiver {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "core/read_tensor.h"
 #include "model/model_file.h"
 #include "train/model_difference.h"
 

@@ -12,7 +12,7 @@
 #include "data/batches/rows.h"
 #include "kernels/optimizer.h"
 #include "model/attention_backend.h"
-#include "train/schedule.h"
+#include "perceiver/experimental/schedule.h"
 
 namespace perceiver {
 namespace {
@@ -20,8 +20,6 @@ namespace {
 constexpr int64_t kStepsInFlight = 4;  // on a GPU
 constexpr size_t kTotalsBytes = 5 * sizeof(double);
 constexpr size_t kSharedBytes = 5 * sizeof(double);
-// The host writes the scalars before this field, the device the rest.
-constexpr size_t kHostScalars = offsetof(kernels::StepScalars, update);
 
 int64_t inputs_of(const Batch& batch) {
   return std::accumulate(batch.lengths.begin(), batch.lengths.end(), int64_t{0});
@@ -48,7 +46,7 @@ Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& r
       recordings_(static_cast<size_t>(config.train.micro_batches)),
       slots_(model.context().is_cuda() ? kStepsInFlight : 1),
       totals_(Tensor::zeros(model.context(), DType::f64, {5})),
-      scalars_(Tensor::zeros(model.context(), DType::u8, {sizeof(kernels::StepScalars)})) {
+      state_(model.context()) {
   check_attention_backend(model.config(), model.context(), model.type());
   DeviceContext& context = model.context();
   if (!ranks_.all) ranks_.share = share_of(config.train.batch, config.train.micro_batches);
@@ -76,8 +74,7 @@ Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& r
 
 void Learner::set_updates(int64_t updates) {
   updates_ = updates;
-  const auto number = static_cast<double>(updates);
-  scalars_.view(kHostScalars, {sizeof number}).copy_from_host(std::as_bytes(std::span(&number, 1)));
+  state_.set_updates(updates);
 }
 
 StepReport Learner::step(int64_t step, const Batch& batch) {
@@ -96,7 +93,7 @@ void Learner::start(int64_t step, const Batch& batch, const StepSignals& signals
   const World::Wait wait(ranks_.world, fmt::format("step {}", step + 1));
   enqueue(step, batch);
   slot.mailbox->post(0, (exchange_ ? all_totals_ : totals_).data(), kTotalsBytes);
-  slot.mailbox->post(kTotalsBytes, scalars_.data(), sizeof(kernels::StepScalars));
+  slot.mailbox->post(kTotalsBytes, scalars(), sizeof(kernels::StepScalars));
   if (exchange_)
     slot.mailbox->post(kTotalsBytes + sizeof(kernels::StepScalars), shared_.data(), kSharedBytes);
   slot.mailbox->seal();
@@ -131,13 +128,10 @@ StepReport Learner::finish() {
 
 void Learner::write_scalars(int64_t step, const Batch& batch, double learning_rate,
                             const StepSignals& signals) {
-  kernels::StepScalars host{};
   const int64_t targets = count_targets(config_.model, batch, 0);
   const bool mean = config_.loss.reduction == Reduction::mean;
-  host.step = static_cast<uint64_t>(step);
-  host.loss_scale = mean ? 1 / static_cast<double>(std::max<int64_t>(1, targets)) : 1;
-  host.learning_rate = learning_rate;
-  scalars_.view(0, {kHostScalars}).copy_from_host(std::as_bytes(std::span(&host, 1)).first(kHostScalars));
+  const double loss_scale = mean ? 1 / static_cast<double>(std::max<int64_t>(1, targets)) : 1;
+  state_.start(static_cast<uint64_t>(step), learning_rate, loss_scale);
   if (!exchange_) return;
   const std::array<double, kShared> shared{static_cast<double>(targets),
                                            static_cast<double>(inputs_of(batch)), signals.stop, signals.time,

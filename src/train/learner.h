@@ -14,6 +14,7 @@
 #include "perceiver/config.h"
 #include "train/gradient_exchange.h"
 #include "train/optimizer.h"
+#include "train/step_state.h"
 
 namespace perceiver {
 
@@ -148,7 +149,7 @@ class Learner {
   Tensor average_of(size_t slice) const;
   double sharing() const { return ranks_.context_group ? ranks_.context_group->size() : 1; }
   std::string find_offender(const Slot& slot);
-  kernels::StepScalars* scalars() const { return static_cast<kernels::StepScalars*>(scalars_.data()); }
+  kernels::StepScalars* scalars() const { return state_.scalars(); }
 
   Config config_;
   PerceiverAR& model_;
@@ -167,8 +168,8 @@ class Learner {
   Tensor squared_norms_;  ///< f64 [slices]
   Tensor shared_;         ///< f64 [kShared], with several ranks
   Tensor all_totals_;     ///< f64 [kTotals], likewise
-  Tensor scalars_;        ///< kernels::StepScalars
-  Tensor average_;        ///< in the layout of the optimizer's buffers
+  StepState state_;
+  Tensor average_;  ///< in the layout of the optimizer's buffers
 };
 
 /// While this lives, the model's weights are their moving average, if there is one.

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "base/dtype.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/dtype.h"
 #include "train/learner.h"
 
 namespace perceiver {

@@ -229,7 +229,7 @@ class Adafactor final : public Optimizer {
     entry.factored = factored;
     entry.row_moment = size;
     entry.column_moment = size + entry.rows;
-    entry.weight_decay = decays(info) ? config.weight_decay : 0;
+    entry.weight_decay = info.decays() ? config.weight_decay : 0;
     size += factored ? entry.rows + entry.columns : info.elements();
     return entry;
   }
@@ -242,12 +242,6 @@ class Adafactor final : public Optimizer {
 
 }  // namespace
 
-bool decays(const ParameterInfo& parameter) {
-  const bool table = parameter.name.find("_embedding.") != std::string::npos ||
-                     parameter.name == "query.learned" || parameter.name == "query.index_encoding";
-  return parameter.shape.rank() >= 2 && !table;
-}
-
 std::vector<kernels::ParameterTile> parameter_tiles(const ParameterStore& parameters, double weight_decay) {
   std::vector<kernels::ParameterTile> tiles;
   for (size_t i = 0; i < parameters.infos().size(); ++i) {
@@ -255,7 +249,7 @@ std::vector<kernels::ParameterTile> parameter_tiles(const ParameterStore& parame
     const int64_t elements = info.elements();
     for (int64_t begin = 0; begin < elements; begin += kTileElements)
       tiles.push_back({info.offset + begin, std::min(kTileElements, elements - begin),
-                       static_cast<int64_t>(i), decays(info) ? weight_decay : 0, info.shape.rank() >= 2});
+                       static_cast<int64_t>(i), info.decays() ? weight_decay : 0, info.shape.rank() >= 2});
   }
   return tiles;
 }

@@ -6,19 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "core/tensor.h"
 #include "kernels/optimizer.h"
-#include "nn/parameters.h"
 #include "perceiver/config.h"
+#include "perceiver/experimental/parameters.h"
+#include "perceiver/experimental/tensor.h"
 #include "train/partition.h"
 
 namespace perceiver {
-
-/// A tensor of a checkpoint.
-struct NamedTensor {
-  std::string name;
-  Tensor tensor;
-};
 
 /// Part of the parameters that an optimizer updates: adjacent elements.
 struct UpdatedSlice {
@@ -60,10 +54,6 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceC
                                           int64_t state_elements);
 /// Whether an optimizer of this type can update some elements of a parameter without the others.
 bool divides(OptimizerType type);
-
-/// True where weight decay applies: matrices of linear layers, but not biases, LayerNorm parameters and
-/// tables (token and position embeddings, learned queries, latent indices).
-bool decays(const ParameterInfo& parameter);
 
 /// The tiles of all parameters (kernels::ParameterTile), at most 4096 elements each.
 std::vector<kernels::ParameterTile> parameter_tiles(const ParameterStore& parameters, double weight_decay);

@@ -4,11 +4,11 @@
 
 #include "base/check.h"
 #include "config/save.h"
+#include "perceiver/experimental/schedule.h"
 #include "train/config_change.h"
 #include "train/connect_ranks.h"
 #include "train/initialize.h"
 #include "train/open_run.h"
-#include "train/schedule.h"
 #include "train/trainer.h"
 
 namespace perceiver {

@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "base/random.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

@@ -1,4 +1,4 @@
-#include "base/random.h"
+#include "perceiver/experimental/random.h"
 
 #include <gtest/gtest.h>
 

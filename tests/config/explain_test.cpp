@@ -4,9 +4,9 @@
 
 #include <sstream>
 
-#include "base/random.h"
 #include "config/schema.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/user_error.h"
 
 namespace perceiver {

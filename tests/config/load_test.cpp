@@ -3,11 +3,11 @@
 
 #include <gmock/gmock.h>
 
-#include "base/random.h"
 #include "config/save.h"
 #include "config/schema.h"
 #include "io/atomic_file.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/user_error.h"
 
 namespace perceiver {

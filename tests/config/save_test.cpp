@@ -2,11 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include "base/random.h"
 #include "config/load.h"
 #include "config/schema.h"
 #include "io/atomic_file.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

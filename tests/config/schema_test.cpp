@@ -2,10 +2,10 @@
 
 #include <gmock/gmock.h>
 
-#include "base/random.h"
 #include "config/load.h"
 #include "config/save.h"
 #include "io/atomic_file.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

@@ -3,7 +3,8 @@
 
 #include <thread>
 
-#include "core/device_context.h"
+#include "base/worker_pool.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 namespace {

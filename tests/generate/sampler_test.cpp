@@ -9,9 +9,9 @@
 #include <numeric>
 #include <random>
 
-#include "base/random.h"
 #include "kernels/sampling.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "perceiver/special_tokens.h"
 
 namespace perceiver {

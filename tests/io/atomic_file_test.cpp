@@ -2,11 +2,11 @@
 
 #include <gmock/gmock.h>
 
-#include "base/random.h"
 #include "io/atomic_folder.h"
 #include "io/checksum.h"
 #include "io/temporary_name.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/files_test.h"
 
 namespace perceiver {

@@ -6,11 +6,11 @@
 
 #include <csignal>
 
-#include "base/random.h"
 #include "io/atomic_file.h"
 #include "io/checksum.h"
 #include "io/temporary_name.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/files_test.h"
 
 namespace perceiver {

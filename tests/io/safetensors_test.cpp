@@ -6,10 +6,10 @@
 #include <array>
 #include <cstring>
 
-#include "base/random.h"
 #include "io/atomic_file.h"
 #include "io/checksum.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

@@ -2,11 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include "base/random.h"
 #include "io/atomic_file.h"
 #include "io/atomic_folder.h"
 #include "io/checksum.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/files_test.h"
 
 namespace perceiver {

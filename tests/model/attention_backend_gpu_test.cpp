@@ -1,8 +1,9 @@
 // The attention kernels that model.attention can choose, in training on a GPU: each against auto.
 #include <gmock/gmock.h>
 
-#include "core/host_values.h"
 #include "model/attention_backend.h"
+#include "ops/attention_launch.h"
+#include "perceiver/experimental/host_values.h"
 #include "tests/support/gpu.h"
 #include "tests/support/small_model.h"
 #include "tests/support/tiny_run.h"

@@ -4,8 +4,8 @@
 
 #include <utility>
 
-#include "core/host_values.h"
 #include "model/projection.h"
+#include "perceiver/experimental/host_values.h"
 #include "tests/support/small_model.h"
 #include "tests/support/thread_world.h"
 

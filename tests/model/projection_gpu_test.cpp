@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "core/host_values.h"
 #include "model/precision.h"
+#include "perceiver/experimental/host_values.h"
 #include "tests/support/context_model.h"
 #include "tests/support/gpu.h"
 #include "tests/support/small_model.h"

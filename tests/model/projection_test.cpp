@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "core/host_values.h"
+#include "perceiver/experimental/host_values.h"
 #include "tests/support/context_model.h"
 #include "tests/support/small_model.h"
 

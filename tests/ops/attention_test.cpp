@@ -1,5 +1,5 @@
 // Attention against its definition, and its backward against finite differences.
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 #include <gtest/gtest.h>
 
@@ -173,6 +173,46 @@ TEST(Attention, FloatStaysCloseToDoubleWithExtremeScores) {
                                       mask);
   const std::vector<double> expected = naive_attention(q, kv, mask, c);
   for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(out.value.as<float>()[i], expected[i], 2e-3) << i;
+}
+
+TEST(Attention, GradientsWhereOthersReadTheMatricesToo) {
+  const ops::AttentionMask mask = ops::causal_mask(cpu(), 2, 3);
+  check_gradients(
+      [&](Tape& tape, const std::vector<Variable>& in) {
+        const Variable heads = ops::attention(tape, {in[0], in[1], 0, 0, 4, 2, 2, 2}, mask);
+        const Variable again = ops::attention(tape, {in[0], in[1], 0, 4, 0, 2, 2, 2}, mask);
+        return ops::residual_add(tape, ops::residual_add(tape, heads, again, {}), in[0], {});
+      },
+      {random_tensor({6, 4}, 1), random_tensor({6, 8}, 2)});
+}
+
+TEST(Attention, GradientsBesideAConstant) {
+  const ops::AttentionMask mask = ops::full_mask(cpu(), 1, 2, 5);
+  const Tensor q = random_tensor({2, 4}, 1), kv = random_tensor({5, 8}, 2);
+  check_gradients(
+      [&](Tape& tape, const std::vector<Variable>& in) {
+        return ops::attention(tape, {in[0], Tape::constant(kv), 0, 0, 4, 1, 2, 2}, mask);
+      },
+      {q});
+  check_gradients(
+      [&](Tape& tape, const std::vector<Variable>& in) {
+        return ops::attention(tape, {Tape::constant(q), in[0], 0, 0, 4, 1, 2, 2}, mask);
+      },
+      {kv});
+}
+
+TEST(AttentionMask, CausalAndFullAreWhatTheirNamesSay) {
+  const AttentionCase c{2, 1, 3, 4, 4, false, false, false, false};
+  const Tensor q = random_tensor({8, 3}, 1), kv = random_tensor({8, 6}, 2);
+  for (const bool causal : {true, false}) {
+    const ops::AttentionMask mask = causal ? ops::causal_mask(cpu(), 2, 4) : ops::full_mask(cpu(), 2, 4, 4);
+    for (int64_t i = 0; i < 8; ++i) EXPECT_EQ(mask.limit.as<int32_t>()[i], causal ? i % 4 + 1 : 4);
+    Tape tape(cpu(), false);
+    const Variable out =
+        ops::attention(tape, {Tape::constant(q), Tape::constant(kv), 0, 0, 3, 2, 1, 3}, mask);
+    const std::vector<double> expected = naive_attention(q, kv, mask, c);
+    for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(out.value.as<double>()[i], expected[i], 1e-12);
+  }
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 #include <gtest/gtest.h>
 
@@ -36,6 +36,18 @@ TEST(Embedding, AddsUpOverTwoUsesOfOneTable) {
                                  ops::embedding(tape, {&b, 1}, 3, DType::f64), {});
       },
       {random_tensor({4, 5}, 1)});
+}
+
+TEST(Embedding, OneTable) {
+  const Tensor ids = Tensor::from_host<int32_t>(cpu(), {2, 2}, std::vector<int32_t>{2, 0, 2, 1});
+  const Tensor table = random_tensor({3, 2}, 1);
+  Tape tape(cpu(), false);
+  const Variable y = ops::embedding(tape, Tape::constant(table), ids);
+  EXPECT_EQ(y.shape(), (Shape{4, 2}));
+  for (int64_t i = 0; i < 8; ++i)
+    EXPECT_EQ(y.value.as<double>()[i], table.as<double>()[2 * ids.as<int32_t>()[i / 2] + i % 2]);
+  check_gradients([&](Tape& t, const std::vector<Variable>& in) { return ops::embedding(t, in[0], ids); },
+                  {table});
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 #include <gtest/gtest.h>
 
@@ -55,6 +55,15 @@ TEST(ResidualLayerNorm, GradientsWithoutResidual) {
         return ops::residual_add(tape, sum, normal, {});
       },
       {random_tensor({8, 6}, 2), random_tensor({6}, 3), random_tensor({6}, 4)});
+}
+
+TEST(LayerNorm, GradientsOfTheParametersAlone) {
+  const Tensor x = random_tensor({5, 4}, 1);
+  check_gradients(
+      [&](Tape& tape, const std::vector<Variable>& in) {
+        return ops::layer_norm(tape, Tape::constant(x), {in[0], in[1]});
+      },
+      {random_tensor({4}, 2), random_tensor({4}, 3)});
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 #include <gtest/gtest.h>
 
@@ -36,7 +36,7 @@ TEST(OutputLoss, GradientsWithSmoothingAndZLoss) {
     return scale * result.totals.as<double>()[0];
   };
   Tape tape(cpu(), true);
-  const Variable leaves[] = {testing::leaf(x), testing::leaf(weight), testing::leaf(bias)};
+  const Variable leaves[] = {Tape::leaf(x), Tape::leaf(weight), Tape::leaf(bias)};
   ops::output_loss(tape, leaves[0], {leaves[1], leaves[2]}, target_tensor, options);
   tape.backward();
   std::mt19937 generator(1);

@@ -1,5 +1,6 @@
 // The operations on projected tables against finite differences.
-#include "ops/ops.h"
+#include "ops/projection.h"
+#include "perceiver/experimental/ops.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "ops/ops.h"
+#include "perceiver/experimental/ops.h"
 
 #include <gtest/gtest.h>
 
@@ -22,6 +22,14 @@ TEST(ResidualAdd, SharedGradientsStaySeparate) {
         return ops::residual_add(tape, again, b, {});
       },
       {random_tensor({4, 6}, 1), random_tensor({4, 6}, 2), random_tensor({6}, 3), random_tensor({6}, 4)});
+}
+
+TEST(ResidualAdd, GradientsOfDropoutAlone) {
+  check_gradients(
+      [](Tape& tape, const std::vector<Variable>& in) {
+        return ops::residual_add(tape, {}, in[0], {.rate = 0.4, .per_example = 6});
+      },
+      {random_tensor({5, 6}, 1)});
 }
 
 }  // namespace

@@ -3,15 +3,15 @@
 
 #include <algorithm>
 
-#include "core/host_values.h"
-#include "ops/ops.h"
+#include "ops/sharded_attention.h"
+#include "perceiver/experimental/host_values.h"
+#include "perceiver/experimental/ops.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/thread_world.h"
 
 namespace perceiver {
 namespace {
 
-using testing::leaf;
 using testing::random_tensor;
 
 constexpr int64_t kBatch = 2, kHeads = 2, kHeadDim = 6, kQueries = 9, kKeys = 23, kWidth = kHeads * kHeadDim;
@@ -53,7 +53,8 @@ struct Result {
 Result attend(int64_t begin, int64_t end, const ops::KeyShards& shards, double share) {
   const std::shared_ptr<DeviceContext> context = DeviceContext::cpu(1);
   const Tensor all = random_tensor({kBatch * kKeys, 2 * kWidth}, 2);
-  const Variable q = leaf(random_tensor({kBatch * kQueries, kWidth}, 1)), kv = leaf(keys_of(all, begin, end));
+  const Variable q = Tape::leaf(random_tensor({kBatch * kQueries, kWidth}, 1)),
+                 kv = Tape::leaf(keys_of(all, begin, end));
   const ops::AttentionInputs inputs{.q = q,
                                     .kv = kv,
                                     .q_column = 0,
@@ -119,8 +120,9 @@ TEST(ShardedAttention, FloatsAverageTheirGradients) {
     const std::shared_ptr<DeviceContext> context = DeviceContext::cpu(1);
     const auto group = world.communicator(*context, true);
     Tape tape(*context, true);
-    const Variable q = leaf(random_tensor({4, 2}, 1, 1, 0, DType::f32)),
-                   kv = leaf(random_tensor({5, 4}, static_cast<uint32_t>(world.rank()), 1, 0, DType::f32));
+    const Variable q = Tape::leaf(random_tensor({4, 2}, 1, 1, 0, DType::f32)),
+                   kv = Tape::leaf(
+                       random_tensor({5, 4}, static_cast<uint32_t>(world.rank()), 1, 0, DType::f32));
     const Variable out =
         ops::sharded_attention(tape,
                                {.q = q,

@@ -4,10 +4,11 @@
 
 #include <gtest/gtest.h>
 
-#include "core/host_values.h"
 #include "model/positions.h"
 #include "model/precision.h"
 #include "model/projection.h"
+#include "ops/projection.h"
+#include "perceiver/experimental/host_values.h"
 #include "tests/support/small_model.h"
 
 namespace perceiver::testing {

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "base/launch.h"
+#include "perceiver/experimental/launch.h"
 
 namespace perceiver::testing {
 

@@ -6,9 +6,9 @@
 #include <memory>
 #include <vector>
 
-#include "core/host_values.h"
 #include "generate/engine.h"
 #include "kernels/backend.h"
+#include "perceiver/experimental/host_values.h"
 #include "perceiver/special_tokens.h"
 
 namespace perceiver::testing {

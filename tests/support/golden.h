@@ -11,8 +11,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "core/host_values.h"
 #include "model/import_official.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver::testing {
 

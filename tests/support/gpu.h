@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "core/device_context.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver::testing {
 

@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "autograd/tape.h"
+#include "perceiver/experimental/tape.h"
 
 namespace perceiver::testing {
 
@@ -32,13 +32,6 @@ inline Tensor random_tensor(Shape shape, uint32_t seed, double scale = 1, double
   return type == DType::f64 ? fill.operator()<double>() : fill.operator()<float>();
 }
 
-inline Variable leaf(Tensor value) {
-  Variable variable{value, std::make_shared<Gradient>()};
-  variable.gradient->shape = value.shape();
-  variable.gradient->dtype = value.dtype();
-  return variable;
-}
-
 /// Runs `function` on fresh leaves of `values`, returns sum(weights * output) and, when recording, the
 /// leaves' gradients.
 using Function = std::function<Variable(Tape&, const std::vector<Variable>&)>;
@@ -57,7 +50,7 @@ inline void check_gradients(const Function& function, const std::vector<Tensor>&
   key.device_step = &key.step;
   Tape tape(cpu(), true, training, key);
   std::vector<Variable> leaves;
-  for (const Tensor& input : inputs) leaves.push_back(leaf(input));
+  for (const Tensor& input : inputs) leaves.push_back(Tape::leaf(input));
   const Variable output = function(tape, leaves);
   const Tensor weights = random_tensor(output.shape(), 99);
   const std::vector<double> host_weights = weights.to_host<double>();

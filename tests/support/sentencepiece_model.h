@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "base/random.h"
 #include "data/text/sentencepiece_tokenizer.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver::testing {
 

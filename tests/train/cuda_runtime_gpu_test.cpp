@@ -7,9 +7,9 @@
 #include <chrono>
 #include <thread>
 
-#include "core/host_values.h"
 #include "eval/evaluator.h"
 #include "model/precision.h"
+#include "perceiver/experimental/host_values.h"
 #include "tests/support/gpu.h"
 #include "tests/support/tiny_run.h"
 

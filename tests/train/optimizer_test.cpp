@@ -6,9 +6,9 @@
 #include <map>
 #include <numeric>
 
-#include "base/random.h"
 #include "kernels/elementwise.h"
 #include "kernels/optimizer.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {
@@ -22,8 +22,8 @@ class Parameters {
       : context_(DeviceContext::cpu(threads)) {
     const Initialization random{Initializer::truncated_normal, 0.5, {}};
     variables_.resize(6);
-    store_.declare(variables_[0], "token_embedding.weight", {11, 6}, random);
-    store_.declare(variables_[1], "query.learned", {1, 6}, random);
+    store_.declare(variables_[0], "token_embedding.weight", {11, 6}, random, ParameterUse::table);
+    store_.declare(variables_[1], "query.learned", {1, 6}, random, ParameterUse::table);
     store_.declare_packed(variables_[2], {"q.weight", "k.weight"}, {7, 5}, random);
     store_.declare(variables_[3], "q.bias", {7}, random);
     store_.declare(variables_[4], "output.linear.weight", {130, 70}, {});

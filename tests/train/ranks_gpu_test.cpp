@@ -1,10 +1,11 @@
 // Training over a communicator of one rank, NCCL's, must be training without one: the same losses and
 // weights, recorded as a graph or not.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "core/host_values.h"
 #include "distributed/nccl.h"
 #include "model/precision.h"
+#include "perceiver/experimental/host_values.h"
 #include "tests/support/gpu.h"
 #include "tests/support/tiny_run.h"
 

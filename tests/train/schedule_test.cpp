@@ -1,4 +1,4 @@
-#include "train/schedule.h"
+#include "perceiver/experimental/schedule.h"
 
 #include <gtest/gtest.h>
 

@@ -3,10 +3,10 @@
 
 #include <cmath>
 
-#include "core/host_values.h"
 #include "eval/evaluator.h"
 #include "model/model_file.h"
 #include "model/precision.h"
+#include "perceiver/experimental/host_values.h"
 #include "tests/support/gpu.h"
 #include "tests/support/tiny_run.h"
 

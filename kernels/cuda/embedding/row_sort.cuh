@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "base/launch.h"
+#include "perceiver/experimental/launch.h"
 
 namespace perceiver::kernels::cuda {
 

@@ -1,9 +1,9 @@
 // Dropout factors, bitwise those of kernels/cpu/dropout.h: one Philox counter per four elements.
 #pragma once
 
-#include "base/philox.h"
 #include "kernels/cuda/support/common.cuh"
 #include "kernels/norm.h"
+#include "perceiver/experimental/philox.h"
 
 namespace perceiver::kernels::cuda {
 

@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/philox.h"
 #include "kernels/cuda/support/dependent_launch.cuh"
 #include "kernels/sampling.h"
+#include "perceiver/experimental/philox.h"
 
 namespace perceiver::kernels::cuda {
 namespace {

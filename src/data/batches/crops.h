@@ -3,9 +3,9 @@
 
 #include <memory>
 
-#include "base/random.h"
 #include "data/batches/example_share.h"
 #include "data/batches/rows.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 

@@ -5,8 +5,8 @@
 #include <numeric>
 
 #include "base/check.h"
-#include "base/random.h"
 #include "base/text.h"
+#include "perceiver/experimental/random.h"
 #include "perceiver/special_tokens.h"
 
 namespace perceiver {

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/random.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/fake_dataset.h"
 
 namespace perceiver {

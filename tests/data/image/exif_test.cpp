@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-#include "base/random.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/exif_bytes.h"
 #include "tests/support/image_bytes.h"
 #include "tests/support/read_image.h"

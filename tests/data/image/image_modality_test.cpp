@@ -3,13 +3,13 @@
 
 #include <numeric>
 
-#include "base/random.h"
 #include "data/image/image_reader.h"
 #include "data/image/image_tokens.h"
 #include "data/image/png_writer.h"
 #include "data/modality.h"
 #include "io/atomic_file.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/exif_bytes.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/user_error.h"

@@ -2,8 +2,8 @@
 
 #include <gmock/gmock.h>
 
-#include "base/random.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/image_bytes.h"
 #include "tests/support/read_image.h"
 

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "base/random.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

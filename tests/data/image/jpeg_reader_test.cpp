@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "base/random.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/image_bytes.h"
 #include "tests/support/read_image.h"
 

@@ -4,8 +4,8 @@
 
 #include <numeric>
 
-#include "base/random.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/image_bytes.h"
 #include "tests/support/read_image.h"
 

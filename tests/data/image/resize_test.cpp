@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/random.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

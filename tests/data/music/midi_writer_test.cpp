@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "base/random.h"
 #include "data/music/midi_file.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/midi_bytes.h"
 
 namespace perceiver {

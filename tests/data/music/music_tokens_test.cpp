@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <tuple>
 
-#include "base/random.h"
 #include "data/music/midi_writer.h"
 #include "data/music/roundtrip.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/midi_bytes.h"
 
 namespace perceiver {

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "base/random.h"
 #include "data/music/music_tokens.h"
 #include "data/music/roundtrip.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/midi_bytes.h"
 
 namespace perceiver {

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "base/random.h"
 #include "data/music/music_tokens.h"
+#include "perceiver/experimental/random.h"
 #include "tests/support/midi_bytes.h"
 
 namespace perceiver {

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "base/random.h"
 #include "perceiver/error.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

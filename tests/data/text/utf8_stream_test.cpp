@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "base/random.h"
+#include "perceiver/experimental/random.h"
 
 namespace perceiver {
 namespace {

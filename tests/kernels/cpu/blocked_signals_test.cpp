@@ -7,8 +7,8 @@
 #include <atomic>
 #include <vector>
 
-#include "core/device_context.h"
 #include "kernels/gemm.h"
+#include "perceiver/experimental/device_context.h"
 
 namespace perceiver {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "base/random.h"
+#include "perceiver/experimental/random.h"
 #include "train/optimizer.h"
 
 namespace perceiver {

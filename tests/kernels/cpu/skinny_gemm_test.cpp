@@ -4,10 +4,10 @@
 
 #include <bit>
 
-#include "core/device_context.h"
 #include "kernels/attention.h"
 #include "kernels/embedding.h"
 #include "kernels/sampling.h"
+#include "perceiver/experimental/device_context.h"
 #include "tests/support/cpu_kernels.h"
 
 namespace perceiver {

@@ -4,11 +4,11 @@
 #include <cmath>
 #include <random>
 
-#include "core/device_context.h"
 #include "kernels/attention.h"
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
 #include "kernels/sampling.h"
+#include "perceiver/experimental/device_context.h"
 #include "tests/support/cpu_kernels.h"
 
 namespace perceiver {

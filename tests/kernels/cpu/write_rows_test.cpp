@@ -1,10 +1,10 @@
 #include <gtest/gtest.h>
 
-#include "core/device_context.h"
 #include "kernels/attention.h"
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
 #include "kernels/sampling.h"
+#include "perceiver/experimental/device_context.h"
 #include "tests/support/cpu_kernels.h"
 
 namespace perceiver {

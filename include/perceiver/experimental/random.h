@@ -1,12 +1,13 @@
-// Streams of counter-based random numbers (base/philox.h). A value depends only on its key and counter, so
+// Streams of counter-based random numbers (philox.h). A value depends only on its key and counter, so
 // masks and batches do not depend on the device, the number of threads, the world size or recomputation.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <array>
 #include <cstdint>
 
-#include "base/check.h"
-#include "base/philox.h"
+#include "perceiver/experimental/philox.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
 
@@ -20,7 +21,7 @@ class RandomStream {
       : seed_(seed),
         high_{static_cast<uint32_t>(a),
               static_cast<uint32_t>(a >> 32) | (static_cast<uint32_t>(purpose) << 24), b} {
-    PERCEIVER_ASSERT(a >> 56 == 0);
+    if (a >> 56 != 0) refuse("streams are numbered below 2^56");
   }
 
   /// Block `index` of the stream, independent of its position: words 4 index … 4 index + 3.
@@ -41,7 +42,7 @@ class RandomStream {
   double uniform() { return static_cast<double>(next64() >> 11) * 0x1.0p-53; }
   /// Uniform integer in [0, n), without bias (rejection); n > 0.
   uint64_t below(uint64_t n) {
-    PERCEIVER_ASSERT(n > 0);
+    if (n == 0) refuse("there is no number below 0");
     const uint64_t limit = UINT64_MAX - UINT64_MAX % n;
     uint64_t x = next64();
     while (x >= limit) x = next64();
@@ -49,8 +50,10 @@ class RandomStream {
   }
 
  private:
+  [[noreturn]] PERCEIVER_API static void refuse(const char* why);
+
   void refill() {
-    PERCEIVER_ASSERT(next_block_ <= UINT32_MAX);
+    if (next_block_ > UINT32_MAX) refuse("a stream has 2^34 words");
     block_ = block(static_cast<uint32_t>(next_block_++));
     used_ = 0;
   }

@@ -1,4 +1,17 @@
 // The autograd tape: coarse operations record their backward as they run; `backward` calls them in reverse.
+//
+// An operation of one's own makes its output with `result`, computes it, and passes `record` a function that
+// reads the output's gradient and writes those of the inputs, where `target` says:
+//
+//     Variable doubled(Tape& tape, const Variable& x) {
+//       const Variable y = tape.result(x.value.dtype(), x.shape());
+//       …                                                          // y.value = 2 x.value
+//       tape.record("doubled", y, [&tape, x = x.gradient_only(), d_y = y.gradient] {
+//         if (const GradientTarget d_x = tape.target(x)) …         // d_x.tensor (+)= 2 d_y->tensor
+//       });
+//       return y;
+//     }
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <cstdint>
@@ -8,9 +21,10 @@
 #include <string_view>
 #include <vector>
 
-#include "autograd/variable.h"
-#include "core/device_context.h"
-#include "kernels/backend.h"
+#include "perceiver/experimental/device_context.h"
+#include "perceiver/experimental/launch.h"
+#include "perceiver/experimental/variable.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
 
@@ -31,7 +45,9 @@ struct GradientTarget {
   explicit operator bool() const { return static_cast<bool>(tensor); }
 };
 
-class Tape {
+/// One pass: forward, and if it records, backward. For one thread; lives until its backward is done, and
+/// `context` longer.
+class PERCEIVER_API Tape {
  public:
   /// `recording` keeps what backward needs; `training` turns dropout on.
   Tape(DeviceContext& context, bool recording, bool training = false, RandomKey random = {})
@@ -43,19 +59,25 @@ class Tape {
   bool training() const { return training_; }
   RandomKey& random() { return random_; }
 
-  /// A new result of an operation, with a gradient if the tape records.
+  /// A new result of an operation, with a gradient if the tape records. Throws `user` for a floating-point
+  /// type that the device does not compute in.
   Variable result(DType dtype, Shape shape) const;
   /// An external value, without a gradient.
   static Variable constant(Tensor value) { return {std::move(value), nullptr}; }
+  /// An external value whose gradient is wanted, though it is no parameter: after backward it is in
+  /// gradient->tensor, if gradient->written.
+  static Variable leaf(Tensor value);
 
   /// Records `backward` of operation `name` with result `output`; it is skipped if nothing wrote the output's
-  /// gradient.
+  /// gradient. `output` without a gradient (a loss, from which backward starts): it always runs. `name` must
+  /// live as long as the tape: a literal.
   void record(std::string_view name, const Variable& output, std::function<void()> backward);
 
   /// Where to write the gradient of `variable`; empty for constants. Each call must be followed by the write.
   GradientTarget target(const Variable& variable);
   /// Passes a finished tensor on as (part of) the gradient of `variable`, without a copy if it is the first
-  /// part.
+  /// part. For a root: its gradient, before `backward`. Throws `user` if shape or type are not the
+  /// gradient's.
   void give(const Variable& variable, const Tensor& gradient);
   /// During backward: the finished gradient of an operation's output.
   const Tensor& gradient_of(const Variable& variable) const { return variable.gradient->tensor; }
@@ -67,7 +89,9 @@ class Tape {
   void begin_parameters(int64_t first);
 
   /// Runs the backward of all recorded operations in reverse order and forgets them. The caller has written
-  /// the gradients of the roots.
+  /// the gradients of the roots, except of those that start it themselves (ops::output_loss). Throws `user`
+  /// if the tape does not record, if it already ran and nothing was recorded since, or if no root has a
+  /// gradient.
   void backward();
 
   /// From now on the result of a row of a linear layer is bit for bit independent of the number of rows: for
@@ -91,6 +115,10 @@ class Tape {
     std::shared_ptr<Gradient> output;  ///< null: `backward` always runs
     std::function<void()> backward;
   };
+  /// A copy in stream order; by a kernel, so that a recorded step remains a chain of kernels.
+  void copy(const Tensor& from, const Tensor& to) const;
+  Tensor copy_of(const Tensor& tensor) const;
+  void add_to(const GradientTarget& target, const Tensor& tensor) const;
   void check(const Tensor& tensor, std::string_view direction, std::string_view name,
              const std::string& scope);
 
@@ -98,6 +126,7 @@ class Tape {
   bool recording_;
   bool training_;
   bool batch_invariant_ = false;
+  bool ran_backward_ = false;
   RandomKey random_;
   std::vector<Operation> operations_;
   std::vector<Tensor> written_;
@@ -108,6 +137,7 @@ class Tape {
 
 /// Activation checkpointing: runs `block` on `input` without keeping what its backward needs, and runs it
 /// again during backward. Results and gradients are bitwise those of block(tape, input).
-Variable recomputed(Tape& tape, const Variable& input, std::function<Variable(Tape&, const Variable&)> block);
+PERCEIVER_API Variable recomputed(Tape& tape, const Variable& input,
+                                  std::function<Variable(Tape&, const Variable&)> block);
 
 }  // namespace perceiver

@@ -1,10 +1,11 @@
-// Values with gradients.
+// Values with gradients: what operations take and return.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <functional>
 #include <memory>
 
-#include "core/tensor.h"
+#include "perceiver/experimental/tensor.h"
 
 namespace perceiver {
 

@@ -1,9 +1,11 @@
-// Where kernels run: what a device context passes to every launch.
+// Where kernels run: what a device context passes to every launch. Kernels of one's own need `device` and
+// `stream`.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <cstdint>
 
-#include "base/dtype.h"
+#include "perceiver/experimental/dtype.h"
 
 namespace perceiver {
 

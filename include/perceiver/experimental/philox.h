@@ -1,5 +1,6 @@
 // Philox4x32-10, the counter-based random number generator used everywhere (Salmon et al., "Parallel random
 // numbers: as easy as 1, 2, 3", SC 2011). Depends on no other header, so that device code can include it.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <array>
@@ -34,6 +35,7 @@ enum class RandomPurpose : uint32_t {
   copy_task = 8,
   sampling = 9,
   augmentation = 10,
+  user = 128,  ///< of programs that use the library: it never draws from this stream
 };
 
 }  // namespace perceiver

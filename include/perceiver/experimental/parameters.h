@@ -1,13 +1,15 @@
 // A model's parameters: named tensors in one flat buffer, their gradients in another, so that optimizers,
 // checkpoints and reductions traverse memory, not modules.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "autograd/variable.h"
-#include "core/device_context.h"
+#include "perceiver/experimental/device_context.h"
+#include "perceiver/experimental/variable.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
 
@@ -25,24 +27,44 @@ struct Initialization {
   std::function<double(int64_t element)> value = {};  ///< for `values`
 };
 
+/// Weight decay applies to the matrices of layers, not to their vectors, nor to tables.
+enum class ParameterUse {
+  layer,
+  table,  ///< rows are looked up: embeddings, learned queries
+};
+
 /// A named tensor, as in a checkpoint.
 struct ParameterInfo {
   std::string name;
   Shape shape;
+  ParameterUse use = ParameterUse::layer;
   int64_t offset = 0;  ///< elements from the start of the flat buffers
   Initialization initialization;
 
   int64_t elements() const { return shape.elements(); }
+  /// Whether weight decay applies.
+  bool decays() const { return use == ParameterUse::layer && shape.rank() >= 2; }
 };
 
-class ParameterStore {
+/// First declare all parameters, then `allocate`, then `initialize` them or read them (tensor_file.h):
+///
+///     ParameterStore store;
+///     ops::LinearParameters linear;
+///     declare_linear(store, linear, "linear", 16, 32);
+///     store.allocate(*context, DType::f32);
+///     store.initialize(seed);
+///
+/// For one thread at a time, except that several may compute with the parameters while none changes them.
+class PERCEIVER_API ParameterStore {
  public:
   ParameterStore() = default;
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;
 
-  /// Declares a parameter; `target` becomes valid in `allocate` and must not move before that.
-  void declare(Variable& target, std::string name, Shape shape, Initialization initialization);
+  /// Declares a parameter; `target` becomes valid in `allocate` and must not move before that. Throws `user`
+  /// for a name that is taken, a shape without axes, or if memory is already allocated.
+  void declare(Variable& target, std::string name, Shape shape, Initialization initialization,
+               ParameterUse use = ParameterUse::layer);
   /// Declares parameters of the same shape that are adjacent in memory, so that `target` is their
   /// concatenation along the first axis.
   void declare_packed(Variable& target, const std::vector<std::string>& names, Shape each,
@@ -54,11 +76,13 @@ class ParameterStore {
   void keep_unrounded(const Variable& target);
 
   /// Allocates values (master weights) and gradients of everything declared, in the accumulation type of
-  /// `type`, and if `type` is bf16 the rounded copy that operations read instead. Values are unspecified.
+  /// `type`, and if `type` is bf16 the rounded copy that operations read instead. All are zero. Throws `user`
+  /// if it was called before, or for a type that the device does not compute in.
   void allocate(DeviceContext& context, DType type);
   /// The master weights of a declared parameter, with the same gradient.
   Variable unrounded(const Variable& parameter) const;
-  /// Updates the rounded copy after the values have changed. Enqueued; no allocation.
+  /// Updates the rounded copy after the values have changed: call it after writing them. Enqueued; no
+  /// allocation.
   void publish() const;
   /// Draws and publishes initial values, which depend only on (seed, index of the parameter, element);
   /// docs/model.md, "Initial values".
@@ -74,8 +98,11 @@ class ParameterStore {
   const Tensor& gradients() const { return gradients_; }
   /// What operations read: the rounded copy, or the values.
   const Tensor& read_values() const { return rounded_ ? rounded_ : values_; }
+  /// The master weights of a parameter, and their gradient.
   Tensor value(const ParameterInfo& info) const { return values_.view(info.offset, info.shape); }
   Tensor gradient(const ParameterInfo& info) const { return gradients_.view(info.offset, info.shape); }
+  /// All master weights by name, for tensor_file.h; call `publish` after reading them.
+  std::vector<NamedTensor> tensors() const;
   /// Null if there is none of that name.
   const ParameterInfo* find(const std::string& name) const;
 

@@ -1,4 +1,5 @@
 // Element types and devices.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <cstddef>

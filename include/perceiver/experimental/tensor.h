@@ -1,5 +1,6 @@
 // A tensor is a small value: shape, element type and shared ownership of contiguous storage. Copying a tensor
 // shares its storage; nothing is cast, copied or moved between devices implicitly.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <array>
@@ -11,13 +12,14 @@
 #include <string>
 #include <vector>
 
-#include "base/dtype.h"
-#include "core/device_context.h"
+#include "perceiver/experimental/device_context.h"
+#include "perceiver/experimental/dtype.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
 
-/// Up to four extents, row-major; the last varies fastest.
-class Shape {
+/// Up to four extents, row-major; the last varies fastest. Throws `user` for more, or for a negative one.
+class PERCEIVER_API Shape {
  public:
   static constexpr int kMaxRank = 4;
 
@@ -40,7 +42,9 @@ class Shape {
   int rank_ = 0;
 };
 
-class Tensor {
+/// Copies may be used by several threads like any values; their shared contents, as work on the device is
+/// ordered. Reading a GPU's contents on the host waits for the work enqueued so far.
+class PERCEIVER_API Tensor {
  public:
   Tensor() = default;
 
@@ -49,7 +53,8 @@ class Tensor {
   static Tensor zeros(DeviceContext& context, DType dtype, Shape shape);
   /// Zeros in plain host memory, of no context.
   static Tensor on_host(DType dtype, Shape shape);
-  /// A copy of host values.
+  /// A copy of host values; throws `user` unless there is one for each element. E.g.
+  /// from_host<float>(context, {2, 3}, vector).
   template <typename T>
   static Tensor from_host(DeviceContext& context, Shape shape, std::span<const T> values) {
     Tensor tensor = empty(context, DTypeOf<T>::value, shape);
@@ -73,32 +78,42 @@ class Tensor {
   bool unique() const { return shared_by(1); }
   bool shared_by(long holders) const { return storage_.use_count() == holders; }
 
-  /// The same storage from element `offset` on, with another shape.
+  /// The same storage from element `offset` on, with another shape; throws `user` if it ends before that
+  /// does.
   Tensor view(int64_t offset, Shape shape) const;
   Tensor reshaped(Shape shape) const { return view(0, shape); }
 
-  /// Both throw `failure` if sizes differ.
+  /// Both throw `user` if sizes differ.
   void copy_from_host(std::span<const std::byte> source) const;
   void copy_to_host(std::span<std::byte> target) const;
+  /// The values, of an element type as large as the tensor's (bf16: uint16_t, or `host_doubles`).
   template <typename T>
   std::vector<T> to_host() const {
     std::vector<T> values(static_cast<size_t>(elements()));
     copy_to_host(std::as_writable_bytes(std::span<T>(values)));
     return values;
   }
-  /// Copies from a tensor on the same device, in stream order.
+  /// Copies from a tensor of the same size on the same device, in stream order; throws `user` for another.
   void copy_from(const Tensor& source) const;
   void fill_zero() const;
   /// The tensor itself if it is on the CPU, else a copy there.
   Tensor on_host() const;
 
  private:
+  void check_bytes(size_t count) const;
+
   std::shared_ptr<void> storage_;
   DeviceMemory* memory_ = nullptr;  ///< kept alive by the storage; null: plain host memory
   void* data_ = nullptr;
   Shape shape_;
   DType dtype_ = DType::f32;
   Device device_;
+};
+
+/// A tensor of a file (tensor_file.h).
+struct NamedTensor {
+  std::string name;
+  Tensor tensor;
 };
 
 }  // namespace perceiver

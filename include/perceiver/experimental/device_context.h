@@ -1,5 +1,6 @@
 // A compute device: the source of memory and the queue of work. There is no current device; every tensor and
 // every kernel launch names its context.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include <cstdint>
@@ -11,12 +12,15 @@
 #include <utility>
 #include <vector>
 
-#include "base/dtype.h"
 #include "base/interrupt.h"
-#include "base/launch.h"
 #include "base/worker_pool.h"
+#include "perceiver/experimental/dtype.h"
+#include "perceiver/experimental/launch.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
+
+class WorkerPool;
 
 struct MemoryStatistics {
   int64_t live_bytes = 0;          ///< allocated and not released
@@ -24,13 +28,13 @@ struct MemoryStatistics {
   int64_t reserved_bytes = 0;      ///< allocated from the system
   int64_t system_allocations = 0;  ///< number of allocations from the system
 
-  void add(const MemoryStatistics& other);
+  PERCEIVER_API void add(const MemoryStatistics& other);
 };
 
 /// A device's memory: a caching allocator, and copies in stream order. Freed blocks are cached by their exact
 /// rounded size: after the first training step every request is met from the cache. Allocation is
 /// thread-safe.
-class DeviceMemory {
+class PERCEIVER_API DeviceMemory {
  public:
   DeviceMemory() = default;
   virtual ~DeviceMemory() = default;
@@ -76,7 +80,7 @@ class DeviceMemory {
 /// Small results sent to the host while the device continues to work: `post` what was computed so far,
 /// `seal`, and later `wait` for exactly that. Work on the device may also write to `content` before the
 /// `seal`.
-class Mailbox {
+class PERCEIVER_API Mailbox {
  public:
   virtual ~Mailbox() = default;
   /// Copies `bytes` from the device to `offset`, in stream order.
@@ -88,13 +92,16 @@ class Mailbox {
 };
 
 /// Launches recorded once, to be replayed together (a CUDA graph). Owns no memory.
-class RecordedWork {
+class PERCEIVER_API RecordedWork {
  public:
   virtual ~RecordedWork() = default;
   virtual void replay() = 0;
 };
 
-class DeviceContext {
+/// A device as programs use it. On the CPU any number of threads may compute at the same time; a GPU's stream
+/// belongs to one thread at a time (`exclusive`). Everything made with a context holds a reference to it, so
+/// it must live longer than they do; tensors alone may outlive it.
+class PERCEIVER_API DeviceContext {
  public:
   /// The CPU, with `threads` threads (0: available_processors()), the calling one included. They belong to
   /// the context: every thread that uses it shares them.
@@ -103,6 +110,7 @@ class DeviceContext {
   /// the library was built without CUDA.
   static std::shared_ptr<DeviceContext> cuda(int index = 0, int threads = 0);
   /// "cpu", "cuda", or "auto": a GPU if there is one this build can use, else the CPU. `index`: of the GPU.
+  /// Throws `user` for another name.
   static std::shared_ptr<DeviceContext> open(const std::string& device, int threads = 0, int index = 0);
   /// GPUs that this process can see; 0 without a driver, or if the library was built without CUDA.
   static int cuda_devices();
@@ -115,18 +123,18 @@ class DeviceContext {
   bool is_cuda() const { return device().kind == DeviceKind::cuda; }
   /// E.g. "cpu" or "NVIDIA H100 80GB HBM3".
   const std::string& name() const { return name_; }
-  int threads() const { return workers_->threads(); }
-  /// Runs loops on the host, also for a GPU's context.
+  /// Threads of loops on the host, the calling one included.
+  int threads() const;
+  /// Runs loops on the host, also for a GPU's context; for the library itself.
   WorkerPool& workers() const { return *workers_; }
+  /// Whether operations can compute in this type: f32 everywhere, f64 on the CPU, bf16 on a GPU.
+  bool computes_in(DType type) const {
+    return type == DType::f32 || type == (is_cuda() ? DType::bf16 : DType::f64);
+  }
   void set_matmul_precision(MatmulPrecision matmul_precision) { launch_.matmul_precision = matmul_precision; }
   /// For the next kernel; makes the device and the context's workers current for the calling thread. Throws
   /// `Interrupted` if that thread's work is to be given up (base/interrupt.h).
-  const Launch& launch() const {
-    InterruptScope::check();
-    WorkerPool::use(workers_);
-    make_current();
-    return launch_;
-  }
+  const Launch& launch() const;
 
   /// Tensors share ownership of the memory, so they may outlive the context.
   const std::shared_ptr<DeviceMemory>& memory() const { return memory_; }
@@ -149,8 +157,7 @@ class DeviceContext {
   }
 
  protected:
-  DeviceContext(std::string name, int threads)
-      : name_(std::move(name)), workers_(std::make_shared<WorkerPool>(threads)) {}
+  DeviceContext(std::string name, int threads);
   virtual void make_current() const = 0;
   virtual std::shared_ptr<DeviceMemory> make_memory() const = 0;
 

@@ -1,7 +1,9 @@
 // The learning rate as a function of the step.
+// Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
 #include "perceiver/config.h"
+#include "perceiver/export.h"
 
 namespace perceiver {
 
@@ -14,6 +16,7 @@ namespace perceiver {
 ///   steps     base times all factors whose boundary is at most `step`
 ///   t5        base * sqrt(w / step), the authors' base * sqrt(w / ((step - w) + w)), where their w is at
 ///             least 1; w = 0 counts as 1 here: steps 0 and 1 have the base rate
-double learning_rate(const Config& config, int64_t step);
+/// Of the configuration it reads optimizer.learning_rate (the base rate), schedule and train.steps.
+PERCEIVER_API double learning_rate(const Config& config, int64_t step);
 
 }  // namespace perceiver

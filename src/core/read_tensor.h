@@ -1,0 +1,22 @@
+// Tensors of a safetensors file, into tensors of this library.
+#pragma once
+
+#include <string>
+
+#include "io/safetensors.h"
+#include "perceiver/experimental/tensor.h"
+
+namespace perceiver {
+
+/// Throws `user` unless `file` has a tensor `name` of `shape` that read_tensor can convert to `type`.
+void check_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape, DType type);
+
+/// Copies the tensor `name` of `file` into `target` of the same number of elements: of the same dtype, or
+/// converted between F32 and F64; throws `user` if it is missing or its shape is not `shape`.
+void read_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape,
+                 const Tensor& target);
+
+/// The dtype's name in such files, e.g. "F32".
+std::string file_dtype(DType type);
+
+}  // namespace perceiver

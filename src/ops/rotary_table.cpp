@@ -1,0 +1,63 @@
+#include <cmath>
+#include <vector>
+
+#include "base/check.h"
+#include "perceiver/experimental/ops.h"
+
+namespace perceiver::ops {
+namespace {
+
+/// Element i of `bands` evenly spaced numbers from 0 to `bands`, both included (docs/model.md, "Positions").
+double band(int64_t bands, int64_t i) {
+  return bands == 1 ? 0
+                    : static_cast<double>(bands) * static_cast<double>(i) / static_cast<double>(bands - 1);
+}
+
+template <typename T>
+void fill_angles(const RotaryTable& table, double wavelength, int64_t positions, int64_t rotated) {
+  std::vector<T> cosine, sine;
+  cosine.reserve(static_cast<size_t>(positions * table.bands));
+  sine.reserve(cosine.capacity());
+  for (int64_t p = 0; p < positions; ++p) {
+    for (int64_t i = 0; i < table.bands; ++i) {
+      const double t = band(table.bands, i);
+      const double angle =
+          static_cast<double>(p) / std::pow(wavelength, 2.0 / static_cast<double>(rotated) * t);
+      cosine.push_back(static_cast<T>(std::cos(angle)));
+      sine.push_back(static_cast<T>(std::sin(angle)));
+    }
+  }
+  table.cosine.copy_from_host(std::as_bytes(std::span<const T>(cosine)));
+  table.sine.copy_from_host(std::as_bytes(std::span<const T>(sine)));
+}
+
+}  // namespace
+
+RotaryTable make_rotary_table(DeviceContext& context, DType type, int64_t positions, int64_t heads,
+                              int64_t head_dim, const RotaryOptions& options) {
+  if (positions < 1 || heads < 1 || head_dim < 1)
+    throw_user("rotary table: {} positions, {} heads, {} channels per head; each must be at least 1",
+               positions, heads, head_dim);
+  if (!(options.fraction >= 0 && options.fraction <= 1 && options.head_fraction >= 0 &&
+        options.head_fraction <= 1 && options.max_wavelength >= 0))
+    throw_user("rotary table: fractions must be in [0, 1], and the wavelength must not be negative");
+  RotaryTable table;
+  const auto rotated =
+      2 * static_cast<int64_t>(std::floor(static_cast<double>(head_dim) * options.fraction / 2));
+  table.bands = rotated / 2;
+  table.heads = static_cast<int64_t>(std::floor(options.head_fraction * static_cast<double>(heads)));
+  if (table.bands == 0) return table;
+  const double wavelength =
+      options.max_wavelength > 0 ? options.max_wavelength : static_cast<double>(positions);
+  const DType wide = accumulation_type(type);
+  table.cosine = Tensor::empty(context, wide, {positions, table.bands});
+  table.sine = Tensor::empty(context, wide, {positions, table.bands});
+  if (wide == DType::f64) {
+    fill_angles<double>(table, wavelength, positions, rotated);
+  } else {
+    fill_angles<float>(table, wavelength, positions, rotated);
+  }
+  return table;
+}
+
+}  // namespace perceiver::ops
