@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "perceiver/export.h"
+
 namespace perceiver {
 
 /// Who can fix an error. The program exits with 2 for `user` and 1 for `failure`.
@@ -14,7 +16,7 @@ enum class ErrorKind {
 
 /// The only exception the library throws. `what()` is one line: what is wrong, where, and what to do about
 /// it.
-class Error : public std::runtime_error {
+class PERCEIVER_API Error : public std::runtime_error {
  public:
   Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
   ErrorKind kind() const { return kind_; }

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "perceiver/export.h"
 #include "perceiver/policy.h"
 
 namespace perceiver {
@@ -58,7 +59,7 @@ struct GeneratedToken {
 /// One sequence being generated. Generators of one model may run concurrently in different threads; a single
 /// generator must be used by one thread at a time, except for `cancel`. Members throw perceiver::Error on
 /// failure.
-class Generator {
+class PERCEIVER_API Generator {
  public:
   Generator(Generator&&) noexcept;
   Generator& operator=(Generator&&) noexcept;

@@ -14,6 +14,7 @@
 
 #include "perceiver/config.h"
 #include "perceiver/error.h"
+#include "perceiver/export.h"
 #include "perceiver/generator.h"
 
 namespace perceiver {
@@ -45,7 +46,7 @@ struct Score {
 using TextCallback = std::function<bool(std::string_view)>;
 
 /// Members throw perceiver::Error on failure. Const members may be called concurrently from several threads.
-class Model {
+class PERCEIVER_API Model {
  public:
   /// `path` is a run folder (its best checkpoint, else its newest), a checkpoint folder or a model file.
   static Model load(const std::string& path, const LoadOptions& options = {});
