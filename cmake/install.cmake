@@ -2,27 +2,40 @@
 # and pkg-config file.
 include(CMakePackageConfigHelpers)
 
-# Completion and the manual page, which the program writes from its own parser.
+# Debian's zsh leaves site-functions to /usr/local.
+set(ZSH_FUNCTIONS site-functions)
+if(CMAKE_INSTALL_PREFIX STREQUAL "/usr" AND EXISTS /etc/debian_version)
+  set(ZSH_FUNCTIONS vendor-completions)
+endif()
+
 if(TARGET perceiver_program)
+  install(TARGETS perceiver_program COMPONENT program)
+endif()
+
+# Completion and the manual page, which the program writes from its own parser.
+if(CMAKE_CROSSCOMPILING AND NOT CMAKE_CROSSCOMPILING_EMULATOR)
+  message(STATUS "No completion, no manual page: the program does not run on this machine")
+elseif(TARGET perceiver_program)
   set(SHARE ${PROJECT_BINARY_DIR}/share)
   set(BASH_COMPLETION ${SHARE}/bash-completion/completions/perceiver)
-  set(ZSH_COMPLETION ${SHARE}/zsh/site-functions/_perceiver)
+  set(ZSH_COMPLETION ${SHARE}/zsh/${ZSH_FUNCTIONS}/_perceiver)
   set(FISH_COMPLETION ${SHARE}/fish/vendor_completions.d/perceiver.fish)
   set(MAN_PAGE ${SHARE}/man/man1/perceiver.1)
-  set(SHARED_FILES ${BASH_COMPLETION} ${ZSH_COMPLETION} ${FISH_COMPLETION} ${MAN_PAGE})
+  set(SHARED_FILES ${BASH_COMPLETION} ${ZSH_COMPLETION} ${FISH_COMPLETION} ${MAN_PAGE}.gz)
   foreach(file ${SHARED_FILES})
     cmake_path(GET file PARENT_PATH folder)
     file(MAKE_DIRECTORY ${folder})
+    cmake_path(RELATIVE_PATH folder BASE_DIRECTORY ${SHARE})
+    install(FILES ${file} DESTINATION ${CMAKE_INSTALL_DATADIR}/${folder} COMPONENT program)
   endforeach()
   add_custom_command(OUTPUT ${SHARED_FILES}
     COMMAND perceiver_program completion bash > ${BASH_COMPLETION}
     COMMAND perceiver_program completion zsh > ${ZSH_COMPLETION}
     COMMAND perceiver_program completion fish > ${FISH_COMPLETION}
     COMMAND perceiver_program help --man > ${MAN_PAGE}
+    COMMAND gzip -9nf ${MAN_PAGE}
     DEPENDS perceiver_program VERBATIM)
   add_custom_target(perceiver_share ALL DEPENDS ${SHARED_FILES})
-  install(DIRECTORY ${SHARE}/ DESTINATION ${CMAKE_INSTALL_DATADIR} COMPONENT program)
-  install(TARGETS perceiver_program COMPONENT program)
 endif()
 
 install(DIRECTORY include/perceiver ${PROJECT_BINARY_DIR}/include/perceiver DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
