@@ -12,7 +12,7 @@ if(NOT failed AND top STREQUAL source)
   endif()
 endif()
 file(CONFIGURE OUTPUT ${OUTPUT} @ONLY CONTENT [[
-#include "base/build_info.h"
+#include "perceiver/version.h"
 
 const char* perceiver::build_commit() {
   return "@commit@";

@@ -91,7 +91,7 @@ int parse_and_run(int argc, char** argv, Globals& globals) {
       "sound.",
       "perceiver");
   Action action;
-  app.set_version_flag("--version", std::string("perceiver ") + version);
+  app.set_version_flag("--version", std::string("perceiver ") + version());
   app.add_option("--threads", globals.threads, "CPU threads (default: all)")->check(CLI::Range(1, 4096));
   app.add_option("--device", globals.device, "auto (a GPU if there is one), cpu or cuda")
       ->check(one_of({"auto", "cpu", "cuda"}));

@@ -61,7 +61,7 @@ std::string command_section(const CLI::App& command) {
 }  // namespace
 
 std::string man_page(const CLI::App& app) {
-  std::string out = std::string(".TH PERCEIVER 1 \"\" \"perceiver ") + version + "\" \"User Commands\"\n";
+  std::string out = std::string(".TH PERCEIVER 1 \"\" \"perceiver ") + version() + "\" \"User Commands\"\n";
   out += ".SH NAME\nperceiver \\- train, evaluate and sample Perceiver AR models\n";
   out += ".SH SYNOPSIS\n.B perceiver\nCOMMAND [OPTIONS]\n";
   out +=

@@ -1,6 +1,12 @@
 #include "base/build_info.h"
 
+#include "perceiver/version.h"
+
 namespace perceiver {
+
+const char* version() {
+  return PERCEIVER_VERSION;
+}
 
 #if defined(__clang__)
 const char* build_compiler() {

@@ -6,7 +6,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "base/build_info.h"
 #include "base/check.h"
 #include "base/text.h"
 #include "distributed/sockets.h"
@@ -73,7 +72,7 @@ Member this_member(const ProcessPlace& place, const std::string& token) {
           .host = host_name(),
           .boot = boot_id(),
           .pid = getpid(),
-          .version = version,
+          .version = version(),
           .commit = build_commit(),
           .token = token};
 }

@@ -9,6 +9,7 @@
 #include "config/save.h"
 #include "io/checksum.h"
 #include "io/json_document.h"
+#include "perceiver/version.h"
 
 namespace perceiver {
 namespace {
@@ -146,7 +147,7 @@ void check_checksum(json& document, const std::string& source) {
 std::string state_to_json(const CheckpointState& state, const std::map<std::string, FileRecord>& files) {
   json document{{"format", kFormat},
                 {"format_version", kFormatVersion},
-                {"library_version", PERCEIVER_VERSION},
+                {"library_version", version()},
                 {"step", state.step},
                 {"updates", state.updates},
                 {"skipped", state.skipped},

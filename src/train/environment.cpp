@@ -14,6 +14,7 @@
 #include "io/atomic_file.h"
 #include "io/checksum.h"
 #include "io/json_document.h"
+#include "perceiver/version.h"
 
 namespace perceiver {
 namespace {
@@ -84,7 +85,7 @@ ordered_json environment_stamp(const RunContext& run, const PerceiverAR& model) 
   const DeviceContext& device = model.context();
   ordered_json stamp{{"started", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
                      {"step", run.step},
-                     {"version", PERCEIVER_VERSION},
+                     {"version", version()},
                      {"commit", build_commit()},
                      {"compiler", build_compiler()},
                      {"host", host_name()},

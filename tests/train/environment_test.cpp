@@ -30,7 +30,7 @@ TEST(Environment, EveryStartAndContinuationLeavesALine) {
   EXPECT_EQ(stamps[0]["threads"], 1);
   EXPECT_EQ(stamps[0]["precision"], "f32");
   EXPECT_EQ(stamps[0]["seed"], 7);
-  EXPECT_EQ(stamps[0]["version"], version);
+  EXPECT_EQ(stamps[0]["version"], version());
   EXPECT_EQ(stamps[0]["folder"], fs::current_path().string());
   EXPECT_THAT(stamps[0]["started"].get<std::string>(),
               testing::MatchesRegex("20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"));
