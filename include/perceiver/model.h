@@ -72,6 +72,7 @@ class Model {
 
  private:
   friend class Generator;
+  friend class TrainingRun;
   struct State;
   explicit Model(std::shared_ptr<const State> state);
   std::shared_ptr<const State> state_;

@@ -2,8 +2,11 @@
 #pragma once
 
 #include "perceiver/config.h"
+#include "perceiver/dataset.h"
 #include "perceiver/error.h"
 #include "perceiver/generator.h"
 #include "perceiver/model.h"
 #include "perceiver/policy.h"
+#include "perceiver/train.h"
+#include "perceiver/train_report.h"
 #include "perceiver/version.h"

@@ -144,6 +144,7 @@ std::string Generator::save() const {
 }
 
 Generator Model::start(std::string_view prompt, const GenerateOptions& options) const {
+  require_text(state_->loaded.metadata);
   TokenPrompt tokens{state_->tokenizer->encode(prompt), {}};
   tokens.tokens.insert(tokens.tokens.begin(), sos_token);
   return start(std::move(tokens), options);

@@ -1,6 +1,7 @@
 #include "perceiver/model.h"
 
 #include "api/model_state.h"
+#include "base/check.h"
 #include "eval/evaluator.h"
 #include "model/precision.h"
 
@@ -37,7 +38,20 @@ class OneDocument final : public Dataset {
   std::vector<int32_t> tokens_;
 };
 
+bool is_text(const ModelMetadata& metadata) {
+  return metadata.modality == "text" || metadata.modality == "copy";
+}
+
 }  // namespace
+
+std::unique_ptr<Tokenizer> tokenizer_of(const ModelMetadata& metadata) {
+  return is_text(metadata) ? make_tokenizer(metadata.tokenizer) : nullptr;
+}
+
+void require_text(const ModelMetadata& metadata) {
+  if (!is_text(metadata))
+    throw_user("this is a model of modality {}, not of text; give token ids", metadata.modality);
+}
 
 Model::Model(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 Model::Model(Model&&) noexcept = default;
@@ -50,7 +64,7 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
   const DType type = apply_precision(options.precision, *context);
   state->loaded = load_model(find_model_file(path), std::move(context), type, options.verify);
   if (options.bf16_weights) state->loaded.model->round_weights_to_bf16();
-  state->tokenizer = make_tokenizer(state->loaded.metadata.tokenizer);
+  state->tokenizer = tokenizer_of(state->loaded.metadata);
   return Model(std::move(state));
 }
 
@@ -61,10 +75,11 @@ int64_t Model::parameter_count() const {
   return state_->loaded.model->parameters().count();
 }
 std::string Model::tokenizer() const {
-  return state_->tokenizer->name();
+  return state_->tokenizer ? state_->tokenizer->name() : state_->loaded.metadata.modality;
 }
 
 Score Model::score(std::string_view text) const {
+  require_text(state_->loaded.metadata);
   const OneDocument document(*state_->tokenizer, text);
   const EvaluationResult result = evaluate(*state_->loaded.model, document, Split::test, {});
   return {result.nats, result.tokens, result.units};

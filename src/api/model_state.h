@@ -9,7 +9,12 @@ namespace perceiver {
 
 struct Model::State {
   LoadedModel loaded;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Tokenizer> tokenizer;  ///< null for models of anything but text
 };
+
+/// The tokenizer of a model of text; null for another.
+std::unique_ptr<Tokenizer> tokenizer_of(const ModelMetadata& metadata);
+/// Throws `user` for a model of anything but text.
+void require_text(const ModelMetadata& metadata);
 
 }  // namespace perceiver
