@@ -25,7 +25,6 @@ struct Globals {
   std::string gpus;        ///< ranks to start: a number or "all"; empty: none
   std::string rendezvous;  ///< where the ranks meet; empty: the launcher says it
   int start_timeout = 300, collective_timeout = 600;  ///< seconds
-  bool resumable = false;                             ///< the command can go on after a failure, by --resume
 };
 
 /// A mistake in the command line, found after it was parsed; the message is followed by where help is.

@@ -1,6 +1,5 @@
 // perceiver config: documents all keys, or prints a file's resolved configuration.
 #include "base/check.h"
-#include "config/explain.h"
 #include "config/load.h"
 #include "config/save.h"
 #include "tools/commands.h"

@@ -5,11 +5,14 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/text.h"
 #include "config/load.h"
 #include "config/save.h"
 #include "tools/commands.h"
 #include "tools/info.h"
+#include "tools/next_steps.h"
 #include "train/checkpoint.h"
+#include "train/environment.h"
 
 namespace perceiver::program {
 namespace {
@@ -32,6 +35,46 @@ std::optional<CheckpointState> state_beside(const std::string& file) {
   const std::filesystem::path folder = std::filesystem::path(file).parent_path();
   if (!std::filesystem::exists(folder / state_file_name)) return std::nullopt;
   return read_checkpoint_state(folder);
+}
+
+/// Where a run was started and resumed, oldest first; none for a model file that is not in a run's folder.
+std::vector<nlohmann::ordered_json> environments_of(const std::string& file) {
+  namespace fs = std::filesystem;
+  const fs::path checkpoint = fs::absolute(file).parent_path(), checkpoints = checkpoint.parent_path();
+  if (checkpoints.filename() != "checkpoints") return {};
+  return read_environment(checkpoints.parent_path());
+}
+
+/// The value as text; "unknown" where an earlier version wrote none.
+std::string value_of(const nlohmann::ordered_json& stamp, const char* key) {
+  const auto found = stamp.find(key);
+  if (found == stamp.end()) return "unknown";
+  return found->is_string() ? found->get<std::string>() : found->dump();
+}
+
+std::string command_of(const nlohmann::ordered_json& stamp) {
+  const auto found = stamp.find("command");
+  std::vector<std::string> words;
+  if (found != stamp.end() && found->is_array())
+    for (const auto& word : *found) words.push_back(word.is_string() ? word.get<std::string>() : word.dump());
+  return words.empty() ? "unknown" : shell_command(words);
+}
+
+void print_environments(const std::vector<nlohmann::ordered_json>& stamps) {
+  if (stamps.empty()) return;
+  const auto print = [](const char* name, const std::string& text) {
+    fmt::print("    {:<26} {}\n", name, printable(text));
+  };
+  std::printf("\ntrained\n");
+  for (const nlohmann::ordered_json& stamp : stamps) {
+    const auto value = [&](const char* key) { return value_of(stamp, key); };
+    fmt::print("  from step {}\n", printable(value("step")));
+    print("started", value("started"));
+    print("version", fmt::format("{}, commit {}", value("version"), value("commit")));
+    print("device", fmt::format("{} of {}, {}", value("device"), value("host"), value("precision")));
+    print("threads, ranks", fmt::format("{}, {}", value("threads"), value("ranks")));
+    print("command", command_of(stamp));
+  }
 }
 
 /// Its first line: the rest may be a whole vocabulary.
@@ -101,6 +144,7 @@ void print_text(const LoadedModel& loaded, const std::string& file) {
   for (const auto& [part, count] : parts(*loaded.model))
     std::printf("  %-28s %12lld\n", part.c_str(), static_cast<long long>(count));
   std::printf("  %-28s %12lld\n", "total", static_cast<long long>(loaded.model->parameters().count()));
+  print_environments(environments_of(file));
   std::printf("\n");
   print_work(run_config(loaded.metadata, {}));
 }
@@ -119,6 +163,7 @@ void print_json(const LoadedModel& loaded, const std::string& file) {
   for (const auto& [part, count] : parts(*loaded.model)) out["parameters"][part] = count;
   out["parameter_count"] = loaded.model->parameters().count();
   out["training_step"] = work_json(run_config(loaded.metadata, {}));
+  out["environments"] = environments_of(file);
   std::printf("%s\n", out.dump(2).c_str());
 }
 

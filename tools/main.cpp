@@ -71,7 +71,6 @@ bool is_spread(const CLI::App& command) {
 }
 
 int run(const CLI::App& app, Globals& globals, const Action& action, int argc, char** argv) {
-  globals.resumable = full_name(innermost(app)) == "perceiver train";
   try {
     const Role role = role_of(globals, is_spread(innermost(app)));
     configure_log(globals.log);

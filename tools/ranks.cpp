@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <mutex>
 
 #include "base/check.h"
 #include "base/plural.h"
@@ -12,6 +13,7 @@
 #include "distributed/launch.h"
 #include "distributed/mpi.h"
 #include "tools/log.h"
+#include "train/checkpoint_store.h"
 
 namespace perceiver::program {
 namespace {
@@ -37,6 +39,24 @@ void report_end(const SharedError& error) {
   spdlog::error("{}", printable(error.what()));
 }
 
+/// Of the run that the ranks train; empty: none, or not yet open.
+std::filesystem::path run_folder;
+std::mutex run_folder_mutex;
+
+/// After a rank has died. Whoever reports it looks what there is: only rank 0 knows what it has saved.
+std::string how_to_go_on() {
+  const std::lock_guard lock(run_folder_mutex);
+  if (run_folder.empty()) return "";
+  std::vector<int64_t> saved;
+  try {
+    saved = CheckpointStore(run_folder / "checkpoints").steps();
+  } catch (const std::exception&) {
+    return "; continue with --resume";  // which says what is wrong with the folder
+  }
+  if (saved.empty()) return "; no checkpoint was written yet: start over with --resume";
+  return fmt::format("; the checkpoint of step {} is intact: continue with --resume", saved.back());
+}
+
 HostWorldOptions options_of(const Globals& globals, const std::atomic<bool>* stop) {
   HostWorldOptions options;
   options.start_limit = std::chrono::seconds(globals.start_timeout);
@@ -45,7 +65,7 @@ HostWorldOptions options_of(const Globals& globals, const std::atomic<bool>* sto
   options.exit = [](int code) { _exit(quiet_code != 0 ? quiet_code.load() : code); };
   options.warn = [](const std::string& text) { spdlog::warn("{}", text); };
   options.stop = stop;
-  options.after_death = globals.resumable ? "; the last checkpoint is intact: continue with --resume" : "";
+  options.after_death = how_to_go_on;
   return options;
 }
 
@@ -109,6 +129,11 @@ std::shared_ptr<World> open_world(const Globals& globals, const std::atomic<bool
   tried = true;
   the_world() = HostWorld::open(place_of(globals), options_of(globals, stop));
   return the_world();
+}
+
+void name_run(const std::filesystem::path& folder) {
+  const std::lock_guard lock(run_folder_mutex);
+  run_folder = folder;
 }
 
 World* joined_world() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <filesystem>
 #include <memory>
 
 #include "distributed/world.h"
@@ -17,6 +18,9 @@ void add_rank_options(CLI::App& app, Globals& globals);
 /// process that is alone. Later calls return the same. `stop`, if not null, is set by a signal handler and
 /// asks all ranks to stop.
 std::shared_ptr<World> open_world(const Globals& globals, const std::atomic<bool>* stop = nullptr);
+
+/// The folder of the run that the ranks now train: if one dies, the report says how to go on.
+void name_run(const std::filesystem::path& folder);
 
 /// What open_world returned; null before.
 World* joined_world();

@@ -9,8 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "api/training_run.h"
 #include "base/text.h"
-#include "config/load.h"
+#include "perceiver/train.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
 #include "tools/next_steps.h"
@@ -18,7 +19,6 @@
 #include "tools/ranks.h"
 #include "train/dry_run.h"
 #include "train/progress.h"
-#include "train/trainer.h"
 
 namespace perceiver::program {
 namespace {
@@ -49,10 +49,14 @@ void log_lines(const std::vector<std::string>& lines) {
   for (const std::string& line : lines) spdlog::info("{}", line);
 }
 
-/// Logs what a run reports.
+/// Logs what a run reports, and remembers what the next commands depend on.
 class LoggingObserver final : public TrainObserver {
  public:
-  void on_start(const RunHeader& header) override { log_lines(header_lines(header)); }
+  void on_start(const RunHeader& header) override {
+    modality = header.modality;
+    validates = header.generated || header.data.of(Split::validation).documents > 0;
+    log_lines(header_lines(header));
+  }
   void on_log(const LogEntry& entry) override { log_progress(progress_fields(entry)); }
   void on_eval(const EvalEntry& entry) override { spdlog::info("{}", progress_line(entry)); }
   void on_sample(const SampleEntry& entry) override {
@@ -65,6 +69,9 @@ class LoggingObserver final : public TrainObserver {
   void on_message(Severity severity, const std::string& text) override {
     spdlog::log(severity == Severity::warning ? spdlog::level::warn : spdlog::level::info, "{}", text);
   }
+
+  std::string modality;
+  bool validates = false;
 };
 
 const char* words_for(TrainStatus status) {
@@ -89,12 +96,11 @@ int try_out(const Config& config, const std::string& folder, World* world) {
 }
 
 /// The end of a run: how it went, and the commands that go on from there.
-void sum_up(const TrainResult& result, const Trainer& trainer, const std::vector<std::string>& command) {
+void sum_up(const TrainResult& result, const LoggingObserver& run, const std::vector<std::string>& command) {
   spdlog::info("{} at step {}", words_for(result.status), result.step);
   log_lines(summary_lines(result.summary));
   std::vector<std::string> next =
-      commands_for_model(command[0], result.summary.folder.string(), trainer.data().modality(),
-                         trainer.data().documents(Split::validation) > 0);
+      commands_for_model(command[0], result.summary.folder.string(), run.modality, run.validates);
   const bool goes_on = result.status == TrainStatus::interrupted || result.status == TrainStatus::out_of_time;
   if (goes_on) next.insert(next.begin(), resume_command(command));
   if (!next.empty()) spdlog::info("next:");
@@ -112,23 +118,18 @@ int run(const TrainCommand& options, const Globals& globals) {
   const std::string folder =
       options.run.empty() ? "runs/" + std::filesystem::path(options.config).stem().string() : options.run;
   if (options.dry_run) return try_out(config, folder, world.get());
-  const std::vector<std::string> command = own_command_line();
   LoggingObserver observer;
-  TrainOptions train;
-  train.folder = folder;
-  train.resume = options.resume;
-  train.accept_new_data = options.accept_new_data;
-  train.stop = &stop_requested;
-  train.observer = &observer;
-  train.world = world.get();
-  train.command = command;
-  train.validate =
-      make_validation(config, [world] { return stop_requested || (world && world->stop_requested()); });
-  Trainer trainer(config, train);
+  const TrainOptions train{.folder = folder,
+                           .resume = options.resume,
+                           .accept_new_data = options.accept_new_data,
+                           .observer = &observer,
+                           .command = own_command_line()};
+  TrainingRun training = TrainingAccess::open(config, train, world.get(), stop_requested);
+  name_run(folder);
   stop_on_signals();
-  const TrainResult result = trainer.run();
+  const TrainResult result = training.run();
   if (world && !world->leads()) return 0;
-  sum_up(result, trainer, command);
+  sum_up(result, observer, train.command);
   end_progress();
   std::printf("%s\n", result.checkpoint.string().c_str());
   return 0;

@@ -1,12 +1,19 @@
 // Plain configuration structures: how a YAML file, the metadata of a checkpoint or a C++ program describes a
 // model, its data and its training. The meaning, unit and range of every field is documented once, in the
 // schema that `perceiver config --explain` prints (src/config/schema.cpp). Defaults are defined here.
+//
+//   perceiver::Config config = perceiver::load_config("configs/quickstart.yaml", {"train.steps=200"});
+//   config.optimizer.learning_rate = 1e-3;              // checked where the configuration is used
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "perceiver/export.h"
 
 namespace perceiver {
 
@@ -23,7 +30,7 @@ enum class AttentionBackend { automatic, hopper, portable, reference, cudnn };
 /// The network (docs/model.md; Hawthorne et al. 2022, section 3). Sizes are channels or counts.
 struct ModelConfig {
   ModelType type = ModelType::perceiver_ar;
-  int64_t vocabulary = 259;          ///< V: ids 0 = PAD, 1 = EOS, 2 = SOS, data from 3
+  int64_t vocabulary = 259;          ///< V: ids 0 = PAD, 1 = EOS, 2 = SOS, data from 3; 0 = the data's
   int64_t context_length = 2048;     ///< N, tokens
   int64_t latents = 256;             ///< M
   int64_t latents_per_position = 1;  ///< K
@@ -166,5 +173,23 @@ struct Config {
   EvalConfig eval;
   CheckpointConfig checkpoint;
 };
+
+/// Reads a YAML file, applies the overrides ("train.steps=200", the value in YAML) in order, fills in
+/// dependent values and checks everything. Throws a `user` error: for an unknown key, with file, line, full
+/// path and the nearest known key; for a bad value, with what was expected and what was found.
+PERCEIVER_API Config load_config(const std::filesystem::path& path,
+                                 const std::vector<std::string>& overrides = {});
+
+/// The same for a text; `source` names it in errors.
+PERCEIVER_API Config parse_config(std::string_view yaml, const std::string& source = "configuration",
+                                  const std::vector<std::string>& overrides = {});
+
+/// Every key by section, as parse_config reads it back; doubles are exact.
+PERCEIVER_API std::string to_yaml(const Config& config);
+
+/// The reference that `perceiver config --explain` prints: every key with its values, default, unit and
+/// meaning, in lines of at most 100 columns. `prefix` selects a section ("train") or a key ("train.steps");
+/// for anything else a `user` error suggests the nearest.
+PERCEIVER_API std::string explain_config(const std::string& prefix = "");
 
 }  // namespace perceiver

@@ -121,6 +121,7 @@ class PERCEIVER_API Model {
  private:
   friend class Generator;
   friend class BatchGenerator;
+  friend class TrainingRun;
   struct State;
   explicit Model(std::shared_ptr<const State> state);
   std::shared_ptr<const State> state_;

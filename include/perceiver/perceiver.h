@@ -3,6 +3,7 @@
 
 #include "perceiver/batch_generator.h"
 #include "perceiver/config.h"
+#include "perceiver/dataset.h"
 #include "perceiver/error.h"
 #include "perceiver/generator.h"
 #include "perceiver/media.h"
@@ -10,4 +11,6 @@
 #include "perceiver/policy.h"
 #include "perceiver/special_tokens.h"
 #include "perceiver/tokenizer.h"
+#include "perceiver/train.h"
+#include "perceiver/train_report.h"
 #include "perceiver/version.h"

@@ -35,16 +35,20 @@ std::string precision_name(const PerceiverAR& model) {
   return model.type() == DType::bf16 ? "bf16" : model.type() == DType::f64 ? "f64" : "f32";
 }
 
-void set_info(ModelInfo& info, const LoadedModel& loaded, const std::string& path) {
-  info.path = path;
-  info.device = loaded.model->context().name();
-  info.precision = precision_name(*loaded.model);
-  info.parameters = loaded.model->parameters().count();
-  info.step = loaded.metadata.step;
-  info.run_config = loaded.metadata.run;
-}
-
 }  // namespace
+
+std::shared_ptr<const Model::State> Model::State::of(LoadedModel model, const std::string& path) {
+  Tokenizer tokenizer = Tokenizer::restore(model.metadata.modality, model.metadata.tokenizer);
+  auto state = std::make_shared<State>(std::move(model), std::move(tokenizer));
+  const LoadedModel& loaded = state->loaded;
+  state->info = {.path = path,
+                 .device = loaded.model->context().name(),
+                 .precision = precision_name(*loaded.model),
+                 .parameters = loaded.model->parameters().count(),
+                 .step = loaded.metadata.step,
+                 .run_config = loaded.metadata.run};
+  return state;
+}
 
 Model::Model(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 Model::Model(Model&&) noexcept = default;
@@ -57,10 +61,7 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
   const std::string file = find_model_file(path).string();
   LoadedModel loaded = load_model(file, std::move(context), type, options.verify);
   if (options.bf16_weights) loaded.model->round_weights_to_bf16();
-  Tokenizer tokenizer = Tokenizer::restore(loaded.metadata.modality, loaded.metadata.tokenizer);
-  auto state = std::make_shared<State>(std::move(loaded), std::move(tokenizer));
-  set_info(state->info, state->loaded, file);
-  return Model(std::move(state));
+  return Model(State::of(std::move(loaded), file));
 }
 
 Model Model::create(const ModelConfig& config, const Tokenizer& tokenizer, uint64_t seed,
@@ -79,9 +80,7 @@ Model Model::create(const ModelConfig& config, const Tokenizer& tokenizer, uint6
   loaded.model = std::make_unique<PerceiverAR>(metadata.model, std::move(context), type);
   loaded.model->parameters().initialize(seed);
   if (options.bf16_weights) loaded.model->round_weights_to_bf16();
-  auto state = std::make_shared<State>(std::move(loaded), tokenizer);
-  set_info(state->info, state->loaded, {});
-  return Model(std::move(state));
+  return Model(State::of(std::move(loaded), {}));
 }
 
 void Model::save(const std::string& path) const {

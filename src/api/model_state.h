@@ -9,6 +9,8 @@
 namespace perceiver {
 
 struct Model::State {
+  /// `path`: of the file it was loaded from, or empty.
+  static std::shared_ptr<const State> of(LoadedModel model, const std::string& path);
   State(LoadedModel model, Tokenizer coder) : loaded(std::move(model)), tokenizer(std::move(coder)) {}
 
   /// For streams of text; null for other data.

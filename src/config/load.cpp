@@ -1,5 +1,7 @@
 #include "config/load.h"
 
+#include <stdexcept>
+
 #include "base/check.h"
 #include "base/text.h"
 #include "config/node.h"
@@ -93,6 +95,21 @@ Config parse_config(std::string_view text, const std::string& source,
 
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
   return parse_config(read_file(path, max_config_text), path.string(), overrides);
+}
+
+void check_values(const Config& config, std::string_view source) {
+  // As a file would say it: the checks of reading are the only ones there are.
+  const std::string place(source);
+  for (const ConfigKey& key : config_keys()) {
+    std::string text;
+    try {
+      text = format_value(key, config);
+    } catch (const std::out_of_range&) {
+      throw_user("{}: {} must be {}; the number in its place stands for none of them", place, key.path,
+                 describe_values(key));
+    }
+    read_value(key, parse_yaml_value(text, fmt::format("{}: {}", place, key.path)), place);
+  }
 }
 
 Config config_from_json(std::string_view text, const std::string& source) {

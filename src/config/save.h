@@ -1,5 +1,5 @@
-// Writes configurations as YAML for people and as JSON for checkpoints. Both are complete and read back
-// equal.
+// Writes configurations as JSON for checkpoints, complete, so that they read back equal; to_yaml
+// (perceiver/config.h) writes them for people.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -8,9 +8,6 @@
 #include "perceiver/config.h"
 
 namespace perceiver {
-
-/// Every key in the order of the schema, by section. read_config restores an equal Config; doubles are exact.
-std::string to_yaml(const Config& config);
 
 /// {"device": ..., "model": {...}, ...}; config_from_json reads it back.
 nlohmann::json config_to_json(const Config& config);

@@ -10,11 +10,11 @@
 #include "data/document_weights.h"
 #include "data/file_remark.h"
 #include "perceiver/config.h"
+#include "perceiver/dataset.h"
 #include "perceiver/experimental/random.h"
 
 namespace perceiver {
 
-enum class Split { train, validation, test };
 inline constexpr int split_count = 3;
 
 /// "train", "validation" or "test".

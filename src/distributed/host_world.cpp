@@ -45,6 +45,7 @@ std::thread start_thread(std::function<void()> work) {
 HostWorldOptions complete(HostWorldOptions options) {
   options.heartbeat = std::min(options.heartbeat, options.wait_limit / 10);  // several within the limit
   if (!options.report) options.report = [](const SharedError&) {};
+  if (!options.after_death) options.after_death = [] { return std::string(); };
   if (!options.exit) options.exit = [](int code) { _exit(code); };
   if (!options.warn) options.warn = [](const std::string&) {};
   return options;

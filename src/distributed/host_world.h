@@ -35,8 +35,9 @@ struct HostWorldOptions {
   std::function<void(const std::string&)> warn;
   /// A request to stop made by a signal handler, looked at several times a second; may be null.
   const std::atomic<bool>* stop = nullptr;
-  /// Ends the message about a rank that died: what the user can do.
-  std::string after_death;
+  /// Ends the message about a rank that died: what the user can do. Called from the world's thread; must not
+  /// throw.
+  std::function<std::string()> after_death;
 };
 
 /// The error with the number of the rank that has it; a mistake of the user that rank 0 finds concerns all.

@@ -112,8 +112,9 @@ void HostWorld::handle_end_of(int peer) {
   if (failure_) return end(numbered(failed_, *failure_), true);  // may be why
   const std::string how = lost ? "cannot be reached any more (its host or network is gone?)"
                                : "ended without a message (killed, or out of memory?)";
-  end(SharedError(ErrorKind::failure, fmt::format("{} {} during {}; every rank ends{}",
-                                                  name_of(members_[peer]), how, what, options_.after_death)),
+  end(SharedError(ErrorKind::failure,
+                  fmt::format("{} {} during {}; every rank ends{}", name_of(members_[peer]), how, what,
+                              options_.after_death())),
       leads() || speaks_for_leader(lost));
 }
 
@@ -161,7 +162,7 @@ void HostWorld::watch_leader() {
           ErrorKind::failure,
           fmt::format("{} has not been heard of for {:.0f} s, during {} (stopped, or its host or network is "
                       "gone?); every rank ends{}",
-                      name_of(members_[0]), silent, states_[rank_].what, options_.after_death)),
+                      name_of(members_[0]), silent, states_[rank_].what, options_.after_death())),
       speaks_for_leader(true));
 }
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 
@@ -12,6 +13,8 @@
 
 namespace perceiver {
 namespace {
+
+constexpr uint64_t kPiece = uint64_t{64} << 20, kSynchronized = uint64_t{1} << 30;
 
 FileDescriptor open_for_writing(const std::filesystem::path& path) {
   FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
@@ -35,14 +38,31 @@ OutputFile::OutputFile(FileDescriptor file, std::filesystem::path path)
 void OutputFile::write(std::span<const std::byte> bytes) {
   PERCEIVER_ASSERT(file_.valid());
   while (!bytes.empty()) {
-    const ssize_t count = ::write(file_.get(), bytes.data(), bytes.size());
+    const ssize_t count = ::write(file_.get(), bytes.data(), piece(bytes.size()));
     if (count < 0 && errno == EINTR) continue;
     // A write of zero bytes sets no errno; the only known cause is a full disk.
     if (count <= 0)
       throw_output_failure(fmt::format("write at byte {} of", size_), path_, count < 0 ? errno : ENOSPC);
     size_ += static_cast<uint64_t>(count);
     bytes = bytes.subspan(static_cast<size_t>(count));
+    report_progress();
   }
+}
+
+size_t OutputFile::piece(size_t bytes) const {
+  if (!progress_) return bytes;
+  return std::min<size_t>(bytes, kPiece - size_ % kPiece);
+}
+
+void OutputFile::report_progress() {
+  if (!progress_ || size_ % kPiece != 0) return;
+  if (size_ % kSynchronized == 0) synchronize();
+  progress_();
+}
+
+void OutputFile::synchronize() {
+  // Devices such as /dev/null cannot be synchronized and return EINVAL.
+  if (::fsync(file_.get()) != 0 && errno != EINVAL) throw_output_failure("synchronize", path_, errno);
 }
 
 void OutputFile::write(std::string_view text) {
@@ -51,8 +71,7 @@ void OutputFile::write(std::string_view text) {
 
 void OutputFile::finish() {
   PERCEIVER_ASSERT(file_.valid());
-  // Devices such as /dev/null cannot be synchronized and return EINVAL.
-  if (::fsync(file_.get()) != 0 && errno != EINVAL) throw_output_failure("synchronize", path_, errno);
+  synchronize();
   if (::close(file_.release()) != 0) throw_output_failure("close", path_, errno);
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,6 +26,9 @@ class OutputFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
+  /// Called now and then while a long file is written: after each piece of at most 64 MiB, and each time 1
+  /// GiB has reached the disk, which is then waited for, so that no call waits for much more.
+  void on_progress(std::function<void()> progress) { progress_ = std::move(progress); }
   /// Synchronizes to disk and closes. Data is only safe once this has returned.
   void finish();
   /// Bytes written so far.
@@ -32,9 +36,15 @@ class OutputFile {
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  /// Bytes until the next call of progress_, or all.
+  size_t piece(size_t bytes) const;
+  void report_progress();
+  void synchronize();
+
   FileDescriptor file_;
   std::filesystem::path path_;
   uint64_t size_ = 0;
+  std::function<void()> progress_;
 };
 
 /// Writes a file under a temporary name; commit() gives it its final name. Without a commit, the temporary is

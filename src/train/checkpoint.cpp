@@ -17,40 +17,36 @@ namespace fs = std::filesystem;
 constexpr uint64_t kMaxStateBytes = 16 << 20;
 constexpr const char* kOptimizerFormat = "perceiver optimizer state";
 
-ModelMetadata metadata_of(const CheckpointState& state, const PerceiverAR& model,
-                          const DataDescription& data) {
-  ModelMetadata metadata;
-  metadata.model = model.config();
-  metadata.tokenizer = data.tokenizer;
-  metadata.modality = data.modality;
-  metadata.step = state.step;
-  metadata.run = config_to_json(state.config).dump();
-  return metadata;
-}
+/// Where files go, and whom to tell that they do.
+struct Output {
+  const AtomicFolder& folder;
+  const std::function<void()>& working;
+};
 
 /// Streams a file into the folder. Returns its record for state.json.
-FileRecord write_tensors(const AtomicFolder& folder, const char* name, const SafetensorsWriter& writer) {
-  OutputFile file = folder.create_file(name);
+FileRecord write_tensors(const Output& output, const char* name, const SafetensorsWriter& writer) {
+  OutputFile file = output.folder.create_file(name);
+  if (output.working) file.on_progress(output.working);
   const uint64_t checksum = writer.write(file);
   const uint64_t bytes = file.size();
   file.finish();
   return {bytes, checksum};
 }
 
-FileRecord write_model(const AtomicFolder& folder, const char* name, const PerceiverAR& model,
+FileRecord write_model(const Output& output, const char* name, const PerceiverAR& model,
                        const ModelMetadata& metadata, const Tensor& flat) {
   SafetensorsWriter writer;
   add_model(writer, model, metadata, flat);
-  return write_tensors(folder, name, writer);
+  return write_tensors(output, name, writer);
 }
 
-FileRecord write_optimizer(const AtomicFolder& folder, const std::vector<NamedTensor>& tensors) {
+FileRecord write_optimizer(const Output& output, const std::vector<NamedTensor>& tensors) {
   SafetensorsWriter writer;
   writer.set_metadata("format", kOptimizerFormat);
   for (const NamedTensor& each : tensors)
     writer.add(each.name, each.tensor.dtype() == DType::f64 ? "F64" : "F32", each.tensor.shape().vector(),
                {static_cast<const std::byte*>(each.tensor.data()), each.tensor.bytes()});
-  return write_tensors(folder, optimizer_file_name, writer);
+  return write_tensors(output, optimizer_file_name, writer);
 }
 
 /// What the ranks that do not write contribute, in the order in which rank 0 asks for it.
@@ -99,17 +95,30 @@ Learner::ReadTensor reader(const SafetensorsFile& file) {
 
 }  // namespace
 
+ModelMetadata metadata_of(const CheckpointState& state, const PerceiverAR& model,
+                          const DataDescription& data) {
+  ModelMetadata metadata;
+  metadata.model = model.config();
+  metadata.tokenizer = data.tokenizer;
+  metadata.modality = data.modality;
+  metadata.step = state.step;
+  metadata.run = config_to_json(state.config).dump();
+  return metadata;
+}
+
 void write_checkpoint(const fs::path& folder, const CheckpointState& state, const PerceiverAR& model,
-                      const Learner& learner, const DataDescription& data, bool leads) {
+                      const Learner& learner, const DataDescription& data, bool leads,
+                      const std::function<void()>& working) {
   if (!leads) return send_parts(learner);
   AtomicFolder target(folder);
+  const Output output{target, working};
   const ModelMetadata metadata = metadata_of(state, model, data);
   std::map<std::string, FileRecord> files;
-  files[model_file_name] = write_model(target, model_file_name, model, metadata, learner.collect_values());
+  files[model_file_name] = write_model(output, model_file_name, model, metadata, learner.collect_values());
   if (learner.averages())
     files[average_file_name] =
-        write_model(target, average_file_name, model, metadata, learner.collect_average());
-  files[optimizer_file_name] = write_optimizer(target, learner.collect_optimizer_state());
+        write_model(output, average_file_name, model, metadata, learner.collect_average());
+  files[optimizer_file_name] = write_optimizer(output, learner.collect_optimizer_state());
   target.write_file(state_file_name, state_to_json(state, files));
   target.commit();
 }

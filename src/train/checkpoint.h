@@ -2,9 +2,11 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 
+#include "model/model_file.h"
 #include "train/checkpoint_state.h"
 #include "train/learner.h"
 
@@ -21,12 +23,17 @@ struct DataDescription {
   std::string modality;
 };
 
+/// What the model file of a run in that state says.
+ModelMetadata metadata_of(const CheckpointState& state, const PerceiverAR& model,
+                          const DataDescription& data);
+
 /// Writes a checkpoint folder under a temporary name, syncs it and renames it, replacing a checkpoint of that
 /// name. On any failure nothing has changed. Collective: rank 0 (`leads`) writes, the others send their
-/// parts; the files do not depend on the number of ranks.
+/// parts; the files do not depend on the number of ranks. `working` (optional) is called now and then by the
+/// rank that writes.
 void write_checkpoint(const std::filesystem::path& folder, const CheckpointState& state,
                       const PerceiverAR& model, const Learner& learner, const DataDescription& data,
-                      bool leads = true);
+                      bool leads = true, const std::function<void()>& working = {});
 
 /// Reads only state.json. Throws as state_from_json does, and CheckpointDamage if the file is missing.
 CheckpointState read_checkpoint_state(const std::filesystem::path& folder);

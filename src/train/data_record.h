@@ -1,28 +1,12 @@
-// What a run knows about its data, kept in its checkpoints to notice that they changed.
+// What a run knows about its data, and how it notices that they changed.
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <string>
 
 #include "data/dataset.h"
+#include "perceiver/train_report.h"
 
 namespace perceiver {
-
-/// All zero for data generated on the fly, and for the checkpoints of programs that kept no record.
-struct DataRecord {
-  struct Part {
-    int64_t documents = 0;
-    int64_t tokens = 0;  ///< of all documents, including SOS and EOS
-    bool operator==(const Part&) const = default;
-  };
-  uint64_t fingerprint = 0;  ///< Dataset::fingerprint; 0: unknown
-  std::array<Part, split_count> splits;
-
-  const Part& of(Split split) const { return splits[static_cast<size_t>(split)]; }
-  bool empty() const { return *this == DataRecord(); }
-  bool operator==(const DataRecord&) const = default;
-};
 
 /// Looks at the length of every document.
 DataRecord record_of(const Dataset& data);

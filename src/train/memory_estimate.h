@@ -5,21 +5,10 @@
 
 #include "perceiver/config.h"
 #include "perceiver/experimental/dtype.h"
+#include "perceiver/train_report.h"
 #include "train/learner.h"
 
 namespace perceiver {
-
-/// Bytes on the device that trains: what tensors hold at the worst moment of a step. Not counted: the program
-/// itself and its libraries, the data, and on a GPU the driver's context.
-struct MemoryEstimate {
-  int64_t weights = 0;  ///< with the bf16 copy that a bf16 model reads
-  int64_t gradients = 0;
-  int64_t optimizer = 0;
-  int64_t average = 0;      ///< moving average of the weights
-  int64_t activations = 0;  ///< of a micro-batch of whole rows: kept for backward, and its working memory
-
-  int64_t total() const { return weights + gradients + optimizer + average + activations; }
-};
 
 /// `model` and `learner` are those that would train; they hold everything but the activations, which this
 /// counts from the shapes: within 10% of what is then measured, over models of both types, recomputation and

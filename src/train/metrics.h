@@ -5,7 +5,7 @@
 #include <string>
 
 #include "io/atomic_file.h"
-#include "train/observer.h"
+#include "perceiver/train_report.h"
 
 namespace perceiver {
 

@@ -3,13 +3,27 @@
 #include <filesystem>
 #include <utility>
 
+#include "config/load.h"
 #include "config/validate.h"
 #include "data/data_paths.h"
+#include "data/source_dataset.h"
 #include "model/precision.h"
 
 namespace perceiver {
+namespace {
+
+std::unique_ptr<Dataset> open_data(DataConfig& config, std::shared_ptr<const DataSource> source) {
+  if (source == nullptr) return open_dataset(config);
+  auto data = std::make_unique<SourceDataset>(std::move(source), config);
+  config.type = data->modality();
+  if (const auto options = data->options(); !options.empty()) config.options = options;
+  return data;
+}
+
+}  // namespace
 
 Config resolved(Config config) {
+  check_values(config);
   resolve(config);
   validate(config);
   absolute_paths(config.data);
@@ -18,15 +32,15 @@ Config resolved(Config config) {
   return config;
 }
 
-std::shared_ptr<DeviceContext> open_device(const Config& config, const World* world) {
-  const int gpu = world == nullptr ? 0 : world->gpu();
+std::shared_ptr<DeviceContext> open_device(const Config& config, const World* world, int index) {
+  const int gpu = world == nullptr ? index : world->gpu();
   auto context = DeviceContext::open(config.device, static_cast<int>(config.threads), gpu);
   apply_precision(config.train.precision, *context);
   return context;
 }
 
-std::unique_ptr<Dataset> open_fitting(Config& config) {
-  std::unique_ptr<Dataset> data = open_dataset(config.data);
+std::unique_ptr<Dataset> open_fitting(Config& config, std::shared_ptr<const DataSource> source) {
+  std::unique_ptr<Dataset> data = open_data(config.data, std::move(source));
   if (config.model.vocabulary == 0) config.model.vocabulary = data->vocabulary();
   check_fits(*data, config.model);
   return data;

@@ -14,13 +14,14 @@ namespace perceiver {
 /// itself.
 Config resolved(Config config);
 
-/// The device of the configuration, at its precision; with several ranks on a machine, a GPU for each.
-/// `world` may be null.
-std::shared_ptr<DeviceContext> open_device(const Config& config, const World* world = nullptr);
+/// The device of the configuration, at its precision: of several GPUs the one of that index, or with several
+/// ranks, the rank's own. `world` may be null.
+std::shared_ptr<DeviceContext> open_device(const Config& config, const World* world = nullptr, int index = 0);
 
-/// The data, which decides what model.vocabulary: auto is. Throws `user` if the model cannot be trained on
-/// it.
-std::unique_ptr<Dataset> open_fitting(Config& config);
+/// The data, which decides what model.vocabulary: auto is: those of the configuration, or `source` if that is
+/// not null; then section data of the configuration says of what kind they are. Throws `user` if the model
+/// cannot be trained on it.
+std::unique_ptr<Dataset> open_fitting(Config& config, std::shared_ptr<const DataSource> source = {});
 
 /// The model on that device, without values.
 std::unique_ptr<PerceiverAR> make_model(const Config& config, std::shared_ptr<DeviceContext> context);

@@ -12,9 +12,13 @@ std::filesystem::path continued(const std::filesystem::path& metrics, int64_t st
 
 }  // namespace
 
-RunLog::RunLog(const RunFolder& folder, int64_t step, bool tensorboard, TrainObserver* observer)
-    : metrics_(continued(folder.metrics(), step)), observer_(observer) {
-  if (tensorboard) events_.emplace(folder.tensorboard(), step + 1);
+TrainObserver::~TrainObserver() = default;
+
+RunLog::RunLog(const RunFolder* folder, int64_t step, bool tensorboard, TrainObserver* observer)
+    : observer_(observer) {
+  if (folder == nullptr) return;
+  metrics_.emplace(continued(folder->metrics(), step));
+  if (tensorboard) events_.emplace(folder->tensorboard(), step + 1);
 }
 
 void RunLog::add(const LogEntry& entry) {

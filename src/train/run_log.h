@@ -3,8 +3,8 @@
 
 #include <optional>
 
+#include "perceiver/train_report.h"
 #include "train/metrics.h"
-#include "train/observer.h"
 #include "train/run_folder.h"
 #include "train/tensorboard.h"
 
@@ -12,8 +12,9 @@ namespace perceiver {
 
 class RunLog {
  public:
-  /// Continues the files of `folder` after `step`: later entries are dropped. `observer` may be null.
-  RunLog(const RunFolder& folder, int64_t step, bool tensorboard, TrainObserver* observer);
+  /// Continues the files of `folder` after `step`: later entries are dropped. `folder` and `observer` may be
+  /// null.
+  RunLog(const RunFolder* folder, int64_t step, bool tensorboard, TrainObserver* observer);
   /// Goes nowhere: for the ranks that do not lead.
   RunLog() = default;
 

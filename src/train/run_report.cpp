@@ -64,7 +64,7 @@ std::string data_text(const RunHeader& header) {
 std::string device_text(const RunHeader& header) {
   std::string text = header.device;
   if (!header.gpu) text += ", " + counted(header.threads, "thread");
-  text += fmt::format(", {}", name_of(header.type));
+  text += fmt::format(", {}", header.precision);
   if (header.ranks > 1)
     text += fmt::format("; {} over {}", counted(header.ranks, "rank"), header.communicator);
   if (header.config.train.context_shards > 1)
@@ -141,7 +141,7 @@ RunHeader make_header(const Config& config, const Dataset& data, const DataRecor
   header.device = context.name();
   header.gpu = context.is_cuda();
   header.threads = context.threads();
-  header.type = model.type();
+  header.precision = name_of(model.type());
   header.memory = estimate_memory(config, model, learner);
   header.program_bytes = program_bytes + kWorkingBytes;
   header.available_bytes = context.memory()->available() + context.statistics().live_bytes;

@@ -67,9 +67,9 @@ void Trainer::step(bool draining) {
   state_.loss = report.sums.mean(report.sums.nll);
   if (saved_ == confirmed_) return;
   confirmed_ = saved_;
-  if (!leads()) return;
-  folder_.check_place();  // whatever has its name now is not to be pruned
-  folder_.checkpoints().prune(config_.checkpoint.keep);
+  if (!writes()) return;
+  folder_->check_place();  // whatever has its name now is not to be pruned
+  folder_->checkpoints().prune(config_.checkpoint.keep);
 }
 
 void Trainer::account(const StepReport& report, double seconds) {
@@ -98,7 +98,8 @@ void Trainer::reject(StepReport report) {
 }
 
 std::string Trainer::last_good_checkpoint() const {
-  const CheckpointStore& store = folder_.checkpoints();
+  if (!folder_) return "none";
+  const CheckpointStore& store = folder_->checkpoints();
   if (confirmed_ >= 0) return store.path(confirmed_).string();
   std::vector<int64_t> steps = store.steps();
   std::erase_if(steps, [&](int64_t step) { return step > state_.step - state_.rejected; });
@@ -116,7 +117,8 @@ bool Trainer::due(int64_t every) const {
 void Trainer::evaluate_and_save() {
   const bool validates = due(config_.eval.every) && lacks_validation() && !stopped();
   const bool best = validates && evaluate_or_save();
-  owes_save_ = owes_save_ || (changed_ && (due(config_.checkpoint.every) || save_is_due()));
+  const bool save_due = folder_ && changed_ && (due(config_.checkpoint.every) || save_is_due());
+  owes_save_ = owes_save_ || save_due;
   // What the clock asks for may find steps in flight; no other starts until they are done.
   const bool ready = state_.rejected == 0 && learner_->in_flight() == 0;
   const bool saves = (best && config_.checkpoint.keep_best) || (owes_save_ && ready);
@@ -143,7 +145,7 @@ void Trainer::log(bool partial) {
   entry.partial = partial;
   logged_ = state_.step;
   log_->add(entry);
-  if (leads()) folder_.check_place();
+  if (writes()) folder_->check_place();
   if (partial) return;  // a resumed run continues the interval as if it had not stopped
   state_.interval = {};
   state_.clipping = {};
@@ -197,14 +199,21 @@ bool Trainer::weights_are_finite() const {
 }
 
 void Trainer::save() {
+  if (!folder_) {
+    changed_ = false;
+    return;
+  }
   const Stopwatch watch;
-  if (leads()) folder_.check_place();
+  if (leads()) folder_->check_place();
   CheckpointState state = state_;
   state.elapsed = elapsed();
   state.updates = learner_->updates();
-  const CheckpointStore& store = folder_.checkpoints();
+  const CheckpointStore& store = folder_->checkpoints();
+  const auto working = [this] {
+    if (options_.world != nullptr) options_.world->still_working();  // the others wait
+  };
   write_checkpoint(store.path(state_.step), state, *model_, *learner_,
-                   {data_->tokenizer(), data_->modality()}, leads());
+                   {data_->tokenizer(), data_->modality()}, leads(), working);
   if (leads() && state_.best && state_.best->step == state_.step && config_.checkpoint.keep_best)
     store.set_best(state_.step);
   saved_ = state_.step;
@@ -219,7 +228,7 @@ void Trainer::save_if_finite() {
 }
 
 TrainResult Trainer::finish(TrainStatus status) {
-  if (leads()) folder_.check_place();
+  if (writes()) folder_->check_place();
   if (logged_ != state_.step) log(true);
   const bool validates = status != TrainStatus::interrupted && lacks_validation();
   if (validates && !stopped()) evaluate_or_save();
@@ -231,10 +240,10 @@ TrainResult Trainer::finish(TrainStatus status) {
         state_.step, last_good_checkpoint());
   if (changed_) save();
   if (status == TrainStatus::stopped_early) explain_early_stop();
-  if (folder_.moved()) explain_move();
+  if (folder_ && folder_->moved()) explain_move();
   const bool complete = status == TrainStatus::finished || status == TrainStatus::stopped_early;
-  if (complete && sound_ && leads()) folder_.checkpoints().prune(config_.checkpoint.keep);
-  return {status, state_.step, saved_ >= 0 ? folder_.checkpoints().path(saved_) : std::filesystem::path(),
+  if (complete && sound_ && writes()) folder_->checkpoints().prune(config_.checkpoint.keep);
+  return {status, state_.step, saved_ >= 0 ? folder_->checkpoints().path(saved_) : std::filesystem::path(),
           summary()};
 }
 

@@ -11,11 +11,12 @@
 #include "data/batches/loader.h"
 #include "data/dataset.h"
 #include "distributed/world.h"
+#include "model/model_file.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/config.h"
+#include "perceiver/train.h"
 #include "train/checkpoint.h"
 #include "train/learner.h"
-#include "train/observer.h"
 #include "train/run_folder.h"
 #include "train/run_log.h"
 #include "train/run_report.h"
@@ -26,24 +27,11 @@
 
 namespace perceiver {
 
-struct TrainOptions {
-  std::filesystem::path folder;  ///< of the run; created
-  bool resume = false;           ///< continue the run in the folder; from step 0 if it has no checkpoint yet
-  bool accept_new_data = false;  ///< resume though the data changed
+/// What the caller of the library chooses, and what only the program does.
+struct TrainerOptions : TrainOptions {
   const std::atomic<bool>* stop = nullptr;  ///< once true, the run saves and ends after the current step
-  TrainObserver* observer = nullptr;
-  std::vector<std::string> command;  ///< that started the run, for its record; may be empty
-  Validate validate;                 ///< none: no validation; should give up once `stop` is true
+  Validate validate;                        ///< none: no validation; should give up once `stop` is true
   World* world = nullptr;  ///< the ranks of the run; null: this process alone. Must outlive the trainer.
-};
-
-enum class TrainStatus { finished, interrupted, out_of_time, stopped_early };
-
-struct TrainResult {
-  TrainStatus status = TrainStatus::finished;
-  int64_t step = 0;                  ///< steps done
-  std::filesystem::path checkpoint;  ///< the newest one; empty if none was written
-  RunSummary summary;
 };
 
 /// A run depends only on its configuration and data: with the same number of threads and ranks, losses and
@@ -54,7 +42,7 @@ class Trainer {
  public:
   /// Opens or creates everything. Throws `user` for a folder that already holds a run (without `resume`) or
   /// no usable one (with it), and for a configuration that does not fit the data or the run to resume.
-  Trainer(Config config, TrainOptions options);
+  Trainer(Config config, TrainerOptions options);
 
   /// Trains to train.steps, or until `stop`, train.max_minutes or train.early_stopping; saves, and validates
   /// unless stopped. Throws `failure` after train.max_nonfinite_steps consecutive steps that were not finite,
@@ -65,11 +53,19 @@ class Trainer {
   const Dataset& data() const { return *data_; }
   const Learner& learner() const { return *learner_; }
   const CheckpointState& state() const { return state_; }
+  const Config& config() const { return config_; }
+
+  /// A copy of the present weights, or of their moving average, on a context of its own, and what its file
+  /// would say. Collective; nothing on the ranks that do not lead.
+  LoadedModel copy_of_model() const;
 
  private:
   bool leads() const { return options_.world == nullptr || options_.world->leads(); }
   bool any_rank(bool mine, std::string_view what) const;
-  RunFolder open_folder() const;
+  /// Whether this process writes to a run folder.
+  bool writes() const { return leads() && folder_; }
+  std::string folder_name() const { return folder_ ? folder_->name() : ""; }
+  std::optional<RunFolder> open_folder() const;
   /// Throws `user` if ranks differ in configuration or data.
   void check_ranks() const;
   ResumePoint find_resume_point() const;
@@ -124,12 +120,12 @@ class Trainer {
   bool has_used_its_time() const;
 
   Config config_;
-  TrainOptions options_;
+  TrainerOptions options_;
   std::shared_ptr<DeviceContext> context_;
   std::unique_ptr<Dataset> data_;
   DataRecord record_;
-  int64_t program_bytes_;  ///< of this process before the model
-  RunFolder folder_;
+  int64_t program_bytes_;            ///< of this process before the model
+  std::optional<RunFolder> folder_;  ///< none: nothing is written
   LearnerRanks ranks_;
   StepSignals agreed_;  ///< of the latest step
   std::unique_ptr<PerceiverAR> model_;

@@ -48,7 +48,10 @@ bool Trainer::any_rank(bool mine, std::string_view what) const {
 }
 
 /// Rank 0 creates the folder and holds its lock; the others look into it.
-RunFolder Trainer::open_folder() const {
+std::optional<RunFolder> Trainer::open_folder() const {
+  if (options_.folder.empty() && options_.resume)
+    throw_user("a run without a folder leaves nothing to resume from; name the folder");
+  if (options_.folder.empty()) return std::nullopt;
   const std::string opened = "the run folder";
   if (!leads()) {
     options_.world->gather("", opened);
@@ -72,11 +75,11 @@ void Trainer::check_ranks() const {
 
 /// Rank 0 chooses and checks a checkpoint; all read it.
 ResumePoint Trainer::find_resume_point() const {
-  if (options_.world == nullptr) return folder_.find_resume_point();
+  if (options_.world == nullptr) return folder_->find_resume_point();
   ResumePoint point;
-  if (leads()) point = folder_.find_resume_point();
+  if (leads()) point = folder_->find_resume_point();
   const std::string step = options_.world->from_leader(std::to_string(point.state.step), "the checkpoint");
-  if (!leads()) point.state = read_checkpoint_state(folder_.checkpoints().path(std::stoll(step)));
+  if (!leads()) point.state = read_checkpoint_state(folder_->checkpoints().path(std::stoll(step)));
   return point;
 }
 
@@ -87,13 +90,13 @@ StepSignals Trainer::signals() const {
   if (options_.world == nullptr) return {};
   return {.stop = wants_to_stop() ? 1.0 : 0.0,
           .time = leads() && has_used_its_time() ? 1.0 : 0.0,
-          .save = leads() && save_timer_.due() ? 1.0 : 0.0};
+          .save = writes() && save_timer_.due() ? 1.0 : 0.0};
 }
 
 bool Trainer::wants_to_stop() const {
   const bool asked = options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed);
   const bool elsewhere = options_.world != nullptr && options_.world->stop_requested();
-  return asked || elsewhere || folder_.moved();
+  return asked || elsewhere || (folder_ && folder_->moved());
 }
 
 bool Trainer::has_used_its_time() const {

@@ -13,25 +13,28 @@
 
 namespace perceiver {
 
-Trainer::Trainer(Config config, TrainOptions options)
+Trainer::Trainer(Config config, TrainerOptions options)
     : config_(resolved(std::move(config))),
       options_(std::move(options)),
-      context_(open_device(config_, options_.world)),
-      data_(open_fitting(config_)),
+      context_(open_device(config_, options_.world, options_.device_index)),
+      data_(open_fitting(config_, options_.data)),
       record_(record_of(*data_)),
       program_bytes_(resident_bytes()),
       folder_(open_folder()),
       save_timer_(config_.checkpoint.minutes) {
   check_ranks();
   ranks_ = connect_ranks(options_.world, config_, *context_);
-  const bool continues = any_rank(leads() && options_.resume && !folder_.checkpoints().steps().empty(),
+  const bool continues = any_rank(writes() && options_.resume && !folder_->checkpoints().steps().empty(),
                                   "whether the run continues");
   model_ = make_model(config_, context_);
   if (config_.train.early_stopping > 0 && data_->documents(Split::validation) == 0)
     throw_user(
         "train.early_stopping needs data to validate on; set data.validation or data.validation_fraction");
+  if (config_.train.sample_every > 0 && !folder_)
+    throw_user(
+        "train.sample_every writes samples to the run folder, and there is none; name one or set it to 0");
   if (config_.train.sample_every > 0 && leads())
-    samples_ = std::make_unique<TrainingSamples>(config_.train, *data_, *model_, folder_.samples());
+    samples_ = std::make_unique<TrainingSamples>(config_.train, *data_, *model_, folder_->samples());
   if (continues) {
     resume();
   } else {
@@ -48,7 +51,7 @@ void Trainer::start() {
   open_files();
   for (const std::string& text : taken) log_->message(text);
   if (options_.resume)
-    log_->message(fmt::format("{} holds no checkpoint yet; the run starts at step 0", folder_.name()));
+    log_->message(fmt::format("{} holds no checkpoint yet; the run starts at step 0", folder_->name()));
 }
 
 void Trainer::resume() {
@@ -63,7 +66,7 @@ void Trainer::resume() {
   logged_ = state_.interval.targets > 0 ? -1 : state_.step;
   last_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
   last_.learning_rate = learning_rate(config_, std::max<int64_t>(0, state_.step - 1));
-  const CheckpointStore& store = folder_.checkpoints();
+  const CheckpointStore& store = folder_->checkpoints();
   load_checkpoint_weights(store.path(state_.step), *model_);
   learner_ = std::make_unique<Learner>(config_, *model_, ranks_);
   load_checkpoint_state(store.path(state_.step), *learner_);
@@ -82,7 +85,7 @@ void Trainer::resume() {
 std::string Trainer::check_same_run(const CheckpointState& before) const {
   const bool same = same_data(before.data, record_);
   const bool proven = same && record_.fingerprint != 0 && before.data.fingerprint != 0;
-  check_config_change(before.config, config_, folder_.name(), options_.accept_new_data || proven);
+  check_config_change(before.config, config_, folder_->name(), options_.accept_new_data || proven);
   if (before.data.empty() && !data_->unbounded())
     return "the checkpoint holds no record of the data, so whether it has changed is unknown";
   if (same) return "";
@@ -103,15 +106,15 @@ void Trainer::open_files() {
     log_.emplace();
     return;
   }
-  write_file_atomically(folder_.config(), to_yaml(config_));
-  log_.emplace(folder_, saved_, config_.train.tensorboard, options_.observer);
+  if (folder_) write_file_atomically(folder_->config(), to_yaml(config_));
+  log_.emplace(folder_ ? &*folder_ : nullptr, saved_, config_.train.tensorboard, options_.observer);
   for (const std::string& note : data_->notes()) log_->warn(note);
 }
 
 void Trainer::link_best() {
   // A process may have been killed between writing a checkpoint and linking it; and the best checkpoint may
   // be gone if the run falls back to an earlier one.
-  const CheckpointStore& store = folder_.checkpoints();
+  const CheckpointStore& store = folder_->checkpoints();
   const std::vector<int64_t> steps = store.steps();
   const bool kept = state_.best && std::find(steps.begin(), steps.end(), state_.best->step) != steps.end();
   if (!kept) {

@@ -12,7 +12,7 @@
 #include "generate/request.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/config.h"
-#include "train/observer.h"
+#include "perceiver/train_report.h"
 
 namespace perceiver {
 

@@ -1,4 +1,4 @@
-#include "config/explain.h"
+#include "perceiver/config.h"
 
 #include <gmock/gmock.h>
 

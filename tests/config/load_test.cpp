@@ -217,5 +217,45 @@ TEST(Config, LoadNamesTheFile) {
   fs::remove_all(folder);
 }
 
+/// Of a configuration made in code.
+template <typename Change>
+std::string complaint_about(Change&& change) {
+  Config config;
+  change(config);
+  return message_of([&] { check_values(config); });
+}
+
+TEST(ConfigInCode, EveryValueThatAFileCanHoldIsAllowed) {
+  Config config;
+  EXPECT_NO_THROW(check_values(config));
+  config.model.vocabulary = 0;
+  config.data.train = {"a b.txt", "\"quoted\"", "b\\c", "\xc3\xa4.txt", "null"};
+  config.data.options = {{"size", "32"}};
+  config.model.position_sizes = {34, 34, 5};
+  config.schedule.step_factors = {0.1, 1e-30};
+  config.train.seed = UINT64_MAX;
+  EXPECT_NO_THROW(check_values(config));
+  EXPECT_NO_THROW(check_values(parse_config(to_yaml(Config()))));
+}
+
+TEST(ConfigInCode, ComplaintsNameTheKeyAndWhatItMayBe) {
+  EXPECT_EQ(complaint_about([](Config& c) { c.train.batch = 0; }),
+            message_of([] { parse_config("train: {batch: 0}", "configuration"); }).replace(13, 2, ""));
+  EXPECT_THAT(complaint_about([](Config& c) { c.model.vocabulary = 3; }),
+              StartsWith("configuration: model.vocabulary must be auto, or an integer from 4"));
+  EXPECT_THAT(complaint_about([](Config& c) { c.optimizer.learning_rate = NAN; }),
+              StartsWith("configuration: optimizer.learning_rate must be a number"));
+  EXPECT_THAT(complaint_about([](Config& c) { c.device = "tpu"; }),
+              StartsWith("configuration: device must be one of auto, cpu, cuda, not 'tpu'"));
+  EXPECT_THAT(complaint_about([](Config& c) { c.optimizer.type = static_cast<OptimizerType>(-1); }),
+              StartsWith("configuration: optimizer.type must be one of adam"));
+  EXPECT_THAT(complaint_about([](Config& c) { c.data.train = {""}; }),
+              StartsWith("configuration: data.train must be"));
+  EXPECT_THAT(complaint_about([](Config& c) {
+                c.model.position_sizes = {34, -1};
+              }),
+              StartsWith("configuration: model.position_sizes must be"));
+}
+
 }  // namespace
 }  // namespace perceiver

@@ -114,7 +114,7 @@ TEST(HostWorld, AKilledRankEndsAllWithOneLine) {
   for (const int victim : {0, 1, 2}) {
     SCOPED_TRACE(victim);
     ProcessRanks ranks;
-    ranks.options.after_death = "; continue with --resume";
+    ranks.options.after_death = [] { return std::string("; continue with --resume"); };
     ranks.start_all(3, [&](HostWorld& world) {
       world.gather("", "step 7");
       ranks.ready();

@@ -112,5 +112,16 @@ TEST_F(AtomicFileTest, ReadFileOfMissingFileOrFolderIsAUserError) {
   EXPECT_THAT(error_of([&] { read_file(folder_, 10); }).what(), HasSubstr("it is a folder"));
 }
 
+TEST_F(AtomicFileTest, ProgressIsReportedEvery64MiB) {
+  const std::vector<std::byte> piece(size_t{50} << 20, std::byte{7});
+  OutputFile file(folder_ / "long");
+  std::vector<uint64_t> reported;
+  file.on_progress([&] { reported.push_back(file.size()); });
+  for (int i = 0; i < 3; ++i) file.write(piece);
+  file.finish();
+  EXPECT_EQ(reported, (std::vector<uint64_t>{uint64_t{64} << 20, uint64_t{128} << 20}));
+  EXPECT_EQ(std::filesystem::file_size(file.path()), 3 * piece.size());
+}
+
 }  // namespace
 }  // namespace perceiver

@@ -81,7 +81,13 @@ mpi 2 "$program" train "${small[@]}" --set train.steps=40 --run two; one_line 2 
 
 start; kill -KILL "$victim"; wait $launcher; got=$?
 [ $got -ne 0 ] || fail "a killed rank went unnoticed"
-one_line $got "rank 1 (host .*) ended without a message .* continue with --resume"
+one_line $got "rank 1 (host .*) ended without a message .*; no checkpoint was written yet: start over with --resume"
+none_left
+
+start --set checkpoint.every=5
+for ((i = 0; i < 300; ++i)); do ls run/checkpoints/step-*[0-9] > /dev/null 2>&1 && break; sleep 0.1; done
+kill -KILL "$victim"; wait $launcher; got=$?
+one_line $got "rank 1 (host .*) ended without a message .*; the checkpoint of step [0-9]* is intact: continue with --resume"
 none_left
 
 start --collective-timeout 5; kill -STOP "$victim"; wait $launcher; got=$?

@@ -75,4 +75,10 @@ refuses 2 "accept-new-data" "$program" train $tiny --set train.steps=4 --accept-
 works after-change "$program" train $changing --set train.steps=4 --resume --accept-new-data; shows "the run goes on with the new data"
 works after-change-again "$program" train $changing --set train.steps=6 --resume; hides "has changed"
 [ "$(wc -l < "$work/changed/environment.jsonl")" -eq 3 ] || fail "environment of three parts: $(cat "$work/changed/environment.jsonl")"
+works info-run "$program" info "$work/changed"
+for line in '^trained$' '^  from step 0$' '^  from step 4$' '^    version  *[0-9.]*, commit' '^    device  *cpu of .*, f32$' '^    command  *.* train .* --resume --accept-new-data$'; do prints "$line"; done
+[ "$(grep -c '^  from step' "$work/out")" -eq 3 ] || fail "info: not three parts: $(cat "$work/out")"
+works info-json "$program" info "$work/changed" --json; prints '"environments": \['; prints '"started": "20'
+cp "$work/changed/checkpoints/step-000000006/model.safetensors" "$work/alone.safetensors"
+works info-file "$program" info "$work/alone.safetensors"; grep -q '^trained' "$work/out" && fail "info: a model file knows where it was trained"
 exit $failed

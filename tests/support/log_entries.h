@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "train/observer.h"
+#include "perceiver/train_report.h"
 
 namespace perceiver::testing {
 

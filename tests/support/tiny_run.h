@@ -61,9 +61,9 @@ class Recorder : public TrainObserver {
   std::vector<std::string> messages, warnings;
 };
 
-inline TrainOptions run_options(const std::string& folder, bool resume = false,
-                                TrainObserver* observer = nullptr) {
-  TrainOptions options;
+inline TrainerOptions run_options(const std::string& folder, bool resume = false,
+                                  TrainObserver* observer = nullptr) {
+  TrainerOptions options;
   options.folder = folder;
   options.resume = resume;
   options.observer = observer;

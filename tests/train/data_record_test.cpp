@@ -59,7 +59,7 @@ class ChangedData : public testing::Test {
     return folder_.write("text.txt", std::string(bytes, content));
   }
   TrainResult resume(bool accept, Recorder* recorder = nullptr) const {
-    TrainOptions options = run_options(run(), true, recorder);
+    TrainerOptions options = run_options(run(), true, recorder);
     options.accept_new_data = accept;
     return Trainer(config_, options).run();
   }

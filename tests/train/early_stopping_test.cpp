@@ -39,7 +39,7 @@ class Validated {
   explicit Validated(std::vector<double> losses) : losses_(std::move(losses)) {}
 
   TrainResult run(const Config& config, const std::string& folder, bool resume = false) {
-    TrainOptions options = run_options(folder, resume, &recorder);
+    TrainerOptions options = run_options(folder, resume, &recorder);
     options.validate = [this](const PerceiverAR&, const Dataset&, const LearnerRanks&) {
       return ValidationScore{losses_.at(next_++), {}, ""};
     };

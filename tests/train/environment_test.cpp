@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 TEST(Environment, EveryStartAndContinuationLeavesALine) {
   const TempFolder folder;
   const std::string run = folder.path("run");
-  TrainOptions options = run_options(run);
+  TrainerOptions options = run_options(run);
   options.command = {"perceiver", "train", "my\xff config.yaml"};
   Trainer(tiny_config(2), options).run();
   train(tiny_config(5), run, true);

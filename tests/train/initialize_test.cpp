@@ -275,7 +275,7 @@ TEST(Initialize, TheStartingPointIsValidated) {
   config.checkpoint.keep = 1;
   config.eval.every = 1;
   Recorder recorder;
-  TrainOptions options = run_options(folder.path("run"), false, &recorder);
+  TrainerOptions options = run_options(folder.path("run"), false, &recorder);
   std::vector<double> scores{1, 3, 2};
   size_t next = 0;
   options.validate = [&](const PerceiverAR&, const Dataset&, const LearnerRanks&) {

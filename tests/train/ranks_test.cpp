@@ -233,7 +233,7 @@ TEST(Ranks, SignalsOfOneReachAllWithTheSameStep) {
 TrainResult train_run(const Config& config, const std::string& folder, int ranks, bool resume) {
   TrainResult result;
   run_ranks(ranks, [&](ThreadWorld& world) {
-    TrainOptions options = run_options(folder, resume);
+    TrainerOptions options = run_options(folder, resume);
     options.world = &world;
     Trainer trainer(config, options);
     const TrainResult mine = trainer.run();

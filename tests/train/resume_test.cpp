@@ -30,8 +30,8 @@ ValidationScore score_weights(const PerceiverAR& model, const Dataset&, const Le
   return {1 + std::fmod(sum * 100, 1.0), {}, ""};
 }
 
-TrainOptions validated_options(const std::string& folder, bool resume, TrainObserver* observer = nullptr) {
-  TrainOptions options = run_options(folder, resume, observer);
+TrainerOptions validated_options(const std::string& folder, bool resume, TrainObserver* observer = nullptr) {
+  TrainerOptions options = run_options(folder, resume, observer);
   options.validate = score_weights;
   return options;
 }
@@ -50,7 +50,7 @@ class StopAt : public Recorder {
 /// Trains to step `stop`, then goes on in a new trainer to the end.
 void train_in_two_parts(const Config& config, const std::string& folder, int64_t stop) {
   StopAt observer(stop);
-  TrainOptions options = validated_options(folder, false, &observer);
+  TrainerOptions options = validated_options(folder, false, &observer);
   options.stop = &observer.stop;
   ASSERT_EQ(Trainer(config, options).run().status, TrainStatus::interrupted);
   ASSERT_EQ(Trainer(config, validated_options(folder, true)).run().status, TrainStatus::finished);

@@ -88,7 +88,7 @@ TEST(RunReport, ARunSumsUp) {
   const TempFolder folder;
   Config config = tiny_config(4);
   config.eval.every = 2;
-  TrainOptions options = run_options(folder.path("run"));
+  TrainerOptions options = run_options(folder.path("run"));
   double loss = 2;
   options.validate = [&](const PerceiverAR&, const Dataset&, const LearnerRanks&) {
     return ValidationScore{++loss, 1.5, "byte"};

@@ -90,7 +90,7 @@ TEST(Trainer, StopsWhenAskedAndSaves) {
     std::atomic<bool>* stop = nullptr;
   } stopper;
   stopper.stop = &stop;
-  TrainOptions options = run_options(folder.path("run"), false, &stopper);
+  TrainerOptions options = run_options(folder.path("run"), false, &stopper);
   options.stop = &stop;
   const TrainResult result = Trainer(tiny_config(), options).run();
   EXPECT_EQ(result.status, TrainStatus::interrupted);
@@ -161,7 +161,7 @@ Recorder validated_run(Config config, const std::string& folder, std::vector<dou
   Recorder recorder;
   config.train.steps = static_cast<int64_t>(scores.size());
   config.eval.every = 1;
-  TrainOptions options = run_options(folder, false, &recorder);
+  TrainerOptions options = run_options(folder, false, &recorder);
   size_t next = 0;
   options.validate = [&](const PerceiverAR&, const Dataset&, const LearnerRanks&) {
     return ValidationScore{scores.at(next++), 1.5, "byte"};
@@ -207,7 +207,7 @@ TEST(Trainer, ValidatesTheMovingAverage) {
   Config config = tiny_config(2);
   config.train.ema_decay = 0.5;
   std::vector<float> validated;
-  TrainOptions options = run_options(folder.path("run"));
+  TrainerOptions options = run_options(folder.path("run"));
   options.validate = [&](const PerceiverAR& model, const Dataset&, const LearnerRanks&) {
     validated = model.parameters().values().to_host<float>();
     return ValidationScore{1, {}, ""};
@@ -223,7 +223,7 @@ TEST(Trainer, ValidatesTheMovingAverage) {
 
 TEST(Trainer, AFailingValidationCostsNoSteps) {
   const TempFolder folder;
-  TrainOptions options = run_options(folder.path("run"));
+  TrainerOptions options = run_options(folder.path("run"));
   options.validate = [](const PerceiverAR&, const Dataset&, const LearnerRanks&) -> ValidationScore {
     throw_failure("no memory for it");
   };
@@ -238,7 +238,7 @@ TEST(Trainer, DataWithoutValidationAreNotValidated) {
   config.data.type = "text";
   config.data.train = {folder.write("text.txt", std::string(500, 'a'))};
   config.data.validation_fraction = 0;
-  TrainOptions options = run_options(folder.path("run"));
+  TrainerOptions options = run_options(folder.path("run"));
   options.validate = [](const PerceiverAR&, const Dataset&, const LearnerRanks&) -> ValidationScore {
     throw_failure("called without a validation split");
   };
@@ -407,7 +407,7 @@ TEST(Trainer, ATimeLimitLogsTheRestAndValidates) {
   config.train.max_minutes = 0.2 / 60;
   config.train.log_every = 1'000'000;
   Recorder recorder;
-  TrainOptions options = run_options(folder.path("run"), false, &recorder);
+  TrainerOptions options = run_options(folder.path("run"), false, &recorder);
   options.validate = [](const PerceiverAR&, const Dataset&, const LearnerRanks&) {
     return ValidationScore{1, {}, ""};
   };
@@ -435,9 +435,9 @@ struct Interruption {
   std::atomic<bool> stop = false;
 };
 
-TrainOptions interrupted_options(const std::string& folder, bool resume, Interruption& interruption,
-                                 TrainObserver* observer) {
-  TrainOptions options = run_options(folder, resume, observer);
+TrainerOptions interrupted_options(const std::string& folder, bool resume, Interruption& interruption,
+                                   TrainObserver* observer) {
+  TrainerOptions options = run_options(folder, resume, observer);
   options.validate = std::ref(interruption);
   options.stop = &interruption.stop;
   return options;
@@ -482,7 +482,7 @@ TEST(Trainer, AStopLogsTheRestOfItsInterval) {
     void on_checkpoint(int64_t, const fs::path&) override { stop = true; }
     std::atomic<bool> stop = false;
   } stopper;
-  TrainOptions options = run_options(folder.path("run"), false, &stopper);
+  TrainerOptions options = run_options(folder.path("run"), false, &stopper);
   options.stop = &stopper.stop;
   EXPECT_EQ(Trainer(config, options).run().status, TrainStatus::interrupted);
   ASSERT_EQ(stopper.logs.size(), 2u);

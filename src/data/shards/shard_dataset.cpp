@@ -10,6 +10,8 @@
 #include "data/shards/shard_encode.h"
 #include "data/shards/shard_summary.h"
 #include "data/shards/shard_weights.h"
+#include "data/shared_positions.h"
+#include "perceiver/special_tokens.h"
 #include "data/text/text_check.h"
 #include "io/checksum.h"
 #include "perceiver/special_tokens.h"
@@ -186,22 +188,9 @@ void ShardDataset::positions(Split split, int64_t document, int64_t first, int64
     case PositionKind::counted:
       return Dataset::positions(split, document, first, count, out);
     case PositionKind::shared:
-      return shared_positions(first, count, out);
+      return copy_shared_positions(modality_->format(), first, count, out);
     case PositionKind::stored:
       return stored_positions(find(split, document), first, count, out);
-  }
-}
-
-/// EOS has no position of its own, since nothing follows it: it gets that of SOS.
-void ShardDataset::shared_positions(int64_t first, int64_t count, int32_t* out) const {
-  const SequenceFormat& format = modality_->format();
-  const int64_t known = static_cast<int64_t>(format.shared_positions.size()) / axes();
-  for (int64_t i = first; i < first + count; ++i, out += axes()) {
-    if (i < known) {
-      std::copy_n(format.shared_positions.begin() + i * axes(), axes(), out);
-    } else {
-      std::fill_n(out, axes(), 1);
-    }
   }
 }
 

@@ -64,7 +64,6 @@ class ShardDataset final : public Dataset {
   Place find(Split split, int64_t document) const { return of(split).find(document); }
   /// Tokens at the end of a document that are not stored.
   int64_t end_tokens() const { return modality_->format().ends ? 1 : 0; }
-  void shared_positions(int64_t first, int64_t count, int32_t* out) const;
   void stored_positions(const Place& place, int64_t first, int64_t count, int32_t* out) const;
 
   std::string name_;

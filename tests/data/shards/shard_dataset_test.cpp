@@ -229,7 +229,7 @@ TEST(Trainer, TrainsOnPositionsOfManyAxesAndKeepsTheTokenizer) {
   config.model.latents = 4;
   config.model.position_encoding = PositionEncoding::absolute;
   config.model.position_sizes = {4, 5};
-  TrainOptions options = run_options(folder.path("run"));
+  TrainerOptions options = run_options(folder.path("run"));
   const TrainResult result = Trainer(config, options).run();
   const LoadedModel loaded =
       load_model(result.checkpoint / "model.safetensors", DeviceContext::cpu(1), DType::f32);
