@@ -67,7 +67,7 @@ CpuVariant choose() {
   if (named == nullptr || *named == '\0') return variants.back();
   for (const CpuVariant variant : variants)
     if (std::string_view(named) == name_of(variant)) return variant;
-  throw_user("PERCEIVER_CPU={}: there are no such kernels in this build for this machine; it has {}", named,
+  throw_user("PERCEIVER_CPU={}: this build has no such kernels for this machine; it has {}", named,
              names_of(variants));
 }
 

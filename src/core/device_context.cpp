@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "base/check.h"
+#include "base/cpu_variant.h"
 #include "base/memory_advice.h"
 #include "base/processors.h"
 
@@ -194,6 +195,7 @@ void DeviceContext::reset_peak() {
 }
 
 std::shared_ptr<DeviceContext> DeviceContext::cpu(int threads) {
+  (void)cpu_variant();  // refuses a wrong PERCEIVER_CPU before any work
   return std::make_shared<CpuContext>(threads > 0 ? threads : available_processors());
 }
 
