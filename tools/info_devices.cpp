@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/cpu_variant.h"
 #include "base/processors.h"
 #include "core/gpus.h"
 #include "distributed/devices_of_ranks.h"
@@ -43,6 +44,18 @@ void print_gpus(const std::vector<Gpu>& gpus) {
   }
 }
 
+std::vector<std::string> names_of(const std::vector<CpuVariant>& variants) {
+  std::vector<std::string> names;
+  for (const CpuVariant variant : variants) names.emplace_back(name_of(variant));
+  return names;
+}
+
+std::string describe_kernels() {
+  const std::vector<std::string> usable = names_of(cpu_variants());
+  if (usable.size() == 1) return usable[0];
+  return fmt::format("{} of {}", name_of(cpu_variant()), fmt::join(usable, ", "));
+}
+
 std::string nccl_state() {
   return nccl::obstacle().empty() ? nccl::version() : "not usable: " + nccl::obstacle();
 }
@@ -79,6 +92,8 @@ int print_devices(const Globals& globals, bool json) {
   if (json) {
     const nlohmann::ordered_json out{{"gpus", gpus_json(gpus)},
                                      {"cpu_threads", available_processors()},
+                                     {"cpu_kernels", name_of(cpu_variant())},
+                                     {"usable_cpu_kernels", names_of(cpu_variants())},
                                      {"nccl", nccl_state()},
                                      {"mpi", mpi_state()},
                                      {"launcher", describe(place)}};
@@ -87,6 +102,7 @@ int print_devices(const Globals& globals, bool json) {
   }
   print_gpus(gpus);
   print_row("CPU threads", std::to_string(available_processors()));
+  print_row("CPU kernels", describe_kernels());
   print_row("NCCL", nccl_state());
   print_row("MPI", mpi_state());
   print_row("launcher", describe(place));

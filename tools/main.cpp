@@ -6,6 +6,7 @@
 #include <sstream>
 #include <string>
 
+#include "base/cpu_variant.h"
 #include "base/text.h"
 #include "perceiver/error.h"
 #include "perceiver/version.h"
@@ -90,7 +91,9 @@ int parse_and_run(int argc, char** argv, Globals& globals) {
       "sound.",
       "perceiver");
   Action action;
-  app.set_version_flag("--version", std::string("perceiver ") + version());
+  app.set_version_flag("--version", [] {
+    return std::string("perceiver ") + version() + "\nCPU kernels: " + name_of(cpu_variant());
+  });
   app.add_option("--threads", globals.threads, "CPU threads (default: all)")->check(CLI::Range(1, 4096));
   app.add_option("--device", globals.device, "auto (a GPU if there is one), cpu or cuda")
       ->check(one_of({"auto", "cpu", "cuda"}));

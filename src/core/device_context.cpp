@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "base/check.h"
+#include "base/cpu_variant.h"
 #include "base/interrupt.h"
 #include "base/memory_advice.h"
 #include "base/processors.h"
@@ -216,6 +217,7 @@ void check_device_name(const std::string& device) {
 }
 
 std::shared_ptr<DeviceContext> DeviceContext::cpu(int threads) {
+  (void)cpu_variant();  // refuses a wrong PERCEIVER_CPU before any work
   return std::make_shared<CpuContext>(threads > 0 ? threads : available_processors());
 }
 

@@ -1,5 +1,6 @@
 // What moves the tensors of a HostWorld's ranks.
 #include "base/check.h"
+#include "base/cpu_variant.h"
 #include "distributed/devices_of_ranks.h"
 #include "distributed/host_world.h"
 #include "distributed/mpi.h"
@@ -20,6 +21,9 @@ std::shared_ptr<Communicator> HostWorld::communicator(DeviceContext& context, bo
   for (const std::string& text : gather(to_text(mine), "the choice of devices"))
     devices.push_back(parse_rank_device(text));
   if (choose_transport(members_, devices, mpi_) == Transport::mpi) {
+    // What every rank computes for itself, such as its copy of a weight, must round alike.
+    require_same(name_of(cpu_variant()),
+                 "the CPU kernels that their machines allow (PERCEIVER_CPU chooses them)");
     mpi::start();
     return mpi::communicator(context);
   }

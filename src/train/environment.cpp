@@ -11,6 +11,7 @@
 
 #include "base/build_info.h"
 #include "base/check.h"
+#include "base/cpu_variant.h"
 #include "io/atomic_file.h"
 #include "io/checksum.h"
 #include "io/json_document.h"
@@ -93,7 +94,11 @@ ordered_json environment_stamp(const RunContext& run, const PerceiverAR& model) 
                      {"kernel", kernel()},
                      {"processor", or_unknown(value_in("/proc/cpuinfo", "model name"))},
                      {"device", device.name()}};
-  if (device.is_cuda()) stamp["driver"] = or_unknown(value_in("/proc/driver/nvidia/version", "NVRM version"));
+  if (device.is_cuda()) {
+    stamp["driver"] = or_unknown(value_in("/proc/driver/nvidia/version", "NVRM version"));
+  } else {
+    stamp["cpu_kernels"] = name_of(cpu_variant());
+  }
   stamp["threads"] = device.threads();
   stamp["ranks"] = run.ranks;
   if (!run.communicator.empty()) stamp["communicator"] = run.communicator;

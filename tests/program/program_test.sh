@@ -4,7 +4,9 @@
 . "$2/tests/program/commands.sh"
 
 model=$work/model.safetensors
-works version "$program" --version
+works version "$program" --version; prints "CPU kernels: "
+refuses 2 "PERCEIVER_CPU=mmx: .*this machine; it has" env PERCEIVER_CPU=mmx "$program" --version
+refuses 2 "PERCEIVER_CPU=mmx" env PERCEIVER_CPU=mmx "$program" info --devices
 works help "$program" --help; prints "perceiver train"
 works import "$program" import --from official "$source/tests/golden/rotary_ragged.safetensors" --out "$model"
 works info "$program" info "$model"; prints "237763"

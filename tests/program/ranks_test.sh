@@ -141,6 +141,10 @@ mpi 3 "${steps[@]}" --set train.context_shards=2 --run bad; one_line 2 "does not
 mpi 3 "${steps[@]}" --set train.batch=2 --run bad; one_line 2 "too few for 3 ranks"
 mpirun -n 1 "${steps[@]}" --run bad : -n 1 "${steps[@]}" --set model.layers=2 --run bad > out 2> err; got=$?
 one_line 2 "rank 1 has another configuration than rank 0: .*layers: 2.* instead of .*layers: 1"
+if "$program" info --devices | grep -q '^CPU kernels .* of baseline, '; then
+  mpirun -n 1 "${steps[@]}" --run bad : -n 1 env PERCEIVER_CPU=baseline "${steps[@]}" --run bad > out 2> err; got=$?
+  one_line 2 "the ranks differ in the CPU kernels .*rank 1 has baseline"
+fi
 
 start; kill -TERM $launcher; wait $launcher
 [ "$(ls run/checkpoints | wc -l)" -eq 1 ] || fail "saved: $(ls run/checkpoints)"

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/cpu_variant.h"
 #include "perceiver/version.h"
 #include "tests/support/fake_dataset.h"
 #include "tests/support/tiny_run.h"
@@ -36,6 +37,7 @@ TEST(Environment, EveryStartAndContinuationLeavesALine) {
               testing::MatchesRegex("20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"));
   for (const char* key : {"commit", "compiler", "host", "system", "kernel", "processor"})
     EXPECT_FALSE(stamps[0][key].get<std::string>().empty()) << key;
+  EXPECT_EQ(stamps[0]["cpu_kernels"], name_of(cpu_variant()));
   EXPECT_FALSE(stamps[0].contains("driver"));
 }
 
