@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "config/load.h"
 #include "config/schema.h"
 #include "io/atomic_file.h"
