@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <sys/socket.h>
 
+#include <atomic>
+#include <thread>
+
 #include "base/check.h"
 #include "tests/support/process_world.h"
 

@@ -5,6 +5,7 @@
 
 #include "data/sample_files.h"
 #include "generate/generate.h"
+#include "perceiver/error.h"
 #include "tests/support/engine_checks.h"
 
 namespace perceiver {

@@ -62,7 +62,7 @@ inline Pass run(PerceiverAR& model, const Batch& batch, Recompute recompute, boo
   loss.label_smoothing = 0.1;
   loss.z_loss = 1e-2;
   const ops::LossResult result = model.loss(tape, inputs, loss, recompute);
-  tape.backward();
+  if (backward) tape.backward();
   if (!backward) return {result.totals.as<double>()[0], {}};
   model.parameters().finish_gradients();
   const Tensor& flat = model.parameters().gradients();

@@ -1,6 +1,7 @@
 // Fine-tuning: a run that starts from another one's weights.
 #include "train/initialize.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "config/load.h"

@@ -1,4 +1,5 @@
 // Training on several ranks, which are threads here.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <cmath>

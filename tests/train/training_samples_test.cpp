@@ -1,5 +1,6 @@
 #include "train/training_samples.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <atomic>

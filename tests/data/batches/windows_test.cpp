@@ -1,5 +1,6 @@
 #include "data/batches/windows.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 // Shards of a folder that are opened when they are read.
 #include "data/shards/shard_set.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>

@@ -1,6 +1,7 @@
 #include "data/shards/shard_builder.h"
 #include "data/shards/shard_file.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <cstring>

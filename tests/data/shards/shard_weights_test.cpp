@@ -1,6 +1,7 @@
 // Which documents are drawn from shards: known values, which a run that is resumed relies on.
 #include "data/shards/shard_weights.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <array>
