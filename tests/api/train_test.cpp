@@ -21,22 +21,22 @@ TrainResult train_own(const Config& config, const TrainOptions& options) {
 
 TEST(TrainingRun, LearnsTheCallersData) {
   const TempFolder folder;
-  Config config = own_config(150);
-  config.train.log_every = 150;
+  Config config = own_config(300);
+  config.train.log_every = 300;
   Recorder observer;
   TrainingRun run(config, own_options(folder.path("run"), &observer));
   EXPECT_EQ(run.config().model.vocabulary, 10);
   const TrainResult result = run.run();
   EXPECT_EQ(result.status, TrainStatus::finished);
-  EXPECT_EQ(result.step, 150);
+  EXPECT_EQ(result.step, 300);
   ASSERT_EQ(observer.evals.size(), 1u);
-  EXPECT_LT(observer.evals[0].loss, 0.4);
+  EXPECT_LT(observer.evals[0].loss, 0.7);  // the first id and the end cannot be known; ln 10 = 2.3 at first
   EXPECT_EQ(observer.evals[0].unit, "token");
   const Model model = Model::load(result.checkpoint, {.device = "cpu", .threads = 1});
   std::vector<int32_t> ids;
   for (const auto& [id, log_probability] : continuation(model, 8)) ids.push_back(id);
   EXPECT_THAT(ids, ElementsAre(5, 6, 7, 8, 9, 3, 4, 5));
-  EXPECT_THAT(message_of([&] { model.score("text"); }), HasSubstr("modality tokens"));
+  EXPECT_THAT(message_of([&] { model.score("text"); }), HasSubstr("a text cannot be encoded"));
 }
 
 TEST(TrainingRun, ModelIsWhatTheCheckpointHolds) {

@@ -54,7 +54,7 @@ linked "$work/static/consumer" && fail "the consumer does not use the static lib
 PKG_CONFIG_PATH=$libraries/pkgconfig
 export PKG_CONFIG_PATH
 main=$source/examples/consumer/main.cpp
-[ "$(pkg-config --modversion perceiver)" = "$("$prefix/bin/perceiver" --version | cut -d' ' -f2)" ] || fail "perceiver.pc: another version"
+[ "$(pkg-config --modversion perceiver)" = "$("$prefix/bin/perceiver" --version | head -1 | cut -d' ' -f2)" ] || fail "perceiver.pc: another version"
 quiet g++ -std=c++20 "$main" $(pkg-config --cflags --libs perceiver) "-Wl,-rpath,$libraries" -o "$work/consumer/with_pkg_config"
 run consumer "$work/consumer/with_pkg_config"
 quiet g++ -std=c++20 "$main" $(pkg-config --cflags --libs --static perceiver | sed 's/-lperceiver/-l:libperceiver.a/') -o "$work/static/with_pkg_config"

@@ -40,6 +40,7 @@ TEST(RunReport, ARunIntroducesItself) {
 TEST(RunReport, AHeaderIsOneLineForEachThing) {
   RunHeader header;
   header.folder = "runs/a";
+  header.precision = "f32";
   header.config = tiny_config(3000);
   header.config.model.context_length = 512;
   header.step = 200;

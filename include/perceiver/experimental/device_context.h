@@ -12,8 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/interrupt.h"
-#include "base/worker_pool.h"
 #include "perceiver/experimental/dtype.h"
 #include "perceiver/experimental/launch.h"
 #include "perceiver/export.h"
