@@ -15,6 +15,12 @@ struct ReleasesWorkers {
   ~ReleasesWorkers() { WorkerPool::use(nullptr); }
 };
 
+/// The caller may keep the run for its model, while another one goes on in its folder.
+struct ClosesTrainer {
+  ~ClosesTrainer() { trainer.close(); }
+  Trainer& trainer;
+};
+
 TrainerOptions trainer_options(const Config& config, TrainOptions options, World* world,
                                const std::atomic<bool>* stop) {
   TrainerOptions all;
@@ -45,6 +51,7 @@ TrainResult TrainingRun::run() {
   if (std::exchange(state_->ran, true))
     throw_user("this training run has run; open another one, with TrainOptions::resume to continue it");
   const ReleasesWorkers releases;
+  const ClosesTrainer closes{state_->trainer};
   return state_->trainer.run();
 }
 
