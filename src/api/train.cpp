@@ -5,6 +5,7 @@
 #include "api/model_state.h"
 #include "api/training_run.h"
 #include "base/check.h"
+#include "base/worker_pool.h"
 
 namespace perceiver {
 namespace {
@@ -13,6 +14,12 @@ namespace {
 /// not: they are to end with the run.
 struct ReleasesWorkers {
   ~ReleasesWorkers() { WorkerPool::use(nullptr); }
+};
+
+/// The caller may keep the run for its model, while another one goes on in its folder.
+struct ClosesTrainer {
+  ~ClosesTrainer() { trainer.close(); }
+  Trainer& trainer;
 };
 
 TrainerOptions trainer_options(const Config& config, TrainOptions options, World* world,
@@ -45,6 +52,7 @@ TrainResult TrainingRun::run() {
   if (std::exchange(state_->ran, true))
     throw_user("this training run has run; open another one, with TrainOptions::resume to continue it");
   const ReleasesWorkers releases;
+  const ClosesTrainer closes{state_->trainer};
   return state_->trainer.run();
 }
 

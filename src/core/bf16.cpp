@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "base/worker_pool.h"
 
 namespace perceiver {
 

@@ -26,7 +26,7 @@ FileDescriptor create_locked(const fs::path& path) {
   if (!folder.valid()) throw_output_failure("open the folder", path, errno);
   if (!try_lock(folder))
     throw_user(
-        "{}: another process is training in this folder; wait for it, stop it, or choose another folder",
+        "{}: another run is training in this folder; wait for it, stop it, or choose another folder",
         path.string());
   return folder;
 }

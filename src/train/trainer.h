@@ -49,6 +49,10 @@ class Trainer {
   /// and if something cannot be written; the last good checkpoint stays.
   TrainResult run();
 
+  /// After `run`: gives up the folder, so that another run can go on there, and the loader's thread. What
+  /// follows still holds.
+  void close();
+
   PerceiverAR& model() const { return *model_; }
   const Dataset& data() const { return *data_; }
   const Learner& learner() const { return *learner_; }

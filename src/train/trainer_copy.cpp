@@ -1,10 +1,16 @@
-// The model of a run, for its caller.
+// What a run leaves to its caller.
 #include <span>
 
 #include "train/open_run.h"
 #include "train/trainer.h"
 
 namespace perceiver {
+
+void Trainer::close() {
+  loader_.reset();
+  log_.reset();
+  folder_.reset();
+}
 
 // On a context of its own: memory and workers of one belong to the thread that trains.
 LoadedModel Trainer::copy_of_model() const {

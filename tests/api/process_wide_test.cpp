@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/worker_pool.h"
 #include "tests/support/own_data.h"
 #include "tests/support/temp_folder.h"
 

@@ -102,6 +102,17 @@ TEST(TrainingRun, StoppedAndResumedItEqualsAnUninterruptedRun) {
   EXPECT_EQ(continuation(whole.model()), continuation(rest.model()));
 }
 
+TEST(TrainingRun, TheFolderBelongsToTheRunUntilItHasRun) {
+  const TempFolder folder;
+  TrainOptions options = own_options(folder.path("run"));
+  TrainingRun run(own_config(4), options);
+  options.resume = true;
+  EXPECT_THAT(message_of([&] { TrainingRun(own_config(6), options); }), HasSubstr("another run is training"));
+  run.run();
+  EXPECT_EQ(train_own(own_config(6), options).step, 6);
+  EXPECT_EQ(continuation(run.model()).size(), 10u);
+}
+
 TEST(TrainingRun, StoppedBeforeItRunsItTakesNoStep) {
   TrainingRun run(own_config(), own_options());
   run.stop();

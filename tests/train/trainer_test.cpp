@@ -522,7 +522,7 @@ TEST(Trainer, OneProcessTrainsInAFolder) {
   const TempFolder folder;
   const Trainer first(tiny_config(1), run_options(folder.path("run")));
   EXPECT_THAT(error_of(ErrorKind::user, [&] { train(tiny_config(1), folder.path("run")); }),
-              HasSubstr("another process is training"));
+              HasSubstr("another run is training"));
 }
 
 TEST(Trainer, AWrongConfigurationLeavesNoFolder) {
