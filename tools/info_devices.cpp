@@ -51,9 +51,10 @@ std::vector<std::string> names_of(const std::vector<CpuVariant>& variants) {
 }
 
 std::string describe_kernels() {
+  const char* const chosen = name_of(cpu_variant());  // refuses a wrong PERCEIVER_CPU
   const std::vector<std::string> usable = names_of(cpu_variants());
   if (usable.size() == 1) return usable[0];
-  return fmt::format("{} of {}", name_of(cpu_variant()), fmt::join(usable, ", "));
+  return fmt::format("{} of {}", chosen, fmt::join(usable, ", "));
 }
 
 std::string nccl_state() {

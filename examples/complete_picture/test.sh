@@ -7,8 +7,8 @@ source=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$3"
 picture=$(ls "$source"/docs/pictures/*.png | head -1)
 mkdir pictures
-cp "$picture" pictures/
-"$perceiver" --device cpu train "$source/configs/quickstart_image.yaml" --run run --quiet --set data.train=pictures \
+cp "$source"/docs/pictures/*.png pictures/
+"$perceiver" --device cpu train "$source/configs/quickstart_image.yaml" --run run --quiet --set data.train=pictures --set data.validation_fraction=0.5 \
   --set data.options.size=16 --set data.options.tile=0 --set "model.position_sizes=[18,18,5]" --set model.context_length=768 --set model.latents=128 \
   --set model.input_channels=32 --set model.layers=1 --set train.steps=3 --set train.batch=2 --set eval.every=0
 "$complete" run "$picture" out.png 2 > out
