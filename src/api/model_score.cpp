@@ -4,8 +4,8 @@
 #include "api/document_list.h"
 #include "api/model_state.h"
 #include "base/check.h"
-#include "perceiver/experimental/host_values.h"
 #include "eval/evaluator.h"
+#include "perceiver/experimental/host_values.h"
 
 namespace perceiver {
 namespace {

@@ -5,9 +5,9 @@
 
 #include "base/check.h"
 #include "data/dataset.h"
-#include "perceiver/special_tokens.h"
 #include "io/checksum.h"
 #include "perceiver/dataset.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 

@@ -5,8 +5,8 @@
 
 #include "base/check.h"
 #include "data/shared_positions.h"
-#include "perceiver/special_tokens.h"
 #include "io/checksum.h"
+#include "perceiver/special_tokens.h"
 
 namespace perceiver {
 namespace {

@@ -4,7 +4,6 @@
 
 #include "base/check.h"
 #include "base/interrupt.h"
-#include "perceiver/experimental/host_values.h"
 #include "generate/prefill.h"
 #include "perceiver/experimental/host_values.h"
 

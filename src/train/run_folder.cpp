@@ -25,9 +25,8 @@ FileDescriptor create_locked(const fs::path& path) {
   FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder.valid()) throw_output_failure("open the folder", path, errno);
   if (!try_lock(folder))
-    throw_user(
-        "{}: another run is training in this folder; wait for it, stop it, or choose another folder",
-        path.string());
+    throw_user("{}: another run is training in this folder; wait for it, stop it, or choose another folder",
+               path.string());
   return folder;
 }
 

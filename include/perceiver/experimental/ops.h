@@ -132,16 +132,16 @@ struct LossOptions {
   double z_loss = 0;
   /// In device memory: d objective / d (sum of losses), as TrainingSteps::loss_scale; null: 1.
   const double* gradient_scale = nullptr;
-  Tensor totals = {};                      ///< destination of LossResult::totals; none: a new tensor
+  Tensor totals = {};              ///< destination of LossResult::totals; none: a new tensor
   bool accumulate_totals = false;  ///< add to `totals` instead of overwriting them
 };
 
 struct LossResult {
-  Tensor nll;      ///< accumulation type [rows]: nats of the true target; 0 at PAD targets
-  Tensor loss;     ///< [rows], with smoothing and z-loss
-  Tensor z;        ///< [rows], the z-loss term
-  Tensor correct;  ///< u8 [rows]
-  Tensor totals = {};                      ///< f64 [5]: sums of loss, nll, z, correct, and the number of targets
+  Tensor nll;          ///< accumulation type [rows]: nats of the true target; 0 at PAD targets
+  Tensor loss;         ///< [rows], with smoothing and z-loss
+  Tensor z;            ///< [rows], the z-loss term
+  Tensor correct;      ///< u8 [rows]
+  Tensor totals = {};  ///< f64 [5]: sums of loss, nll, z, correct, and the number of targets
 };
 
 /// Output projection and loss, in chunks of rows, so that the logits are never in memory all at once

@@ -11,7 +11,6 @@
 #include "data/shards/shard_summary.h"
 #include "data/shards/shard_weights.h"
 #include "data/shared_positions.h"
-#include "perceiver/special_tokens.h"
 #include "data/text/text_check.h"
 #include "io/checksum.h"
 #include "perceiver/special_tokens.h"
