@@ -76,7 +76,7 @@ class PERCEIVER_API Generator {
 
   /// The next token, or nothing once the sequence has ended.
   std::optional<GeneratedToken> next();
-  /// Calls `on_token` for each token until the sequence ends or it returns false.
+  /// Calls `on_token` for each token; returning false ends the sequence.
   void run(const std::function<bool(const GeneratedToken&)>& on_token);
   /// Ends the sequence; a prefill that is running is given up. Can be called from any thread.
   void cancel();

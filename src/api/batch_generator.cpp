@@ -52,9 +52,16 @@ struct BatchGenerator::State {
     return observer_of(options, out.pending);
   }
 
-  GeneratedSequence result(int64_t id) const {
+  const Completion& completion_of(int64_t id) const {
+    require(id);
+    return queue.completion(id);
+  }
+  void require(int64_t id) const {
     if (!queue.known(id)) throw_user("there is no sequence {}: it was never added, or was taken", id);
-    const Completion& completion = queue.completion(id);
+  }
+
+  GeneratedSequence result(int64_t id) const {
+    const Completion& completion = completion_of(id);
     const GenerationRequest& request = queue.request(id);
     GeneratedSequence result;
     result.tokens = completion.tokens;
@@ -96,7 +103,7 @@ int64_t BatchGenerator::add(const TokenPrompt& prompt, const GenerateOptions& op
 }
 
 int64_t BatchGenerator::fork(int64_t id, uint64_t seed) {
-  if (!state_->queue.known(id)) throw_user("there is no sequence {}: it was never added, or was taken", id);
+  state_->require(id);
   const auto found = state_->watched.find(id);
   if (found == state_->watched.end()) return state_->queue.fork(id, seed);
   State::Watched watched;
@@ -121,22 +128,22 @@ int64_t BatchGenerator::waiting() const {
   return state_->queue.waiting();
 }
 bool BatchGenerator::finished(int64_t id) const {
-  return result(id).finish_reason.has_value();
+  return state_->completion_of(id).finish_reason.has_value();
 }
 GeneratedSequence BatchGenerator::result(int64_t id) const {
   return state_->result(id);
 }
 
 GeneratedSequence BatchGenerator::take(int64_t id) {
+  if (!finished(id)) throw_user("sequence {} has not ended; cancel it first", id);
   GeneratedSequence result = state_->result(id);
-  if (!result.finish_reason) throw_user("sequence {} has not ended; cancel it first", id);
   state_->queue.forget(id);
   state_->watched.erase(id);
   return result;
 }
 
 std::vector<double> BatchGenerator::next_logits(int64_t id) {
-  if (!state_->queue.known(id)) throw_user("there is no sequence {}: it was never added, or was taken", id);
+  state_->require(id);
   return state_->queue.next_logits(id);
 }
 

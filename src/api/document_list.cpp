@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "data/shared_positions.h"
 #include "perceiver/special_tokens.h"
 
 namespace perceiver {
@@ -34,14 +35,11 @@ void DocumentList::positions(Split split, int64_t document, int64_t first, int64
   const SequenceFormat& format = modality_.format();
   if (format.positions == PositionKind::counted)
     return Dataset::positions(split, document, first, count, out);
-  const int64_t axes = format.axes;
+  if (format.positions == PositionKind::shared) return copy_shared_positions(format, first, count, out);
   const std::vector<int32_t>& own = documents_[static_cast<size_t>(document)].positions;
-  for (int64_t i = 0; i < count * axes; ++i) {
-    const int64_t element = first * axes + i;
-    const bool shared = format.positions == PositionKind::shared;
-    const std::vector<int32_t>& known = shared ? format.shared_positions : own;
-    const int64_t place = shared ? element : element - axes;  // documents do not give the position of SOS
-    out[i] = place < 0 || place >= static_cast<int64_t>(known.size()) ? 1 : known[static_cast<size_t>(place)];
+  for (int64_t i = 0; i < count * format.axes; ++i) {
+    const int64_t place = (first - 1) * format.axes + i;  // documents do not give the position of SOS
+    out[i] = place < 0 || place >= static_cast<int64_t>(own.size()) ? 1 : own[static_cast<size_t>(place)];
   }
 }
 

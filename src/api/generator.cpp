@@ -1,8 +1,6 @@
 #include "perceiver/generator.h"
 
-#include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "api/model_state.h"
@@ -134,10 +132,7 @@ GeneratedToken Generator::push(int32_t id) {
   const std::vector<double> logits = next_logits();
   s.engine.push(0, id);  // refuses ids that are none
   s.limit_to_context(s.completion().tokens.size() + 1);
-  const double top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const double logit : logits) sum += std::exp(logit - top);
-  return s.take(id, logits[static_cast<size_t>(id)] - top - std::log(sum));
+  return s.take(id, logits[static_cast<size_t>(id)] - log_normalizer(logits));
 }
 
 Generator Generator::fork(uint64_t seed) const {

@@ -1,7 +1,5 @@
 #include "perceiver/model.h"
 
-#include <charconv>
-
 #include "api/document_list.h"
 #include "api/model_state.h"
 #include "base/check.h"
@@ -11,24 +9,9 @@
 namespace perceiver {
 namespace {
 
-/// "cuda:1"
-int gpu_index(const std::string& device) {
-  constexpr std::string_view kPrefix = "cuda:";
-  int index = -1;
-  const char* end = device.data() + device.size();
-  const auto [rest, error] = std::from_chars(device.data() + kPrefix.size(), end, index);
-  if (error != std::errc() || rest != end || index < 0)
-    throw_user("device '{}': the number of a GPU, from 0, must follow 'cuda:'", device);
-  return index;
-}
-
 std::shared_ptr<DeviceContext> open_device(const LoadOptions& options) {
   if (options.threads < 0) throw_user("{} threads requested; must be 0 (all) or more", options.threads);
-  const std::string& device = options.device;
-  if (device.starts_with("cuda:")) return DeviceContext::cuda(gpu_index(device), options.threads);
-  if (device != "auto" && device != "cpu" && device != "cuda")
-    throw_user("device '{}' is none of auto, cpu, cuda and cuda:N", device);
-  return DeviceContext::open(device, options.threads);
+  return DeviceContext::open(options.device, options.threads);
 }
 
 std::string precision_name(const PerceiverAR& model) {

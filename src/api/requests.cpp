@@ -44,16 +44,21 @@ std::vector<Alternative> likeliest(std::span<const double> logits, int64_t count
     const double x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
     return x > y || (x == y && a < b);
   });
-  const double top = logits[static_cast<size_t>(order[0])];
-  double sum = 0;
-  for (const double logit : logits) sum += std::exp(logit - top);
+  const double normalizer = log_normalizer(logits);
   std::vector<Alternative> best;
   for (auto id = order.begin(); id != end; ++id)
-    best.push_back({*id, logits[static_cast<size_t>(*id)] - top - std::log(sum)});
+    best.push_back({*id, logits[static_cast<size_t>(*id)] - normalizer});
   return best;
 }
 
 }  // namespace
+
+double log_normalizer(std::span<const double> logits) {
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const double logit : logits) sum += std::exp(logit - top);
+  return top + std::log(sum);
+}
 
 SamplingOptions sampling_options(const GenerateOptions& options) {
   return {options.temperature, options.top_k, options.top_p,

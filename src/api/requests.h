@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ using PendingAlternatives = std::deque<std::vector<Alternative>>;
 GenerationRequest request_of(const TokenPrompt& prompt, const GenerateOptions& options);
 
 SamplingOptions sampling_options(const GenerateOptions& options);
+
+/// ln Σ exp(logit): a logit less this is its log-probability, nats.
+double log_normalizer(std::span<const double> logits);
 
 /// What the options want to see of the logits; empty if nothing. Alternatives are appended to `pending`.
 LogitsObserver observer_of(const GenerateOptions& options, std::shared_ptr<PendingAlternatives> pending);

@@ -9,7 +9,6 @@
 
 #include "base/check.h"
 #include "base/processors.h"
-#include "core/device_name.h"
 #include "kernels/cuda/attention/cudnn_attention.h"
 #include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/support/errors.h"
@@ -275,12 +274,6 @@ std::shared_ptr<DeviceContext> DeviceContext::cuda(int index, int threads) {
     throw_user("GPU {} ({}) has compute capability {}.{}; 8.0 or later is needed", index, properties.name,
                properties.major, properties.minor);
   return std::make_shared<CudaContext>(index, properties, threads > 0 ? threads : available_processors());
-}
-
-std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads, int index) {
-  check_device_name(device);
-  const bool use_gpu = device == "cuda" || (device == "auto" && cuda_devices() > 0);
-  return use_gpu ? cuda(index, threads) : cpu(threads);
 }
 
 }  // namespace perceiver

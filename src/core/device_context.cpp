@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <string_view>
 
 #include "base/check.h"
 #include "base/cpu_variant.h"
@@ -14,7 +16,6 @@
 #include "base/memory_advice.h"
 #include "base/processors.h"
 #include "base/worker_pool.h"
-#include "core/device_name.h"
 
 namespace perceiver {
 namespace {
@@ -211,24 +212,37 @@ void DeviceContext::reset_peak() {
     if (const auto arena = each.lock()) arena->reset_peak();
 }
 
-void check_device_name(const std::string& device) {
-  if (device != "cpu" && device != "cuda" && device != "auto")
-    throw_user("device: '{}'; one of cpu, cuda, auto", device);
-}
-
 std::shared_ptr<DeviceContext> DeviceContext::cpu(int threads) {
   (void)cpu_variant();  // refuses a wrong PERCEIVER_CPU before any work
   return std::make_shared<CpuContext>(threads > 0 ? threads : available_processors());
 }
 
+namespace {
+
+constexpr std::string_view kNumberedGpu = "cuda:";
+
+int gpu_number(const std::string& device) {
+  int number = -1;
+  const char* const end = device.data() + device.size();
+  const auto [rest, error] = std::from_chars(device.data() + kNumberedGpu.size(), end, number);
+  if (error != std::errc() || rest != end || number < 0)
+    throw_user("device: '{}'; the number of a GPU, from 0, must follow 'cuda:'", device);
+  return number;
+}
+
+}  // namespace
+
+std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads, int index) {
+  if (device.starts_with(kNumberedGpu)) return cuda(gpu_number(device), threads);
+  if (device != "cpu" && device != "cuda" && device != "auto")
+    throw_user("device: '{}'; one of cpu, cuda, cuda:N, auto", device);
+  const bool use_gpu = device == "cuda" || (device == "auto" && cuda_devices() > 0);
+  return use_gpu ? cuda(index, threads) : cpu(threads);
+}
+
 #ifndef PERCEIVER_CUDA
 std::shared_ptr<DeviceContext> DeviceContext::cuda(int, int) {
   throw_user("device: cuda, but this build supports only the CPU; use device: cpu or auto");
-}
-
-std::shared_ptr<DeviceContext> DeviceContext::open(const std::string& device, int threads, int) {
-  check_device_name(device);
-  return device == "cuda" ? cuda() : cpu(threads);
 }
 
 int DeviceContext::cuda_devices() {

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "config/save.h"
+#include "core/read_tensor.h"
 #include "io/checksum.h"
 #include "io/json_document.h"
 
@@ -14,22 +15,6 @@ namespace {
 
 constexpr const char* kFormat = "perceiver-sequence";
 constexpr int64_t kSampledElements = 1024;  // of each parameter, in the fingerprint
-
-std::string name_in_file(DType type) {
-  switch (type) {
-    case DType::f64:
-      return "F64";
-    case DType::f32:
-      return "F32";
-    case DType::bf16:
-      return "BF16";
-    case DType::i32:
-      return "I32";
-    case DType::u8:
-      return "U8";
-  }
-  return "";
-}
 
 /// Rows [0, count) of a slot and layer in buffers [layers, slots, capacity, columns].
 Tensor rows_of(const Tensor& buffers, int64_t layer, int64_t slot, int64_t count) {
@@ -65,7 +50,7 @@ double number_of(const nlohmann::json& state, const std::string& key, const std:
 void add_bytes(SafetensorsWriter& writer, SnapshotStorage& storage, const std::string& name, DType type,
                const Shape& shape, std::vector<std::byte> bytes) {
   storage.push_back(std::move(bytes));
-  writer.add(name, name_in_file(type), shape.vector(), storage.back());
+  writer.add(name, file_dtype(type), shape.vector(), storage.back());
 }
 
 template <typename T>
@@ -238,9 +223,8 @@ void read_cached_rows(const Slots& slots, int64_t number, const SafetensorsFile&
   const std::string& source = file.source();
   for (const auto& [name, rows] : cached_rows(slots, number)) {
     const SafetensorsEntry* entry = file.find(name);
-    if (entry == nullptr || entry->dtype != name_in_file(rows.dtype()) ||
-        entry->shape != rows.shape().vector())
-      throw_user("{}: tensor '{}' is missing, or is not {} {}", source, name, name_in_file(rows.dtype()),
+    if (entry == nullptr || entry->dtype != file_dtype(rows.dtype()) || entry->shape != rows.shape().vector())
+      throw_user("{}: tensor '{}' is missing, or is not {} {}", source, name, file_dtype(rows.dtype()),
                  rows.shape().text());
     rows.copy_from_host(file.bytes(*entry));
   }

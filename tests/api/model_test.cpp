@@ -169,7 +169,8 @@ TEST(PublicModel, NamesWrongDevices) {
   const TempFolder folder;
   const std::string path = folder.path("m.safetensors");
   model.save(path);
-  EXPECT_THAT(message_of([&] { Model::load(path, {.device = "gpu"}); }), HasSubstr("none of auto, cpu"));
+  EXPECT_THAT(message_of([&] { Model::load(path, {.device = "gpu"}); }),
+              HasSubstr("one of cpu, cuda, cuda:N, auto"));
   EXPECT_THAT(message_of([&] { Model::load(path, {.device = "cuda:x"}); }), HasSubstr("the number of a GPU"));
   EXPECT_THAT(message_of([&] { Model::load(path, {.device = "cpu", .threads = -1}); }),
               HasSubstr("-1 threads"));

@@ -57,7 +57,8 @@ TEST(Tensor, SizesThatDoNotFitAreErrorsOfTheCaller) {
 }
 
 TEST(DeviceContext, KnowsItsNamesAndTypes) {
-  EXPECT_THAT(message_of([] { DeviceContext::open("gpu"); }), HasSubstr("'gpu'; one of cpu, cuda, auto"));
+  EXPECT_THAT(message_of([] { DeviceContext::open("gpu"); }),
+              HasSubstr("'gpu'; one of cpu, cuda, cuda:N, auto"));
   const auto context = DeviceContext::open("cpu", 3);
   EXPECT_EQ(context->name(), "cpu");
   EXPECT_EQ(context->threads(), 3);

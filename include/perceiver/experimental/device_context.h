@@ -107,7 +107,7 @@ class PERCEIVER_API DeviceContext {
   /// GPU `index`, with `threads` threads for loops on the host, as above; throws `user` if there is none or
   /// the library was built without CUDA.
   static std::shared_ptr<DeviceContext> cuda(int index = 0, int threads = 0);
-  /// "cpu", "cuda", or "auto": a GPU if there is one this build can use, else the CPU. `index`: of the GPU.
+  /// "cpu", "cuda" (GPU `index`), "cuda:1", or "auto": GPU `index` if this build can use one, else the CPU.
   /// Throws `user` for another name.
   static std::shared_ptr<DeviceContext> open(const std::string& device, int threads = 0, int index = 0);
   /// GPUs that this process can see; 0 without a driver, or if the library was built without CUDA.
