@@ -18,12 +18,15 @@
 namespace perceiver {
 
 enum class ModelType { perceiver_ar, transformer };
-enum class Activation { identity, squared_relu, gelu, silu, relu };
-enum class PositionEncoding { rotary, absolute };
+enum class Activation { identity, squared_relu, gelu, silu, relu, gelu_exact };
+enum class PositionEncoding { rotary, absolute, both };
 enum class PositionSource { data, terminal_relative, terminal_relative_negated };
 enum class PositionTable { sinusoidal, fourier, learned, random };
 enum class QueryStyle { none, mlp, learned };
 enum class AttentionWidth { kv, q };
+enum class Biases { all, cross_output, none };
+enum class LatentKeys { tokens, latents };
+enum class ContextDropout { tokens, prefix };
 enum class ContextProjection { automatic, table, direct };
 enum class AttentionBackend { automatic, hopper, portable, reference, cudnn };
 
@@ -39,34 +42,52 @@ struct ModelConfig {
   int64_t layers = 6;                ///< self-attention blocks
   int64_t cross_heads = 4;
   int64_t self_heads = 4;
+  int64_t head_channels = 0;  ///< 0 = the attention's width / its heads
   int64_t cross_widening = 4;
   int64_t self_widening = 4;
   Activation activation = Activation::squared_relu;
   AttentionWidth attention_width = AttentionWidth::kv;
+  Biases biases = Biases::all;  ///< of linear layers but the last
   bool query_residual = true;
   QueryStyle query_style = QueryStyle::none;
+  bool query_projection = true;                            ///< for query_style none
   int64_t query_mlp_layers = 2;                            ///< for query_style mlp
   Activation query_activation = Activation::squared_relu;  ///< for query_style mlp
   bool shared_learned_query = false;  ///< for query_style learned: one row for all latents
   bool query_offset = false;
-  std::vector<int64_t> extra_cross_attention_after;  ///< layer indices, from 0
+  std::vector<int64_t> extra_cross_attention_after;  ///< layer indices, from 0; -1 = before the first
+  LatentKeys latent_keys = LatentKeys::tokens;
   PositionEncoding position_encoding = PositionEncoding::rotary;
   PositionSource position_source = PositionSource::data;
   double rotary_fraction = 0.5;
   double rotary_head_fraction = 1.0;
-  double max_wavelength = 0;  ///< positions; 0 = context_length
+  double max_wavelength = 0;   ///< positions; 0 = context_length
+  double rotary_base = 0;      ///< 0 = wavelengths up to max_wavelength
+  int64_t rotary_layers = -1;  ///< self-attention blocks that rotate, from the first on; -1 = all
   PositionTable position_table = PositionTable::sinusoidal;
   std::vector<int64_t> position_sizes;  ///< rows of the table of each axis; empty = [context_length + 2]
   bool learnable_positions = false;
   double residual_dropout = 0.1;
   double context_dropout = 0.0;
+  ContextDropout context_dropout_from = ContextDropout::tokens;
   double latent_dropout = 0.0;
   int64_t train_input_positions = 0;  ///< 0 = all
+  bool output_norm = true;
+  bool output_bias = true;
+  bool tied_output = false;  ///< the last layer's weight is the token embedding
   bool zero_initial_logits = true;
   ContextProjection context_projection = ContextProjection::automatic;
   AttentionBackend attention = AttentionBackend::automatic;  ///< of training
 
   int64_t z_channels() const { return latent_channels > 0 ? latent_channels : input_channels; }
+  bool rotates() const { return position_encoding != PositionEncoding::absolute; }
+  bool has_position_tables() const { return position_encoding != PositionEncoding::rotary; }
+  /// Channels of the queries, keys and values of all heads together.
+  int64_t cross_width() const {
+    if (head_channels > 0) return head_channels * cross_heads;
+    return attention_width == AttentionWidth::kv ? input_channels : z_channels();
+  }
+  int64_t self_width() const { return head_channels > 0 ? head_channels * self_heads : z_channels(); }
   int64_t axes() const { return position_sizes.empty() ? 1 : static_cast<int64_t>(position_sizes.size()); }
 };
 

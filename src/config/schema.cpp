@@ -18,11 +18,11 @@ struct Names<ModelType> {
 };
 template <>
 struct Names<Activation> {
-  static constexpr std::array values{"identity", "squared_relu", "gelu", "silu", "relu"};
+  static constexpr std::array values{"identity", "squared_relu", "gelu", "silu", "relu", "gelu_exact"};
 };
 template <>
 struct Names<PositionEncoding> {
-  static constexpr std::array values{"rotary", "absolute"};
+  static constexpr std::array values{"rotary", "absolute", "both"};
 };
 template <>
 struct Names<PositionSource> {
@@ -39,6 +39,18 @@ struct Names<QueryStyle> {
 template <>
 struct Names<AttentionWidth> {
   static constexpr std::array values{"kv", "q"};
+};
+template <>
+struct Names<Biases> {
+  static constexpr std::array values{"all", "cross_output", "none"};
+};
+template <>
+struct Names<LatentKeys> {
+  static constexpr std::array values{"tokens", "latents"};
+};
+template <>
+struct Names<ContextDropout> {
+  static constexpr std::array values{"tokens", "prefix"};
 };
 template <>
 struct Names<Reduction> {
@@ -205,6 +217,9 @@ std::vector<ConfigKey> model_keys() {
            "Heads of the cross-attention; must divide its width (attention_width)."),
       bind(MEMBER(model.self_heads), between(1, most_channels),
            "Heads of the self-attention; must divide the width of the latents."),
+      bind(MEMBER(model.head_channels), between(0, most_channels),
+           "Channels of each head, in queries, keys and values of every attention; 0 = the width of the "
+           "attention divided by its heads."),
       bind(MEMBER(model.cross_widening), between(1, 256),
            "Hidden width of the MLP in the cross-attention block, as a multiple of the width of the "
            "latents."),
@@ -212,7 +227,10 @@ std::vector<ConfigKey> model_keys() {
            "Hidden width of the MLPs in the self-attention blocks, as a multiple of the width of the "
            "latents."),
       bind(MEMBER(model.activation), any(),
-           "Activation of the MLPs; squared_relu is relu(x)^2, gelu is its tanh approximation."),
+           "Activation of the MLPs; squared_relu is relu(x)^2, gelu the tanh approximation of gelu_exact."),
+      bind(MEMBER(model.biases), any(),
+           "Linear layers that have a bias, but for the last (output_bias): all, the output projection of "
+           "the cross-attention alone, or none."),
       bind(MEMBER(model.attention_width), any(),
            "Width of the queries, keys and values of the cross-attention: kv = input_channels, q = "
            "latent_channels."),
@@ -220,6 +238,9 @@ std::vector<ConfigKey> model_keys() {
       bind(MEMBER(model.query_style), any(),
            "Initial value of the latents: none = the token embeddings through one linear layer, mlp = "
            "further layers after it, learned = a table of parameters instead."),
+      bind(MEMBER(model.query_projection), any(),
+           "false: the latents start as the token embeddings themselves, without a linear layer; for "
+           "query_style none, with latent_channels = input_channels."),
       bind(MEMBER(model.query_mlp_layers), between(1, 100), "Number of further layers for query_style mlp."),
       bind(MEMBER(model.query_activation), any(), "Activation after each further layer for query_style mlp."),
       bind(MEMBER(model.shared_learned_query), any(),
@@ -227,11 +248,16 @@ std::vector<ConfigKey> model_keys() {
       bind(MEMBER(model.query_offset), any(),
            "Rotate the latents by their position + 1 (and increase the longest wavelength by 1); rotary "
            "positions only."),
-      bind(MEMBER(model.extra_cross_attention_after), between(0, 10'000),
-           "Self-attention blocks, counted from 0, that are followed by another cross-attention."),
+      bind(MEMBER(model.extra_cross_attention_after), between(-1, 10'000),
+           "Self-attention blocks, counted from 0, that are followed by another cross-attention; -1 = one "
+           "before the first, and may be repeated."),
+      bind(MEMBER(model.latent_keys), any(),
+           "What the cross-attention's keys and values for the latents' own tokens are made of: tokens = "
+           "their embeddings, normalised like the rest of the context; latents = the latents, normalised as "
+           "for the queries."),
       bind(MEMBER(model.position_encoding), any(),
-           "rotary: the queries and keys of every attention are rotated; absolute: a table row is added "
-           "to each token embedding."),
+           "rotary: queries and keys are rotated; absolute: a table row is added to each token embedding; "
+           "both: both."),
       bind(MEMBER(model.position_source), any(),
            "data: positions from the data (the start token is 1); terminal_relative: distance to the last "
            "token of the input; terminal_relative_negated: minus that (rotary only)."),
@@ -240,6 +266,12 @@ std::vector<ConfigKey> model_keys() {
       bind(MEMBER(model.rotary_head_fraction), above_up_to(0, 1), "Fraction of the heads that is rotated."),
       bind(MEMBER(model.max_wavelength), between(0, 1e12),
            "Longest rotary wavelength, positions; at least context_length; 0 = context_length."),
+      bind(MEMBER(model.rotary_base), between(0, 1e12),
+           "Base b of the rotary frequencies b^(-2t/r) of the pairs t of r rotated channels, as in RoFormer "
+           "(10000 there); 0 = wavelengths spaced up to max_wavelength instead, both ends included."),
+      bind(MEMBER(model.rotary_layers), between(-1, 10'000),
+           "Self-attention blocks that rotate, from the first on; -1 = all. The cross-attention always "
+           "does."),
       bind(MEMBER(model.position_table), any(),
            "Absolute position tables: sinusoidal and fourier are formulas, learned is trained from a "
            "random start, random stays as drawn."),
@@ -252,11 +284,20 @@ std::vector<ConfigKey> model_keys() {
       bind(MEMBER(model.context_dropout), from_below(0, 1),
            "Probability of hiding an input position from the cross-attention in training, for all latents "
            "at once."),
+      bind(MEMBER(model.context_dropout_from), any(),
+           "What context_dropout hides: tokens = each input position with that probability; prefix = exactly "
+           "that share, rounded down, of the positions before the latents, chosen anew for each "
+           "cross-attention."),
       bind(MEMBER(model.latent_dropout), from_below(0, 1),
            "Probability of hiding a latent from the other latents in training."),
       bind(MEMBER(model.train_input_positions), between(0, most_tokens),
            "Exact number of randomly chosen input positions that the cross-attention sees in training; "
            "the others cost nothing. 0 = all."),
+      bind(MEMBER(model.output_norm), any(), "Normalise the latents before the last layer."),
+      bind(MEMBER(model.output_bias), any(), "Whether the last layer has a bias."),
+      bind(MEMBER(model.tied_output), any(),
+           "Use the token embedding as the weights of the last layer; needs latent_channels = "
+           "input_channels."),
       bind(MEMBER(model.zero_initial_logits), any(),
            "Initialize the weights of the last layer to zero, which makes every token equally likely at "
            "first."),

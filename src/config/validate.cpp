@@ -31,10 +31,6 @@ bool is_transformer(const ModelConfig& model) {
   return model.type == ModelType::transformer;
 }
 
-int64_t cross_width(const ModelConfig& model) {
-  return model.attention_width == AttentionWidth::kv ? model.input_channels : model.z_channels();
-}
-
 void check_latents(const ModelConfig& model, const Checker& check) {
   check.require(model.latents <= model.context_length,
                 "model.latents ({}) must not exceed model.context_length ({})", model.latents,
@@ -42,7 +38,7 @@ void check_latents(const ModelConfig& model, const Checker& check) {
   check.require(model.latents % model.latents_per_position == 0,
                 "model.latents ({}) must be a multiple of model.latents_per_position ({})", model.latents,
                 model.latents_per_position);
-  check.require(model.latents_per_position == 1 || model.position_encoding == PositionEncoding::absolute,
+  check.require(model.latents_per_position == 1 || !model.rotates(),
                 "model.latents_per_position ({}) above 1 needs model.position_encoding: absolute",
                 model.latents_per_position);
   check.require(model.train_input_positions <= model.context_length,
@@ -51,13 +47,14 @@ void check_latents(const ModelConfig& model, const Checker& check) {
 }
 
 void check_heads(const ModelConfig& model, const Checker& check) {
+  if (model.head_channels > 0) return;
   check.require(model.z_channels() % model.self_heads == 0,
                 "model.self_heads ({}) must divide the latents' channels ({})", model.self_heads,
                 model.z_channels());
   check.require(
-      is_transformer(model) || cross_width(model) % model.cross_heads == 0,
+      is_transformer(model) || model.cross_width() % model.cross_heads == 0,
       "model.cross_heads ({}) must divide the cross-attention's channels ({}, model.attention_width: {})",
-      model.cross_heads, cross_width(model), model.attention_width == AttentionWidth::kv ? "kv" : "q");
+      model.cross_heads, model.cross_width(), model.attention_width == AttentionWidth::kv ? "kv" : "q");
 }
 
 void check_rotary(const ModelConfig& model, const Checker& check) {
@@ -65,12 +62,20 @@ void check_rotary(const ModelConfig& model, const Checker& check) {
       model.position_sizes.size() <= 1,
       "model.position_sizes has {} axes but rotary positions have one; use model.position_encoding: absolute",
       model.position_sizes.size());
-  check.require(model.z_channels() / model.self_heads >= 2,
+  check.require(model.self_width() / model.self_heads >= 2,
                 "rotary positions need at least 2 channels per head; the self-attention has {}",
-                model.z_channels() / model.self_heads);
-  check.require(is_transformer(model) || cross_width(model) / model.cross_heads >= 2,
+                model.self_width() / model.self_heads);
+  check.require(is_transformer(model) || model.cross_width() / model.cross_heads >= 2,
                 "rotary positions need at least 2 channels per head; the cross-attention has {}",
-                cross_width(model) / model.cross_heads);
+                model.cross_width() / model.cross_heads);
+  check.require(model.rotary_base == 0 || model.rotary_base > 1,
+                "model.rotary_base ({}) must be 0 or above 1", model.rotary_base);
+  check.require(model.rotary_base == 0 || (model.max_wavelength == 0 && !model.query_offset),
+                "model.rotary_base fixes the frequencies; model.max_wavelength must be 0 and "
+                "model.query_offset false");
+  check.require(model.rotary_layers <= model.layers,
+                "model.rotary_layers ({}) must not exceed model.layers ({})", model.rotary_layers,
+                model.layers);
   check.require(
       model.max_wavelength == 0 || model.max_wavelength >= static_cast<double>(model.context_length),
       "model.max_wavelength ({}) must be 0 or at least model.context_length ({})", model.max_wavelength,
@@ -87,7 +92,10 @@ void check_absolute(const ModelConfig& model, const Checker& check) {
                 "model.position_source: terminal_relative gives one position per token, but "
                 "model.position_sizes has {} axes",
                 model.axes());
-  check.require(!model.query_offset, "model.query_offset needs model.position_encoding: rotary");
+  check.require(!model.query_offset || model.rotates(),
+                "model.query_offset needs model.position_encoding: rotary");
+  check.require(model.rotates() || (model.rotary_base == 0 && model.rotary_layers == -1),
+                "model.rotary_base and model.rotary_layers need model.position_encoding: rotary or both");
   // Data positions run from 1 (0 is padding), terminal-relative ones from 0.
   const int64_t rows = model.context_length + (model.position_source == PositionSource::data ? 1 : 0);
   check.require(
@@ -105,14 +113,44 @@ void check_absolute(const ModelConfig& model, const Checker& check) {
 void check_query(const ModelConfig& model, const Checker& check) {
   check.require(!model.shared_learned_query || model.query_style == QueryStyle::learned,
                 "model.shared_learned_query needs model.query_style: learned");
+  check.require(model.query_projection || model.query_style == QueryStyle::none,
+                "model.query_projection: false needs model.query_style: none");
+  check.require(model.query_projection || model.z_channels() == model.input_channels,
+                "model.query_projection: false needs model.latent_channels ({}) equal to "
+                "model.input_channels ({})",
+                model.z_channels(), model.input_channels);
+}
+
+void check_output(const ModelConfig& model, const Checker& check) {
+  check.require(!model.tied_output || model.z_channels() == model.input_channels,
+                "model.tied_output needs model.latent_channels ({}) equal to model.input_channels ({})",
+                model.z_channels(), model.input_channels);
+}
+
+void check_latent_keys(const ModelConfig& model, const Checker& check) {
+  const bool prefix_dropout = model.context_dropout_from == ContextDropout::prefix;
+  check.require(!is_transformer(model) || !prefix_dropout,
+                "model.type: transformer has no context; model.context_dropout_from must be tokens");
+  if (model.latent_keys == LatentKeys::tokens) return;
+  check.require(!is_transformer(model),
+                "model.type: transformer has no cross-attention; model.latent_keys must be tokens");
+  check.require(model.z_channels() == model.input_channels,
+                "model.latent_keys: latents needs model.latent_channels ({}) equal to model.input_channels "
+                "({}): both are projected by the same weights",
+                model.z_channels(), model.input_channels);
+  check.require(
+      model.latents_per_position == 1 && model.train_input_positions == 0,
+      "model.latent_keys: latents needs a key for each latent; model.latents_per_position must be 1 "
+      "and model.train_input_positions 0");
 }
 
 void check_extra_cross_attention(const ModelConfig& model, const Checker& check) {
   std::set<int64_t> seen;
   for (const int64_t layer : model.extra_cross_attention_after) {
-    check.require(layer >= 0 && layer < model.layers,
+    check.require(layer < model.layers,
                   "model.extra_cross_attention_after names layer {}, but layers are 0 to {}", layer,
                   model.layers - 1);
+    if (layer == -1) continue;
     check.require(seen.insert(layer).second, "model.extra_cross_attention_after names layer {} twice", layer);
   }
 }
@@ -205,6 +243,10 @@ void check_training(const Config& config, const Checker& check) {
       config.train.context_shards == 1 || config.model.attention != AttentionBackend::cudnn,
       "train.context_shards ({}) needs the joined log-sum-exp, which model.attention: cudnn does not give",
       config.train.context_shards);
+  check.require(
+      config.train.context_shards == 1 || config.model.latent_keys == LatentKeys::tokens,
+      "train.context_shards ({}) needs model.latent_keys: tokens; the latents' keys change with every layer",
+      config.train.context_shards);
   const OptimizerConfig& optimizer = config.optimizer;
   check.require(!optimizer.nesterov || (optimizer.type == OptimizerType::sgd && optimizer.momentum > 0),
                 "optimizer.nesterov needs optimizer.type: sgd and optimizer.momentum above 0");
@@ -245,11 +287,10 @@ void check_model(const ModelConfig& model, const Checker& check) {
   if (is_transformer(model)) check_transformer(model, check);
   check_latents(model, check);
   check_heads(model, check);
-  if (model.position_encoding == PositionEncoding::rotary) {
-    check_rotary(model, check);
-  } else {
-    check_absolute(model, check);
-  }
+  if (model.rotates()) check_rotary(model, check);
+  if (model.has_position_tables()) check_absolute(model, check);
+  check_output(model, check);
+  check_latent_keys(model, check);
   check_query(model, check);
   check_attention(model, check);
   check_extra_cross_attention(model, check);
