@@ -73,6 +73,8 @@ class Pickle {
   static Pickle parse(std::span<const std::byte> file, const std::string& source, uint64_t begin = 0);
 
   const PickleValue& root() const { return *root_; }
+  /// All values, in the order in which they were made.
+  const std::deque<PickleValue>& values() const { return values_; }
   /// One past its last byte.
   uint64_t end() const { return end_; }
 
