@@ -3,7 +3,7 @@
 
 #include "base/check.h"
 #include "base/plural.h"
-#include "model/import_official.h"
+#include "port/official.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
 #include "tools/validators.h"

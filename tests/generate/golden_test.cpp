@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "model/import_official.h"
+#include "port/official.h"
 #include "perceiver/model.h"
 #include "tests/support/generation_model.h"
 

@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "model/import_official.h"
+#include "port/official.h"
 #include "tests/support/golden.h"
 #include "tests/support/gradient_check.h"
 

@@ -11,7 +11,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "model/import_official.h"
+#include "port/official.h"
 #include "perceiver/experimental/host_values.h"
 
 namespace perceiver::testing {

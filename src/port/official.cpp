@@ -1,4 +1,4 @@
-#include "model/import_official.h"
+#include "port/official.h"
 
 #include <algorithm>
 #include <cmath>
