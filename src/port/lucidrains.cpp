@@ -21,6 +21,7 @@ constexpr const char* kFrequencies = "rotary_pos_emb.inv_freq";
 constexpr const char* kLogits = "to_logits.weight";
 constexpr int64_t kFewestRotated = 32;
 constexpr int64_t kByteIds = 256;
+constexpr double kLargestFactor = 1e6;
 
 /// Rotated channels of a head of `channels`.
 int64_t rotated(int64_t channels) {
@@ -29,6 +30,7 @@ int64_t rotated(int64_t channels) {
 
 /// The width of a feed-forward's hidden layer, as the constructor computes it.
 int64_t hidden_width(int64_t dim, double factor) {
+  if (!(factor >= 0 && factor < kLargestFactor)) return -1;
   return static_cast<int64_t>(static_cast<double>(dim) * factor);
 }
 

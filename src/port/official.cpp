@@ -1,59 +1,21 @@
-#include "port/official.h"
-
-#include <algorithm>
+// The authors' code (google-research/perceiver-ar): JAX parameters by Haiku module, param/<module>/<name> in
+// safetensors files (docs/model.md, "Golden files"), and their experiment's configuration as JSON. Linear
+// weights are [in, out].
 #include <cmath>
-#include <cstring>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "base/check.h"
-#include "config/validate.h"
-#include "io/json_document.h"
 #include "model/positions.h"
-#include "perceiver/experimental/host_values.h"
+#include "port/configuration_keys.h"
+#include "port/dialect.h"
+#include "port/parameter_names.h"
 
 namespace perceiver {
 namespace {
 
 using nlohmann::json;
 
-/// Typed access to the authors' configuration, with errors that name the key.
-class Keys {
- public:
-  Keys(const json& object, std::string source) : object_(object), source_(std::move(source)) {}
-
-  template <typename T>
-  T get(const char* key) const {
-    const auto found = object_.find(key);
-    if (found == object_.end()) throw_user("{}: the configuration lacks '{}'", source_, key);
-    return convert<T>(key, *found);
-  }
-  template <typename T>
-  T get(const char* key, T fallback) const {
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? fallback : convert<T>(key, *found);
-  }
-  template <typename T>
-  T choice(const char* key, const std::vector<std::pair<std::string, T>>& values) const {
-    const auto name = get<std::string>(key);
-    for (const auto& [text, value] : values)
-      if (text == name) return value;
-    throw_user("{}: '{}' is '{}', which this program does not know", source_, key, name);
-  }
-
- private:
-  template <typename T>
-  T convert(const char* key, const json& value) const {
-    try {
-      return value.get<T>();
-    } catch (const json::exception&) {
-      throw_user("{}: '{}' has the wrong type: {}", source_, key, value.dump());
-    }
-  }
-
-  const json& object_;
-  std::string source_;
-};
+constexpr const char* kTokens = "perceiver_ar/~/embed/embeddings";
 
 const std::vector<std::pair<std::string, Activation>> kActivations{{"sq_relu", Activation::squared_relu},
                                                                    {"gelu", Activation::gelu},
@@ -61,7 +23,7 @@ const std::vector<std::pair<std::string, Activation>> kActivations{{"sq_relu", A
                                                                    {"swish", Activation::silu},
                                                                    {"relu", Activation::relu}};
 
-void read_positions(const Keys& keys, ModelConfig& model) {
+void read_positions(const ConfigurationKeys& keys, ModelConfig& model) {
   model.position_encoding = keys.choice<PositionEncoding>(
       "position_encoding_type",
       {{"rotary", PositionEncoding::rotary}, {"absolute", PositionEncoding::absolute}});
@@ -88,7 +50,7 @@ void read_positions(const Keys& keys, ModelConfig& model) {
     if (size == -1) size = model.context_length;
 }
 
-void read_queries(const Keys& keys, ModelConfig& model) {
+void read_queries(const ConfigurationKeys& keys, ModelConfig& model) {
   model.query_offset = keys.get<bool>("initial_query_offsetting", false);
   model.query_style = keys.choice<QueryStyle>(
       "initial_query_embed_style",
@@ -105,45 +67,38 @@ std::string numbered(const std::string& name, size_t n) {
   return n == 0 ? name : name + "_" + std::to_string(n);
 }
 
+/// The name of a parameter of a model with that many layers in the MLP of its queries.
 class Namer {
  public:
-  explicit Namer(const PerceiverAR& model) : model_(model) {}
+  explicit Namer(const ModelConfig& config)
+      : mlp_layers_(config.query_style == QueryStyle::mlp ? static_cast<size_t>(config.query_mlp_layers)
+                                                          : 0) {}
 
-  std::vector<OfficialName> names() {
-    for (const ParameterInfo& info : model_.parameters().infos())
-      names_.push_back({info.name, theirs(info.name), is_linear(info)});
-    return names_;
-  }
-
- private:
-  static bool is_linear(const ParameterInfo& info) {
-    return info.shape.rank() == 2 && info.name.ends_with(".weight") &&
-           info.name.find("embedding") == std::string::npos;
-  }
   std::string theirs(const std::string& ours) const {
     const std::string root = "perceiver_ar/", inner = root + "~/";
-    if (ours == "token_embedding.weight") return inner + "embed/embeddings";
+    if (ours == "token_embedding.weight") return kTokens;
     if (ours == "query.learned") return root + "q_embed_learned";
     if (ours == "query.index_encoding") return inner + "z_pos_enc/pos_embs";
     const auto part = ours.substr(0, ours.find('.'));
     const auto rest = ours.substr(part.size() + 1);
-    if (part == "position_embedding") return inner + numbered("embed", 1 + number(rest)) + "/embeddings";
+    if (part == "position_embedding") return position_table(std::stoul(rest));
     // The MLP of the queries is built before Linear_z, so it takes the first names.
     if (rest.starts_with("mlp.") && part == "query")
-      return inner + numbered("linear", number(rest.substr(4))) + leaf(rest);
-    if (part == "query") return inner + numbered("linear", mlp_layers()) + leaf(rest);
+      return inner + numbered("linear", std::stoul(rest.substr(4))) + leaf(rest);
+    if (part == "query") return inner + numbered("linear", mlp_layers_) + leaf(rest);
     if (part == "output")
       return rest.starts_with("norm") ? root + "layer_norm" + leaf(rest) : inner + "logits" + leaf(rest);
-    const std::string block =
-        inner + numbered(part == "cross" ? "cross_attention" : "self_attention", number(rest)) + "/";
-    return block + inside_block(part == "cross", rest.substr(rest.find('.') + 1)) + leaf(rest);
+    const BlockName block = split_block(ours);
+    const bool cross = part == "cross";
+    const std::string name = numbered(cross ? "cross_attention" : "self_attention", block.index);
+    return inner + name + "/" + inside_block(cross, block.rest) + leaf(rest);
   }
-  size_t mlp_layers() const {
-    return model_.config().query_style == QueryStyle::mlp
-               ? static_cast<size_t>(model_.config().query_mlp_layers)
-               : 0;
+
+  static std::string position_table(size_t axis) {
+    return "perceiver_ar/~/" + numbered("embed", 1 + axis) + "/embeddings";
   }
-  static size_t number(const std::string& text) { return std::stoul(text); }
+
+ private:
   static std::string leaf(const std::string& name) {
     if (name.ends_with(".weight")) return "/w";
     if (name.ends_with(".bias")) return "/b";
@@ -153,25 +108,24 @@ class Namer {
     if (name.starts_with("norm_mlp")) return numbered("layer_norm", cross ? 2 : 1);
     if (name.starts_with("norm_kv")) return "layer_norm_1";
     if (name.starts_with("norm")) return "layer_norm";
-    if (name.starts_with("mlp.")) return "dense/" + numbered("linear", number(name.substr(4)));
+    if (name.starts_with("mlp.")) return "dense/" + numbered("linear", std::stoul(name.substr(4)));
     const std::vector<std::string> order{"attention.q.", "attention.k.", "attention.v.", "attention.out."};
     for (size_t i = 0; i < order.size(); ++i)
       if (name.starts_with(order[i])) return "attention/" + numbered("linear", i);
     throw_failure("internal error: no official name for {}", name);
   }
 
-  const PerceiverAR& model_;
-  std::vector<OfficialName> names_;
+  size_t mlp_layers_;
 };
 
 /// Whether the file's copy of a fixed table, if any, agrees with the formula.
-bool agrees_with_formula(const SafetensorsFile& file, const ModelConfig& config, size_t axis) {
-  const std::string name = "perceiver_ar/~/" + numbered("embed", axis + 1) + "/embeddings";
-  if (file.find("param/" + name) == nullptr) return true;
-  const std::vector<double> table = official_tensor(file, name, false);
+bool agrees_with_formula(const ModelTensors& tensors, const ModelConfig& config, size_t axis) {
+  const std::string name = Namer::position_table(axis);
+  if (!tensors.has(name)) return true;
+  const std::vector<double> table = tensors.values(name);
   const int64_t size = config.position_sizes[axis], channels = config.input_channels;
   if (static_cast<int64_t>(table.size()) != size * channels)
-    throw_user("{}: {} has the wrong size", file.source(), name);
+    throw_user("{}: {} has the wrong size", tensors.source(), name);
   for (size_t i = 0; i < table.size(); ++i) {
     const auto element = static_cast<int64_t>(i);
     const double expected =
@@ -181,26 +135,19 @@ bool agrees_with_formula(const SafetensorsFile& file, const ModelConfig& config,
   return true;
 }
 
-/// The authors store fixed tables among the parameters, so a file may hold other values than the formula's;
-/// those are then kept, untrained.
-void keep_stored_tables(const SafetensorsFile& file, ModelConfig& config) {
+/// The authors store fixed tables among the parameters, so a file may hold other values than the formula's.
+bool agrees_with_formulas(const ModelTensors& tensors, const ModelConfig& config) {
   const bool formula =
       config.position_table == PositionTable::sinusoidal || config.position_table == PositionTable::fourier;
   if (config.position_encoding != PositionEncoding::absolute || !formula || config.learnable_positions)
-    return;
-  for (size_t axis = 0; axis < config.position_sizes.size(); ++axis) {
-    if (agrees_with_formula(file, config, axis)) continue;
-    config.position_table = PositionTable::random;
-    return;
-  }
+    return true;
+  for (size_t axis = 0; axis < config.position_sizes.size(); ++axis)
+    if (!agrees_with_formula(tensors, config, axis)) return false;
+  return true;
 }
 
-}  // namespace
-
-ModelConfig official_config(const std::string& text, const std::string& source) {
-  const json object = parse_json_document(text, source);
-  if (!object.is_object()) throw_user("{}: 'config' is not a JSON object", source);
-  const Keys keys(object, source);
+ModelConfig config_of(const json& object, const std::string& source) {
+  const ConfigurationKeys keys(object, source);
   ModelConfig model;
   model.type = keys.get<bool>("include_initial_cross_attention", true) ? ModelType::perceiver_ar
                                                                        : ModelType::transformer;
@@ -224,55 +171,107 @@ ModelConfig official_config(const std::string& text, const std::string& source) 
   model.residual_dropout = 0;
   read_positions(keys, model);
   read_queries(keys, model);
-  resolve(model);
-  validate(model, source);
   return model;
 }
 
-std::vector<OfficialName> official_names(const PerceiverAR& model) {
-  return Namer(model).names();
+PortedModel model(const json& configuration, const std::string& source) {
+  PortedModel ported;
+  ported.config = config_of(configuration, source);
+  ported.vocabulary = same_ids("text", "bytes", ported.config.vocabulary);
+  return ported;
 }
 
-std::vector<double> official_tensor(const SafetensorsFile& file, const std::string& name, bool transposed) {
-  const SafetensorsEntry* entry = file.find(name.starts_with("grad/") ? name : "param/" + name);
-  if (entry == nullptr) throw_user("{}: tensor param/{} is missing", file.source(), name);
-  if (entry->dtype != "F32")
-    throw_user("{}: tensor {} is {}, not F32", file.source(), entry->name, entry->dtype);
-  const std::span<const std::byte> bytes = file.bytes(*entry);
-  std::vector<float> values(bytes.size() / sizeof(float));
-  if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
-  std::vector<double> result(values.begin(), values.end());
-  if (!transposed) return result;
-  if (entry->shape.size() != 2) throw_user("{}: tensor {} is not a matrix", file.source(), entry->name);
-  const auto rows = static_cast<size_t>(entry->shape[0]), columns = static_cast<size_t>(entry->shape[1]);
-  for (size_t r = 0; r < rows; ++r)
-    for (size_t c = 0; c < columns; ++c) result[c * rows + r] = values[r * columns + c];
-  return result;
+/// Their tensors do not say how they are used: heads, activations and positions are configuration alone.
+json complete(json configuration, const ModelTensors& tensors, const GivenSizes&,
+              std::vector<std::string>& inferred) {
+  if (configuration.is_null())
+    throw_user("{}: holds weights without the authors' configuration; give it with --config FILE.json",
+               tensors.source());
+  if (agrees_with_formulas(tensors, config_of(configuration, tensors.source()))) return configuration;
+  configuration["position_encoding"] = "random";
+  inferred.push_back("position tables other than their formula's, kept as they are");
+  return configuration;
 }
 
-std::unique_ptr<PerceiverAR> import_official(const SafetensorsFile& file,
-                                             std::shared_ptr<DeviceContext> context, DType type) {
-  const std::string* text = file.find_metadata("config");
-  if (text == nullptr)
-    throw_user("{}: no 'config' in the metadata; it must hold the authors' configuration as JSON",
-               file.source());
-  ModelConfig config = official_config(*text, file.source());
-  keep_stored_tables(file, config);
-  auto model = std::make_unique<PerceiverAR>(config, std::move(context), type);
-  const ParameterStore& store = model->parameters();
-  for (const OfficialName& name : official_names(*model)) {
-    const ParameterInfo& info = *store.find(name.ours);
-    const std::vector<double> values = official_tensor(file, name.theirs, name.transposed);
-    const SafetensorsEntry& entry = *file.find("param/" + name.theirs);
-    std::vector<int64_t> shape = entry.shape;
-    if (name.transposed) std::swap(shape[0], shape[1]);
-    if (shape != info.shape.vector())
-      throw_user("{}: {} has shape [{}], but the configuration requires {}", file.source(), entry.name,
-                 fmt::join(shape, ", "), info.shape.text());
-    fill(store.value(info), [&](int64_t i) { return values[static_cast<size_t>(i)]; });
-  }
-  store.publish();
-  return model;
+bool is_linear(const ParameterInfo& info) {
+  return info.shape.rank() == 2 && info.use == ParameterUse::layer;
 }
+
+std::vector<TensorMap> tensors(const PerceiverAR& model, const VocabularyMap&, const json&) {
+  const Namer namer(model.config());
+  std::vector<TensorMap> maps;
+  for (const ParameterInfo& info : model.parameters().infos())
+    maps.push_back({info.name, namer.theirs(info.name), is_linear(info)});
+  return maps;
+}
+
+std::vector<DerivedTensor> derived(const json&) {
+  return {};
+}
+
+std::string activation_name(Activation activation) {
+  for (const auto& [name, value] : kActivations)
+    if (value == activation) return name;
+  return "none of theirs";
+}
+
+/// Their name of a position table, and whether it is trained.
+std::pair<std::string, bool> table_name(const ModelConfig& model) {
+  if (model.position_table == PositionTable::learned) return {"random", true};
+  const bool trained = model.learnable_positions;
+  if (model.position_table == PositionTable::random) return {"random", trained};
+  return {model.position_table == PositionTable::fourier ? "fourier" : "sinusoidal", trained};
+}
+
+json configuration(const ModelConfig& model, const VocabularyMap& vocabulary) {
+  const auto [table, trained] = table_name(model);
+  const char* style = model.query_style == QueryStyle::none  ? "none"
+                      : model.query_style == QueryStyle::mlp ? "mlp"
+                                                             : "learned";
+  return {{"vocab_size", vocabulary.size},
+          {"input_idx_size", model.position_sizes.empty()
+                                 ? std::vector<int64_t>{model.context_length + 2}
+                                 : model.position_sizes},
+          {"max_context_length", model.context_length},
+          {"input_embed_dim", model.input_channels},
+          {"position_encoding", table},
+          {"learnable_position_embeddings", trained},
+          {"position_encoding_type", model.rotates() ? "rotary" : "absolute"},
+          {"fraction_to_rotate", model.rotary_fraction},
+          {"fraction_heads_to_rotate", model.rotary_head_fraction},
+          {"max_wavelength", model.max_wavelength > 0 ? json(model.max_wavelength) : json()},
+          {"use_positions_from_data", model.position_source == PositionSource::data},
+          {"use_negative_rotary_positions",
+           model.position_source == PositionSource::terminal_relative_negated},
+          {"num_transformers_per_block", model.layers},
+          {"z_index_dim", model.latents},
+          {"num_z_channels", model.z_channels()},
+          {"num_cross_attend_heads", model.cross_heads},
+          {"num_transformer_heads", model.self_heads},
+          {"cross_attend_widening_factor", model.cross_widening},
+          {"transformer_widening_factor", model.self_widening},
+          {"initial_query_offsetting", model.query_offset},
+          {"initial_query_embed_style", style},
+          {"share_learned_initial_query", model.shared_learned_query},
+          {"initial_query_embed_activation_name", activation_name(model.query_activation)},
+          {"initial_query_embed_num_layers", model.query_mlp_layers},
+          {"include_initial_cross_attention", model.type == ModelType::perceiver_ar},
+          {"additional_cross_attend_after_layers", model.extra_cross_attention_after},
+          {"cross_attention_shape_for_attn", model.attention_width == AttentionWidth::kv ? "kv" : "q"},
+          {"encoder_use_query_residual", model.query_residual},
+          {"num_latents_per_position", model.latents_per_position},
+          {"activation_name", activation_name(model.activation)}};
+}
+
+}  // namespace
+
+const Dialect official_dialect{.name = "official",
+                               .project = "google-research/perceiver-ar",
+                               .marker = kTokens,
+                               .complete = complete,
+                               .model = model,
+                               .tensors = tensors,
+                               .derived = derived,
+                               .configuration = configuration};
 
 }  // namespace perceiver
