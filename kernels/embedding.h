@@ -84,6 +84,27 @@ struct AverageRowsBackward {
   bool accumulate = false;
 };
 
+/// target[row[r]] = x[r] for each r whose row is not negative; x and target have `columns` columns. No two
+/// rows are the same.
+struct PlaceRows {
+  DType type;
+  int64_t rows, columns;
+  const void* x;
+  const int32_t* row;  // [rows]
+  void* target;
+};
+
+/// The backward of PlaceRows: d_x[r] (+)= d_target[row[r]], which then becomes 0; 0 for a negative row. d_x
+/// may be null.
+struct TakeRows {
+  DType type;
+  int64_t rows, columns;
+  const int32_t* row;
+  void* d_target;
+  void* d_x = nullptr;
+  bool accumulate = false;
+};
+
 PERCEIVER_KERNEL(embedding, Embedding)
 PERCEIVER_KERNEL(embedding_backward, EmbeddingBackward)
 PERCEIVER_KERNEL(rotary, Rotary)
@@ -91,5 +112,7 @@ PERCEIVER_KERNEL(repeat_rows, RepeatRows)
 PERCEIVER_KERNEL(repeat_rows_backward, RepeatRowsBackward)
 PERCEIVER_KERNEL(average_rows, AverageRows)
 PERCEIVER_KERNEL(average_rows_backward, AverageRowsBackward)
+PERCEIVER_KERNEL(place_rows, PlaceRows)
+PERCEIVER_KERNEL(take_rows, TakeRows)
 
 }  // namespace perceiver::kernels

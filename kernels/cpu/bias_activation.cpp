@@ -1,5 +1,6 @@
 // Bias and activation of a linear layer, and their backward including the bias gradient (column sums in a
 // fixed order).
+#include <cmath>
 #include <numbers>
 
 #include "kernels/cpu/parallel.h"
@@ -12,6 +13,13 @@ namespace {
 
 constexpr double kGeluSlope = std::numbers::sqrt2 * std::numbers::inv_sqrtpi;  // sqrt(2 / pi)
 constexpr double kGeluCubic = 0.044715;
+constexpr double kNormalDensity = std::numbers::inv_sqrtpi / std::numbers::sqrt2;  // 1 / sqrt(2 pi)
+
+/// Phi(x) = P(normal < x); erfc keeps it accurate where it is small.
+template <typename T>
+T normal_cdf(T x) {
+  return T(0.5) * std::erfc(-x * T(1 / std::numbers::sqrt2));
+}
 
 template <typename T>
 void activate(Activation activation, const ConstRow<T>& x, Row<T> y) {
@@ -30,6 +38,9 @@ void activate(Activation activation, const ConstRow<T>& x, Row<T> y) {
       return;
     case Activation::gelu:
       y = T(0.5) * x * (T(1) + (T(kGeluSlope) * (x + T(kGeluCubic) * x.cube())).tanh());
+      return;
+    case Activation::gelu_exact:
+      y = x * x.unaryExpr(&normal_cdf<T>);
       return;
   }
 }
@@ -57,6 +68,9 @@ void differentiate(Activation activation, const ConstRow<T>& x, const ConstRow<T
                    T(0.5 * kGeluSlope) * x * (T(1) - t.square()) * (T(1) + T(3 * kGeluCubic) * x.square()));
       return;
     }
+    case Activation::gelu_exact:
+      d = d_out * (x.unaryExpr(&normal_cdf<T>) + T(kNormalDensity) * x * (T(-0.5) * x.square()).exp());
+      return;
   }
 }
 

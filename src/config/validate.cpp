@@ -131,6 +131,9 @@ void check_latent_keys(const ModelConfig& model, const Checker& check) {
   const bool prefix_dropout = model.context_dropout_from == ContextDropout::prefix;
   check.require(!is_transformer(model) || !prefix_dropout,
                 "model.type: transformer has no context; model.context_dropout_from must be tokens");
+  check.require(
+      !prefix_dropout || model.train_input_positions == 0,
+      "model.context_dropout_from: prefix needs every position; model.train_input_positions must be 0");
   if (model.latent_keys == LatentKeys::tokens) return;
   check.require(!is_transformer(model),
                 "model.type: transformer has no cross-attention; model.latent_keys must be tokens");

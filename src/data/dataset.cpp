@@ -84,7 +84,7 @@ void check_fits(const Dataset& data, const ModelConfig& model) {
     throw_user("the data has {} position axes but model.position_sizes has {}", data.axes(), model.axes());
   const std::vector<int64_t> sizes = data.position_sizes();
   for (size_t i = 0; i < sizes.size(); ++i) {
-    const bool table = model.position_encoding == PositionEncoding::absolute;
+    const bool table = model.has_position_tables();
     const int64_t rows = model.position_sizes.empty() ? model.context_length + 2 : model.position_sizes[i];
     if (table && sizes[i] > rows)
       throw_user("the data needs {} positions on axis {} but model.position_sizes has {}; set it to [{}]",

@@ -69,10 +69,13 @@ void resolve_policy(const ModelConfig& config, EngineOptions& options) {
 
 void resolve_context(const PerceiverAR& model, EngineOptions& options) {
   const ModelConfig& config = model.config();
-  const bool table_possible =
-      config.position_encoding == PositionEncoding::rotary && config.type != ModelType::transformer;
+  const bool table_possible = config.position_encoding == PositionEncoding::rotary &&
+                              config.type != ModelType::transformer &&
+                              config.latent_keys == LatentKeys::tokens;
   if (options.context == ContextProjection::table && !table_possible)
-    throw_user("only rotary Perceiver AR models can keep the context as tokens");
+    throw_user(
+        "only rotary Perceiver AR models whose keys depend on the token alone can keep the context as "
+        "tokens");
   if (options.context == ContextProjection::automatic)
     options.context =
         table_possible && table_pays(model, options) ? ContextProjection::table : ContextProjection::direct;
@@ -111,6 +114,8 @@ EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options) {
                options.token_ids, vocabulary);
   if (context_ranks(options) > 1 && model.config().type == ModelType::transformer)
     throw_user("ranks cannot share a context: model.type transformer has none");
+  if (context_ranks(options) > 1 && model.config().latent_keys == LatentKeys::latents)
+    throw_user("ranks cannot share a context: the latents' keys change with every layer (model.latent_keys)");
   resolve_latents(model.config(), options);
   resolve_policy(model.config(), options);
   resolve_context(model, options);
@@ -121,14 +126,14 @@ void check_memory(const PerceiverAR& model, const EngineOptions& options) {
   const ModelConfig& config = model.config();
   const auto element = static_cast<int64_t>(size_of(model.type()));
   const int64_t z = config.z_channels(), e = config.input_channels;
-  const int64_t width = config.attention_width == AttentionWidth::kv ? e : z;
+  const int64_t width = config.cross_width();
   const bool transformer = config.type == ModelType::transformer;
   const int64_t blocks =
       transformer ? 0 : 1 + static_cast<int64_t>(config.extra_cross_attention_after.size());
   const int64_t columns = shared_columns(config.context_length, 0, context_ranks(options));
   int64_t slot = config.vocabulary * (static_cast<int64_t>(size_of(accumulation_type(model.type()))) + 1);
   if (keeps_cache(config)) {
-    slot += config.layers * options.latents * 2 * z * element;
+    slot += config.layers * options.latents * 2 * config.self_width() * element;
     slot += options.context == ContextProjection::table ? 2 * int64_t{sizeof(int32_t)} * columns
                                                         : blocks * columns * 2 * width * element;
   }

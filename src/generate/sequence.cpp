@@ -34,7 +34,7 @@ void check_biases(const ModelConfig& config, const std::vector<std::vector<float
 /// Rows of the table that positions of `axis` index.
 int64_t position_rows(const PerceiverAR& model, int64_t axis) {
   const ModelConfig& config = model.config();
-  if (config.position_encoding != PositionEncoding::absolute) return model.rotary_positions();
+  if (!config.has_position_tables()) return model.rotary_positions();
   if (config.position_sizes.empty()) return config.context_length + 2;
   return config.position_sizes[static_cast<size_t>(axis)];
 }

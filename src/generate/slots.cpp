@@ -62,8 +62,7 @@ bool Slots::slides(const Slot& slot) const {
 }
 
 bool Slots::slides_positions(const Slot& slot) const {
-  return slides(slot) && config().position_encoding == PositionEncoding::absolute &&
-         !slot.has_given_positions();
+  return slides(slot) && config().has_position_tables() && !slot.has_given_positions();
 }
 
 bool Slots::ended(const Slot& slot) const {

@@ -31,12 +31,9 @@ void check_heads(const ModelConfig& config, const DeviceContext& context, DType 
 }  // namespace
 
 void check_attention_backend(const ModelConfig& config, const DeviceContext& context, DType type) {
-  const int64_t self_width = config.z_channels();
-  check_heads(config, context, type, self_width / config.self_heads, "self-attention");
+  check_heads(config, context, type, config.self_width() / config.self_heads, "self-attention");
   if (config.type == ModelType::transformer) return;
-  const int64_t cross_width =
-      config.attention_width == AttentionWidth::kv ? config.input_channels : self_width;
-  check_heads(config, context, type, cross_width / config.cross_heads, "cross-attention");
+  check_heads(config, context, type, config.cross_width() / config.cross_heads, "cross-attention");
 }
 
 bool fills_rows(const Batch& batch, int64_t latents) {

@@ -50,8 +50,10 @@ CachePass PerceiverAR::CacheUse::of(LayerCache layer, bool self) const {
 DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table,
                                       Communicator* context_group) const {
   const int64_t layers = static_cast<int64_t>(self_.size()), blocks = static_cast<int64_t>(cross_.size());
-  const bool rotary = config_.position_encoding == PositionEncoding::rotary;
-  PERCEIVER_ASSERT(slots > 0 && latents > 0 && (blocks == 0 || context > 0) && (!by_table || rotary));
+  const bool rotary = config_.position_encoding == PositionEncoding::rotary,
+             token_keys = config_.latent_keys == LatentKeys::tokens;
+  PERCEIVER_ASSERT(slots > 0 && latents > 0 && (blocks == 0 || context > 0) &&
+                   (!by_table || (rotary && token_keys)));
   DecodeCaches caches;
   caches.slots = slots;
   caches.latents = latents;
@@ -64,20 +66,21 @@ DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t co
   caches.cross_rotary = tables.cross;
   caches.positions = tables.positions;
   // Zeros: rows not yet written must hold finite numbers.
-  caches.self_kv = Tensor::zeros(*context_, type_, {layers, slots, latents, 2 * config_.z_channels()});
+  caches.self_kv = Tensor::zeros(*context_, type_, {layers, slots, latents, 2 * config_.self_width()});
   if (blocks == 0) return caches;
   if (by_table) {
     caches.context_tokens = Tensor::zeros(*context_, DType::i32, {slots, rows});
     caches.context_positions = Tensor::zeros(*context_, DType::i32, {slots, rows});
   } else {
-    caches.context_kv = Tensor::zeros(*context_, type_, {blocks, slots, rows, 2 * attention_width()});
+    caches.context_kv = Tensor::zeros(*context_, type_, {blocks, slots, rows, 2 * config_.cross_width()});
   }
-  if (by_table || (rotary && config_.vocabulary <= context)) caches.context_table = project_table();
+  if (by_table || (rotary && token_keys && config_.vocabulary <= context))
+    caches.context_table = project_table();
   return caches;
 }
 
 Tensor PerceiverAR::project_table() const {
-  const int64_t blocks = static_cast<int64_t>(cross_.size()), row = 2 * attention_width();
+  const int64_t blocks = static_cast<int64_t>(cross_.size()), row = 2 * config_.cross_width();
   std::vector<int32_t> ids(static_cast<size_t>(config_.vocabulary));
   std::iota(ids.begin(), ids.end(), 0);
   const Tensor all = Tensor::from_host<int32_t>(*context_, {config_.vocabulary}, ids);

@@ -57,7 +57,12 @@ kernels::DecodeCross CrossBlock::fused_arguments() const {
 
 std::shared_ptr<FusedStep> PerceiverAR::fused_arguments(int64_t slots, int64_t latents,
                                                         int64_t context) const {
-  const bool fits = !cross_.empty() && config_.latents_per_position == 1 &&
+  const std::vector<int64_t>& extra = config_.extra_cross_attention_after;
+  const bool fits = !cross_.empty() && config_.latents_per_position == 1 && config_.query_projection &&
+                    config_.biases == Biases::all && config_.output_norm && config_.output_bias &&
+                    config_.latent_keys == LatentKeys::tokens && config_.rotary_layers < 0 &&
+                    config_.position_encoding != PositionEncoding::both &&
+                    config_.self_width() == config_.z_channels() && (extra.empty() || extra.front() >= 0) &&
                     config_.query_style != QueryStyle::learned &&
                     query_mlp_.size() <= kernels::kMaxDecodeQueryLayers &&
                     position_embeddings_.size() <= kernels::kMaxDecodeTables;
@@ -73,7 +78,7 @@ std::shared_ptr<FusedStep> PerceiverAR::fused_arguments(int64_t slots, int64_t l
   k.vocabulary = config_.vocabulary;
   k.input_channels = config_.input_channels;
   k.latent_channels = config_.z_channels();
-  k.attention_width = attention_width();
+  k.attention_width = config_.cross_width();
   k.cross_heads = config_.cross_heads;
   k.self_heads = config_.self_heads;
   k.cross_widening = config_.cross_widening;

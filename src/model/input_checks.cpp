@@ -62,7 +62,7 @@ void check_tokens(DeviceContext& context, const ModelConfig& config, const Batch
 }
 
 void check_positions(const ModelConfig& config, const Batch& batch) {
-  if (config.position_encoding != PositionEncoding::absolute) return;
+  if (!config.has_position_tables()) return;
   for (int64_t axis = 0; axis < config.axes(); ++axis) {
     const int64_t size =
         config.position_sizes.empty() ? config.context_length + 2 : config.position_sizes[axis];

@@ -73,6 +73,23 @@ std::vector<uint8_t> drop_keys(RandomPurpose purpose, double rate, int64_t examp
   return mask;
 }
 
+/// A key mask that hides exactly a share `rate`, rounded down, of the keys before each example's first
+/// latent. `streams` continue, so that masks drawn one after the other differ.
+std::vector<uint8_t> drop_prefix(double rate, const std::vector<int64_t>& prefixes, int64_t keys,
+                                 std::vector<RandomStream>& streams) {
+  std::vector<uint8_t> mask(prefixes.size() * static_cast<size_t>(keys), 1);
+  for (size_t b = 0; b < prefixes.size(); ++b) {
+    auto missing = static_cast<int64_t>(static_cast<double>(prefixes[b]) * rate);
+    for (int64_t n = 0; n < prefixes[b] && missing > 0; ++n) {
+      if (streams[b].below(static_cast<uint64_t>(prefixes[b] - n)) >= static_cast<uint64_t>(missing))
+        continue;
+      mask[b * static_cast<size_t>(keys) + static_cast<size_t>(n)] = 0;
+      --missing;
+    }
+  }
+  return mask;
+}
+
 class InputBuilder {
  public:
   InputBuilder(DeviceContext& context, const ModelConfig& config, const Batch& batch,
@@ -105,6 +122,8 @@ class InputBuilder {
     const Communicator* group = options_.context_group;
     const bool shared = config_.type == ModelType::perceiver_ar && group != nullptr && group->size() > 1;
     in_.context_group = shared ? options_.context_group : nullptr;
+    if (shared && config_.latent_keys == LatentKeys::latents)
+      throw_user("ranks cannot share a context whose latents have keys of their own (model.latent_keys)");
     if (shared) rank_ = group->rank(), ranks_ = group->size();
     in_.columns = shared_columns(columns_, 0, ranks_);
   }
@@ -179,6 +198,17 @@ class InputBuilder {
     if (config_.position_encoding == PositionEncoding::absolute) upload(context_, in_.positions, positions);
     if (config_.position_encoding == PositionEncoding::rotary) upload(context_, in_.rotary_positions, rotary);
     upload(context_, in_.cross.limit, limit);
+    if (config_.latent_keys == LatentKeys::latents) upload(context_, in_.latent_columns, latent_columns());
+  }
+
+  /// Every column is kept (config/validate.cpp), so a latent's token is at its step.
+  Ints latent_columns() const {
+    Ints columns;
+    for (size_t i = 0; i < in_.steps.size(); ++i) {
+      const auto b = static_cast<int32_t>(i / static_cast<size_t>(in_.latent_positions));
+      columns.push_back(in_.steps[i] < 0 ? -1 : b * static_cast<int32_t>(in_.columns) + in_.steps[i]);
+    }
+    return columns;
   }
 
   int64_t largest_position(int64_t b, const Ints& kept) const {
@@ -193,10 +223,8 @@ class InputBuilder {
     return largest;
   }
 
-  /// The mask of all columns is drawn, so that the same ones are dropped on any number of ranks.
-  std::vector<uint8_t> dropped_context() const {
-    const std::vector<uint8_t> all = drop_keys(RandomPurpose::context_dropout, config_.context_dropout,
-                                               in_.batch, columns_, options_.random);
+  /// This rank's part of a mask of all columns: the same ones are dropped on any number of ranks.
+  std::vector<uint8_t> own_columns(const std::vector<uint8_t>& all) const {
     if (ranks_ == 1) return all;
     std::vector<uint8_t> mask(static_cast<size_t>(in_.batch * in_.columns), 0);
     for (int64_t b = 0; b < in_.batch; ++b)
@@ -206,18 +234,42 @@ class InputBuilder {
   }
 
   void build_dropout() {
-    if (!options_.training || config_.context_dropout <= 0) in_.cross.key_mask = {};
+    const bool drops_context =
+        options_.training && config_.context_dropout > 0 && config_.type == ModelType::perceiver_ar;
+    if (!drops_context) in_.cross.key_mask = {}, in_.extra_key_masks.clear();
     if (!options_.training || config_.latent_dropout <= 0) in_.self.key_mask = {};
     in_.self.self_visible = false;
     if (!options_.training) return;
-    if (config_.context_dropout > 0 && config_.type == ModelType::perceiver_ar)
-      upload(context_, in_.cross.key_mask, dropped_context());
+    if (drops_context) drop_context();
     if (config_.latent_dropout > 0) {
       upload(context_, in_.self.key_mask,
              drop_keys(RandomPurpose::latent_dropout, config_.latent_dropout, in_.batch, in_.latents,
                        options_.random));
       in_.self.self_visible = true;
     }
+  }
+
+  void drop_context() {
+    if (config_.context_dropout_from == ContextDropout::prefix) return drop_prefixes();
+    upload(context_, in_.cross.key_mask,
+           own_columns(drop_keys(RandomPurpose::context_dropout, config_.context_dropout, in_.batch, columns_,
+                                 options_.random)));
+  }
+
+  void drop_prefixes() {
+    std::vector<int64_t> prefixes;
+    std::vector<RandomStream> streams;
+    for (int64_t b = 0; b < in_.batch; ++b) {
+      prefixes.push_back(std::max<int64_t>(0, batch_.lengths[b] - in_.latent_positions));
+      streams.emplace_back(options_.random.seed, RandomPurpose::context_dropout, options_.random.step,
+                           static_cast<uint32_t>(options_.random.first_example + b));
+    }
+    const auto draw = [&] {
+      return own_columns(drop_prefix(config_.context_dropout, prefixes, columns_, streams));
+    };
+    upload(context_, in_.cross.key_mask, draw());
+    in_.extra_key_masks.resize(config_.extra_cross_attention_after.size());
+    for (Tensor& mask : in_.extra_key_masks) upload(context_, mask, draw());
   }
 
   DeviceContext& context_;

@@ -36,9 +36,12 @@ struct ModelInputs {
   Tensor latent_table_positions;   ///< i32 [B * U, A] (absolute)
   Tensor latent_rotary_positions;  ///< i32 [B * M] (rotary)
   Tensor latent_rows;              ///< i32 [B * U]: row of the learned query table
-  Tensor targets;                  ///< i32 [B * U], 0 where there is nothing to predict
+  Tensor latent_columns;  ///< i32 [B * M]: each latent's row among B * C, or -1 (latent_keys latents)
+  Tensor targets;         ///< i32 [B * U], 0 where there is nothing to predict
 
   ops::AttentionMask cross, self;
+  /// Instead of that in `cross`, for each cross-attention but the first (context_dropout_from prefix).
+  std::vector<Tensor> extra_key_masks;
 
   Communicator* context_group = nullptr;  ///< as in PassOptions; null if it is of one rank
 

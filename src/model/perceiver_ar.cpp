@@ -51,6 +51,7 @@ PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContex
   std::sort(config_.extra_cross_attention_after.begin(), config_.extra_cross_attention_after.end());
   declare();
   parameters_.allocate(*context_, type_);
+  if (config_.tied_output) output_.weight = token_embedding_;
   const std::vector<int64_t> sizes = position_table_sizes(config_);
   const bool trained = config_.learnable_positions || config_.position_table == PositionTable::learned;
   for (size_t axis = 0; axis < sizes.size(); ++axis) {
@@ -61,13 +62,9 @@ PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContex
   extend_rotary_tables(0);
 }
 
-int64_t PerceiverAR::attention_width() const {
-  return config_.attention_width == AttentionWidth::kv ? config_.input_channels : config_.z_channels();
-}
-
 void PerceiverAR::declare() {
   const int64_t e = config_.input_channels, z = config_.z_channels();
-  const bool perceiver = config_.type == ModelType::perceiver_ar;
+  const bool perceiver = config_.type == ModelType::perceiver_ar, all_biases = config_.biases == Biases::all;
   parameters_.declare(token_embedding_, "token_embedding.weight", {config_.vocabulary, e},
                       {.kind = Initializer::truncated_normal, .deviation = kEmbeddingDeviation},
                       ParameterUse::table);
@@ -89,8 +86,8 @@ void PerceiverAR::declare() {
     parameters_.declare(learned_query_, "query.learned", {rows, z},
                         {.kind = Initializer::truncated_normal, .deviation = kLearnedQueryDeviation},
                         ParameterUse::table);
-  } else {
-    declare_linear(parameters_, query_linear_, "query.linear", e, z);
+  } else if (config_.query_projection) {
+    declare_linear(parameters_, query_linear_, "query.linear", e, z, Initializer::fan_in, all_biases);
   }
   if (config_.latents_per_position > 1)
     parameters_.declare(index_encoding_, "query.index_encoding", {config_.latents_per_position, z},
@@ -99,14 +96,15 @@ void PerceiverAR::declare() {
   if (config_.query_style == QueryStyle::mlp)
     query_mlp_.resize(static_cast<size_t>(config_.query_mlp_layers));
   for (size_t i = 0; i < query_mlp_.size(); ++i)
-    declare_linear(parameters_, query_mlp_[i], "query.mlp." + std::to_string(i), z, z);
+    declare_linear(parameters_, query_mlp_[i], "query.mlp." + std::to_string(i), z, z, Initializer::fan_in,
+                   all_biases);
 
   cross_.resize(perceiver ? 1 + config_.extra_cross_attention_after.size() : 0);
   for (size_t i = 0; i < cross_.size(); ++i)
     cross_[i].declare(parameters_, "cross." + std::to_string(i), config_);
   self_.resize(static_cast<size_t>(config_.layers));
   const auto start_block = [&] {
-    const int64_t block = (4 + 2 * config_.self_widening) * z * z;
+    const int64_t block = 4 * z * config_.self_width() + 2 * config_.self_widening * z * z;
     if (block >= kLargeBlock) parameters_.pad(kBlockPadding);
     self_begin_.push_back(parameters_.size());
   };
@@ -115,9 +113,13 @@ void PerceiverAR::declare() {
     self_[i].declare(parameters_, "self." + std::to_string(i), config_);
   }
   start_block();
-  declare_norm(parameters_, output_norm_, "output.norm", z);
-  declare_linear(parameters_, output_, "output.linear", z, config_.vocabulary,
-                 config_.zero_initial_logits ? Initializer::zeros : Initializer::fan_in);
+  if (config_.output_norm) declare_norm(parameters_, output_norm_, "output.norm", z);
+  if (!config_.tied_output)
+    parameters_.declare(output_.weight, "output.linear.weight", {config_.vocabulary, z},
+                        {.kind = config_.zero_initial_logits ? Initializer::zeros : Initializer::fan_in});
+  if (config_.output_bias)
+    parameters_.declare(output_.bias, "output.linear.bias", {config_.vocabulary},
+                        {.kind = Initializer::zeros});
 }
 
 ModelInputs PerceiverAR::prepare(const Batch& batch, const PassOptions& options) const {
@@ -128,19 +130,22 @@ ModelInputs PerceiverAR::prepare(const Batch& batch, const PassOptions& options)
 
 bool PerceiverAR::prepare(const Batch& batch, const PassOptions& options, ModelInputs& inputs) const {
   const auto places = [&inputs] {
-    return std::array{inputs.tokens.data(),
-                      inputs.positions.data(),
-                      inputs.rotary_positions.data(),
-                      inputs.latent_tokens.data(),
-                      inputs.latent_table_positions.data(),
-                      inputs.latent_rotary_positions.data(),
-                      inputs.latent_rows.data(),
-                      inputs.targets.data(),
-                      inputs.cross.limit.data(),
-                      inputs.cross.key_mask.data(),
-                      inputs.self.first.data(),
-                      inputs.self.limit.data(),
-                      inputs.self.key_mask.data()};
+    std::vector<const void*> all{inputs.tokens.data(),
+                                 inputs.positions.data(),
+                                 inputs.rotary_positions.data(),
+                                 inputs.latent_tokens.data(),
+                                 inputs.latent_table_positions.data(),
+                                 inputs.latent_rotary_positions.data(),
+                                 inputs.latent_rows.data(),
+                                 inputs.latent_columns.data(),
+                                 inputs.targets.data(),
+                                 inputs.cross.limit.data(),
+                                 inputs.cross.key_mask.data(),
+                                 inputs.self.first.data(),
+                                 inputs.self.limit.data(),
+                                 inputs.self.key_mask.data()};
+    for (const Tensor& mask : inputs.extra_key_masks) all.push_back(mask.data());
+    return all;
   };
   const auto before = places();
   make_inputs(*context_, config_, batch, options, inputs);
@@ -173,7 +178,7 @@ bool PerceiverAR::projects(const ModelInputs& inputs) const {
 }
 
 void PerceiverAR::extend_rotary_tables(int64_t largest) const {
-  if (config_.position_encoding != PositionEncoding::rotary) return;
+  if (!config_.rotates()) return;
   const std::lock_guard lock(tables_mutex_);
   if (rotary_.positions > largest) return;
   RotaryTables tables;
@@ -182,8 +187,8 @@ void PerceiverAR::extend_rotary_tables(int64_t largest) const {
   const auto table = [&](int64_t width, int64_t heads) {
     return make_rotary_table(*context_, type_, config_, heads, width / heads, tables.positions);
   };
-  tables.self = table(config_.z_channels(), config_.self_heads);
-  if (!cross_.empty()) tables.cross = table(attention_width(), config_.cross_heads);
+  tables.self = table(config_.self_width(), config_.self_heads);
+  if (!cross_.empty()) tables.cross = table(config_.cross_width(), config_.cross_heads);
   rotary_ = tables;
 }
 
@@ -210,8 +215,8 @@ Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
     const ops::Lookup lookup{.table = learned_query_, .ids = inputs.latent_rows};
     z = ops::embedding(tape, {&lookup, 1}, rows, type_);
   } else {
-    z = ops::linear(tape, embed(tape, inputs.latent_tokens, inputs.latent_table_positions, rows),
-                    query_linear_);
+    z = embed(tape, inputs.latent_tokens, inputs.latent_table_positions, rows);
+    if (config_.query_projection) z = ops::linear(tape, z, query_linear_);
   }
   if (config_.latents_per_position > 1) z = ops::repeat_rows(tape, z, index_encoding_);
   for (const ops::LinearParameters& layer : query_mlp_)
@@ -222,6 +227,7 @@ Variable PerceiverAR::queries(Tape& tape, const ModelInputs& inputs) const {
 Context PerceiverAR::context_of(Tape& tape, const ModelInputs& inputs, const CacheUse* caches) const {
   const int64_t rows = inputs.batch * inputs.columns;
   const bool decode = caches != nullptr && caches->slots != nullptr;
+  if (decode && config_.latent_keys == LatentKeys::latents) return {};
   const Variable tokens = parameters_.unrounded(token_embedding_);
   if (decode && caches->caches.context_table) return {.tables = {{.table = tokens, .ids = inputs.tokens}}};
   if (decode || !projects(inputs)) return {.x = embed(tape, inputs.tokens, inputs.positions, rows)};
@@ -266,12 +272,14 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
                              .key_positions = inputs.rotary_positions,
                              .residual_dropout = config_.residual_dropout,
                              .recompute = recompute,
-                             .attention = attention};
+                             .attention = attention,
+                             .latent_rows = inputs.latent_columns};
   Variable z = queries(tape, inputs);
   Context context;
   if (!cross_.empty()) context = context_of(tape, inputs, caches);
   const auto read_context = [&](size_t block) {
     BlockPass pass = cross_pass;
+    if (block > 0 && !inputs.extra_key_masks.empty()) pass.mask.key_mask = inputs.extra_key_masks[block - 1];
     // The first reader of the context has no other below it.
     pass.key_shards = {.group = inputs.context_group, .replicates_d_q = block > 0};
     CachePass cache;
@@ -283,6 +291,8 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
   };
   const auto mix = [&](size_t layer) {
     BlockPass pass = self_pass;
+    const bool rotates = config_.rotary_layers < 0 || static_cast<int64_t>(layer) < config_.rotary_layers;
+    if (!rotates) pass.rotary = {};
     CachePass cache;
     if (caches != nullptr) {
       cache = caches->of(caches->caches.self(static_cast<int64_t>(layer)), true);
@@ -294,14 +304,17 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
   if (!cross_.empty()) read_context(0);
   size_t next_extra = 0;
   const std::vector<int64_t>& extra = config_.extra_cross_attention_after;
+  const auto read_again_after = [&](int64_t layer) {
+    while (next_extra < extra.size() && extra[next_extra] == layer) read_context(++next_extra);
+  };
+  read_again_after(-1);
   for (size_t layer = 0; layer < self_.size(); ++layer) {
     mix(layer);
-    if (next_extra < extra.size() && extra[next_extra] == static_cast<int64_t>(layer))
-      read_context(++next_extra);
+    read_again_after(static_cast<int64_t>(layer));
   }
   tape.begin_parameters(self_begin_.back());
   tape.enter("output");
-  z = ops::layer_norm(tape, z, output_norm_);
+  if (config_.output_norm) z = ops::layer_norm(tape, z, output_norm_);
   return config_.latents_per_position > 1 ? ops::average_rows(tape, z, config_.latents_per_position) : z;
 }
 

@@ -47,7 +47,7 @@ class PerceiverAR {
 
   /// Logits [B, U, V] without gradients; meaningless at invalid latents.
   Tensor logits(const ModelInputs& inputs) const;
-  /// The normalised latents [B, U, Z] that logits are made of; meaningless at invalid latents.
+  /// The (normalised) latents [B, U, Z] that logits are made of; meaningless at invalid latents.
   Tensor latents(const ModelInputs& inputs) const;
 
   /// For generation on the CPU, f32 models only: rounds the weights of the linear layers to bf16 and keeps a
@@ -120,7 +120,6 @@ class PerceiverAR {
                       const Tensor& logits) const;
   /// logits (accumulation type) = Linear_out(z) for few rows of z, batch-invariant.
   void write_logits(Tape& tape, const Variable& z, const Tensor& logits) const;
-  int64_t attention_width() const;
 
   ModelConfig config_;
   std::shared_ptr<DeviceContext> context_;

@@ -42,13 +42,14 @@ double position_table_value(PositionTable kind, int64_t size, int64_t channels, 
 
 ops::RotaryTable make_rotary_table(DeviceContext& context, DType type, const ModelConfig& config,
                                    int64_t heads, int64_t head_dim, int64_t positions) {
-  if (config.position_encoding != PositionEncoding::rotary) return {};
+  if (!config.rotates()) return {};
   const double wavelength =
       config.max_wavelength > 0 ? config.max_wavelength : static_cast<double>(config.context_length);
   return ops::make_rotary_table(context, type, positions, heads, head_dim,
                                 {.fraction = config.rotary_fraction,
                                  .head_fraction = config.rotary_head_fraction,
-                                 .max_wavelength = wavelength + (config.query_offset ? 1 : 0)});
+                                 .max_wavelength = wavelength + (config.query_offset ? 1 : 0),
+                                 .base = config.rotary_base});
 }
 
 }  // namespace perceiver

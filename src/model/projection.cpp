@@ -30,12 +30,11 @@ bool trains_positions(const ModelConfig& config) {
 
 Sizes sizes_of(const ModelConfig& config, int64_t tokens) {
   Sizes s{};
-  const bool keys = config.attention_width == AttentionWidth::kv;
   s.tokens = static_cast<double>(tokens);
   s.e = static_cast<double>(config.input_channels);
-  s.o = 2 * static_cast<double>(keys ? config.input_channels : config.z_channels());
+  s.o = 2 * static_cast<double>(config.cross_width());
   s.cross = 1 + static_cast<double>(config.extra_cross_attention_after.size());
-  s.absolute = config.position_encoding == PositionEncoding::absolute;
+  s.absolute = config.has_position_tables();
   const std::vector<int64_t> positions = position_table_sizes(config);
   const auto position_rows =
       static_cast<double>(std::accumulate(positions.begin(), positions.end(), int64_t{0}));
@@ -44,7 +43,7 @@ Sizes sizes_of(const ModelConfig& config, int64_t tokens) {
   s.trained = trained ? s.terms : 1;
   s.table_rows = static_cast<double>(config.vocabulary) + position_rows;
   s.fixed_rows = trained ? 0 : position_rows;
-  s.rotated = s.absolute ? 0 : config.rotary_fraction * config.rotary_head_fraction / 2;
+  s.rotated = !config.rotates() ? 0 : config.rotary_fraction * config.rotary_head_fraction / 2;
   return s;
 }
 
@@ -57,15 +56,16 @@ double forward_without_projection(const ModelConfig& c, double read) {
   const auto m = static_cast<double>(c.latents), e = static_cast<double>(c.input_channels),
              z = static_cast<double>(c.z_channels()), layers = static_cast<double>(c.layers),
              v = static_cast<double>(c.vocabulary);
-  const double a = c.attention_width == AttentionWidth::kv ? e : z;
+  const auto a = static_cast<double>(c.cross_width()), s = static_cast<double>(c.self_width());
   const double u = m / static_cast<double>(c.latents_per_position);
-  double forward = 2 * u * e * z;
+  double forward = c.query_projection ? 2 * u * e * z : 0;
   if (c.type == ModelType::perceiver_ar) {
     const double cross = 4 * m * z * a + 4 * a * attention_area(m, read) +
                          4 * m * static_cast<double>(c.cross_widening) * z * z;
     forward += cross * static_cast<double>(1 + c.extra_cross_attention_after.size());
   }
-  forward += layers * (2 * m * (4 + 2 * static_cast<double>(c.self_widening)) * z * z + 2 * z * m * (m + 1));
+  forward +=
+      layers * (2 * m * z * (4 * s + 2 * static_cast<double>(c.self_widening) * z) + 2 * s * m * (m + 1));
   return forward + 2 * u * z * v;
 }
 
@@ -80,7 +80,7 @@ double with_projection(const ModelConfig& config, int64_t examples, bool tables)
 }  // namespace
 
 std::vector<int64_t> position_table_sizes(const ModelConfig& config) {
-  if (config.position_encoding != PositionEncoding::absolute) return {};
+  if (!config.has_position_tables()) return {};
   return config.position_sizes.empty() ? std::vector<int64_t>{config.context_length + 2}
                                        : config.position_sizes;
 }
@@ -88,7 +88,7 @@ std::vector<int64_t> position_table_sizes(const ModelConfig& config) {
 bool has_fixed_positions(const ModelConfig& config) {
   const bool formula =
       config.position_table == PositionTable::sinusoidal || config.position_table == PositionTable::fourier;
-  return config.position_encoding == PositionEncoding::absolute && formula && !config.learnable_positions;
+  return config.has_position_tables() && formula && !config.learnable_positions;
 }
 
 int64_t context_tokens(const ModelConfig& config, int64_t examples, bool training) {

@@ -8,14 +8,14 @@ namespace {
 
 /// Projections `parts` (such as q, k, v) of one input, packed into one weight.
 void declare_packed_linear(ParameterStore& store, ops::LinearParameters& linear, const std::string& name,
-                           const std::vector<std::string>& parts, int64_t in, int64_t out) {
+                           const std::vector<std::string>& parts, int64_t in, int64_t out, bool bias) {
   std::vector<std::string> weights, biases;
   for (const std::string& part : parts) {
     weights.push_back(name + "." + part + ".weight");
     biases.push_back(name + "." + part + ".bias");
   }
   store.declare_packed(linear.weight, weights, {out, in}, {.kind = Initializer::fan_in});
-  store.declare_packed(linear.bias, biases, {out}, {.kind = Initializer::zeros});
+  if (bias) store.declare_packed(linear.bias, biases, {out}, {.kind = Initializer::zeros});
 }
 
 /// Runs `branch` on `x`; what its backward needs is kept or recomputed.
@@ -34,11 +34,13 @@ void SelfBlock::declare(ParameterStore& store, const std::string& name, const Mo
   name_ = name;
   heads_ = config.self_heads;
   channels_ = config.z_channels();
+  width_ = config.self_width();
+  const bool bias = config.biases == Biases::all;
   declare_norm(store, norm_, name + ".norm", channels_);
-  declare_packed_linear(store, qkv_, name + ".attention", {"q", "k", "v"}, channels_, channels_);
-  declare_linear(store, out_, name + ".attention.out", channels_, channels_);
+  declare_packed_linear(store, qkv_, name + ".attention", {"q", "k", "v"}, channels_, width_, bias);
+  declare_linear(store, out_, name + ".attention.out", width_, channels_, Initializer::fan_in, bias);
   declare_norm(store, norm_mlp_, name + ".norm_mlp", channels_);
-  mlp_.declare(store, name + ".mlp", channels_, config.self_widening, config.activation);
+  mlp_.declare(store, name + ".mlp", channels_, config.self_widening, config.activation, bias);
 }
 
 Variable SelfBlock::forward(Tape& tape, const Variable& z, const BlockPass& pass) const {
@@ -59,11 +61,11 @@ Variable SelfBlock::plain(Tape& tape, const Variable& z, const BlockPass& pass) 
 }
 
 Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& pass) const {
-  const int64_t head_dim = channels_ / heads_;
+  const int64_t head_dim = width_ / heads_;
   const Variable qkv = ops::linear(tape, normal, qkv_);
   ops::rotary(tape, qkv, 0, head_dim, pass.rotary, pass.query_positions);
-  ops::rotary(tape, qkv, channels_, head_dim, pass.rotary, pass.key_positions);
-  if (pass.cache != nullptr) write_cache(tape, *pass.cache, qkv, channels_);
+  ops::rotary(tape, qkv, width_, head_dim, pass.rotary, pass.key_positions);
+  if (pass.cache != nullptr) write_cache(tape, *pass.cache, qkv, width_);
   const bool decode = pass.cache != nullptr && pass.cache->decode;
   if (decode)
     return ops::linear(tape, attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary), out_);
@@ -71,8 +73,8 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
                                            {.q = qkv,
                                             .kv = qkv,
                                             .q_column = 0,
-                                            .k_column = channels_,
-                                            .v_column = 2 * channels_,
+                                            .k_column = width_,
+                                            .v_column = 2 * width_,
                                             .batch = pass.batch,
                                             .heads = heads_,
                                             .head_dim = head_dim,
@@ -92,17 +94,21 @@ void CrossBlock::declare(ParameterStore& store, const std::string& name, const M
   name_ = name;
   heads_ = config.cross_heads;
   query_residual_ = config.query_residual;
+  own_latent_keys_ = config.latent_keys == LatentKeys::latents;
   const int64_t e = config.input_channels, z = config.z_channels();
-  width_ = config.attention_width == AttentionWidth::kv ? e : z;
+  width_ = config.cross_width();
+  const bool bias = config.biases == Biases::all;
   declare_norm(store, norm_q_, name + ".norm_q", z);
   declare_norm(store, norm_kv_, name + ".norm_kv", e);
-  declare_linear(store, q_, name + ".attention.q", z, width_);
-  declare_packed_linear(store, kv_, name + ".attention", {"k", "v"}, e, width_);
-  for (const Variable* read : {&norm_kv_.scale, &norm_kv_.offset, &kv_.weight, &kv_.bias})
+  declare_linear(store, q_, name + ".attention.q", z, width_, Initializer::fan_in, bias);
+  declare_packed_linear(store, kv_, name + ".attention", {"k", "v"}, e, width_, bias);
+  for (const Variable* read : {&norm_kv_.scale, &norm_kv_.offset, &kv_.weight})
     store.keep_unrounded(*read);  // by the projection of tables
-  declare_linear(store, out_, name + ".attention.out", width_, z);
+  if (bias) store.keep_unrounded(kv_.bias);
+  declare_linear(store, out_, name + ".attention.out", width_, z, Initializer::fan_in,
+                 config.biases != Biases::none);
   declare_norm(store, norm_mlp_, name + ".norm_mlp", z);
-  mlp_.declare(store, name + ".mlp", z, config.cross_widening, config.activation);
+  mlp_.declare(store, name + ".mlp", z, config.cross_widening, config.activation, bias);
 }
 
 Variable CrossBlock::forward(Tape& tape, const Variable& z, const Context& context,
@@ -132,8 +138,10 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
   const int64_t head_dim = width_ / heads_;
   const Variable q = ops::linear(tape, normal, q_);
   if (pass.cache != nullptr && pass.cache->decode)
-    return ops::linear(tape, attend_decoding(tape, q, context, pass), out_);
+    return ops::linear(tape, attend_decoding(tape, q, normal, context, pass), out_);
   const Variable kv = keys_and_values(tape, context, pass, q.value.dtype());
+  if (own_latent_keys_)
+    ops::place_rows(tape, kv, latent_keys_and_values(tape, normal, pass), pass.latent_rows);
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, kv, 0);
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
   const ops::AttentionInputs inputs{.q = q,
@@ -152,16 +160,19 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
 }
 
 /// Appends the keys and values of the new tokens to the cache, then attends to it.
-Variable CrossBlock::attend_decoding(Tape& tape, const Variable& q, const Context& context,
-                                     const BlockPass& pass) const {
+Variable CrossBlock::attend_decoding(Tape& tape, const Variable& q, const Variable& normal,
+                                     const Context& context, const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
   ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
-  if (pass.cache->layer.kv) write_cache(tape, *pass.cache, new_rows(tape, context, pass, q.value.dtype()), 0);
+  if (pass.cache->layer.kv) write_cache(tape, *pass.cache, new_rows(tape, normal, context, pass), 0);
   return attend_cache(tape, *pass.cache, q, heads_, head_dim, pass.rotary, pass.key_shards.group);
 }
 
 /// Keys, rotated, and values of the slots' new tokens.
-Variable CrossBlock::new_rows(Tape& tape, const Context& context, const BlockPass& pass, DType type) const {
+Variable CrossBlock::new_rows(Tape& tape, const Variable& normal, const Context& context,
+                              const BlockPass& pass) const {
+  if (own_latent_keys_) return latent_keys_and_values(tape, normal, pass);
+  const DType type = normal.value.dtype();
   const LayerCache& layer = pass.cache->layer;
   if (!layer.table) return keys_and_values(tape, context, pass, type);
   const Tensor& ids = context.tables[0].ids;
@@ -185,11 +196,18 @@ Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, const B
   return kv;
 }
 
+Variable CrossBlock::latent_keys_and_values(Tape& tape, const Variable& normal, const BlockPass& pass) const {
+  const Variable kv = ops::linear(tape, normal, kv_);
+  ops::rotary(tape, kv, 0, width_ / heads_, pass.rotary, pass.query_positions);
+  return kv;
+}
+
 Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const {
   // All in the accumulation type, with unrounded weights: the gradients of table rows are sums over the whole
   // batch, which must not be rounded before the products.
   const ops::NormParameters norm{store_->unrounded(norm_kv_.scale), store_->unrounded(norm_kv_.offset)};
-  const ops::LinearParameters kv{store_->unrounded(kv_.weight), store_->unrounded(kv_.bias)};
+  const ops::LinearParameters kv{store_->unrounded(kv_.weight),
+                                 kv_.bias.value ? store_->unrounded(kv_.bias) : Variable{}};
   ops::ProjectedTables tables{.terms = context.tables, .rstd = context.rstd};
   if (context.rstd.value) {
     const ops::LinearParameters scaled{ops::scale_columns(tape, kv.weight, norm.scale), {}};
@@ -201,9 +219,14 @@ Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPa
       term.table = ops::linear(tape, ops::layer_norm(tape, term.table, norm), kv);
   }
   const int64_t rows = context.tables[0].ids.elements();
-  const ops::RotaryUse rotary{
-      .table = pass.rotary, .head_dim = width_ / heads_, .positions = pass.key_positions};
-  return ops::projected_rows(tape, tables, rotary, rows, pass.batch, type);
+  const int64_t head_dim = width_ / heads_;
+  if (!context.rstd.value)
+    return ops::projected_rows(tape, tables,
+                               {.table = pass.rotary, .head_dim = head_dim, .positions = pass.key_positions},
+                               rows, pass.batch, type);
+  const Variable keys = ops::projected_rows(tape, tables, {}, rows, pass.batch, type);
+  ops::rotary(tape, keys, 0, head_dim, pass.rotary, pass.key_positions);
+  return keys;
 }
 
 }  // namespace perceiver

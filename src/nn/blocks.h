@@ -29,6 +29,9 @@ struct BlockPass {
   double residual_dropout = 0;
   Recompute recompute = Recompute::none;
   AttentionBackend attention = AttentionBackend::automatic;
+  /// Cross blocks whose latents have keys of their own: i32 [B * M], the row of each latent's token among
+  /// those of the context, or -1.
+  Tensor latent_rows = {};
   const CachePass* cache = nullptr;  ///< generation: the KV cache
   ops::KeyShards key_shards = {};    ///< cross blocks: the ranks that share the context
 };
@@ -48,7 +51,7 @@ class SelfBlock {
   Variable attend(Tape& tape, const Variable& normal, const BlockPass& pass) const;
 
   std::string name_;
-  int64_t heads_ = 1, channels_ = 0;
+  int64_t heads_ = 1, channels_ = 0, width_ = 0;
   ops::NormParameters norm_, norm_mlp_;
   ops::LinearParameters qkv_, out_;
   Mlp mlp_;
@@ -79,14 +82,16 @@ class CrossBlock {
   Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
   Variable attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass) const;
   Variable projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
-  Variable attend_decoding(Tape& tape, const Variable& q, const Context& context,
+  /// Keys, rotated, and values of the latents, [B * M, 2 A], made of their normalised values.
+  Variable latent_keys_and_values(Tape& tape, const Variable& normal, const BlockPass& pass) const;
+  Variable attend_decoding(Tape& tape, const Variable& q, const Variable& normal, const Context& context,
                            const BlockPass& pass) const;
-  Variable new_rows(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
+  Variable new_rows(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass) const;
 
   const ParameterStore* store_ = nullptr;
   std::string name_;
   int64_t heads_ = 1, width_ = 0;
-  bool query_residual_ = true;
+  bool query_residual_ = true, own_latent_keys_ = false;
   ops::NormParameters norm_q_, norm_kv_, norm_mlp_;
   ops::LinearParameters q_, kv_, out_;
   Mlp mlp_;

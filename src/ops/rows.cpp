@@ -33,6 +33,33 @@ Variable repeat_rows(Tape& tape, const Variable& x, const Variable& encoding) {
   return y;
 }
 
+void place_rows(Tape& tape, const Variable& x, const Variable& values, const Tensor& rows) {
+  check_activation(tape, "place_rows", "x", x.value);
+  check_columns(tape, "place_rows", "values", values.value, x.value.dtype(), x.shape()[1]);
+  const int64_t count = values.shape()[0], columns = x.shape()[1];
+  check_integers(tape, "place_rows", "rows", rows, count);
+  check_range(tape, "place_rows", "row", rows, count, -1, x.shape()[0] - 1);
+  const DType type = x.value.dtype();
+  kernels::place_rows(tape.launch(), {.type = type,
+                                      .rows = count,
+                                      .columns = columns,
+                                      .x = values.value.data(),
+                                      .row = rows.as<int32_t>(),
+                                      .target = x.value.data()});
+  // In place in both directions: what made `x` receives no gradient of the rows that were replaced.
+  tape.record("place_rows", x,
+              [&tape, values = values.gradient_only(), rows, type, count, columns, d = x.gradient] {
+                const GradientTarget d_values = tape.target(values);
+                kernels::take_rows(tape.launch(), {.type = type,
+                                                   .rows = count,
+                                                   .columns = columns,
+                                                   .row = rows.as<int32_t>(),
+                                                   .d_target = d->tensor.data(),
+                                                   .d_x = d_values.tensor.data(),
+                                                   .accumulate = d_values.accumulate});
+              });
+}
+
 Variable average_rows(Tape& tape, const Variable& x, int64_t copies) {
   check_activation(tape, "average_rows", "x", x.value);
   if (copies < 1 || x.shape()[0] % copies != 0)

@@ -33,7 +33,7 @@ Shapes shapes_of(const ModelConfig& model, int64_t examples, DType type, int64_t
   s.context = static_cast<double>(context);
   s.e = static_cast<double>(model.input_channels);
   s.z = static_cast<double>(model.z_channels());
-  s.a = model.attention_width == AttentionWidth::kv ? s.e : s.z;
+  s.a = static_cast<double>(model.cross_width());
   s.cross = reads ? 1 + static_cast<double>(model.extra_cross_attention_after.size()) : 0;
   s.layers = static_cast<double>(model.layers);
   s.table = reads && projects_tables(model, context, type);
@@ -84,7 +84,7 @@ double output_work(const Shapes& s, const ModelConfig& model, bool gpu) {
 /// Elements that are there all the time: rotary tables, projected tables.
 double tables(const Shapes& s, const ModelConfig& model) {
   const double rotary =
-      model.position_encoding == PositionEncoding::rotary
+      model.rotates()
           ? (s.a / static_cast<double>(model.cross_heads) + s.z / static_cast<double>(model.self_heads)) *
                 model.rotary_fraction * static_cast<double>(model.context_length + 3)
           : 0;

@@ -80,14 +80,14 @@ ModelDifference compare_models(const ModelMetadata& checkpoint, const ModelConfi
 std::vector<std::string> position_remarks(const ModelConfig& checkpoint, const ModelConfig& configured) {
   std::vector<std::string> remarks;
   const double before = longest_wavelength(checkpoint), after = longest_wavelength(configured);
-  if (configured.position_encoding == PositionEncoding::rotary && before != after) {
+  if (configured.rotates() && configured.rotary_base == 0 && before != after) {
     const bool can_keep = before >= static_cast<double>(configured.context_length);
     remarks.push_back(fmt::format(
         "the longest rotary wavelength is {} positions instead of the checkpoint's {}; {}", after, before,
         can_keep ? fmt::format("model.max_wavelength={} would keep it", before)
                  : "it must cover the context, and the weights adapt to it within some steps"));
   }
-  const bool fourier = configured.position_encoding == PositionEncoding::absolute &&
+  const bool fourier = configured.has_position_tables() &&
                        configured.position_table == PositionTable::fourier && is_formula(configured);
   if (fourier && table_rows(checkpoint) != table_rows(configured))
     remarks.push_back(

@@ -3,6 +3,7 @@
 
 #include "tests/support/engine_checks.h"
 #include "tests/support/gpu.h"
+#include "tests/support/small_model.h"
 
 namespace perceiver {
 namespace {
@@ -19,6 +20,19 @@ TEST(Engine, PoliciesAreRecomputation) {
   config.latents_per_position = 2;
   const auto model = varied_model(config, DType::f32, gpu());
   check_policy(*model, {}, 5, 19, tolerance_of(DType::f32));
+}
+
+TEST(Engine, PoliciesAreRecomputationWithKeysOfTheLatents) {
+  SKIP_WITHOUT_GPU();
+  ModelConfig config = generation_config();
+  config.input_channels = config.latent_channels = 64;
+  for (ModelConfig each : {with_own_latent_keys(config), with_repeated_reading(config)}) {
+    each.position_encoding = PositionEncoding::rotary;
+    for (const DType type : {DType::f32, DType::bf16}) check_policies(each, kAll, type, gpu());
+    each.position_encoding = PositionEncoding::both;
+    const auto model = varied_model(each, DType::f32, gpu());
+    check_policy(*model, {}, 5, 19, tolerance_of(DType::f32));
+  }
 }
 
 TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokens) {

@@ -5,6 +5,7 @@
 
 #include "perceiver/error.h"
 #include "tests/support/engine_checks.h"
+#include "tests/support/small_model.h"
 
 namespace perceiver {
 namespace {
@@ -81,6 +82,35 @@ TEST(Engine, PoliciesAreRecomputationWithQueriesOfTheirOwn) {
   config.query_style = QueryStyle::learned;
   config.shared_learned_query = true;
   check_policies(config, kAll);
+}
+
+TEST(Engine, PoliciesAreRecomputationWithKeysOfTheLatents) {
+  for (ModelConfig config : {testing::with_own_latent_keys(generation_config()),
+                             testing::with_repeated_reading(generation_config())}) {
+    config.position_encoding = PositionEncoding::rotary;
+    check_policies(config, kAll);
+    config.position_encoding = PositionEncoding::both;
+    const auto model = varied_model(config);
+    for (const GenerationPolicy policy : kAll) {
+      EngineOptions options;
+      options.policy = policy;
+      options.slots = 2;
+      check_policy(*model, options, 5, 19, 1e-10);  // until the context is full
+    }
+    EngineOptions options;
+    options.policy = GenerationPolicy::exact;
+    check_policy(*model, options, 22, 30, 1e-10);
+  }
+}
+
+TEST(Engine, KeepsNoContextAsTokensWhereLatentsHaveKeysOfTheirOwn) {
+  ModelConfig config = testing::with_own_latent_keys(generation_config());
+  config.position_encoding = PositionEncoding::rotary;
+  const auto model = varied_model(config);
+  EXPECT_EQ(Engine(*model, {}).options().context, ContextProjection::direct);
+  EngineOptions options;
+  options.context = ContextProjection::table;
+  EXPECT_THROW(Engine(*model, options), Error);
 }
 
 TEST(Engine, PoliciesAreRecomputationWithPositionTables) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "perceiver/error.h"
 #include "tests/support/small_model.h"
@@ -77,6 +78,53 @@ TEST(Model, GradientsOfAContextSubset) {
   check_model(config);
 }
 
+TEST(Model, GradientsWithKeysOfTheLatents) {
+  for (const double dropout : {0.0, 0.5}) {
+    ModelConfig config = testing::with_own_latent_keys(small_model());
+    config.context_dropout = dropout;
+    check_model(config);
+    config = testing::with_repeated_reading(small_model());
+    config.context_dropout = dropout;
+    check_model(config);
+    config.extra_cross_attention_after = {-1, -1, 0, 1};
+    config.position_encoding = PositionEncoding::rotary;
+    config.biases = Biases::none;
+    config.output_bias = false;
+    check_model(config);
+  }
+}
+
+// Each option by itself, in the model that is otherwise the usual one.
+TEST(Model, GradientsWithoutWhatIsOptional) {
+  const auto check_with = [](auto change) {
+    ModelConfig config = small_model();
+    change(config);
+    check_model(config);
+  };
+  check_with([](ModelConfig& c) { c.query_projection = false; });
+  check_with([](ModelConfig& c) { c.biases = Biases::none; });
+  check_with([](ModelConfig& c) { c.biases = Biases::cross_output; });
+  check_with([](ModelConfig& c) { c.output_norm = false; });
+  check_with([](ModelConfig& c) { c.output_bias = false; });
+  check_with([](ModelConfig& c) { c.tied_output = true; });
+  check_with([](ModelConfig& c) { c.latent_keys = LatentKeys::latents; });
+  check_with([](ModelConfig& c) { c.head_channels = 6; });
+  check_with([](ModelConfig& c) { c.rotary_layers = 0; });
+  check_with([](ModelConfig& c) { c.rotary_base = 100; });
+  check_with([](ModelConfig& c) { c.extra_cross_attention_after = {-1, 1, -1}; });
+  check_with([](ModelConfig& c) { c.position_encoding = PositionEncoding::both; });
+}
+
+TEST(Model, GradientsOfTheTransformerWithTiedOutput) {
+  ModelConfig config = small_model();
+  config.type = ModelType::transformer;
+  config.latents = config.context_length;
+  config.tied_output = true;
+  config.head_channels = 6;
+  config.query_projection = false;
+  check_model(config);
+}
+
 TEST(Model, GradientsOfTheTransformer) {
   ModelConfig config = small_model();
   config.type = ModelType::transformer;
@@ -88,17 +136,18 @@ TEST(Model, RecomputeIsBitwiseTheSame) {
   ModelConfig config = small_model();
   config.extra_cross_attention_after = {0};
   config.context_dropout = config.latent_dropout = 0.3;
-  for (const DType type : {DType::f32, DType::f64}) {
-    PerceiverAR model(config, DeviceContext::cpu(2), type);
-    model.parameters().initialize(1);
-    const Batch batch = random_batch(config, 3, 4);
-    const Pass stored = run(model, batch, Recompute::none);
-    for (const Recompute recompute : {Recompute::block, Recompute::attention_mlp}) {
-      const Pass again = run(model, batch, recompute);
-      EXPECT_EQ(stored.loss, again.loss);
-      EXPECT_TRUE(stored.gradients == again.gradients);
+  for (const ModelConfig& each : {config, testing::with_repeated_reading(config)})
+    for (const DType type : {DType::f32, DType::f64}) {
+      PerceiverAR model(each, DeviceContext::cpu(2), type);
+      model.parameters().initialize(1);
+      const Batch batch = random_batch(each, 3, 4);
+      const Pass stored = run(model, batch, Recompute::none);
+      for (const Recompute recompute : {Recompute::block, Recompute::attention_mlp}) {
+        const Pass again = run(model, batch, recompute);
+        EXPECT_EQ(stored.loss, again.loss);
+        EXPECT_TRUE(stored.gradients == again.gradients);
+      }
     }
-  }
 }
 
 TEST(Model, RepeatedRunsAreBitwiseTheSame) {
@@ -148,9 +197,49 @@ TEST(Model, KeepingAllColumnsIsTheWholeContext) {
   EXPECT_EQ(run(subset, batch, Recompute::none).loss, whole.loss);
 }
 
+// As many as promised, never one of a latent, and others for each cross-attention.
+TEST(Model, PrefixDropoutHidesAnExactShareOfThePrefix) {
+  ModelConfig config = testing::with_repeated_reading(small_model());
+  config.context_dropout = 0.7;  // of 8 positions: 5
+  const Batch batch = random_batch(config, 4, 4);
+  std::vector<int> hidden(12, 0);
+  int different = 0;
+  ModelInputs inputs;
+  for (uint64_t step = 0; step < 200; ++step) {
+    make_inputs(testing::cpu(), config, batch, {0, true, {1, step, 0, 0}}, inputs);
+    ASSERT_EQ(inputs.extra_key_masks.size(), 1u);
+    const auto first = inputs.cross.key_mask.to_host<uint8_t>(),
+               second = inputs.extra_key_masks[0].to_host<uint8_t>();
+    different += first != second;
+    for (const auto& mask : {first, second})
+      for (int64_t b = 0; b < 4; ++b) {
+        const auto row = mask.begin() + b * 12;
+        const int64_t prefix = std::max(0, batch.lengths[b] - 4);
+        EXPECT_EQ(std::count(row, row + prefix, 0), static_cast<int64_t>(static_cast<double>(prefix) * 0.7));
+        EXPECT_EQ(std::count(row + prefix, row + 12, 0), 0);
+        if (prefix == 8)
+          for (int64_t n = 0; n < 8; ++n) hidden[static_cast<size_t>(n)] += row[n] == 0;
+      }
+  }
+  EXPECT_GT(different, 150);
+  const int all = std::accumulate(hidden.begin(), hidden.end(), 0);
+  for (int64_t n = 0; n < 8; ++n) EXPECT_NEAR(hidden[static_cast<size_t>(n)], all / 8, all / 40);
+  make_inputs(testing::cpu(), config, batch, {}, inputs);
+  EXPECT_FALSE(inputs.cross.key_mask);
+  EXPECT_TRUE(inputs.extra_key_masks.empty());
+}
+
+TEST(Model, TiedOutputHasNoWeightOfItsOwn) {
+  ModelConfig config = small_model();
+  const PerceiverAR apart(config, DeviceContext::cpu(1), DType::f32);
+  config.tied_output = true;
+  const PerceiverAR tied(config, DeviceContext::cpu(1), DType::f32);
+  EXPECT_EQ(apart.parameters().count() - tied.parameters().count(), 13 * 8);
+  EXPECT_EQ(tied.parameters().find("output.linear.weight"), nullptr);
+}
+
 // No latent sees a later token: changing one does not change earlier predictions.
-TEST(Model, IsCausal) {
-  const ModelConfig config = small_model();
+void check_causality(const ModelConfig& config) {
   PerceiverAR model(config, DeviceContext::cpu(2), DType::f64);
   model.parameters().initialize(1);
   Batch batch = random_batch(config, 1, 4);
@@ -160,6 +249,12 @@ TEST(Model, IsCausal) {
   // The first two of the four latents are at steps 8 and 9.
   for (size_t i = 0; i < 2 * 13; ++i) EXPECT_EQ(before[i], after[i]);
   EXPECT_FALSE(std::equal(before.begin() + 26, before.end(), after.begin() + 26));
+}
+
+TEST(Model, IsCausal) {
+  check_causality(small_model());
+  check_causality(testing::with_own_latent_keys(small_model()));
+  check_causality(testing::with_repeated_reading(small_model()));
 }
 
 TEST(Model, RejectsWhatItCannotTake) {

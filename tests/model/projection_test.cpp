@@ -128,6 +128,26 @@ TEST(Projection, AgreesForOtherLatentsAndQueries) {
   expect_agreement(config);
 }
 
+TEST(Projection, AgreesWithKeysOfTheLatents) {
+  for (const PositionEncoding encoding : {PositionEncoding::rotary, PositionEncoding::both}) {
+    ModelConfig config = small_model();
+    config.context_length = 40;
+    config.context_dropout = 0.3;
+    for (ModelConfig each : {testing::with_own_latent_keys(config), testing::with_repeated_reading(config)}) {
+      each.position_encoding = encoding;
+      expect_agreement(each);
+    }
+  }
+}
+
+TEST(Projection, AgreesForTablesThatAreRotated) {
+  ModelConfig config = absolute_model(PositionTable::sinusoidal);
+  config.position_encoding = PositionEncoding::both;
+  config.query_offset = true;
+  config.extra_cross_attention_after = {0};
+  expect_agreement(config);
+}
+
 TEST(Projection, GradientsOfTheWholeModel) {
   for (const PositionTable table :
        {PositionTable::learned, PositionTable::sinusoidal, PositionTable::random}) {

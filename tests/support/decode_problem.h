@@ -345,6 +345,8 @@ class DecodeReference {
         return x / (1 + std::exp(-x));
       case Activation::gelu:
         return x / 2 * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+      case Activation::gelu_exact:
+        return x / 2 * std::erfc(-x / std::numbers::sqrt2);
     }
     return x;
   }

@@ -25,6 +25,34 @@ inline ModelConfig small_model() {
   return config;
 }
 
+/// The options of krasserm/perceiver-io's models (docs/import.md).
+inline ModelConfig with_own_latent_keys(ModelConfig config) {
+  config.latent_channels = config.input_channels;
+  config.query_projection = false;
+  config.latent_keys = LatentKeys::latents;
+  config.biases = Biases::cross_output;
+  config.activation = Activation::gelu_exact;
+  config.position_encoding = PositionEncoding::both;
+  config.position_table = PositionTable::learned;
+  config.rotary_base = 10000;
+  config.rotary_layers = 1;
+  config.tied_output = true;
+  config.output_norm = false;
+  config.context_dropout_from = ContextDropout::prefix;
+  return config;
+}
+
+/// The options of lucidrains/perceiver-ar-pytorch's models: heads wider than the latents, and the context is
+/// read several times before the first self-attention.
+inline ModelConfig with_repeated_reading(ModelConfig config) {
+  config = with_own_latent_keys(config);
+  config.extra_cross_attention_after = {-1};
+  config.head_channels = config.input_channels / config.self_heads + 2;
+  config.rotary_layers = -1;
+  config.tied_output = false;
+  return config;
+}
+
 inline Batch random_batch(const ModelConfig& config, int64_t size, uint32_t seed, bool ragged = true) {
   std::mt19937 generator(seed);
   Batch batch;

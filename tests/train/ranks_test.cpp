@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/support/small_model.h"
 #include "tests/support/thread_world.h"
 #include "tests/support/tiny_run.h"
 
@@ -119,6 +120,19 @@ TEST(Ranks, AnyNumberOfThemComputesWhatOneDoes) {
       }
     }
   }
+}
+
+// The gradient of a tied embedding begins with the output and ends with the input.
+TEST(Ranks, TiedOutputAndKeysOfTheLatents) {
+  for (const Sharding shard : {Sharding::none, Sharding::optimizer, Sharding::gradients})
+    for (const int64_t micro_batches : {1, 2}) {
+      Config config = wide_config();
+      config.model = testing::with_own_latent_keys(config.model);
+      config.model.output_bias = micro_batches == 1;  // false: no parameter after the blocks
+      config.train.shard = shard;
+      config.train.micro_batches = micro_batches;
+      expect_same(train_ranks(3, config)[0], train_steps(config, nullptr));
+    }
 }
 
 TEST(Ranks, UnevenSharesAndSumsInsteadOfMeans) {

@@ -8,6 +8,7 @@
 #include "model/precision.h"
 #include "perceiver/experimental/host_values.h"
 #include "tests/support/gpu.h"
+#include "tests/support/small_model.h"
 #include "tests/support/tiny_run.h"
 
 namespace perceiver {
@@ -78,7 +79,7 @@ void expect_near(const std::vector<double>& a, const std::vector<double>& b, dou
 }
 
 std::vector<Config> variants(Precision precision) {
-  std::vector<Config> result(9, gpu_config(precision));
+  std::vector<Config> result(11, gpu_config(precision));
   result[1].model.position_encoding = PositionEncoding::absolute;
   result[1].model.position_table = PositionTable::learned;
   result[1].model.query_style = QueryStyle::mlp;
@@ -102,6 +103,8 @@ std::vector<Config> variants(Precision precision) {
   result[8].model.position_encoding = PositionEncoding::absolute;
   result[8].model.context_projection = ContextProjection::table;
   result[8].train.micro_batches = 2;
+  result[9].model = testing::with_own_latent_keys(result[9].model);
+  result[10].model = testing::with_repeated_reading(result[10].model);
   result[5].model.type = ModelType::transformer;
   result[5].model.latents = 16;
   result[5].optimizer.type = OptimizerType::lamb;

@@ -13,19 +13,19 @@
 namespace perceiver {
 
 /// Declare the parameters of a LayerNorm ("NAME.scale", "NAME.offset", [channels]) and of a linear layer
-/// ("NAME.weight" [out, in], "NAME.bias" [out], which starts at zero).
+/// ("NAME.weight" [out, in] and, with a bias, "NAME.bias" [out], which starts at zero).
 PERCEIVER_API void declare_norm(ParameterStore& store, ops::NormParameters& norm, const std::string& name,
                                 int64_t channels);
 PERCEIVER_API void declare_linear(ParameterStore& store, ops::LinearParameters& linear,
                                   const std::string& name, int64_t in, int64_t out,
-                                  Initializer weight = Initializer::fan_in);
+                                  Initializer weight = Initializer::fan_in, bool bias = true);
 
 /// Linear to `widening` times the channels, activation, linear back (docs/model.md, "Forward"); its dropout
 /// belongs to the residual addition. [rows, channels] → [rows, channels].
 class PERCEIVER_API Mlp {
  public:
   void declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,
-               Activation activation);
+               Activation activation, bool bias = true);
   Variable forward(Tape& tape, const Variable& x) const;
   std::vector<ops::LinearParameters*> linears() { return {&first_, &second_}; }
   const ops::LinearParameters& first() const { return first_; }

@@ -82,10 +82,13 @@ struct RotaryOptions {
   double fraction = 0.5;      ///< of the channels of a head
   double head_fraction = 1;   ///< of the heads: the first ones are rotated
   double max_wavelength = 0;  ///< positions; 0: as many as the table has
+  /// Not 0: the frequencies are base^(-2t/r), rounded to f32, for the pairs t of r = floor(head_dim *
+  /// fraction) channels, and the number of pairs is rounded up. Otherwise wavelengths are geometric: 2 pi
+  /// times 1 to max_wavelength.
+  double base = 0;
 };
 
 /// The table for positions below `positions` of `heads` heads of `head_dim` channels that compute in `type`.
-/// Wavelengths are geometric: 2 pi times 1 to max_wavelength.
 PERCEIVER_API RotaryTable make_rotary_table(DeviceContext& context, DType type, int64_t positions,
                                             int64_t heads, int64_t head_dim,
                                             const RotaryOptions& options = {});
@@ -149,6 +152,11 @@ struct LossResult {
 /// *gradient_scale.
 PERCEIVER_API LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& parameters,
                                      const Tensor& targets, const LossOptions& options);
+
+/// Replaces rows of `x` in place: row `rows[r]` becomes row r of `values`, unless it is negative. `rows` is
+/// i32 [rows of `values`], each at most once. Nothing else may read the replaced rows of `x`, and what made
+/// `x` must not compute it again (as layer_norm does).
+PERCEIVER_API void place_rows(Tape& tape, const Variable& x, const Variable& values, const Tensor& rows);
 
 /// [rows * copies, columns]: each row repeated `copies` times, plus `encoding` [copies, columns].
 PERCEIVER_API Variable repeat_rows(Tape& tape, const Variable& x, const Variable& encoding);

@@ -10,7 +10,8 @@
 namespace perceiver::kernels::cuda {
 namespace {
 
-constexpr int kBackwardBlocks = 3;  // per SM, as many as the registers allow
+constexpr float kNormalDensity = 0.3989422804014327f;  // 1 / sqrt(2 pi)
+constexpr int kBackwardBlocks = 3;                     // per SM, as many as the registers allow
 
 // Backward reads two matrices, so two rows in flight are as many bytes as four in forward.
 using BackwardGrid = BasicColumnGrid<2>;
@@ -39,6 +40,8 @@ __device__ inline float derivative(Activation activation, float x) {
       const float u = gelu_argument(x), s = sigmoid(u);
       return s + 2 * kGeluSlope * x * s * sigmoid(-u) * (1 + 3 * kGeluCubic * x * x);
     }
+    case Activation::gelu_exact:
+      return normal_cdf(x) + kNormalDensity * x * expf(-0.5f * x * x);
   }
   return 1;
 }
@@ -56,6 +59,7 @@ __device__ inline void activate(Activation activation, float (&x)[N]) {
     PERCEIVER_CASE(relu)
     PERCEIVER_CASE(silu)
     PERCEIVER_CASE(gelu)
+    PERCEIVER_CASE(gelu_exact)
   }
 #undef PERCEIVER_CASE
 }
@@ -72,6 +76,7 @@ __device__ inline void differentiate(Activation activation, const float (&x)[N],
     PERCEIVER_CASE(relu)
     PERCEIVER_CASE(silu)
     PERCEIVER_CASE(gelu)
+    PERCEIVER_CASE(gelu_exact)
   }
 #undef PERCEIVER_CASE
 }

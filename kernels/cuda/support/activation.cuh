@@ -19,6 +19,11 @@ __device__ inline float gelu_argument(float x) {
   return 2 * kGeluSlope * (x + kGeluCubic * x * x * x);
 }
 
+/// Phi(x) = P(normal < x); erfc keeps it accurate where it is small.
+__device__ inline float normal_cdf(float x) {
+  return 0.5f * erfcf(-x * 0.7071067811865476f);
+}
+
 __device__ inline float activated(Activation activation, float x) {
   switch (activation) {
     case Activation::identity:
@@ -31,6 +36,8 @@ __device__ inline float activated(Activation activation, float x) {
       return x * sigmoid(x);
     case Activation::gelu:
       return x * sigmoid(gelu_argument(x));
+    case Activation::gelu_exact:
+      return x * normal_cdf(x);
   }
   return x;
 }

@@ -288,6 +288,54 @@ TYPED_TEST(CudaEmbedding, AverageRows) {
   }
 }
 
+TYPED_TEST(CudaEmbedding, PlaceRows) {
+  using T = TypeParam;
+  for (const int64_t columns : {1, 36, 1024}) {
+    const int64_t rows = 70, all = 100;
+    std::vector<int32_t> places;
+    for (int32_t r = 0; r < rows; ++r) places.push_back(r % 9 == 4 ? -1 : (r * 37) % 100);
+    const Values x = random_values<T>(rows * columns, 1);
+    const Array<T> a_x(x);
+    const DeviceArray<int32_t> a_places(places);
+    Values target = random_values<T>(all * columns, 2);
+    const Array<T> a_target(target);
+    kernels::cpu::place_rows({.type = DType::f64,
+                              .rows = rows,
+                              .columns = columns,
+                              .x = x.data(),
+                              .row = places.data(),
+                              .target = target.data()});
+    kernels::place_rows(this->launch(), {.type = kType<T>,
+                                         .rows = rows,
+                                         .columns = columns,
+                                         .x = a_x.data(),
+                                         .row = a_places.data(),
+                                         .target = a_target.data()});
+    expect_close(a_target.read(), target, {0, 0}, "target");
+    for (const bool accumulate : {false, true})
+      for (const bool wanted : {true, false}) {
+        Values d_target = random_values<T>(all * columns, 3), d_x(x);
+        const Array<T> a_d_target(d_target), a_d_x(x);
+        kernels::cpu::take_rows({.type = DType::f64,
+                                 .rows = rows,
+                                 .columns = columns,
+                                 .row = places.data(),
+                                 .d_target = d_target.data(),
+                                 .d_x = wanted ? d_x.data() : nullptr,
+                                 .accumulate = accumulate});
+        kernels::take_rows(this->launch(), {.type = kType<T>,
+                                            .rows = rows,
+                                            .columns = columns,
+                                            .row = a_places.data(),
+                                            .d_target = a_d_target.data(),
+                                            .d_x = wanted ? a_d_x.data() : nullptr,
+                                            .accumulate = accumulate});
+        expect_close(a_d_target.read(), d_target, {0, 0}, "d_target");
+        expect_close(a_d_x.read(), d_x, bound_of<T>(), "d_x");
+      }
+  }
+}
+
 struct RotaryCase {
   int64_t rows, stride, heads, head_dim, bands, shift = 0;
 };

@@ -60,8 +60,9 @@ struct MatrixCase {
   int64_t rows, columns, shift = 0;
 };
 const MatrixCase kMatrixCases[] = {{700, 512}, {65, 40, 1}, {33, 259}, {5, 1}, {1, 4096}, {1200, 136}};
-constexpr Activation kActivations[] = {Activation::identity, Activation::squared_relu, Activation::gelu,
-                                       Activation::silu, Activation::relu};
+constexpr Activation kActivations[] = {Activation::identity, Activation::squared_relu,
+                                       Activation::gelu,     Activation::silu,
+                                       Activation::relu,     Activation::gelu_exact};
 
 template <typename T>
 void check_bias(const Launch& launch, const MatrixCase& c, Activation activation, bool with_bias) {
