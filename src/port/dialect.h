@@ -36,7 +36,8 @@ struct PortedModel {
 /// A tensor of theirs that is no parameter: they store it, and it follows from the configuration.
 struct DerivedTensor {
   std::string name;
-  std::vector<double> values;  ///< of one dimension
+  std::vector<int64_t> shape;
+  std::vector<double> values;
 };
 
 struct Dialect {
@@ -53,7 +54,8 @@ struct Dialect {
   /// Where each parameter of `model`, in its order, comes from. `configuration` is complete.
   std::vector<TensorMap> (*tensors)(const PerceiverAR& model, const VocabularyMap& vocabulary,
                                     const nlohmann::json& configuration);
-  std::vector<DerivedTensor> (*derived)(const nlohmann::json& configuration);
+  /// `model` is that of their configuration.
+  std::vector<DerivedTensor> (*derived)(const ModelConfig& model);
   /// The configuration there of a model of this library; what it cannot say is left out.
   nlohmann::json (*configuration)(const ModelConfig& model, const VocabularyMap& vocabulary);
 };

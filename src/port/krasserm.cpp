@@ -229,9 +229,9 @@ std::vector<TensorMap> tensors(const PerceiverAR& model, const VocabularyMap& vo
   return maps;
 }
 
-std::vector<DerivedTensor> derived(const json& configuration) {
-  const int64_t channels = configuration.at("num_channels").get<int64_t>() / configuration.at("num_heads").get<int64_t>();
-  return {{kFrequencies, rotary_frequencies(rotated(channels, configuration.at("abs_pos_emb")))}};
+std::vector<DerivedTensor> derived(const ModelConfig& model) {
+  const int64_t channels = model.self_width() / model.self_heads;
+  return {frequency_tensor(kFrequencies, rotated(channels, model.has_position_tables()))};
 }
 
 json configuration(const ModelConfig& model, const VocabularyMap& vocabulary) {

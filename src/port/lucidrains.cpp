@@ -261,8 +261,8 @@ std::vector<TensorMap> tensors(const PerceiverAR& model, const VocabularyMap& vo
   return maps;
 }
 
-std::vector<DerivedTensor> derived(const json& configuration) {
-  return {{kFrequencies, rotary_frequencies(rotated(configuration.at("dim_head")))}};
+std::vector<DerivedTensor> derived(const ModelConfig& model) {
+  return {frequency_tensor(kFrequencies, rotated(model.head_channels))};
 }
 
 json configuration(const ModelConfig& model, const VocabularyMap& vocabulary) {

@@ -118,6 +118,12 @@ class Namer {
   size_t mlp_layers_;
 };
 
+bool has_fixed_formula(const ModelConfig& config) {
+  const bool formula =
+      config.position_table == PositionTable::sinusoidal || config.position_table == PositionTable::fourier;
+  return config.position_encoding == PositionEncoding::absolute && formula && !config.learnable_positions;
+}
+
 /// Whether the file's copy of a fixed table, if any, agrees with the formula.
 bool agrees_with_formula(const ModelTensors& tensors, const ModelConfig& config, size_t axis) {
   const std::string name = Namer::position_table(axis);
@@ -137,10 +143,7 @@ bool agrees_with_formula(const ModelTensors& tensors, const ModelConfig& config,
 
 /// The authors store fixed tables among the parameters, so a file may hold other values than the formula's.
 bool agrees_with_formulas(const ModelTensors& tensors, const ModelConfig& config) {
-  const bool formula =
-      config.position_table == PositionTable::sinusoidal || config.position_table == PositionTable::fourier;
-  if (config.position_encoding != PositionEncoding::absolute || !formula || config.learnable_positions)
-    return true;
+  if (!has_fixed_formula(config)) return true;
   for (size_t axis = 0; axis < config.position_sizes.size(); ++axis)
     if (!agrees_with_formula(tensors, config, axis)) return false;
   return true;
@@ -205,8 +208,19 @@ std::vector<TensorMap> tensors(const PerceiverAR& model, const VocabularyMap&, c
   return maps;
 }
 
-std::vector<DerivedTensor> derived(const json&) {
-  return {};
+/// Position tables that follow a formula, which they store all the same.
+std::vector<DerivedTensor> derived(const ModelConfig& model) {
+  std::vector<DerivedTensor> tables;
+  if (!has_fixed_formula(model)) return tables;
+  for (size_t axis = 0; axis < model.position_sizes.size(); ++axis) {
+    const int64_t size = model.position_sizes[axis], channels = model.input_channels;
+    DerivedTensor table{Namer::position_table(axis), {size, channels}, {}};
+    for (int64_t i = 0; i < size * channels; ++i)
+      table.values.push_back(
+          position_table_value(model.position_table, size, channels, i / channels, i % channels));
+    tables.push_back(std::move(table));
+  }
+  return tables;
 }
 
 std::string activation_name(Activation activation) {

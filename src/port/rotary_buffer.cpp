@@ -31,4 +31,10 @@ void check_rotary_frequencies(const ModelTensors& tensors, const std::string& na
                  tensors.source(), name, found[t], t, expected[t]);
 }
 
+DerivedTensor frequency_tensor(const std::string& name, int64_t width) {
+  std::vector<double> frequencies = rotary_frequencies(width);
+  const auto count = static_cast<int64_t>(frequencies.size());
+  return {name, {count}, std::move(frequencies)};
+}
+
 }  // namespace perceiver

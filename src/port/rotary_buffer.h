@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "port/model_tensors.h"
+#include "port/dialect.h"
 
 namespace perceiver {
 
@@ -14,5 +14,8 @@ std::vector<double> rotary_frequencies(int64_t width);
 
 /// Throws `user` unless the tensor holds these frequencies, up to rounding.
 void check_rotary_frequencies(const ModelTensors& tensors, const std::string& name, int64_t width);
+
+/// The frequencies as a tensor of that name.
+DerivedTensor frequency_tensor(const std::string& name, int64_t width);
 
 }  // namespace perceiver

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "port/official.h"
+#include "port/import.h"
 #include "perceiver/model.h"
 #include "tests/support/generation_model.h"
 
@@ -46,7 +46,7 @@ void expect_events(Engine& engine, const std::vector<int32_t>& events) {
 TEST(Golden, CachedGreedySequenceWithRotaryPositions) {
   const SafetensorsFile file = SafetensorsFile::open(golden_file("cached_greedy_rotary"));
   for (const DType type : {DType::f32, DType::f64}) {
-    const auto model = import_official(file, DeviceContext::cpu(2), type);
+    const auto model = import_model(golden_file("cached_greedy_rotary"), {}, DeviceContext::cpu(2), type).model;
     Engine engine(*model, authors_policy());
     Sequence sequence;
     sequence.tokens = integers(file, "in/prompt");
@@ -89,7 +89,7 @@ TEST(Golden, CachedGreedySequenceWithPositionTables) {
   const SafetensorsFile file = SafetensorsFile::open(golden_file("cached_greedy_sinusoidal"));
   const std::vector<int32_t> events = integers(file, "out/events");
   for (const DType type : {DType::f32, DType::f64}) {
-    const auto model = import_official(file, DeviceContext::cpu(2), type);
+    const auto model = import_model(golden_file("cached_greedy_sinusoidal"), {}, DeviceContext::cpu(2), type).model;
     EngineOptions options = authors_policy();
     options.prompt_latents = 8;
     Engine reset(*model, options), engine(*model, options);

@@ -3,7 +3,6 @@
 
 #include <filesystem>
 
-#include "port/official.h"
 #include "tests/support/golden.h"
 #include "tests/support/gpu.h"
 
