@@ -156,10 +156,8 @@ class InputBuilder {
     upload(context_, in_.latent_tokens, tokens);
     upload(context_, in_.latent_rows, rows);
     upload(context_, in_.targets, targets);
-    if (config_.position_encoding == PositionEncoding::absolute)
-      upload(context_, in_.latent_table_positions, table_positions);
-    if (config_.position_encoding == PositionEncoding::rotary)
-      upload(context_, in_.latent_rotary_positions, rotary);
+    if (config_.has_position_tables()) upload(context_, in_.latent_table_positions, table_positions);
+    if (config_.rotates()) upload(context_, in_.latent_rotary_positions, rotary);
     upload(context_, in_.self.first, first);
     upload(context_, in_.self.limit, limit);
   }
@@ -167,8 +165,8 @@ class InputBuilder {
   void build_context() {
     const int64_t columns = in_.columns, axes = config_.axes(), copies = config_.latents_per_position;
     const auto cells = static_cast<size_t>(batch_.size * columns);
-    const bool absolute = config_.position_encoding == PositionEncoding::absolute;
-    const bool rotates = config_.position_encoding == PositionEncoding::rotary;
+    const bool absolute = config_.has_position_tables();
+    const bool rotates = config_.rotates();
     Ints tokens(cells, 0), positions(absolute ? cells * static_cast<size_t>(axes) : 0, 0),
         rotary(rotates ? cells : 0, 0), limit;
     limit.reserve(static_cast<size_t>(batch_.size * in_.latents));
@@ -195,8 +193,8 @@ class InputBuilder {
       }
     }
     upload(context_, in_.tokens, tokens);
-    if (config_.position_encoding == PositionEncoding::absolute) upload(context_, in_.positions, positions);
-    if (config_.position_encoding == PositionEncoding::rotary) upload(context_, in_.rotary_positions, rotary);
+    if (config_.has_position_tables()) upload(context_, in_.positions, positions);
+    if (config_.rotates()) upload(context_, in_.rotary_positions, rotary);
     upload(context_, in_.cross.limit, limit);
     if (config_.latent_keys == LatentKeys::latents) upload(context_, in_.latent_columns, latent_columns());
   }

@@ -10,6 +10,7 @@ namespace {
 TEST(Gemm, AnErrorInsideAKernelIsCaughtOutside) {
   float values[4] = {};
   const kernels::Gemm impossible{.type = DType::f32,
+                                 .out_type = DType::f32,
                                  .m = 2,
                                  .n = 2,
                                  .k = 2,
