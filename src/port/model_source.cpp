@@ -6,10 +6,12 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "io/atomic_file.h"
 #include "io/content_kind.h"
 #include "io/json_document.h"
 #include "io/safetensors.h"
+#include "io/torch_file.h"
 
 namespace perceiver {
 namespace {
@@ -52,8 +54,9 @@ std::string head_of(const fs::path& path) {
   return head;
 }
 
+/// The length of a header, below 2^40, and the header.
 bool is_safetensors(std::string_view head) {
-  return head.size() > 8 && head[8] == '{';
+  return head.size() > 8 && head.substr(5, 3) == std::string_view("\0\0\0", 3) && head[8] == '{';
 }
 /// A zip archive, or a pickle of protocol 2 or later.
 bool is_torch(std::string_view head) {
@@ -92,14 +95,37 @@ void open_safetensors(ModelSource& source) {
   source.kind = "safetensors file";
 }
 
+/// Numbers, texts and flags of a dict; null where the pickle has anything else.
+json plain_values(const PickleValue& dict) {
+  json values = json::object();
+  for (const PickleEntry& entry : dict.entries) {
+    if (entry.key->kind != PickleKind::string) continue;
+    const std::string key = printable(entry.key->text);
+    const PickleValue& value = *entry.value;
+    if (value.kind == PickleKind::boolean) values[key] = value.integer != 0;
+    if (value.kind == PickleKind::integer) values[key] = value.integer;
+    if (value.kind == PickleKind::real) values[key] = value.real;
+    if (value.kind == PickleKind::string) values[key] = printable(value.text);
+  }
+  return values;
+}
+
 void open_torch(ModelSource& source) {
-  throw_user("{}: files of PyTorch cannot be read yet", source.file.string());
+  auto tensors = std::make_shared<TorchFile>(TorchFile::open(source.file));
+  const PickleValue* parameters = find_entry(tensors->root(), "hyper_parameters");
+  source.kind = find_entry(tensors->root(), "pytorch-lightning_version") != nullptr ? "Lightning checkpoint"
+                                                                                    : "file of pickled tensors";
+  if (parameters != nullptr) {
+    source.configuration = plain_values(*parameters);
+    source.configuration_from = "its hyper_parameters";
+  }
+  source.tensors = std::move(tensors);
 }
 
 void open_file(ModelSource& source) {
   const std::string head = head_of(source.file);
-  if (is_torch(head)) return open_torch(source);
   if (is_safetensors(head)) return open_safetensors(source);
+  if (is_torch(head)) return open_torch(source);
   throw_user("{}: is {}, not weights; expected a safetensors file, a file of PyTorch (.bin, .pt, .ckpt), "
              "or a folder with config.json and one of these",
              source.file.string(), content_kind(head));
