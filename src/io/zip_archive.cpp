@@ -88,10 +88,11 @@ void check_entry(const ZipEntry& entry, uint64_t file_size, const std::string& s
 /// The entry at which `archive` stands.
 ZipEntry read_entry(void* archive, const std::string& source) {
   unz_file_info64 info{};
-  std::string name(std::numeric_limits<uint16_t>::max(), '\0');
-  if (unzGetCurrentFileInfo64(archive, &info, name.data(), name.size(), nullptr, 0, nullptr, 0) != UNZ_OK)
-    throw_user("{}: the directory of the zip archive is damaged", source);
-  name.resize(info.size_filename);
+  int status = unzGetCurrentFileInfo64(archive, &info, nullptr, 0, nullptr, 0, nullptr, 0);
+  std::string name(info.size_filename, '\0');
+  if (status == UNZ_OK)
+    status = unzGetCurrentFileInfo64(archive, &info, name.data(), name.size(), nullptr, 0, nullptr, 0);
+  if (status != UNZ_OK) throw_user("{}: the directory of the zip archive is damaged", source);
   if ((info.flag & 1) != 0)
     throw_user("{}: entry {} of the zip archive is encrypted, which is not read", source, quote(name));
   if (info.compression_method != 0 && info.compression_method != Z_DEFLATED)
