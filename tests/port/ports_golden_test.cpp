@@ -50,12 +50,12 @@ void expect_gradients(const ImportedModel& imported, const SafetensorsFile& file
   for (const TensorMap& map : imported.tensors) {
     if (map.theirs.empty()) continue;
     const ParameterInfo& info = *imported.model->parameters().find(map.ours);
-    const std::vector<double> expected = testing::golden_gradient(map, info.shape, file);
+    const std::vector<double> expected = testing::golden_gradient(map, info.shape, file, imported.prefix);
     const std::vector<double> actual = host_doubles(imported.model->parameters().gradient(info));
     ASSERT_EQ(actual.size(), expected.size());
     const size_t columns = actual.size() / static_cast<size_t>(info.shape[0]);
     double largest = 0, difference = 0;
-    for (const float value : testing::floats(file, "grad/" + map.theirs))
+    for (const float value : testing::floats(file, "grad/" + imported.prefix + map.theirs))
       largest = std::max(largest, std::abs(static_cast<double>(value)));
     for (size_t i = 0; i < actual.size(); ++i) {
       if (!map.rows.empty() && map.rows[i / columns] < 0) continue;

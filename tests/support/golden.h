@@ -97,8 +97,8 @@ inline void check_logits(const PerceiverAR& model, const ModelInputs& inputs, co
 }
 
 inline std::vector<double> golden_gradient(const TensorMap& map, const Shape& shape,
-                                           const SafetensorsFile& file) {
-  const std::vector<float> theirs = floats(file, "grad/" + map.theirs);
+                                           const SafetensorsFile& file, const std::string& prefix = "") {
+  const std::vector<float> theirs = floats(file, "grad/" + prefix + map.theirs);
   return gather(map, shape, {theirs.begin(), theirs.end()});
 }
 
