@@ -13,13 +13,15 @@ void add_export(CLI::App& app, Globals& globals, Action& action) {
     std::string checkpoint, to, out;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("export", "Convert a model to files that other implementations load");
+  CLI::App* command =
+      app.add_subcommand("export", "Convert a model to files that other implementations load");
   add_checkpoint(*command, options->checkpoint);
   command
-      ->add_option("--to", options->to,
-                   "krasserm (perceiver-io: a Hugging Face folder), lucidrains (perceiver-ar-pytorch: a folder), "
-                   "official (google-research/perceiver-ar: a safetensors file) or safetensors (this library's "
-                   "names)")
+      ->add_option(
+          "--to", options->to,
+          "krasserm (perceiver-io: a Hugging Face folder), lucidrains (perceiver-ar-pytorch: a folder), "
+          "official (google-research/perceiver-ar: a safetensors file) or safetensors (this library's "
+          "names)")
       ->check(one_of({"krasserm", "lucidrains", "official", "safetensors"}))
       ->required();
   command->add_option("--out", options->out, "Folder or file to write")->type_name(kPath)->required();

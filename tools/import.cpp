@@ -49,7 +49,8 @@ void print_report(const ImportedModel& imported) {
   print_line("model", describe_sizes(imported.metadata.model));
   print_line("ids", describe_ids(imported.vocabulary));
   print_line("tokenizer", tokenizer_name(imported.vocabulary));
-  if (!imported.inferred.empty()) print_line("inferred", fmt::format("{}", fmt::join(imported.inferred, ", ")));
+  if (!imported.inferred.empty())
+    print_line("inferred", fmt::format("{}", fmt::join(imported.inferred, ", ")));
   for (const std::string& lost : imported.lost) print_line("left out", lost);
   print_line("parameters", fmt::format("{}", imported.model->parameters().count()));
 }
@@ -61,13 +62,14 @@ void compare(const ImportArguments& arguments, const Globals& globals) {
       import_model(arguments.path, arguments.options, DeviceContext::cpu(globals.threads), DType::f64);
   const GoldenRows golden = read_golden_rows(file, exact);
   for (const int64_t row : golden.leaking)
-    print_line("refused", fmt::format("row {}: padding among its latents, where {} lets later tokens leak into "
-                                      "earlier ones (docs/import.md)",
-                                      row, exact.dialect->project));
+    print_line("refused",
+               fmt::format("row {}: padding among its latents, where {} lets later tokens leak into "
+                           "earlier ones (docs/import.md)",
+                           row, exact.dialect->project));
   const GoldenDifference difference = golden_difference(file, exact, golden);
   for (size_t i = 0; i < difference.logits.size(); ++i)
-    print_line("compared", fmt::format("row {}: logits differ by at most {:.2e}", golden.rows[i],
-                                       difference.logits[i]));
+    print_line("compared",
+               fmt::format("row {}: logits differ by at most {:.2e}", golden.rows[i], difference.logits[i]));
   if (!difference.logits.empty())
     print_line("", fmt::format("the largest logit is {:.3g}; computed in float64", difference.largest_logit));
   if (difference.has_loss)

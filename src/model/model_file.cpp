@@ -79,7 +79,8 @@ void save_model(const std::filesystem::path& path, const PerceiverAR& model, con
 
 ModelMetadata read_metadata(const SafetensorsFile& file) {
   if (required(file, "format") != kOldFormat && required(file, "producer") != kProducer)
-    throw_user("{}: its producer is not '{}'; use `perceiver import` for other files", file.source(), kProducer);
+    throw_user("{}: its producer is not '{}'; use `perceiver import` for other files", file.source(),
+               kProducer);
   if (const std::string version = required(file, "format_version"); version != kFormatVersion)
     throw_user("{}: format version {}; this program reads version {}", file.source(), version,
                kFormatVersion);

@@ -39,8 +39,7 @@ void settle_heads(ModelConfig& config) {
 void settle_rotation(ModelConfig& config) {
   const ModelConfig plain;
   if (config.rotary_layers >= config.layers) config.rotary_layers = -1;
-  if (config.rotary_base == 0 && config.max_wavelength == 0)
-    config.max_wavelength = static_cast<double>(config.context_length);
+  if (config.max_wavelength == 0) config.max_wavelength = static_cast<double>(config.context_length);
   const auto channels = static_cast<double>(config.self_width() / config.self_heads);
   const double rotated = config.rotary_base > 0
                              ? std::floor(channels * config.rotary_fraction + kRoundedUp)

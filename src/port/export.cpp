@@ -27,15 +27,17 @@ std::vector<double> values_of(const PerceiverAR& model, const char* name) {
   return info == nullptr ? std::vector<double>() : host_doubles(model.parameters().value(*info));
 }
 
-/// Whether PAD, EOS and SOS are still as an import makes ids that do not exist: nothing was learnt about them.
-bool specials_unused(const PerceiverAR& model) {
+/// Whether an id is still as an import makes one that does not exist there: nothing was learnt about it.
+bool is_unused(const PerceiverAR& model, size_t id) {
   const std::vector<double> embedding = values_of(model, kEmbedding), bias = values_of(model, kBias);
-  if (bias.empty()) return false;
-  const auto channels = static_cast<size_t>(model.config().input_channels);
-  for (size_t i = 0; i < special_tokens * channels; ++i)
-    if (embedding[i] != 0) return false;
-  return std::all_of(bias.begin(), bias.begin() + special_tokens,
-                     [](double value) { return value == kNeverLogit; });
+  if (bias.empty() || bias[id] != kNeverLogit) return false;
+  const auto channels = static_cast<std::ptrdiff_t>(model.config().input_channels);
+  const auto row = embedding.begin() + static_cast<std::ptrdiff_t>(id) * channels;
+  return std::all_of(row, row + channels, [](double value) { return value == 0; });
+}
+
+bool specials_unused(const PerceiverAR& model) {
+  return is_unused(model, pad_token) && is_unused(model, eos_token) && is_unused(model, sos_token);
 }
 
 VocabularyMap vocabulary_for(const Dialect& dialect, const LoadedModel& loaded) {
@@ -87,8 +89,7 @@ Translation translate(const LoadedModel& loaded, const std::string& project) {
   }
   translation.reasons = differences(ours, translation.config, std::string(dialect.project));
   if (&dialect == &lucidrains_dialect && biased)
-    translation.reasons.push_back(
-        fmt::format("the last layer has a bias; {} has none", dialect.project));
+    translation.reasons.push_back(fmt::format("the last layer has a bias; {} has none", dialect.project));
   if (&dialect == &official_dialect && !ours.output_bias)
     translation.reasons.push_back(fmt::format("model.output_bias is false; {} has one", dialect.project));
   return translation;
@@ -134,12 +135,10 @@ TensorFile their_tensors(const PerceiverAR& model, const Translation& translatio
     return packed;
   };
   const VocabularyMap& vocabulary = translation.vocabulary;
-  for (const TensorMap& map :
-       translation.dialect.tensors(model, vocabulary, translation.configuration)) {
+  for (const TensorMap& map : translation.dialect.tensors(model, vocabulary, translation.configuration)) {
     if (map.theirs.empty()) continue;
     const ParameterInfo& info = *model.parameters().find(map.ours);
-    Packed& packed =
-        place(map.theirs, their_shape(map, info.shape), map.ours == kBias ? kNeverLogit : 0.0);
+    Packed& packed = place(map.theirs, their_shape(map, info.shape), map.ours == kBias ? kNeverLogit : 0.0);
     scatter(map, info.shape, host_doubles(model.parameters().value(info)), packed.values);
   }
   // A bias that is there only for ids that do not exist here.
@@ -193,9 +192,9 @@ std::vector<std::string> lost_in(const LoadedModel& loaded, const Translation& t
   std::vector<std::string> lost;
   std::string ids;
   const char* const names[] = {"PAD", "EOS", "SOS"};
-  if (!specials_unused(*loaded.model))
-    for (size_t id = 0; id < special_tokens; ++id)
-      if (translation.vocabulary.theirs[id] < 0) ids += (ids.empty() ? "" : ", ") + std::string(names[id]);
+  for (size_t id = 0; id < special_tokens; ++id)
+    if (translation.vocabulary.theirs[id] < 0 && !is_unused(*loaded.model, id))
+      ids += (ids.empty() ? "" : ", ") + std::string(names[id]);
   if (!ids.empty()) lost.push_back("the ids " + ids + ", which do not exist there");
   if (loaded.metadata.modality == "text" && loaded.metadata.tokenizer != ByteTokenizer::kind)
     lost.push_back("the tokenizer");

@@ -72,7 +72,8 @@ class Reader {
       ++pads_[static_cast<size_t>(b)];
     }
     attend_ = mask("in/prefix_mask", examples_ * prefix_);
-    const auto crosses = static_cast<int64_t>(imported_.metadata.model.extra_cross_attention_after.size()) + 1;
+    const auto crosses =
+        static_cast<int64_t>(imported_.metadata.model.extra_cross_attention_after.size()) + 1;
     keep_ = mask("in/prefix_keep_mask", crosses * examples_ * prefix_);
   }
 
@@ -166,8 +167,7 @@ ModelInputs golden_inputs(const PerceiverAR& model, const GoldenRows& golden) {
   inputs.cross.plain_causal = false;
   inputs.cross.key_mask = mask_tensor(model.context(), golden.visible[0], golden.batch.size);
   for (size_t cross = 1; cross < golden.visible.size(); ++cross)
-    inputs.extra_key_masks.push_back(
-        mask_tensor(model.context(), golden.visible[cross], golden.batch.size));
+    inputs.extra_key_masks.push_back(mask_tensor(model.context(), golden.visible[cross], golden.batch.size));
   return inputs;
 }
 
@@ -175,7 +175,8 @@ std::vector<double> golden_logits(const SafetensorsFile& file, const ImportedMod
                                   const GoldenRows& golden, size_t example) {
   const auto theirs = values_of<float>(file, "out/logits_exact", "F32");
   const auto latents = static_cast<size_t>(golden.latents);
-  const auto their_ids = static_cast<size_t>(imported.vocabulary.size), ids = imported.vocabulary.theirs.size();
+  const auto their_ids = static_cast<size_t>(imported.vocabulary.size),
+             ids = imported.vocabulary.theirs.size();
   const auto row = static_cast<size_t>(golden.rows[example]);
   if (theirs.size() < (row + 1) * latents * their_ids)
     throw_user("{}: out/logits_exact is too small for [{}, {}]", file.source(), latents, their_ids);
@@ -209,8 +210,7 @@ GoldenDifference golden_difference(const SafetensorsFile& file, const ImportedMo
   difference.has_loss = golden.same_targets && file.find("out/loss") != nullptr;
   if (!difference.has_loss) return difference;
   Tape tape(model.context(), false);
-  const std::vector<double> totals =
-      host_doubles(model.loss(tape, inputs, {}, Recompute::none).totals);
+  const std::vector<double> totals = host_doubles(model.loss(tape, inputs, {}, Recompute::none).totals);
   difference.loss = totals[0] / totals[4];
   difference.their_loss = static_cast<double>(values_of<float>(file, "out/loss", "F32").at(0));
   return difference;

@@ -67,14 +67,16 @@ void use_tokenizer(ImportedModel& imported, const ModelSource& source, const Imp
     return;
   }
   if (path.empty()) {
-    imported.lost.push_back("the tokenizer, which is not in the file: ids are numbers (--tokenizer MODEL names a "
-                            "SentencePiece model)");
+    imported.lost.push_back(
+        "the tokenizer, which is not in the file: ids are numbers (--tokenizer MODEL names a "
+        "SentencePiece model)");
     return;
   }
   const auto tokenizer = SentencePieceTokenizer::from_model(
       read_file(path, SentencePieceTokenizer::max_model_bytes), path.string());
   const int64_t pieces = tokenizer->vocabulary() - special_tokens, ids = imported.vocabulary.size;
-  const bool fits = given ? pieces <= ids : pieces == ids || (pieces < ids && !source.tokenizer_class.empty());
+  const bool fits =
+      given ? pieces <= ids : pieces == ids || (pieces < ids && !source.tokenizer_class.empty());
   if (given && !fits) throw_user("{}: {} pieces, but the model has {} ids", path.string(), pieces, ids);
   if (!given && (!fits || !keeps_piece_ids(source.tokenizer_class))) {
     imported.lost.push_back(fmt::format("the tokenizer {} ({} pieces, {}), whose ids are not the pieces'",
@@ -89,7 +91,8 @@ void check_shapes(const ImportedModel& imported, const ModelTensors& tensors) {
   for (const TensorMap& map : imported.tensors) {
     if (map.theirs.empty()) continue;
     const SourceTensor& tensor = tensors.get(map.theirs);
-    const std::vector<int64_t> expected = their_shape(map, imported.model->parameters().find(map.ours)->shape);
+    const std::vector<int64_t> expected =
+        their_shape(map, imported.model->parameters().find(map.ours)->shape);
     if (tensor.shape != expected)
       throw_user("{}: {} has shape [{}], but the configuration requires [{}]", tensors.source(), tensor.name,
                  fmt::join(tensor.shape, ", "), fmt::join(expected, ", "));
@@ -137,8 +140,8 @@ ImportedModel import_model(const std::filesystem::path& path, const ImportOption
   imported.vocabulary = std::move(ported.vocabulary);
   imported.lost = std::move(ported.lost);
   if (const size_t others = source.tensors->tensors().size() - tensors.all().size(); others > 0)
-    imported.lost.push_back(fmt::format("{} that are not the model's, such as an optimizer's state",
-                                        counted(others, "tensor")));
+    imported.lost.push_back(
+        fmt::format("{} that are not the model's, such as an optimizer's state", counted(others, "tensor")));
   use_tokenizer(imported, source, options);
 
   ModelConfig& config = imported.metadata.model = ported.config;

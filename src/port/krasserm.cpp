@@ -1,5 +1,5 @@
-// krasserm/perceiver-io: CausalLanguageModel and SymbolicAudioModel, which are one model (CausalSequenceModel).
-// Defaults are those of its CausalSequenceModelConfig.
+// krasserm/perceiver-io: CausalLanguageModel and SymbolicAudioModel, which are one model
+// (CausalSequenceModel). Defaults are those of its CausalSequenceModelConfig.
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -103,8 +103,7 @@ class Completion {
   }
 
   void tell_heads(int64_t channels, bool with_table) {
-    const std::vector<int64_t> fit =
-        fitting_heads(channels, with_table, tensors_.extent(kFrequencies, 0));
+    const std::vector<int64_t> fit = fitting_heads(channels, with_table, tensors_.extent(kFrequencies, 0));
     int64_t given = given_.heads;
     if (given == 0 && given_.head_channels > 0) given = channels / given_.head_channels;
     if (!known_ && given == 0 && fit.size() == 1) {
@@ -119,8 +118,7 @@ class Completion {
   void tell_rotary_layers() {
     const bool given = given_.rotary_layers != GivenSizes().rotary_layers;
     if (ConfigurationKeys(configuration_, tensors_.source()).has("num_self_attention_rotary_layers")) return;
-    configuration_["num_self_attention_rotary_layers"] =
-        given ? given_.rotary_layers : kDefaultRotaryLayers;
+    configuration_["num_self_attention_rotary_layers"] = given ? given_.rotary_layers : kDefaultRotaryLayers;
     if (!known_ && !given)
       inferred_.push_back("num_self_attention_rotary_layers 1, the default (--rotary-layers changes it)");
   }
@@ -161,8 +159,7 @@ PortedModel model(const json& configuration, const std::string& source) {
   config.input_channels = config.latent_channels = keys.get<int64_t>("num_channels");
   config.cross_heads = config.self_heads = keys.get<int64_t>("num_heads", kDefaultHeads);
   config.layers = keys.get<int64_t>("num_self_attention_layers");
-  const int64_t rotary_layers =
-      keys.get<int64_t>("num_self_attention_rotary_layers", kDefaultRotaryLayers);
+  const int64_t rotary_layers = keys.get<int64_t>("num_self_attention_rotary_layers", kDefaultRotaryLayers);
   config.rotary_layers = rotary_layers < 0 || rotary_layers >= config.layers ? -1 : rotary_layers;
   config.cross_widening = keys.get<int64_t>("cross_attention_widening_factor", 4);
   config.self_widening = keys.get<int64_t>("self_attention_widening_factor", 4);
@@ -186,7 +183,8 @@ PortedModel model(const json& configuration, const std::string& source) {
   config.tied_output = true;
   config.zero_initial_logits = false;
   if (const double rate = keys.get<double>("post_attention_dropout", 0.0); rate > 0)
-    ported.lost.push_back(fmt::format("dropout of attention probabilities (post_attention_dropout {})", rate));
+    ported.lost.push_back(
+        fmt::format("dropout of attention probabilities (post_attention_dropout {})", rate));
   return ported;
 }
 
@@ -212,7 +210,8 @@ TensorMap map_of(const ParameterInfo& info, const VocabularyMap& vocabulary, con
   const std::string& ours = info.name;
   if (ours == "token_embedding.weight")
     return {ours, kTokens, false, vocabulary.rows(kZeroRow), vocabulary.size};
-  if (ours == "output.linear.bias") return output_bias_map(ours, configuration.at("output_bias") ? kOutputBias : "", vocabulary);
+  if (ours == "output.linear.bias")
+    return output_bias_map(ours, configuration.at("output_bias") ? kOutputBias : "", vocabulary);
   if (ours == "position_embedding.0.weight")
     return position_map(ours, kPositions, info.shape[0], configuration.at("max_seq_len"));
   if (ours.starts_with("output.norm.")) return {ours, "out_norm" + torch_leaf(ours)};

@@ -59,9 +59,7 @@ class Completion {
   }
 
  private:
-  bool has(const char* key) const {
-    return ConfigurationKeys(configuration_, tensors_.source()).has(key);
-  }
+  bool has(const char* key) const { return ConfigurationKeys(configuration_, tensors_.source()).has(key); }
   template <typename T>
   T get(const char* key) const {
     return ConfigurationKeys(configuration_, tensors_.source()).get<T>(key);
@@ -136,8 +134,8 @@ class Completion {
       return;
     }
     if (prefix < 1 || prefix >= context)
-      throw_user("{}: a prefix of {} tokens; it must be from 1 to {}, fewer than the context", tensors_.source(),
-                 prefix, context - 1);
+      throw_user("{}: a prefix of {} tokens; it must be from 1 to {}, fewer than the context",
+                 tensors_.source(), prefix, context - 1);
     configuration_["cross_attn_seq_len"] = prefix;
   }
 
@@ -169,7 +167,8 @@ PortedModel model(const json& configuration, const std::string& source) {
   config.cross_heads = config.self_heads = keys.get<int64_t>("heads", 8);
   config.head_channels = keys.get<int64_t>("dim_head", 64);
   if (config.head_channels < kFewestRotated)
-    throw_user("{}: heads of {} channels; the rotation needs {}", source, config.head_channels, kFewestRotated);
+    throw_user("{}: heads of {} channels; the rotation needs {}", source, config.head_channels,
+               kFewestRotated);
   config.cross_widening = config.self_widening =
       hidden_width(config.input_channels, keys.get<double>("ff_mult", 4)) / config.input_channels;
   config.extra_cross_attention_after.assign(
@@ -212,12 +211,9 @@ std::vector<int64_t> consecutive(int64_t first, int64_t count) {
   return rows;
 }
 
-const std::vector<NamePart> kNames{{"norm_q.", "0.norm."},
-                                   {"norm_kv.", "0.context_norm."},
-                                   {"norm.", "0.norm."},
-                                   {"attention.out.", "0.to_out."},
-                                   {"norm_mlp.", "1.0."},
-                                   {"mlp.0.", "1.1."},
+const std::vector<NamePart> kNames{{"norm_q.", "0.norm."}, {"norm_kv.", "0.context_norm."},
+                                   {"norm.", "0.norm."},   {"attention.out.", "0.to_out."},
+                                   {"norm_mlp.", "1.0."},  {"mlp.0.", "1.1."},
                                    {"mlp.1.", "1.4."}};
 
 /// A block's queries, keys or values, which are parts of packed weights there.

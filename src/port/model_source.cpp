@@ -85,7 +85,8 @@ bool describes_model(const json& configuration) {
 void open_safetensors(ModelSource& source) {
   auto tensors = std::make_shared<OpenSafetensors>(SafetensorsFile::open(source.file));
   if (const std::string* text = tensors->file().find_metadata("config")) {
-    source.configuration = unwrapped(parse_json_document(*text, source.file.string() + ": metadata 'config'"));
+    source.configuration =
+        unwrapped(parse_json_document(*text, source.file.string() + ": metadata 'config'"));
     source.configuration_from = "its metadata";
   }
   if (tensors->file().find_metadata("model") != nullptr &&
@@ -113,8 +114,9 @@ json plain_values(const PickleValue& dict) {
 void open_torch(ModelSource& source) {
   auto tensors = std::make_shared<TorchFile>(TorchFile::open(source.file));
   const PickleValue* parameters = find_entry(tensors->root(), "hyper_parameters");
-  source.kind = find_entry(tensors->root(), "pytorch-lightning_version") != nullptr ? "Lightning checkpoint"
-                                                                                    : "file of pickled tensors";
+  source.kind = find_entry(tensors->root(), "pytorch-lightning_version") != nullptr
+                    ? "Lightning checkpoint"
+                    : "file of pickled tensors";
   if (parameters != nullptr) {
     source.configuration = plain_values(*parameters);
     source.configuration_from = "its hyper_parameters";
@@ -126,9 +128,10 @@ void open_file(ModelSource& source) {
   const std::string head = head_of(source.file);
   if (is_safetensors(head)) return open_safetensors(source);
   if (is_torch(head)) return open_torch(source);
-  throw_user("{}: is {}, not weights; expected a safetensors file, a file of PyTorch (.bin, .pt, .ckpt), "
-             "or a folder with config.json and one of these",
-             source.file.string(), content_kind(head));
+  throw_user(
+      "{}: is {}, not weights; expected a safetensors file, a file of PyTorch (.bin, .pt, .ckpt), "
+      "or a folder with config.json and one of these",
+      source.file.string(), content_kind(head));
 }
 
 fs::path weights_in(const fs::path& folder) {
@@ -148,9 +151,10 @@ fs::path weights_in(const fs::path& folder) {
   }
   if (found == 1) return only;
   if (found > 1) throw_user("{}: holds {} files of weights; name one of them", folder.string(), found);
-  throw_user("{}: holds no weights; expected config.json with model.safetensors or pytorch_model.bin, "
-             "or a .ckpt, .pt or .safetensors file",
-             folder.string());
+  throw_user(
+      "{}: holds no weights; expected config.json with model.safetensors or pytorch_model.bin, "
+      "or a .ckpt, .pt or .safetensors file",
+      folder.string());
 }
 
 /// A SentencePiece model and the class of the tokenizer, as Hugging Face lays them out.

@@ -12,13 +12,13 @@
 namespace perceiver {
 
 struct ModelSource {
-  std::filesystem::path file;             ///< that holds the weights
-  std::string kind;                       ///< "Lightning checkpoint"
+  std::filesystem::path file;  ///< that holds the weights
+  std::string kind;            ///< "Lightning checkpoint"
   std::shared_ptr<const TensorSource> tensors;
-  nlohmann::json configuration;           ///< of the project that wrote it; null if there is none
-  std::string configuration_from;         ///< "config.json"
-  std::filesystem::path tokenizer;        ///< a SentencePiece model beside it; may be empty
-  std::string tokenizer_class;            ///< of Hugging Face's tokenizer_config.json, or empty
+  nlohmann::json configuration;     ///< of the project that wrote it; null if there is none
+  std::string configuration_from;   ///< "config.json"
+  std::filesystem::path tokenizer;  ///< a SentencePiece model beside it; may be empty
+  std::string tokenizer_class;      ///< of Hugging Face's tokenizer_config.json, or empty
 };
 
 /// `configuration` is a JSON file that replaces what the source has; may be empty. Throws `user` for what is

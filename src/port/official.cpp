@@ -226,7 +226,7 @@ std::vector<DerivedTensor> derived(const ModelConfig& model) {
 std::string activation_name(Activation activation) {
   for (const auto& [name, value] : kActivations)
     if (value == activation) return name;
-  return "none of theirs";
+  return "gelu";  // the nearest; what differs is found by reading it back
 }
 
 /// Their name of a position table, and whether it is trained.
@@ -242,39 +242,38 @@ json configuration(const ModelConfig& model, const VocabularyMap& vocabulary) {
   const char* style = model.query_style == QueryStyle::none  ? "none"
                       : model.query_style == QueryStyle::mlp ? "mlp"
                                                              : "learned";
-  return {{"vocab_size", vocabulary.size},
-          {"input_idx_size", model.position_sizes.empty()
-                                 ? std::vector<int64_t>{model.context_length + 2}
-                                 : model.position_sizes},
-          {"max_context_length", model.context_length},
-          {"input_embed_dim", model.input_channels},
-          {"position_encoding", table},
-          {"learnable_position_embeddings", trained},
-          {"position_encoding_type", model.rotates() ? "rotary" : "absolute"},
-          {"fraction_to_rotate", model.rotary_fraction},
-          {"fraction_heads_to_rotate", model.rotary_head_fraction},
-          {"max_wavelength", model.max_wavelength > 0 ? json(model.max_wavelength) : json()},
-          {"use_positions_from_data", model.position_source == PositionSource::data},
-          {"use_negative_rotary_positions",
-           model.position_source == PositionSource::terminal_relative_negated},
-          {"num_transformers_per_block", model.layers},
-          {"z_index_dim", model.latents},
-          {"num_z_channels", model.z_channels()},
-          {"num_cross_attend_heads", model.cross_heads},
-          {"num_transformer_heads", model.self_heads},
-          {"cross_attend_widening_factor", model.cross_widening},
-          {"transformer_widening_factor", model.self_widening},
-          {"initial_query_offsetting", model.query_offset},
-          {"initial_query_embed_style", style},
-          {"share_learned_initial_query", model.shared_learned_query},
-          {"initial_query_embed_activation_name", activation_name(model.query_activation)},
-          {"initial_query_embed_num_layers", model.query_mlp_layers},
-          {"include_initial_cross_attention", model.type == ModelType::perceiver_ar},
-          {"additional_cross_attend_after_layers", model.extra_cross_attention_after},
-          {"cross_attention_shape_for_attn", model.attention_width == AttentionWidth::kv ? "kv" : "q"},
-          {"encoder_use_query_residual", model.query_residual},
-          {"num_latents_per_position", model.latents_per_position},
-          {"activation_name", activation_name(model.activation)}};
+  return {
+      {"vocab_size", vocabulary.size},
+      {"input_idx_size",
+       model.position_sizes.empty() ? std::vector<int64_t>{model.context_length + 2} : model.position_sizes},
+      {"max_context_length", model.context_length},
+      {"input_embed_dim", model.input_channels},
+      {"position_encoding", table},
+      {"learnable_position_embeddings", trained},
+      {"position_encoding_type", model.rotates() ? "rotary" : "absolute"},
+      {"fraction_to_rotate", model.rotary_fraction},
+      {"fraction_heads_to_rotate", model.rotary_head_fraction},
+      {"max_wavelength", model.max_wavelength > 0 ? json(model.max_wavelength) : json()},
+      {"use_positions_from_data", model.position_source == PositionSource::data},
+      {"use_negative_rotary_positions", model.position_source == PositionSource::terminal_relative_negated},
+      {"num_transformers_per_block", model.layers},
+      {"z_index_dim", model.latents},
+      {"num_z_channels", model.z_channels()},
+      {"num_cross_attend_heads", model.cross_heads},
+      {"num_transformer_heads", model.self_heads},
+      {"cross_attend_widening_factor", model.cross_widening},
+      {"transformer_widening_factor", model.self_widening},
+      {"initial_query_offsetting", model.query_offset},
+      {"initial_query_embed_style", style},
+      {"share_learned_initial_query", model.shared_learned_query},
+      {"initial_query_embed_activation_name", activation_name(model.query_activation)},
+      {"initial_query_embed_num_layers", model.query_mlp_layers},
+      {"include_initial_cross_attention", model.type == ModelType::perceiver_ar},
+      {"additional_cross_attend_after_layers", model.extra_cross_attention_after},
+      {"cross_attention_shape_for_attn", model.attention_width == AttentionWidth::kv ? "kv" : "q"},
+      {"encoder_use_query_residual", model.query_residual},
+      {"num_latents_per_position", model.latents_per_position},
+      {"activation_name", activation_name(model.activation)}};
 }
 
 }  // namespace

@@ -29,8 +29,7 @@ TensorMap output_bias_map(const std::string& ours, const std::string& theirs,
   return map;
 }
 
-TensorMap position_map(const std::string& ours, const std::string& theirs, int64_t rows,
-                       int64_t their_rows) {
+TensorMap position_map(const std::string& ours, const std::string& theirs, int64_t rows, int64_t their_rows) {
   TensorMap map{ours, theirs, false, {}, their_rows};
   for (int64_t row = 0; row < rows; ++row)
     map.rows.push_back(row >= 1 && row <= their_rows ? row - 1 : kZeroRow);

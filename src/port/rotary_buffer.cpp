@@ -7,7 +7,7 @@
 namespace perceiver {
 namespace {
 
-constexpr double kBase = 10000;
+constexpr float kBase = 10000;
 constexpr double kRounding = 1e-2;  // of bfloat16
 
 }  // namespace
@@ -15,7 +15,7 @@ constexpr double kRounding = 1e-2;  // of bfloat16
 std::vector<double> rotary_frequencies(int64_t width) {
   std::vector<double> frequencies;
   for (int64_t t = 0; 2 * t < width; ++t)
-    frequencies.push_back(std::pow(kBase, -2.0 * static_cast<double>(t) / static_cast<double>(width)));
+    frequencies.push_back(1 / std::pow(kBase, static_cast<float>(2 * t) / static_cast<float>(width)));
   return frequencies;
 }
 

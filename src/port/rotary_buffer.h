@@ -9,7 +9,7 @@
 
 namespace perceiver {
 
-/// 10000^(-2t/width) for t < ceil(width / 2).
+/// 10000^(-2t/width) for t < ceil(width / 2), in float32 arithmetic as they compute it.
 std::vector<double> rotary_frequencies(int64_t width);
 
 /// Throws `user` unless the tensor holds these frequencies, up to rounding.

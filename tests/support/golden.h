@@ -11,8 +11,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "port/import.h"
 #include "perceiver/experimental/host_values.h"
+#include "port/import.h"
 
 namespace perceiver::testing {
 
@@ -107,7 +107,8 @@ inline void check_golden_gradients(const ImportedModel& imported, const Safetens
   const ParameterStore& store = imported.model->parameters();
   double all = 0;
   const double floor = std::max(1e-3, tolerance / 20);
-  for (const TensorMap& map : imported.tensors) all = std::hypot(all, norm(floats(file, "grad/" + map.theirs)));
+  for (const TensorMap& map : imported.tensors)
+    all = std::hypot(all, norm(floats(file, "grad/" + map.theirs)));
   for (const TensorMap& map : imported.tensors) {
     const ParameterInfo& info = *store.find(map.ours);
     const std::vector<double> expected = golden_gradient(map, info.shape, file);
