@@ -1,7 +1,8 @@
 #include "io/array_walk.h"
 
-#include <algorithm>
 #include <string_view>
+#include <unordered_set>
+#include <utility>
 
 #include "base/check.h"
 #include "io/torch_file.h"
@@ -10,7 +11,8 @@ namespace perceiver {
 namespace {
 
 /// A pickle may hold a value many times, and itself: a file of a hundred bytes can describe a tree of 2^30
-/// leaves.
+/// leaves. Where nothing was found, nothing is looked for again, so that the work is bounded by the arrays
+/// that are found.
 class ArrayWalk {
  public:
   ArrayWalk(const std::string& source, const ReadArray& read, const TakeArray& take)
@@ -20,10 +22,15 @@ class ArrayWalk {
     if (++visits_ > TorchFile::most_visits)
       throw_user("{}: holds more than {} values, which no checkpoint needs", source_, TorchFile::most_visits);
     std::optional<StoredArray> array = read_(value);
-    if (array) return take_(name(), std::move(*array));
+    if (array) return give(std::move(*array));
     if (path_.size() == TorchFile::most_depth) return;
-    if (value.kind == PickleKind::list || value.kind == PickleKind::tuple) return visit_items(value);
-    visit_entries(mapping(value));
+    const PickleValue& container = mapping(value);
+    if (container.items.empty() && container.entries.empty()) return;
+    // Until all of it has been visited nothing was found: a value inside itself is stepped over.
+    if (!barren_.insert(&container).second) return;
+    const size_t before = found_;
+    visit_children(container);
+    if (found_ > before) barren_.erase(&container);
   }
 
  private:
@@ -32,6 +39,11 @@ class ArrayWalk {
     if (value.kind != PickleKind::object || value.state != nullptr || !value.entries.empty()) return value;
     const auto& arguments = value.arguments->items;
     return arguments.size() == 1 && arguments[0]->kind == PickleKind::dict ? *arguments[0] : value;
+  }
+
+  void visit_children(const PickleValue& value) {
+    if (value.kind == PickleKind::list || value.kind == PickleKind::tuple) return visit_items(value);
+    visit_entries(value);
   }
 
   void visit_items(const PickleValue& value) {
@@ -51,6 +63,11 @@ class ArrayWalk {
     path_.pop_back();
   }
 
+  void give(StoredArray array) {
+    ++found_;
+    take_(name(), std::move(array));
+  }
+
   std::string name() {
     size_t bytes = path_.size();
     for (const std::string_view key : path_) bytes += key.size();
@@ -65,7 +82,9 @@ class ArrayWalk {
   const ReadArray& read_;
   const TakeArray& take_;
   std::vector<std::string_view> path_;
+  std::unordered_set<const PickleValue*> barren_;
   uint64_t visits_ = 0;
+  size_t found_ = 0;
   size_t name_bytes_ = 0;
 };
 

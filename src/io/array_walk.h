@@ -16,8 +16,8 @@ using ReadArray = std::function<std::optional<StoredArray>(const PickleValue&)>;
 /// Gets each array with its name; a name may come again.
 using TakeArray = std::function<void(std::string name, StoredArray array)>;
 
-/// Visits dicts, lists, tuples and objects that hold entries, depth first, to the bounds of TorchFile. Throws
-/// `user` if there are more values, or more bytes of names.
+/// Visits dicts, lists, tuples and objects that hold entries, depth first, to the bounds of TorchFile; a
+/// value inside itself is stepped over. Throws `user` if there are more values, or more bytes of names.
 void walk_arrays(const PickleValue& root, const std::string& source, const ReadArray& read,
                  const TakeArray& take);
 

@@ -96,12 +96,6 @@ std::optional<std::span<const std::byte>> read_bytes(const PickleValue& value, L
   return {};
 }
 
-StoredArray with_fault(std::string fault) {
-  StoredArray array;
-  array.fault = std::move(fault);
-  return array;
-}
-
 }  // namespace
 
 std::optional<std::span<const std::byte>> LatinBytes::decode(std::string_view string) {
@@ -126,10 +120,10 @@ std::optional<StoredArray> read_numpy_array(const PickleValue& value, LatinBytes
   StridedArray layout;
   layout.dtype = read_dtype(*description->dtype);
   if (layout.dtype.empty()) return {};
-  if (is_big_endian(*description->dtype)) return with_fault("is big-endian, which is not read");
+  if (is_big_endian(*description->dtype)) return unreadable_array("is big-endian, which is not read");
   std::optional<std::vector<int64_t>> shape = read_integers(*description->shape);
   const std::optional<std::span<const std::byte>> data = read_bytes(*description->data, latin);
-  if (!shape || !data) return with_fault("has a shape or data of an unknown kind");
+  if (!shape || !data) return unreadable_array("has a shape or data of an unknown kind");
   layout.shape = std::move(*shape);
   layout.strides =
       description->column_major ? column_major_strides(layout.shape) : row_major_strides(layout.shape);

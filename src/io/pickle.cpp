@@ -11,7 +11,7 @@
 namespace perceiver {
 namespace {
 
-enum Opcode : uint8_t {
+enum class Opcode : uint8_t {
   mark = '(',
   stop = '.',
   pop = '0',
@@ -76,6 +76,8 @@ constexpr std::string_view old_opcodes = "FILPSVdgilop";
 }  // namespace
 
 class PickleMachine {
+  using enum Opcode;
+
  public:
   PickleMachine(std::span<const std::byte> file, const std::string& source, uint64_t begin)
       : file_(file), source_(source), next_(begin) {}
@@ -86,7 +88,7 @@ class PickleMachine {
       opcode_at_ = next_;
       if (operations == Pickle::most_operations)
         fail("the pickle has more than {} operations, which no checkpoint needs", Pickle::most_operations);
-      const uint8_t opcode = static_cast<uint8_t>(take(1)[0]);
+      const Opcode opcode = static_cast<Opcode>(take(1)[0]);
       if (opcode == stop) break;
       step(opcode);
     }
@@ -104,7 +106,7 @@ class PickleMachine {
   void check_start() {
     opcode_at_ = next_;
     if (next_ >= file_.size()) fail("the file ends where a pickle should start; it was truncated");
-    if (static_cast<uint8_t>(file_[next_]) != proto)
+    if (static_cast<Opcode>(file_[next_]) != proto)
       fail(
           "no pickle of protocol 2 to 5 starts here; save the file again with torch.save, or with pickle "
           "protocol 4");
@@ -290,12 +292,12 @@ class PickleMachine {
            version);
   }
 
-  void step(uint8_t opcode) {
+  void step(Opcode opcode) {
     if (!step_value(opcode) && !step_structure(opcode)) refuse(opcode);
   }
 
   /// Operations that push a value without looking at the stack.
-  bool step_value(uint8_t opcode) {
+  bool step_value(Opcode opcode) {
     switch (opcode) {
       case none:
         push(PickleKind::none);
@@ -375,7 +377,7 @@ class PickleMachine {
   }
 
   /// Operations on the stack and the memo.
-  bool step_structure(uint8_t opcode) {
+  bool step_structure(Opcode opcode) {
     switch (opcode) {
       case proto:
         check_protocol();
@@ -475,14 +477,14 @@ class PickleMachine {
       pop_value();
   }
 
-  [[noreturn]] void refuse(uint8_t opcode) const {
+  [[noreturn]] void refuse(Opcode opcode) const {
     if (opcode == ext1 || opcode == ext2 || opcode == ext4)
       fail("the pickle uses an extension code, which only the program that registered it can read");
     if (opcode == next_buffer || opcode == readonly_buffer)
       fail("the pickle's data lies in buffers outside the file; save it again without buffer_callback");
     if (old_opcodes.find(static_cast<char>(opcode)) != old_opcodes.npos)
       fail("the pickle is of protocol 0 or 1; save it again with pickle protocol 4");
-    fail("{:#04x} is no operation of a pickle; the file is damaged", opcode);
+    fail("{:#04x} is no operation of a pickle; the file is damaged", static_cast<uint8_t>(opcode));
   }
 
   std::span<const std::byte> file_;

@@ -1,6 +1,7 @@
 #include "io/strided_array.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "io/safetensors.h"
@@ -28,8 +29,8 @@ int64_t last_index(const StridedArray& array) {
   return last;
 }
 
-bool any_negative(std::span<const int64_t> values) {
-  return std::any_of(values.begin(), values.end(), [](int64_t value) { return value < 0; });
+bool any_negative(std::span<const int64_t> numbers) {
+  return std::any_of(numbers.begin(), numbers.end(), [](int64_t number) { return number < 0; });
 }
 
 /// The next index, row-major, and the element's place in the storage.
@@ -65,6 +66,12 @@ std::vector<int64_t> column_major_strides(std::span<const int64_t> shape) {
     step *= shape[i];
   }
   return strides;
+}
+
+StoredArray unreadable_array(std::string fault) {
+  StoredArray array;
+  array.fault = std::move(fault);
+  return array;
 }
 
 std::string array_fault(const StridedArray& array, uint64_t storage_bytes) {

@@ -34,6 +34,9 @@ struct StoredArray {
   std::string fault;  ///< why it cannot be read; empty if it can
 };
 
+/// An array that cannot be read, and why.
+StoredArray unreadable_array(std::string fault);
+
 /// Most elements of an array that shows elements of its storage several times (of torch's expand).
 constexpr int64_t most_repeated_elements = int64_t{1} << 24;
 

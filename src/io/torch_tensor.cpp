@@ -79,22 +79,16 @@ std::string_view tensor_dtype(const Call& call, const TorchStorageId& storage) {
   return known ? look_up(torch_dtypes, dtype.name) : "";
 }
 
-StoredArray with_fault(std::string fault) {
-  StoredArray array;
-  array.fault = std::move(fault);
-  return array;
-}
-
 StoredArray place_in_storage(StridedArray layout, const TorchStorageId& id, const TorchStorages& storages) {
   const auto found = storages.find(id.key);
   if (found == storages.end())
-    return with_fault(fmt::format("has the storage {}, which the file lacks", quote(id.key)));
+    return unreadable_array(fmt::format("has the storage {}, which the file lacks", quote(id.key)));
   const TorchStorage& storage = found->second;
   int64_t bytes = 0;
   const int64_t element_size = static_cast<int64_t>(torch_storage_element_size(id.type));
   if (id.count < 0 || __builtin_mul_overflow(id.count, element_size, &bytes) ||
       static_cast<uint64_t>(bytes) > storage.bytes)
-    return with_fault(
+    return unreadable_array(
         fmt::format("has a storage of {} elements, but of its bytes there are {}", id.count, storage.bytes));
   StoredArray array;
   array.fault = array_fault(layout, static_cast<uint64_t>(bytes));
@@ -110,16 +104,17 @@ std::optional<StoredArray> rebuild(const Call& call, const TorchStorages& storag
   const auto& arguments = *call.arguments;
   const PickleValue& storage = *arguments[0];
   if (storage.kind == PickleKind::object && storage.callable->is_global("torch.storage", "_load_from_bytes"))
-    return with_fault("was saved with pickle alone; load the file in Python and save it with torch.save");
+    return unreadable_array(
+        "was saved with pickle alone; load the file in Python and save it with torch.save");
   const std::optional<TorchStorageId> id = read_torch_storage_id(storage);
-  if (!id) return with_fault("has a storage of an unknown kind");
+  if (!id) return unreadable_array("has a storage of an unknown kind");
   StridedArray layout;
   layout.dtype = tensor_dtype(call, *id);
   if (layout.dtype.empty()) return {};
   std::optional<std::vector<int64_t>> shape = read_integers(*arguments[2]);
   std::optional<std::vector<int64_t>> strides = read_integers(*arguments[3]);
   if (arguments[1]->kind != PickleKind::integer || !shape || !strides)
-    return with_fault("has an offset, a shape or strides that are no numbers");
+    return unreadable_array("has an offset, a shape or strides that are no numbers");
   layout.offset = arguments[1]->integer;
   layout.shape = std::move(*shape);
   layout.strides = std::move(*strides);

@@ -156,7 +156,7 @@ std::vector<std::byte> ZipArchive::read(const ZipEntry& entry) const {
 
 std::vector<std::byte> ZipArchive::inflate(const ZipEntry& entry) const {
   constexpr uint64_t most = std::numeric_limits<uInt>::max();
-  std::vector<std::byte> result(entry.size);
+  std::vector<std::byte> result(entry.size + 1);  // zlib refuses to write to nothing
   z_stream stream{};
   if (inflateInit2(&stream, -MAX_WBITS) != Z_OK) throw_failure("{}: zlib cannot start", source_);
   uint64_t taken = 0;
@@ -165,7 +165,7 @@ std::vector<std::byte> ZipArchive::inflate(const ZipEntry& entry) const {
   // zlib counts what it is given in 32 bits.
   while (status == Z_OK) {
     const uInt in = static_cast<uInt>(std::min(entry.compressed - taken, most));
-    const uInt out = static_cast<uInt>(std::min(entry.size - made, most));
+    const uInt out = static_cast<uInt>(std::min(result.size() - made, most));
     stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(file_.data() + entry.offset + taken));
     stream.next_out = reinterpret_cast<Bytef*>(result.data() + made);
     stream.avail_in = in;
@@ -175,6 +175,7 @@ std::vector<std::byte> ZipArchive::inflate(const ZipEntry& entry) const {
     made += out - stream.avail_out;
   }
   inflateEnd(&stream);
+  result.resize(entry.size);
   const uLong checksum = crc32_z(0, reinterpret_cast<const Bytef*>(result.data()), result.size());
   if (status != Z_STREAM_END || made != entry.size || checksum != entry.checksum)
     throw_user("{}: byte {}: entry {} does not inflate to what the directory says; the file is damaged",
