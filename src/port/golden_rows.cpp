@@ -104,6 +104,9 @@ class Reader {
       for (int64_t n = 0; n < length; ++n) {
         const auto cell = static_cast<size_t>(example * length_ + n);
         batch.tokens[cell] = ours(tokens_[static_cast<size_t>(row * length_ + pads + n)]);
+        if (batch.tokens[cell] == pad_token)
+          throw_user("{}: row {} has PAD among its tokens; only padding on the left can be compared",
+                     file_.source(), row);
         batch.positions[cell] = static_cast<int32_t>(n + 1);
       }
       for (int64_t j = 0; j < golden_.latents; ++j) {
