@@ -19,6 +19,7 @@ model
 data
 generate
 eval
+port
 train
 api
 tools
