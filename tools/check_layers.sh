@@ -20,6 +20,7 @@ data
 generate
 eval
 train
+report
 api
 tools
 tests fuzz examples
