@@ -130,7 +130,7 @@ function plot(title, note, curves, options = {}) {
     label.textContent = shortNumber(t);
     svg.append(label);
   }
-  const marks = options.marks ?? (logarithmic ? ticks(x0, x1, 4).map((t) => 10 ** t) : ticks(x0, x1, 5));
+  const marks = options.marks?.filter((t) => toX(t) >= x0 && toX(t) <= x1) ?? (logarithmic ? ticks(x0, x1, 4).map((t) => 10 ** t) : ticks(x0, x1, 5));
   for (const t of marks) {
     const label = svgElement("text", { x: px(t), y: height - 6, "text-anchor": px(t) > width - 24 ? "end" : "middle" });
     label.textContent = (options.xText ?? axisText)(t);
@@ -172,7 +172,7 @@ function drawPlots() {
   const unit = bits ? "bits per target" : "nats per target";
   add("Loss", `${unit}; dashed: validation`, [...series(entries, "loss", scale), ...validation], { smooth: true });
   add("Validation loss", unit, validation.map((c) => ({ ...c, dashed: false })));
-  add("Loss by position", `${unit}, at the newest validation; target's place in the document`, positionCurves(scale), { logX: true, xText: shortNumber });
+  add("Loss by position", `${unit}, at the newest validation; target's place in the document`, positionCurves(scale), { logX: true, xText: shortNumber, marks: [512, 2048, 8192, 32768, 131072] });
   add("Accuracy", "share of targets that were the most likely token", series(entries, "accuracy"), { smooth: true });
   add("Learning rate", "", series(entries, "learning_rate"), { fromZero: true });
   add("Gradient norm", "before clipping", series(entries, "gradient_norm"), { smooth: true });
