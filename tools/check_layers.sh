@@ -21,6 +21,7 @@ generate
 eval
 port
 train
+report
 api
 tools
 tests fuzz examples

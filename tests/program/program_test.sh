@@ -37,7 +37,7 @@ works bench "$program" bench train --config "$source/configs/copy32.yaml" --set 
 
 # Differences of two runs that should be the same, except times in the metrics.
 differences() {
-  for run in "$1" "$2"; do sed -E 's/"(targets_per_second|inputs_per_second|elapsed|validation_seconds)":[^,}]*//g' "$run/metrics.jsonl" > "$run/timeless"; done
+  for run in "$1" "$2"; do sed -E 's/"(targets_per_second|inputs_per_second|elapsed|memory_bytes|validation_seconds)":[^,}]*//g' "$run/metrics.jsonl" > "$run/timeless"; done
   diff "$1/timeless" "$2/timeless"; diff "$1/config.yaml" "$2/config.yaml"
   (cd "$1/checkpoints" && cksum step-*/*.safetensors); (cd "$2/checkpoints" && cksum step-*/*.safetensors)
 }
