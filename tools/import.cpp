@@ -82,7 +82,9 @@ void print_next_steps(const std::string& out, const std::string& modality) {
   for (const std::string& command : commands_for_model("perceiver", out, modality, false))
     std::printf("  %s\n", command.c_str());
   std::printf("  %s\n", shell_command({"perceiver", "eval", out, "--set", "data.validation=FILES"}).c_str());
-  std::printf("  perceiver train CONFIG.yaml --set train.initialize=%s\n", shell_quote(out).c_str());
+  std::printf(
+      "  perceiver config %s --set data.train=FILES > fine_tuning.yaml && perceiver train fine_tuning.yaml\n",
+      shell_quote(out).c_str());
 }
 
 int import(const ImportArguments& arguments, const Globals& globals) {
