@@ -53,7 +53,7 @@ list(APPEND CPACK_COMPONENTS_ALL development)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libperceiver-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 # For programs that link the static library.
-set(SUGGESTED libyaml-cpp-dev libfmt-dev libdnnl-dev ocl-icd-opencl-dev libpng-dev libjpeg-dev libsndfile1-dev libmpg123-dev libsamplerate0-dev libsentencepiece-dev)
+set(SUGGESTED libyaml-cpp-dev libfmt-dev libdnnl-dev ocl-icd-opencl-dev libpng-dev libjpeg-dev libsndfile1-dev libmpg123-dev libsamplerate0-dev libsentencepiece-dev libminizip-dev zlib1g-dev)
 if(MPI_C_FOUND)
   list(APPEND SUGGESTED libopenmpi-dev)
 endif()

@@ -5,7 +5,7 @@ file(RELATIVE_PATH PC_TO_PREFIX /${PC_FOLDER} /)
 string(REGEX REPLACE "/$" "" PC_TO_PREFIX "${PC_TO_PREFIX}")
 
 # Not Requires: what these libraries need for linking statically (an MP3 encoder, of sndfile) is often not installed, and they are shared.
-set(PC_LIBRARIES -lyaml-cpp -lfmt -lpng -lz -ljpeg -lsndfile -lmpg123 -lsamplerate -lsentencepiece -lsentencepiece_train -ldnnl ${OpenMP_CXX_FLAGS} -pthread ${MPI_C_LIBRARIES})
+set(PC_LIBRARIES -lyaml-cpp -lfmt -lpng -lz -ljpeg -lsndfile -lmpg123 -lsamplerate -lsentencepiece -lsentencepiece_train -lminizip -ldnnl ${OpenMP_CXX_FLAGS} -pthread ${MPI_C_LIBRARIES})
 if(PERCEIVER_HAS_CUDA)
   list(APPEND PC_LIBRARIES -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lcublasLt -lrt -ldl)
 endif()

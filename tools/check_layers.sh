@@ -19,7 +19,9 @@ model
 data
 generate
 eval
+port
 train
+report
 api
 tools
 tests fuzz examples

@@ -49,9 +49,12 @@ void add_completion(CLI::App& app, Globals& globals, Action& action);
 void add_config(CLI::App& app, Globals& globals, Action& action);
 void add_data(CLI::App& app, Globals& globals, Action& action);
 void add_eval(CLI::App& app, Globals& globals, Action& action);
+void add_export(CLI::App& app, Globals& globals, Action& action);
 void add_help(CLI::App& app, Globals& globals, Action& action);
 void add_import(CLI::App& app, Globals& globals, Action& action);
 void add_info(CLI::App& app, Globals& globals, Action& action);
+void add_report(CLI::App& app, Globals& globals, Action& action);
+void add_runs(CLI::App& app, Globals& globals, Action& action);
 void add_sample(CLI::App& app, Globals& globals, Action& action);
 void add_train(CLI::App& app, Globals& globals, Action& action);
 

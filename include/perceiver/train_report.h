@@ -94,9 +94,17 @@ struct LogEntry {
   int64_t skipped = 0;           ///< steps of the run whose loss or gradient was not finite
   /// Fraction of the interval's finite steps whose gradient was clipped; NaN: no clipping.
   double clipped = 0;
-  bool partial = false;  ///< the run stopped before the entry was due
+  int64_t memory_bytes = 0;  ///< most that tensors held on the device so far; 0: unknown
+  bool partial = false;      ///< the run stopped before the entry was due
 
   double bits() const { return loss / 0.6931471805599453; }
+};
+
+/// The loss of targets by their place in the document.
+struct PositionLoss {
+  int64_t first = 0;   ///< index of the first target
+  int64_t tokens = 0;  ///< targets
+  double loss = 0;     ///< nats per target
 };
 
 struct EvalEntry {
@@ -106,6 +114,7 @@ struct EvalEntry {
   std::string unit;      ///< e.g. "byte"
   double seconds = 0;    ///< duration of the validation
   bool is_best = false;  ///< lowest loss of the run so far
+  std::vector<PositionLoss> by_position;
 
   double bits() const { return loss / 0.6931471805599453; }
 };

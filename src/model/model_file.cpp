@@ -14,7 +14,10 @@
 namespace perceiver {
 namespace {
 
-constexpr const char* kFormat = "perceiver";
+/// What Hugging Face's tools require of a file of PyTorch tensors: names, shapes and layout are theirs.
+constexpr const char* kFormat = "pt";
+constexpr const char* kProducer = "perceiver";
+constexpr const char* kOldFormat = "perceiver";  // before there was a producer
 constexpr const char* kFormatVersion = "1";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kAverageFile = "ema.safetensors";
@@ -52,6 +55,7 @@ int64_t integer(const SafetensorsFile& file, const std::string& key, const std::
 void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata,
                const Tensor& flat) {
   writer.set_metadata("format", kFormat);
+  writer.set_metadata("producer", kProducer);
   writer.set_metadata("format_version", kFormatVersion);
   writer.set_metadata("model", model_to_json(metadata.model).dump());
   writer.set_metadata("tokenizer", metadata.tokenizer);
@@ -74,7 +78,9 @@ void save_model(const std::filesystem::path& path, const PerceiverAR& model, con
 }
 
 ModelMetadata read_metadata(const SafetensorsFile& file) {
-  if (required(file, "format") != kFormat) throw_user("{}: its format is not '{}'", file.source(), kFormat);
+  if (required(file, "format") != kOldFormat && required(file, "producer") != kProducer)
+    throw_user("{}: its producer is not '{}'; use `perceiver import` for other files", file.source(),
+               kProducer);
   if (const std::string version = required(file, "format_version"); version != kFormatVersion)
     throw_user("{}: format version {}; this program reads version {}", file.source(), version,
                kFormatVersion);

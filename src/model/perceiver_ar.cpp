@@ -274,7 +274,7 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
                              .recompute = recompute,
                              .attention = attention,
                              .latent_rows = inputs.latent_columns};
-  Latents z{.sum = queries(tape, inputs)};
+  Variable z = queries(tape, inputs);
   Context context;
   if (!cross_.empty()) context = context_of(tape, inputs, caches);
   const auto read_context = [&](size_t block) {
@@ -314,8 +314,8 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
   }
   tape.begin_parameters(self_begin_.back());
   tape.enter("output");
-  const Variable out = config_.output_norm ? normalise(tape, z, output_norm_) : added(tape, z);
-  return config_.latents_per_position > 1 ? ops::average_rows(tape, out, config_.latents_per_position) : out;
+  if (config_.output_norm) z = ops::layer_norm(tape, z, output_norm_);
+  return config_.latents_per_position > 1 ? ops::average_rows(tape, z, config_.latents_per_position) : z;
 }
 
 ops::LossResult PerceiverAR::loss(Tape& tape, const ModelInputs& inputs, const ops::LossOptions& options,

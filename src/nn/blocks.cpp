@@ -24,22 +24,11 @@ Variable run_branch(Tape& tape, const Variable& x, Recompute recompute,
   return recompute == Recompute::attention_mlp ? recomputed(tape, x, std::move(branch)) : branch(tape, x);
 }
 
-ops::DropoutSite site_of(const Latents& z, const BlockPass& pass) {
-  return {pass.residual_dropout, z.sum.value.elements() / pass.batch};
+int64_t per_example(const Variable& z, const BlockPass& pass) {
+  return z.value.elements() / pass.batch;
 }
 
 }  // namespace
-
-Variable normalise(Tape& tape, Latents& z, const ops::NormParameters& norm) {
-  if (!z.branch.value) return ops::layer_norm(tape, z.sum, norm);
-  const auto [sum, normal] = ops::residual_layer_norm(tape, z.sum, z.branch, norm, z.site);
-  z = {.sum = sum};
-  return normal;
-}
-
-Variable added(Tape& tape, const Latents& z) {
-  return z.branch.value ? ops::residual_add(tape, z.sum, z.branch, z.site) : z.sum;
-}
 
 void SelfBlock::declare(ParameterStore& store, const std::string& name, const ModelConfig& config) {
   name_ = name;
@@ -54,27 +43,21 @@ void SelfBlock::declare(ParameterStore& store, const std::string& name, const Mo
   mlp_.declare(store, name + ".mlp", channels_, config.self_widening, config.activation, bias);
 }
 
-Latents SelfBlock::forward(Tape& tape, const Latents& z, const BlockPass& pass) const {
-  if (pass.recompute != Recompute::block) {
-    tape.enter(name_);
-    return plain(tape, z, pass);
-  }
-  const Variable whole = added(tape, z);
+Variable SelfBlock::forward(Tape& tape, const Variable& z, const BlockPass& pass) const {
   tape.enter(name_);
-  return {.sum = recomputed(tape, whole, [this, pass](Tape& t, const Variable& input) {
-            return added(t, plain(t, {.sum = input}, pass));
-          })};
+  if (pass.recompute != Recompute::block) return plain(tape, z, pass);
+  return recomputed(tape, z, [this, pass](Tape& t, const Variable& input) { return plain(t, input, pass); });
 }
 
-Latents SelfBlock::plain(Tape& tape, Latents z, const BlockPass& pass) const {
-  const ops::DropoutSite site = site_of(z, pass);
-  z.branch = run_branch(tape, normalise(tape, z, norm_), pass.recompute,
-                        [this, pass](Tape& t, const Variable& h) { return attend(t, h, pass); });
-  z.site = site;
-  z.branch = run_branch(tape, normalise(tape, z, norm_mlp_), pass.recompute,
-                        [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
-  z.site = site;
-  return z;
+Variable SelfBlock::plain(Tape& tape, const Variable& z, const BlockPass& pass) const {
+  const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
+  const Variable attended =
+      run_branch(tape, ops::layer_norm(tape, z, norm_), pass.recompute,
+                 [this, pass](Tape& t, const Variable& h) { return attend(t, h, pass); });
+  const auto [sum, normal] = ops::residual_layer_norm(tape, z, attended, norm_mlp_, site);
+  const Variable widened = run_branch(tape, normal, pass.recompute,
+                                      [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
+  return ops::residual_add(tape, sum, widened, site);
 }
 
 Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& pass) const {
@@ -128,30 +111,26 @@ void CrossBlock::declare(ParameterStore& store, const std::string& name, const M
   mlp_.declare(store, name + ".mlp", z, config.cross_widening, config.activation, bias);
 }
 
-Latents CrossBlock::forward(Tape& tape, const Latents& z, const Context& context,
-                            const BlockPass& pass) const {
-  if (pass.recompute != Recompute::block) {
-    tape.enter(name_);
-    return plain(tape, z, context, pass);
-  }
-  const Variable whole = added(tape, z);
+Variable CrossBlock::forward(Tape& tape, const Variable& z, const Context& context,
+                             const BlockPass& pass) const {
   tape.enter(name_);
-  return {.sum = recomputed(tape, whole, [this, pass, context](Tape& t, const Variable& input) {
-            return added(t, plain(t, {.sum = input}, context, pass));
-          })};
+  if (pass.recompute != Recompute::block) return plain(tape, z, context, pass);
+  return recomputed(tape, z, [this, pass, context](Tape& t, const Variable& input) {
+    return plain(t, input, context, pass);
+  });
 }
 
-Latents CrossBlock::plain(Tape& tape, Latents z, const Context& context, const BlockPass& pass) const {
-  const ops::DropoutSite site = site_of(z, pass);
-  z.branch =
-      run_branch(tape, normalise(tape, z, norm_q_), pass.recompute,
+Variable CrossBlock::plain(Tape& tape, const Variable& z, const Context& context,
+                           const BlockPass& pass) const {
+  const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
+  const Variable attended =
+      run_branch(tape, ops::layer_norm(tape, z, norm_q_), pass.recompute,
                  [this, pass, context](Tape& t, const Variable& h) { return attend(t, h, context, pass); });
-  if (!query_residual_) z.sum = {};
-  z.site = site;
-  z.branch = run_branch(tape, normalise(tape, z, norm_mlp_), pass.recompute,
-                        [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
-  z.site = site;
-  return z;
+  const auto [sum, normal] =
+      ops::residual_layer_norm(tape, query_residual_ ? z : Variable{}, attended, norm_mlp_, site);
+  const Variable widened = run_branch(tape, normal, pass.recompute,
+                                      [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
+  return ops::residual_add(tape, sum, widened, site);
 }
 
 Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& context,

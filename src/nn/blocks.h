@@ -36,30 +36,18 @@ struct BlockPass {
   ops::KeyShards key_shards = {};    ///< cross blocks: the ranks that share the context
 };
 
-/// The latents [B * M, Z] between blocks: `sum`, plus the output of the last branch, if there is one, which
-/// the next LayerNorm adds: it reads both anyway, and so does its backward.
-struct Latents {
-  Variable sum;
-  Variable branch = {};
-  ops::DropoutSite site = {};  ///< of the branch
-};
-
-/// LayerNorm of the latents, whose branch becomes part of their sum.
-Variable normalise(Tape& tape, Latents& z, const ops::NormParameters& norm);
-/// The latents as one matrix.
-Variable added(Tape& tape, const Latents& z);
-
 class SelfBlock {
  public:
   void declare(ParameterStore& store, const std::string& name, const ModelConfig& config);
-  Latents forward(Tape& tape, const Latents& z, const BlockPass& pass) const;
+  /// z [B * M, Z] → [B * M, Z].
+  Variable forward(Tape& tape, const Variable& z, const BlockPass& pass) const;
   /// The parameters of all linear layers.
   std::vector<ops::LinearParameters*> linears();
   /// Pointers to the parameters, for the fused decode step.
   kernels::DecodeSelf fused_arguments() const;
 
  private:
-  Latents plain(Tape& tape, Latents z, const BlockPass& pass) const;
+  Variable plain(Tape& tape, const Variable& z, const BlockPass& pass) const;
   Variable attend(Tape& tape, const Variable& normal, const BlockPass& pass) const;
 
   std::string name_;
@@ -81,7 +69,8 @@ struct Context {
 class CrossBlock {
  public:
   void declare(ParameterStore& store, const std::string& name, const ModelConfig& config);
-  Latents forward(Tape& tape, const Latents& z, const Context& context, const BlockPass& pass) const;
+  /// z [B * M, Z] → [B * M, Z].
+  Variable forward(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
   /// Keys, rotated, and values, [B * C, 2 A] of `type`.
   Variable keys_and_values(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
   /// The parameters of all linear layers.
@@ -90,7 +79,7 @@ class CrossBlock {
   kernels::DecodeCross fused_arguments() const;
 
  private:
-  Latents plain(Tape& tape, Latents z, const Context& context, const BlockPass& pass) const;
+  Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
   Variable attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass) const;
   Variable projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
   /// Keys, rotated, and values of the latents, [B * M, 2 A], made of their normalised values.

@@ -21,12 +21,15 @@ std::vector<double> periods(int64_t bands, int64_t rotated, double wavelength) {
   return result;
 }
 
-/// The same with a base instead of a longest wavelength. PyTorch models hold the frequencies in f32.
+/// The same with a base instead of a longest wavelength, computed in f32 step by step, as PyTorch models do
+/// it, whose checkpoints hold the result: the double nearest to the formula would be another number.
 std::vector<double> periods_of_base(int64_t bands, int64_t rotated, double base) {
   std::vector<double> result;
-  for (int64_t i = 0; i < bands; ++i)
-    result.push_back(
-        1.0 / static_cast<float>(std::pow(base, -2 * static_cast<double>(i) / static_cast<double>(rotated))));
+  for (int64_t i = 0; i < bands; ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(rotated);
+    const auto power = static_cast<float>(std::pow(base, static_cast<double>(exponent)));
+    result.push_back(1.0 / static_cast<double>(1.0f / power));
+  }
   return result;
 }
 

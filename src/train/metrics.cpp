@@ -55,6 +55,7 @@ std::string metrics_line(const LogEntry& entry) {
                     {"elapsed", entry.elapsed},
                     {"skipped", entry.skipped},
                     {"clipped", entry.clipped}};
+  if (entry.memory_bytes > 0) line["memory_bytes"] = entry.memory_bytes;
   if (entry.partial) line["partial"] = true;
   return line.dump();
 }
@@ -65,6 +66,8 @@ std::string metrics_line(const EvalEntry& entry) {
                     {"validation_bits", entry.bits()},
                     {"validation_seconds", entry.seconds}};
   if (entry.bits_per_unit) line[fmt::format("validation_bits_per_{}", entry.unit)] = *entry.bits_per_unit;
+  for (const PositionLoss& each : entry.by_position)
+    line["by_position"].push_back({each.first, each.tokens, each.loss});
   return line.dump();
 }
 

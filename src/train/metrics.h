@@ -11,11 +11,12 @@ namespace perceiver {
 
 /// {"step", "loss" (nats per target), "bits", "objective", "z_loss", "accuracy", "gradient_norm",
 /// "learning_rate", "targets_per_second", "inputs_per_second", "elapsed" (seconds), "skipped",
-/// "clipped" (fraction of steps)}; null for a
+/// "clipped" (fraction of steps), "memory_bytes"}; null for a
 /// non-finite number; "partial": true if the run stopped before the entry was due.
 std::string metrics_line(const LogEntry& entry);
 /// {"step", "validation_loss" (nats per target), "validation_bits", "validation_seconds"}, and
-/// "validation_bits_per_<unit>" where known.
+/// "validation_bits_per_<unit>" where known; "by_position": [[index of the first target, targets, nats per
+/// target], …].
 std::string metrics_line(const EvalEntry& entry);
 
 /// Makes the file what an uninterrupted run would have written up to `last_step`: removes the lines of later

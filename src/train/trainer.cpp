@@ -142,6 +142,7 @@ void Trainer::log(bool partial) {
   entry.remaining = clock_.seconds_per_step() * static_cast<double>(config_.train.steps - state_.step);
   entry.skipped = state_.skipped;
   entry.clipped = config_.optimizer.clip_norm > 0 ? state_.clipping.share() : std::nan("");
+  entry.memory_bytes = model_->context().statistics().peak_bytes;
   entry.partial = partial;
   logged_ = state_.step;
   log_->add(entry);
@@ -181,6 +182,7 @@ bool Trainer::evaluate() {
   entry.bits_per_unit = score->bits_per_unit;
   entry.unit = score->unit;
   entry.seconds = watch.seconds();
+  entry.by_position = score->by_position;
   entry.is_best = finite && (!state_.best || score->loss < state_.best->loss);
   if (finite) state_.validation_loss = score->loss;
   if (entry.is_best) state_.best = BestValidation{state_.step, score->loss};

@@ -15,9 +15,22 @@ EvaluationOptions evaluation_options(const Config& config) {
   return options;
 }
 
+std::vector<PositionLoss> by_position(const EvaluationResult& result) {
+  std::vector<PositionLoss> losses;
+  for (size_t b = 0; b < result.buckets.size(); ++b) {
+    const PositionBucket& bucket = result.buckets[b];
+    if (bucket.tokens > 0)
+      losses.push_back(
+          {position_bucket_starts[b], bucket.tokens, bucket.nats / static_cast<double>(bucket.tokens)});
+  }
+  return losses;
+}
+
 ValidationScore score_of(const EvaluationResult& result) {
-  return {result.nats_per_token(), result.units > 0 ? std::optional(result.bits_per_unit()) : std::nullopt,
-          result.unit};
+  return {.loss = result.nats_per_token(),
+          .bits_per_unit = result.units > 0 ? std::optional(result.bits_per_unit()) : std::nullopt,
+          .unit = result.unit,
+          .by_position = by_position(result)};
 }
 
 }  // namespace

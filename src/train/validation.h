@@ -4,10 +4,12 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "data/dataset.h"
 #include "model/perceiver_ar.h"
 #include "perceiver/config.h"
+#include "perceiver/train_report.h"
 #include "train/learner.h"
 
 namespace perceiver {
@@ -16,6 +18,7 @@ struct ValidationScore {
   double loss = 0;                      ///< nats per target
   std::optional<double> bits_per_unit;  ///< where the data have a unit
   std::string unit;                     ///< e.g. "byte"
+  std::vector<PositionLoss> by_position = {};
 };
 
 /// Scores the validation split; nothing if it was cancelled. Not called where the data have no such split.

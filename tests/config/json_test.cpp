@@ -6,7 +6,6 @@
 #include "config/save.h"
 #include "config/schema.h"
 #include "io/json_document.h"
-#include "model/import_official.h"
 #include "perceiver/error.h"
 
 namespace perceiver {

@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "model/import_official.h"
 #include "perceiver/model.h"
+#include "port/import.h"
 #include "tests/support/generation_model.h"
 
 namespace perceiver {
@@ -46,7 +46,8 @@ void expect_events(Engine& engine, const std::vector<int32_t>& events) {
 TEST(Golden, CachedGreedySequenceWithRotaryPositions) {
   const SafetensorsFile file = SafetensorsFile::open(golden_file("cached_greedy_rotary"));
   for (const DType type : {DType::f32, DType::f64}) {
-    const auto model = import_official(file, DeviceContext::cpu(2), type);
+    const auto model =
+        import_model(golden_file("cached_greedy_rotary"), {}, DeviceContext::cpu(2), type).model;
     Engine engine(*model, authors_policy());
     Sequence sequence;
     sequence.tokens = integers(file, "in/prompt");
@@ -89,7 +90,8 @@ TEST(Golden, CachedGreedySequenceWithPositionTables) {
   const SafetensorsFile file = SafetensorsFile::open(golden_file("cached_greedy_sinusoidal"));
   const std::vector<int32_t> events = integers(file, "out/events");
   for (const DType type : {DType::f32, DType::f64}) {
-    const auto model = import_official(file, DeviceContext::cpu(2), type);
+    const auto model =
+        import_model(golden_file("cached_greedy_sinusoidal"), {}, DeviceContext::cpu(2), type).model;
     EngineOptions options = authors_policy();
     options.prompt_latents = 8;
     Engine reset(*model, options), engine(*model, options);

@@ -3,7 +3,6 @@
 
 #include <filesystem>
 
-#include "model/import_official.h"
 #include "tests/support/golden.h"
 #include "tests/support/gradient_check.h"
 

@@ -41,7 +41,7 @@ TEST(Rotary, FrequenciesOfABase) {
       ops::make_rotary_table(cpu(), DType::f64, 5, 2, 6, {.fraction = 0.5, .base = 10000});
   ASSERT_EQ(table.bands, 2);
   const std::vector<double> cosine = table.cosine.to_host<double>(), sine = table.sine.to_host<double>();
-  const double slow = static_cast<float>(std::pow(10000.0, -2.0 / 3));
+  const double slow = 1.0f / static_cast<float>(std::pow(10000.0, 2.0f / 3.0f));
   for (size_t p = 0; p < 5; ++p) {
     EXPECT_NEAR(cosine[2 * p], std::cos(static_cast<double>(p)), 1e-15);
     EXPECT_NEAR(sine[2 * p + 1], std::sin(static_cast<double>(p) * slow), 1e-15);

@@ -15,7 +15,7 @@ train=("$program" train "$source/configs/quickstart.yaml" --set data.train="$wor
 state() {
   newest=$(ls -d "$1"/checkpoints/step-* | tail -1)
   (cd "$newest" && cksum model.safetensors optimizer.safetensors)
-  sed -E 's/"(targets_per_second|inputs_per_second|elapsed|validation_seconds)":[^,}]*,?//g' "$1/metrics.jsonl"
+  sed -E 's/"(targets_per_second|inputs_per_second|elapsed|memory_bytes|validation_seconds)":[^,}]*,?//g' "$1/metrics.jsonl"
 }
 
 steps=600

@@ -33,6 +33,14 @@ grep -q '"command":\[".*","train",.*"--run",".*/my run"\]' "$work/my run/environ
 [ -e "$work/my run/skipped_files.jsonl" ] && fail "a list of skipped files without any"
 works quiet "$program" train $tiny --set train.steps=2 --run "$work/quiet" --quiet; [ -s "$work/err" ] && fail "quiet: $(cat "$work/err")"
 
+# What people look at afterwards.
+works runs "$program" runs "$work"; prints "my run .*finished.*step 6/6 .*nats, .* bits per byte at step 6"
+works report "$program" report "$work/my run" "$work/quiet" --out "$work/report.html"; prints "report.html: 2 runs"
+grep -q '"name":"my run"' "$work/report.html" || fail "the report lacks a run"
+refuses 2 "no run folder" "$program" report "$source"
+refuses 2 "no such run folder" "$program" report "$work/nothing"
+mkdir "$work/empty"; works "no runs" "$program" runs "$work/empty"; prints "no runs in"
+
 # The end of the terminal stops a run as Ctrl-C does; the command that continues it works.
 : > "$work/err"; "$program" train $long --run "$work/hup" > "$work/out" 2> "$work/err" & running=$!
 until_seen "step 3/" "$work/err"; kill -HUP $running; wait $running; [ $? -eq 0 ] || fail "SIGHUP: $(cat "$work/err")"

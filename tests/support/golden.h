@@ -11,8 +11,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "model/import_official.h"
 #include "perceiver/experimental/host_values.h"
+#include "port/import.h"
 
 namespace perceiver::testing {
 
@@ -96,20 +96,28 @@ inline void check_logits(const PerceiverAR& model, const ModelInputs& inputs, co
   EXPECT_LE(difference, tolerance * size);
 }
 
-inline void check_golden_gradients(const PerceiverAR& model, const SafetensorsFile& file, double tolerance) {
+inline std::vector<double> golden_gradient(const TensorMap& map, const Shape& shape,
+                                           const SafetensorsFile& file, const std::string& prefix = "") {
+  const std::vector<float> theirs = floats(file, "grad/" + prefix + map.theirs);
+  return gather(map, shape, {theirs.begin(), theirs.end()});
+}
+
+inline void check_golden_gradients(const ImportedModel& imported, const SafetensorsFile& file,
+                                   double tolerance) {
+  const ParameterStore& store = imported.model->parameters();
   double all = 0;
   const double floor = std::max(1e-3, tolerance / 20);
-  for (const OfficialName& name : official_names(model))
-    all = std::hypot(all, norm(official_tensor(file, "grad/" + name.theirs, false)));
-  for (const OfficialName& name : official_names(model)) {
-    const std::vector<double> expected = official_tensor(file, "grad/" + name.theirs, name.transposed);
-    const std::vector<double> actual =
-        host_doubles(model.parameters().gradient(*model.parameters().find(name.ours)));
-    ASSERT_EQ(actual.size(), expected.size()) << name.ours;
+  for (const TensorMap& map : imported.tensors)
+    all = std::hypot(all, norm(floats(file, "grad/" + map.theirs)));
+  for (const TensorMap& map : imported.tensors) {
+    const ParameterInfo& info = *store.find(map.ours);
+    const std::vector<double> expected = golden_gradient(map, info.shape, file);
+    const std::vector<double> actual = host_doubles(store.gradient(info));
+    ASSERT_EQ(actual.size(), expected.size()) << map.ours;
     std::vector<double> difference(actual.size());
     std::transform(actual.begin(), actual.end(), expected.begin(), difference.begin(), std::minus<>());
     // A gradient that vanishes by symmetry (a key's bias without rotation) is rounding noise.
-    EXPECT_LE(norm(difference), tolerance * std::max(norm(expected), floor * all)) << name.ours;
+    EXPECT_LE(norm(difference), tolerance * std::max(norm(expected), floor * all)) << map.ours;
   }
 }
 
@@ -118,7 +126,8 @@ inline void check_file(const fs::path& path, const std::shared_ptr<DeviceContext
   SCOPED_TRACE(path.filename().string() + " " + std::string(name_of(type)) +
                (projection == ContextProjection::table ? " by tables" : " directly"));
   const SafetensorsFile file = SafetensorsFile::open(path);
-  const auto model = import_official(file, context, type);
+  const ImportedModel imported = import_model(path, {}, context, type);
+  PerceiverAR* const model = imported.model.get();
   model->set_context_projection(projection);
   const auto configuration = nlohmann::json::parse(*file.find_metadata("config"));
   const ModelInputs inputs = model->prepare(golden_batch(file), {});
@@ -147,7 +156,7 @@ inline void check_file(const fs::path& path, const std::shared_ptr<DeviceContext
   }
   tape.backward();
   model->parameters().finish_gradients();
-  check_golden_gradients(*model, file, tolerances.gradients);
+  check_golden_gradients(imported, file, tolerances.gradients);
 }
 
 /// Each file with both projections of the context.

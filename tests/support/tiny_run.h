@@ -122,7 +122,8 @@ inline std::vector<nlohmann::json> timeless_metrics(const std::string& folder) {
   std::ifstream input(folder + "/metrics.jsonl");
   for (std::string line; std::getline(input, line);) {
     nlohmann::json entry = nlohmann::json::parse(line);
-    for (const char* key : {"targets_per_second", "inputs_per_second", "elapsed", "validation_seconds"})
+    for (const char* key :
+         {"targets_per_second", "inputs_per_second", "elapsed", "memory_bytes", "validation_seconds"})
       entry.erase(key);
     entries.push_back(entry);
   }

@@ -21,8 +21,12 @@ TEST(Metrics, OneCompleteObjectPerLine) {
   const TempFolder folder;
   {
     MetricsFile file(folder.path("metrics.jsonl"));
-    file.add(log_entry(10));
-    file.add(eval_entry(10));
+    LogEntry log = log_entry(10);
+    log.memory_bytes = 4096;
+    file.add(log);
+    EvalEntry eval = eval_entry(10);
+    eval.by_position = {{0, 500, 2.5}, {512, 100, 1.5}};
+    file.add(eval);
   }
   MetricsFile(folder.path("metrics.jsonl")).add(log_entry(20));
   std::istringstream input(read_file(folder.path("metrics.jsonl"), 1 << 20));
@@ -41,12 +45,14 @@ TEST(Metrics, OneCompleteObjectPerLine) {
                                         {"inputs_per_second", 99999.0},
                                         {"elapsed", 60.0},
                                         {"skipped", 0},
-                                        {"clipped", 0.25}}));
+                                        {"clipped", 0.25},
+                                        {"memory_bytes", 4096}}));
   EXPECT_EQ(entries[1], (nlohmann::json{{"step", 10},
                                         {"validation_loss", 2.0},
                                         {"validation_bits", 2 / std::log(2)},
                                         {"validation_seconds", 0.5},
-                                        {"validation_bits_per_byte", 2.75}}));
+                                        {"validation_bits_per_byte", 2.75},
+                                        {"by_position", {{0, 500, 2.5}, {512, 100, 1.5}}}}));
   EXPECT_EQ(entries[2].at("step"), 20);
 }
 
