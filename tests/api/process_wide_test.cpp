@@ -70,6 +70,7 @@ bool threads_become(int64_t count) {
 
 TEST(ProcessWide, TrainingLeavesNoTraceInTheProcess) {
   const TempFolder folder;
+  WorkerPool::use(nullptr);  // of tests before this one in the same process
   const ProcessState before = process_state();
   const int64_t threads = thread_count();
   ::testing::internal::CaptureStdout();
