@@ -53,7 +53,11 @@ list(APPEND CPACK_COMPONENTS_ALL development)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libperceiver-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 # For programs that link the static library.
-set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SUGGESTS "libyaml-cpp-dev, libfmt-dev, libdnnl-dev, ocl-icd-opencl-dev, libpng-dev, libjpeg-dev, libsndfile1-dev, libmpg123-dev, libsamplerate0-dev, libsentencepiece-dev, libminizip-dev, zlib1g-dev")
+set(SUGGESTED libyaml-cpp-dev libfmt-dev libdnnl-dev ocl-icd-opencl-dev libpng-dev libjpeg-dev libsndfile1-dev libmpg123-dev libsamplerate0-dev libsentencepiece-dev libminizip-dev zlib1g-dev)
+if(MPI_C_FOUND)
+  list(APPEND SUGGESTED libopenmpi-dev)
+endif()
+list(JOIN SUGGESTED ", " CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SUGGESTS)
 set(CPACK_DEBIAN_DEVELOPMENT_DESCRIPTION "${PROJECT_DESCRIPTION} (development files)\n ${ABOUT}
  .
  Headers, static library, CMake package and pkg-config file.")
