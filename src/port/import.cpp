@@ -132,7 +132,6 @@ ImportedModel import_model(const std::filesystem::path& path, const ImportOption
   const ModelTensors& tensors = *recognised.tensors;
   ImportedModel imported;
   imported.dialect = recognised.dialect;
-  imported.prefix = tensors.prefix();
   imported.source = fmt::format("{} of {}", source.kind, recognised.dialect->project);
   const nlohmann::json configuration =
       imported.dialect->complete(source.configuration, tensors, options.given, imported.inferred);

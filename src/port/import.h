@@ -26,8 +26,6 @@ struct ImportedModel {
   VocabularyMap vocabulary;
   std::vector<TensorMap> tensors;  ///< where each parameter came from
 
-  std::string prefix;  ///< of the names of their tensors in the file
-
   std::string source;                 ///< what was opened, in words
   std::vector<std::string> inferred;  ///< what the configuration did not say and the tensors do, in words
   std::vector<std::string> lost;      ///< what was not carried over, in words

@@ -13,6 +13,8 @@
 #include "port/rotary_buffer.h"
 
 namespace perceiver {
+// Named, since the dialects call their parts alike.
+namespace krasserm {
 namespace {
 
 using nlohmann::json;
@@ -257,14 +259,15 @@ json configuration(const ModelConfig& model, const VocabularyMap& vocabulary) {
 }
 
 }  // namespace
+}  // namespace krasserm
 
 const Dialect krasserm_dialect{.name = "krasserm",
                                .project = "krasserm/perceiver-io",
-                               .marker = kTokens,
-                               .complete = complete,
-                               .model = model,
-                               .tensors = tensors,
-                               .derived = derived,
-                               .configuration = configuration};
+                               .marker = krasserm::kTokens,
+                               .complete = krasserm::complete,
+                               .model = krasserm::model,
+                               .tensors = krasserm::tensors,
+                               .derived = krasserm::derived,
+                               .configuration = krasserm::configuration};
 
 }  // namespace perceiver

@@ -11,6 +11,8 @@
 #include "port/rotary_buffer.h"
 
 namespace perceiver {
+// Named, since the dialects call their parts alike.
+namespace lucidrains {
 namespace {
 
 using nlohmann::json;
@@ -278,14 +280,15 @@ json configuration(const ModelConfig& model, const VocabularyMap& vocabulary) {
 }
 
 }  // namespace
+}  // namespace lucidrains
 
 const Dialect lucidrains_dialect{.name = "lucidrains",
                                  .project = "lucidrains/perceiver-ar-pytorch",
-                                 .marker = kFrequencies,
-                                 .complete = complete,
-                                 .model = model,
-                                 .tensors = tensors,
-                                 .derived = derived,
-                                 .configuration = configuration};
+                                 .marker = lucidrains::kFrequencies,
+                                 .complete = lucidrains::complete,
+                                 .model = lucidrains::model,
+                                 .tensors = lucidrains::tensors,
+                                 .derived = lucidrains::derived,
+                                 .configuration = lucidrains::configuration};
 
 }  // namespace perceiver

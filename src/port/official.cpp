@@ -11,6 +11,8 @@
 #include "port/parameter_names.h"
 
 namespace perceiver {
+// Named, since the dialects call their parts alike.
+namespace official {
 namespace {
 
 using nlohmann::json;
@@ -277,14 +279,15 @@ json configuration(const ModelConfig& model, const VocabularyMap& vocabulary) {
 }
 
 }  // namespace
+}  // namespace official
 
 const Dialect official_dialect{.name = "official",
                                .project = "google-research/perceiver-ar",
-                               .marker = kTokens,
-                               .complete = complete,
-                               .model = model,
-                               .tensors = tensors,
-                               .derived = derived,
-                               .configuration = configuration};
+                               .marker = official::kTokens,
+                               .complete = official::complete,
+                               .model = official::model,
+                               .tensors = official::tensors,
+                               .derived = official::derived,
+                               .configuration = official::configuration};
 
 }  // namespace perceiver

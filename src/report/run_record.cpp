@@ -69,7 +69,7 @@ void read_config_of(RunRecord& run) {
 }
 
 /// The step in "step-000000100.txt"; none for other names.
-std::optional<int64_t> step_of(const std::string& stem) {
+std::optional<int64_t> sample_step(const std::string& stem) {
   constexpr std::string_view prefix = "step-";
   if (!stem.starts_with(prefix)) return std::nullopt;
   int64_t step = 0;
@@ -81,7 +81,7 @@ std::optional<int64_t> step_of(const std::string& stem) {
 void find_samples(RunRecord& run) {
   std::error_code ignored;
   for (const fs::directory_entry& entry : fs::directory_iterator(run.folder / "samples", ignored)) {
-    const std::optional<int64_t> step = step_of(entry.path().stem().string());
+    const std::optional<int64_t> step = sample_step(entry.path().stem().string());
     if (step && entry.is_regular_file(ignored)) run.samples.push_back({*step, entry.path()});
   }
   std::sort(run.samples.begin(), run.samples.end(), [](const SampleFile& a, const SampleFile& b) {

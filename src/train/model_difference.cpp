@@ -11,17 +11,19 @@
 namespace perceiver {
 namespace {
 
-constexpr std::array<std::string_view, 12> kHarmless{
+constexpr std::array<std::string_view, 13> kHarmless{
     "model.context_length",      "model.latents",
     "model.position_sizes",      "model.max_wavelength",
     "model.residual_dropout",    "model.context_dropout",
     "model.latent_dropout",      "model.train_input_positions",
     "model.zero_initial_logits", "model.context_projection",
-    "model.attention",           "model.learnable_positions"};
-constexpr std::array<std::string_view, 9> kPartial{
+    "model.attention",           "model.learnable_positions",
+    "model.context_dropout_from"};
+constexpr std::array<std::string_view, 10> kPartial{
     "model.vocabulary",           "model.layers",           "model.extra_cross_attention_after",
     "model.query_style",          "model.query_mlp_layers", "model.query_activation",
-    "model.shared_learned_query", "model.position_table",   "model.latents_per_position"};
+    "model.shared_learned_query", "model.position_table",   "model.latents_per_position",
+    "model.output_bias"};
 
 bool among(const auto& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();

@@ -50,15 +50,18 @@ struct PortTolerances {
 void expect_gradients(const ImportedModel& imported, const SafetensorsFile& file, double targets,
                       double tolerance) {
   size_t compared = 0;
+  // As the state dict names them, whatever the file of weights puts before that.
+  const bool wrapped = file.find("grad/net.token_emb.weight") != nullptr;
+  const std::string prefix = wrapped ? "net." : "";
   for (const TensorMap& map : imported.tensors) {
     if (map.theirs.empty()) continue;
     const ParameterInfo& info = *imported.model->parameters().find(map.ours);
-    const std::vector<double> expected = testing::golden_gradient(map, info.shape, file, imported.prefix);
+    const std::vector<double> expected = testing::golden_gradient(map, info.shape, file, prefix);
     const std::vector<double> actual = host_doubles(imported.model->parameters().gradient(info));
     ASSERT_EQ(actual.size(), expected.size());
     const size_t columns = actual.size() / static_cast<size_t>(info.shape[0]);
     double largest = 0, difference = 0;
-    for (const float value : testing::floats(file, "grad/" + imported.prefix + map.theirs))
+    for (const float value : testing::floats(file, "grad/" + prefix + map.theirs))
       largest = std::max(largest, std::abs(static_cast<double>(value)));
     for (size_t i = 0; i < actual.size(); ++i) {
       if (!map.rows.empty() && map.rows[i / columns] < 0) continue;
@@ -101,7 +104,7 @@ TEST(Ports, ForwardAndBackwardInFloat64) {
 }
 
 TEST(Ports, ForwardAndBackwardInFloat32) {
-  for (const fs::path& path : port_files("golden")) check_port_file(path, DType::f32, {4e-5, 4e-6, 4e-5});
+  for (const fs::path& path : port_files("golden")) check_port_file(path, DType::f32, {3e-5, 4e-6, 4e-5});
 }
 
 TEST(Ports, RowsThatLeakTheFutureAreLeftOut) {
