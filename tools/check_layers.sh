@@ -21,6 +21,7 @@ generate
 eval
 train
 api
+serve
 tools
 tests fuzz examples
 bench
