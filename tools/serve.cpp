@@ -134,13 +134,12 @@ void add_serve(CLI::App& app, Globals& globals, Action& action) {
   add_limits(*command, *options);
   command->add_flag("--bf16-weights", options->bf16_weights,
                     "CPU: round weights to bfloat16, halving the bytes read per token");
-  command
-      ->footer(R"(Examples:
+  command->footer(R"text(Examples:
   perceiver serve runs/book
   perceiver serve runs/book bach=runs/chorales --port 9000 --slots 16
-  perceiver serve runs/book --host 0.0.0.0 --token "$(openssl rand -hex 16)") ");
-      command->callback(
-          [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
+  perceiver serve runs/book --host 0.0.0.0 --token "$(openssl rand -hex 16)")text");
+  command->callback(
+      [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });
 }
 
 }  // namespace perceiver::program

@@ -39,6 +39,18 @@ Endpoint endpoint_of(int socket, NameCall call) {
   return endpoint(place);
 }
 
+/// Calls `visit` with the number of each open file of this process, until it returns false.
+template <typename Visit>
+void each_file(const Visit& visit) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
+    const std::string name = entry.path().filename();
+    int file = -1;
+    std::from_chars(name.data(), name.data() + name.size(), file);
+    if (!visit(file)) return;
+  }
+}
+
 /// The scope of a link-local address ("fe80::1%eth0") is not part of it.
 std::string without_scope(const std::string& address) {
   return address.substr(0, address.find('%'));
@@ -47,16 +59,15 @@ std::string without_scope(const std::string& address) {
 }  // namespace
 
 Connection Connection::find(const std::string& address, int port, int local_port) {
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
-    const std::string name = entry.path().filename();
-    int socket = -1;
-    std::from_chars(name.data(), name.data() + name.size(), socket);
-    const Endpoint peer = endpoint_of(socket, ::getpeername);
-    if (peer.port != port || peer.address != without_scope(address)) continue;
-    if (endpoint_of(socket, ::getsockname).port == local_port) return Connection(socket);
-  }
-  return {};
+  Connection found;
+  each_file([&](int file) {
+    const Endpoint peer = endpoint_of(file, ::getpeername);
+    const bool same = peer.port == port && peer.address == without_scope(address) &&
+                      endpoint_of(file, ::getsockname).port == local_port;
+    if (same) found = Connection(file);
+    return !same;
+  });
+  return found;
 }
 
 bool Connection::gone() const {
@@ -67,6 +78,14 @@ bool Connection::gone() const {
 
 void Connection::end() const {
   if (socket_ >= 0) ::shutdown(socket_, SHUT_RDWR);
+}
+
+void end_requests(int local_port) {
+  each_file([&](int file) {
+    if (endpoint_of(file, ::getpeername).port >= 0 && endpoint_of(file, ::getsockname).port == local_port)
+      ::shutdown(file, SHUT_RD);
+    return true;
+  });
 }
 
 void watch_peers(int socket) {

@@ -330,6 +330,7 @@ void Server::stop() {
   while (state_->started && !state_->ended && !state_->http.is_running())
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   state_->http.stop();
+  end_requests(state_->port);
 }
 
 }  // namespace perceiver::serve

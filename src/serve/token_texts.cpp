@@ -7,8 +7,6 @@
 namespace perceiver::serve {
 namespace {
 
-constexpr const char* kReplacement = "\xEF\xBF\xBD";  // U+FFFD
-
 std::string special(int32_t id) {
   if (id == eos_token) return "<eos>";
   return id == sos_token ? "<sos>" : "<pad>";
@@ -24,12 +22,11 @@ TokenTexts::TokenTexts(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {
 std::string TokenTexts::of(int32_t id) const {
   if (id < special_tokens) return special(id);
   if (id >= tokenizer_.info().vocabulary) return fmt::format("<{}>", id);
+  const int32_t byte = id - special_tokens;
+  if (tokenizer_.info().name == "bytes" && byte >= 0x80) return fmt::format("bytes:\\x{:02x}", byte);
   TokenSequence sequence = before_;
   sequence.ids.push_back(id);
-  std::string text = std::get<std::string>(tokenizer_.decode(sequence)).substr(text_before_.size());
-  if (text == kReplacement && tokenizer_.info().name == "bytes")
-    return fmt::format("bytes:\\x{:02x}", id - special_tokens);
-  return text;
+  return std::get<std::string>(tokenizer_.decode(sequence)).substr(text_before_.size());
 }
 
 }  // namespace perceiver::serve

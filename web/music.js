@@ -1,0 +1,1 @@
+export function musicPage(page, model) {}
