@@ -24,7 +24,7 @@ function show() {
   const model = chosen();
   const page = document.getElementById("page");
   for (const link of document.querySelectorAll("nav a"))
-    link.toggleAttribute("aria-current", link.textContent === model.id);
+    link.textContent === model.id ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
   document.title = `${model.id} · perceiver`;
   document.getElementById("about").textContent =
     `${model.id}: ${size(model.parameters)} parameters, trained for ${model.step.toLocaleString("en")} steps, ` +

@@ -128,7 +128,7 @@ export function textPage(page, model) {
     span.classList.add("chosen");
     menu = element("div", {className: "choices"}, element("p", {}, `${visible(token.label)}  ${percent(token.logprob)}. Instead:`));
     for (const [text, logprob] of token.top.sort((a, b) => b[1] - a[1])) {
-      if (text.startsWith("bytes:") || text.startsWith("<")) continue;
+      if (text.startsWith("bytes:") || text === "<eos>") continue;
       const bar = element("span", {className: "bar"});
       bar.style.width = `${Math.exp(logprob) * 100}%`;
       menu.append(element("button", {onclick: () => branchOff(branch, index, text, logprob),
@@ -138,7 +138,8 @@ export function textPage(page, model) {
     document.body.append(menu);
     const box = span.getBoundingClientRect();
     menu.style.left = `${Math.max(8, Math.min(box.left, innerWidth - menu.offsetWidth - 8)) + scrollX}px`;
-    menu.style.top = `${box.bottom + 4 + scrollY}px`;
+    const above = box.bottom + menu.offsetHeight + 8 > innerHeight && box.top > menu.offsetHeight;
+    menu.style.top = `${(above ? box.top - menu.offsetHeight - 4 : box.bottom + 4) + scrollY}px`;
     menu.addEventListener("mouseleave", closeMenu);
   }
 

@@ -101,6 +101,7 @@ class GenerationStream final : public ReplyStream {
         generation_(model.scheduler, sequences_of(request_), std::move(gone), limits.seconds, kGrowth) {}
 
   bool next(std::string& out) override {
+    if (!shown_) show_beginning(out);
     std::vector<SequenceEvent> events;
     try {
       if (!generation_.next(events)) {
@@ -123,6 +124,16 @@ class GenerationStream final : public ReplyStream {
     return false;
   }
 
+  /// The notes that are continued: whoever sent a file does not know them.
+  void show_beginning(std::string& out) {
+    shown_ = true;
+    const Content content = model_.model.tokenizer().decode(request_.beginning);
+    if (!std::holds_alternative<Notes>(content)) return;
+    Json answer = answer_of(model_, id_, Json::array());
+    answer["beginning"] = write_content(content);
+    out += event_text(answer);
+  }
+
   void show(const SequenceEvent& event, std::string& out) {
     started_ = true;
     if (event.token) ++tokens_[event.index];
@@ -142,7 +153,7 @@ class GenerationStream final : public ReplyStream {
   const std::string id_;
   std::vector<Growth> growth_;
   std::vector<int64_t> tokens_;
-  bool started_ = false;
+  bool shown_ = false, started_ = false;
   WatchedGeneration generation_;
 };
 

@@ -70,9 +70,10 @@ void guarded(httplib::Response& response, const Work& work) {
 
 void send_stream(httplib::Response& response, std::shared_ptr<ReplyStream> stream,
                  const Connection& connection) {
+  // This very type: the HTTP library would compress others, and hold them back for that.
   response.set_header("Cache-Control", "no-cache");
   response.set_header("X-Accel-Buffering", "no");  // proxies must not wait for more
-  response.set_chunked_content_provider("text/event-stream; charset=utf-8",
+  response.set_chunked_content_provider("text/event-stream",
                                         [stream, connection](size_t, httplib::DataSink& sink) {
                                           try {
                                             std::string out;

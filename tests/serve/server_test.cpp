@@ -127,10 +127,10 @@ TEST(Server, BodiesAreLimitedHoweverTheyCome) {
   TestServer server({}, options);
   EXPECT_THAT(server.refusal("/v1/completions", std::string(5000, ' '), 413),
               HasSubstr("the most are 1000 bytes"));
-  // Compressed, a body of 10 MB takes 10 kB.
+  // Compressed, it takes less than the limit.
   httplib::Client client = server.client();
   client.set_compress(true);
-  const auto bomb = client.Post("/v1/completions", std::string(10'000'000, ' '), "application/json");
+  const auto bomb = client.Post("/v1/completions", std::string(50'000, ' '), "application/json");
   ASSERT_TRUE(bomb);
   EXPECT_EQ(bomb->status, 413);
   httplib::Client chunked = server.client();

@@ -29,6 +29,7 @@ class TestServer {
   httplib::Client client() const {
     httplib::Client client("127.0.0.1", server_.port());
     client.set_read_timeout(60);
+    client.set_tcp_nodelay(true);
     return client;
   }
   httplib::Result post(const std::string& path, const std::string& body) const {
