@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/text.h"
+#include "serve/access.h"
 #include "serve/server.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
@@ -78,6 +79,7 @@ std::string address_of(const ServeCommand& options, int port) {
 }
 
 int run(const ServeCommand& options, const Globals& globals) {
+  (void)serve::Access(options.server.host, options.server.token);  // before models are loaded
   const sigset_t signals = hold_signals();
   serve::Server server(open_models(options, globals), options.server);
   print_now(address_of(options, server.port()) + "\n");
@@ -104,7 +106,7 @@ void add_limits(CLI::App& command, ServeCommand& options) {
       ->capture_default_str();
   command
       .add_option("--max-prompt", limits.prompt_tokens,
-                  "Most tokens of a prompt (0 = the model's context, at least 4096)")
+                  "Most tokens of a prompt (0 = the model's context, at least 65536)")
       ->check(at_least(0))
       ->capture_default_str();
   command.add_option("--max-seconds", limits.seconds, "Most seconds of a request")

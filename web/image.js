@@ -26,7 +26,7 @@ export function imagePage(page, model) {
     element("div", {className: "columns"},
       element("div", {},
         zone,
-        element("div", {className: "row"}, canvas),
+        element("div", {className: "easel"}, canvas, gallery),
         element("div", {className: "row"},
           element("label", {className: "quiet"}, "I paint what is ", erases), element("label", {className: "quiet"}, "Brush ", brush)),
         element("div", {className: "row", role: "group", "aria-label": "What is to be made"},
@@ -34,7 +34,7 @@ export function imagePage(page, model) {
             ["Middle", (x, y) => x < width / 4 || x >= width * 3 / 4 || y < height / 4 || y >= height * 3 / 4],
             ["All of it", () => false], ["Nothing", () => true]].map(([name, keep]) =>
             element("button", {onclick: () => { mark(keep); }}, name))),
-        job.row, gallery),
+        job.row),
       controls.panel));
 
   function load(file) {

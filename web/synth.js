@@ -26,10 +26,11 @@ export class Synth {
     const gain = context.createGain();
     gain.gain.setValueAtTime(0, start);
     gain.gain.linearRampToValueAtTime(level, start + 0.006);
-    gain.gain.setTargetAtTime(level * 0.25, start + 0.006, 0.5 + 20 / pitch);
+    gain.gain.setTargetAtTime(level * 0.25, start + 0.006, 0.5 + 20 / (pitch + 1));
     gain.gain.setTargetAtTime(0, start + seconds, 0.06);
     gain.connect(this.out);
     for (const [type, factor] of [["triangle", 1], ["sine", 2]]) {
+      if (frequency * factor > context.sampleRate * 0.45) continue;
       const tone = context.createOscillator();
       tone.type = type;
       tone.frequency.value = frequency * factor;
@@ -37,7 +38,7 @@ export class Synth {
       tone.start(start);
       tone.stop(start + seconds + 0.5);
       this.playing.add(tone);
-      tone.onended = () => { this.playing.delete(tone); if (factor === 2) gain.disconnect(); };
+      tone.onended = () => { this.playing.delete(tone); if (type === "triangle") gain.disconnect(); };
     }
   }
 

@@ -9,7 +9,7 @@ namespace perceiver::serve {
 namespace {
 
 constexpr int64_t kDefaultTokens = 16;  // OpenAI's
-constexpr int64_t kLeastPromptLimit = 4096;
+constexpr int64_t kLeastPromptLimit = 65'536;
 constexpr int64_t kMostAlternatives = 20;
 constexpr size_t kMostStops = 16, kLongestStop = 1000;
 constexpr const char* kPromptKinds =

@@ -115,6 +115,7 @@ def audio():
     visit("audio")
     browser.type("#file", sound)
     browser.wait("return document.querySelector('.row [role=status]').textContent.includes('seconds')", "the sound")
+    browser.run("const e = document.querySelector('#setting-max_tokens'); e.value = 500; e.dispatchEvent(new Event('input'))")
     browser.click("#start")
     ended("the end of the sound")
     browser.wait("return !document.querySelector('#download').disabled", "a file to download")

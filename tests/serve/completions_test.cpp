@@ -166,8 +166,8 @@ TEST(Completions, RefuseWhatCannotBeMet) {
     EXPECT_THAT(server.refusal(kPath, body), HasSubstr(message)) << body;
   EXPECT_THAT(server.refusal(kPath, R"({"model": "other"})", 404),
               HasSubstr("no model 'other'; the choices: small"));
-  EXPECT_THAT(server.refusal(kPath, "{\"prompt\": \"" + std::string(5000, 'x') + "\"}"),
-              HasSubstr("the prompt has 5000 tokens; the most are 4096"));
+  EXPECT_THAT(server.refusal(kPath, "{\"prompt\": \"" + std::string(70'000, 'x') + "\"}"),
+              HasSubstr("the prompt has 70000 tokens; the most are 65536"));
   EXPECT_THAT(server.refusal(kPath, std::string(100, '[')), HasSubstr("nested more than"));
 }
 
