@@ -31,7 +31,7 @@ Growth::Growth(const Tokenizer& tokenizer, const TokenSequence& beginning) : tok
   const Content content = tokenizer_.decode(beginning);
   shown_ = size_of(content);
   if (const auto* notes = std::get_if<Notes>(&content))
-    for (const Note& note : *notes) notes_.insert({note.onset, note.pitch});
+    for (const Note& note : *notes) notes_.insert({note.onset, note.offset, note.pitch});
 }
 
 nlohmann::ordered_json Growth::show(const TokenSequence& sequence, bool whole) {
@@ -52,7 +52,7 @@ nlohmann::ordered_json Growth::show_notes(const Notes& notes, bool whole) {
   for (const Note& note : notes) end = std::max(end, note.offset);
   auto list = nlohmann::ordered_json::array();
   for (const Note& note : notes)
-    if ((whole || note.offset < end) && notes_.insert({note.onset, note.pitch}).second)
+    if ((whole || note.offset < end) && notes_.insert({note.onset, note.offset, note.pitch}).second)
       list.push_back(write_note(note));
   if (list.empty()) return nullptr;
   return {{"notes", std::move(list)}};

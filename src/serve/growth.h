@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <utility>
+#include <tuple>
 
 #include "perceiver/tokenizer.h"
 
@@ -24,8 +24,8 @@ class Growth {
   nlohmann::ordered_json show_notes(const Notes& notes, bool whole);
 
   const Tokenizer tokenizer_;
-  std::set<std::pair<int64_t, int32_t>> notes_;  ///< onset and pitch of those that were shown
-  size_t shown_ = 0;                             ///< samples, values, ids or bytes
+  std::set<std::tuple<int64_t, int64_t, int32_t>> notes_;  ///< onset, offset and pitch of those shown
+  size_t shown_ = 0;                                       ///< samples, values, ids or bytes
 };
 
 }  // namespace perceiver::serve
