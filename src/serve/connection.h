@@ -23,7 +23,8 @@ class Connection {
   int socket_ = -1;
 };
 
-/// Lets this process read nothing more from its connections on that port: threads that wait for a request end.
+/// Lets this process read nothing more from its connections on that port: threads that wait for a request
+/// end.
 void end_requests(int local_port);
 
 /// Lets the kernel find out within half a minute that a peer has vanished without a word. For a listening
