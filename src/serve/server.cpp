@@ -19,6 +19,7 @@
 #include "serve/connection_threads.h"
 #include "serve/generations.h"
 #include "serve/http_error.h"
+#include "serve/json_fields.h"
 #include "serve/scores.h"
 #include "serve/web_files.h"
 
