@@ -11,6 +11,9 @@ find_package(dnnl REQUIRED)
 find_package(PNG REQUIRED)
 find_package(JPEG REQUIRED)
 find_package(ZLIB REQUIRED)
+# Debian and Ubuntu compile it into a shared library, with flags that its users must repeat.
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)
 find_path(XXHASH_INCLUDE xxhash.h REQUIRED)
 # Libraries for data formats, by the names that every distribution uses.
 set(PERCEIVER_FORMAT_LIBRARIES sndfile mpg123 samplerate sentencepiece sentencepiece_train minizip)

@@ -23,6 +23,7 @@ port
 train
 report
 api
+serve
 tools
 tests fuzz examples
 bench

@@ -56,6 +56,7 @@ void add_info(CLI::App& app, Globals& globals, Action& action);
 void add_report(CLI::App& app, Globals& globals, Action& action);
 void add_runs(CLI::App& app, Globals& globals, Action& action);
 void add_sample(CLI::App& app, Globals& globals, Action& action);
+void add_serve(CLI::App& app, Globals& globals, Action& action);
 void add_train(CLI::App& app, Globals& globals, Action& action);
 
 /// Adds the checkpoint, which can be given as an argument or with --checkpoint.

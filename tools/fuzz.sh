@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 runs=${1:-1000000}
 [ $# -gt 0 ] && shift
-targets=${*:-"fuzz_safetensors fuzz_config fuzz_state fuzz_torch fuzz_npy fuzz_shard fuzz_sound_chunks fuzz_audio fuzz_midi fuzz_exif fuzz_image"}
+targets=${*:-"fuzz_safetensors fuzz_config fuzz_state fuzz_serve fuzz_torch fuzz_npy fuzz_shard fuzz_sound_chunks fuzz_audio fuzz_midi fuzz_exif fuzz_image"}
 build=build-fuzz
 
 cmake -S fuzz -B $build -G Ninja -DCMAKE_CXX_COMPILER=clang++ > $build.log 2>&1 || { cat $build.log; exit 1; }

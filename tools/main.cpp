@@ -30,6 +30,7 @@ constexpr const char* kExamples = R"(Examples:
   perceiver train configs/quickstart.yaml --set data.train=book.txt --run runs/book
   perceiver eval runs/book --split validation
   perceiver sample runs/book --prompt "Once upon a time" --tokens 500 --top-p 0.95
+  perceiver serve runs/book
   perceiver config --explain train
   perceiver help sample
 A checkpoint is a run folder (its best checkpoint, else its newest), a checkpoint folder or a model file.)";
@@ -48,7 +49,7 @@ int finish(int code) {
 
 void add_commands(CLI::App& app, Globals& globals, Action& action) {
   app.footer("");  // commands inherit it
-  for (const auto add : {add_train, add_eval, add_sample, add_info, add_report, add_runs, add_data,
+  for (const auto add : {add_train, add_eval, add_sample, add_serve, add_info, add_report, add_runs, add_data,
                          add_config, add_import, add_export, add_bench, add_help, add_completion})
     add(app, globals, action);
   app.footer(kExamples);

@@ -7,7 +7,7 @@ model=$work/model.safetensors
 works import "$program" import "$source/tests/golden/rotary_ragged.safetensors" --out "$model"
 
 # Help, by word and by option; the examples are the command's own.
-for command in train eval sample info config import export "data build" "data info" "data roundtrip" "data tokenizer" "bench train" "bench decode" "bench attention" "bench projection" completion help; do
+for command in train eval sample serve report runs info config import export "data build" "data info" "data roundtrip" "data tokenizer" "bench train" "bench decode" "bench attention" "bench projection" completion help; do
   works "help $command" "$program" help $command; prints "^Examples:"; prints "Usage: perceiver $command"
   cp "$work/out" "$work/help"
   works "$command --help" "$program" $command --help

@@ -1,0 +1,22 @@
+// POST /v1/score: how likely a model finds documents.
+#pragma once
+
+#include <vector>
+
+#include "serve/reply.h"
+#include "serve/served_model.h"
+
+namespace perceiver::serve {
+
+struct ScoreRequest {
+  std::vector<TokenSequence> documents;
+  ScoreOptions options;
+};
+
+/// Throws HttpError 400 for anything that cannot be met, with one sentence.
+ScoreRequest parse_score(const nlohmann::json& body, const Tokenizer& tokenizer, const Limits& limits);
+
+/// Log-probabilities of all tokens, their sum, and bits per unit.
+Reply score(ServedModel& model, const ScoreRequest& request);
+
+}  // namespace perceiver::serve
