@@ -1,4 +1,5 @@
-# Writes OUTPUT, a C++ file with the files of FOLDER as bytes.   cmake -DFOLDER=web -DOUTPUT=web_files.cpp -P embed_web.cmake
+# Writes OUTPUT, a C++ file with the files of FOLDER as bytes, which PART/web_files.h declares.
+#   cmake -DFOLDER=web -DPART=serve -DOUTPUT=web_files.cpp -P embed_web.cmake
 set(TYPE_html "text/html; charset=utf-8")
 set(TYPE_css "text/css; charset=utf-8")
 set(TYPE_js "text/javascript; charset=utf-8")
@@ -20,9 +21,9 @@ foreach(name IN LISTS files)
   string(APPEND entries "    {\"/${name}\", \"${TYPE_${ending}}\", {reinterpret_cast<const char*>(kFile${index}), ${size}}},\n")
   math(EXPR index "${index} + 1")
 endforeach()
-file(WRITE ${OUTPUT} "#include \"serve/web_files.h\"
+file(WRITE ${OUTPUT} "#include \"${PART}/web_files.h\"
 
-namespace perceiver::serve {
+namespace perceiver::${PART} {
 namespace {
 
 ${arrays}
@@ -34,5 +35,5 @@ ${entries}  };
   return files;
 }
 
-}  // namespace perceiver::serve
+}  // namespace perceiver::${PART}
 ")

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/plural.h"
+#include "base/text.h"
 #include "port/golden_rows.h"
 #include "port/import.h"
 #include "tools/commands.h"
@@ -46,6 +47,8 @@ std::string tokenizer_name(const VocabularyMap& vocabulary) {
 
 void print_report(const ImportedModel& imported) {
   print_line("source", imported.source);
+  if (!imported.configuration_from.empty())
+    print_line("configured", "by " + printable(imported.configuration_from));
   print_line("model", describe_sizes(imported.metadata.model));
   print_line("ids", describe_ids(imported.vocabulary));
   print_line("tokenizer", tokenizer_name(imported.vocabulary));

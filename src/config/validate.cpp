@@ -141,6 +141,9 @@ void check_latent_keys(const ModelConfig& model, const Checker& check) {
                 "model.latent_keys: latents needs model.latent_channels ({}) equal to model.input_channels "
                 "({}): both are projected by the same weights",
                 model.z_channels(), model.input_channels);
+  check.require(!model.query_offset,
+                "model.latent_keys: latents rotates a token's query and key by the same position; "
+                "model.query_offset must be false");
   check.require(
       model.latents_per_position == 1 && model.train_input_positions == 0,
       "model.latent_keys: latents needs a key for each latent; model.latents_per_position must be 1 "

@@ -29,11 +29,12 @@ std::vector<double> values_of(const PerceiverAR& model, const char* name) {
 
 /// Whether an id is still as an import makes one that does not exist there: nothing was learnt about it.
 bool is_unused(const PerceiverAR& model, size_t id) {
-  const std::vector<double> embedding = values_of(model, kEmbedding), bias = values_of(model, kBias);
+  const std::vector<double> bias = values_of(model, kBias);
   if (bias.empty() || bias[id] != kNeverLogit) return false;
-  const auto channels = static_cast<std::ptrdiff_t>(model.config().input_channels);
-  const auto row = embedding.begin() + static_cast<std::ptrdiff_t>(id) * channels;
-  return std::all_of(row, row + channels, [](double value) { return value == 0; });
+  const ParameterInfo& embedding = *model.parameters().find(kEmbedding);
+  const int64_t channels = model.config().input_channels, first = static_cast<int64_t>(id) * channels;
+  const std::vector<double> row = host_doubles(model.parameters().value(embedding).view(first, {channels}));
+  return std::all_of(row.begin(), row.end(), [](double value) { return value == 0; });
 }
 
 bool specials_unused(const PerceiverAR& model) {

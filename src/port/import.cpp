@@ -133,6 +133,7 @@ ImportedModel import_model(const std::filesystem::path& path, const ImportOption
   ImportedModel imported;
   imported.dialect = recognised.dialect;
   imported.source = fmt::format("{} of {}", source.kind, recognised.dialect->project);
+  imported.configuration_from = source.configuration_from;
   const nlohmann::json configuration =
       imported.dialect->complete(source.configuration, tensors, options.given, imported.inferred);
   PortedModel ported = imported.dialect->model(configuration, tensors.source());

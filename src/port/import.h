@@ -27,6 +27,7 @@ struct ImportedModel {
   std::vector<TensorMap> tensors;  ///< where each parameter came from
 
   std::string source;                 ///< what was opened, in words
+  std::string configuration_from;     ///< likewise; empty: from the tensors alone
   std::vector<std::string> inferred;  ///< what the configuration did not say and the tensors do, in words
   std::vector<std::string> lost;      ///< what was not carried over, in words
 };

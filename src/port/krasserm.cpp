@@ -190,23 +190,16 @@ PortedModel model(const json& configuration, const std::string& source) {
   return ported;
 }
 
-const std::vector<NamePart> kCrossNames{{"norm_q.", "0.module.q_norm."},
-                                        {"norm_kv.", "0.module.kv_norm."},
-                                        {"attention.q.", "0.module.attention.q_proj."},
-                                        {"attention.k.", "0.module.attention.k_proj."},
-                                        {"attention.v.", "0.module.attention.v_proj."},
-                                        {"attention.out.", "0.module.attention.o_proj."},
-                                        {"norm_mlp.", "1.module.0."},
-                                        {"mlp.0.", "1.module.1."},
-                                        {"mlp.1.", "1.module.3."}};
-const std::vector<NamePart> kSelfNames{{"norm.", "0.module.norm."},
-                                       {"attention.q.", "0.module.attention.q_proj."},
-                                       {"attention.k.", "0.module.attention.k_proj."},
-                                       {"attention.v.", "0.module.attention.v_proj."},
-                                       {"attention.out.", "0.module.attention.o_proj."},
-                                       {"norm_mlp.", "1.module.0."},
-                                       {"mlp.0.", "1.module.1."},
-                                       {"mlp.1.", "1.module.3."}};
+const std::vector<NamePart> kNames{{"norm_q.", "0.module.q_norm."},
+                                   {"norm_kv.", "0.module.kv_norm."},
+                                   {"norm.", "0.module.norm."},
+                                   {"attention.q.", "0.module.attention.q_proj."},
+                                   {"attention.k.", "0.module.attention.k_proj."},
+                                   {"attention.v.", "0.module.attention.v_proj."},
+                                   {"attention.out.", "0.module.attention.o_proj."},
+                                   {"norm_mlp.", "1.module.0."},
+                                   {"mlp.0.", "1.module.1."},
+                                   {"mlp.1.", "1.module.3."}};
 
 TensorMap map_of(const ParameterInfo& info, const VocabularyMap& vocabulary, const json& configuration) {
   const std::string& ours = info.name;
@@ -218,8 +211,8 @@ TensorMap map_of(const ParameterInfo& info, const VocabularyMap& vocabulary, con
     return position_map(ours, kPositions, info.shape[0], configuration.at("max_seq_len"));
   if (ours.starts_with("output.norm.")) return {ours, "out_norm" + torch_leaf(ours)};
   const BlockName block = split_block(ours);
-  if (block.kind == "cross") return {ours, "cross_attention." + renamed(block.rest, kCrossNames)};
-  return {ours, fmt::format("self_attention.{}.{}", block.index, renamed(block.rest, kSelfNames))};
+  if (block.kind == "cross") return {ours, "cross_attention." + renamed(block.rest, kNames)};
+  return {ours, fmt::format("self_attention.{}.{}", block.index, renamed(block.rest, kNames))};
 }
 
 std::vector<TensorMap> tensors(const PerceiverAR& model, const VocabularyMap& vocabulary,

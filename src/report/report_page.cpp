@@ -105,6 +105,12 @@ std::string script_safe(const ordered_json& data) {
   return text;
 }
 
+std::string_view web_file(std::string_view path) {
+  for (const WebFile& file : report::web_files())
+    if (file.path == path) return file.bytes;
+  throw_failure("internal error: no file {} in this program", path);
+}
+
 void replace(std::string& page, std::string_view mark, std::string_view text) {
   const size_t place = page.find(mark);
   PERCEIVER_ASSERT(place != std::string::npos);
@@ -121,10 +127,9 @@ ordered_json report_data(const std::vector<RunRecord>& runs) {
 }
 
 std::string report_page(const std::vector<RunRecord>& runs) {
-  std::string page(web_file("report/report.html"));
-  replace(page, "/*STYLE*/", web_file("report/report.css"));
-  replace(page, "/*SCRIPT*/",
-          std::string(web_file("report/midi.js")) + std::string(web_file("report/report.js")));
+  std::string page(web_file("/report.html"));
+  replace(page, "/*STYLE*/", web_file("/report.css"));
+  replace(page, "/*SCRIPT*/", std::string(web_file("/midi.js")) + std::string(web_file("/report.js")));
   replace(page, "/*DATA*/", script_safe(report_data(runs)));
   return page;
 }

@@ -1,11 +1,13 @@
-// The files of the folder web/, as they were when the program was built (cmake/embed_files.cmake).
+// The parts of the report's page, which are part of the program.
 #pragma once
 
-#include <string_view>
+#include <span>
 
-namespace perceiver {
+#include "base/web_file.h"
 
-/// The content of a file, by its path in web/. Throws `failure` if there is none.
-std::string_view web_file(std::string_view path);
+namespace perceiver::report {
 
-}  // namespace perceiver
+/// Those of the folder web/report/, by cmake/embed_web.cmake.
+std::span<const WebFile> web_files();
+
+}  // namespace perceiver::report

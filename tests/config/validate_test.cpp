@@ -190,5 +190,29 @@ TEST(ConfigRules, Evaluation) {
               HasSubstr("exceed the 128 positions"));
 }
 
+TEST(ConfigRules, KeysOfTheLatents) {
+  const std::string own = "model.latent_keys=latents";
+  EXPECT_EQ(error_of({own}), "no error");
+  EXPECT_THAT(error_of({own, "model.latent_channels=64"}), HasSubstr("model.input_channels"));
+  EXPECT_THAT(error_of({own, "model.query_offset=true"}), HasSubstr("model.query_offset must be false"));
+  EXPECT_THAT(error_of({own, "model.train_input_positions=8"}), HasSubstr("model.train_input_positions 0"));
+  EXPECT_THAT(error_of({own, "train.context_shards=2"}), HasSubstr("model.latent_keys: tokens"));
+  EXPECT_THAT(error_of({own, transformer}), HasSubstr("model.latent_keys must be tokens"));
+}
+
+TEST(ConfigRules, OptionsOfOtherImplementations) {
+  EXPECT_THAT(error_of({"model.tied_output=true", "model.latent_channels=64"}),
+              HasSubstr("model.tied_output"));
+  EXPECT_THAT(error_of({"model.query_projection=false", "model.query_style=mlp"}),
+              HasSubstr("model.query_style: none"));
+  EXPECT_THAT(error_of({"model.rotary_base=0.5"}), HasSubstr("model.rotary_base"));
+  EXPECT_THAT(error_of({"model.rotary_base=100", "model.max_wavelength=4096"}), HasSubstr("max_wavelength"));
+  EXPECT_THAT(error_of({"model.rotary_layers=9"}), HasSubstr("model.rotary_layers"));
+  EXPECT_THAT(error_of({absolute, "model.rotary_layers=1"}), HasSubstr("rotary or both"));
+  EXPECT_EQ(error_of({"model.extra_cross_attention_after=[-1, -1, 0]"}), "no error");
+  EXPECT_THAT(error_of({"model.context_dropout_from=prefix", "model.train_input_positions=8"}),
+              HasSubstr("model.train_input_positions must be 0"));
+}
+
 }  // namespace
 }  // namespace perceiver

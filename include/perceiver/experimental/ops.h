@@ -82,7 +82,7 @@ struct RotaryOptions {
   double fraction = 0.5;      ///< of the channels of a head
   double head_fraction = 1;   ///< of the heads: the first ones are rotated
   double max_wavelength = 0;  ///< positions; 0: as many as the table has
-  /// Not 0: the frequencies are base^(-2t/r), rounded to f32, for the pairs t of r = floor(head_dim *
+  /// Not 0: the frequencies are base^(-2t/r), computed in f32, for the pairs t of r = floor(head_dim *
   /// fraction) channels, and the number of pairs is rounded up. Otherwise wavelengths are geometric: 2 pi
   /// times 1 to max_wavelength.
   double base = 0;
