@@ -15,7 +15,7 @@ ninja -C $build -j2 $targets
 
 for target in $targets; do
   name=${target#fuzz_}
-  case $name in shard | audio) longest=4096 ;; image) longest=1024 ;; *) longest=512 ;; esac
+  case $name in shard | audio) longest=4096 ;; torch) longest=2048 ;; image) longest=1024 ;; *) longest=512 ;; esac
   leaks=1
   [ "$name" = audio ] && leaks=0  # libsndfile 1.2 loses some KiB of each Vorbis file that it cannot open
   corpus=$build/corpus/$target
