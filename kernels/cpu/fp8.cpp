@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "base/check.h"
 #include "kernels/cpu/parallel.h"
@@ -48,55 +47,64 @@ float decode(uint8_t code, Fp8Format format) {
   return (code & 0x80) != 0 ? -magnitude : magnitude;
 }
 
+struct Values;
+struct Derived;
+
+/// A copy in aligned memory: how vectorised loops round depends on that.
+template <typename Tag, typename T>
+T* aligned_copy(const void* from, size_t elements) {
+  T* const copy = scratch<Tag, T>(elements);
+  std::copy_n(static_cast<const T*>(from), elements, copy);
+  return copy;
+}
+
 /// activation(x), or d_out * activation'(x).
 template <typename T>
-std::vector<T> values_of(const Fp8Quantize& k) {
+const T* values_of(const Fp8Quantize& k) {
   const auto elements = static_cast<size_t>(k.rows * k.columns);
-  const T* x = static_cast<const T*>(k.x);
-  std::vector<T> values(x, x + elements);
+  T* const values = aligned_copy<Values, T>(k.x, elements);
   const BiasActivation apply{.type = k.type,
                              .rows = k.rows,
                              .columns = k.columns,
                              .activation = k.activation,
-                             .pre = values.data(),
-                             .out = values.data()};
+                             .pre = values,
+                             .out = values};
   const bool changes = k.activation != Activation::identity;
   if (k.d_out == nullptr) {
     if (changes) bias_activation(apply);
     return values;
   }
   if (changes && derives_from_output(k.activation)) bias_activation(apply);
-  std::vector<T> d_x(static_cast<const T*>(k.d_out), static_cast<const T*>(k.d_out) + elements);
+  T* const d_x = aligned_copy<Derived, T>(k.d_out, elements);
   bias_activation_backward({.type = k.type,
                             .rows = k.rows,
                             .columns = k.columns,
                             .activation = k.activation,
-                            .kept = values.data(),
-                            .d_out = d_x.data(),
-                            .d_pre = changes ? d_x.data() : nullptr});
+                            .kept = values,
+                            .d_out = d_x,
+                            .d_pre = changes ? d_x : nullptr});
   return d_x;
 }
 
 template <typename T>
-void sum_columns(const Fp8Quantize& k, const std::vector<T>& values) {
+void sum_columns(const Fp8Quantize& k, const T* values) {
   T* const sums = static_cast<T*>(k.column_sums);
   for (int64_t column = 0; column < k.columns; ++column) {
     double sum = 0;
-    for (int64_t row = 0; row < k.rows; ++row) sum += values[static_cast<size_t>(row * k.columns + column)];
+    for (int64_t row = 0; row < k.rows; ++row) sum += values[row * k.columns + column];
     sums[column] = static_cast<T>(k.accumulate_sums ? sums[column] + sum : sum);
   }
 }
 
 template <typename T>
 void quantize(const Fp8Quantize& k) {
-  const std::vector<T> values = values_of<T>(k);
-  for (const T value : values)
-    if (std::isfinite(value)) *k.largest = std::max(*k.largest, static_cast<float>(std::abs(value)));
+  const T* const values = values_of<T>(k);
+  for (int64_t i = 0; i < k.rows * k.columns; ++i)
+    if (std::isfinite(values[i])) *k.largest = std::max(*k.largest, static_cast<float>(std::abs(values[i])));
   for (int64_t row = 0; row < k.rows; ++row)
     for (int64_t column = 0; column < k.columns; ++column) {
       const int64_t at = row * k.columns + column;
-      const uint8_t code =
-          encode(static_cast<double>(values[static_cast<size_t>(at)]) * k.scale[0], k.format);
+      const uint8_t code = encode(static_cast<double>(values[at]) * k.scale[0], k.format);
       if (k.out != nullptr) static_cast<uint8_t*>(k.out)[at] = code;
       if (k.transposed != nullptr) static_cast<uint8_t*>(k.transposed)[column * k.rows + row] = code;
     }
@@ -106,7 +114,7 @@ void quantize(const Fp8Quantize& k) {
 struct FirstOperand;
 struct SecondOperand;
 
-/// The numbers of an operand times `factor`. In aligned memory: how a product rounds depends on that.
+/// The numbers of an operand times `factor`. In aligned memory, again.
 template <typename Operand, typename T>
 const T* numbers(const void* codes, int64_t elements, Fp8Format format, float factor) {
   std::array<T, 256> table;
