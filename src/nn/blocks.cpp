@@ -24,6 +24,19 @@ Variable run_branch(Tape& tape, const Variable& x, Recompute recompute,
   return recompute == Recompute::attention_mlp ? recomputed(tape, x, std::move(branch)) : branch(tape, x);
 }
 
+/// Queries and keys are side by side: where all heads are rotated by the same positions, they are twice as
+/// many heads of one operation.
+void rotate_queries_and_keys(Tape& tape, const Variable& qkv, int64_t heads, int64_t head_dim,
+                             const BlockPass& pass) {
+  ops::RotaryTable table = pass.rotary;
+  if (table.heads == heads && pass.query_positions.data() == pass.key_positions.data()) {
+    table.heads = 2 * heads;
+    return ops::rotary(tape, qkv, 0, head_dim, table, pass.query_positions);
+  }
+  ops::rotary(tape, qkv, 0, head_dim, table, pass.query_positions);
+  ops::rotary(tape, qkv, heads * head_dim, head_dim, table, pass.key_positions);
+}
+
 int64_t per_example(const Variable& z, const BlockPass& pass) {
   return z.value.elements() / pass.batch;
 }
@@ -63,8 +76,7 @@ Variable SelfBlock::plain(Tape& tape, const Variable& z, const BlockPass& pass) 
 Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
   const Variable qkv = ops::linear(tape, normal, qkv_);
-  ops::rotary(tape, qkv, 0, head_dim, pass.rotary, pass.query_positions);
-  ops::rotary(tape, qkv, width_, head_dim, pass.rotary, pass.key_positions);
+  rotate_queries_and_keys(tape, qkv, heads_, head_dim, pass);
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, qkv, width_);
   const bool decode = pass.cache != nullptr && pass.cache->decode;
   if (decode)

@@ -44,6 +44,7 @@ TEST(StepControl, RefusesWhatIsNotFinite) {
     const kernels::ParameterTile tile{
         .begin = 0, .elements = 1, .parameter = 0, .weight_decay = 0, .layerwise = true};
     kernels::adam({}, {.type = DType::f32,
+                       .moment_type = DType::f32,
                        .tiles = &tile,
                        .tile_count = 1,
                        .parameters = values.data(),
