@@ -23,7 +23,7 @@ trap 'rm -rf "$logs"' EXIT
 small_model() {
   text=$logs/text.txt
   cat README.md include/perceiver/*.h src/*/*.cpp > "$text"
-  for precision in bfloat16 float32 tf32; do
+  for precision in bfloat16 fp8 float32 tf32; do
     echo "training, evaluation and a sample after training in $precision"
     "$build/perceiver" --device cuda train configs/tinyshakespeare.yaml --run "$logs/$precision" \
       --set data.train="$text" --set train.steps=40 --set train.log_every=20 --set eval.every=20 \
