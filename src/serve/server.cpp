@@ -249,9 +249,9 @@ struct Server::State {
           parse_generate(body, model.model.tokenizer(), model.model.config().context_length, options.limits),
           std::move(gone), options.limits);
     });
-    post("/v1/score", [this](const nlohmann::json& body, const std::function<bool()>&) {
+    post("/v1/score", [this](const nlohmann::json& body, const std::function<bool()>& gone) {
       ServedModel& model = model_of(body, models);
-      return score(model, parse_score(body, model.model.tokenizer(), options.limits));
+      return score(model, parse_score(body, model.model.tokenizer(), options.limits), gone, options.limits);
     });
     get("/v1/models", [this](const httplib::Request&) { return list_models(models); });
     get("/v1/models/(.+)",
