@@ -74,7 +74,7 @@ std::string escaped(const std::string& text) {
 
 }  // namespace
 
-LiveRuns::LiveRuns(const fs::path& folder) : root_(root_of(folder)) {}
+LiveRuns::LiveRuns(const fs::path& folder) : name_(folder.string()), root_(root_of(folder)) {}
 
 fs::path LiveRuns::folder_of(const std::string& id) const {
   for (const fs::path& run : runs_in(root_))
@@ -123,7 +123,7 @@ Reply LiveRuns::list() {
     } catch (const Error&) {
     }  // it has just gone, or cannot be read
   }
-  list_ = to_text({{"object", "list"}, {"folder", root_.string()}, {"data", std::move(all)}});
+  list_ = to_text({{"object", "list"}, {"folder", name_}, {"data", std::move(all)}});
   listed_ = Clock::now();
   return {"application/json", list_, nullptr, {}};
 }

@@ -20,8 +20,9 @@ class LiveRuns {
   /// Throws perceiver::Error (`user`) if it is not a folder.
   explicit LiveRuns(const std::filesystem::path& folder);
 
-  /// {"folder", "data": [{"id" (the path in the folder), "state", "step", "steps", "changed" (seconds since
-  /// 1970), "best": the validation with the lowest loss, or null}]}. A second old at most.
+  /// {"folder" (as it was given), "data": [{"id" (the path in the folder), "state", "step", "steps",
+  /// "changed" (seconds since 1970), "best": the validation with the lowest loss, or null}]}. A second old at
+  /// most.
   Reply list();
   /// The run as in a report, with its metrics since `mark`: "mark", to read on from; "continues": whether
   /// these follow the mark given; "more": whether the next part is there already. Of the newest samples
@@ -42,6 +43,7 @@ class LiveRuns {
   nlohmann::ordered_json summary(const std::filesystem::path& folder);
   int64_t update(const std::filesystem::path& folder, const std::string& id);
 
+  const std::string name_;
   const std::filesystem::path root_;
   std::mutex mutex_;  ///< of what follows
   std::map<std::string, Progress> progress_;
