@@ -79,6 +79,8 @@ std::string address_of(const ServeCommand& options, int port) {
 }
 
 int run(const ServeCommand& options, const Globals& globals) {
+  if (options.models.empty() && options.server.runs.empty())
+    throw_usage("nothing to serve: name a model, or a folder of training runs with --runs");
   (void)serve::Access(options.server.host, options.server.token);  // before models are loaded
   const sigset_t signals = hold_signals();
   serve::Server server(open_models(options, globals), options.server);
@@ -118,13 +120,16 @@ void add_limits(CLI::App& command, ServeCommand& options) {
 
 void add_serve(CLI::App& app, Globals& globals, Action& action) {
   auto options = std::make_shared<ServeCommand>();
-  CLI::App* command =
-      app.add_subcommand("serve", "Serve models: a page for the browser and an HTTP interface");
+  CLI::App* command = app.add_subcommand(
+      "serve", "Serve models and show training runs: pages for the browser, an HTTP interface");
   command
       ->add_option("model,--model", options->models,
                    "Run folder, checkpoint folder or model file, or NAME=PATH (repeatable)")
-      ->type_name(kPath)
-      ->required();
+      ->type_name(kPath);
+  command
+      ->add_option("--runs", options->server.runs,
+                   "Folder of training runs to show, with and without models; they may still be training")
+      ->type_name(kPath);
   command
       ->add_option("--host", options->server.host,
                    "Address to listen at; others than this machine need --token")
@@ -139,6 +144,7 @@ void add_serve(CLI::App& app, Globals& globals, Action& action) {
   command->footer(R"text(Examples:
   perceiver serve runs/book
   perceiver serve runs/book bach=runs/chorales --port 9000 --slots 16
+  perceiver serve --runs runs
   perceiver serve runs/book --host 0.0.0.0 --token "$(openssl rand -hex 16)")text");
   command->callback(
       [options, &globals, &action] { action = [options, &globals] { return run(*options, globals); }; });

@@ -45,14 +45,18 @@ async function watchQueue() {
 }
 
 async function start() {
+  let runs = false;
   try {
     models = (await ask("/v1/models")).data;
+    runs = (await ask("/health")).runs;
   } catch (error) {
     document.getElementById("page").replaceChildren(element("p", {className: "error"}, error.message));
     return;
   }
+  if (models.length === 0) return location.replace("/runs");
   document.getElementById("models").replaceChildren(
-    ...models.map((model) => element("a", {href: `#${encodeURIComponent(model.id)}`, title: `a model of ${model.modality}`}, model.id)));
+    ...models.map((model) => element("a", {href: `#${encodeURIComponent(model.id)}`, title: `a model of ${model.modality}`}, model.id)),
+    ...(runs ? [element("a", {href: "/runs", title: "trainings that go on or are done"}, "training runs")] : []));
   addEventListener("hashchange", show);
   show();
   setInterval(() => { if (!document.hidden) watchQueue(); }, 2000);

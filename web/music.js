@@ -11,7 +11,7 @@ const kDelay = 0.35;                                   // seconds from a note's 
 export function musicPage(page, model) {
   const synth = new Synth();
   const down = new Map();     // pitch → when it was pressed
-  let played = [], began = null, file = null, made = null, origin = null, ticking = 0;
+  let played = [], began = null, file = null, made = null, origin = null;
   const canvas = element("canvas", {className: "roll", id: "roll", role: "img"});
   canvas.setAttribute("aria-label", "Piano roll: given notes are grey, new ones blue");
   const roll = new Roll(canvas);
@@ -125,28 +125,17 @@ export function musicPage(page, model) {
     origin ??= context.currentTime + kDelay - note.start;
     if (origin + note.start < context.currentTime + 0.02) origin = context.currentTime + kDelay - note.start;
     synth.note(note.pitch, note.velocity, origin + note.start, note.end - note.start);
-    follow_head();
+    followHead();
   }
 
-  function follow_head() {
-    cancelAnimationFrame(ticking);
-    const tick = () => {
-      roll.head = origin === null ? null : Math.max(0, synth.now - origin);
-      const last = Math.max(0, ...roll.notes.map((note) => note.end));
-      if (roll.head !== null && roll.head > last + 0.5) roll.head = null;
-      roll.draw();
-      if (roll.head !== null) ticking = requestAnimationFrame(tick);
-    };
-    tick();
+  function followHead() {
+    roll.follow(() => origin === null ? null : synth.now - origin);
   }
 
   function playAll() {
-    synth.silence();
     if (roll.notes.length === 0) return job.say("There is nothing to play yet.");
-    const context = synth.wake();
-    origin = context.currentTime + 0.1;
-    for (const note of roll.notes) synth.note(note.pitch, note.velocity, origin + note.start, note.end - note.start);
-    follow_head();
+    origin = synth.play(roll.notes);
+    followHead();
   }
 
   async function go({signal, say, onWait}) {
@@ -179,7 +168,7 @@ export function musicPage(page, model) {
   return () => {
     job.stop();
     synth.silence();
-    cancelAnimationFrame(ticking);
+    roll.follow(() => null);
     document.removeEventListener("keydown", keyDown);
     document.removeEventListener("keyup", keyUp);
   };

@@ -142,6 +142,7 @@ void Engine::compute(const std::vector<int64_t>& slots) {
 bool Engine::prefill_or_give_up(int64_t number) {
   const InterruptScope scope(slots_[number].watch.cancelled);
   try {
+    InterruptScope::check();  // before the inputs of a long prompt are made
     prefill(slots_, number);
   } catch (const Interrupted&) {
     slots_[number].failed = true;

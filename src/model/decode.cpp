@@ -39,7 +39,7 @@ CachePass PerceiverAR::CacheUse::of(LayerCache layer, bool self) const {
   CachePass pass;
   pass.layer = std::move(layer);
   pass.decode = slots != nullptr;
-  pass.slot = slot;
+  pass.runs = runs;
   if (!pass.decode) return pass;
   pass.active = self ? slots->active : context.active;
   pass.row = self ? slots->latent_row : context.context_row;
@@ -106,7 +106,7 @@ void PerceiverAR::prefill(const ModelInputs& inputs, const DecodeCaches* caches,
     caches->context_positions.view(slot * caches->context, row).copy_from(inputs.rotary_positions);
   }
   std::optional<CacheUse> use;
-  if (caches != nullptr) use.emplace(CacheUse{*caches, nullptr, slot});
+  if (caches != nullptr) use.emplace(CacheUse{*caches, nullptr, {{slot, 0, 1}}});
   const Variable z = trunk(tape, inputs, Recompute::none, use ? &*use : nullptr);
   const int64_t channels = config_.z_channels();
   const Tensor last = z.value.view((inputs.latent_positions - 1) * channels, {1, channels});
@@ -118,17 +118,51 @@ void PerceiverAR::decode(const DecodeCaches& caches, const DecodeSlots& slots, c
   PERCEIVER_ASSERT(logits.elements() == caches.slots * config_.vocabulary);
   Tape tape(*context_, false);
   if (fused != nullptr) return run_fused(tape, *fused, logits);
-  const Tensor all = Tensor::empty(*context_, logits.dtype(), {caches.slots, config_.vocabulary});
-  decode_unfused(tape, caches, slots, all);
-  kernels::write_rows(tape.launch(), {.type = logits.dtype(),
-                                      .slots = caches.slots,
-                                      .copies = 1,
-                                      .columns = config_.vocabulary,
-                                      .source = all.data(),
-                                      .source_stride = config_.vocabulary,
-                                      .active = slots.active.as<int32_t>(),
-                                      .target = logits.data(),
-                                      .capacity = 1});
+  const std::vector<SlotRun> runs = runs_of(caches, slots);
+  if (runs.empty()) return;
+  const int64_t vocabulary = config_.vocabulary;
+  const Tensor all = Tensor::empty(*context_, logits.dtype(), {sequences(runs), vocabulary});
+  decode_unfused(tape, caches, slots, runs, all);
+  const auto rows = [vocabulary](const Tensor& of, int64_t first, int64_t count) {
+    return of.view(first * vocabulary, {count, vocabulary}).data();
+  };
+  for (const SlotRun& run : runs)
+    kernels::write_rows(tape.launch(), {.type = logits.dtype(),
+                                        .slots = run.count,
+                                        .copies = 1,
+                                        .columns = vocabulary,
+                                        .source = rows(all, run.sequence, run.count),
+                                        .source_stride = vocabulary,
+                                        .active = slots.active.as<int32_t>() + run.slot,
+                                        .target = rows(logits, run.slot, run.count),
+                                        .capacity = 1});
+}
+
+/// A GPU computes all slots: its step is recorded once, and idle rows cost it nothing.
+std::vector<SlotRun> PerceiverAR::runs_of(const DecodeCaches& caches, const DecodeSlots& slots) const {
+  std::vector<SlotRun> runs{{0, 0, caches.slots}};
+  if (context_->is_cuda() || caches.context_group != nullptr) return runs;
+  const int32_t* active = slots.active.as<int32_t>();
+  runs.clear();
+  int64_t sequences = 0;
+  for (int64_t s = 0; s < caches.slots; ++s) {
+    if (active[s] == 0) continue;
+    if (s == 0 || active[s - 1] == 0) runs.push_back({s, sequences, 0});
+    ++runs.back().count;
+    ++sequences;
+  }
+  return runs;
+}
+
+Tensor PerceiverAR::of_runs(const Tensor& values, int64_t slots, const std::vector<SlotRun>& runs) const {
+  if (sequences(runs) == slots) return values;
+  const int64_t each = values.elements() / slots;
+  const Tensor some = Tensor::empty(*context_, values.dtype(), {sequences(runs) * each});
+  for (const SlotRun& run : runs) {
+    const Shape shape{run.count * each};
+    some.view(run.sequence * each, shape).copy_from(values.view(run.slot * each, shape));
+  }
+  return some;
 }
 
 DecodeSlots PerceiverAR::context_slots(Tape& tape, const DecodeCaches& caches,
@@ -151,19 +185,21 @@ DecodeSlots PerceiverAR::context_slots(Tape& tape, const DecodeCaches& caches,
 
 /// The step as separate operations.
 void PerceiverAR::decode_unfused(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
-                                 const Tensor& logits) const {
+                                 const std::vector<SlotRun>& runs, const Tensor& logits) const {
+  const auto some = [&](const Tensor& values) { return of_runs(values, caches.slots, runs); };
   ModelInputs inputs;
-  inputs.batch = caches.slots;
+  inputs.batch = sequences(runs);
   inputs.columns = inputs.latent_positions = 1;
   inputs.latents = config_.latents_per_position;
-  inputs.tokens = inputs.latent_tokens = slots.token;
-  inputs.positions = inputs.latent_table_positions = config_.axes() == 1 ? slots.position : slots.positions;
-  inputs.rotary_positions = slots.position;
-  inputs.latent_rotary_positions = slots.query_position;
-  inputs.latent_rows = slots.zeros;
+  inputs.tokens = inputs.latent_tokens = some(slots.token);
+  inputs.rotary_positions = some(slots.position);
+  inputs.positions = config_.axes() == 1 ? inputs.rotary_positions : some(slots.positions);
+  inputs.latent_table_positions = inputs.positions;
+  inputs.latent_rotary_positions = some(slots.query_position);
+  inputs.latent_rows = some(slots.zeros);
   inputs.context_group = caches.context_group;
   tape.set_batch_invariant();
-  const CacheUse use{caches, &slots, 0, context_slots(tape, caches, slots)};
+  const CacheUse use{caches, &slots, runs, context_slots(tape, caches, slots)};
   if (caches.by_table()) {
     append_tokens(tape, caches, use.context, slots.token, caches.context_tokens);
     append_tokens(tape, caches, use.context, slots.position, caches.context_positions);

@@ -95,8 +95,8 @@ class PerceiverAR {
   /// The caches a pass reads and writes.
   struct CacheUse {
     const DecodeCaches& caches;
-    const DecodeSlots* slots;  ///< null: prefill of `slot`
-    int64_t slot;
+    const DecodeSlots* slots;  ///< null: prefill of one slot
+    std::vector<SlotRun> runs;
     DecodeSlots context = {};  ///< decode: where the context is concerned, this rank's part of `slots`
     CachePass of(LayerCache layer, bool self) const;
   };
@@ -117,10 +117,15 @@ class PerceiverAR {
   Tensor project_table() const;
   /// The fused step's arguments without caches and slots; null for models that have none.
   std::shared_ptr<FusedStep> fused_arguments(int64_t slots, int64_t latents, int64_t context) const;
+  /// The slots that the step computes, each run as sequences that follow those of the run before.
+  std::vector<SlotRun> runs_of(const DecodeCaches& caches, const DecodeSlots& slots) const;
   /// The slots as they are in this rank's part of the contexts.
   DecodeSlots context_slots(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots) const;
+  /// Logits [sequences of the runs, V].
   void decode_unfused(Tape& tape, const DecodeCaches& caches, const DecodeSlots& slots,
-                      const Tensor& logits) const;
+                      const std::vector<SlotRun>& runs, const Tensor& logits) const;
+  /// Of `values`, as many for each slot, those of the runs' slots.
+  Tensor of_runs(const Tensor& values, int64_t slots, const std::vector<SlotRun>& runs) const;
   /// logits (accumulation type) = Linear_out(z) for few rows of z, batch-invariant.
   void write_logits(Tape& tape, const Variable& z, const Tensor& logits) const;
 

@@ -7,63 +7,91 @@
 
 namespace perceiver {
 
+namespace {
+
+/// What a run adds to the first slot's place.
+template <typename T>
+const T* of_run(const Tensor& tensor, int64_t slot, int64_t per_slot = 1) {
+  return tensor ? tensor.as<T>() + slot * per_slot : nullptr;
+}
+
+/// From row `row` and column `column` on.
+void* rows_of(const Tensor& tensor, int64_t row, int64_t column = 0) {
+  const int64_t begin = row * tensor.shape()[1] + column;
+  return tensor.view(begin, {tensor.elements() - begin}).data();
+}
+
+/// The arguments for the first slot, moved to those of the run.
+kernels::CacheAttention at_run(kernels::CacheAttention k, const CachePass& pass, const SlotRun& run,
+                               const Tensor& q, const Tensor& out) {
+  const LayerCache& layer = pass.layer;
+  k.slots = run.count;
+  k.q = rows_of(q, run.sequence * k.queries);
+  k.out = rows_of(out, run.sequence * k.queries);
+  k.count = of_run<int32_t>(pass.count, run.slot);
+  k.tokens = of_run<int32_t>(layer.tokens, run.slot, layer.capacity);
+  k.positions = of_run<int32_t>(layer.positions, run.slot, layer.capacity);
+  if (!layer.kv) return k;
+  const int64_t slot = layer.capacity * layer.kv.shape()[2];
+  k.cache = layer.kv.view(run.slot * slot, {run.count * slot}).data();
+  return k;
+}
+
+}  // namespace
+
+int64_t sequences(const std::vector<SlotRun>& runs) {
+  return runs.empty() ? 0 : runs.back().sequence + runs.back().count;
+}
+
 void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t column) {
   const LayerCache& layer = pass.layer;
   if (!layer.kv) return;
-  const int64_t slots = layer.kv.shape()[0], columns = layer.kv.shape()[2], rows = x.shape()[0];
+  const int64_t columns = layer.kv.shape()[2], copies = x.shape()[0] / sequences(pass.runs);
   PERCEIVER_ASSERT(column + columns <= x.shape()[1] && x.value.dtype() == layer.kv.dtype());
-  kernels::WriteRows k{};
-  k.type = x.value.dtype();
-  k.slots = pass.decode ? slots : 1;
-  k.copies = rows / k.slots;
-  k.columns = columns;
-  k.source = x.value.view(column, {x.value.elements() - column}).data();
-  k.source_stride = x.shape()[1];
-  k.capacity = layer.capacity;
-  PERCEIVER_ASSERT(k.copies <= k.capacity);
-  if (pass.decode) {
-    k.row = pass.row.as<int32_t>();
-    k.active = pass.active.as<int32_t>();
-    k.target = layer.kv.data();
-  } else {
-    k.target = layer.kv.view(pass.slot * layer.capacity * columns, {layer.capacity, columns}).data();
-  }
-  kernels::write_rows(tape.launch(), k);
+  PERCEIVER_ASSERT(copies <= layer.capacity);
+  const int64_t slot = layer.capacity * columns;
+  for (const SlotRun& run : pass.runs)
+    kernels::write_rows(tape.launch(), {.type = x.value.dtype(),
+                                        .slots = run.count,
+                                        .copies = copies,
+                                        .columns = columns,
+                                        .source = rows_of(x.value, run.sequence * copies, column),
+                                        .source_stride = x.shape()[1],
+                                        .row = of_run<int32_t>(pass.row, run.slot),
+                                        .active = of_run<int32_t>(pass.active, run.slot),
+                                        .target = layer.kv.view(run.slot * slot, {run.count * slot}).data(),
+                                        .capacity = layer.capacity});
 }
 
 Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int64_t heads, int64_t head_dim,
                       const ops::RotaryTable& rotary, Communicator* group) {
   const LayerCache& layer = pass.layer;
-  const int64_t rows = q.shape()[0], slots = pass.count.elements();
+  const int64_t rows = q.shape()[0], count = sequences(pass.runs);
   const Variable out = tape.result(q.value.dtype(), {rows, heads * head_dim});
   kernels::CacheAttention k{};
   k.type = q.value.dtype();
-  k.slots = slots;
-  k.queries = rows / slots;
+  k.queries = rows / count;
   k.heads = heads;
   k.head_dim = head_dim;
   k.capacity = layer.capacity;
-  k.q = q.value.data();
   k.q_stride = q.shape()[1];
-  k.cache = layer.kv.data();
-  k.count = pass.count.as<int32_t>();
-  k.out = out.value.data();
   k.out_stride = heads * head_dim;
   if (!layer.kv) {
     k.table = layer.table.data();
     k.vocabulary = layer.table.shape()[0];
-    k.tokens = layer.tokens.as<int32_t>();
-    k.positions = layer.positions.as<int32_t>();
     k.cosine = rotary.cosine.data();
     k.sine = rotary.sine.data();
     k.bands = rotary.bands;
     k.rotary_heads = rotary.heads;
   }
   if (group == nullptr) {
-    kernels::cache_attention(tape.launch(), k);
+    for (const SlotRun& run : pass.runs)
+      kernels::cache_attention(tape.launch(), at_run(k, pass, run, q.value, out.value));
     return out;
   }
-  const Tensor lse = Tensor::empty(tape.context(), accumulation_type(k.type), {slots, heads, k.queries});
+  PERCEIVER_ASSERT(pass.runs.size() == 1);
+  k = at_run(k, pass, pass.runs[0], q.value, out.value);
+  const Tensor lse = Tensor::empty(tape.context(), accumulation_type(k.type), {count, heads, k.queries});
   ops::join_parts(tape, *group, out.value, lse, [&](void* own_out, void* own_lse) {
     k.out = own_out;
     k.lse = own_lse;

@@ -2,6 +2,8 @@
 // how a pass uses it.
 #pragma once
 
+#include <vector>
+
 #include "perceiver/experimental/ops.h"
 #include "perceiver/experimental/tensor.h"
 
@@ -19,13 +21,21 @@ struct LayerCache {
   Tensor positions;      ///< i32 [slots, capacity]
 };
 
+/// Slots that follow each other, and the sequence of the pass that the first of them has; a sequence has as
+/// many rows as there are latents per token.
+struct SlotRun {
+  int64_t slot = 0, sequence = 0, count = 0;
+};
+/// Sequences of a pass over these runs.
+int64_t sequences(const std::vector<SlotRun>& runs);
+
 /// How a pass uses a layer's cache.
 struct CachePass {
   LayerCache layer;
+  std::vector<SlotRun> runs;  ///< the pass's sequences, in order
   /// Whether the pass has one token of each slot and attends to the cache; otherwise it is the prefill of one
-  /// sequence, which also writes its keys and values to the start of `slot`'s cache.
+  /// sequence, which also writes its keys and values to the start of its slot's cache.
   bool decode = false;
-  int64_t slot = 0;
   Tensor active;  ///< i32 [slots] (decode)
   Tensor row;     ///< i32 [slots], row of the first new key (decode)
   Tensor count;   ///< i32 [slots], number of valid rows, including the new ones (decode)
@@ -34,8 +44,8 @@ struct CachePass {
 /// Writes the columns of `x` from `column` on, keys and values of new rows, to the cache.
 void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t column);
 
-/// Attention of the rows of `q` [slots * queries, heads * head_dim ...] to the cache, by rows or by table;
-/// with a `group`, to the caches of all of its ranks.
+/// Attention of the rows of `q` [sequences * queries, heads * head_dim ...] to the cache, by rows or by
+/// table; with a `group`, to the caches of all of its ranks, for all slots.
 Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int64_t heads, int64_t head_dim,
                       const ops::RotaryTable& rotary, Communicator* group = nullptr);
 

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "report/run_record.h"
@@ -16,7 +17,20 @@ namespace perceiver {
 /// each or 64 MiB together are named only.
 nlohmann::ordered_json report_data(const std::vector<RunRecord>& runs);
 
+/// One of "runs". Of the samples "step", "name" and "kind".
+nlohmann::ordered_json run_data(const RunRecord& run);
+
+struct SampleType {
+  std::string_view ending, kind, type;  ///< ".png", "image", "image/png"
+};
+/// By the file's ending; kind "other" for those that a page cannot show.
+SampleType sample_type(const std::filesystem::path& path);
+
 /// The page. Text of runs cannot break out of it.
 std::string report_page(const std::vector<RunRecord>& runs);
+
+/// The same without data, for a server: its parts are files beside it (web_files.h), and live.js (web/)
+/// brings what is to be shown.
+std::string live_page();
 
 }  // namespace perceiver

@@ -1,16 +1,17 @@
 #include "report/run_record.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
-#include <sstream>
 
 #include "base/check.h"
 #include "io/atomic_file.h"
 #include "io/file_descriptor.h"
-#include "io/temporary_name.h"
+#include "report/metrics_part.h"
 #include "train/checkpoint_store.h"
 #include "train/environment.h"
 
@@ -32,26 +33,13 @@ bool is_run(const fs::path& folder) {
   return is_file(folder / "config.yaml") || is_file(folder / "metrics.jsonl");
 }
 
-/// Null for a line that is not an entry, such as one that is still being written.
-ordered_json parse_entry(const std::string& line) {
-  const ordered_json entry = ordered_json::parse(line, nullptr, false);
-  const bool has_step = entry.is_object() && entry.contains("step") && entry["step"].is_number_integer();
-  return has_step ? entry : ordered_json();
-}
-
-void read_metrics(RunRecord& run) {
+void add_metrics(RunRecord& run) {
   const fs::path path = run.folder / "metrics.jsonl";
-  if (!is_file(path)) return;
-  std::istringstream lines(read_file(path, kMostBytes));
-  for (std::string line; std::getline(lines, line);) {
-    ordered_json entry = parse_entry(line);
-    if (entry.is_null()) continue;
-    run.step = std::max(run.step, entry["step"].get<int64_t>());
-    if (entry.contains("loss"))
-      run.entries.push_back(std::move(entry));
-    else if (entry.contains("validation_loss"))
-      run.validations.push_back(std::move(entry));
-  }
+  MetricsPart part = read_metrics(path, "", kMostBytes);
+  if (part.more) throw_user("{}: longer than {} MiB", path.string(), kMostBytes >> 20);
+  run.step = part.step;
+  run.entries = std::move(part.entries);
+  run.validations = std::move(part.validations);
 }
 
 void read_config_of(RunRecord& run) {
@@ -89,15 +77,10 @@ void find_samples(RunRecord& run) {
   });
 }
 
-/// Whether some process holds the lock of the folder.
+/// Whether some process holds the lock of the folder. Looking shares it with others who look.
 bool is_locked(const fs::path& folder) {
   const FileDescriptor descriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  return descriptor.valid() && !try_lock(descriptor);
-}
-
-RunState state_of(const RunRecord& run) {
-  if (is_locked(run.folder)) return RunState::running;
-  return run.config && run.step >= run.config->train.steps ? RunState::finished : RunState::stopped;
+  return descriptor.valid() && ::flock(descriptor.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 
 void add_runs(const fs::path& folder, int levels, std::vector<fs::path>& runs) {
@@ -117,17 +100,25 @@ const char* name_of(RunState state) {
   return state == RunState::running ? "running" : state == RunState::finished ? "finished" : "stopped";
 }
 
+RunState state_at(const RunRecord& run, int64_t step) {
+  if (is_locked(run.folder)) return RunState::running;
+  return run.config && step >= run.config->train.steps ? RunState::finished : RunState::stopped;
+}
+
+bool is_better(const ordered_json& validation, const ordered_json* best) {
+  const ordered_json& loss = validation["validation_loss"];
+  return loss.is_number() &&
+         (best == nullptr || loss.get<double>() < (*best)["validation_loss"].get<double>());
+}
+
 const ordered_json* RunRecord::best_validation() const {
   const ordered_json* best = nullptr;
-  for (const ordered_json& each : validations) {
-    const ordered_json& loss = each["validation_loss"];
-    if (!loss.is_number()) continue;
-    if (best == nullptr || loss.get<double>() < (*best)["validation_loss"].get<double>()) best = &each;
-  }
+  for (const ordered_json& each : validations)
+    if (is_better(each, best)) best = &each;
   return best;
 }
 
-RunRecord read_run(const fs::path& folder) {
+RunRecord read_run_files(const fs::path& folder) {
   std::error_code ignored;
   if (!fs::is_directory(folder, ignored)) throw_user("{}: no such run folder", folder.string());
   if (!is_run(folder))
@@ -140,7 +131,6 @@ RunRecord read_run(const fs::path& folder) {
   const fs::path whole = fs::weakly_canonical(folder, ignored);
   run.name = (whole.empty() ? folder : whole).filename().string();
   read_config_of(run);
-  read_metrics(run);
   try {
     run.environments = read_environment(folder);
   } catch (const Error&) {
@@ -149,7 +139,13 @@ RunRecord read_run(const fs::path& folder) {
   run.checkpoints = checkpoints.steps();
   run.best_checkpoint = checkpoints.best();
   find_samples(run);
-  run.state = state_of(run);
+  return run;
+}
+
+RunRecord read_run(const fs::path& folder) {
+  RunRecord run = read_run_files(folder);
+  add_metrics(run);
+  run.state = state_at(run, run.step);
   return run;
 }
 

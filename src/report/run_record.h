@@ -48,6 +48,12 @@ struct RunRecord {
 
 /// Throws `user` for a folder without config.yaml or metrics.jsonl.
 RunRecord read_run(const std::filesystem::path& folder);
+/// The same without its metrics: no step, entries, validations and state.
+RunRecord read_run_files(const std::filesystem::path& folder);
+/// Of a run that has come to `step`.
+RunState state_at(const RunRecord& run, int64_t step);
+/// Whether a validation has a lower loss than `best`, which may be null.
+bool is_better(const nlohmann::ordered_json& validation, const nlohmann::ordered_json* best);
 
 /// The folders of runs in `folder`, itself included, at most three levels down, sorted by name. Throws `user`
 /// if it is not a folder.

@@ -8,6 +8,7 @@
 #include "serve/completion_writer.h"
 #include "serve/http_error.h"
 #include "serve/watched_generation.h"
+#include "serve/watched_score.h"
 
 namespace perceiver::serve {
 namespace {
@@ -41,22 +42,23 @@ int64_t prompt_tokens(const CompletionRequest& request) {
 }
 
 /// What comes before a continuation with `echo`: the prompt, with its log-probabilities if they are wanted.
-Made echo_of(ServedModel& model, const CompletionRequest& request, const TokenSequence& prompt) {
+Made echo_of(ServedModel& model, const CompletionRequest& request, const TokenSequence& prompt,
+             const std::function<bool()>& gone, const Limits& limits) {
   Made made;
   made.text = std::get<std::string>(model.model.tokenizer().decode(prompt));
   if (!request.logprobs) return made;
-  const std::lock_guard lock(model.scoring);
-  const Score score = std::move(model.model.score(std::span(&prompt, 1))[0]);
+  const Score score = std::move(score_watched(model, {&prompt, 1}, {}, gone, limits.seconds)[0]);
   for (size_t i = 0; i < prompt.ids.size(); ++i)
     made.tokens.push_back({prompt.ids[i], score.log_probabilities[i], model.texts->of(prompt.ids[i]), {}});
   return made;
 }
 
-std::vector<Made> echoes_of(ServedModel& model, const CompletionRequest& request) {
+std::vector<Made> echoes_of(ServedModel& model, const CompletionRequest& request,
+                            const std::function<bool()>& gone, const Limits& limits) {
   std::vector<Made> echoes(static_cast<size_t>(request.n) * request.prompts.size());
   if (!request.echo) return echoes;
   for (size_t p = 0; p < request.prompts.size(); ++p) {
-    const Made echo = echo_of(model, request, request.prompts[p]);
+    const Made echo = echo_of(model, request, request.prompts[p], gone, limits);
     for (size_t k = 0; k < static_cast<size_t>(request.n); ++k)
       echoes[p * static_cast<size_t>(request.n) + k] = echo;
   }
@@ -92,7 +94,7 @@ std::vector<Made> make(WatchedGeneration& generation, const std::vector<Made>& e
 Reply answer_at_once(ServedModel& model, const CompletionRequest& request, std::function<bool()> gone,
                      const Limits& limits) {
   const CompletionWriter writer(request, *model.texts, model.name);
-  const std::vector<Made> echoes = echoes_of(model, request);
+  const std::vector<Made> echoes = echoes_of(model, request, gone, limits);
   std::vector<Made> made = echoes;
   if (request.options.tokens > 0) {
     WatchedGeneration generation(model.scheduler, sequences_of(request, model.model.tokenizer()),
@@ -118,7 +120,7 @@ class CompletionStream final : public ReplyStream {
                    const Limits& limits)
       : request_(std::move(request)),
         writer_(request_, *model.texts, model.name),
-        waiting_(echoes_of(model, request_)),
+        waiting_(echoes_of(model, request_, gone, limits)),
         progress_(waiting_.size()) {
     auto sequences = sequences_of(request_, model.model.tokenizer());
     if (!sequences.empty())

@@ -13,6 +13,8 @@ constexpr std::chrono::seconds kIdle{10};  ///< after which a thread ends
 
 struct ConnectionThreads::State {
   explicit State(size_t limit) : most(limit) {}
+  /// `self` is this; the thread that may be started holds it.
+  void add(std::function<void()> task, const std::shared_ptr<State>& self);
   void work();
 
   const size_t most;
@@ -26,15 +28,19 @@ struct ConnectionThreads::State {
 ConnectionThreads::ConnectionThreads(size_t most) : state_(std::make_shared<State>(most)) {}
 ConnectionThreads::~ConnectionThreads() = default;
 
-void ConnectionThreads::enqueue(std::function<void()> task) {
-  State& state = *state_;
-  const std::lock_guard lock(state.mutex);
-  state.tasks.push_back(std::move(task));
-  state.changed.notify_one();
-  if (state.idle >= state.tasks.size() || state.threads >= state.most) return;
+Enqueued ConnectionThreads::enqueue(std::function<void()> task) {
+  state_->add(std::move(task), state_);
+  return Enqueued(true);
+}
+
+void ConnectionThreads::State::add(std::function<void()> task, const std::shared_ptr<State>& self) {
+  const std::lock_guard lock(mutex);
+  tasks.push_back(std::move(task));
+  changed.notify_one();
+  if (idle >= tasks.size() || threads >= most) return;
   try {
-    std::thread([shared = state_] { shared->work(); }).detach();
-    ++state.threads;
+    std::thread([self] { self->work(); }).detach();
+    ++threads;
   } catch (const std::system_error&) {  // the machine has no more: those there are will do
   }
 }

@@ -5,15 +5,19 @@
 
 #include <functional>
 #include <memory>
+#include <utility>
 
 namespace perceiver::serve {
+
+/// void, or bool from cpp-httplib 0.15 on: whether the task was taken.
+using Enqueued = decltype(std::declval<httplib::TaskQueue&>().enqueue({}));
 
 class ConnectionThreads final : public httplib::TaskQueue {
  public:
   explicit ConnectionThreads(size_t most);
   ~ConnectionThreads() override;
 
-  void enqueue(std::function<void()> task) override;
+  Enqueued enqueue(std::function<void()> task) override;
   /// Waits for all of them.
   void shutdown() override;
 

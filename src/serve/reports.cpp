@@ -115,8 +115,8 @@ Reply show_metrics(const ServedModels& models, const RequestCounts& requests) {
   return {"text/plain; version=0.0.4; charset=utf-8", text.take(), nullptr, {}};
 }
 
-Reply show_health(const ServedModels& models) {
-  return json_reply({{"status", "ok"}, {"version", version()}, {"models", models.size()}});
+Reply show_health(const ServedModels& models, bool runs) {
+  return json_reply({{"status", "ok"}, {"version", version()}, {"models", models.size()}, {"runs", runs}});
 }
 
 }  // namespace perceiver::serve

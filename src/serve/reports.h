@@ -16,7 +16,7 @@ using ServedModels = std::vector<std::unique_ptr<ServedModel>>;
 Reply list_models(const ServedModels& models);
 /// GET /metrics, in Prometheus' text format 0.0.4.
 Reply show_metrics(const ServedModels& models, const RequestCounts& requests);
-/// GET /health.
-Reply show_health(const ServedModels& models);
+/// GET /health. `runs`: whether training runs are shown.
+Reply show_health(const ServedModels& models, bool runs);
 
 }  // namespace perceiver::serve

@@ -4,6 +4,7 @@
 
 #include "serve/content_json.h"
 #include "serve/http_error.h"
+#include "serve/watched_score.h"
 
 namespace perceiver::serve {
 namespace {
@@ -59,9 +60,10 @@ ScoreRequest parse_score(const nlohmann::json& body, const Tokenizer& tokenizer,
   return request;
 }
 
-Reply score(ServedModel& model, const ScoreRequest& request) {
-  const std::lock_guard lock(model.scoring);
-  const std::vector<Score> scores = model.model.score(request.documents, request.options);
+Reply score(ServedModel& model, const ScoreRequest& request, const std::function<bool()>& gone,
+            const Limits& limits) {
+  const std::vector<Score> scores =
+      score_watched(model, request.documents, request.options, gone, limits.seconds);
   auto data = nlohmann::ordered_json::array();
   size_t tokens = 0;
   for (size_t i = 0; i < scores.size(); ++i) {

@@ -1,6 +1,7 @@
 // POST /v1/score: how likely a model finds documents.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "serve/reply.h"
@@ -16,7 +17,8 @@ struct ScoreRequest {
 /// Throws HttpError 400 for anything that cannot be met, with one sentence.
 ScoreRequest parse_score(const nlohmann::json& body, const Tokenizer& tokenizer, const Limits& limits);
 
-/// Log-probabilities of all tokens, their sum, and bits per unit.
-Reply score(ServedModel& model, const ScoreRequest& request);
+/// Log-probabilities of all tokens, their sum, and bits per unit. Throws as score_watched.
+Reply score(ServedModel& model, const ScoreRequest& request, const std::function<bool()>& gone,
+            const Limits& limits);
 
 }  // namespace perceiver::serve

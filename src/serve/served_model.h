@@ -23,7 +23,7 @@ struct ServedModel {
   const std::string name;
   const Model model;
   std::unique_ptr<const TokenTexts> texts;  ///< null for other data
-  std::mutex scoring;                       ///< one document is scored at a time
+  std::timed_mutex scoring;                 ///< for one request at a time
   Scheduler scheduler;
 };
 

@@ -13,6 +13,8 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "report/report_page.h"
+#include "report/web_files.h"
 #include "serve/access.h"
 #include "serve/completions.h"
 #include "serve/connection.h"
@@ -20,6 +22,7 @@
 #include "serve/generations.h"
 #include "serve/http_error.h"
 #include "serve/json_fields.h"
+#include "serve/live_runs.h"
 #include "serve/scores.h"
 #include "serve/web_files.h"
 
@@ -122,6 +125,7 @@ void require_json(const httplib::Request& request) {
 }
 
 ServedModel& find_model(const ServedModels& models, const std::string& name) {
+  if (models.empty()) refuse(404, "this server has no models; it shows training runs");
   if (name.empty() && models.size() == 1) return *models.front();
   std::vector<std::string> names;
   for (const auto& model : models) {
@@ -149,15 +153,17 @@ Reply list_model(const ServedModels& models, const std::string& name) {
 
 const WebFile* find_web_file(const std::string& path) {
   const std::string wanted = path == "/" ? "/index.html" : path;
-  for (const WebFile& file : web_files())
-    if (file.path == wanted) return &file;
+  if (wanted == "/report.html") return nullptr;  // without data; /runs is what becomes of it
+  for (const auto& files : {web_files(), report::web_files()})
+    for (const WebFile& file : files)
+      if (file.path == wanted) return &file;
   return nullptr;
 }
 
 /// For metrics: paths that nobody serves are counted together.
 std::string counted_path(const std::string& path) {
-  for (const char* known :
-       {"/v1/completions", "/v1/generate", "/v1/score", "/v1/models", "/metrics", "/health"})
+  for (const char* known : {"/v1/completions", "/v1/generate", "/v1/score", "/v1/models", "/v1/runs",
+                            "/v1/runs/data", "/v1/runs/sample", "/runs", "/metrics", "/health"})
     if (path == known) return path;
   return find_web_file(path) != nullptr ? "page" : "other";
 }
@@ -167,6 +173,7 @@ std::string counted_path(const std::string& path) {
 struct Server::State {
   State(ServedModels served, const ServerOptions& given)
       : models(std::move(served)), options(given), access(given.host, given.token) {
+    if (!options.runs.empty()) runs = std::make_unique<LiveRuns>(options.runs);
     configure();
     add_routes();
     bind();
@@ -249,21 +256,36 @@ struct Server::State {
           parse_generate(body, model.model.tokenizer(), model.model.config().context_length, options.limits),
           std::move(gone), options.limits);
     });
-    post("/v1/score", [this](const nlohmann::json& body, const std::function<bool()>&) {
+    post("/v1/score", [this](const nlohmann::json& body, const std::function<bool()>& gone) {
       ServedModel& model = model_of(body, models);
-      return score(model, parse_score(body, model.model.tokenizer(), options.limits));
+      return score(model, parse_score(body, model.model.tokenizer(), options.limits), gone, options.limits);
     });
     get("/v1/models", [this](const httplib::Request&) { return list_models(models); });
     get("/v1/models/(.+)",
         [this](const httplib::Request& request) { return list_model(models, request.matches[1].str()); });
     get("/metrics", [this](const httplib::Request&) { return show_metrics(models, requests); });
     get(
-        "/health", [this](const httplib::Request&) { return show_health(models); }, true);
+        "/health", [this](const httplib::Request&) { return show_health(models, runs != nullptr); }, true);
+    add_runs();
     http.Get("/", [this](const httplib::Request& request, httplib::Response& response) {
       guarded(response, [&] { show_start(request, response); });
     });
     get(".*", [](const httplib::Request& request) { return page(request.path); });
     refuse_others();
+  }
+
+  void add_runs() {
+    if (!runs) return;
+    get("/runs", [](const httplib::Request&) {
+      return Reply{"text/html; charset=utf-8", live_page(), nullptr, {}};
+    });
+    get("/v1/runs", [this](const httplib::Request&) { return runs->list(); });
+    get("/v1/runs/data", [this](const httplib::Request& request) {
+      return runs->data(request.get_param_value("run"), request.get_param_value("mark"));
+    });
+    get("/v1/runs/sample", [this](const httplib::Request& request) {
+      return runs->sample(request.get_param_value("run"), request.get_param_value("name"));
+    });
   }
 
   /// A token in the address becomes a cookie, so that it is not left in the browser's history and links.
@@ -301,6 +323,7 @@ struct Server::State {
   const ServedModels models;
   const ServerOptions options;
   const Access access;
+  std::unique_ptr<LiveRuns> runs;  ///< null: none are shown
   RequestCounts requests;
   httplib::Server http;
   int port = -1, listener = -1;

@@ -14,12 +14,14 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   int port = 8080;    ///< 0: any that is free
   std::string token;  ///< empty: none; needed where others can reach the host
+  std::string runs;   ///< folder of training runs that are shown; empty: none
   Limits limits;
 };
 
 class Server {
  public:
-  /// Takes the port. Throws perceiver::Error (`user`) if it cannot be had, or a token is needed.
+  /// Takes the port. Throws perceiver::Error (`user`) if it cannot be had, a token is needed, or the folder
+  /// of runs is not there.
   Server(ServedModels models, const ServerOptions& options);
   ~Server();
   Server(const Server&) = delete;

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 
 #include "base/check.h"
 #include "base/plural.h"
@@ -18,13 +20,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Who looks whether a run goes on (report/run_record.cpp) holds the lock for a moment.
+bool lock_soon(const FileDescriptor& folder) {
+  for (int tries = 0; tries < 20; ++tries) {
+    if (try_lock(folder)) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
+}
+
 FileDescriptor create_locked(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (error) throw_output_failure("create the folder", path, error.value());
   FileDescriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder.valid()) throw_output_failure("open the folder", path, errno);
-  if (!try_lock(folder))
+  if (!lock_soon(folder))
     throw_user("{}: another run is training in this folder; wait for it, stop it, or choose another folder",
                path.string());
   return folder;

@@ -2,7 +2,7 @@
 
     pages.py ADDRESS SCREENSHOT_FOLDER [PICTURE.png PIECE.mid SOUND.wav]
 
-The models served must be called text, image, music and audio; pages of models that are missing are not visited."""
+Pages of models that are missing are not visited. Of a server with --runs, a run called live must be training."""
 import json
 import os
 import sys
@@ -128,7 +128,29 @@ def audio():
     finish("audio")
 
 
+def runs():
+    """The curves of a training grow while one looks; other runs join them by mouse and keyboard."""
+    browser.size(1180, 980)
+    browser.open(f"{address}/runs")
+    browser.wait("return [...document.querySelectorAll('#all-runs tr')].some((row) => row.textContent.includes('live') && row.querySelector('.running'))", "the run that goes on")
+    points = "const path = document.querySelector('#plots .curve'); return path ? path.getAttribute('d').split('L').length : 0"
+    first = browser.wait(points, "the first curve")
+    browser.wait(points.replace("return path", f"return path && path.getAttribute('d').split('L').length > {first}"), "a new point of the curve")
+    assert browser.run("return document.querySelectorAll('#runs tr').length") == 2, "only the run that goes on is drawn"
+    step = "return Number(document.querySelector('#runs td.number').textContent.split('/')[0])"
+    before = browser.run(step)
+    browser.wait(f"{step} > {before}", "a further step in the table")
+    browser.run("[...document.querySelectorAll('#all-runs input')].find((box) => !box.checked).focus()")
+    browser.keys(" ")
+    browser.wait("return document.querySelectorAll('#runs tr').length == 3", "the second run")
+    assert browser.run("return document.activeElement.type") == "checkbox", "the focus stays"
+    assert "#" in browser.run("return location.href"), "the choice is in the address"
+    finish("runs")
+
+
 try:
+    if json.load(urllib.request.urlopen(address + "/health"))["runs"]:
+        runs()
     for modality, steps in (("text", (text, stopping)), ("image", (image,)), ("music", (music,)), ("audio", (audio,))):
         for step in steps if modality in models else ():
             step()

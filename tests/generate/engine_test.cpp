@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "perceiver/error.h"
 #include "tests/support/engine_checks.h"
 #include "tests/support/small_model.h"
@@ -224,6 +226,87 @@ TEST(Engine, LogitsAreTheSameBitsForAnyNumberOfSlots) {
     logits.push_back(all);
   }
   for (const auto& each : logits) EXPECT_EQ(each, logits[0]);
+}
+
+/// A sequence for the slot, with positions where they must be given.
+Sequence sequence_for(const ModelConfig& config, int64_t slot) {
+  Sequence sequence = sequence_of(4 + slot, static_cast<uint32_t>(slot));
+  for (int32_t p = 0; p < 24 && config.axes() > 1; ++p)
+    sequence.positions.insert(sequence.positions.end(),
+                              {1 + p / 6, 1 + (p + static_cast<int32_t>(slot)) % 6});
+  return sequence;
+}
+
+/// All logits of the slot's sequence, alone: those that check_grown_alone compares with.
+std::vector<std::vector<double>> logits_alone(const PerceiverAR& model, const EngineOptions& several,
+                                              int64_t slot, int64_t tokens) {
+  EngineOptions options = several;
+  options.slots = 1;
+  Engine engine(model, options);
+  engine.admit(0, sequence_for(model.config(), slot));
+  std::vector<std::vector<double>> all;
+  for (int64_t t = 0; t < tokens; ++t) {
+    engine.compute();
+    all.push_back(engine.logits(0));
+    engine.push(0, greedy(all.back()));
+  }
+  return all;
+}
+
+/// Slots 1, 3, 4 and 7 of 8 hold sequences, of which each step computes some: the busy ones lie in changing
+/// places.
+void check_grown_alone(const ModelConfig& config, ContextProjection context) {
+  const auto model = varied_model(config, DType::f32);
+  EngineOptions options;
+  options.slots = 8;
+  options.context = context;
+  const std::vector<int64_t> held{1, 3, 4, 7};
+  constexpr int64_t kTokens = 12;
+  std::map<int64_t, std::vector<std::vector<double>>> alone;
+  for (const int64_t s : held) alone[s] = logits_alone(*model, options, s, kTokens);
+  Engine engine(*model, options);
+  for (const int64_t s : held) engine.admit(s, sequence_for(config, s));
+  engine.compute();
+  std::map<int64_t, size_t> done;
+  for (int64_t step = 0; step < 3 * kTokens; ++step) {
+    for (const int64_t s : held) {
+      ASSERT_EQ(engine.logits(s), alone[s][done[s]]) << "slot " << s << ", token " << done[s];
+      if ((step * 5 + s) % 3 == 0 || done[s] + 1 == kTokens) continue;
+      engine.push(s, greedy(engine.logits(s)));
+      ++done[s];
+    }
+    engine.compute();
+  }
+  for (const int64_t s : held) EXPECT_EQ(done[s] + 1, kTokens);
+}
+
+TEST(Engine, OnlySlotsThatGrowAreComputedAndAsIfAlone) {
+  for (const ContextProjection context : {ContextProjection::table, ContextProjection::direct})
+    check_grown_alone(generation_config(), context);
+  ModelConfig config = generation_config();
+  config.latent_keys = LatentKeys::latents;
+  check_grown_alone(config, ContextProjection::automatic);
+  config = generation_config();
+  config.position_encoding = PositionEncoding::absolute;
+  config.latents_per_position = 2;
+  check_grown_alone(config, ContextProjection::automatic);
+  config.position_sizes = {7, 7};
+  check_grown_alone(config, ContextProjection::automatic);
+}
+
+TEST(Engine, AStepLeavesOtherSlotsAsTheyAre) {
+  const auto model = varied_model(generation_config(), DType::f32);
+  EngineOptions options;
+  options.slots = 5;
+  Engine engine(*model, options);
+  for (const int64_t s : {1, 3}) engine.admit(s, sequence_of(5, static_cast<uint32_t>(s)));
+  engine.compute();
+  const std::vector<double> before = engine.logits(3);
+  for (int64_t t = 0; t < 6; ++t) {
+    engine.push(1, greedy(engine.logits(1)));
+    engine.compute();
+  }
+  EXPECT_EQ(engine.logits(3), before);
 }
 
 TEST(Engine, GivenPositionsAreArbitraryAndKeptWhenTokensAreDropped) {

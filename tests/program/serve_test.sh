@@ -6,7 +6,8 @@
 
 command -v curl > /dev/null || { echo "skipped: curl is not installed"; exit 0; }
 server=
-trap '[ -n "$server" ] && kill "$server" 2> /dev/null; rm -rf "$work"' EXIT
+training=
+trap 'kill $server $training 2> /dev/null; rm -rf "$work"' EXIT
 
 # start ARGUMENTS...: runs the server in the background; $address without the last slash
 start() {
@@ -49,7 +50,12 @@ refuses 2 "host 0.0.0.0: others can reach that address; give them a --token" "$p
 refuses 2 "two models would be called 'text'; name one, as in OTHER=" "$program" --quiet serve "$work/text" "$work/text"
 refuses 2 "no such" "$program" serve "$work/nothing"
 
-start "$work/text" "$work/image" "$work/music" "$work/audio" --slots 2
+refuses 2 "nothing to serve: name a model, or a folder of training runs" "$program" serve
+refuses 2 "runs $work/nothing: no such folder" "$program" serve --runs "$work/nothing"
+
+"$program" --quiet --device cpu --threads 1 train "$source/configs/quickstart.yaml" $small --set train.steps=10000000 --set train.max_minutes=60 --set train.log_every=100 --set data.train="$work/book.txt" --run "$work/live" > "$work/training" 2>&1 &
+training=$!
+start "$work/text" "$work/image" "$work/music" "$work/audio" --slots 2 --runs "$work"
 case $address in http://127.0.0.1:[1-9]*) ;; *) fail "an odd address: $address" ;; esac
 status=$(curl -sS -o "$work/out" -w '%{http_code}' "$address/health"); answers 200; prints '"status":"ok"'
 post /v1/completions '{"model": "text", "prompt": "Perceiver", "max_tokens": 5, "seed": 1, "ignore_eos": true}'; answers 200
@@ -69,6 +75,13 @@ post /v1/completions '{"prompt": "x"}'; answers 400; prints 'model is missing; t
 post /v1/completions '{'; answers 400; prints 'not valid JSON'
 curl -sS "$address/metrics" > "$work/out"; prints 'perceiver_slots{model="text"} 2'
 
+# Training runs, those that go on too.
+for i in $(seq 300); do [ -s "$work/live/metrics.jsonl" ] && break; sleep 0.1; done
+sleep 1.2  # the list is a second old at most
+status=$(curl -sS -o "$work/out" -w '%{http_code}' "$address/v1/runs"); answers 200; prints '"id":"live","state":"running"'; prints '"id":"text","state":"finished","step":2,"steps":2'
+status=$(curl -sS -o "$work/out" -w '%{http_code}' "$address/v1/runs/data?run=live"); answers 200; prints '"entries":\[{"step":100'
+status=$(curl -sS -o "$work/out" -w '%{http_code}' --path-as-is "$address/v1/runs/sample?run=live&name=../config.yaml"); answers 404; prints "has no sample"
+
 # A client that is killed frees its slot.
 curl -sS -N -o /dev/null -H 'Content-Type: application/json' -d '{"model": "text", "prompt": "x", "max_tokens": 16000, "ignore_eos": true, "stream": true}' "$address/v1/completions" & client=$!
 sleep 1; kill $client; wait $client 2> /dev/null; sleep 1
@@ -87,6 +100,12 @@ if [ -n "${PERCEIVER_OPENAI_PYTHON:-}" ]; then
 else
   echo "skipped: OpenAI's client; set PERCEIVER_OPENAI_PYTHON to a Python that has the package openai"
 fi
+stop INT
+kill $training; wait $training 2> /dev/null; training=
+
+start --runs "$work"
+status=$(curl -sS -o "$work/out" -w '%{http_code}' "$address/v1/runs"); answers 200; prints '"id":"live","state":"stopped"'
+post /v1/completions '{"prompt": "x"}'; answers 404; prints 'this server has no models'
 stop INT
 
 start "$work/text" --token secret

@@ -85,6 +85,89 @@ TEST(Server, AClientThatLeavesFreesItsPlaceWithinASecond) {
   }
 }
 
+/// Whether scoring is free, or becomes so in that time.
+bool scoring_free(TestServer& server, milliseconds time) {
+  std::timed_mutex& scoring = server.server().models().front()->scoring;
+  if (!scoring.try_lock_for(time)) return false;
+  scoring.unlock();
+  return true;
+}
+
+TEST(Server, AClientThatLeavesDuringItsPrefillFreesItsPlaceWithinASecond) {
+  TestServer server({.slots = 40}, {}, "text", {}, 1 << 18);
+  const std::string prompt(1 << 18, 'x');
+  for (const char* path : {"/v1/completions", "/v1/generate"}) {
+    const std::string name = path == std::string("/v1/generate") ? "text" : "prompt";
+    for (const char* stream : {"true}", "false}"}) {
+      const int64_t before = server.scheduler().status().tokens;
+      RawClient client(server.server().port());
+      client.post(path, "{\"" + name + "\": \"" + prompt +
+                            R"(", "n": 40, "max_tokens": 9000, "ignore_eos": true, "stream": )" + stream);
+      ASSERT_TRUE(
+          TestServer::within(milliseconds(5000), [&] { return server.scheduler().status().active > 0; }));
+      EXPECT_EQ(server.scheduler().status().tokens, before) << "it is in its prefill";
+      client.leave();
+      EXPECT_TRUE(
+          TestServer::within(milliseconds(1000), [&] { return server.scheduler().status().active == 0; }))
+          << path << stream;
+    }
+  }
+}
+
+TEST(Server, AClientThatLeavesWhileMoreThanTextIsMadeFreesItsPlace) {
+  TestServer server({.slots = 1}, {}, "music", {}, 64);
+  for (const char* stream : {"true}", "false}"}) {
+    RawClient running(server.server().port()), waiting(server.server().port());
+    const std::string body = std::string(R"({"max_tokens": 16000, "ignore_eos": true, "stream": )") + stream;
+    running.post("/v1/generate", body);
+    ASSERT_TRUE(
+        TestServer::within(milliseconds(5000), [&] { return server.scheduler().status().active == 1; }));
+    waiting.post("/v1/generate", body);
+    ASSERT_TRUE(
+        TestServer::within(milliseconds(5000), [&] { return server.scheduler().status().queued == 1; }));
+    waiting.leave();
+    EXPECT_TRUE(
+        TestServer::within(milliseconds(1000), [&] { return server.scheduler().status().queued == 0; }));
+    running.leave();
+    EXPECT_TRUE(
+        TestServer::within(milliseconds(1000), [&] { return server.scheduler().status().active == 0; }));
+  }
+}
+
+TEST(Server, AClientThatLeavesEndsItsScoring) {
+  TestServer server({.slots = 1}, {}, "text", {}, 1 << 14);
+  const std::string text((1 << 18) - 1, 'x');
+  const std::pair<const char*, std::string> requests[] = {
+      {"/v1/score", R"({"stride": 1, "input": ")" + text + "\"}"},
+      {"/v1/completions",
+       R"({"max_tokens": 0, "echo": true, "logprobs": 0, "prompt": ")" + text.substr(0, 60'000) + "\"}"}};
+  for (const auto& [path, body] : requests) {
+    RawClient running(server.server().port());
+    running.post(path, body);
+    ASSERT_TRUE(
+        TestServer::within(milliseconds(5000), [&] { return !scoring_free(server, milliseconds(0)); }));
+    const size_t before = open_files();
+    RawClient waiting(server.server().port());
+    waiting.post(path, body);
+    std::this_thread::sleep_for(milliseconds(300));
+    ASSERT_EQ(open_files(), before + 2) << "the client's end and the server's";
+    waiting.leave();
+    EXPECT_TRUE(TestServer::within(milliseconds(1000), [&] { return open_files() == before; })) << path;
+    EXPECT_FALSE(scoring_free(server, milliseconds(0))) << path;
+    running.leave();
+    EXPECT_TRUE(scoring_free(server, milliseconds(1000))) << path;
+  }
+  EXPECT_LT(server.answer("/v1/score", {{"input", "x"}})["data"][0]["sum"].get<double>(), 0);
+}
+
+TEST(Server, ScoringEndsWhenItsTimeIsUp) {
+  serve::ServerOptions options;
+  options.limits.seconds = 1;
+  TestServer server({.slots = 1}, options, "text", {}, 1 << 14);
+  const Json body{{"stride", 1}, {"input", std::string((1 << 18) - 1, 'x')}};
+  EXPECT_THAT(server.refusal("/v1/score", body.dump(), 504), HasSubstr("the time for a request is up"));
+}
+
 TEST(Server, AFullQueueAsksToTryAgain) {
   TestServer server({.slots = 1, .queue = 0});
   RawClient running(server.server().port());

@@ -1,9 +1,12 @@
 // Run folders that are moved or removed while a run is in them.
 #include "train/run_folder.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/file.h>
 
 #include <functional>
+#include <thread>
 
 #include "tests/support/tiny_run.h"
 
@@ -32,6 +35,19 @@ TEST(RunFolder, AnotherFolderOfItsNameIsNotIt) {
   fs::remove_all(folder.path("a"));
   fs::create_directory(folder.path("a"));
   EXPECT_THAT(error_of(ErrorKind::failure, [&] { run.check_place(); }), HasSubstr("was removed"));
+}
+
+TEST(RunFolder, WhoLooksAtItForAMomentDoesNotStopIt) {
+  const TempFolder folder;
+  FileDescriptor looking(::open(folder.path().c_str(), O_RDONLY | O_DIRECTORY));
+  ASSERT_EQ(::flock(looking.get(), LOCK_SH | LOCK_NB), 0);
+  std::thread away([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    looking = FileDescriptor();
+  });
+  const RunFolder run(folder.path());
+  away.join();
+  EXPECT_THAT(error_of(ErrorKind::user, [&] { RunFolder second(folder.path()); }), HasSubstr("another run"));
 }
 
 /// Does something to the folder at step 3.

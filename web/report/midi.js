@@ -1,7 +1,5 @@
 // Standard MIDI files: parseMidi(bytes) gives {notes: [{pitch, velocity, start, end}], seconds}, times in seconds.
-// playNotes(notes, onend) plays them with Web Audio and returns a function that stops; drawRoll draws them.
-"use strict";
-function parseMidi(bytes) {
+export function parseMidi(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const tag = (p) => String.fromCharCode(...bytes.subarray(p, p + 4));
   if (bytes.length < 14 || tag(0) !== "MThd") throw new Error("not a MIDI file");
@@ -53,45 +51,4 @@ function timeNotes(events, ticks) {
   }
   for (const note of open.values()) note.end = seconds;
   return { notes, seconds: notes.reduce((most, n) => Math.max(most, n.end), 0) };
-}
-function playNotes(notes, onend) {
-  const audio = new AudioContext(), out = audio.createDynamicsCompressor(), begin = audio.currentTime + 0.1;
-  out.connect(audio.destination);
-  let next = 0, timer = 0;
-  const sorted = [...notes].sort((a, b) => a.start - b.start);
-  const schedule = () => {
-    const now = audio.currentTime - begin;
-    for (; next < sorted.length && sorted[next].start < now + 1; ++next) playNote(audio, out, begin, sorted[next]);
-    if (next === sorted.length && now > sorted.reduce((m, n) => Math.max(m, n.end), 0) + 0.5) return stop();
-    timer = setTimeout(schedule, 200);
-  };
-  const stop = () => { clearTimeout(timer); audio.close(); onend(); };
-  schedule();
-  return stop;
-}
-function playNote(audio, out, begin, note) {
-  const tone = audio.createOscillator(), gain = audio.createGain(), at = begin + note.start;
-  const end = begin + Math.max(note.end, note.start + 0.08), level = 0.22 * (note.velocity / 127);
-  tone.type = "triangle";
-  tone.frequency.value = 440 * 2 ** ((note.pitch - 69) / 12);
-  gain.gain.setValueAtTime(0, at);
-  gain.gain.linearRampToValueAtTime(level, at + 0.008);
-  gain.gain.exponentialRampToValueAtTime(Math.max(1e-4, level * 0.35), end);
-  gain.gain.linearRampToValueAtTime(0, end + 0.06);
-  tone.connect(gain).connect(out);
-  tone.start(at);
-  tone.stop(end + 0.1);
-}
-function drawRoll(canvas, notes, seconds) {
-  const scale = window.devicePixelRatio || 1, width = canvas.clientWidth || 320, height = canvas.clientHeight || 150;
-  canvas.width = width * scale;
-  canvas.height = height * scale;
-  const context = canvas.getContext("2d"), pitches = notes.map((n) => n.pitch);
-  const low = Math.min(60, ...pitches) - 2, high = Math.max(72, ...pitches) + 2;
-  context.scale(scale, scale);
-  for (const n of notes) {
-    const x = (n.start / seconds) * width, y = height - ((n.pitch - low + 1) / (high - low + 1)) * height;
-    context.fillStyle = `hsl(212 80% ${70 - 35 * (n.velocity / 127)}%)`;
-    context.fillRect(x, y, Math.max(1.5, ((n.end - n.start) / seconds) * width), Math.max(1.5, height / (high - low + 1) - 0.5));
-  }
 }

@@ -1,6 +1,13 @@
-// Draws the page from the data in it.
-const data = JSON.parse(document.getElementById("data").textContent);
+// Draws runs: curves, samples, settings. `perceiver report` puts this into a page that holds the data; in `perceiver serve --runs`
+// live.js brings the data.
+import {parseMidi} from "./midi.js";
+import {Roll} from "./roll.js";
+import {Synth} from "./synth.js";
+
+/// As report_data in src/report/report_page.h.
+export const data = { runs: [] };
 const colours = ["#0b63c5", "#d1571b", "#1a7f37", "#8b3fc1", "#b5850b", "#0f8b8d", "#c2255c", "#5c6b7a"];
+const synth = new Synth();  // of one sample at a time
 const byId = (id) => document.getElementById(id);
 const element = (tag, attributes = {}, ...children) => {
   const made = document.createElement(tag);
@@ -30,7 +37,7 @@ function duration(seconds) {
 }
 
 // Targets trained until each entry: speed times time, since the entry before.
-for (const run of data.runs) {
+function countTargets(run) {
   let targets = 0, before = 0;
   for (const entry of run.entries) {
     if (isNumber(entry.targets_per_second)) targets += entry.targets_per_second * Math.max(0, entry.elapsed - before);
@@ -57,7 +64,7 @@ const axisText = (x) => (byId("axis").value === "time" ? duration(x) : shortNumb
 function runsTable() {
   const rows = [["", "run", "state", "step", "best validation", "at step", "training loss", "speed", "time", "checkpoints"]];
   const table = byId("runs");
-  table.append(element("tr", {}, ...rows[0].map((name) => element("th", {}, name))));
+  table.replaceChildren(element("tr", {}, ...rows[0].map((name) => element("th", {}, name))));
   data.runs.forEach((run, i) => {
     const last = run.entries.at(-1), best = bestValidation(run);
     const cells = [
@@ -78,7 +85,7 @@ function runsTable() {
 function bestValidation(run) {
   return run.validations.filter((v) => isNumber(v.validation_loss)).reduce((best, v) => (!best || v.validation_loss < best.validation_loss ? v : best), null);
 }
-function validationText(validation) {
+export function validationText(validation) {
   const unit = Object.keys(validation).find((key) => key.startsWith("validation_bits_per_"));
   const text = `${validation.validation_loss.toFixed(4)} nats`;
   return unit ? `${text}, ${validation[unit].toFixed(4)} bits per ${unit.slice("validation_bits_per_".length)}` : text;
@@ -187,41 +194,72 @@ function positionCurves(scale) {
   }).filter((c) => c.points.length > 0);
 }
 
-function bytesOf(base64) {
-  return Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+/// Samples are in the page, or have an address.
+async function bytesOf(sample) {
+  if (sample.base64) return Uint8Array.from(atob(sample.base64), (c) => c.charCodeAt(0));
+  const answer = await fetch(sample.url);
+  if (!answer.ok) throw new Error("it cannot be read any more");
+  return new Uint8Array(await answer.arrayBuffer());
 }
 function sampleBox(sample) {
   const box = element("article", { class: "sample" }, element("h4", {}, `step ${sample.step}`));
-  const url = sample.base64 ? `data:${sample.type};base64,${sample.base64}` : "";
-  if (sample.kind === "text") box.append(element("pre", { tabindex: "0" }, sample.text));
-  else if (sample.kind === "image") box.append(element("img", { src: url, alt: `Picture generated at step ${sample.step}` }));
-  else if (sample.kind === "audio") box.append(element("audio", { src: url, controls: "" }));
-  else if (sample.kind === "music") box.append(...musicPlayer(sample, url));
+  const url = sample.base64 ? `data:${sample.type};base64,${sample.base64}` : sample.url ?? "";
+  if (sample.kind === "text") box.append(textOf(sample));
+  else if (sample.kind === "image") box.append(element("img", { src: url, loading: "lazy", alt: `Picture generated at step ${sample.step}` }));
+  else if (sample.kind === "audio") box.append(element("audio", { src: url, controls: "", preload: "metadata" }));
+  else if (sample.kind === "music") box.append(musicPlayer(sample, url));
   else box.append(element("p", {}, `${sample.name} is not shown: too large, or of another kind.`));
   return box;
 }
+function textOf(sample) {
+  const text = element("pre", { tabindex: "0" }, sample.text ?? "…");
+  if (sample.url) bytesOf(sample).then((bytes) => { text.textContent = new TextDecoder().decode(bytes); }, (error) => { text.textContent = `${sample.name}: ${error.message}`; });
+  return text;
+}
 function musicPlayer(sample, url) {
   const canvas = element("canvas", { role: "img", "aria-label": `Piano roll of step ${sample.step}` });
-  const button = element("button", { type: "button" }, "Play");
-  let music;
-  try { music = parseMidi(bytesOf(sample.base64)); } catch (error) { return [element("p", {}, `${sample.name}: ${error.message}`)]; }
-  let stop = null;
-  button.addEventListener("click", () => {
-    if (stop) return stop();
-    stop = playNotes(music.notes, () => { stop = null; button.textContent = "Play"; });
-    button.textContent = "Stop";
-  });
-  requestAnimationFrame(() => drawRoll(canvas, music.notes, music.seconds || 1));
-  return [canvas, element("p", {}, button, ` ${music.notes.length} notes, ${duration(music.seconds)} `, element("a", { href: url, download: sample.name }, "MIDI"))];
+  const button = element("button", { type: "button", disabled: "" }, "Play"), about = element("span");
+  const box = element("div", {}, canvas, element("p", {}, button, about, element("a", { href: url, download: sample.name }, "MIDI")));
+  bytesOf(sample).then((bytes) => {
+    const music = parseMidi(bytes), roll = new Roll(canvas);
+    roll.notes = music.notes;
+    roll.draw();
+    about.textContent = ` ${music.notes.length} notes, ${duration(music.seconds)} `;
+    button.disabled = false;
+    button.addEventListener("click", () => play(button, roll));
+  }).catch((error) => box.replaceChildren(element("p", {}, `${sample.name}: ${error.message}`)));
+  return box;
 }
+function play(button, roll) {
+  if (button.textContent === "Stop") return synth.silence();
+  let begin = synth.play(roll.notes, () => { begin = null; button.textContent = "Play"; });
+  button.textContent = "Stop";
+  roll.follow(() => (begin === null ? null : synth.now - begin));
+}
+
+const sampleRows = new Map();  // folder of a run → {section, row, names of those shown}
 function drawSamples() {
   const withSamples = data.runs.filter((run) => run.samples.length > 0);
   byId("samples-section").hidden = withSamples.length === 0;
-  for (const run of withSamples) {
+  for (const [folder, {section}] of sampleRows)
+    if (!withSamples.some((run) => run.folder === folder)) {
+      section.remove();
+      sampleRows.delete(folder);
+    }
+  withSamples.forEach(addSamples);
+}
+/// What is there already stays: it may be playing.
+function addSamples(run) {
+  if (!sampleRows.has(run.folder)) {
     const row = element("div", { class: "samples", tabindex: "0", role: "group", "aria-label": `Samples of ${run.name}` });
-    row.append(...run.samples.map(sampleBox));
-    byId("samples").append(element("h3", {}, run.name), row);
+    const section = element("div", {}, element("h3", {}, run.name), row);
+    byId("samples").append(section);
+    sampleRows.set(run.folder, {section, row, names: new Set()});
   }
+  const {row, names} = sampleRows.get(run.folder);
+  const fresh = run.samples.filter((sample) => !names.has(sample.name));
+  for (const sample of fresh) names.add(sample.name);
+  row.append(...fresh.map(sampleBox));
 }
 
 function drawConfig() {
@@ -242,7 +280,7 @@ function drawConfig() {
 }
 function drawEnvironments() {
   const table = byId("environments"), columns = ["run", "from step", "started", "version", "commit", "device", "host", "precision", "ranks", "command"];
-  table.append(element("tr", {}, ...columns.map((name) => element("th", {}, name))));
+  table.replaceChildren(element("tr", {}, ...columns.map((name) => element("th", {}, name))));
   for (const run of data.runs)
     for (const e of run.environments) {
       const command = Array.isArray(e.command) ? e.command.join(" ") : "";
@@ -251,12 +289,22 @@ function drawEnvironments() {
     }
 }
 
-byId("made").textContent = `${data.runs.length} ${data.runs.length === 1 ? "run" : "runs"}; made ${data.made} by perceiver ${data.version}`;
-document.title = data.runs.map((run) => run.name).join(", ") || "Training runs";
-runsTable();
-drawPlots();
-drawSamples();
-drawConfig();
-drawEnvironments();
+/// To be called when `data` has changed.
+export function draw() {
+  document.title = data.runs.map((run) => run.name).join(", ") || "Training runs";
+  data.runs.forEach(countTargets);
+  runsTable();
+  drawPlots();
+  drawSamples();
+  drawConfig();
+  drawEnvironments();
+}
+
 for (const id of ["axis", "unit", "smoothing", "log"]) byId(id).addEventListener("input", drawPlots);
 byId("all-keys").addEventListener("input", drawConfig);
+const carried = byId("data");
+if (carried) {
+  Object.assign(data, JSON.parse(carried.textContent));
+  byId("made").textContent = `${data.runs.length} ${data.runs.length === 1 ? "run" : "runs"}; made ${data.made} by perceiver ${data.version}`;
+  draw();
+}

@@ -4,6 +4,8 @@ export class Synth {
   constructor() {
     this.context = null;
     this.playing = new Set();
+    this.timer = 0;
+    this.onEnd = null;
   }
 
   /// Browsers let sound begin only after a click or a key.
@@ -42,8 +44,33 @@ export class Synth {
     }
   }
 
+  /// Plays notes, {start, end, pitch, velocity}, instead of what is sounding. Returns when they begin, by the
+  /// context's clock; calls `onEnd` when they are over or silenced.
+  play(notes, onEnd = () => {}) {
+    this.silence();
+    const begin = this.wake().currentTime + 0.1, last = notes.reduce((most, note) => Math.max(most, note.end), 0);
+    const sorted = [...notes].sort((a, b) => a.start - b.start);
+    let next = 0;
+    const schedule = () => {
+      const now = this.now - begin;
+      for (; next < sorted.length && sorted[next].start < now + 1; ++next) {
+        const {pitch, velocity, start, end} = sorted[next];
+        this.note(pitch, velocity, begin + start, Math.max(0.08, end - start));
+      }
+      if (next === sorted.length && now > last + 0.5) return this.silence();
+      this.timer = setTimeout(schedule, 200);
+    };
+    this.onEnd = onEnd;
+    schedule();
+    return begin;
+  }
+
   silence() {
+    clearTimeout(this.timer);
     for (const tone of this.playing) try { tone.stop(); } catch { /* it has not begun */ }
     this.playing.clear();
+    const ended = this.onEnd;
+    this.onEnd = null;
+    ended?.();
   }
 }

@@ -7,6 +7,7 @@ export class Roll {
     this.canvas = canvas;
     this.notes = [];
     this.head = null;  // seconds
+    this.ticking = 0;
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
@@ -18,8 +19,19 @@ export class Roll {
 
   clear() {
     this.notes = [];
-    this.head = null;
-    this.draw();
+    this.follow(() => null);
+  }
+
+  /// Moves a line along with `clock()`, the seconds that have been played, until it is past the end or null.
+  follow(clock) {
+    cancelAnimationFrame(this.ticking);
+    const tick = () => {
+      const at = clock(), last = this.notes.reduce((most, note) => Math.max(most, note.end), 0);
+      this.head = at === null || at > last + 0.5 ? null : Math.max(0, at);
+      this.draw();
+      if (this.head !== null) this.ticking = requestAnimationFrame(tick);
+    };
+    tick();
   }
 
   draw() {
@@ -32,11 +44,13 @@ export class Roll {
     const row = height / (high - low + 1), dark = matchMedia("(prefers-color-scheme: dark)").matches;
     context.fillStyle = dark ? "#ffffff0c" : "#0000000a";
     for (let pitch = low; pitch <= high; ++pitch) if ([1, 3, 6, 8, 10].includes(pitch % 12)) context.fillRect(0, y(pitch), width, row);
-    context.fillStyle = dark ? "#ffffff22" : "#00000018";
+    const line = dark ? "#ffffff22" : "#00000018", text = dark ? "#ffffff90" : "#00000090";
     const step = end > 120 ? 30 : end > 40 ? 10 : end > 16 ? 5 : 1;
     context.font = `${10 * scale}px sans-serif`;
     for (let t = step; t < end; t += step) {
+      context.fillStyle = line;
       context.fillRect(x(t), 0, 1, height);
+      context.fillStyle = text;
       context.fillText(`${t} s`, x(t) + 3, height - 4);
     }
     for (const note of this.notes) {
