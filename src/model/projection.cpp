@@ -73,7 +73,7 @@ double with_projection(const ModelConfig& config, int64_t examples, bool tables)
   const int64_t tokens = context_tokens(config, examples, true);
   const double read = static_cast<double>(tokens) / static_cast<double>(examples);
   const double rest = 3 * static_cast<double>(examples) * forward_without_projection(config, read);
-  if (config.type == ModelType::transformer) return rest;
+  if (config.decoder_only()) return rest;
   return rest + (tables ? table_projection(config, tokens) : direct_projection(config, tokens)).operations;
 }
 
@@ -127,7 +127,7 @@ ProjectionWork table_projection(const ModelConfig& config, int64_t tokens) {
 }
 
 bool projects_tables(const ModelConfig& config, int64_t tokens, DType type) {
-  if (config.type == ModelType::transformer) return false;
+  if (config.decoder_only()) return false;
   if (config.context_projection != ContextProjection::automatic)
     return config.context_projection == ContextProjection::table;
   const ProjectionWork direct = direct_projection(config, tokens), table = table_projection(config, tokens);

@@ -15,9 +15,11 @@ void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t c
   kernels::WriteRows k{};
   k.type = x.value.dtype();
   k.slots = pass.decode ? slots : 1;
-  k.copies = rows / k.slots;
+  const int64_t skipped = !pass.decode && pass.newest > 0 ? rows - pass.newest : 0;
+  k.copies = (rows - skipped) / k.slots;
   k.columns = columns;
-  k.source = x.value.view(column, {x.value.elements() - column}).data();
+  const int64_t start = skipped * x.shape()[1] + column;
+  k.source = x.value.view(start, {x.value.elements() - start}).data();
   k.source_stride = x.shape()[1];
   k.capacity = layer.capacity;
   PERCEIVER_ASSERT(k.copies <= k.capacity);

@@ -26,9 +26,10 @@ struct CachePass {
   /// sequence, which also writes its keys and values to the start of `slot`'s cache.
   bool decode = false;
   int64_t slot = 0;
-  Tensor active;  ///< i32 [slots] (decode)
-  Tensor row;     ///< i32 [slots], row of the first new key (decode)
-  Tensor count;   ///< i32 [slots], number of valid rows, including the new ones (decode)
+  int64_t newest = 0;  ///< prefill: write only so many of the last rows; 0: all
+  Tensor active;       ///< i32 [slots] (decode)
+  Tensor row;          ///< i32 [slots], row of the first new key (decode)
+  Tensor count;        ///< i32 [slots], number of valid rows, including the new ones (decode)
 };
 
 /// Writes the columns of `x` from `column` on, keys and values of new rows, to the cache.

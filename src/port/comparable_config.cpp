@@ -30,8 +30,7 @@ void forget_training(ModelConfig& config) {
 
 void settle_heads(ModelConfig& config) {
   const bool same = config.cross_width() * config.self_heads == config.self_width() * config.cross_heads;
-  if (same || config.type == ModelType::transformer)
-    config.head_channels = config.self_width() / config.self_heads;
+  if (same || config.decoder_only()) config.head_channels = config.self_width() / config.self_heads;
   if (config.input_channels == config.latent_channels || config.head_channels > 0)
     config.attention_width = AttentionWidth::kv;
 }
