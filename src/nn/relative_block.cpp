@@ -20,11 +20,16 @@ Variable dropped(Tape& tape, const Variable& x, const RelativePass& pass) {
   return ops::residual_add(tape, {}, x, {pass.dropout, x.value.elements() / pass.batch});
 }
 
-/// Runs `branch` on `x`; what its backward needs is kept or recomputed.
+/// Runs `branch` on `x`; what its backward needs is kept or recomputed. Either way the gradients of its
+/// operations are added up before those of others who read `x` join, so that both round the same.
 Variable branch_of(Tape& tape, const Variable& x, const RelativePass& pass,
                    std::function<Variable(Tape&, const Variable&)> branch) {
-  return pass.recompute == Recompute::attention_mlp ? recomputed(tape, x, std::move(branch))
-                                                    : branch(tape, x);
+  if (pass.recompute == Recompute::attention_mlp) return recomputed(tape, x, std::move(branch));
+  if (!tape.recording()) return branch(tape, x);
+  const Variable input{x.value, Tape::leaf(x.value).gradient, x.restore};
+  tape.record("branch", input,
+              [&tape, x = x.gradient_only(), d_input = input.gradient] { tape.give(x, d_input->tensor); });
+  return branch(tape, input);
 }
 
 }  // namespace
