@@ -27,7 +27,7 @@ struct RelativeShape {
   static constexpr int kQueries = 16 * kWarps, kKeys = kKeyCount;
   static constexpr int kBandRows = kQueries + kKeys;  ///< distances of a tile, one to spare
   static constexpr int kWarpBand = kKeys + 16;        ///< those of a warp, likewise
-  /// Elements of a row, padded so that rows of a fragment lie in different banks.
+  /// Elements of a row, padded so that the rows of an ldmatrix lie in different banks.
   static constexpr int kPad = 16 / static_cast<int>(sizeof(T));
   static constexpr int kPitch = D + kPad;
   /// Of f32 bands. Once a band has been read, weights or gradients take its place, row by row, as T: up to
@@ -37,16 +37,6 @@ struct RelativeShape {
   static_assert(kKeys + kWarpBand <= kOverlayPitch);
 };
 
-/// Elements of a T, two at a time as mma takes them.
-__device__ inline uint32_t two(const __nv_bfloat16* at) {
-  return *reinterpret_cast<const uint32_t*>(at);
-}
-__device__ inline uint32_t two(const __nv_bfloat16* at, int pitch) {
-  const uint32_t low = *reinterpret_cast<const uint16_t*>(at),
-                 high = *reinterpret_cast<const uint16_t*>(at + pitch);
-  return low | high << 16;
-}
-
 /// How a product reads an operand: as rows of it lie in memory, or as columns.
 enum class Read { rows, columns };
 
@@ -55,22 +45,34 @@ enum class Read { rows, columns };
 template <Read kA, Read kB, int N>
 __device__ inline void warp_product(float (&c)[N][4], const __nv_bfloat16* a, int a_pitch,
                                     const __nv_bfloat16* b, int b_pitch, int depth) {
-  const int g = static_cast<int>(threadIdx.x) % 32 / 4, q = static_cast<int>(threadIdx.x) % 4 * 2;
-  for (int k = 0; k < depth; k += 16) {
+  static_assert(N % 2 == 0, "ldmatrix takes two fragments of B at a time");
+  constexpr int kBytes = 2;
+  // This lane's row of the four 8 x 8 matrices of an ldmatrix, and what a step of 16 in depth adds.
+  const int lane = static_cast<int>(threadIdx.x) % 32, half = lane / 8 % 2 * 8, end = lane / 16 * 8;
+  const int a_row = kA == Read::rows ? lane % 16 : end + lane % 8, a_column = kA == Read::rows ? end : half;
+  const int b_row = kB == Read::rows ? end + lane % 8 : lane % 16, b_column = kB == Read::rows ? half : end;
+  const uint32_t a_step = kBytes * 16 * (kA == Read::rows ? 1 : a_pitch),
+                 b_step = kBytes * 16 * (kB == Read::rows ? 1 : b_pitch),
+                 b_next = kBytes * 16 * (kB == Read::rows ? b_pitch : 1);
+  uint32_t a_at = shared_address(a + a_row * a_pitch + a_column),
+           b_at = shared_address(b + b_row * b_pitch + b_column);
+  for (int k = 0; k < depth; k += 16, a_at += a_step, b_at += b_step) {
     uint32_t x[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int row = g + i % 2 * 8, column = k + q + i / 2 * 8;
-      x[i] = kA == Read::rows ? two(a + row * a_pitch + column) : two(a + column * a_pitch + row, a_pitch);
+    if constexpr (kA == Read::rows) {
+      load_matrices(x, a_at);
+    } else {
+      load_matrices_transposed(x, a_at);
     }
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-      const int row = n * 8 + g, column = k + q;
-      const uint32_t y0 =
-          kB == Read::rows ? two(b + row * b_pitch + column) : two(b + column * b_pitch + row, b_pitch);
-      const uint32_t y1 = kB == Read::rows ? two(b + row * b_pitch + column + 8)
-                                           : two(b + (column + 8) * b_pitch + row, b_pitch);
-      multiply_add(c[n], x, y0, y1);
+    for (int n = 0; n < N; n += 2) {
+      uint32_t y[4];
+      if constexpr (kB == Read::rows) {
+        load_matrices(y, b_at + static_cast<uint32_t>(n / 2) * b_next);
+      } else {
+        load_matrices_transposed(y, b_at + static_cast<uint32_t>(n / 2) * b_next);
+      }
+      multiply_add(c[n], x, y[0], y[1]);
+      multiply_add(c[n + 1], x, y[2], y[3]);
     }
   }
 }
