@@ -91,14 +91,15 @@ double tables(const Shapes& s, const ModelConfig& model) {
   return rotary + (s.table ? s.cross * s.entries * (2 * s.e + 2 * s.a) : 0);
 }
 
-/// What a block of a Transformer-XL keeps: keys' inputs, keys and values; q, the attention's output and its
-/// projection, the sums, the hidden layer before and after dropout.
+/// What a block of a Transformer-XL keeps: keys' inputs, keys and values; q, the attention's output, the two
+/// sums, the hidden layer before and after dropout.
 double recurrent_elements(const Shapes& s, const Config& config, bool gpu) {
   const ModelConfig& model = config.model;
   const auto w = static_cast<double>(model.self_width()), hidden = static_cast<double>(model.mlp_width());
+  const double hiddens = model.residual_dropout > 0 ? 2 : 1;
   const double keys = s.rows / static_cast<double>(model.context_length) *
                       static_cast<double>(model.context_length + model.memory_length);
-  const double block = keys * (s.z + 2 * w) + s.rows * (2 * w + 5 * s.z + 2 * hidden);
+  const double block = keys * (s.z + 2 * w) + s.rows * (2 * w + 2 * s.z + hiddens * hidden);
   const bool plain = config.train.recompute == Recompute::none;
   const double kept = plain ? s.layers * block : recomputing_blocks(s, config.train.recompute) + block;
   return s.rows * (s.e + s.z) + kept +

@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(S::kThreads)
     });
     load_rows<S>(table, S::kBandRows, head.width(), nullptr,
                  [&](int r) { return head.position(nearest + r); });
-    __syncthreads();
+    wait_for_rows();
     write_band<S>(position + warp * 16 * S::kPitch, table + warp * 16 * S::kPitch, band);
     float s[S::kKeys / 8][4];
     clear(s);
@@ -306,7 +306,7 @@ __global__ void __launch_bounds__(S::kThreads)
     });
     load_rows<S>(table, S::kBandRows, head.width(), nullptr,
                  [&](int r) { return head.position(nearest + r); });
-    __syncthreads();
+    wait_for_rows();
     write_band<S>(position + own, table + own, band);
     float s[S::kKeys / 8][4], dp[S::kKeys / 8][4];
     clear(s);
@@ -427,7 +427,7 @@ __global__ void __launch_bounds__(S::kThreads)
     });
     load_rows<S>(table, S::kBandRows, head.width(), nullptr,
                  [&](int r) { return head.position(nearest + r); });
-    __syncthreads();
+    wait_for_rows();
     write_band<S>(position + own, table + own, band);
     float s[S::kKeys / 8][4], dp[S::kKeys / 8][4];
     clear(s);
@@ -515,7 +515,7 @@ __global__ void __launch_bounds__(S::kThreads)
       });
       load_rows<S>(keys, S::kBandRows, head.width(), nullptr, [&](int r) { return key_row(k.k, r); });
       load_rows<S>(values, S::kBandRows, head.width(), nullptr, [&](int r) { return key_row(k.v, r); });
-      __syncthreads();
+      wait_for_rows();
       float s[S::kKeys / 8][4], dp[S::kKeys / 8][4];
       clear(s);
       clear(dp);

@@ -159,7 +159,7 @@ struct RelativeHead {
 };
 
 /// Copies rows to a tile [rows, D] in shared memory; `source(r)` is where row r lies, null for zeros. `bias`
-/// (null: none) is added to each row. All threads of the block call it.
+/// (null: none) is added to each row. All threads of the block call it, and `wait_for_rows` before they read.
 template <typename S, typename Source>
 __device__ inline void load_rows(typename S::T* tile, int rows, int width, const typename S::T* bias,
                                  const Source& source) {
@@ -172,7 +172,7 @@ __device__ inline void load_rows(typename S::T* tile, int rows, int width, const
     const bool wide = bias == nullptr && from != nullptr && column + kWide <= width &&
                       reinterpret_cast<uintptr_t>(from + column) % 16 == 0;
     if (wide) {
-      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from + column);
+      copy_async(shared_address(to), from + column, true);
       continue;
     }
 #pragma unroll
@@ -182,6 +182,12 @@ __device__ inline void load_rows(typename S::T* tile, int rows, int width, const
       to[c] = from_float<T>(inside && bias != nullptr ? x + to_float(bias[column + c]) : x);
     }
   }
+}
+
+__device__ inline void wait_for_rows() {
+  copy_commit();
+  copy_wait<0>();
+  __syncthreads();
 }
 
 }  // namespace perceiver::kernels::cuda
