@@ -63,6 +63,16 @@ __device__ void add_diagonals(const float* band, float (&c)[S::kKeys / 8][4]) {
     }
 }
 
+/// Scores of keys that a query does not see, keys beyond the last among them, become -infinity.
+template <typename S>
+__device__ void hide_scores(const RelativeHead<S>& head, int query, int key, float (&s)[S::kKeys / 8][4]) {
+#pragma unroll
+  for (int n = 0; n < S::kKeys / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (!head.sees(query + fragment_row(e), key + fragment_column(n, e))) s[n][e] = -INFINITY;
+}
+
 /// The tiles of a block in shared memory, one after the other.
 template <typename S>
 struct Carve {
@@ -122,20 +132,24 @@ __global__ void __launch_bounds__(S::kThreads)
   float out[S::D / 8][4], largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   clear(out);
   const DropoutFactors dropout(k.dropout);
-  const int key_end = head.key_end(begin + count);
-  for (int key = head.key_begin(begin); key < key_end; key += S::kKeys) {
-    const int rows = min(S::kKeys, key_end - key);
+  const int key_end = head.key_end(begin + count), key_begin = head.key_begin(begin);
+  const auto load_keys = [&](T* tile, const void* matrix, int key) {
+    load_rows<S>(tile, S::kKeys, head.width(), nullptr, [&](int r) {
+      return key + r < key_end ? static_cast<const T*>(matrix) + head.key_offset(key + r) : nullptr;
+    });
+  };
+  const auto load_scores = [&](int key) {
     const int nearest = head.memory() + begin - (key + S::kKeys - 1);
-    __syncthreads();
-    load_rows<S>(keys, S::kKeys, head.width(), nullptr, [&](int r) {
-      return r < rows ? static_cast<const T*>(k.k) + head.key_offset(key + r) : nullptr;
-    });
-    load_rows<S>(values, S::kKeys, head.width(), nullptr, [&](int r) {
-      return r < rows ? static_cast<const T*>(k.v) + head.key_offset(key + r) : nullptr;
-    });
+    load_keys(keys, k.k, key);
     load_rows<S>(table, S::kBandRows, head.width(), nullptr,
                  [&](int r) { return head.position(nearest + r); });
-    wait_for_rows();
+  };
+  // Loading values overlaps the scores, loading the next keys overlaps the softmax and the values' product.
+  if (key_begin < key_end) load_scores(key_begin);
+  for (int key = key_begin; key < key_end; key += S::kKeys) {
+    const int rows = min(S::kKeys, key_end - key);
+    wait_for_rows();  // keys and distances; all warps are done with the previous values
+    load_keys(values, k.v, key);
     write_band<S>(position + warp * 16 * S::kPitch, table + warp * 16 * S::kPitch, band);
     float s[S::kKeys / 8][4];
     clear(s);
@@ -143,16 +157,18 @@ __global__ void __launch_bounds__(S::kThreads)
                                          S::D);
     __syncwarp();
     add_diagonals<S>(band, s);
+    wait_for_rows();  // values; all warps are done with keys and distances
+    if (key + S::kKeys < key_end) load_scores(key + S::kKeys);
+    if (rows < S::kKeys || !head.all_see(begin + warp * 16, key, S::kKeys))
+      hide_scores<S>(head, begin + warp * 16, key, s);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int query = begin + warp * 16 + fragment_row(2 * half);
       float most = largest[half];
 #pragma unroll
       for (int n = 0; n < S::kKeys / 8; ++n)
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          const int column = fragment_column(n, e);
-          s[n][e] = column < rows && head.sees(query, key + column) ? s[n][e] * a.scale : -INFINITY;
+          s[n][e] *= a.scale;
           most = fmaxf(most, s[n][e]);
         }
       most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFu, most, 1));
@@ -228,11 +244,12 @@ __global__ void relative_delta_kernel(const __grid_constant__ RelativeBackward a
 }
 
 /// Turns scores s and products dp = dO · v of a warp's rows into weights and score gradients. `key_of(c)` is
-/// the key of column c in row r.
-template <typename S, typename KeyOf>
-__device__ void score_gradients(const RelativeBackward& a, const RelativeHead<S>& head,
-                                const DropoutFactors& dropout, int first_query, const KeyOf& key_of,
-                                float (&s)[S::kKeys / 8][4], float (&dp)[S::kKeys / 8][4]) {
+/// the key of column c in row r; kAllSeen: it is seen. (Rows that are no queries have a log-sum-exp of
+/// infinity.)
+template <typename S, bool kAllSeen, typename KeyOf>
+__device__ void tile_gradients(const RelativeBackward& a, const RelativeHead<S>& head,
+                               const DropoutFactors& dropout, int first_query, const KeyOf& key_of,
+                               float (&s)[S::kKeys / 8][4], float (&dp)[S::kKeys / 8][4]) {
   const RelativeAttention& k = head.k;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -245,13 +262,25 @@ __device__ void score_gradients(const RelativeBackward& a, const RelativeHead<S>
 #pragma unroll
       for (int e = 2 * half; e < 2 * half + 2; ++e) {
         const int key = key_of(row, fragment_column(n, e));
-        const bool seen = key < k.keys && head.sees(query, key);
+        const bool seen = kAllSeen || head.sees(query, key);
         const float p = seen ? expf(s[n][e] * a.scale - lse) : 0.0f;
         float factor[1] = {1};
         if (k.dropout.threshold > 0 && seen) dropout.get(head.element(query, key), factor);
         dp[n][e] = seen ? p * (factor[0] * dp[n][e] - delta) * a.scale : 0.0f;
         s[n][e] = p * factor[0];
       }
+  }
+}
+
+template <typename S, typename KeyOf>
+__device__ void score_gradients(const RelativeBackward& a, const RelativeHead<S>& head,
+                                const DropoutFactors& dropout, int first_query, bool all_seen,
+                                const KeyOf& key_of, float (&s)[S::kKeys / 8][4],
+                                float (&dp)[S::kKeys / 8][4]) {
+  if (all_seen) {
+    tile_gradients<S, true>(a, head, dropout, first_query, key_of, s, dp);
+  } else {
+    tile_gradients<S, false>(a, head, dropout, first_query, key_of, s, dp);
   }
 }
 
@@ -316,7 +345,8 @@ __global__ void __launch_bounds__(S::kThreads)
     __syncwarp();
     add_diagonals<S>(band, s);
     score_gradients<S>(
-        a, head, dropout, begin + warp * 16, [key](int, int c) { return key + c; }, s, dp);
+        a, head, dropout, begin + warp * 16, head.all_see(begin + warp * 16, key, S::kKeys),
+        [key](int, int c) { return key + c; }, s, dp);
     __syncwarp();  // the f32 band has been read
     store_fragment(dp, gradients, S::kOverlayPitch);
     for (int i = lane; i < 16 * S::kWarpBand; i += 32)
@@ -437,7 +467,8 @@ __global__ void __launch_bounds__(S::kThreads)
     __syncwarp();
     add_diagonals<S>(band, s);
     score_gradients<S>(
-        a, head, dropout, begin + warp * 16, [key](int, int c) { return key + c; }, s, dp);
+        a, head, dropout, begin + warp * 16, head.all_see(begin + warp * 16, key, S::kKeys),
+        [key](int, int c) { return key + c; }, s, dp);
     __syncwarp();  // the band has been read
     store_fragment(s, weights + warp * 16 * S::kOverlayPitch, S::kOverlayPitch);
     store_fragment(dp, gradients + warp * 16 * S::kOverlayPitch, S::kOverlayPitch);
@@ -527,8 +558,10 @@ __global__ void __launch_bounds__(S::kThreads)
       write_band<S>(d_out + own, values + own, band);
       __syncwarp();
       add_diagonals<S>(band, dp);
+      const int nearest_key = head.memory() + begin + warp * 16 - (from + S::kKeys - 1);
+      const bool all_seen = nearest_key >= head.first() && (k.window == 0 || from + S::kKeys - 1 < k.window);
       score_gradients<S>(
-          a, head, dropout, begin + warp * 16,
+          a, head, dropout, begin + warp * 16, all_seen,
           [&](int r, int c) { return head.memory() + begin + warp * 16 + r - (from + c); }, s, dp);
       __syncwarp();  // the band has been read
       store_fragment(dp, gradients + warp * 16 * S::kOverlayPitch, S::kOverlayPitch);
@@ -599,9 +632,12 @@ void launch_forward(const Launch& launch, const RelativeAttention& k) {
   check_launch("relative_forward_kernel");
 }
 
+/// So many that there are enough blocks, and no more: each takes memory. By the shape alone, so that sums do
+/// not depend on the device.
 int splits_of(const RelativeAttention& k) {
-  constexpr int64_t kMostSplits = 8;
-  return static_cast<int>(std::min(k.batch, kMostSplits));
+  constexpr int64_t kMostSplits = 8, kEnoughBlocks = 1024, kRows = 64;
+  const int64_t wanted = ceil_div(kEnoughBlocks, ceil_div(k.keys, kRows) * k.heads);
+  return static_cast<int>(std::min({wanted, k.batch, kMostSplits}));
 }
 
 /// Parts of the scratch for tiles of kQueries; `base` may be null to count bytes.

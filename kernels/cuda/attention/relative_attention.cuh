@@ -148,6 +148,12 @@ struct RelativeHead {
     return query < k.queries && key >= first() && distance >= 0 && key >= 0 &&
            (k.window == 0 || distance < k.window);
   }
+  /// Whether 16 queries from `query` on see all of `keys` keys from `key` on; queries beyond the last do not
+  /// count.
+  __device__ bool all_see(int query, int key, int keys) const {
+    const int nearest = memory() + query - (key + keys - 1), farthest = memory() + query + 15 - key;
+    return key >= first() && nearest >= 0 && (k.window == 0 || farthest < k.window);
+  }
   __device__ int64_t lse_row(int query) const { return (example * k.heads + head) * k.queries + query; }
   /// Number of a weight's element in its dropout mask.
   __device__ int64_t element(int query, int key) const { return lse_row(query) * k.keys + key; }
