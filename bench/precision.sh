@@ -1,10 +1,12 @@
 #!/bin/sh
-# Does training in bfloat16 follow training in float32? Trains on the copy task and on text, 1,000 steps each on this
-# machine's GPU from the same weights, and reports how far the loss curves differ, beside the difference between two
-# float32 runs with different seeds (the noise).
+# Does training in bfloat16 follow training in float32? Trains on the copy task, on text and (with MUSIC) on music,
+# 1,000 steps each on this machine's GPU from the same weights, and reports how far the loss curves differ, beside the
+# difference between two float32 runs with different seeds (the noise).
 #   bench/precision.sh TEXT_FILE [BUILD_FOLDER] [OUTPUT_FOLDER]
-# Writes OUTPUT_FOLDER/{copy,text}.csv (step and the three losses in nats) and prints a summary. STEPS: default
-# 1000. SET: more settings for all runs, e.g. SET="train.batch=2". REDUCED, FULL: the precisions compared.
+# Writes OUTPUT_FOLDER/{copy,text,music}.csv (step and the three losses in nats) and prints a summary. STEPS: default
+# 1000. MUSIC: shards of music (perceiver data build). SET: more settings for all runs, e.g. SET="train.batch=2".
+# REDUCED, FULL: the precisions compared; REDUCED_SET: settings of the reduced one alone, such as
+# "optimizer.state=bfloat16". TOGETHER=1 runs the three of a task at the same time.
 set -eu
 cd "$(dirname "$0")/.."
 text=${1:?"a text file: bench/precision.sh TEXT_FILE [BUILD_FOLDER] [OUTPUT_FOLDER]"}
@@ -50,14 +52,20 @@ echo "Mean losses in nats over each quarter of the run; the mean of $reduced - $
 echo "the curves: $reduced from $full with the same seed, and $full with another seed (noise)."
 printf '%-6s %11s %10s %10s %10s %12s %12s %12s\n' task steps "$reduced" "$full" "other seed" "mean diff." \
   "rms diff." "rms noise"
-for task in copy text; do
-  if [ $task = copy ]; then
-    yaml=configs/copy32.yaml data="data.type=copy"
-  else
-    yaml=configs/tinyshakespeare.yaml data="data.train=$text"
-  fi
-  train $task.reduced $yaml "$reduced" 1 --set "$data"
-  train $task.full $yaml "$full" 1 --set "$data"
+for task in copy text ${MUSIC:+music}; do
+  case $task in
+    copy) yaml=configs/copy32.yaml data="data.type=copy" ;;
+    text) yaml=configs/tinyshakespeare.yaml data="data.train=$text" ;;
+    music) yaml=configs/maestro.yaml data="data.train=$MUSIC" ;;
+  esac
+  more=
+  for setting in ${REDUCED_SET:-}; do more="$more --set $setting"; done
+  # shellcheck disable=SC2086
+  train $task.reduced $yaml "$reduced" 1 --set "$data" $more &
+  [ "${TOGETHER:-}" ] || wait $!
+  train $task.full $yaml "$full" 1 --set "$data" &
+  [ "${TOGETHER:-}" ] || wait $!
   train $task.other $yaml "$full" 2 --set "$data"
+  wait
   compare $task
 done

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "perceiver/experimental/philox.h"
 
 namespace perceiver::kernels {
 
@@ -44,19 +45,32 @@ struct ParameterTile {
 
 /// Adam (Kingma and Ba 2015) with bias correction: p -= lr * m' / (sqrt(v') + epsilon). Weight decay is added
 /// to the gradient, or if `decoupled`, p -= lr * decay * p (Loshchilov and Hutter 2019). Flat buffers of
-/// `type`.
+/// `type`; moments of bf16 are rounded up or down at random, with the probabilities that make the expectation
+/// exact: rounded to nearest, a second moment would stop to change (its updates are smaller than half a
+/// unit). The random numbers depend on the update and the element alone.
 struct Adam {
-  DType type;
+  DType type, moment_type;
   const ParameterTile* tiles;
   int64_t tile_count;
   void* parameters;
   const void* gradients;
   void* first_moment;
   void* second_moment;
+  void* rounded = nullptr;    // bf16 copy of the parameters, updated with them
+  int64_t first_element = 0;  // of the whole model's: where these buffers begin
   double beta1, beta2, epsilon;
   bool decoupled;
   const StepScalars* scalars;
 };
+
+/// Two numbers of 16 random bits for each of 4 successive elements: the low halves for the first moment.
+constexpr PhiloxBlock rounding_bits(int64_t block, uint64_t update) {
+  const auto index = static_cast<uint64_t>(block);
+  return philox({static_cast<uint32_t>(index), static_cast<uint32_t>(update),
+                 static_cast<uint32_t>(update >> 32) ^ (static_cast<uint32_t>(RandomPurpose::rounding) << 24),
+                 static_cast<uint32_t>(index >> 32)},
+                0, 0);
+}
 
 /// b = momentum * b + g, p -= lr * b, or with `nesterov` p -= lr * (g + momentum * b). Weight decay is added
 /// to the gradient. `momentum_buffer` is null if momentum is 0.

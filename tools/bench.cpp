@@ -92,7 +92,7 @@ int run_train(const BenchCommand& options, const Globals& globals) {
       {"communicator", ranks.all ? ranks.all->name() : "none"},
       {"shard", config_to_json(config)["train"]["shard"]},
       {"context_shards", config.train.context_shards},
-      {"precision", name_of(type)},
+      {"precision", precision_name(config.train.precision, type)},
       {"parameters", model.parameters().count()},
       {"steps", options.steps},
       {"step_ms", {{"median", median * 1e3}, {"min", seconds.front() * 1e3}, {"max", seconds.back() * 1e3}}},

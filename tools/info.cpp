@@ -88,7 +88,7 @@ void print_loss(const char* name, const std::optional<double>& nats) {
 
 /// The type that a configuration computes in; `auto` as on the CPU, since the run's device is unknown here.
 DType type_of(Precision precision) {
-  return precision == Precision::bfloat16 ? DType::bf16 : DType::f32;
+  return precision == Precision::bfloat16 || precision == Precision::fp8 ? DType::bf16 : DType::f32;
 }
 
 void print_work(const Config& config) {

@@ -127,6 +127,7 @@ struct LossConfig {
 };
 
 enum class OptimizerType { adam, adamw, sgd, lamb, adafactor };
+enum class OptimizerState { float32, bfloat16 };
 
 struct OptimizerConfig {
   OptimizerType type = OptimizerType::adam;
@@ -135,9 +136,10 @@ struct OptimizerConfig {
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double weight_decay = 0.0;
-  double momentum = 0.9;   ///< sgd
-  bool nesterov = false;   ///< sgd
-  double clip_norm = 1.0;  ///< global norm; 0 = off
+  double momentum = 0.9;                           ///< sgd
+  bool nesterov = false;                           ///< sgd
+  double clip_norm = 1.0;                          ///< global norm; 0 = off
+  OptimizerState state = OptimizerState::float32;  ///< adam, adamw: type of the moments in memory
 };
 
 enum class ScheduleType { constant, cosine, steps, t5, linear };
@@ -152,7 +154,7 @@ struct ScheduleConfig {
   std::vector<double> step_factors;      ///< steps
 };
 
-enum class Precision { automatic, bfloat16, tf32, float32, float64 };
+enum class Precision { automatic, bfloat16, tf32, float32, float64, fp8 };
 enum class Recompute { none, block, attention_mlp };
 enum class Sharding { none, optimizer, gradients };
 

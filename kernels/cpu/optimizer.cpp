@@ -4,7 +4,9 @@
 #include <Eigen/Core>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <vector>
 
 #include "kernels/adam.h"
 #include "kernels/cpu/parallel.h"
@@ -66,6 +68,43 @@ void adam_tile(const Adam& k, const AdamScalars<T>& s, const ParameterTile& tile
   }
   if (decay > 0 && k.decoupled) p *= 1 - s.rate * decay;
   p -= s.rate * s.direction(m, v);
+}
+
+/// bf16, as it is in memory.
+float widened(uint16_t bits) {
+  return std::bit_cast<float>(uint32_t{bits} << 16);
+}
+
+/// x rounded to bf16, down or up: `bits` are 16 random ones.
+uint16_t rounded_at_random(float x, uint32_t bits) {
+  return static_cast<uint16_t>((std::bit_cast<uint32_t>(x) + bits) >> 16);
+}
+
+/// The same for moments in bf16, widened in a buffer of the tile's size.
+template <typename T>
+void adam_tile_of_bf16(const Adam& k, const AdamScalars<T>& s, ParameterTile tile) {
+  auto* const first = static_cast<uint16_t*>(k.first_moment) + tile.begin;
+  auto* const second = static_cast<uint16_t*>(k.second_moment) + tile.begin;
+  const auto size = static_cast<size_t>(tile.elements);
+  std::vector<T> m(size), v(size);
+  std::transform(first, first + size, m.begin(), widened);
+  std::transform(second, second + size, v.begin(), widened);
+  Adam local = k;
+  local.parameters = static_cast<T*>(k.parameters) + tile.begin;
+  local.gradients = static_cast<const T*>(k.gradients) + tile.begin;
+  local.first_moment = m.data();
+  local.second_moment = v.data();
+  const int64_t begin = k.first_element + tile.begin;
+  tile.begin = 0;
+  adam_tile<T>(local, s, tile);
+  PhiloxBlock bits{};
+  for (size_t i = 0; i < size; ++i) {
+    const auto element = static_cast<uint64_t>(begin) + i;
+    if (i == 0 || element % 4 == 0)
+      bits = rounding_bits(static_cast<int64_t>(element / 4), static_cast<uint64_t>(k.scalars->update));
+    first[i] = rounded_at_random(static_cast<float>(m[i]), bits[element % 4] & 0xffff);
+    second[i] = rounded_at_random(static_cast<float>(v[i]), bits[element % 4] >> 16);
+  }
 }
 
 template <typename T>
@@ -139,8 +178,10 @@ void adam(const Adam& k) {
   if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
     const AdamScalars<T> scalars = adam_scalars<T>(k);
-    for_each_tile(k.tiles, k.tile_count,
-                  [&](int64_t, const ParameterTile& tile) { adam_tile<T>(k, scalars, tile); });
+    for_each_tile(k.tiles, k.tile_count, [&](int64_t, const ParameterTile& tile) {
+      if (k.moment_type == DType::bf16) return adam_tile_of_bf16<T>(k, scalars, tile);
+      adam_tile<T>(k, scalars, tile);
+    });
   });
 }
 

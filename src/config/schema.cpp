@@ -61,12 +61,16 @@ struct Names<OptimizerType> {
   static constexpr std::array values{"adam", "adamw", "sgd", "lamb", "adafactor"};
 };
 template <>
+struct Names<OptimizerState> {
+  static constexpr std::array values{"float32", "bfloat16"};
+};
+template <>
 struct Names<ScheduleType> {
   static constexpr std::array values{"constant", "cosine", "steps", "t5", "linear"};
 };
 template <>
 struct Names<Precision> {
-  static constexpr std::array values{"auto", "bfloat16", "tf32", "float32", "float64"};
+  static constexpr std::array values{"auto", "bfloat16", "tf32", "float32", "float64", "fp8"};
 };
 template <>
 struct Names<ContextProjection> {
@@ -413,6 +417,9 @@ std::vector<ConfigKey> optimizer_keys() {
       bind(MEMBER(optimizer.nesterov), any(), "Use Nesterov momentum in sgd."),
       bind(MEMBER(optimizer.clip_norm), at_least(0),
            "Maximum global norm of the gradient; a larger gradient is scaled down to it. 0 = off."),
+      bind(MEMBER(optimizer.state), any(),
+           "Type of the moments of adam and adamw in memory; bfloat16 rounds them stochastically, and saves "
+           "four bytes per parameter."),
   };
 }
 
@@ -443,11 +450,14 @@ std::vector<ConfigKey> train_keys() {
       bind(MEMBER(train.micro_batches), between(1, 1 << 20),
            "Equal parts into which the batch of a step is split and computed one at a time, to save "
            "memory; must divide batch."),
-      bind(MEMBER(train.precision), any(),
-           "Floating-point type of the computation; auto is bfloat16 on a GPU and float32 on the CPU. "
-           "bfloat16 keeps weights, optimizer state, statistics and weight gradients in float32; tf32 is "
-           "float32 with matrix product operands rounded to ten bits. bfloat16 and tf32 need a GPU, "
-           "float64 the CPU."),
+      bind(
+          MEMBER(train.precision), any(),
+          "Floating-point type of the computation; auto is bfloat16 on a GPU and float32 on the CPU. "
+          "bfloat16 keeps weights, optimizer state, statistics and weight gradients in float32; tf32 is "
+          "float32 with matrix product operands rounded to ten bits. fp8 is bfloat16 with the matrix "
+          "products "
+          "of the blocks in 8 bits, in training passes alone: validation, evaluation and sampling compute in "
+          "bfloat16. bfloat16, tf32 and fp8 need a GPU (fp8 compute capability 8.9), float64 the CPU."),
       bind(MEMBER(train.recompute), any(),
            "What the backward pass recomputes instead of keeping it in memory: nothing, whole blocks, or "
            "attention and MLP separately. Results are bitwise identical."),

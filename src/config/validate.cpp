@@ -285,6 +285,9 @@ void check_training(const Config& config, const Checker& check) {
   const OptimizerConfig& optimizer = config.optimizer;
   check.require(!optimizer.nesterov || (optimizer.type == OptimizerType::sgd && optimizer.momentum > 0),
                 "optimizer.nesterov needs optimizer.type: sgd and optimizer.momentum above 0");
+  check.require(optimizer.state == OptimizerState::float32 || optimizer.type == OptimizerType::adam ||
+                    optimizer.type == OptimizerType::adamw,
+                "optimizer.state: bfloat16 needs optimizer.type: adam or adamw");
   check.require(config.train.early_stopping == 0 || config.eval.every > 0,
                 "train.early_stopping ({}) counts validations, so it needs eval.every above 0",
                 config.train.early_stopping);

@@ -201,6 +201,13 @@ std::vector<ops::LinearParameters*> PerceiverAR::linears() {
   std::vector<ops::LinearParameters*> all{&output_};
   if (query_linear_.weight.value) all.push_back(&query_linear_);
   for (ops::LinearParameters& layer : query_mlp_) all.push_back(&layer);
+  const std::vector<ops::LinearParameters*> blocks = block_linears();
+  all.insert(all.end(), blocks.begin(), blocks.end());
+  return all;
+}
+
+std::vector<ops::LinearParameters*> PerceiverAR::block_linears() {
+  std::vector<ops::LinearParameters*> all;
   const auto add = [&all](const std::vector<ops::LinearParameters*>& some) {
     all.insert(all.end(), some.begin(), some.end());
   };

@@ -85,6 +85,9 @@ class PerceiverAR {
   /// Whether there is a fused step for the caches that `make_caches` would make; allocates nothing.
   bool has_fused_step(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
 
+  /// The linear layers of the attention blocks, in a fixed order.
+  std::vector<ops::LinearParameters*> block_linears();
+
  private:
   struct RotaryTables {
     ops::RotaryTable cross, self;

@@ -22,7 +22,7 @@ void Mlp::declare(ParameterStore& store, const std::string& name, int64_t channe
 }
 
 Variable Mlp::forward(Tape& tape, const Variable& x) const {
-  return ops::linear(tape, ops::linear(tape, x, first_, activation_), second_);
+  return ops::feed_forward(tape, x, first_, activation_, second_);
 }
 
 }  // namespace perceiver

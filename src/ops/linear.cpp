@@ -1,6 +1,7 @@
 #include "base/check.h"
 #include "kernels/gemm.h"
 #include "ops/checks.h"
+#include "ops/fp8.h"
 #include "ops/skinny_gemm.h"
 #include "perceiver/experimental/ops.h"
 
@@ -87,6 +88,14 @@ void product(Tape& tape, const Variable& x, const LinearParameters& parameters, 
                                 .bias = bias});
 }
 
+void check_linear(const Tape& tape, const Tensor& x, const LinearParameters& parameters) {
+  const Tensor& weight = parameters.weight.value;
+  check_activation(tape, "linear", "x", x);
+  check_columns(tape, "linear", "weight", weight, x.dtype(), x.shape()[1]);
+  if (parameters.bias.value)
+    check_vector(tape, "linear", "bias", parameters.bias.value, x.dtype(), weight.shape()[0]);
+}
+
 }  // namespace
 
 void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out) {
@@ -106,10 +115,9 @@ void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters
 
 Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters, Activation activation) {
   const Tensor& weight = parameters.weight.value;
-  check_activation(tape, "linear", "x", x.value);
-  check_columns(tape, "linear", "weight", weight, x.value.dtype(), x.shape()[1]);
-  if (parameters.bias.value)
-    check_vector(tape, "linear", "bias", parameters.bias.value, x.value.dtype(), weight.shape()[0]);
+  check_linear(tape, x.value, parameters);
+  if (activation == Activation::identity && multiplies_in_fp8(tape, x, parameters))
+    return fp8_linear(tape, x, parameters);
   const Variable pre = tape.result(x.value.dtype(), {x.shape()[0], weight.shape()[0]});
   product(tape, x, parameters, pre.value);
   const bool changes = activation != Activation::identity;
@@ -135,6 +143,15 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
                 backward_products(tape, x, parameters, d_pre);
               });
   return y;
+}
+
+Variable feed_forward(Tape& tape, const Variable& x, const LinearParameters& first, Activation activation,
+                      const LinearParameters& second) {
+  const bool in_fp8 = multiplies_in_fp8(tape, x, first) && second.fp8 && second.weight.shape()[0] % 16 == 0;
+  if (!in_fp8) return linear(tape, linear(tape, x, first, activation), second);
+  check_linear(tape, x.value, first);
+  check_columns(tape, "linear", "weight", second.weight.value, x.value.dtype(), first.weight.shape()[0]);
+  return fp8_feed_forward(tape, x, first, activation, second);
 }
 
 }  // namespace perceiver::ops

@@ -46,7 +46,7 @@ FileRecord write_state(const Output& output, const char* name, const char* forma
   SafetensorsWriter writer;
   writer.set_metadata("format", format);
   for (const NamedTensor& each : tensors)
-    writer.add(each.name, each.tensor.dtype() == DType::f64 ? "F64" : "F32", each.tensor.shape().vector(),
+    writer.add(each.name, file_dtype(each.tensor.dtype()), each.tensor.shape().vector(),
                {static_cast<const std::byte*>(each.tensor.data()), each.tensor.bytes()});
   return write_tensors(output, name, writer);
 }
@@ -159,6 +159,9 @@ void load_checkpoint_state(const fs::path& folder, Learner& learner) {
   const CheckpointState state = read_checkpoint_state(folder);
   const SafetensorsFile optimizer = SafetensorsFile::open(folder / optimizer_file_name);
   learner.load_optimizer_state(reader(optimizer));
+  // A run that turns to fp8 has none yet.
+  if (learner.multiplies_in_fp8() && optimizer.find(fp8_peaks_name) != nullptr)
+    learner.load_fp8_scales(reader(optimizer));
   if (learner.averages()) {
     const SafetensorsFile average = SafetensorsFile::open(folder / average_file_name);
     learner.load_average(reader(average));

@@ -15,6 +15,7 @@
 #include "io/atomic_file.h"
 #include "io/checksum.h"
 #include "io/json_document.h"
+#include "model/precision.h"
 #include "perceiver/version.h"
 
 namespace perceiver {
@@ -102,7 +103,7 @@ ordered_json environment_stamp(const RunContext& run, const PerceiverAR& model) 
   stamp["threads"] = device.threads();
   stamp["ranks"] = run.ranks;
   if (!run.communicator.empty()) stamp["communicator"] = run.communicator;
-  stamp["precision"] = name_of(model.type());
+  stamp["precision"] = precision_name(run.precision, model.type());
   stamp["command"] = run.command;
   stamp["folder"] = working_folder();
   stamp["seed"] = run.seed;

@@ -13,9 +13,10 @@ namespace perceiver {
 
 /// What the stamp records besides the machine and the program.
 struct RunContext {
-  int64_t step = 0;                  ///< the first step that follows, counted from 0
-  std::vector<std::string> command;  ///< as started; empty: unknown
-  uint64_t seed = 0;                 ///< train.seed
+  int64_t step = 0;                            ///< the first step that follows, counted from 0
+  std::vector<std::string> command;            ///< as started; empty: unknown
+  uint64_t seed = 0;                           ///< train.seed
+  Precision precision = Precision::automatic;  ///< train.precision
   DataRecord data;
   int ranks = 1;
   std::string communicator = {};  ///< that connects them; empty: one rank

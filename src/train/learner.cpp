@@ -61,6 +61,7 @@ Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& r
   }
   slices_ = exchange_ ? exchange_->slices() : std::vector{whole_slice(model.parameters())};
   const int64_t elements = exchange_ ? exchange_->partition().state_elements : model.parameters().size();
+  if (config.train.precision == Precision::fp8) fp8_ = std::make_unique<Fp8State>(model, ranks_.all);
   optimizer_ = make_optimizer(config.optimizer, context, model.parameters(), slices_, elements);
   squared_norms_ = Tensor::zeros(context, DType::f64, {static_cast<int64_t>(slices_.size())});
   for (Slot& slot : slots_)
@@ -197,8 +198,11 @@ void Learner::compute_part(int64_t part, const PassOptions& options, std::option
   if (sums) exchange_->watch(tape, part);
   const ops::LossOptions loss{config_.loss.label_smoothing, config_.loss.z_loss, &scalars()->loss_scale,
                               totals_, part > 0};
+  const bool sets_scales = fp8_ && part == 0 && offender == nullptr;
+  if (sets_scales) fp8_->start_pass();
   model_.loss(tape, inputs_, loss, config_.train.recompute);
   tape.backward();
+  if (sets_scales) fp8_->end_pass();
   if (sums) return exchange_->finish();
   if (last) model_.parameters().finish_gradients();
 }

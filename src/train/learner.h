@@ -13,6 +13,7 @@
 #include "model/perceiver_ar.h"
 #include "model/segment_memory.h"
 #include "perceiver/config.h"
+#include "train/fp8_state.h"
 #include "train/gradient_exchange.h"
 #include "train/optimizer.h"
 #include "train/step_state.h"
@@ -109,6 +110,10 @@ class Learner {
   std::vector<NamedTensor> collect_memory() const;
   void load_memory(const ReadTensor& read);
   bool remembers() const { return memory_.length > 0; }
+  /// Scales of 8-bit operands, which collect_optimizer_state has too; without them the next step finds its
+  /// own.
+  bool multiplies_in_fp8() const { return fp8_ != nullptr; }
+  void load_fp8_scales(const ReadTensor& read);
   /// Whether every weight that this rank keeps is finite. Not for use in a step: it waits for the device.
   bool weights_are_finite() const;
   /// What this rank holds on its device.
@@ -165,6 +170,7 @@ class Learner {
   int64_t updates_ = 0;
   LearnerRanks ranks_;
   std::unique_ptr<GradientExchange> exchange_;  ///< null: one rank
+  std::unique_ptr<Fp8State> fp8_;               ///< null: train.precision is not fp8
   std::vector<UpdatedSlice> slices_;            ///< what this rank updates
   Batch part_;                                  ///< the current micro-batch
   ModelInputs inputs_;                          ///< of the current micro-batch, always at the same address

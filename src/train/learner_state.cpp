@@ -29,9 +29,11 @@ std::vector<NamedTensor> Learner::collect_optimizer_state() const {
       if (leads)
         tensors.push_back({fmt::format("{}/{}", buffer.name, info.name), flat.view(info.offset, info.shape)});
   }
-  if (!buffers.empty() || !leads) return tensors;
-  tensors = optimizer_->state();
-  for (NamedTensor& each : tensors) each.tensor = each.tensor.on_host();
+  if (!leads) return tensors;
+  if (buffers.empty())
+    for (const NamedTensor& each : optimizer_->state()) tensors.push_back({each.name, each.tensor.on_host()});
+  if (fp8_)
+    for (const NamedTensor& each : fp8_->tensors()) tensors.push_back({each.name, each.tensor.on_host()});
   return tensors;
 }
 
@@ -42,6 +44,12 @@ void Learner::load_optimizer_state(const ReadTensor& read) {
     return;
   }
   for (const NamedTensor& buffer : buffers) load_buffer(buffer.tensor, buffer.name + "/", read);
+}
+
+void Learner::load_fp8_scales(const ReadTensor& read) {
+  PERCEIVER_ASSERT(fp8_);
+  for (const NamedTensor& each : fp8_->tensors()) read(each.name, each.tensor.shape(), each.tensor);
+  fp8_->set_calibrated();
 }
 
 void Learner::load_average(const ReadTensor& read) {

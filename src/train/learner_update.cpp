@@ -39,6 +39,7 @@ void Learner::update() {
                                  .clip_norm = config_.optimizer.clip_norm,
                                  .ema_decay = config_.train.ema_decay,
                                  .scalars = scalars()});
+  if (fp8_) fp8_->rescale(scalars());
   for (size_t i = 0; i < slices_.size(); ++i) update_slice(i);
   if (exchange_) exchange_->finish_publishing();
   memory_.commit(model_.context(), &scalars()->finite);
@@ -46,7 +47,7 @@ void Learner::update() {
 
 void Learner::update_slice(size_t slice) {
   optimizer_->update(slice, scalars());
-  publish(slice);
+  if (!optimizer_->rounds() || !slices_[slice].rounded) publish(slice);
   if (!average_) return;
   const Tensor& values = slices_[slice].values;
   kernels::moving_average(model_.context().launch(), {.type = values.dtype(),

@@ -68,8 +68,9 @@ class TiledOptimizer : public Optimizer {
     tiles_ = upload(context, tiles);
   }
 
-  Tensor add_buffer(std::string name) {
-    buffers_.push_back({std::move(name), Tensor::zeros(context_, type(), {state_elements_})});
+  Tensor add_buffer(std::string name) { return add_buffer(std::move(name), type()); }
+  Tensor add_buffer(std::string name, DType type) {
+    buffers_.push_back({std::move(name), Tensor::zeros(context_, type, {state_elements_})});
     return buffers_.back().tensor;
   }
 
@@ -101,26 +102,32 @@ class Adam final : public TiledOptimizer {
   Adam(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters,
        std::vector<UpdatedSlice> slices, int64_t state_elements)
       : TiledOptimizer(config, context, parameters, std::move(slices), state_elements),
-        first_(add_buffer("adam.first_moment")),
-        second_(add_buffer("adam.second_moment")) {}
+        moment_type_(config.state == OptimizerState::bfloat16 ? DType::bf16 : type()),
+        first_(add_buffer("adam.first_moment", moment_type_)),
+        second_(add_buffer("adam.second_moment", moment_type_)) {}
 
   void update(size_t slice, const kernels::StepScalars* scalars) override {
     const Part& p = part(slice);
     kernels::adam(context_.launch(), {.type = type(),
+                                      .moment_type = moment_type_,
                                       .tiles = tiles(p),
                                       .tile_count = p.tile_count,
                                       .parameters = p.slice.values.data(),
                                       .gradients = p.slice.gradients.data(),
                                       .first_moment = state_of(first_, p),
                                       .second_moment = state_of(second_, p),
+                                      .rounded = p.slice.rounded.data(),
+                                      .first_element = p.slice.place.begin,
                                       .beta1 = config_.beta1,
                                       .beta2 = config_.beta2,
                                       .epsilon = config_.epsilon,
                                       .decoupled = config_.type == OptimizerType::adamw,
                                       .scalars = scalars});
   }
+  bool rounds() const override { return true; }
 
  private:
+  DType moment_type_;
   Tensor first_, second_;
 };
 
@@ -255,8 +262,11 @@ std::vector<kernels::ParameterTile> parameter_tiles(const ParameterStore& parame
 }
 
 UpdatedSlice whole_slice(const ParameterStore& parameters) {
-  return {
-      {.begin = 0, .elements = parameters.values().elements()}, parameters.values(), parameters.gradients()};
+  const Tensor &values = parameters.values(), &read = parameters.read_values();
+  return {{.begin = 0, .elements = values.elements()},
+          values,
+          parameters.gradients(),
+          read.dtype() == values.dtype() ? Tensor() : read};
 }
 
 bool divides(OptimizerType type) {

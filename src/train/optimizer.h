@@ -17,8 +17,9 @@ namespace perceiver {
 /// Part of the parameters that an optimizer updates: adjacent elements.
 struct UpdatedSlice {
   Slice place;
-  Tensor values;     ///< master weights, [place.elements]
-  Tensor gradients;  ///< likewise
+  Tensor values;        ///< master weights, [place.elements]
+  Tensor gradients;     ///< likewise
+  Tensor rounded = {};  ///< bf16: what passes read, if an optimizer may write it with the values
 };
 
 /// All parameters as one slice.
@@ -32,6 +33,8 @@ class Optimizer {
 
   /// Updates one of the slices from its gradients. `scalars` is in device memory. Allocates nothing.
   virtual void update(size_t slice, const kernels::StepScalars* scalars) = 0;
+  /// Whether `update` also writes UpdatedSlice::rounded.
+  virtual bool rounds() const { return false; }
   /// Everything the next update depends on besides parameters and scalars: tensors of the parameters' shapes
   /// (adafactor: of their rows and columns) named "<optimizer>.<moment>/<parameter>". They share the
   /// optimizer's memory: writing them restores a state.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "config/schema.h"
+#include "model/precision.h"
 #include "train/progress.h"
 
 namespace perceiver {
@@ -142,7 +143,7 @@ RunHeader make_header(const Config& config, const Dataset& data, const DataRecor
   header.device = context.name();
   header.gpu = context.is_cuda();
   header.threads = context.threads();
-  header.precision = name_of(model.type());
+  header.precision = precision_name(config.train.precision, model.type());
   header.memory = estimate_memory(config, model, learner);
   header.program_bytes = program_bytes + kWorkingBytes;
   header.available_bytes = context.memory()->available() + context.statistics().live_bytes;

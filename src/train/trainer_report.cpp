@@ -13,6 +13,7 @@ void Trainer::introduce() {
                        {.step = state_.step,
                         .command = options_.command,
                         .seed = config_.train.seed,
+                        .precision = config_.train.precision,
                         .data = record_,
                         .ranks = ranks_.all ? ranks_.all->size() : 1,
                         .communicator = ranks_.all ? ranks_.all->name() : ""},

@@ -152,9 +152,40 @@ TEST(Training, Bfloat16FollowsTheCpuInDouble) {
   }
 }
 
+TEST(Training, Fp8FollowsTheCpuInDouble) {
+  SKIP_WITHOUT_GPU();
+  for (Config config : variants(Precision::fp8)) {
+    config.optimizer.learning_rate = 1e-3;
+    const Trained here = train_steps(config, 6);
+    config.device = "cpu";
+    config.train.precision = Precision::float64;
+    const Trained there = train_steps(config, 6);
+    expect_near(here.losses, there.losses, 2e-2);
+    expect_near(here.gradient_norms, there.gradient_norms, 0.1);
+  }
+}
+
+TEST(Training, Fp8IsNotBfloat16) {
+  SKIP_WITHOUT_GPU();
+  EXPECT_NE(train_steps(gpu_config(Precision::fp8), 3).losses,
+            train_steps(gpu_config(Precision::bfloat16), 3).losses);
+}
+
+TEST(Training, Bfloat16MomentsFollowTheCpu) {
+  SKIP_WITHOUT_GPU();
+  Config config = gpu_config(Precision::float32);
+  config.optimizer.state = OptimizerState::bfloat16;
+  const Trained here = train_steps(config, 6);
+  config.device = "cpu";
+  const Trained there = train_steps(config, 6);
+  expect_near(here.losses, there.losses, 1e-3);
+  expect_near(here.values, there.values, 1e-3);
+}
+
 TEST(Training, RecordedStepsAreBitwiseThePlainOnes) {
   SKIP_WITHOUT_GPU();
-  for (const Precision precision : {Precision::bfloat16, Precision::float32, Precision::tf32}) {
+  for (const Precision precision :
+       {Precision::bfloat16, Precision::float32, Precision::tf32, Precision::fp8}) {
     for (Config config : variants(precision)) {
       const Trained recorded = train_steps(config, 7);
       config.train.cuda_graph = false;
@@ -169,7 +200,7 @@ TEST(Training, RecordedStepsAreBitwiseThePlainOnes) {
 
 TEST(Training, RecomputeIsBitwiseTheSame) {
   SKIP_WITHOUT_GPU();
-  for (const Precision precision : {Precision::bfloat16, Precision::float32}) {
+  for (const Precision precision : {Precision::bfloat16, Precision::float32, Precision::fp8}) {
     for (Config config : variants(precision)) {
       const Trained stored = train_steps(config, 4);
       for (const Recompute recompute : {Recompute::block, Recompute::attention_mlp}) {
@@ -276,21 +307,24 @@ TEST(Training, CheckpointsMoveBetweenDevices) {
 
 TEST(Training, AStoppedRunResumesBitwise) {
   SKIP_WITHOUT_GPU();
-  const TempFolder folder;
-  Config config = gpu_config(Precision::bfloat16);
-  config.train.steps = 9;
-  config.train.ema_decay = 0.9;
-  Recorder whole;
-  train(config, folder.path("whole"), false, &whole);
-  config.train.steps = 4;
-  train(config, folder.path("parts"));
-  config.train.steps = 9;
-  Recorder rest;
-  train(config, folder.path("parts"), true, &rest);
-  ASSERT_EQ(rest.logs.size(), 5u);
-  for (size_t i = 0; i < 5; ++i) EXPECT_EQ(rest.logs[i].loss, whole.logs[i + 4].loss);
-  EXPECT_EQ(read_file(checkpoint_path(folder.path("parts"), 9) + "/model.safetensors", 1 << 24),
-            read_file(checkpoint_path(folder.path("whole"), 9) + "/model.safetensors", 1 << 24));
+  for (const Precision precision : {Precision::bfloat16, Precision::fp8}) {
+    const TempFolder folder;
+    Config config = gpu_config(precision);
+    config.train.steps = 9;
+    config.train.ema_decay = 0.9;
+    if (precision == Precision::fp8) config.optimizer.state = OptimizerState::bfloat16;
+    Recorder whole;
+    train(config, folder.path("whole"), false, &whole);
+    config.train.steps = 4;
+    train(config, folder.path("parts"));
+    config.train.steps = 9;
+    Recorder rest;
+    train(config, folder.path("parts"), true, &rest);
+    ASSERT_EQ(rest.logs.size(), 5u);
+    for (size_t i = 0; i < 5; ++i) EXPECT_EQ(rest.logs[i].loss, whole.logs[i + 4].loss);
+    EXPECT_EQ(read_file(checkpoint_path(folder.path("parts"), 9) + "/model.safetensors", 1 << 24),
+              read_file(checkpoint_path(folder.path("whole"), 9) + "/model.safetensors", 1 << 24));
+  }
 }
 
 TEST(Training, SamplesDoNotAffectTheRun) {

@@ -8,6 +8,7 @@
 // host does not wait. Same inputs, same bits. Unstable: may change with any version (docs/experimental.md).
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -58,15 +59,22 @@ PERCEIVER_API ResidualNorm residual_layer_norm(Tape& tape, const Variable& resid
 PERCEIVER_API Variable residual_add(Tape& tape, const Variable& residual, const Variable& branch,
                                     DropoutSite site);
 
+struct Fp8Layer;  // src/ops/fp8.h
+
 struct LinearParameters {
   Variable weight = {};     ///< [out, in]
   Variable bias = {};       ///< [out], or no value
   Tensor bf16_weight = {};  ///< optional copy of `weight` with the same values, for skinny GEMMs
+  std::shared_ptr<const Fp8Layer> fp8 = {};  ///< train.precision: fp8; set by the library itself
 };
 
 /// activation(x · weightᵀ + bias).
 PERCEIVER_API Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters,
                               Activation activation = Activation::identity);
+
+/// second(activation(first(x))).
+PERCEIVER_API Variable feed_forward(Tape& tape, const Variable& x, const LinearParameters& first,
+                                    Activation activation, const LinearParameters& second);
 
 /// Rotation angles indexed by |position|, in the accumulation type (Su et al. 2021, "RoFormer";
 /// docs/model.md, "Positions").

@@ -35,6 +35,7 @@ enum class RandomPurpose : uint32_t {
   copy_task = 8,
   sampling = 9,
   augmentation = 10,
+  rounding = 11,
   user = 128,  ///< of programs that use the library: it never draws from this stream
 };
 

@@ -10,76 +10,10 @@
 namespace perceiver::kernels::cuda {
 namespace {
 
-constexpr float kNormalDensity = 0.3989422804014327f;  // 1 / sqrt(2 pi)
-constexpr int kBackwardBlocks = 3;                     // per SM, as many as the registers allow
+constexpr int kBackwardBlocks = 3;  // per SM, as many as the registers allow
 
 // Backward reads two matrices, so two rows in flight are as many bytes as four in forward.
 using BackwardGrid = BasicColumnGrid<2>;
-
-/// Within two ulps, and 0 for 0.
-__device__ inline float fast_sqrt(float x) {
-  float root;
-  asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
-  return root;
-}
-
-/// x is what BiasActivationBackward::kept holds.
-__device__ inline float derivative(Activation activation, float x) {
-  switch (activation) {
-    case Activation::identity:
-      return 1;
-    case Activation::squared_relu:
-      return 2 * fast_sqrt(x);
-    case Activation::relu:
-      return x > 0 ? 1 : 0;
-    case Activation::silu: {
-      const float s = sigmoid(x);
-      return s * (1 + x * sigmoid(-x));
-    }
-    case Activation::gelu: {
-      const float u = gelu_argument(x), s = sigmoid(u);
-      return s + 2 * kGeluSlope * x * s * sigmoid(-u) * (1 + 3 * kGeluCubic * x * x);
-    }
-    case Activation::gelu_exact:
-      return normal_cdf(x) + kNormalDensity * x * expf(-0.5f * x * x);
-  }
-  return 1;
-}
-
-/// Branches once for N elements.
-template <int N>
-__device__ inline void activate(Activation activation, float (&x)[N]) {
-#define PERCEIVER_CASE(name)                                                                \
-  case Activation::name:                                                                    \
-    _Pragma("unroll") for (int i = 0; i < N; ++i) x[i] = activated(Activation::name, x[i]); \
-    return;
-  switch (activation) {
-    PERCEIVER_CASE(identity)
-    PERCEIVER_CASE(squared_relu)
-    PERCEIVER_CASE(relu)
-    PERCEIVER_CASE(silu)
-    PERCEIVER_CASE(gelu)
-    PERCEIVER_CASE(gelu_exact)
-  }
-#undef PERCEIVER_CASE
-}
-
-template <int N>
-__device__ inline void differentiate(Activation activation, const float (&x)[N], float (&d)[N]) {
-#define PERCEIVER_CASE(name)                                                                  \
-  case Activation::name:                                                                      \
-    _Pragma("unroll") for (int i = 0; i < N; ++i) d[i] *= derivative(Activation::name, x[i]); \
-    return;
-  switch (activation) {
-    PERCEIVER_CASE(identity)
-    PERCEIVER_CASE(squared_relu)
-    PERCEIVER_CASE(relu)
-    PERCEIVER_CASE(silu)
-    PERCEIVER_CASE(gelu)
-    PERCEIVER_CASE(gelu_exact)
-  }
-#undef PERCEIVER_CASE
-}
 
 template <typename T, int N>
 __global__ void __launch_bounds__(ColumnGrid::kThreads, 3) forward_kernel(ColumnGrid grid, BiasActivation k) {

@@ -1,7 +1,7 @@
-// Matrix products by cuBLASLt. Row-major C = op(A) · op(B) is column-major Cᵀ = op(B)ᵀ · op(A)ᵀ, so the
-// operands are swapped and nothing is transposed. Descriptors and the algorithm (the first one that the
-// heuristic proposes: timings play no part, so results repeat from run to run) are chosen once per shape,
-// alignment and type and cached; after that a product is one call, safe for graph capture.
+// Matrix products by cuBLASLt, 8-bit ones too. Row-major C = op(A) · op(B) is column-major Cᵀ = op(B)ᵀ ·
+// op(A)ᵀ, so the operands are swapped and nothing is transposed. Descriptors and the algorithm (the first one
+// that the heuristic proposes: timings play no part, so results repeat from run to run) are chosen once per
+// shape, alignment and type and cached; after that a product is one call, safe for graph capture.
 #include "kernels/cuda/gemm/gemm.h"
 
 #include <cublasLt.h>
@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "kernels/cuda/support/errors.h"
+#include "kernels/fp8.h"
 #include "kernels/gemm.h"
 
 namespace perceiver::kernels::cuda {
@@ -22,6 +23,10 @@ namespace {
 void check_status(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS)
     throw_failure("cuBLASLt: {}: {}", what, cublasLtGetStatusString(status));
+}
+
+cudaDataType_t data_type(Fp8Format format) {
+  return format == Fp8Format::e4m3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2;
 }
 
 cudaDataType_t data_type(DType type) {
@@ -35,13 +40,27 @@ uint32_t alignment_of(const void* pointer) {
   return address == 0 ? 256 : uint32_t{1} << std::min(8, std::countr_zero(address));
 }
 
+/// How a product computes, beside the types of its operands.
+enum class Arithmetic { full, tf32, fp8, fp8_precise };
+
+bool is_fp8(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::fp8 || arithmetic == Arithmetic::fp8_precise;
+}
+
 struct Key {
-  DType type, out_type;
+  cudaDataType_t a_type, b_type, out_type, bias_type;
   bool transpose_a, transpose_b, accumulate, bias;
-  MatmulPrecision matmul_precision;
+  Arithmetic arithmetic;
   int64_t m, n, k, lda, ldb, ldc;
   uint32_t align_a, align_b, align_c;
   auto operator<=>(const Key&) const = default;
+};
+
+/// What changes from call to call of a plan.
+struct Operands {
+  const void *a, *b, *bias;
+  void* c;
+  const float *a_scale = nullptr, *b_scale = nullptr;  // fp8: multiply the product
 };
 
 struct Plan {
@@ -72,28 +91,33 @@ void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttribut
                "preference");
 }
 
-cublasComputeType_t compute_type(const Key& key) {
-  const bool rounds = key.type == DType::f32 && key.matmul_precision == MatmulPrecision::tf32;
-  return rounds ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-}
-
 void describe(const Key& key, Plan& plan) {
-  check_status(cublasLtMatmulDescCreate(&plan.product, compute_type(key), CUDA_R_32F), "product");
+  const auto compute = key.arithmetic == Arithmetic::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+  check_status(cublasLtMatmulDescCreate(&plan.product, compute, CUDA_R_32F), "product");
   set(plan.product, CUBLASLT_MATMUL_DESC_TRANSA, key.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan.product, CUBLASLT_MATMUL_DESC_TRANSB, key.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+  if (key.arithmetic == Arithmetic::fp8) set(plan.product, CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
   if (key.bias) {
     set(plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, data_type(key.type));
+    set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, key.bias_type);
   }
   const auto unsigned_of = [](int64_t extent) { return static_cast<uint64_t>(extent); };
   const uint64_t m = unsigned_of(key.m), n = unsigned_of(key.n), k = unsigned_of(key.k);
-  check_status(cublasLtMatrixLayoutCreate(&plan.first, data_type(key.type), key.transpose_b ? k : n,
+  check_status(cublasLtMatrixLayoutCreate(&plan.first, key.b_type, key.transpose_b ? k : n,
                                           key.transpose_b ? n : k, key.ldb),
                "layout");
-  check_status(cublasLtMatrixLayoutCreate(&plan.second, data_type(key.type), key.transpose_a ? m : k,
+  check_status(cublasLtMatrixLayoutCreate(&plan.second, key.a_type, key.transpose_a ? m : k,
                                           key.transpose_a ? k : m, key.lda),
                "layout");
-  check_status(cublasLtMatrixLayoutCreate(&plan.out, data_type(key.out_type), n, m, key.ldc), "layout");
+  check_status(cublasLtMatrixLayoutCreate(&plan.out, key.out_type, n, m, key.ldc), "layout");
+}
+
+/// Sets the addresses in the descriptor. They are needed to choose an algorithm, too: some have no scales.
+void point_to(const Key& key, const Operands& operands, Plan& plan) {
+  if (key.bias) set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
+  if (!is_fp8(key.arithmetic)) return;
+  set(plan.product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, operands.b_scale);
+  set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.a_scale);
 }
 
 void choose_algorithm(cublasLtHandle_t handle, const Key& key, uint64_t workspace_bytes, Plan& plan) {
@@ -110,8 +134,9 @@ void choose_algorithm(cublasLtHandle_t handle, const Key& key, uint64_t workspac
       handle, plan.product, plan.first, plan.second, plan.out, plan.out, preference, 1, &proposal, &found);
   cublasLtMatmulPreferenceDestroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS || found == 0)
-    throw_failure("cuBLASLt has no algorithm for [{}, {}] x [{}, {}], {} to {}: {}", key.m, key.k, key.k,
-                  key.n, name_of(key.type), name_of(key.out_type), cublasLtGetStatusString(status));
+    throw_failure("cuBLASLt has no algorithm for [{}, {}] x [{}, {}], types {} and {} to {}: {}", key.m,
+                  key.k, key.k, key.n, static_cast<int>(key.a_type), static_cast<int>(key.b_type),
+                  static_cast<int>(key.out_type), cublasLtGetStatusString(status));
   plan.algorithm = proposal.algo;
 }
 
@@ -132,45 +157,86 @@ GemmContext::~GemmContext() {
   cublasLtDestroy(state_->handle);
 }
 
-void gemm(const Launch& launch, const Gemm& g) {
-  require(g.k > 0 && !(g.bias != nullptr && g.accumulate), "k > 0, and no bias where it accumulates");
-  if (g.m == 0 || g.n == 0) return;
-  GemmContext::State& state = static_cast<GemmContext*>(launch.gemm_context)->state();
-  const Key key{.type = g.type,
-                .out_type = g.out_type,
-                .transpose_a = g.transpose_a,
-                .transpose_b = g.transpose_b,
-                .accumulate = g.accumulate,
-                .bias = g.bias != nullptr,
-                .matmul_precision = launch.matmul_precision,
-                .m = g.m,
-                .n = g.n,
-                .k = g.k,
-                .lda = g.lda,
-                .ldb = g.ldb,
-                .ldc = g.ldc,
-                .align_a = alignment_of(g.a),
-                .align_b = alignment_of(g.b),
-                .align_c = alignment_of(g.c)};
-  std::lock_guard lock(state.mutex);  // the bias address is set in the cached descriptor
+namespace {
+
+/// The plan for `key`, with the operands' addresses in its descriptor.
+Plan& plan_for(GemmContext::State& state, const Launch& launch, const Key& key, const Operands& operands) {
   const auto [place, is_new] = state.plans.try_emplace(key);
   Plan& plan = place->second;
-  if (is_new) {
-    try {
-      describe(key, plan);
-      choose_algorithm(state.handle, key, static_cast<uint64_t>(launch.workspace_bytes), plan);
-    } catch (...) {
-      state.plans.erase(place);
-      throw;
-    }
+  try {
+    if (is_new) describe(key, plan);
+    point_to(key, operands, plan);
+    if (is_new) choose_algorithm(state.handle, key, static_cast<uint64_t>(launch.workspace_bytes), plan);
+  } catch (...) {
+    state.plans.erase(place);
+    throw;
   }
-  if (g.bias != nullptr) set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
-  const float one = 1, beta = g.accumulate ? 1.0f : 0.0f;
+  return plan;
+}
+
+void multiply(const Launch& launch, const Key& key, const Operands& operands) {
+  require(key.k > 0 && !(key.bias && key.accumulate), "k > 0, and no bias where it accumulates");
+  if (key.m == 0 || key.n == 0) return;
+  GemmContext::State& state = static_cast<GemmContext*>(launch.gemm_context)->state();
+  std::lock_guard lock(state.mutex);  // addresses are set in the cached descriptor
+  const Plan& plan = plan_for(state, launch, key, operands);
+  const float one = 1, beta = key.accumulate ? 1.0f : 0.0f;
   check_status(
-      cublasLtMatmul(state.handle, plan.product, &one, g.b, plan.first, g.a, plan.second, &beta, g.c,
-                     plan.out, g.c, plan.out, &plan.algorithm, launch.workspace,
+      cublasLtMatmul(state.handle, plan.product, &one, operands.b, plan.first, operands.a, plan.second, &beta,
+                     operands.c, plan.out, operands.c, plan.out, &plan.algorithm, launch.workspace,
                      static_cast<size_t>(launch.workspace_bytes), static_cast<cudaStream_t>(launch.stream)),
       "matrix product");
+}
+
+}  // namespace
+
+void gemm(const Launch& launch, const Gemm& g) {
+  const bool rounds = g.type == DType::f32 && launch.matmul_precision == MatmulPrecision::tf32;
+  const cudaDataType_t type = data_type(g.type);
+  multiply(launch,
+           {.a_type = type,
+            .b_type = type,
+            .out_type = data_type(g.out_type),
+            .bias_type = type,
+            .transpose_a = g.transpose_a,
+            .transpose_b = g.transpose_b,
+            .accumulate = g.accumulate,
+            .bias = g.bias != nullptr,
+            .arithmetic = rounds ? Arithmetic::tf32 : Arithmetic::full,
+            .m = g.m,
+            .n = g.n,
+            .k = g.k,
+            .lda = g.lda,
+            .ldb = g.ldb,
+            .ldc = g.ldc,
+            .align_a = alignment_of(g.a),
+            .align_b = alignment_of(g.b),
+            .align_c = alignment_of(g.c)},
+           {.a = g.a, .b = g.b, .bias = g.bias, .c = g.c});
+}
+
+void fp8_gemm(const Launch& launch, const Fp8Gemm& g) {
+  require(g.m % 16 == 0 && g.n % 16 == 0 && g.k % 16 == 0, "multiples of 16 rows and columns");
+  multiply(launch,
+           {.a_type = data_type(g.a_format),
+            .b_type = data_type(g.b_format),
+            .out_type = data_type(g.out_type),
+            .bias_type = data_type(g.type),
+            .transpose_a = false,
+            .transpose_b = true,
+            .accumulate = g.accumulate,
+            .bias = g.bias != nullptr,
+            .arithmetic = g.precise ? Arithmetic::fp8_precise : Arithmetic::fp8,
+            .m = g.m,
+            .n = g.n,
+            .k = g.k,
+            .lda = g.k,
+            .ldb = g.k,
+            .ldc = g.n,
+            .align_a = alignment_of(g.a),
+            .align_b = alignment_of(g.b),
+            .align_c = alignment_of(g.c)},
+           {.a = g.a, .b = g.b, .bias = g.bias, .c = g.c, .a_scale = g.a_inverse, .b_scale = g.b_inverse});
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -6,6 +6,7 @@
 // update the moments and measure the norms per tile; form the trust ratios from them (a warp per parameter,
 // its tiles in a fixed order); apply the update.
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/adam.h"
 #include "kernels/cuda/elementwise/elementwise.cuh"
@@ -39,8 +40,8 @@ __device__ inline AdamScalars<float> block_scalars(const Arguments& k) {
   return shared;
 }
 
-/// N neighbouring elements of what Adam and LAMB read: parameters, gradients, moments.
-template <int N>
+/// N neighbouring elements of what Adam and LAMB read: parameters, gradients, moments of type M.
+template <int N, typename M = float>
 struct AdamVector {
   float p[N], g[N], m[N], v[N];
 
@@ -48,8 +49,8 @@ struct AdamVector {
   __device__ AdamVector(const Arguments& k, int64_t at) {
     load(static_cast<const float*>(k.parameters) + at, p);
     load(static_cast<const float*>(k.gradients) + at, g);
-    load(static_cast<const float*>(k.first_moment) + at, m);
-    load(static_cast<const float*>(k.second_moment) + at, v);
+    load(static_cast<const M*>(k.first_moment) + at, m);
+    load(static_cast<const M*>(k.second_moment) + at, v);
   }
   template <typename Arguments>
   __device__ void store_moments(const Arguments& k, int64_t at) const {
@@ -71,14 +72,43 @@ __device__ inline void for_each_vector(const ParameterTile& tile, bool wide, Bod
   for (; i < tile.elements; i += kThreads) body.template operator()<1>(tile.begin + i);
 }
 
+/// x rounded to bf16, down or up: `bits` are 16 random ones.
+__device__ inline __nv_bfloat16 rounded_at_random(float x, uint32_t bits) {
+  return __ushort_as_bfloat16(static_cast<unsigned short>((__float_as_uint(x) + bits) >> 16));
+}
+
+/// Stores moments in bf16. Vectors start at a multiple of their length in the whole model, too.
+template <int N>
+__device__ inline void store_rounded_moments(const Adam& k, const AdamVector<N, __nv_bfloat16>& x, int64_t at,
+                                             uint64_t update) {
+  const int64_t element = k.first_element + at;
+  const PhiloxBlock bits = rounding_bits(element / 4, update);
+  const auto word = [&](int i) {
+    if constexpr (N == 4) return bits[static_cast<size_t>(i)];
+    const int64_t place = element % 4;
+    return place == 0 ? bits[0] : place == 1 ? bits[1] : place == 2 ? bits[2] : bits[3];
+  };
+  Pack<__nv_bfloat16, N> m, v;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    m.x[i] = rounded_at_random(x.m[i], word(i) & 0xffff);
+    v.x[i] = rounded_at_random(x.v[i], word(i) >> 16);
+  }
+  *reinterpret_cast<Pack<__nv_bfloat16, N>*>(static_cast<__nv_bfloat16*>(k.first_moment) + at) = m;
+  *reinterpret_cast<Pack<__nv_bfloat16, N>*>(static_cast<__nv_bfloat16*>(k.second_moment) + at) = v;
+}
+
+/// M: the moments' type.
+template <typename M>
 struct AdamBody {
   const Adam& k;
   const AdamScalars<float>& s;
   float decay;
+  uint64_t update;
 
   template <int N>
   __device__ void operator()(int64_t at) const {
-    AdamVector<N> x(k, at);
+    AdamVector<N, M> x(k, at);
     auto& [p, g, m, v] = x;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -87,16 +117,23 @@ struct AdamBody {
       p[i] -= s.rate * s.direction(m[i], v[i]);
     }
     store(static_cast<float*>(k.parameters) + at, p);
-    x.store_moments(k, at);
+    if (k.rounded != nullptr) store(static_cast<__nv_bfloat16*>(k.rounded) + at, p);
+    if constexpr (std::is_same_v<M, float>) {
+      x.store_moments(k, at);
+    } else {
+      store_rounded_moments<N>(k, x, at, update);
+    }
   }
 };
 
+template <typename M>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm) adam_kernel(Adam k, bool wide) {
   if (!k.scalars->finite) return;
   const AdamScalars<float> s = block_scalars(k);
+  const auto update = static_cast<uint64_t>(k.scalars->update);
   for (int64_t t = blockIdx.x; t < k.tile_count; t += gridDim.x) {
     const ParameterTile tile = k.tiles[t];
-    for_each_vector(tile, wide, AdamBody{k, s, static_cast<float>(tile.weight_decay)});
+    for_each_vector(tile, wide, AdamBody<M>{k, s, static_cast<float>(tile.weight_decay), update});
   }
 }
 
@@ -269,8 +306,11 @@ void step_control(const Launch& launch, const StepControl& k) {
 void adam(const Launch& launch, const Adam& k) {
   require(k.type == DType::f32, "parameters in f32");
   if (k.tile_count == 0) return;
-  const bool wide = aligned({k.parameters, k.gradients, k.first_moment, k.second_moment});
-  adam_kernel<<<resident_blocks(launch, k.tile_count), kThreads, 0, stream_of(launch)>>>(k, wide);
+  const bool wide = aligned({k.parameters, k.gradients, k.first_moment, k.second_moment, k.rounded}) &&
+                    k.first_element % 4 == 0;
+  with_type(k.moment_type, [&]<typename M>() {
+    adam_kernel<M><<<resident_blocks(launch, k.tile_count), kThreads, 0, stream_of(launch)>>>(k, wide);
+  });
   check_launch("adam");
 }
 

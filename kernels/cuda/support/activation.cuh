@@ -1,4 +1,4 @@
-// The activations, elementwise in f32.
+// The activations and their derivatives, elementwise in f32.
 #pragma once
 
 #include "kernels/cuda/support/common.cuh"
@@ -8,6 +8,7 @@ namespace perceiver::kernels::cuda {
 
 inline constexpr float kGeluSlope = 0.7978845608028654f;  // sqrt(2 / pi)
 inline constexpr float kGeluCubic = 0.044715f;
+inline constexpr float kNormalDensity = 0.3989422804014327f;  // 1 / sqrt(2 pi)
 
 __device__ inline float sigmoid(float x) {
   return __fdividef(1.0f, 1.0f + expf(-x));
@@ -40,6 +41,79 @@ __device__ inline float activated(Activation activation, float x) {
       return x * normal_cdf(x);
   }
   return x;
+}
+
+/// Within two ulps, and 0 for 0.
+__device__ inline float fast_sqrt(float x) {
+  float root;
+  asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
+  return root;
+}
+
+/// x is what BiasActivationBackward::kept holds: the result where that determines the derivative.
+__device__ inline float derivative(Activation activation, float x) {
+  switch (activation) {
+    case Activation::identity:
+      return 1;
+    case Activation::squared_relu:
+      return 2 * fast_sqrt(x);
+    case Activation::relu:
+      return x > 0 ? 1 : 0;
+    case Activation::silu: {
+      const float s = sigmoid(x);
+      return s * (1 + x * sigmoid(-x));
+    }
+    case Activation::gelu: {
+      const float u = gelu_argument(x), s = sigmoid(u);
+      return s + 2 * kGeluSlope * x * s * sigmoid(-u) * (1 + 3 * kGeluCubic * x * x);
+    }
+    case Activation::gelu_exact:
+      return normal_cdf(x) + kNormalDensity * x * expf(-0.5f * x * x);
+  }
+  return 1;
+}
+
+/// Branches once for N elements.
+template <int N>
+__device__ inline void activate(Activation activation, float (&x)[N]) {
+#define PERCEIVER_CASE(name)                                                                \
+  case Activation::name:                                                                    \
+    _Pragma("unroll") for (int i = 0; i < N; ++i) x[i] = activated(Activation::name, x[i]); \
+    return;
+  switch (activation) {
+    PERCEIVER_CASE(identity)
+    PERCEIVER_CASE(squared_relu)
+    PERCEIVER_CASE(relu)
+    PERCEIVER_CASE(silu)
+    PERCEIVER_CASE(gelu)
+    PERCEIVER_CASE(gelu_exact)
+  }
+#undef PERCEIVER_CASE
+}
+
+template <int N>
+__device__ inline void differentiate(Activation activation, const float (&x)[N], float (&d)[N]) {
+#define PERCEIVER_CASE(name)                                                                  \
+  case Activation::name:                                                                      \
+    _Pragma("unroll") for (int i = 0; i < N; ++i) d[i] *= derivative(Activation::name, x[i]); \
+    return;
+  switch (activation) {
+    PERCEIVER_CASE(identity)
+    PERCEIVER_CASE(squared_relu)
+    PERCEIVER_CASE(relu)
+    PERCEIVER_CASE(silu)
+    PERCEIVER_CASE(gelu)
+    PERCEIVER_CASE(gelu_exact)
+  }
+#undef PERCEIVER_CASE
+}
+
+/// d *= activation'(x), with the argument x for every activation.
+template <int N>
+__device__ inline void differentiate_argument(Activation activation, const float (&x)[N], float (&d)[N]) {
+  if (activation != Activation::squared_relu) return differentiate(activation, x, d);
+#pragma unroll
+  for (int i = 0; i < N; ++i) d[i] *= 2 * fmaxf(x[i], 0);
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -88,6 +88,7 @@ TEST_F(CudaOptimizers, Adam) {
   for (const bool decoupled : {false, true})
     run([&](double* gradients, float* a_gradients) {
       kernels::cpu::adam({.type = DType::f64,
+                          .moment_type = DType::f64,
                           .tiles = parameters_.tiles.data(),
                           .tile_count = tile_count(),
                           .parameters = values_.data(),
@@ -100,6 +101,7 @@ TEST_F(CudaOptimizers, Adam) {
                           .decoupled = decoupled,
                           .scalars = &host_});
       kernels::adam(launch(), {.type = DType::f32,
+                               .moment_type = DType::f32,
                                .tiles = tiles_->data(),
                                .tile_count = tile_count(),
                                .parameters = a_values_->data(),
@@ -282,6 +284,7 @@ TEST_F(CudaOptimizers, NothingChangesUnlessFinite) {
       {0, 10, 20, true, 0, 10, 0.1}, {200, 1, 20, false, 30, 30, 0}});
   const int64_t n = tile_count();
   kernels::adam(launch(), {.type = DType::f32,
+                           .moment_type = DType::f32,
                            .tiles = tiles_->data(),
                            .tile_count = n,
                            .parameters = p,

@@ -1,0 +1,193 @@
+// 8-bit floating-point operands on the CPU: the same numbers as on a GPU, by plain arithmetic. It exists to
+// be compared with; nothing trains this way for its speed.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "base/check.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/fp8.h"
+#include "kernels/gemm.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+constexpr uint8_t kNotANumber = 0x7f;  // in both formats
+
+struct Fp8Layout {
+  int mantissa_bits, bias;
+};
+
+constexpr Fp8Layout layout_of(Fp8Format format) {
+  return format == Fp8Format::e4m3 ? Fp8Layout{3, 7} : Fp8Layout{2, 15};
+}
+
+uint8_t encode(double x, Fp8Format format) {
+  if (!std::isfinite(x)) return kNotANumber;
+  const auto [bits, bias] = layout_of(format);
+  const double magnitude = std::min<double>(std::abs(x), largest_of(format));
+  const int sign = std::signbit(x) ? 0x80 : 0;
+  if (magnitude == 0) return static_cast<uint8_t>(sign);
+  const int exponent = std::max(std::ilogb(magnitude), 1 - bias);
+  // Rounds half to even; a mantissa that overflows carries into the exponent, as it should.
+  const auto steps = static_cast<int>(std::nearbyint(std::ldexp(magnitude, bits - exponent)));
+  return static_cast<uint8_t>(sign | (((exponent + bias - 1) << bits) + steps));
+}
+
+float decode(uint8_t code, Fp8Format format) {
+  const auto [bits, bias] = layout_of(format);
+  const int exponent = (code & 0x7f) >> bits, mantissa = code & ((1 << bits) - 1);
+  const bool is_number = format == Fp8Format::e4m3 ? (code & 0x7f) != kNotANumber : exponent != 31;
+  if (!is_number) return std::numeric_limits<float>::quiet_NaN();
+  const float magnitude =
+      exponent == 0 ? std::ldexp(static_cast<float>(mantissa), 1 - bias - bits)
+                    : std::ldexp(static_cast<float>((1 << bits) + mantissa), exponent - bias - bits);
+  return (code & 0x80) != 0 ? -magnitude : magnitude;
+}
+
+struct Values;
+struct Derived;
+
+/// A copy in aligned memory: how vectorised loops round depends on that.
+template <typename Tag, typename T>
+T* aligned_copy(const void* from, size_t elements) {
+  T* const copy = scratch<Tag, T>(elements);
+  std::copy_n(static_cast<const T*>(from), elements, copy);
+  return copy;
+}
+
+/// activation(x), or d_out * activation'(x).
+template <typename T>
+const T* values_of(const Fp8Quantize& k) {
+  const auto elements = static_cast<size_t>(k.rows * k.columns);
+  T* const values = aligned_copy<Values, T>(k.x, elements);
+  const BiasActivation apply{.type = k.type,
+                             .rows = k.rows,
+                             .columns = k.columns,
+                             .activation = k.activation,
+                             .pre = values,
+                             .out = values};
+  const bool changes = k.activation != Activation::identity;
+  if (k.d_out == nullptr) {
+    if (changes) bias_activation(apply);
+    return values;
+  }
+  if (changes && derives_from_output(k.activation)) bias_activation(apply);
+  T* const d_x = aligned_copy<Derived, T>(k.d_out, elements);
+  bias_activation_backward({.type = k.type,
+                            .rows = k.rows,
+                            .columns = k.columns,
+                            .activation = k.activation,
+                            .kept = values,
+                            .d_out = d_x,
+                            .d_pre = changes ? d_x : nullptr});
+  return d_x;
+}
+
+template <typename T>
+void sum_columns(const Fp8Quantize& k, const T* values) {
+  T* const sums = static_cast<T*>(k.column_sums);
+  for (int64_t column = 0; column < k.columns; ++column) {
+    double sum = 0;
+    for (int64_t row = 0; row < k.rows; ++row) sum += values[row * k.columns + column];
+    sums[column] = static_cast<T>(k.accumulate_sums ? sums[column] + sum : sum);
+  }
+}
+
+template <typename T>
+void quantize(const Fp8Quantize& k) {
+  const T* const values = values_of<T>(k);
+  for (int64_t i = 0; i < k.rows * k.columns; ++i)
+    if (std::isfinite(values[i])) *k.largest = std::max(*k.largest, static_cast<float>(std::abs(values[i])));
+  for (int64_t row = 0; row < k.rows; ++row)
+    for (int64_t column = 0; column < k.columns; ++column) {
+      const int64_t at = row * k.columns + column;
+      const uint8_t code = encode(static_cast<double>(values[at]) * k.scale[0], k.format);
+      if (k.out != nullptr) static_cast<uint8_t*>(k.out)[at] = code;
+      if (k.transposed != nullptr) static_cast<uint8_t*>(k.transposed)[column * k.rows + row] = code;
+    }
+  if (k.column_sums != nullptr) sum_columns(k, values);
+}
+
+struct FirstOperand;
+struct SecondOperand;
+
+/// The numbers of an operand times `factor`. In aligned memory, again.
+template <typename Operand, typename T>
+const T* numbers(const void* codes, int64_t elements, Fp8Format format, float factor) {
+  std::array<T, 256> table;
+  for (size_t code = 0; code < table.size(); ++code)
+    table[code] = static_cast<T>(decode(static_cast<uint8_t>(code), format)) * static_cast<T>(factor);
+  T* const result = scratch<Operand, T>(static_cast<size_t>(elements));
+  const auto* code = static_cast<const uint8_t*>(codes);
+  std::transform(code, code + elements, result, [&](uint8_t each) { return table[each]; });
+  return result;
+}
+
+template <typename T>
+void multiply(const Fp8Gemm& g) {
+  // Scales are powers of two: applying them to the operands changes no bit of the product.
+  const T* const a = numbers<FirstOperand, T>(g.a, g.m * g.k, g.a_format, *g.a_inverse);
+  const T* const b = numbers<SecondOperand, T>(g.b, g.n * g.k, g.b_format, *g.b_inverse);
+  gemm({.type = g.type,
+        .out_type = g.out_type,
+        .transpose_b = true,
+        .m = g.m,
+        .n = g.n,
+        .k = g.k,
+        .a = a,
+        .lda = g.k,
+        .b = b,
+        .ldb = g.k,
+        .c = g.c,
+        .ldc = g.n,
+        .accumulate = g.accumulate,
+        .bias = g.bias});
+}
+
+/// The power of two that leaves `peak` the headroom of its format.
+float scale_for(float peak, Fp8Format format) {
+  const int binades = std::ilogb(largest_of(format)) - std::ilogb(peak) - fp8_headroom(format);
+  return std::ldexp(1.0f, std::clamp(binades, -126, 126));
+}
+
+void rescale(const Fp8Rescale& k, int64_t site) {
+  const auto at = [&](int64_t rank) -> float& { return k.largest[rank * k.all_sites + site]; };
+  float& peak = k.peaks[site];
+  if (k.scalars == nullptr) {
+    if (peak != 0) return;
+    peak = at(k.rank);
+  } else {
+    float largest = 0;
+    for (int64_t rank = 0; rank < k.ranks; ++rank) {
+      largest = std::max(largest, at(rank));
+      at(rank) = 0;
+    }
+    if (k.scalars->finite == 0) return;
+    peak = std::max(largest, peak * kFp8Decay);
+  }
+  const float scale =
+      peak >= std::numeric_limits<float>::min() ? scale_for(peak, fp8_format_of_site(site)) : 1;
+  k.scales[fp8_scale_of(site)] = scale;
+  k.scales[fp8_inverse_of(site)] = 1 / scale;
+}
+
+}  // namespace
+
+void fp8_quantize(const Fp8Quantize& k) {
+  PERCEIVER_ASSERT(k.rows % 16 == 0 && k.columns % 16 == 0);
+  with_type(k.type, [&]<typename T>() { quantize<T>(k); });
+}
+
+void fp8_gemm(const Fp8Gemm& g) {
+  PERCEIVER_ASSERT(g.type == g.out_type);
+  with_type(g.type, [&]<typename T>() { multiply<T>(g); });
+}
+
+void fp8_rescale(const Fp8Rescale& k) {
+  for (int64_t site = k.first; site < k.first + k.sites; ++site) rescale(k, site);
+}
+
+}  // namespace perceiver::kernels::cpu

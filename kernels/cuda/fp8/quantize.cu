@@ -1,0 +1,213 @@
+// Quantisation to 8 bits: row-major, transposed, or both in one pass, behind an activation or its derivative;
+// with the largest magnitude and the column sums.
+//
+// A block of 256 threads takes a tile of 128 rows x 64 columns. A thread holds 8 columns of 4 successive
+// rows, read in 16-byte accesses that are all issued first (a row of the tile is one line of 128 bytes), and
+// writes 8 bytes per row. For the transposed copy it packs the 4 rows of a column into a word in shared
+// memory: [64 columns][32 words], 8 KB, words permuted within a row (word ^ 4 * column vector) so that a
+// warp's stores fall into 32 banks; then a column's 128 rows leave as 16-byte accesses. Memory: each operand
+// is read once and each result written once.
+//
+// Column sums: over a thread's 4 rows, then the 4 rows of threads of a warp by shuffles, then the 8 warps in
+// order; one part per tile goes to the workspace, and column_sums.cu adds the parts. The order depends on the
+// shape and the workspace's size alone.
+#include <cuda_fp8.h>
+
+#include "kernels/cuda/support/activation.cuh"
+#include "kernels/cuda/support/column_sums.cuh"
+#include "kernels/fp8.h"
+
+namespace perceiver::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kTileRows = 128, kTileColumns = 64;
+constexpr int kVector = 8;                       // columns of a thread
+constexpr int kLanes = kTileColumns / kVector;   // threads side by side
+constexpr int kThreadRows = 4;                   // one word of a transposed column
+constexpr int kWords = kTileRows / kThreadRows;  // of a column of the tile
+constexpr int kChunk = 16;                       // bytes of an access
+
+using Values = float[kThreadRows][kVector];
+
+/// What a thread read of one operand.
+struct Rows {
+  Pack<__nv_bfloat16, kVector> packs[kThreadRows];
+
+  __device__ void load(const void* x, int64_t row, int64_t column, int64_t rows, int64_t columns) {
+    const auto* from = static_cast<const __nv_bfloat16*>(x) + row * columns + column;
+#pragma unroll
+    for (int r = 0; r < kThreadRows; ++r)
+      if (row + r < rows) packs[r] = load_pack<kVector>(from + r * columns);
+  }
+};
+
+/// activation(x), or d_out * activation'(x); 0 outside of the matrix.
+__device__ inline void evaluate(const Fp8Quantize& k, int64_t row, int64_t column, Values& y) {
+#pragma unroll
+  for (int r = 0; r < kThreadRows; ++r)
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) y[r][i] = 0;
+  if (column >= k.columns) return;
+  Rows x, d_out;
+  x.load(k.x, row, column, k.rows, k.columns);
+  if (k.d_out != nullptr) d_out.load(k.d_out, row, column, k.rows, k.columns);
+#pragma unroll
+  for (int r = 0; r < kThreadRows; ++r) {
+    if (row + r >= k.rows) continue;
+    unpack(x.packs[r], y[r]);
+    if (k.d_out == nullptr) {
+      activate(k.activation, y[r]);
+    } else {
+      float d[kVector];
+      unpack(d_out.packs[r], d);
+      differentiate_argument(k.activation, y[r], d);
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) y[r][i] = d[i];
+    }
+  }
+}
+
+__device__ inline void raise_largest(const Values& y, float* largest) {
+  float most = 0;
+#pragma unroll
+  for (int r = 0; r < kThreadRows; ++r)
+#pragma unroll
+    for (int i = 0; i < kVector; ++i)
+      if (isfinite(y[r][i])) most = fmaxf(most, fabsf(y[r][i]));
+  __shared__ float parts[kThreads / 32];
+  most = warp_max(most);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = most;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+#pragma unroll
+  for (int warp = 1; warp < kThreads / 32; ++warp) most = fmaxf(most, parts[warp]);
+  // Magnitudes are ordered like their bits. The read spares most blocks the atomic.
+  if (most > *static_cast<volatile float*>(largest))
+    atomicMax(reinterpret_cast<int*>(largest), __float_as_int(most));
+}
+
+/// Not a number where y is not finite: a clamped infinity would go unnoticed.
+__device__ inline uint32_t encode(float y, __nv_fp8_interpretation_t format) {
+  const uint32_t code = __nv_cvt_float_to_fp8(y, __NV_SATFINITE, format);
+  return isfinite(y) ? code : 0x7f;
+}
+
+/// Codes of a thread's rows, 4 neighbouring columns in a word.
+__device__ inline void encode_rows(const Values& y, float scale, __nv_fp8_interpretation_t format,
+                                   uint32_t (&codes)[kThreadRows][2]) {
+#pragma unroll
+  for (int r = 0; r < kThreadRows; ++r)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      codes[r][half] = 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) codes[r][half] |= encode(y[r][4 * half + i] * scale, format) << (8 * i);
+    }
+}
+
+__device__ inline int word_at(int column, int word) {
+  return column * kWords + (word ^ (column / kVector * 4));
+}
+
+__device__ inline void write_transposed(const Fp8Quantize& k, const uint32_t (&codes)[kThreadRows][2],
+                                        int64_t first_row, int64_t first_column, int lane, int word) {
+  __shared__ alignas(16) uint32_t tile[kTileColumns * kWords];
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      // Byte i of each of the four rows.
+      const uint32_t selector = static_cast<uint32_t>(i | (4 + i) << 4);
+      const uint32_t low = __byte_perm(codes[0][half], codes[1][half], selector);
+      const uint32_t high = __byte_perm(codes[2][half], codes[3][half], selector);
+      tile[word_at(lane * kVector + 4 * half + i, word)] = __byte_perm(low, high, 0x5410);
+    }
+  __syncthreads();
+  constexpr int kChunks = kTileRows / kChunk;
+  for (int i = static_cast<int>(threadIdx.x); i < kTileColumns * kChunks; i += kThreads) {
+    const int column = i / kChunks, chunk = i % kChunks;
+    const int64_t row = first_row + chunk * kChunk;
+    if (first_column + column >= k.columns || row >= k.rows) continue;
+    const uint4 bytes = *reinterpret_cast<const uint4*>(&tile[word_at(column, 4 * chunk)]);
+    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(k.transposed) + (first_column + column) * k.rows + row) =
+        bytes;
+  }
+}
+
+/// The tile's part of the column sums.
+__device__ inline void write_sums(const Values& y, int64_t first_column, int64_t columns, int lane,
+                                  float* part) {
+  __shared__ float sums[kThreads / 32][kTileColumns];
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    float sum = 0;
+#pragma unroll
+    for (int r = 0; r < kThreadRows; ++r) sum += y[r][i];
+    sum += __shfl_xor_sync(0xffffffffu, sum, kLanes);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2 * kLanes);
+    if (threadIdx.x % 32 < kLanes) sums[threadIdx.x / 32][lane * kVector + i] = sum;
+  }
+  __syncthreads();
+  const int column = static_cast<int>(threadIdx.x);
+  if (column >= kTileColumns || first_column + column >= columns) return;
+  float total = 0;
+#pragma unroll
+  for (int warp = 0; warp < kThreads / 32; ++warp) total += sums[warp][column];
+  part[first_column + column] = total;
+}
+
+/// Tiles of rows from `first_tile` on. `parts`: null, or [tiles of this launch, columns].
+__global__ void __launch_bounds__(kThreads, 4)
+    quantize_kernel(Fp8Quantize k, int64_t first_tile, float* parts) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes, word = static_cast<int>(threadIdx.x) / kLanes;
+  const int64_t first_row = (first_tile + blockIdx.y) * kTileRows;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kTileColumns;
+  const int64_t row = first_row + word * kThreadRows, column = first_column + lane * kVector;
+  const float scale = k.scale[0];
+  Values y;
+  evaluate(k, row, column, y);
+  uint32_t codes[kThreadRows][2];
+  encode_rows(y, scale, k.format == Fp8Format::e4m3 ? __NV_E4M3 : __NV_E5M2, codes);
+  if (k.out != nullptr && column < k.columns) {
+    uint8_t* out = static_cast<uint8_t*>(k.out) + row * k.columns + column;
+#pragma unroll
+    for (int r = 0; r < kThreadRows; ++r)
+      if (row + r < k.rows) *reinterpret_cast<uint2*>(out + r * k.columns) = {codes[r][0], codes[r][1]};
+  }
+  if (k.transposed != nullptr) write_transposed(k, codes, first_row, first_column, lane, word);
+  if (parts != nullptr) write_sums(y, first_column, k.columns, lane, parts + blockIdx.y * k.columns);
+  raise_largest(y, k.largest);
+}
+
+/// Quantises `tiles` tiles of rows and adds up their column sums.
+void quantize_tiles(const Launch& launch, const Fp8Quantize& k, int64_t first_tile, int64_t tiles) {
+  float* parts = k.column_sums != nullptr ? static_cast<float*>(launch.workspace) : nullptr;
+  const dim3 grid(static_cast<unsigned>(ceil_div(k.columns, kTileColumns)), static_cast<unsigned>(tiles));
+  quantize_kernel<<<grid, kThreads, 0, stream_of(launch)>>>(k, first_tile, parts);
+  check_launch("fp8_quantize");
+  if (parts == nullptr) return;
+  sum_parts(launch, {.parts = parts,
+                     .count = tiles,
+                     .stride = k.columns,
+                     .columns = k.columns,
+                     .target = {static_cast<float*>(k.column_sums), nullptr},
+                     .accumulate = {k.accumulate_sums || first_tile > 0, false}});
+}
+
+}  // namespace
+
+void fp8_quantize(const Launch& launch, const Fp8Quantize& k) {
+  require(k.type == DType::bf16 && k.rows % 16 == 0 && k.columns % 16 == 0,
+          "bf16 matrices of multiples of 16 rows and columns");
+  require(aligned({k.x, k.d_out, k.out, k.transposed}), "aligned operands");
+  if (k.rows == 0 || k.columns == 0) return;
+  constexpr int64_t kMostTiles = 65535;  // of a grid's second dimension
+  const int64_t tiles = ceil_div(k.rows, kTileRows);
+  const int64_t step =
+      k.column_sums == nullptr ? kMostTiles : std::min(kMostTiles, parts_that_fit(launch, k.columns));
+  for (int64_t first = 0; first < tiles; first += step)
+    quantize_tiles(launch, k, first, std::min(step, tiles - first));
+}
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,46 @@
+// Linear layers whose matrix products are of 8-bit operands (kernels/fp8.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "perceiver/experimental/ops.h"
+
+namespace perceiver {
+
+/// The state of a model's sites, in device memory, and whether the pass that runs sets scales for the first
+/// time.
+struct Fp8Recipe {
+  Tensor scales;   ///< f32 [sites, 2, 4]
+  Tensor largest;  ///< f32 [ranks, sites]
+  Tensor peaks;    ///< f32 [sites]
+  int64_t ranks = 1, rank = 0;
+  bool calibrating = false;
+
+  int64_t sites() const { return peaks.elements(); }
+};
+
+namespace ops {
+
+/// Where the operands of a linear layer have their scales: x, weight and the gradient of the result.
+struct Fp8Layer {
+  std::shared_ptr<const Fp8Recipe> recipe;
+  int64_t first_site = 0;
+};
+
+/// Sites of a layer.
+inline constexpr int64_t kFp8Sites = 3;
+
+/// Whether a pass multiplies these in 8 bits: one that trains (also when it runs again in backward), with
+/// rows and columns in multiples of 16.
+bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParameters& parameters);
+
+/// x · weightᵀ + bias.
+Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters);
+
+/// second(activation(first(x))); the hidden layer is quantised as it is computed.
+Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters& first, Activation activation,
+                          const LinearParameters& second);
+
+}  // namespace ops
+}  // namespace perceiver

@@ -1,0 +1,224 @@
+// 8-bit operands on a GPU against the CPU's: the same codes, and the product of the same numbers.
+#include "kernels/fp8.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/gemm.h"
+#include "tests/support/cuda_check.h"
+#include "tests/support/gpu.h"
+
+namespace perceiver::testing {
+namespace {
+
+using kernels::Fp8Format;
+
+class CudaFp8 : public CudaKernelTest<bf16> {};
+
+struct Quantised {
+  std::vector<uint8_t> out, transposed;
+  Values sums;
+  float largest = 0;
+};
+
+struct Case {
+  int64_t rows, columns;
+  Activation activation = Activation::identity;
+  bool derivative = false;
+  Fp8Format format = Fp8Format::e4m3;
+};
+
+constexpr float kScale = 8;
+
+Quantised on_cpu(const Case& c, const Values& x, const Values& d_out) {
+  const std::vector<float> narrow_x(x.begin(), x.end()), narrow_d(d_out.begin(), d_out.end());
+  const auto elements = static_cast<size_t>(c.rows * c.columns);
+  Quantised result{std::vector<uint8_t>(elements), std::vector<uint8_t>(elements), {}};
+  std::vector<float> sums(static_cast<size_t>(c.columns), 2);
+  kernels::cpu::fp8_quantize({.type = DType::f32,
+                              .rows = c.rows,
+                              .columns = c.columns,
+                              .activation = c.activation,
+                              .x = narrow_x.data(),
+                              .d_out = c.derivative ? narrow_d.data() : nullptr,
+                              .format = c.format,
+                              .scale = &kScale,
+                              .largest = &result.largest,
+                              .out = result.out.data(),
+                              .transposed = result.transposed.data(),
+                              .column_sums = sums.data(),
+                              .accumulate_sums = true});
+  result.sums.assign(sums.begin(), sums.end());
+  return result;
+}
+
+Quantised on_gpu(const Launch& launch, const Case& c, const Values& x, const Values& d_out) {
+  const Array<bf16> device_x(x), device_d(d_out);
+  const DeviceArray<uint8_t> out(x.size()), transposed(x.size());
+  const DeviceArray<float> sums(std::vector<float>(static_cast<size_t>(c.columns), 2)),
+      scale(std::vector<float>{kScale}), largest(std::vector<float>{0});
+  kernels::cuda::fp8_quantize(launch, {.type = DType::bf16,
+                                       .rows = c.rows,
+                                       .columns = c.columns,
+                                       .activation = c.activation,
+                                       .x = device_x.data(),
+                                       .d_out = c.derivative ? device_d.data() : nullptr,
+                                       .format = c.format,
+                                       .scale = scale.data(),
+                                       .largest = largest.data(),
+                                       .out = out.data(),
+                                       .transposed = transposed.data(),
+                                       .column_sums = sums.data(),
+                                       .accumulate_sums = true});
+  const std::vector<float> read = sums.read();
+  return {out.read(), transposed.read(), Values(read.begin(), read.end()), largest.read()[0]};
+}
+
+/// How many codes differ, and by more than one step.
+std::pair<int64_t, int64_t> differences(const std::vector<uint8_t>& a, const std::vector<uint8_t>& b) {
+  int64_t some = 0, more = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const int distance = std::abs((a[i] & 0x7f) - (b[i] & 0x7f));
+    if (distance == 0 && (a[i] & 0x7f) == 0) continue;  // zeros of either sign
+    some += a[i] != b[i];
+    more += distance > 1 || (distance == 0 && a[i] != b[i]);
+  }
+  return {some, more};
+}
+
+TEST_F(CudaFp8, Quantises) {
+  const Case cases[] = {{128, 64},
+                        {1040, 400},
+                        {16, 16, Activation::identity, false, Fp8Format::e5m2},
+                        {304, 1024, Activation::squared_relu},
+                        {304, 1024, Activation::squared_relu, true, Fp8Format::e5m2},
+                        {272, 80, Activation::relu, true, Fp8Format::e5m2},
+                        {272, 80, Activation::gelu},
+                        {272, 80, Activation::gelu, true, Fp8Format::e5m2},
+                        {272, 80, Activation::silu, true},
+                        {272, 80, Activation::gelu_exact, true}};
+  for (const Case& c : cases) {
+    Values x = random_values<bf16>(c.rows * c.columns, 1),
+           d_out = random_values<bf16>(c.rows * c.columns, 2, 3);
+    x[5] = 99840;
+    x[7] = 0;
+    const Quantised a = on_cpu(c, x, d_out), b = on_gpu(launch(), c, x, d_out);
+    const auto [some, more] = differences(a.out, b.out);
+    // Activations are rounded to f32 on the way; a tie may fall to the other side.
+    const bool exact = c.activation == Activation::identity;
+    EXPECT_LE(some, exact ? 0 : c.rows * c.columns / 1000);
+    EXPECT_EQ(more, 0);
+    for (int64_t row = 0; row < c.rows; ++row)
+      for (int64_t column = 0; column < c.columns; ++column)
+        ASSERT_EQ(b.out[static_cast<size_t>(row * c.columns + column)],
+                  b.transposed[static_cast<size_t>(column * c.rows + row)])
+            << row << ' ' << column;
+    expect_close(b.sums, a.sums, {1e-4, 1e-5}, "column sums");
+    EXPECT_NEAR(b.largest, a.largest, 1e-4 * a.largest);
+  }
+}
+
+TEST_F(CudaFp8, WhatIsNotFiniteStaysSo) {
+  Values x = random_values<bf16>(256, 1);
+  x[0] = std::numeric_limits<double>::infinity();
+  x[1] = std::numeric_limits<double>::quiet_NaN();
+  const Quantised q = on_gpu(launch(), {16, 16}, x, x);
+  EXPECT_EQ(q.out[0], 0x7f);
+  EXPECT_EQ(q.out[1], 0x7f);
+  EXPECT_LT(q.largest, 10);
+}
+
+TEST_F(CudaFp8, Products) {
+  const auto context = gpu();
+  const Launch& here = context->launch();
+  if (const char* obstacle = kernels::fp8_obstacle(here)) GTEST_SKIP() << context->name() << ' ' << obstacle;
+  struct Shape {
+    int64_t m, n, k;
+  };
+  for (const auto& [m, n, k] : {Shape{256, 384, 512}, {16, 32, 48}, {1040, 80, 4096}})
+    for (const Fp8Format format : {Fp8Format::e4m3, Fp8Format::e5m2})
+      for (const bool wide : {false, true}) {
+        std::mt19937 generator(7);
+        const auto codes = [&](int64_t count) {
+          std::vector<uint8_t> all(static_cast<size_t>(count));
+          for (uint8_t& code : all)
+            code = static_cast<uint8_t>((generator() & 0x80) | (0x28 + generator() % 24));
+          return all;
+        };
+        const std::vector<uint8_t> a = codes(m * k), b = codes(n * k);
+        const float a_inverse = 0.25f, b_inverse = 0.5f;
+        std::vector<float> expected(static_cast<size_t>(m * n), 1);
+        kernels::cpu::fp8_gemm({.type = DType::f32,
+                                .out_type = DType::f32,
+                                .m = m,
+                                .n = n,
+                                .k = k,
+                                .a_format = format,
+                                .a = a.data(),
+                                .a_inverse = &a_inverse,
+                                .b = b.data(),
+                                .b_inverse = &b_inverse,
+                                .c = expected.data(),
+                                .accumulate = true});
+        const DeviceArray<uint8_t> device_a(a), device_b(b);
+        const DeviceArray<float> factor_a(std::vector<float>{a_inverse}),
+            factor_b(std::vector<float>{b_inverse});
+        const Values ones(expected.size(), 1);
+        const Array<float> f32(ones);
+        const Array<bf16> rounded(ones);
+        kernels::cuda::fp8_gemm(here, {.type = DType::bf16,
+                                       .out_type = wide ? DType::f32 : DType::bf16,
+                                       .m = m,
+                                       .n = n,
+                                       .k = k,
+                                       .a_format = format,
+                                       .a = device_a.data(),
+                                       .a_inverse = factor_a.data(),
+                                       .b = device_b.data(),
+                                       .b_inverse = factor_b.data(),
+                                       .c = wide ? static_cast<void*>(f32.data()) : rounded.data(),
+                                       .accumulate = true,
+                                       .precise = wide});
+        context->synchronize();
+        // The tensor cores' own sums have about 14 bits.
+        const Bound bound = wide ? Bound{1e-3, 1e-3} : Bound{1.0 / 128, 2e-3};
+        expect_close(wide ? f32.read() : rounded.read(), Values(expected.begin(), expected.end()), bound,
+                     "product");
+      }
+}
+
+TEST_F(CudaFp8, Rescales) {
+  constexpr int64_t kSites = 300, kRanks = 3;
+  std::mt19937 generator(1);
+  std::vector<float> largest(kSites * kRanks), peaks(kSites), scales(8 * kSites, 1);
+  for (float& x : largest)
+    x = std::ldexp(static_cast<float>(generator() % 1000), static_cast<int>(generator() % 40) - 30);
+  for (float& x : peaks)
+    x = std::ldexp(static_cast<float>(generator() % 1000), static_cast<int>(generator() % 40) - 30);
+  const DeviceArray<float> device_largest(largest), device_peaks(peaks), device_scales(scales);
+  kernels::StepScalars scalars{};
+  scalars.finite = 1;
+  const DeviceArray<kernels::StepScalars> device_scalars(std::vector{scalars});
+  const auto arguments = [&](float* s, float* l, float* p, const kernels::StepScalars* control) {
+    return kernels::Fp8Rescale{.sites = kSites,
+                               .all_sites = kSites,
+                               .ranks = kRanks,
+                               .rank = 1,
+                               .scales = s,
+                               .largest = l,
+                               .peaks = p,
+                               .scalars = control};
+  };
+  for (const bool step : {false, true}) {
+    kernels::cpu::fp8_rescale(
+        arguments(scales.data(), largest.data(), peaks.data(), step ? &scalars : nullptr));
+    kernels::cuda::fp8_rescale(launch(),
+                               arguments(device_scales.data(), device_largest.data(), device_peaks.data(),
+                                         step ? device_scalars.data() : nullptr));
+    EXPECT_EQ(device_scales.read(), scales);
+    EXPECT_EQ(device_peaks.read(), peaks);
+    EXPECT_EQ(device_largest.read(), largest);
+  }
+}
+
+}  // namespace
+}  // namespace perceiver::testing

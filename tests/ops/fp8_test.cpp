@@ -1,0 +1,108 @@
+#include "ops/fp8.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "tests/support/gradient_check.h"
+
+namespace perceiver {
+namespace {
+
+using testing::cpu;
+using testing::random_tensor;
+
+std::shared_ptr<Fp8Recipe> recipe_for(int64_t sites) {
+  auto recipe = std::make_shared<Fp8Recipe>();
+  recipe->scales =
+      Tensor::from_host<float>(cpu(), {sites, 2, 4}, std::vector<float>(8 * static_cast<size_t>(sites), 1));
+  recipe->largest = Tensor::zeros(cpu(), DType::f32, {1, sites});
+  recipe->peaks = Tensor::zeros(cpu(), DType::f32, {sites});
+  recipe->calibrating = true;
+  return recipe;
+}
+
+Tensor numbers(Shape shape, uint32_t seed, double scale = 1) {
+  return random_tensor(shape, seed, scale, 0, DType::f32);
+}
+
+/// The result, then the gradients of x, weights and biases of a feed-forward layer or its first half.
+std::vector<std::vector<float>> run(Activation activation, bool both, bool in_fp8, bool recompute = false) {
+  const Tensor values[] = {numbers({32, 48}, 1), numbers({64, 48}, 2, 0.2), numbers({64}, 3),
+                           numbers({16, 64}, 4, 0.2), numbers({16}, 5)};
+  std::vector<Variable> leaves;
+  for (const Tensor& each : values) leaves.push_back(Tape::leaf(each));
+  ops::LinearParameters first{leaves[1], leaves[2]}, second{leaves[3], leaves[4]};
+  const auto recipe = recipe_for(2 * ops::kFp8Sites);
+  if (in_fp8) {
+    first.fp8 = std::make_shared<const ops::Fp8Layer>(recipe, 0);
+    second.fp8 = std::make_shared<const ops::Fp8Layer>(recipe, ops::kFp8Sites);
+  }
+  const auto layer = [&](Tape& tape, const Variable& x) {
+    return both ? ops::feed_forward(tape, x, first, activation, second) : ops::linear(tape, x, first);
+  };
+  Tape tape(cpu(), true, true);
+  const Variable y = recompute ? recomputed(tape, leaves[0], layer) : layer(tape, leaves[0]);
+  tape.give(y, numbers(y.shape(), 6, 1e-4));
+  tape.backward();
+  std::vector<std::vector<float>> results{y.value.to_host<float>()};
+  for (size_t i = 0; i < (both ? 5 : 3); ++i) results.push_back(leaves[i].gradient->tensor.to_host<float>());
+  return results;
+}
+
+/// |a - b| / |b|
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (a[i] - b[i]) * static_cast<double>(a[i] - b[i]);
+    size += b[i] * static_cast<double>(b[i]);
+  }
+  return std::sqrt(difference / size);
+}
+
+TEST(Fp8Linear, FollowsThePlainLayer) {
+  const auto plain = run(Activation::identity, false, false),
+             rounded = run(Activation::identity, false, true);
+  for (size_t i = 0; i < plain.size(); ++i) {
+    // Rounding to 4 and 3 bits; the bias gradient is a sum of what was not rounded.
+    EXPECT_LT(distance(rounded[i], plain[i]), i == 3 ? 1e-6 : 0.08) << i;
+    if (i != 3) {
+      EXPECT_GT(distance(rounded[i], plain[i]), 1e-3) << i;
+    }
+  }
+}
+
+TEST(Fp8Linear, FeedForwardFollowsThePlainLayers) {
+  for (const Activation activation : {Activation::squared_relu, Activation::relu, Activation::gelu,
+                                      Activation::silu, Activation::gelu_exact}) {
+    const auto plain = run(activation, true, false), rounded = run(activation, true, true);
+    for (size_t i = 0; i < plain.size(); ++i) {
+      EXPECT_LT(distance(rounded[i], plain[i]), i == 5 ? 1e-6 : 0.25) << i;
+      if (i != 5) {
+        EXPECT_GT(distance(rounded[i], plain[i]), 1e-3) << i;
+      }
+    }
+  }
+}
+
+TEST(Fp8Linear, RecomputationIsBitwiseTheSame) {
+  EXPECT_EQ(run(Activation::squared_relu, true, true), run(Activation::squared_relu, true, true, true));
+}
+
+TEST(Fp8Linear, OnlyWhereItFitsAndTrains) {
+  const auto recipe = recipe_for(ops::kFp8Sites);
+  const auto used = [&](int64_t rows, int64_t in, int64_t out, bool training) {
+    ops::LinearParameters layer{Tape::leaf(numbers({out, in}, 1)), {}};
+    layer.fp8 = std::make_shared<const ops::Fp8Layer>(recipe, 0);
+    const Tape tape(cpu(), true, training);
+    return ops::multiplies_in_fp8(tape, Tape::leaf(numbers({rows, in}, 2)), layer);
+  };
+  EXPECT_TRUE(used(32, 16, 48, true));
+  EXPECT_FALSE(used(32, 16, 48, false)) << "evaluation";
+  EXPECT_FALSE(used(31, 16, 48, true));
+  EXPECT_FALSE(used(32, 17, 48, true));
+  EXPECT_FALSE(used(32, 16, 40, true));
+}
+
+}  // namespace
+}  // namespace perceiver
