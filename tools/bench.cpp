@@ -43,6 +43,7 @@ Batch random_batch(const ModelConfig& model, int64_t size) {
           static_cast<int32_t>((i % model.context_length + 1) % rows);
     }
   std::fill(batch.lengths.begin(), batch.lengths.end(), static_cast<int32_t>(model.context_length));
+  batch.preceding.assign(static_cast<size_t>(size), model.memory_length);
   return batch;
 }
 

@@ -23,7 +23,7 @@ struct EvalCommand {
   std::string checkpoint, split = "validation";
   std::vector<std::string> set;
   std::vector<int64_t> latents;
-  EvaluationOptions evaluation{0, 0, 8, 0};
+  EvaluationOptions evaluation{.batch = 8};
   std::string policies;
   int64_t refill = 0, max_tokens = 0, context_shards = 1;
   bool json = false;
@@ -237,10 +237,16 @@ void add_eval(CLI::App& app, Globals& globals, Action& action) {
                    "Targets per window (default: latents; 1 = exact sliding window)")
       ->check(at_least(0));
   command
-      ->add_option("--latents", options->latents,
-                   "Latents, or a list such as 64,128,256 for a table (default: the model's)")
+      ->add_option(
+          "--latents", options->latents,
+          "Latents, for a Transformer-XL the length of a segment, or a list such as 64,128,256 for a "
+          "table (default: the model's)")
       ->delimiter(',')
       ->check(at_least(1));
+  command
+      ->add_option("--memory", options->evaluation.memory_length,
+                   "Memory of a Transformer-XL, tokens (0 = the model's)")
+      ->check(at_least(0));
   command
       ->add_option("--max-documents", options->evaluation.max_documents,
                    "Score only this many documents (0 = all)")

@@ -20,9 +20,9 @@ void add_export(CLI::App& app, Globals& globals, Action& action) {
       ->add_option(
           "--to", options->to,
           "krasserm (perceiver-io: a Hugging Face folder), lucidrains (perceiver-ar-pytorch: a folder), "
-          "official (google-research/perceiver-ar: a safetensors file) or safetensors (this library's "
-          "names)")
-      ->check(one_of({"krasserm", "lucidrains", "official", "safetensors"}))
+          "official (google-research/perceiver-ar: a safetensors file), transfo-xl (TransfoXLLMHeadModel: a "
+          "Hugging Face folder) or safetensors (this library's names)")
+      ->check(one_of({"krasserm", "lucidrains", "official", "transfo-xl", "safetensors"}))
       ->required();
   command->add_option("--out", options->out, "Folder or file to write")->type_name(kPath)->required();
   command->footer(R"(Examples:

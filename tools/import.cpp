@@ -134,8 +134,9 @@ void add_import(CLI::App& app, Globals& globals, Action& action) {
   command
       ->add_option("--from", arguments->options.from,
                    "Source, recognised if left out: krasserm (perceiver-io), lucidrains "
-                   "(perceiver-ar-pytorch) or official (google-research/perceiver-ar)")
-      ->check(one_of({"krasserm", "lucidrains", "official"}));
+                   "(perceiver-ar-pytorch), official (google-research/perceiver-ar) or transfo-xl (Hugging "
+                   "Face's TransfoXLLMHeadModel)")
+      ->check(one_of({"krasserm", "lucidrains", "official", "transfo-xl"}));
   command
       ->add_option("--config", arguments->options.configuration,
                    "JSON file with the source's configuration, if it has none")

@@ -17,7 +17,7 @@
 
 namespace perceiver {
 
-enum class ModelType { perceiver_ar, transformer };
+enum class ModelType { perceiver_ar, transformer, transformer_xl };
 enum class Activation { identity, squared_relu, gelu, silu, relu, gelu_exact };
 enum class PositionEncoding { rotary, absolute, both };
 enum class PositionSource { data, terminal_relative, terminal_relative_negated };
@@ -78,15 +78,29 @@ struct ModelConfig {
   bool zero_initial_logits = true;
   ContextProjection context_projection = ContextProjection::automatic;
   AttentionBackend attention = AttentionBackend::automatic;  ///< of training
+  // transformer_xl (docs/model.md, "Transformer-XL"). context_length is the length of a segment,
+  // input_channels the width of the embedding, latent_channels that of the layers.
+  int64_t memory_length = 0;     ///< tokens before a segment that each layer remembers
+  int64_t clamp_length = 0;      ///< largest distance with a position of its own; 0 = all have one
+  bool same_length = false;      ///< every query sees memory_length keys
+  bool shared_biases = true;     ///< u and v are those of all layers
+  bool norm_first = false;       ///< LayerNorm before attention and MLP instead of after the sums
+  bool zero_memory = false;      ///< a memory that is not yet full is filled with zero vectors
+  int64_t mlp_channels = 0;      ///< hidden width of the MLPs; 0 = self_widening * latent_channels
+  double attention_dropout = 0;  ///< of attention probabilities
 
   int64_t z_channels() const { return latent_channels > 0 ? latent_channels : input_channels; }
-  bool rotates() const { return position_encoding != PositionEncoding::absolute; }
-  bool has_position_tables() const { return position_encoding != PositionEncoding::rotary; }
+  /// Tokens become latents one for one: there is no cross-attention.
+  bool decoder_only() const { return type != ModelType::perceiver_ar; }
+  bool recurrent() const { return type == ModelType::transformer_xl; }
+  bool rotates() const { return !recurrent() && position_encoding != PositionEncoding::absolute; }
+  bool has_position_tables() const { return !recurrent() && position_encoding != PositionEncoding::rotary; }
   /// Channels of the queries, keys and values of all heads together.
   int64_t cross_width() const {
     if (head_channels > 0) return head_channels * cross_heads;
     return attention_width == AttentionWidth::kv ? input_channels : z_channels();
   }
+  int64_t mlp_width() const { return mlp_channels > 0 ? mlp_channels : self_widening * z_channels(); }
   int64_t self_width() const { return head_channels > 0 ? head_channels * self_heads : z_channels(); }
   int64_t axes() const { return position_sizes.empty() ? 1 : static_cast<int64_t>(position_sizes.size()); }
 };
@@ -174,6 +188,7 @@ struct EvalConfig {
   int64_t max_documents = 0;  ///< 0 = all
   int64_t stride = 0;         ///< 0 = latents
   int64_t latents = 0;        ///< 0 = model.latents
+  int64_t memory_length = 0;  ///< transformer_xl; 0 = model.memory_length
   int64_t batch = 0;          ///< 0 = train.batch
 };
 

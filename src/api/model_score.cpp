@@ -55,11 +55,11 @@ Embedding Model::embed(const Content& content) const {
   const DocumentList list(state_->modality(), {&document, 1});
   const Batch row = last_row(list, config);
   PassOptions options;
-  options.latents = config.type == ModelType::transformer ? config.context_length : config.latents;
+  options.latents = config.decoder_only() ? config.context_length : config.latents;
   const ModelInputs inputs = model.prepare(row, options);
   const std::vector<double> values = host_doubles(model.latents(inputs));
   Embedding embedding;
-  embedding.channels = config.z_channels();
+  embedding.channels = static_cast<int64_t>(values.size()) / inputs.latent_positions;
   // Latents before the start of a short document stand for nothing.
   embedding.latents =
       std::count_if(inputs.steps.begin(), inputs.steps.end(), [](int32_t s) { return s >= 0; });

@@ -14,7 +14,7 @@ template <typename Enum>
 struct Names;
 template <>
 struct Names<ModelType> {
-  static constexpr std::array values{"perceiver_ar", "transformer"};
+  static constexpr std::array values{"perceiver_ar", "transformer", "transformer_xl"};
 };
 template <>
 struct Names<Activation> {
@@ -199,8 +199,9 @@ std::vector<ConfigKey> general_keys() {
 std::vector<ConfigKey> model_keys() {
   return {
       bind(MEMBER(model.type), any(),
-           "perceiver_ar, or the decoder-only transformer it is compared with: the same layers with "
-           "latents = context_length and no cross-attention."),
+           "perceiver_ar, or what it is compared with: the decoder-only transformer (the same layers with "
+           "latents = context_length and no cross-attention), or transformer_xl (segments of context_length "
+           "tokens, a memory of earlier segments in each layer, relative positions)."),
       bind_or_zero(MEMBER(model.vocabulary), "auto", between(4, most_tokens),
                    "Number of token ids V: 0 = padding, 1 = end, 2 = start, data from 3. Bytes need 259; "
                    "auto = as many as the data has. Ids that stand for nothing are never generated."),
@@ -318,7 +319,30 @@ std::vector<ConfigKey> model_keys() {
            "loaded at run time (bf16, heads of up to 128 channels, a multiple of 8; no dropped context or "
            "latents, and only batches whose examples all fill their rows). With cudnn two runs differ in the "
            "last bits. A choice that cannot be used is an error. The CPU has one implementation: auto or "
-           "reference. Evaluation and generation always use auto."),
+           "reference. Evaluation and generation always use auto. transformer_xl has kernels of its own: "
+           "auto."),
+      bind(MEMBER(model.memory_length), between(0, most_tokens),
+           "transformer_xl: tokens before a segment whose hidden states each layer remembers and attends to; "
+           "0 = none."),
+      bind(MEMBER(model.clamp_length), between(0, most_tokens),
+           "transformer_xl: distances above this count as this one; 0 = no limit."),
+      bind(
+          MEMBER(model.same_length), any(),
+          "transformer_xl: each token sees itself and the memory_length - 1 tokens before it, instead of the "
+          "whole memory and its segment up to itself."),
+      bind(MEMBER(model.shared_biases), any(),
+           "transformer_xl: all layers have the same biases u and v of the attention, or each its own."),
+      bind(MEMBER(model.norm_first), any(),
+           "transformer_xl: LayerNorm before attention and MLP (pre-norm) instead of after the residual "
+           "sums."),
+      bind(
+          MEMBER(model.zero_memory), any(),
+          "transformer_xl: what is missing of the memory of a stream's first segments is zero vectors, which "
+          "are attended to, instead of nothing."),
+      bind(MEMBER(model.mlp_channels), between(0, most_channels * 256),
+           "transformer_xl: hidden channels of the MLPs; 0 = self_widening * latent_channels."),
+      bind(MEMBER(model.attention_dropout), from_below(0, 1),
+           "transformer_xl: probability of dropping an attention weight in training."),
   };
 }
 
@@ -500,7 +524,10 @@ std::vector<ConfigKey> eval_keys() {
       bind(MEMBER(eval.stride), between(0, most_tokens),
            "Tokens scored per window; a smaller stride gives each token more context and costs more. 0 = "
            "the number of latents."),
-      bind(MEMBER(eval.latents), between(0, most_tokens), "Latents used in evaluation; 0 = model.latents."),
+      bind(MEMBER(eval.latents), between(0, most_tokens),
+           "Latents used in evaluation, for transformer_xl the length of a segment; 0 = model.latents."),
+      bind(MEMBER(eval.memory_length), between(0, most_tokens),
+           "transformer_xl: memory in evaluation, tokens; 0 = model.memory_length."),
       bind(MEMBER(eval.batch), between(0, 1 << 20), "Windows per batch in evaluation; 0 = train.batch."),
   };
 }

@@ -28,7 +28,7 @@ class Checker {
 };
 
 bool is_transformer(const ModelConfig& model) {
-  return model.type == ModelType::transformer;
+  return model.decoder_only();
 }
 
 void check_latents(const ModelConfig& model, const Checker& check) {
@@ -122,7 +122,7 @@ void check_query(const ModelConfig& model, const Checker& check) {
 }
 
 void check_output(const ModelConfig& model, const Checker& check) {
-  check.require(!model.tied_output || model.z_channels() == model.input_channels,
+  check.require(!model.tied_output || model.recurrent() || model.z_channels() == model.input_channels,
                 "model.tied_output needs model.latent_channels ({}) equal to model.input_channels ({})",
                 model.z_channels(), model.input_channels);
 }
@@ -173,6 +173,35 @@ void check_attention(const ModelConfig& model, const Checker& check) {
       model.latents_per_position == 1,
       "model.attention: cudnn needs model.latents_per_position: 1 (its causal mask has one query for "
       "each position); use model.attention: auto");
+}
+
+/// Transformer-XL has blocks of its own; what they cannot do must be left as it is by default.
+void check_recurrent(const ModelConfig& model, const Checker& check) {
+  const ModelConfig plain;
+  check.require(model.memory_length > 0 || (!model.same_length && !model.zero_memory),
+                "model.same_length and model.zero_memory need model.memory_length above 0");
+  check.require(model.z_channels() % 2 == 0,
+                "model.latent_channels ({}) must be even for model.type: transformer_xl", model.z_channels());
+  check.require(model.position_encoding == plain.position_encoding && model.position_sizes.empty() &&
+                    model.rotary_base == 0 && model.rotary_layers == -1 && !model.query_offset,
+                "model.type: transformer_xl has relative positions; leave out the keys of others "
+                "(model.position_encoding, position_sizes, rotary_base, rotary_layers, query_offset)");
+  check.require(model.biases == Biases::all,
+                "model.type: transformer_xl has biases in its MLPs alone; leave out model.biases");
+  check.require(model.latent_dropout == 0, "model.type: transformer_xl needs model.latent_dropout: 0");
+  check.require(model.attention == AttentionBackend::automatic,
+                "model.type: transformer_xl has an attention of its own; model.attention must be auto");
+  check.require(model.query_style == QueryStyle::none && model.query_projection,
+                "model.type: transformer_xl takes its input as its latents; leave out model.query_style and "
+                "model.query_projection");
+}
+
+void check_not_recurrent(const ModelConfig& model, const Checker& check) {
+  check.require(model.memory_length == 0 && model.clamp_length == 0 && !model.same_length &&
+                    model.shared_biases && !model.norm_first && !model.zero_memory &&
+                    model.mlp_channels == 0 && model.attention_dropout == 0,
+                "model.memory_length, clamp_length, same_length, shared_biases, norm_first, zero_memory, "
+                "mlp_channels and attention_dropout are for model.type: transformer_xl");
 }
 
 /// A transformer has neither cross-attention nor a query that differs from its input.
@@ -229,7 +258,7 @@ void check_data(const Config& config, const Checker& check) {
                 "data.type copy has one position axis, but model.position_sizes has {}", config.model.axes());
   check.require(!copy || data.options.empty(), "data.type copy has no options; remove data.options");
   // The last token of the sequence is only a target, so it needs no column.
-  check.require(!copy || data.copy_length - 1 <= config.model.context_length,
+  check.require(!copy || config.model.recurrent() || data.copy_length - 1 <= config.model.context_length,
                 "data.copy_length ({}) must not exceed model.context_length + 1 ({})", data.copy_length,
                 config.model.context_length + 1);
   check.require(data.validation_fraction + data.test_fraction < 1,
@@ -267,11 +296,18 @@ void check_training(const Config& config, const Checker& check) {
 void check_evaluation(const Config& config, const Checker& check) {
   const ModelConfig& model = config.model;
   const int64_t latents = config.eval.latents > 0 ? config.eval.latents : model.latents;
-  check.require(latents <= model.context_length,
+  check.require(model.recurrent() || latents <= model.context_length,
                 "eval.latents ({}) must not exceed model.context_length ({})", latents, model.context_length);
   check.require(latents % model.latents_per_position == 0,
                 "eval.latents ({}) must be a multiple of model.latents_per_position ({})", latents,
                 model.latents_per_position);
+  check.require(config.eval.memory_length == 0 || model.recurrent(),
+                "eval.memory_length ({}) needs model.type: transformer_xl", config.eval.memory_length);
+  check.require(!model.recurrent() || config.eval.stride == 0,
+                "eval.stride ({}) must be 0 for model.type: transformer_xl, which scores whole segments; set "
+                "eval.latents to shorten them",
+                config.eval.stride);
+  if (model.recurrent()) return;
   check.require(!is_transformer(model) || latents == model.latents,
                 "eval.latents cannot differ from model.context_length for model.type: transformer");
   check.require(config.eval.stride <= latents / model.latents_per_position,
@@ -294,6 +330,11 @@ namespace {
 
 void check_model(const ModelConfig& model, const Checker& check) {
   if (is_transformer(model)) check_transformer(model, check);
+  if (model.recurrent()) {
+    check_recurrent(model, check);
+  } else {
+    check_not_recurrent(model, check);
+  }
   check_latents(model, check);
   check_heads(model, check);
   if (model.rotates()) check_rotary(model, check);

@@ -80,23 +80,23 @@ void check_fits(const Dataset& data, const ModelConfig& model) {
   if (data.vocabulary() > model.vocabulary)
     throw_user("the data has {} token ids but model.vocabulary is {}; set it to at least {}",
                data.vocabulary(), model.vocabulary, data.vocabulary());
-  if (data.axes() != model.axes())
+  if (!model.recurrent() && data.axes() != model.axes())
     throw_user("the data has {} position axes but model.position_sizes has {}", data.axes(), model.axes());
   const std::vector<int64_t> sizes = data.position_sizes();
-  for (size_t i = 0; i < sizes.size(); ++i) {
+  for (size_t i = 0; i < sizes.size() && !model.recurrent(); ++i) {
     const bool table = model.has_position_tables();
     const int64_t rows = model.position_sizes.empty() ? model.context_length + 2 : model.position_sizes[i];
     if (table && sizes[i] > rows)
       throw_user("the data needs {} positions on axis {} but model.position_sizes has {}; set it to [{}]",
                  sizes[i], i, rows, fmt::join(sizes, ", "));
   }
-  if (data.minimum_context() > model.context_length)
+  if (!model.recurrent() && data.minimum_context() > model.context_length)
     throw_user("the data needs model.context_length of at least {}, but it is {}", data.minimum_context(),
                model.context_length);
 }
 
 int64_t predicted_positions(const ModelConfig& model) {
-  if (model.type == ModelType::transformer) return model.context_length;
+  if (model.decoder_only()) return model.context_length;
   return model.latents / model.latents_per_position;
 }
 

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "distributed/together.h"
 #include "eval/scores.h"
+#include "eval/segment_evaluator.h"
 #include "perceiver/experimental/host_values.h"
 
 namespace perceiver {
@@ -33,9 +34,9 @@ int64_t latents_of(const EvaluationOptions& options, const ModelConfig& config) 
   if (options.latents < 0 || options.latents > config.context_length)
     throw_user("{} latents requested; must be 1 to model.context_length {}", options.latents,
                config.context_length);
-  const int64_t latents = config.type == ModelType::transformer ? config.context_length
-                          : options.latents > 0                 ? options.latents
-                                                                : config.latents;
+  const int64_t latents = config.decoder_only() ? config.context_length
+                          : options.latents > 0 ? options.latents
+                                                : config.latents;
   if (latents % config.latents_per_position != 0)
     throw_user("{} latents are not a multiple of model.latents_per_position {}", latents,
                config.latents_per_position);
@@ -123,6 +124,10 @@ EvaluationResult evaluate(const PerceiverAR& model, const Dataset& data, Split s
                           const std::function<void(int64_t, int64_t)>& progress) {
   const ModelConfig& config = model.config();
   check_fits(data, config);
+  if (config.recurrent()) return evaluate_segments(model, data, split, options, progress);
+  if (options.memory_length != 0)
+    throw_user("a memory of {} tokens requested; only model.type transformer_xl has one",
+               options.memory_length);
   const int64_t latents = latents_of(options, config);
   const int64_t positions = latents / config.latents_per_position;
   EvaluationResult result;

@@ -26,6 +26,8 @@ struct EvaluationOptions {
   std::function<void(int64_t document, int64_t place, double nats)> target = {};
   /// The ranks that share the windows: all, in groups of those that share the context; null: none.
   World* world = nullptr;
+  /// Of a Transformer-XL, whose segments have `latents` tokens: rows of memory; 0 = the model's.
+  int64_t memory_length = 0;
 };
 
 struct PositionBucket {

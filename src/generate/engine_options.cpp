@@ -37,9 +37,23 @@ bool table_pays(const PerceiverAR& model, const EngineOptions& options) {
   return fuses(true) || !fuses(false);
 }
 
+/// A cache holds the memory and the newest token; a prompt is read like any text.
+void resolve_memory(const ModelConfig& config, EngineOptions& options) {
+  const int64_t rows = config.memory_length + 1;
+  if (options.latents != 0 && options.latents != rows)
+    throw_user("{} latents requested; model.type transformer_xl remembers {} tokens", options.latents,
+               config.memory_length);
+  if (options.policy != GenerationPolicy::automatic && options.policy != GenerationPolicy::stream)
+    throw_user("model.type transformer_xl remembers what it has read: its policy is stream");
+  options.latents = options.prompt_latents = rows;
+  options.refill = 1;
+  options.policy = GenerationPolicy::stream;
+  options.context_end = ContextEnd::drop;  // there is none
+}
+
 void resolve_latents(const ModelConfig& config, EngineOptions& options) {
   const int64_t copies = config.latents_per_position;
-  const bool transformer = config.type == ModelType::transformer;
+  const bool transformer = config.decoder_only();
   const auto check = [&](int64_t value, int64_t most, const char* what) {
     if (value < 1 || value > most || value % copies != 0)
       throw_user("{} {} requested; must be {} to {}{}", value, what, copies, most,
@@ -70,8 +84,7 @@ void resolve_policy(const ModelConfig& config, EngineOptions& options) {
 void resolve_context(const PerceiverAR& model, EngineOptions& options) {
   const ModelConfig& config = model.config();
   const bool table_possible = config.position_encoding == PositionEncoding::rotary &&
-                              config.type != ModelType::transformer &&
-                              config.latent_keys == LatentKeys::tokens;
+                              !config.decoder_only() && config.latent_keys == LatentKeys::tokens;
   if (options.context == ContextProjection::table && !table_possible)
     throw_user(
         "only rotary Perceiver AR models whose keys depend on the token alone can keep the context as "
@@ -112,12 +125,16 @@ EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options) {
   if (options.token_ids < 0 || options.token_ids > vocabulary)
     throw_user("the data has {} token ids but the model only {}; the model file is damaged",
                options.token_ids, vocabulary);
-  if (context_ranks(options) > 1 && model.config().type == ModelType::transformer)
+  if (context_ranks(options) > 1 && model.config().decoder_only())
     throw_user("ranks cannot share a context: model.type transformer has none");
   if (context_ranks(options) > 1 && model.config().latent_keys == LatentKeys::latents)
     throw_user("ranks cannot share a context: the latents' keys change with every layer (model.latent_keys)");
-  resolve_latents(model.config(), options);
-  resolve_policy(model.config(), options);
+  if (model.config().recurrent()) {
+    resolve_memory(model.config(), options);
+  } else {
+    resolve_latents(model.config(), options);
+    resolve_policy(model.config(), options);
+  }
   resolve_context(model, options);
   return options;
 }
@@ -127,7 +144,7 @@ void check_memory(const PerceiverAR& model, const EngineOptions& options) {
   const auto element = static_cast<int64_t>(size_of(model.type()));
   const int64_t z = config.z_channels(), e = config.input_channels;
   const int64_t width = config.cross_width();
-  const bool transformer = config.type == ModelType::transformer;
+  const bool transformer = config.decoder_only();
   const int64_t blocks =
       transformer ? 0 : 1 + static_cast<int64_t>(config.extra_cross_attention_after.size());
   const int64_t columns = shared_columns(config.context_length, 0, context_ranks(options));

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/segment_memory.h"
+
 namespace perceiver {
 namespace {
 
@@ -37,11 +39,46 @@ bool needs_prefill(const Slots& slots, const Slot& slot) {
   return full && slots.options().policy != GenerationPolicy::stream;
 }
 
+namespace {
+
+/// Reads the whole sequence segment by segment, as in training, and caches what the model remembers of it and
+/// its last segment.
+void prefill_segments(Slots& slots, int64_t number) {
+  Slot& slot = slots[number];
+  const PerceiverAR& model = slots.model();
+  const ModelConfig& config = slots.config();
+  SegmentMemory memory = SegmentMemory::make(slots.context(), model.type(), config, 1, config.memory_length);
+  PassOptions options;
+  if (memory.length > 0) options.memory = &memory;
+  const Tensor logits = slots.logits().view(number * config.vocabulary, {1, config.vocabulary});
+  for (int64_t first = 0; first < slot.length; first += config.context_length) {
+    const int64_t length = std::min(config.context_length, slot.length - first);
+    Batch batch;
+    batch.resize(1, length, 1);
+    batch.lengths[0] = static_cast<int32_t>(length);
+    batch.preceding.assign(1, first);
+    std::copy_n(slot.tokens.begin() + first, length, batch.tokens.begin());
+    const ModelInputs inputs = model.prepare(batch, options);
+    const bool last = first + length == slot.length;
+    model.prefill(inputs, last ? &slots.caches() : nullptr, number, logits);
+    memory.commit(slots.context());
+    slot.latents = std::min(slots.options().latents, inputs.memory_length + length - inputs.first_keys[0]);
+  }
+  slot.first = 0;
+  slot.computed = slot.length;
+  slot.context = std::min(slot.length, config.context_length);
+  slot.context_row = 0;
+  slot.latent_row = slot.latents % slots.options().latents;
+}
+
+}  // namespace
+
 void prefill(Slots& slots, int64_t number) {
   Slot& slot = slots[number];
+  if (slots.config().recurrent()) return prefill_segments(slots, number);
   const ModelConfig& config = slots.config();
   int64_t latents = wanted_latents(slots, slot);
-  const int64_t window = config.type == ModelType::transformer ? latents : config.context_length;
+  const int64_t window = config.decoder_only() ? latents : config.context_length;
   const int64_t length = std::min(slot.length, window);
   if (!has_query_per_latent(config)) latents = std::min(latents, length * config.latents_per_position);
   slot.first = slot.length - length;

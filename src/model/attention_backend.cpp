@@ -32,7 +32,7 @@ void check_heads(const ModelConfig& config, const DeviceContext& context, DType 
 
 void check_attention_backend(const ModelConfig& config, const DeviceContext& context, DType type) {
   check_heads(config, context, type, config.self_width() / config.self_heads, "self-attention");
-  if (config.type == ModelType::transformer) return;
+  if (config.decoder_only()) return;
   check_heads(config, context, type, config.cross_width() / config.cross_heads, "cross-attention");
 }
 

@@ -17,6 +17,9 @@ struct Batch {
   std::vector<int32_t> targets;    ///< [B, N]
   std::vector<int32_t> positions;  ///< [B, N, A]
   std::vector<int32_t> lengths;    ///< [B], index of the first PAD in `tokens` (N if none)
+  /// [B], tokens of the row's stream before it, of which a memory holds the last ones
+  /// (model/segment_memory.h); empty: each row starts a stream.
+  std::vector<int64_t> preceding;
 
   void resize(int64_t batch, int64_t columns, int64_t position_axes) {
     size = batch, length = columns, axes = position_axes;
@@ -24,6 +27,7 @@ struct Batch {
     targets.assign(batch * columns, 0);
     positions.assign(batch * columns * position_axes, 0);
     lengths.assign(batch, 0);
+    preceding.clear();
   }
 };
 

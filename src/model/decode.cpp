@@ -1,5 +1,6 @@
 // PerceiverAR for generation: passes that write and read KV caches, and weights rounded to bf16. The fused
 // step is in fused_step.cpp.
+#include <algorithm>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -40,6 +41,7 @@ CachePass PerceiverAR::CacheUse::of(LayerCache layer, bool self) const {
   pass.layer = std::move(layer);
   pass.decode = slots != nullptr;
   pass.runs = runs;
+  pass.newest = newest;
   if (!pass.decode) return pass;
   pass.active = self ? slots->active : context.active;
   pass.row = self ? slots->latent_row : context.context_row;
@@ -49,7 +51,7 @@ CachePass PerceiverAR::CacheUse::of(LayerCache layer, bool self) const {
 
 DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table,
                                       Communicator* context_group) const {
-  const int64_t layers = static_cast<int64_t>(self_.size()), blocks = static_cast<int64_t>(cross_.size());
+  const int64_t layers = config_.layers, blocks = static_cast<int64_t>(cross_.size());
   const bool rotary = config_.position_encoding == PositionEncoding::rotary,
              token_keys = config_.latent_keys == LatentKeys::tokens;
   PERCEIVER_ASSERT(slots > 0 && latents > 0 && (blocks == 0 || context > 0) &&
@@ -67,6 +69,7 @@ DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t co
   caches.positions = tables.positions;
   // Zeros: rows not yet written must hold finite numbers.
   caches.self_kv = Tensor::zeros(*context_, type_, {layers, slots, latents, 2 * config_.self_width()});
+  if (config_.recurrent()) caches.relative_positions = cached_positions(latents);
   if (blocks == 0) return caches;
   if (by_table) {
     caches.context_tokens = Tensor::zeros(*context_, DType::i32, {slots, rows});
@@ -77,6 +80,14 @@ DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t co
   if (by_table || (rotary && token_keys && config_.vocabulary <= context))
     caches.context_table = project_table();
   return caches;
+}
+
+/// Projected positions of the distances within a cache of `rows` rows.
+Tensor PerceiverAR::cached_positions(int64_t rows) const {
+  ModelInputs inputs;
+  inputs.latents = rows;
+  encode_distances(inputs);
+  return recurrent_.projected_positions(*context_, inputs.distances);
 }
 
 Tensor PerceiverAR::project_table() const {
@@ -107,8 +118,11 @@ void PerceiverAR::prefill(const ModelInputs& inputs, const DecodeCaches* caches,
   }
   std::optional<CacheUse> use;
   if (caches != nullptr) use.emplace(CacheUse{*caches, nullptr, {{slot, 0, 1}}});
+  if (use && config_.recurrent())
+    use->newest =
+        std::min(caches->latents, inputs.memory_length + inputs.latents - inputs.first_keys.front());
   const Variable z = trunk(tape, inputs, Recompute::none, use ? &*use : nullptr);
-  const int64_t channels = config_.z_channels();
+  const int64_t channels = z.shape()[1];
   const Tensor last = z.value.view((inputs.latent_positions - 1) * channels, {1, channels});
   write_logits(tape, Tape::constant(last), logits);
 }
@@ -198,8 +212,9 @@ void PerceiverAR::decode_unfused(Tape& tape, const DecodeCaches& caches, const D
   inputs.latent_rotary_positions = some(slots.query_position);
   inputs.latent_rows = some(slots.zeros);
   inputs.context_group = caches.context_group;
+  if (config_.same_length) inputs.window = config_.memory_length;
   tape.set_batch_invariant();
-  const CacheUse use{caches, &slots, runs, context_slots(tape, caches, slots)};
+  const CacheUse use{caches, &slots, runs, 0, context_slots(tape, caches, slots)};
   if (caches.by_table()) {
     append_tokens(tape, caches, use.context, slots.token, caches.context_tokens);
     append_tokens(tape, caches, use.context, slots.position, caches.context_positions);
@@ -234,6 +249,7 @@ std::vector<ops::LinearParameters*> PerceiverAR::block_linears() {
   };
   for (CrossBlock& block : cross_) add(block.linears());
   for (SelfBlock& block : self_) add(block.linears());
+  add(recurrent_.linears());
   return all;
 }
 

@@ -21,7 +21,8 @@ struct DecodeCaches {
   Tensor context_tokens;  ///< i32 [S, C], if the context is kept as tokens
   Tensor context_positions;  ///< i32 [S, C]
   ops::RotaryTable self_rotary, cross_rotary;
-  int64_t positions = 0;  ///< rows of the rotary tables; 0 without them
+  Tensor relative_positions;  ///< T [layers, distances, W] (Transformer-XL)
+  int64_t positions = 0;      ///< rows of the rotary tables; 0 without them
 
   bool by_table() const { return static_cast<bool>(context_tokens); }
   LayerCache self(int64_t layer) const;

@@ -15,6 +15,7 @@ void check_lengths(const ModelConfig& config, const Batch& batch) {
   PERCEIVER_ASSERT(batch.tokens.size() == cells && batch.targets.size() == cells &&
                    batch.lengths.size() == static_cast<size_t>(batch.size));
   PERCEIVER_ASSERT(batch.positions.size() == cells * static_cast<size_t>(batch.axes));
+  if (config.recurrent()) return;  // has no positions
   if (config.position_source == PositionSource::data && batch.axes != config.axes())
     throw_user("the data has positions of {} axes, the model takes {} (model.position_sizes)", batch.axes,
                config.axes());

@@ -11,6 +11,7 @@
 #include "model/context_share.h"
 #include "model/input_checks.h"
 #include "model/input_columns.h"
+#include "model/segment_memory.h"
 #include "perceiver/experimental/random.h"
 
 namespace perceiver {
@@ -27,9 +28,9 @@ void upload(DeviceContext& context, Tensor& slot, const std::vector<T>& values) 
 }
 
 int64_t latents_of(const ModelConfig& config, const Batch& batch, const PassOptions& options) {
-  const int64_t latents = config.type == ModelType::transformer ? batch.length
-                          : options.latents > 0                 ? options.latents
-                                                                : config.latents;
+  const int64_t latents = config.decoder_only() ? batch.length
+                          : options.latents > 0 ? options.latents
+                                                : config.latents;
   if (latents % config.latents_per_position != 0)
     throw_user("{} latents are not a multiple of model.latents_per_position {}", latents,
                config.latents_per_position);
@@ -105,6 +106,7 @@ class InputBuilder {
   }
 
   void build() {
+    if (config_.recurrent()) return build_segment();
     const bool subset = options_.training && config_.train_input_positions > 0;
     columns_ = subset ? std::min(config_.train_input_positions, batch_.length) : batch_.length;
     share_context();
@@ -126,6 +128,36 @@ class InputBuilder {
       throw_user("ranks cannot share a context whose latents have keys of their own (model.latent_keys)");
     if (shared) rank_ = group->rank(), ranks_ = group->size();
     in_.columns = shared_columns(columns_, 0, ranks_);
+  }
+
+  /// A segment and the memory before it. Rows start with their first token, whatever their length: distances
+  /// from the memory count.
+  void build_segment() {
+    in_.columns = batch_.length;
+    in_.context_group = nullptr;
+    in_.memory = options_.memory;
+    in_.first_stream = options_.first_stream;
+    const int64_t all_zero = config_.zero_memory ? config_.memory_length : 0;
+    in_.memory_length = in_.memory != nullptr ? in_.memory->length : all_zero;
+    in_.window = !config_.same_length ? 0 : in_.memory_length > 0 ? in_.memory_length : config_.memory_length;
+    PERCEIVER_ASSERT(in_.memory == nullptr ||
+                     (in_.first_stream >= 0 && in_.first_stream + batch_.size <= in_.memory->streams));
+    Ints remembered, first_key;
+    for (int64_t b = 0; b < batch_.size; ++b) {
+      const int64_t preceding = batch_.preceding.empty() ? 0 : batch_.preceding[b];
+      const int64_t known = in_.memory != nullptr ? std::min(preceding, in_.memory_length) : 0;
+      remembered.push_back(static_cast<int32_t>(known));
+      first_key.push_back(config_.zero_memory ? 0 : static_cast<int32_t>(in_.memory_length - known));
+      for (int64_t n = 0; n < batch_.length; ++n)
+        in_.steps.push_back(n < batch_.lengths[b] ? static_cast<int32_t>(n) : -1);
+    }
+    in_.target_count = std::count_if(batch_.targets.begin(), batch_.targets.end(),
+                                     [](int32_t target) { return target != 0; });
+    upload(context_, in_.latent_tokens, batch_.tokens);
+    upload(context_, in_.targets, batch_.targets);
+    upload(context_, in_.remembered, remembered);
+    upload(context_, in_.first_key, first_key);
+    in_.first_keys = std::move(first_key);
   }
 
   void build_latents() {

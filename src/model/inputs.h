@@ -11,6 +11,7 @@
 namespace perceiver {
 
 class Communicator;
+struct SegmentMemory;
 
 /// Options of a pass of the model over a batch.
 struct PassOptions {
@@ -20,6 +21,10 @@ struct PassOptions {
   /// The ranks that share the context of every example; null: none. Each passes the same batch and computes
   /// with its part of the columns. The group must outlive the inputs.
   Communicator* context_group = nullptr;
+  /// Transformer-XL: what is remembered of the rows' streams, row b's being stream first_stream + b. The pass
+  /// reads it and writes what comes next beside it; it must outlive the inputs. Null: nothing.
+  SegmentMemory* memory = nullptr;
+  int64_t first_stream = 0;
 };
 
 /// Device tensors of one pass. B examples, C context columns (the row's length, or train_input_positions; of
@@ -44,6 +49,18 @@ struct ModelInputs {
   std::vector<Tensor> extra_key_masks;
 
   Communicator* context_group = nullptr;  ///< as in PassOptions; null if it is of one rank
+
+  // Transformer-XL: `latent_tokens` and `targets` are the segment, padded on the right; the keys are m rows
+  // of memory, then the segment.
+  SegmentMemory* memory = nullptr;  ///< as in PassOptions
+  int64_t first_stream = 0;
+  int64_t memory_length = 0;  ///< m
+  int64_t window = 0;         ///< keys that each token sees; 0: no limit
+  Tensor remembered;          ///< i32 [B], rows of the memory that hold something, the last ones
+  Tensor first_key;           ///< i32 [B], the first key that is seen
+  Tensor distances;           ///< T [min(m + N, clamp_length + 1), Z]: encoded distances 0, 1, …
+
+  std::vector<int32_t> first_keys;  ///< host [B], as `first_key`
 
   std::vector<int32_t> steps;     ///< host [B, U]: s(b, u), -1 where invalid
   int64_t target_count = 0;       ///< targets that are not PAD

@@ -15,6 +15,7 @@ namespace perceiver {
 namespace {
 
 constexpr double kEmbeddingDeviation = 1.0;
+constexpr double kRecurrentEmbeddingDeviation = 0.02;
 constexpr double kLearnedQueryDeviation = 0.02;
 // Large blocks start at multiples of this many elements, so that up to 512 ranks, a power of two, divide them
 // without a rest (train/partition.h). Padding is at most 2% then.
@@ -62,12 +63,25 @@ PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContex
   extend_rotary_tables(0);
 }
 
+/// The parameters of a block, or of what follows the last, begin here.
+void PerceiverAR::start_block() {
+  const int64_t z = config_.z_channels();
+  const int64_t block = 4 * z * config_.self_width() + 2 * config_.mlp_width() * z;
+  if (block >= kLargeBlock) parameters_.pad(kBlockPadding);
+  self_begin_.push_back(parameters_.size());
+}
+
 void PerceiverAR::declare() {
   const int64_t e = config_.input_channels, z = config_.z_channels();
   const bool perceiver = config_.type == ModelType::perceiver_ar, all_biases = config_.biases == Biases::all;
   parameters_.declare(token_embedding_, "token_embedding.weight", {config_.vocabulary, e},
-                      {.kind = Initializer::truncated_normal, .deviation = kEmbeddingDeviation},
+                      {.kind = Initializer::truncated_normal,
+                       .deviation = config_.recurrent() ? kRecurrentEmbeddingDeviation : kEmbeddingDeviation},
                       ParameterUse::table);
+  if (config_.recurrent()) {
+    recurrent_.declare(parameters_, config_, [this] { start_block(); });
+    return declare_output(e);
+  }
   const std::vector<int64_t> sizes = position_table_sizes(config_);
   position_embeddings_.resize(sizes.size());
   const bool stored = config_.learnable_positions || !is_formula(config_.position_table);
@@ -103,19 +117,18 @@ void PerceiverAR::declare() {
   for (size_t i = 0; i < cross_.size(); ++i)
     cross_[i].declare(parameters_, "cross." + std::to_string(i), config_);
   self_.resize(static_cast<size_t>(config_.layers));
-  const auto start_block = [&] {
-    const int64_t block = 4 * z * config_.self_width() + 2 * config_.self_widening * z * z;
-    if (block >= kLargeBlock) parameters_.pad(kBlockPadding);
-    self_begin_.push_back(parameters_.size());
-  };
   for (size_t i = 0; i < self_.size(); ++i) {
     start_block();
     self_[i].declare(parameters_, "self." + std::to_string(i), config_);
   }
   start_block();
   if (config_.output_norm) declare_norm(parameters_, output_norm_, "output.norm", z);
+  declare_output(z);
+}
+
+void PerceiverAR::declare_output(int64_t channels) {
   if (!config_.tied_output)
-    parameters_.declare(output_.weight, "output.linear.weight", {config_.vocabulary, z},
+    parameters_.declare(output_.weight, "output.linear.weight", {config_.vocabulary, channels},
                         {.kind = config_.zero_initial_logits ? Initializer::zeros : Initializer::fan_in});
   if (config_.output_bias)
     parameters_.declare(output_.bias, "output.linear.bias", {config_.vocabulary},
@@ -143,18 +156,32 @@ bool PerceiverAR::prepare(const Batch& batch, const PassOptions& options, ModelI
                                  inputs.cross.key_mask.data(),
                                  inputs.self.first.data(),
                                  inputs.self.limit.data(),
-                                 inputs.self.key_mask.data()};
+                                 inputs.self.key_mask.data(),
+                                 inputs.remembered.data(),
+                                 inputs.first_key.data(),
+                                 inputs.distances.data()};
     for (const Tensor& mask : inputs.extra_key_masks) all.push_back(mask.data());
     return all;
   };
   const auto before = places();
   make_inputs(*context_, config_, batch, options, inputs);
+  if (config_.recurrent()) encode_distances(inputs);
   extend_rotary_tables(inputs.largest_position);
   make_fixed_positions(inputs);
   // Another pass, such as a validation between steps, may have replaced the tables.
   const int64_t rows = rotary_positions();
   const bool new_tables = std::exchange(inputs.rotary_table_rows, rows) != rows;
   return new_tables || places() != before;
+}
+
+void PerceiverAR::encode_distances(ModelInputs& inputs) const {
+  const int64_t channels = config_.z_channels();
+  int64_t rows = inputs.memory_length + inputs.latents;
+  if (config_.clamp_length > 0) rows = std::min(rows, config_.clamp_length + 1);
+  const std::lock_guard lock(tables_mutex_);
+  const int64_t have = distances_ ? distances_.shape()[0] : 0;
+  if (have < rows) distances_ = encoded_distances(*context_, type_, std::max(rows, 2 * have), channels);
+  inputs.distances = distances_.view(0, {rows, channels});
 }
 
 void PerceiverAR::make_fixed_positions(const ModelInputs& inputs) const {
@@ -250,6 +277,7 @@ Variable PerceiverAR::centred_positions(Tape& tape, size_t axis) const {
 
 Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute,
                             const CacheUse* caches) const {
+  if (config_.recurrent()) return recurrent_trunk(tape, inputs, recompute, caches);
   tape.enter("input");
   // Decoding uses the tables from when the caches were made: a recorded step relies on their addresses.
   const bool decode = caches != nullptr && caches->slots != nullptr;
@@ -318,6 +346,15 @@ Variable PerceiverAR::trunk(Tape& tape, const ModelInputs& inputs, Recompute rec
   return config_.latents_per_position > 1 ? ops::average_rows(tape, z, config_.latents_per_position) : z;
 }
 
+Variable PerceiverAR::recurrent_trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute,
+                                      const CacheUse* caches) const {
+  if (caches == nullptr)
+    return recurrent_.trunk(tape, inputs, token_embedding_, self_begin_, recompute, nullptr);
+  const TransformerXL::CacheUse use{
+      caches->caches, [caches](int64_t layer) { return caches->of(caches->caches.self(layer), true); }};
+  return recurrent_.trunk(tape, inputs, token_embedding_, self_begin_, recompute, &use);
+}
+
 ops::LossResult PerceiverAR::loss(Tape& tape, const ModelInputs& inputs, const ops::LossOptions& options,
                                   Recompute recompute) const {
   return ops::output_loss(tape, trunk(tape, inputs, recompute), output_, inputs.targets, options);
@@ -332,8 +369,8 @@ Tensor PerceiverAR::logits(const ModelInputs& inputs) const {
 
 Tensor PerceiverAR::latents(const ModelInputs& inputs) const {
   Tape tape(*context_, false);
-  return trunk(tape, inputs, Recompute::none)
-      .value.reshaped({inputs.batch, inputs.latent_positions, config_.z_channels()});
+  const Tensor z = trunk(tape, inputs, Recompute::none).value;
+  return z.reshaped({inputs.batch, inputs.latent_positions, z.shape()[1]});
 }
 
 }  // namespace perceiver

@@ -1,5 +1,5 @@
-// Perceiver AR, and the decoder-only Transformer as the same model with latents = context and no
-// cross-attention (docs/model.md; Hawthorne et al. 2022).
+// Perceiver AR, the decoder-only Transformer as the same model with latents = context and no cross-attention,
+// and Transformer-XL, with other blocks (docs/model.md; Hawthorne et al. 2022; Dai et al. 2019).
 #pragma once
 
 #include <memory>
@@ -9,6 +9,7 @@
 #include "model/decode_caches.h"
 #include "model/fused_step.h"
 #include "model/inputs.h"
+#include "model/transformer_xl.h"
 #include "nn/blocks.h"
 #include "perceiver/config.h"
 #include "perceiver/experimental/parameters.h"
@@ -97,24 +98,32 @@ class PerceiverAR {
     const DecodeCaches& caches;
     const DecodeSlots* slots;  ///< null: prefill of one slot
     std::vector<SlotRun> runs;
+    int64_t newest = 0;        ///< prefill of a Transformer-XL: rows to keep
     DecodeSlots context = {};  ///< decode: where the context is concerned, this rank's part of `slots`
     CachePass of(LayerCache layer, bool self) const;
   };
 
   void declare();
+  void declare_output(int64_t channels);
+  void start_block();
   RotaryTables rotary_tables() const;
   Variable embed(Tape& tape, const Tensor& tokens, const Tensor& positions, int64_t rows) const;
   bool projects(const ModelInputs& inputs) const;
+  /// Sets inputs.distances; the table behind it moves when it grows.
+  void encode_distances(ModelInputs& inputs) const;
   /// Makes the fixed position tables in the first pass that projects tables; they never move.
   void make_fixed_positions(const ModelInputs& inputs) const;
   Variable centred_positions(Tape& tape, size_t axis) const;
   Context context_of(Tape& tape, const ModelInputs& inputs, const CacheUse* caches) const;
   Variable queries(Tape& tape, const ModelInputs& inputs) const;
-  /// Normalised latents [B * U, Z].
+  /// Normalised latents [B * U, Z]; of a Transformer-XL, what logits are made of, [B * U, E].
   Variable trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute,
                  const CacheUse* caches = nullptr) const;
+  Variable recurrent_trunk(Tape& tape, const ModelInputs& inputs, Recompute recompute,
+                           const CacheUse* caches) const;
   std::vector<ops::LinearParameters*> linears();
   Tensor project_table() const;
+  Tensor cached_positions(int64_t rows) const;
   /// The fused step's arguments without caches and slots; null for models that have none.
   std::shared_ptr<FusedStep> fused_arguments(int64_t slots, int64_t latents, int64_t context) const;
   /// The slots that the step computes, each run as sequences that follow those of the run before.
@@ -141,11 +150,13 @@ class PerceiverAR {
   std::vector<ops::LinearParameters> query_mlp_;
   std::vector<CrossBlock> cross_;  // the first, then the extra ones in order
   std::vector<SelfBlock> self_;
+  TransformerXL recurrent_;  ///< instead of the three above
   std::vector<int64_t>
       self_begin_;  ///< where the parameters of each block begin, and of what follows the last
   ops::NormParameters output_norm_;
   ops::LinearParameters output_;
-  mutable std::mutex tables_mutex_;  ///< guards the next two: concurrent passes share them
+  mutable std::mutex tables_mutex_;  ///< guards the next three: concurrent passes share them
+  mutable Tensor distances_;         ///< T [positions, Z]
   /// Fixed position tables minus their row means, unrounded; only if projected.
   mutable std::vector<Tensor> fixed_positions_;
   mutable RotaryTables rotary_;

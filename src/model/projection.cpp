@@ -51,8 +51,21 @@ double attention_area(double latents, double read) {
   return latents * read - latents * (std::min(latents, read) - 1) / 2;
 }
 
+/// Products of forward for one segment of a Transformer-XL; those of the distances, which examples share, are
+/// not counted.
+double recurrent_forward(const ModelConfig& c) {
+  const auto t = static_cast<double>(c.context_length), m = static_cast<double>(c.memory_length),
+             e = static_cast<double>(c.input_channels), z = static_cast<double>(c.z_channels()),
+             s = static_cast<double>(c.self_width()), hidden = static_cast<double>(c.mlp_width());
+  const double pairs = c.same_length ? t * m : t * m + t * (t + 1) / 2;
+  const double block = 4 * t * z * s + 4 * (t + m) * z * s + 4 * t * z * hidden + 6 * s * pairs;
+  const double ends = e == z ? 0 : 4 * t * e * z;
+  return static_cast<double>(c.layers) * block + ends + 2 * t * e * static_cast<double>(c.vocabulary);
+}
+
 /// Products of forward for one example, except those of the context's keys and values.
 double forward_without_projection(const ModelConfig& c, double read) {
+  if (c.recurrent()) return recurrent_forward(c);
   const auto m = static_cast<double>(c.latents), e = static_cast<double>(c.input_channels),
              z = static_cast<double>(c.z_channels()), layers = static_cast<double>(c.layers),
              v = static_cast<double>(c.vocabulary);
@@ -73,7 +86,7 @@ double with_projection(const ModelConfig& config, int64_t examples, bool tables)
   const int64_t tokens = context_tokens(config, examples, true);
   const double read = static_cast<double>(tokens) / static_cast<double>(examples);
   const double rest = 3 * static_cast<double>(examples) * forward_without_projection(config, read);
-  if (config.type == ModelType::transformer) return rest;
+  if (config.decoder_only()) return rest;
   return rest + (tables ? table_projection(config, tokens) : direct_projection(config, tokens)).operations;
 }
 
@@ -127,7 +140,7 @@ ProjectionWork table_projection(const ModelConfig& config, int64_t tokens) {
 }
 
 bool projects_tables(const ModelConfig& config, int64_t tokens, DType type) {
-  if (config.type == ModelType::transformer) return false;
+  if (config.decoder_only()) return false;
   if (config.context_projection != ContextProjection::automatic)
     return config.context_projection == ContextProjection::table;
   const ProjectionWork direct = direct_projection(config, tokens), table = table_projection(config, tokens);

@@ -46,8 +46,9 @@ int64_t sequences(const std::vector<SlotRun>& runs) {
 void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t column) {
   const LayerCache& layer = pass.layer;
   if (!layer.kv) return;
-  const int64_t columns = layer.kv.shape()[2], copies = x.shape()[0] / sequences(pass.runs);
+  const int64_t columns = layer.kv.shape()[2], each = x.shape()[0] / sequences(pass.runs);
   PERCEIVER_ASSERT(column + columns <= x.shape()[1] && x.value.dtype() == layer.kv.dtype());
+  const int64_t skipped = !pass.decode && pass.newest > 0 ? each - pass.newest : 0, copies = each - skipped;
   PERCEIVER_ASSERT(copies <= layer.capacity);
   const int64_t slot = layer.capacity * columns;
   for (const SlotRun& run : pass.runs)
@@ -55,7 +56,7 @@ void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t c
                                         .slots = run.count,
                                         .copies = copies,
                                         .columns = columns,
-                                        .source = rows_of(x.value, run.sequence * copies, column),
+                                        .source = rows_of(x.value, run.sequence * each + skipped, column),
                                         .source_stride = x.shape()[1],
                                         .row = of_run<int32_t>(pass.row, run.slot),
                                         .active = of_run<int32_t>(pass.active, run.slot),

@@ -36,9 +36,10 @@ struct CachePass {
   /// Whether the pass has one token of each slot and attends to the cache; otherwise it is the prefill of one
   /// sequence, which also writes its keys and values to the start of its slot's cache.
   bool decode = false;
-  Tensor active;  ///< i32 [slots] (decode)
-  Tensor row;     ///< i32 [slots], row of the first new key (decode)
-  Tensor count;   ///< i32 [slots], number of valid rows, including the new ones (decode)
+  int64_t newest = 0;  ///< prefill: write only so many of the last rows; 0: all
+  Tensor active;       ///< i32 [slots] (decode)
+  Tensor row;          ///< i32 [slots], row of the first new key (decode)
+  Tensor count;        ///< i32 [slots], number of valid rows, including the new ones (decode)
 };
 
 /// Writes the columns of `x` from `column` on, keys and values of new rows, to the cache.

@@ -24,14 +24,14 @@ void forget_training(ModelConfig& config) {
   config.zero_initial_logits = plain.zero_initial_logits;
   config.context_projection = plain.context_projection;
   config.attention = plain.attention;
+  config.attention_dropout = plain.attention_dropout;
   config.vocabulary = plain.vocabulary;
   config.output_bias = plain.output_bias;
 }
 
 void settle_heads(ModelConfig& config) {
   const bool same = config.cross_width() * config.self_heads == config.self_width() * config.cross_heads;
-  if (same || config.type == ModelType::transformer)
-    config.head_channels = config.self_width() / config.self_heads;
+  if (same || config.decoder_only()) config.head_channels = config.self_width() / config.self_heads;
   if (config.input_channels == config.latent_channels || config.head_channels > 0)
     config.attention_width = AttentionWidth::kv;
 }
@@ -51,6 +51,15 @@ void settle_rotation(ModelConfig& config) {
   config.max_wavelength = plain.max_wavelength;
   config.rotary_base = plain.rotary_base;
   config.rotary_layers = plain.rotary_layers;
+}
+
+void settle_recurrence(ModelConfig& config) {
+  if (!config.recurrent()) return;
+  const ModelConfig plain;
+  config.mlp_channels = config.mlp_width();
+  config.self_widening = plain.self_widening;
+  config.cross_heads = plain.cross_heads;
+  config.cross_widening = plain.cross_widening;
 }
 
 void settle_tables(ModelConfig& config) {
@@ -85,6 +94,7 @@ ModelConfig comparable(ModelConfig config) {
   std::sort(config.extra_cross_attention_after.begin(), config.extra_cross_attention_after.end());
   settle_heads(config);
   settle_rotation(config);
+  settle_recurrence(config);
   settle_tables(config);
   settle_queries(config);
   forget_training(config);

@@ -8,15 +8,15 @@
 namespace perceiver {
 
 std::span<const Dialect* const> dialects() {
-  static constexpr std::array<const Dialect*, 3> all{&krasserm_dialect, &lucidrains_dialect,
-                                                     &official_dialect};
+  static constexpr std::array<const Dialect*, 4> all{&krasserm_dialect, &lucidrains_dialect,
+                                                     &official_dialect, &transfo_xl_dialect};
   return all;
 }
 
 const Dialect& find_dialect(std::string_view name) {
   for (const Dialect* dialect : dialects())
     if (dialect->name == name) return *dialect;
-  throw_user("unknown source {}; the choices: krasserm, lucidrains, official", quote(name));
+  throw_user("unknown source {}; the choices: krasserm, lucidrains, official, transfo-xl", quote(name));
 }
 
 }  // namespace perceiver

@@ -40,6 +40,12 @@ struct DerivedTensor {
   std::vector<double> values;
 };
 
+/// A tensor that they may store a second time, under another name.
+struct RepeatedTensor {
+  std::string name;
+  std::string original;
+};
+
 struct Dialect {
   std::string_view name;     ///< as options name it
   std::string_view project;  ///< whose code it is
@@ -58,9 +64,11 @@ struct Dialect {
   std::vector<DerivedTensor> (*derived)(const ModelConfig& model);
   /// The configuration there of a model of this library; what it cannot say is left out.
   nlohmann::json (*configuration)(const ModelConfig& model, const VocabularyMap& vocabulary);
+  /// `model` is that of their configuration. Null: nothing is repeated.
+  std::vector<RepeatedTensor> (*repeated)(const ModelConfig& model) = nullptr;
 };
 
-extern const Dialect krasserm_dialect, lucidrains_dialect, official_dialect;
+extern const Dialect krasserm_dialect, lucidrains_dialect, official_dialect, transfo_xl_dialect;
 
 std::span<const Dialect* const> dialects();
 /// Throws `user` for an unknown name.

@@ -91,6 +91,10 @@ Translation translate(const LoadedModel& loaded, const std::string& project) {
   translation.reasons = differences(ours, translation.config, std::string(dialect.project));
   if (&dialect == &lucidrains_dialect && biased)
     translation.reasons.push_back(fmt::format("the last layer has a bias; {} has none", dialect.project));
+  if (&dialect == &transfo_xl_dialect && !ours.recurrent())
+    translation.reasons.push_back("model.type is not transformer_xl");
+  if (&dialect != &transfo_xl_dialect && ours.recurrent())
+    translation.reasons.push_back("model.type is transformer_xl");
   if (&dialect == &official_dialect && !ours.output_bias)
     translation.reasons.push_back(fmt::format("model.output_bias is false; {} has one", dialect.project));
   return translation;
@@ -220,7 +224,7 @@ ExportReport export_model(const LoadedModel& loaded, const std::string& project,
   if (&translation.dialect == &krasserm_dialect) {
     report = write_folder(file.writer("backend_model."),
                           hugging_face(translation.configuration, loaded.metadata.modality == "music"), path);
-  } else if (&translation.dialect == &lucidrains_dialect) {
+  } else if (&translation.dialect == &lucidrains_dialect || &translation.dialect == &transfo_xl_dialect) {
     report = write_folder(file.writer(""), translation.configuration, path);
   } else {
     SafetensorsWriter writer = file.writer("param/");

@@ -156,7 +156,7 @@ Tensor mask_tensor(DeviceContext& context, const std::vector<uint8_t>& values, i
 }  // namespace
 
 GoldenRows read_golden_rows(const SafetensorsFile& file, const ImportedModel& imported) {
-  if (imported.dialect == &official_dialect)
+  if (imported.dialect != &krasserm_dialect && imported.dialect != &lucidrains_dialect)
     throw_user("{}: only files of krasserm/perceiver-io and lucidrains/perceiver-ar-pytorch can be compared",
                file.source());
   return Reader(file, imported).read();

@@ -99,12 +99,26 @@ void check_shapes(const ImportedModel& imported, const ModelTensors& tensors) {
   }
 }
 
+/// Notes a tensor's other names, which must hold the same values.
+void use_repeated(const ImportedModel& imported, const ModelTensors& tensors,
+                  std::set<std::string, std::less<>>& used) {
+  if (imported.dialect->repeated == nullptr) return;
+  for (const RepeatedTensor& repeated : imported.dialect->repeated(imported.model->config())) {
+    if (tensors.all().count(repeated.name) == 0) continue;
+    if (tensors.values(repeated.name) != tensors.values(repeated.original))
+      throw_user("{}: {} differs from {}, which it must repeat", tensors.source(), repeated.name,
+                 repeated.original);
+    used.insert(repeated.name);
+  }
+}
+
 /// A tensor that nothing reads means that the model computes something else.
 void check_all_used(const ImportedModel& imported, const ModelTensors& tensors) {
   std::set<std::string, std::less<>> used;
   for (const TensorMap& map : imported.tensors) used.insert(map.theirs);
   for (const DerivedTensor& tensor : imported.dialect->derived(imported.model->config()))
     used.insert(tensor.name);
+  use_repeated(imported, tensors, used);
   for (const auto& [name, tensor] : tensors.all())
     if (used.count(name) == 0)
       throw_user("{}: {} has no counterpart in a model of {}", tensors.source(), tensor->name,

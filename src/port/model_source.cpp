@@ -77,7 +77,7 @@ json read_configuration(const fs::path& path) {
 
 /// Whether a config.json that happens to lie beside the weights is of a model of one of these projects.
 bool describes_model(const json& configuration) {
-  for (const char* key : {"max_latents", "cross_attn_seq_len", "num_transformers_per_block"})
+  for (const char* key : {"max_latents", "cross_attn_seq_len", "num_transformers_per_block", "clamp_len"})
     if (configuration.contains(key)) return true;
   return false;
 }

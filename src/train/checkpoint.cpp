@@ -16,6 +16,7 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxStateBytes = 16 << 20;
 constexpr const char* kOptimizerFormat = "perceiver optimizer state";
+constexpr const char* kMemoryFormat = "perceiver segment memory";
 
 /// Where files go, and whom to tell that they do.
 struct Output {
@@ -40,13 +41,14 @@ FileRecord write_model(const Output& output, const char* name, const PerceiverAR
   return write_tensors(output, name, writer);
 }
 
-FileRecord write_optimizer(const Output& output, const std::vector<NamedTensor>& tensors) {
+FileRecord write_state(const Output& output, const char* name, const char* format,
+                       const std::vector<NamedTensor>& tensors) {
   SafetensorsWriter writer;
-  writer.set_metadata("format", kOptimizerFormat);
+  writer.set_metadata("format", format);
   for (const NamedTensor& each : tensors)
     writer.add(each.name, file_dtype(each.tensor.dtype()), each.tensor.shape().vector(),
                {static_cast<const std::byte*>(each.tensor.data()), each.tensor.bytes()});
-  return write_tensors(output, optimizer_file_name, writer);
+  return write_tensors(output, name, writer);
 }
 
 /// What the ranks that do not write contribute, in the order in which rank 0 asks for it.
@@ -54,6 +56,7 @@ void send_parts(const Learner& learner) {
   learner.collect_values();
   learner.collect_average();
   learner.collect_optimizer_state();
+  learner.collect_memory();
 }
 
 template <typename... Args>
@@ -118,7 +121,10 @@ void write_checkpoint(const fs::path& folder, const CheckpointState& state, cons
   if (learner.averages())
     files[average_file_name] =
         write_model(output, average_file_name, model, metadata, learner.collect_average());
-  files[optimizer_file_name] = write_optimizer(output, learner.collect_optimizer_state());
+  files[optimizer_file_name] =
+      write_state(output, optimizer_file_name, kOptimizerFormat, learner.collect_optimizer_state());
+  if (learner.remembers())
+    files[memory_file_name] = write_state(output, memory_file_name, kMemoryFormat, learner.collect_memory());
   target.write_file(state_file_name, state_to_json(state, files));
   target.commit();
 }
@@ -134,6 +140,9 @@ CheckpointState verify_checkpoint(const fs::path& folder) {
       throw_user("{}: does not list {}", (folder / state_file_name).string(), name);
   if (parsed.state.config.train.ema_decay > 0 && !parsed.files.contains(average_file_name))
     throw_user("{}: does not list {}", (folder / state_file_name).string(), average_file_name);
+  const ModelConfig& model = parsed.state.config.model;
+  if (model.recurrent() && model.memory_length > 0 && !parsed.files.contains(memory_file_name))
+    throw_user("{}: does not list {}", (folder / state_file_name).string(), memory_file_name);
   for (const auto& [name, record] : parsed.files) {
     if (fs::path(name).filename() != name)
       throw_user("{}: '{}' is not a file name", (folder / state_file_name).string(), name);
@@ -156,6 +165,10 @@ void load_checkpoint_state(const fs::path& folder, Learner& learner) {
   if (learner.averages()) {
     const SafetensorsFile average = SafetensorsFile::open(folder / average_file_name);
     learner.load_average(reader(average));
+  }
+  if (learner.remembers()) {
+    const SafetensorsFile memory = SafetensorsFile::open(folder / memory_file_name);
+    learner.load_memory(reader(memory));
   }
   learner.set_updates(state.updates);
 }

@@ -15,7 +15,8 @@ namespace perceiver {
 inline constexpr const char* model_file_name = "model.safetensors";          ///< the weights
 inline constexpr const char* average_file_name = "ema.safetensors";          ///< their moving average, if any
 inline constexpr const char* optimizer_file_name = "optimizer.safetensors";  ///< Optimizer::state
-inline constexpr const char* state_file_name = "state.json";                 ///< CheckpointState, checksums
+inline constexpr const char* memory_file_name = "memory.safetensors";  ///< Learner::collect_memory, if any
+inline constexpr const char* state_file_name = "state.json";           ///< CheckpointState, checksums
 
 /// How the data became tokens; stored in the model file's metadata.
 struct DataDescription {

@@ -66,6 +66,9 @@ Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& r
   squared_norms_ = Tensor::zeros(context, DType::f64, {static_cast<int64_t>(slices_.size())});
   for (Slot& slot : slots_)
     slot.mailbox = context.new_mailbox(kTotalsBytes + sizeof(kernels::StepScalars) + kSharedBytes);
+  if (config.model.recurrent())
+    memory_ = SegmentMemory::make(context, model.type(), model.config(), ranks_.share.size(),
+                                  model.config().memory_length);
   const bool records = !ranks_.all || ranks_.all->recordable();
   if (context.is_cuda() && config.train.cuda_graph && records) arena_ = context.new_arena();
   if (config.train.ema_decay == 0) return;
@@ -147,6 +150,8 @@ PassOptions Learner::pass_options(int64_t step, int64_t part) const {
   options.random.step = static_cast<uint64_t>(step);
   options.random.device_step = &scalars()->step;
   options.context_group = ranks_.context_group.get();
+  if (remembers()) options.memory = const_cast<SegmentMemory*>(&memory_);
+  options.first_stream = ranks_.share.count * part;
   options.random.first_example = ranks_.share.example(ranks_.share.count * part);
   return options;
 }

@@ -11,6 +11,7 @@
 #include "kernels/optimizer.h"
 #include "model/batch.h"
 #include "model/perceiver_ar.h"
+#include "model/segment_memory.h"
 #include "perceiver/config.h"
 #include "train/fp8_state.h"
 #include "train/gradient_exchange.h"
@@ -103,6 +104,12 @@ class Learner {
   using ReadTensor = std::function<void(const std::string& name, const Shape& shape, const Tensor& target)>;
   void load_optimizer_state(const ReadTensor& read);
   void load_average(const ReadTensor& read);
+  /// What a model that remembers earlier segments does of the streams at their present place: "layer.L"
+  /// [train.batch, memory_length, Z] each, in the order of the examples, in the accumulation type; empty for
+  /// other models.
+  std::vector<NamedTensor> collect_memory() const;
+  void load_memory(const ReadTensor& read);
+  bool remembers() const { return memory_.length > 0; }
   /// Scales of 8-bit operands, which collect_optimizer_state has too; without them the next step finds its
   /// own.
   bool multiplies_in_fp8() const { return fp8_ != nullptr; }
@@ -111,7 +118,7 @@ class Learner {
   bool weights_are_finite() const;
   /// What this rank holds on its device.
   struct Bytes {
-    int64_t weights = 0, gradients = 0, optimizer = 0, average = 0;
+    int64_t weights = 0, gradients = 0, optimizer = 0, average = 0, memory = 0;
   };
   Bytes bytes() const;
   const ExampleShare& share() const { return ranks_.share; }
@@ -151,6 +158,7 @@ class Learner {
   void publish(size_t slice);
   void load_buffer(const Tensor& state, const std::string& prefix, const ReadTensor& read);
   Tensor collect(const Tensor& state) const;
+  Tensor memory_of_all_ranks(const Tensor& own) const;
   Tensor average_of(size_t slice) const;
   double sharing() const { return ranks_.context_group ? ranks_.context_group->size() : 1; }
   std::string find_offender(const Slot& slot);
@@ -175,7 +183,8 @@ class Learner {
   Tensor shared_;         ///< f64 [kShared], with several ranks
   Tensor all_totals_;     ///< f64 [kTotals], likewise
   StepState state_;
-  Tensor average_;  ///< in the layout of the optimizer's buffers
+  SegmentMemory memory_;  ///< of this rank's examples, in their order
+  Tensor average_;        ///< in the layout of the optimizer's buffers
 };
 
 /// While this lives, the model's weights are their moving average, if there is one.

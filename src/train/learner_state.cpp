@@ -1,6 +1,7 @@
 // What a checkpoint keeps of a learner, and how it comes back.
 #include "base/check.h"
 #include "kernels/elementwise.h"
+#include "perceiver/experimental/host_values.h"
 #include "train/learner.h"
 
 namespace perceiver {
@@ -55,6 +56,50 @@ void Learner::load_average(const ReadTensor& read) {
   if (average_) load_buffer(average_, "", read);
 }
 
+std::vector<NamedTensor> Learner::collect_memory() const {
+  std::vector<NamedTensor> tensors;
+  if (!remembers()) return tensors;
+  const Shape shape{config_.train.batch, memory_.length, model_.config().z_channels()};
+  const bool leads = !exchange_ || exchange_->ranks().rank() == 0;
+  for (int64_t layer = 0; layer < model_.config().layers; ++layer) {
+    const Tensor all = memory_of_all_ranks(memory_.layer(memory_.hidden, layer, 0, memory_.streams));
+    if (leads) tensors.push_back({fmt::format("layer.{}", layer), all.on_host().reshaped(shape)});
+  }
+  return tensors;
+}
+
+/// In the accumulation type. Each rank adds its own examples to zeros.
+Tensor Learner::memory_of_all_ranks(const Tensor& own) const {
+  const DType wide = accumulation_type(own.dtype());
+  const int64_t row = own.elements() / memory_.streams;
+  const Tensor all = Tensor::zeros(model_.context(), wide, {config_.train.batch * row});
+  for (int64_t i = 0; i < memory_.streams; ++i) {
+    const Tensor from = own.view(i * row, {row}), to = all.view(ranks_.share.example(i) * row, {row});
+    if (own.dtype() == wide) {
+      to.copy_from(from);
+      continue;
+    }
+    kernels::cast(model_.context().launch(),
+                  {.from = own.dtype(), .to = wide, .elements = row, .x = from.data(), .y = to.data()});
+  }
+  if (exchange_) exchange_->ranks().all_reduce(all);
+  return all;
+}
+
+void Learner::load_memory(const ReadTensor& read) {
+  if (!remembers()) return;
+  const int64_t channels = model_.config().z_channels(), row = memory_.length * channels;
+  const Shape shape{config_.train.batch, memory_.length, channels};
+  for (int64_t layer = 0; layer < model_.config().layers; ++layer) {
+    const Tensor all = Tensor::on_host(accumulation_type(model_.type()), shape);
+    read(fmt::format("layer.{}", layer), shape, all);
+    const std::vector<double> values = host_doubles(all);
+    fill(memory_.layer(memory_.hidden, layer, 0, memory_.streams), [&](int64_t i) {
+      return values[static_cast<size_t>(ranks_.share.example(i / row) * row + i % row)];
+    });
+  }
+}
+
 void Learner::load_buffer(const Tensor& state, const std::string& prefix, const ReadTensor& read) {
   const ParameterStore& parameters = model_.parameters();
   const Tensor flat = exchange_ ? Tensor::on_host(state.dtype(), {parameters.size()}) : state;
@@ -67,7 +112,10 @@ Learner::Bytes Learner::bytes() const {
   const ParameterStore& parameters = model_.parameters();
   const auto size = [](const Tensor& tensor) { return tensor ? static_cast<int64_t>(tensor.bytes()) : 0; };
   const Tensor& read = parameters.read_values();
-  Bytes bytes{.weights = size(read), .gradients = size(parameters.gradients()), .average = size(average_)};
+  Bytes bytes{.weights = size(read),
+              .gradients = size(parameters.gradients()),
+              .average = size(average_),
+              .memory = 2 * size(memory_.hidden)};
   for (const UpdatedSlice& slice : slices_)
     if (slice.values.dtype() != read.dtype()) bytes.weights += size(slice.values);
   if (exchange_) bytes.gradients = exchange_->gradient_bytes();

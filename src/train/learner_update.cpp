@@ -42,6 +42,7 @@ void Learner::update() {
   if (fp8_) fp8_->rescale(scalars());
   for (size_t i = 0; i < slices_.size(); ++i) update_slice(i);
   if (exchange_) exchange_->finish_publishing();
+  memory_.commit(model_.context(), &scalars()->finite);
 }
 
 void Learner::update_slice(size_t slice) {

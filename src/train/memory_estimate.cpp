@@ -91,8 +91,24 @@ double tables(const Shapes& s, const ModelConfig& model) {
   return rotary + (s.table ? s.cross * s.entries * (2 * s.e + 2 * s.a) : 0);
 }
 
+/// What a block of a Transformer-XL keeps: keys' inputs, keys and values; q, the attention's output, the two
+/// sums, the hidden layer before and after dropout.
+double recurrent_elements(const Shapes& s, const Config& config, bool gpu) {
+  const ModelConfig& model = config.model;
+  const auto w = static_cast<double>(model.self_width()), hidden = static_cast<double>(model.mlp_width());
+  const double hiddens = model.residual_dropout > 0 ? 2 : 1;
+  const double keys = s.rows / static_cast<double>(model.context_length) *
+                      static_cast<double>(model.context_length + model.memory_length);
+  const double block = keys * (s.z + 2 * w) + s.rows * (2 * w + 2 * s.z + hiddens * hidden);
+  const bool plain = config.train.recompute == Recompute::none;
+  const double kept = plain ? s.layers * block : recomputing_blocks(s, config.train.recompute) + block;
+  return s.rows * (s.e + s.z) + kept +
+         std::max(output_work(s, model, gpu), keys * (s.z + 2 * w) + s.rows * (2 * hidden + 2 * s.z));
+}
+
 double activation_elements(const Shapes& s, const Config& config, bool gpu) {
   const ModelConfig& model = config.model;
+  if (model.recurrent()) return recurrent_elements(s, config, gpu);
   const double input = s.rows * (s.e + s.z) + (s.table || s.cross == 0 ? 0 : s.e * s.context);
   const double self = self_block(s, model), cross = s.cross > 0 ? cross_block(s, model) : 0;
   const double at_end = s.rows * s.z + mlp_work(s, model.self_widening);
@@ -124,7 +140,8 @@ MemoryEstimate estimate_memory(const Config& config, const PerceiverAR& model, c
                         .average = held.average};
   const Shapes s = shapes_of(config.model, learner.share().count, model.type(), config.train.context_shards);
   const double elements = activation_elements(s, config, model.context().is_cuda());
-  memory.activations = static_cast<int64_t>(elements * static_cast<double>(size_of(model.type())));
+  memory.activations =
+      held.memory + static_cast<int64_t>(elements * static_cast<double>(size_of(model.type())));
   return memory;
 }
 

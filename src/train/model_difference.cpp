@@ -11,14 +11,24 @@
 namespace perceiver {
 namespace {
 
-constexpr std::array<std::string_view, 13> kHarmless{
-    "model.context_length",      "model.latents",
-    "model.position_sizes",      "model.max_wavelength",
-    "model.residual_dropout",    "model.context_dropout",
-    "model.latent_dropout",      "model.train_input_positions",
-    "model.zero_initial_logits", "model.context_projection",
-    "model.attention",           "model.learnable_positions",
-    "model.context_dropout_from"};
+constexpr std::array<std::string_view, 18> kHarmless{"model.context_length",
+                                                     "model.latents",
+                                                     "model.position_sizes",
+                                                     "model.max_wavelength",
+                                                     "model.residual_dropout",
+                                                     "model.context_dropout",
+                                                     "model.latent_dropout",
+                                                     "model.train_input_positions",
+                                                     "model.zero_initial_logits",
+                                                     "model.context_projection",
+                                                     "model.attention",
+                                                     "model.learnable_positions",
+                                                     "model.context_dropout_from",
+                                                     "model.memory_length",
+                                                     "model.clamp_length",
+                                                     "model.same_length",
+                                                     "model.zero_memory",
+                                                     "model.attention_dropout"};
 constexpr std::array<std::string_view, 10> kPartial{
     "model.vocabulary",           "model.layers",           "model.extra_cross_attention_after",
     "model.query_style",          "model.query_mlp_layers", "model.query_activation",

@@ -42,6 +42,7 @@ std::string model_text(const RunHeader& header) {
       fmt::format("{}, {} parameters, {} of {} channels, context {}", value_text(header.config, "model.type"),
                   count_text(static_cast<double>(header.parameters)), counted(model.layers, "layer"),
                   model.z_channels(), model.context_length);
+  if (model.recurrent()) text += fmt::format(", memory {}", model.memory_length);
   if (model.type == ModelType::perceiver_ar) text += fmt::format(", {}", counted(model.latents, "latent"));
   return text;
 }

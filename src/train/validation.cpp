@@ -10,6 +10,7 @@ EvaluationOptions evaluation_options(const Config& config) {
   EvaluationOptions options;
   options.stride = config.eval.stride;
   options.latents = config.eval.latents;
+  options.memory_length = config.eval.memory_length;
   options.batch = config.eval.batch > 0 ? config.eval.batch : config.train.batch;
   options.max_documents = config.eval.max_documents;
   return options;

@@ -67,6 +67,13 @@ INSTANTIATE_TEST_SUITE_P(
                c.model.type = ModelType::transformer;
                c.model.latents = c.model.context_length;
              }},
+        Case{"transformer_xl",
+             [](Config& c) {
+               c.model.type = ModelType::transformer_xl;
+               c.model.latents = c.model.context_length;
+               c.model.memory_length = c.model.context_length;
+               c.model.tied_output = true;
+             }},
         Case{"recompute_block", [](Config& c) { c.train.recompute = Recompute::block; }},
         Case{"recompute_branches", [](Config& c) { c.train.recompute = Recompute::attention_mlp; }},
         Case{"micro_batches", [](Config& c) { c.train.micro_batches = 4; }},

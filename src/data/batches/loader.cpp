@@ -5,23 +5,16 @@
 #include "base/check.h"
 
 namespace perceiver {
-namespace {
-
-/// Returns `data` if it fits the model; for initializer lists.
-const Dataset& fitting(const Dataset& data, const ModelConfig& model) {
-  check_fits(data, model);
-  return data;
-}
-
-}  // namespace
-
 Loader::Loader(const Dataset& data, Split split, const ModelConfig& model, const ExampleShare& share,
                uint64_t seed, int64_t first_step)
-    : sampler_(fitting(data, model), split, model.context_length, predicted_positions(model)),
-      share_(share),
-      seed_(seed),
-      step_(first_step) {
+    : share_(share), seed_(seed), step_(first_step) {
   PERCEIVER_ASSERT(share.size() >= 1 && first_step >= 0);
+  check_fits(data, model);
+  if (model.recurrent()) {
+    streams_.emplace(data, split, share.parts * share.part_size, model.context_length);
+  } else {
+    crops_.emplace(data, split, model.context_length, predicted_positions(model));
+  }
   thread_ = std::thread([this, first_step] { run(first_step); });
 }
 
@@ -56,7 +49,7 @@ void Loader::run(int64_t step) {
   try {
     Batch batch;
     while (wait_for_room(batch)) {
-      sampler_.fill(seed_, step++, share_, batch);
+      fill(step++, batch);
       deliver(std::move(batch));
     }
   } catch (...) {
@@ -64,6 +57,11 @@ void Loader::run(int64_t step) {
     failure_ = std::current_exception();
     changed_.notify_all();
   }
+}
+
+void Loader::fill(int64_t step, Batch& batch) const {
+  if (streams_) return streams_->fill(step, share_, batch);
+  crops_->fill(seed_, step, share_, batch);
 }
 
 bool Loader::wait_for_room(Batch& batch) {

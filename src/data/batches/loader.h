@@ -5,16 +5,19 @@
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
 #include "data/batches/crops.h"
+#include "data/batches/streams.h"
 
 namespace perceiver {
 
 /// Delivers the batches of step `first_step`, first_step + 1, and so on. A batch depends only on (data,
 /// split, N and M of the model, share, seed, step), not on timing or on where the loader started; the data
-/// cursor that a checkpoint stores is therefore just `step()`. One caller at a time.
+/// cursor that a checkpoint stores is therefore just `step()`. One caller at a time. Crops (CropSampler), or
+/// for a model that remembers earlier segments streams (StreamSampler).
 class Loader {
  public:
   /// Batches of the `share` of each step, of `model.context_length` columns. Throws if the data does not fit
@@ -45,8 +48,10 @@ class Loader {
   /// Waits until another batch may be made and provides storage for it; false if it is time to stop.
   bool wait_for_room(Batch& batch);
   void deliver(Batch batch);
+  void fill(int64_t step, Batch& batch) const;
 
-  CropSampler sampler_;
+  std::optional<CropSampler> crops_;
+  std::optional<StreamSampler> streams_;  ///< one of the two
   ExampleShare share_;
   uint64_t seed_;
   int64_t step_;

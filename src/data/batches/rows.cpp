@@ -72,6 +72,10 @@ void micro_batch(const Batch& batch, int64_t index, int64_t count, Batch& part) 
   slice(batch.targets, batch.length, part.targets);
   slice(batch.positions, batch.length * batch.axes, part.positions);
   slice(batch.lengths, 1, part.lengths);
+  part.preceding.clear();
+  if (batch.preceding.empty()) return;
+  const auto first = batch.preceding.begin() + index * rows;
+  part.preceding.assign(first, first + rows);
 }
 
 }  // namespace perceiver

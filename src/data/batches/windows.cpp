@@ -35,7 +35,9 @@ int64_t even_batch(int64_t windows, const WindowOptions& options) {
   return ceil_div(windows, turns * options.shares);
 }
 
-int64_t documents_to_walk(const Dataset& data, Split split, int64_t wanted) {
+}  // namespace
+
+int64_t evaluated_documents(const Dataset& data, Split split, int64_t wanted) {
   const int64_t all = data.documents(split);
   if (all == 0)
     throw_user("the data has no {} documents; name some in data.{} or set its fraction", split_name(split),
@@ -44,13 +46,11 @@ int64_t documents_to_walk(const Dataset& data, Split split, int64_t wanted) {
   return data.unbounded() ? Windows::unbounded_documents : all;
 }
 
-}  // namespace
-
 Windows::Windows(const Dataset& data, Split split, const WindowOptions& options)
     : data_(data),
       split_(split),
       options_(checked(options)),
-      documents_(documents_to_walk(data, split, options.max_documents)) {
+      documents_(evaluated_documents(data, split, options.max_documents)) {
   for (int64_t i = 0; i < documents_; ++i) {
     const int64_t targets = data.document_length(split, i) - data.first_target(split, i);
     windows_ += ceil_div(targets, options_.stride);

@@ -29,6 +29,10 @@ struct WindowBatch {
   std::vector<int64_t> first_targets;
 };
 
+/// The documents that an evaluation of `wanted` documents reads, as WindowOptions::max_documents says. Throws
+/// `user` if the split has none.
+int64_t evaluated_documents(const Dataset& data, Split split, int64_t wanted);
+
 /// Iterates over the windows of a split in order (docs/model.md section 5). The targets [f, L) of a document
 /// are cut into blocks of S, [t, u) with u = min(t + S, L). The window of a block is the row of inputs
 /// [max(0, u − 1 − N), u − 1), whose last u − t targets are scored: each target once, predicted from all

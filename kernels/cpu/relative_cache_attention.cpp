@@ -1,0 +1,60 @@
+// Relative attention of one query per slot to a ring buffer of keys and values.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/relative_attention.h"
+
+namespace perceiver::kernels::cpu {
+namespace {
+
+struct CacheScoresTag;
+
+template <typename T>
+T dot(const T* a, const T* bias, const T* b, int64_t n) {
+  T sum = 0;
+  for (int64_t c = 0; c < n; ++c) sum += (a[c] + bias[c]) * b[c];
+  return sum;
+}
+
+template <typename T>
+void attend_slot(const RelativeCacheAttention& k, int64_t s, int64_t h) {
+  const int64_t d = k.head_dim, width = k.heads * d, offset = h * d;
+  const T* q = static_cast<const T*>(k.q) + s * k.q_stride + offset;
+  const T* cache = static_cast<const T*>(k.cache) + s * k.capacity * 2 * width + offset;
+  const T* content_bias = static_cast<const T*>(k.content_bias) + offset;
+  const T* position_bias = static_cast<const T*>(k.position_bias) + offset;
+  const T* positions = static_cast<const T*>(k.positions) + offset;
+  T* out = static_cast<T*>(k.out) + s * k.out_stride + offset;
+  const int64_t count = k.window > 0 ? std::min<int64_t>(k.count[s], k.window) : k.count[s];
+  const auto row = [&](int64_t distance) {
+    return cache + (k.row[s] - distance + k.capacity) % k.capacity * 2 * width;
+  };
+  T* scores = scratch<CacheScoresTag, T>(static_cast<size_t>(std::max<int64_t>(1, count)));
+  const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(d)));
+  T largest = -std::numeric_limits<T>::infinity(), sum = 0;
+  for (int64_t t = 0; t < count; ++t) {
+    const T* position = positions + std::min(t, k.distances - 1) * width;
+    scores[t] = scale * (dot(q, content_bias, row(t), d) + dot(q, position_bias, position, d));
+    largest = std::max(largest, scores[t]);
+  }
+  for (int64_t t = 0; t < count; ++t) sum += scores[t] = std::exp(scores[t] - largest);
+  std::fill_n(out, d, T(0));
+  for (int64_t t = 0; t < count; ++t) {
+    const T* value = row(t) + width;
+    for (int64_t c = 0; c < d; ++c) out[c] += scores[t] / sum * value[c];
+  }
+}
+
+}  // namespace
+
+void relative_cache_attention(const RelativeCacheAttention& k) {
+  with_type(k.type, [&]<typename T>() {
+    parallel_items(k.slots * k.heads,
+                   [&](int64_t item) { attend_slot<T>(k, item / k.heads, item % k.heads); });
+  });
+}
+
+}  // namespace perceiver::kernels::cpu

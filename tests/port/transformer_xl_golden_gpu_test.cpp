@@ -1,0 +1,20 @@
+// Transformer-XL against golden files, on a GPU.
+#include "tests/support/gpu.h"
+#include "tests/support/recurrent_golden.h"
+
+namespace perceiver {
+namespace {
+
+TEST(TransformerXLGolden, Float32OnGpu) {
+  SKIP_WITHOUT_GPU();
+  testing::check_recurrent_files(DType::f32, testing::gpu(), {2e-5, 2e-5, 6e-6, 1e-4});
+}
+
+// Weights, activations and memories in bfloat16: logits reach 10.
+TEST(TransformerXLGolden, Bfloat16OnGpu) {
+  SKIP_WITHOUT_GPU();
+  testing::check_recurrent_files(DType::bf16, testing::gpu(), {0.5, 0.2, 0.05, 0.2});
+}
+
+}  // namespace
+}  // namespace perceiver
