@@ -128,7 +128,9 @@ Variable RelativeBlock::attend_cached(Tape& tape, const Variable& q, const Varia
   const Variable out = tape.result(q.value.dtype(), q.shape());
   const LayerCache& layer = pass.cache->layer;
   const int64_t slot = layer.capacity * layer.kv.shape()[2];
-  const auto rows = [](const Tensor& of, int64_t first, int64_t count) { return of.view(first, {count}).data(); };
+  const auto rows = [](const Tensor& of, int64_t first, int64_t count) {
+    return of.view(first, {count}).data();
+  };
   for (const SlotRun& run : pass.cache->runs)
     kernels::relative_cache_attention(tape.launch(),
                                       {.type = q.value.dtype(),

@@ -123,6 +123,18 @@ double activation_elements(const Shapes& s, const Config& config, bool gpu) {
   return tables(s, model) + std::max({output, last, first});
 }
 
+/// Bytes of the transposed 8-bit inputs that the linear layers of the blocks keep (src/ops/fp8_linear.cpp).
+double fp8_bytes(const Shapes& s, const Config& config) {
+  if (config.train.precision != Precision::fp8 || config.train.recompute != Recompute::none) return 0;
+  const ModelConfig& model = config.model;
+  const auto hidden =
+      static_cast<double>(model.recurrent() ? model.mlp_width() : model.self_widening * model.z_channels());
+  const auto cross_hidden = static_cast<double>(model.cross_widening) * s.z;
+  const double self = s.rows * (2 * s.z + static_cast<double>(model.self_width()) + hidden);
+  const double cross = s.rows * (2 * s.z + s.a + cross_hidden) + (s.table ? 0 : s.e * s.context);
+  return s.layers * self + s.cross * cross;
+}
+
 int64_t status_bytes(const std::string& field) {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
@@ -141,7 +153,8 @@ MemoryEstimate estimate_memory(const Config& config, const PerceiverAR& model, c
   const Shapes s = shapes_of(config.model, learner.share().count, model.type(), config.train.context_shards);
   const double elements = activation_elements(s, config, model.context().is_cuda());
   memory.activations =
-      held.memory + static_cast<int64_t>(elements * static_cast<double>(size_of(model.type())));
+      held.memory +
+      static_cast<int64_t>(elements * static_cast<double>(size_of(model.type())) + fp8_bytes(s, config));
   return memory;
 }
 

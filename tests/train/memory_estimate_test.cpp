@@ -30,14 +30,14 @@ struct Case {
 
 class Estimate : public testing::TestWithParam<Case> {};
 
-TEST_P(Estimate, IsWhatTheAllocatorCounts) {
-  Config config = base();
-  GetParam().change(config);
+/// `fp8`: the model computes as configured, its training in 8 bits.
+void expect_what_the_allocator_counts(Config config, bool fp8) {
   config = resolved(config);
   const auto context = open_device(config);
   const auto data = open_fitting(config);
   const auto model = make_model(config, context);
   model->parameters().initialize(1);
+  if (fp8) config.train.precision = Precision::fp8;
   Learner learner(config, *model);
   const MemoryEstimate estimate = estimate_memory(config, *model, learner);
   Loader loader(*data, Split::train, config.model, config.train.batch, 1, 0);
@@ -48,6 +48,18 @@ TEST_P(Estimate, IsWhatTheAllocatorCounts) {
   }
   const auto counted = static_cast<double>(context->statistics().peak_bytes);
   EXPECT_NEAR(static_cast<double>(estimate.total()) / counted, 1, 0.12) << counted;
+}
+
+TEST_P(Estimate, IsWhatTheAllocatorCounts) {
+  Config config = base();
+  GetParam().change(config);
+  expect_what_the_allocator_counts(config, false);
+}
+
+TEST(MemoryEstimate, CountsTheCopiesInFp8) {
+  Config config = base();
+  config.model.layers = 12;
+  expect_what_the_allocator_counts(config, true);
 }
 
 INSTANTIATE_TEST_SUITE_P(
