@@ -1,7 +1,7 @@
 """What `perceiver serve` makes of the engine's speed: tokens a second and seconds to the first token.
 
-    serve_load.py BUILD [cpu|cuda]            the whole table, beside `perceiver bench decode` alone, in turns; some minutes
-    serve_load.py ADDRESS MODEL [CLIENTS...]  of a server that runs
+    serve_load.py BUILD [cpu|cuda [KEY=VALUE...]]  the whole table, for configs/quickstart.yaml with these keys (cuda: MODEL below), beside `perceiver bench decode` alone, in turns; some minutes
+    serve_load.py ADDRESS MODEL [CLIENTS...]       of a server that runs
 
 Each client asks for TOKENS tokens again and again, streaming. One thread plays all of them, so that it takes little from the server."""
 import http.client
@@ -22,7 +22,7 @@ PROMPT = "And"
 SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The engine's step without a server: the same model, prompt and number of tokens.
 ALONE = ["bench", "decode", "--context", str(len(PROMPT) + 1), "--tokens", str(TOKENS), "--policy", "refill"]
-MODELS = {"cpu": [], "cuda": ["model.input_channels=1024", "model.layers=12", "model.cross_heads=16", "model.self_heads=16",
+MODEL = {"cpu": [], "cuda": ["model.input_channels=1024", "model.layers=12", "model.cross_heads=16", "model.self_heads=16",
                               "model.context_length=8192", "model.latents=1024", "train.batch=1"]}
 
 
@@ -43,7 +43,7 @@ class Client:
         """What has come; True once the answer is whole."""
         piece = self.socket.recv(1 << 16)
         assert piece and not (self.waiting and piece.startswith(b"HTTP/1.1 4")), f"no stream: {piece}"
-        if self.waiting and b"data: " in self.end + piece:
+        if self.waiting and b"\ndata: {" in self.end + piece:
             self.waiting = False
             self.firsts.append(time.perf_counter() - self.began)
         self.end = (self.end + piece)[-20:]
@@ -106,12 +106,12 @@ def alone(program, device, model, batch):
     return json.loads(out.stdout)["runs"][0]["tokens_per_second"]
 
 
-def make_model(program, device, folder):
+def make_model(program, device, folder, keys):
     text = os.path.join(folder, "text.txt")
     with open(text, "w") as file:
         for name in ("README.md", "CONTRIBUTING.md"):
             file.write(open(os.path.join(SOURCE, name)).read())
-    sets = [each for key in ["train.steps=1", f"data.train={text}", "eval.max_documents=1", *MODELS[device]] for each in ("--set", key)]
+    sets = [each for key in ["train.steps=1", f"data.train={text}", "eval.max_documents=1", *MODEL[device], *keys] for each in ("--set", key)]
     run = os.path.join(folder, "small")
     subprocess.run([program, "--quiet", "--device", device, "train", os.path.join(SOURCE, "configs/quickstart.yaml"), *sets, "--run", run], check=True, stdout=subprocess.DEVNULL)
     return run
@@ -121,12 +121,12 @@ def median_of(results, key=None):
     return statistics.median(each[key] if key else each for each in results)
 
 
-def whole_table(build, device):
+def whole_table(build, device, keys):
     program = os.path.join(os.path.abspath(build), "perceiver")
-    print(f"{SECONDS} s each, {ROUNDS} turns, medians; {device}; {time.strftime('%Y-%m-%d')}")
+    print(f"{SECONDS} s each, {ROUNDS} turns, medians; {device}; {time.strftime('%Y-%m-%d')};", *MODEL[device], *keys)
     subprocess.run([program, "--version"])
     with tempfile.TemporaryDirectory() as folder:
-        model = make_model(program, device, folder)
+        model = make_model(program, device, folder, keys)
         rows = [(1, 1), (8, 8), (64, 64), (1, 8), (1, 64)]
         here, engine = {row: [] for row in rows}, {row[0]: [] for row in rows}
         for turn in range(ROUNDS):
@@ -152,4 +152,4 @@ def one_server(address, model, counts):
 if sys.argv[1].startswith("http"):
     one_server(urlparse(sys.argv[1]), sys.argv[2], [int(text) for text in sys.argv[3:]] or [1, 8, 64])
 else:
-    whole_table(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "cpu")
+    whole_table(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "cpu", sys.argv[3:])

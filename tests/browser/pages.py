@@ -1,6 +1,6 @@
 """Uses the pages of a running `perceiver serve` as a visitor would, in headless Chromium, and keeps screenshots.
 
-    pages.py ADDRESS SCREENSHOT_FOLDER [PICTURE.png PIECE.mid SOUND.wav]
+    pages.py ADDRESS SCREENSHOT_FOLDER [PICTURE.png PIECE.mid SOUND.wav [REPORT.html]]
 
 Pages of models that are missing are not visited. Of a server with --runs, a run called live must be training."""
 import json
@@ -148,7 +148,21 @@ def runs():
     finish("runs")
 
 
+def report():
+    """A report opened from disk: curves, and a piece that can be played."""
+    browser.open("file://" + os.path.abspath(sys.argv[6]))
+    browser.wait("return document.querySelector('#plots .curve, #plots circle')", "the curves")
+    browser.wait("const play = document.querySelector('.sample button'); return play && !play.disabled", "the piece")
+    browser.click(".sample button")
+    assert browser.run("return document.querySelector('.sample button').textContent") == "Stop"
+    browser.click(".sample button")
+    assert browser.run("return document.querySelector('.sample button').textContent") == "Play"
+    finish("report")
+
+
 try:
+    if len(sys.argv) > 6:
+        report()
     if json.load(urllib.request.urlopen(address + "/health"))["runs"]:
         runs()
     for modality, steps in (("text", (text, stopping)), ("image", (image,)), ("music", (music,)), ("audio", (audio,))):

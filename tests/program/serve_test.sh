@@ -55,6 +55,9 @@ refuses 2 "runs $work/nothing: no such folder" "$program" serve --runs "$work/no
 
 "$program" --quiet --device cpu --threads 1 train "$source/configs/quickstart.yaml" $small --set train.steps=10000000 --set train.max_minutes=60 --set train.log_every=100 --set data.train="$work/book.txt" --run "$work/live" > "$work/training" 2>&1 &
 training=$!
+mkdir -p "$work/music/samples"
+cp "$work/tunes/format1.mid" "$work/music/samples/step-000000002.mid"
+works report "$program" report "$work/text" "$work/music" --out "$work/report.html"
 start "$work/text" "$work/image" "$work/music" "$work/audio" --slots 2 --runs "$work"
 case $address in http://127.0.0.1:[1-9]*) ;; *) fail "an odd address: $address" ;; esac
 status=$(curl -sS -o "$work/out" -w '%{http_code}' "$address/health"); answers 200; prints '"status":"ok"'
@@ -89,7 +92,7 @@ curl -sS "$address/metrics" > "$work/out"; prints 'perceiver_active_sequences{mo
 
 # The pages, in a browser.
 if command -v chromedriver > /dev/null && command -v python3 > /dev/null; then
-  python3 "$source/tests/browser/pages.py" "$address" "${PERCEIVER_SCREENSHOTS:-$work/shots}" "$work/pictures/png_rgb.png" "$work/tunes/format1.mid" "$work/sounds/pcm16_mono.wav" > "$work/pages" 2>&1 || fail "the pages: $(cat "$work/pages")"
+  python3 "$source/tests/browser/pages.py" "$address" "${PERCEIVER_SCREENSHOTS:-$work/shots}" "$work/pictures/png_rgb.png" "$work/tunes/format1.mid" "$work/sounds/pcm16_mono.wav" "$work/report.html" > "$work/pages" 2>&1 || fail "the pages: $(cat "$work/pages")"
   cat "$work/pages"
 else
   echo "skipped: the pages in a browser; install chromium, chromium-driver and python3"
