@@ -8,19 +8,23 @@ namespace perceiver::serve {
 
 bool Generation::wait(std::chrono::milliseconds patience, std::vector<SequenceEvent>& events) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, patience, [&] { return !events_.empty() || closed_ || unfinished_ == 0; });
+  changed_.wait_until(lock, pause_end_, [&] { return over(); });
+  wants_tokens_ = true;
+  changed_.wait_for(lock, patience, [&] { return !events_.empty() || over(); });
+  wants_tokens_ = false;
   if (error_) throw Error(*error_);
   const bool any = !events_.empty();
+  if (any) pause_end_ = Clock::now() + kPause;
   std::move(events_.begin(), events_.end(), std::back_inserter(events));
   events_.clear();
-  return any || !(closed_ || unfinished_ == 0);
+  return any || !over();
 }
 
 void Generation::put(SequenceEvent event) {
   const std::lock_guard lock(mutex_);
   if (event.end) --unfinished_;
   events_.push_back(std::move(event));
-  changed_.notify_all();
+  if (wants_tokens_ || over()) changed_.notify_all();
 }
 
 void Generation::fail(const Error& error) {

@@ -40,8 +40,12 @@ struct SequenceEvent {
 /// A request on its way. One thread waits for its events; all members are for any thread.
 class Generation {
  public:
-  /// Moves events to the end of `events`, and waits at most `patience` for the first. False if none came and
-  /// none will. Throws perceiver::Error if the request could not be met.
+  /// Tokens that follow within this time of those before are handed out together: waking a thread for each
+  /// would cost the engine's thread as much as a fast model's step. Nobody sees the delay.
+  static constexpr std::chrono::milliseconds kPause{4};
+
+  /// Moves events to the end of `events`, and waits at most `patience` (after the pause) for the first. False
+  /// if none came and none will. Throws perceiver::Error if the request could not be met.
   bool wait(std::chrono::milliseconds patience, std::vector<SequenceEvent>& events);
 
  private:
@@ -49,6 +53,7 @@ class Generation {
   void put(SequenceEvent event);
   void fail(const Error& error);
   void close();
+  bool over() const { return closed_ || unfinished_ == 0; }
 
   std::vector<SequenceRequest> requests_;
   std::chrono::milliseconds growth_{0};  ///< how often `so_far` is wanted; 0: never
@@ -59,6 +64,8 @@ class Generation {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<SequenceEvent> events_;
+  bool wants_tokens_ = false;      ///< a thread waits, and its pause is over
+  Clock::time_point pause_end_{};  ///< of the waiting thread
   size_t unfinished_ = 0;
   bool closed_ = false;
   std::optional<Error> error_;

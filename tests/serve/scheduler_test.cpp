@@ -97,6 +97,26 @@ TEST(Scheduler, ShowsSequencesAsTheyGrow) {
   EXPECT_GT(seen, 3u);
 }
 
+TEST(Scheduler, TokensInQuickSuccessionComeTogether) {
+  const Model model = api_model();
+  Scheduler scheduler(model, {.slots = 1});
+  const auto generation = scheduler.submit({request_of(model, 500)});
+  std::vector<SequenceEvent> events;
+  size_t tokens = 0;
+  Clock::time_point last;
+  while (generation->wait(milliseconds(1000), events)) {
+    const Clock::time_point now = Clock::now();
+    const bool ended = !events.empty() && events.back().end;
+    if (tokens > 0 && !ended) {
+      EXPECT_GE(now - last, Generation::kPause - milliseconds(1));
+    }
+    for (const SequenceEvent& event : events) tokens += event.token ? 1 : 0;
+    events.clear();
+    last = now;
+  }
+  EXPECT_EQ(tokens, 500u);
+}
+
 TEST(Scheduler, StopEndsEverything) {
   const Model model = api_model();
   Scheduler scheduler(model, {.slots = 1});
