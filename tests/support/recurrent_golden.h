@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 
 #include "model/segment_memory.h"
 #include "perceiver/experimental/host_values.h"
