@@ -44,12 +44,16 @@ def ended(what, seconds=120):
 
 
 def text():
-    visit("text")
-    browser.type("#prompt", "And the king said ")
-    browser.click("#start")
-    browser.wait("return document.querySelector('.token')", "the first token")
-    ended("the end of the text")
-    browser.run("document.querySelectorAll('.token')[Math.min(30, document.querySelectorAll('.token').length - 1)].focus()")
+    # A model that knows nothing may end at any token, and in the middle of a character, for which a sign without alternatives is shown.
+    choosable = "[...document.querySelectorAll('.token')].slice(0, 31).filter((token) => !token.ariaLabel.endsWith(': 100 %'))"
+    for _ in range(20):
+        visit("text")
+        browser.type("#prompt", "And the king said ")
+        browser.click("#start")
+        ended("the end of the text")
+        if browser.run(f"return {choosable}.length > 3"):
+            break
+    browser.run(f"{choosable}.pop().focus()")
     browser.wait("return document.querySelectorAll('.choices button').length > 1", "alternatives")
     finish("text", narrow=False)
     # By keyboard: down into the alternatives, Enter takes one and goes on from there.
