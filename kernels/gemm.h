@@ -26,13 +26,15 @@ struct Gemm {
 
 /// out [rows, columns] = x [rows, depth] · weightᵀ + bias, weight [columns, depth] row-major; reads the
 /// weights once, for few rows. Batch-invariant: the order in which an element is summed does not depend on
-/// `rows`. `weight_type` is `type`, or on the CPU bf16 with f32 activations.
+/// `rows`. `weight_type` is `type`, or on the CPU bf16 or i8 with f32 activations; of i8, a weight is its
+/// column's scale times the integer.
 struct SkinnyGemm {
   DType type, weight_type;
   int64_t rows, columns, depth;
   const void* x;
   const void* weight;
-  const void* bias = nullptr;  // [columns] of `type`
+  const void* weight_scale = nullptr;  // i8 weights: f32 [columns]
+  const void* bias = nullptr;          // [columns] of `type`
   void* out;
 };
 

@@ -28,7 +28,7 @@ struct DecodeCommand {
   std::vector<std::string> set;
   std::vector<int64_t> batches{1};
   int64_t context = 0, tokens = 64;
-  bool bf16_weights = false;
+  Weights weights = Weights::automatic;
   EngineOptions engine;
 };
 
@@ -58,17 +58,14 @@ double read_bandwidth(WorkerPool& workers) {
 }
 
 std::unique_ptr<PerceiverAR> open_model(const DecodeCommand& options, const Globals& globals) {
-  if (!options.checkpoint.empty())
-    return open_checkpoint(options.checkpoint, globals, options.bf16_weights).model;
+  if (!options.checkpoint.empty()) return open_checkpoint(options.checkpoint, globals, options.weights).model;
   const Config config = load_config(options.config, options.set);
   const int threads = globals.threads > 0 ? globals.threads : static_cast<int>(config.threads);
   const auto context = DeviceContext::open(globals.device.empty() ? config.device : globals.device, threads);
   const DType type = apply_precision(config.train.precision, *context);
   auto model = std::make_unique<PerceiverAR>(config.model, context, type);
   model->parameters().initialize(config.train.seed);
-  if (options.bf16_weights && context->is_cuda())
-    throw_usage("--bf16-weights is for the CPU; leave it out, or add --device cpu");
-  if (options.bf16_weights) model->round_weights_to_bf16();
+  set_weights(*model, options.weights);
   return model;
 }
 
@@ -213,7 +210,7 @@ int run(const DecodeCommand& options, const Globals& globals) {
                                    {"device", context.name()},
                                    {"threads", context.threads()},
                                    {"precision", name_of(model->type())},
-                                   {"bf16_weights", options.bf16_weights},
+                                   {"weights", name_of(model->weight_type())},
                                    {"parameters", model->parameters().count()},
                                    {"bandwidth_gb_per_second", bandwidth / 1e9},
                                    {"tokens_timed", options.tokens},
@@ -244,7 +241,7 @@ void add_bench_decode(CLI::App& bench, Globals& globals, Action& action) {
   decode->add_option("--tokens", options->tokens, "Timed tokens per sequence")
       ->check(at_least(1))
       ->capture_default_str();
-  decode->add_flag("--bf16-weights", options->bf16_weights, "CPU: round weights to bfloat16");
+  add_weights(*decode, options->weights);
   const std::map<std::string, ContextProjection> kept{{"auto", ContextProjection::automatic},
                                                       {"tokens", ContextProjection::table},
                                                       {"keys", ContextProjection::direct}};

@@ -53,6 +53,7 @@ void add_export(CLI::App& app, Globals& globals, Action& action);
 void add_help(CLI::App& app, Globals& globals, Action& action);
 void add_import(CLI::App& app, Globals& globals, Action& action);
 void add_info(CLI::App& app, Globals& globals, Action& action);
+void add_quantize(CLI::App& app, Globals& globals, Action& action);
 void add_report(CLI::App& app, Globals& globals, Action& action);
 void add_runs(CLI::App& app, Globals& globals, Action& action);
 void add_sample(CLI::App& app, Globals& globals, Action& action);
@@ -68,9 +69,14 @@ std::string find_checkpoint(const std::string& path);
 /// Adds the options for what generation does once latents or context are full.
 void add_policy(CLI::App& command, EngineOptions& engine);
 
-/// Loads the model of a run folder, checkpoint folder or model file onto the requested device. `bf16_weights`
-/// rounds its weights (PerceiverAR::round_weights_to_bf16).
-LoadedModel open_checkpoint(const std::string& path, const Globals& globals, bool bf16_weights = false);
+/// Adds --weights and --bf16-weights, which is --weights bfloat16.
+void add_weights(CLI::App& command, Weights& weights);
+/// Stores the weights that way (PerceiverAR::set_weights). Throws UsageError on a GPU.
+void set_weights(PerceiverAR& model, Weights weights);
+
+/// Loads the model of a run folder, checkpoint folder or model file onto the requested device.
+LoadedModel open_checkpoint(const std::string& path, const Globals& globals,
+                            Weights weights = Weights::automatic);
 
 /// Throws UsageError if --refill was given but generation does not refill.
 void check_refill(const EngineOptions& given, const EngineOptions& resolved);

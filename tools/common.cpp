@@ -8,14 +8,12 @@
 
 namespace perceiver::program {
 
-LoadedModel open_checkpoint(const std::string& path, const Globals& globals, bool bf16_weights) {
+LoadedModel open_checkpoint(const std::string& path, const Globals& globals, Weights weights) {
   const std::string file = find_checkpoint(path);
   auto context = open_device(globals);
   const DType type = apply_precision(Precision::automatic, *context);
-  if (bf16_weights && context->is_cuda())
-    throw_usage("--bf16-weights is for the CPU; leave it out, or add --device cpu");
   LoadedModel loaded = load_model(file, std::move(context), type, globals.verify);
-  if (bf16_weights) loaded.model->round_weights_to_bf16();
+  set_weights(*loaded.model, weights);
   return loaded;
 }
 

@@ -26,6 +26,7 @@ struct EvalCommand {
   EvaluationOptions evaluation{.batch = 8};
   std::string policies;
   int64_t refill = 0, max_tokens = 0, context_shards = 1;
+  Weights weights = Weights::automatic;
   bool json = false;
 };
 
@@ -204,7 +205,8 @@ int run(const EvalCommand& options, const Globals& globals) {
     throw_usage("--policy and --context-shards cannot be combined");
   const Split split = split_of(options.split);
   const std::shared_ptr<World> world = open_world(globals);
-  const LoadedModel loaded = open_shared_checkpoint(options.checkpoint, globals, world.get());
+  const LoadedModel loaded =
+      open_shared_checkpoint(options.checkpoint, globals, world.get(), options.weights);
   const auto data = open_dataset(run_config(loaded.metadata, options.set).data);
   check_tokenizer(*data, loaded.metadata);
   check_same(world.get(), *data);
@@ -254,6 +256,7 @@ void add_eval(CLI::App& app, Globals& globals, Action& action) {
   command->add_option("--batch", options->evaluation.batch, "Windows per batch")
       ->check(at_least(1))
       ->capture_default_str();
+  add_weights(*command, options->weights);
   command->add_option("--set", options->set, "Override the run's data.* keys, e.g. data.validation=other.txt")
       ->take_all()
       ->type_name(kKeyValue);

@@ -49,8 +49,9 @@ int finish(int code) {
 
 void add_commands(CLI::App& app, Globals& globals, Action& action) {
   app.footer("");  // commands inherit it
-  for (const auto add : {add_train, add_eval, add_sample, add_serve, add_info, add_report, add_runs, add_data,
-                         add_config, add_import, add_export, add_bench, add_help, add_completion})
+  for (const auto add :
+       {add_train, add_eval, add_sample, add_serve, add_info, add_report, add_runs, add_data, add_config,
+        add_import, add_export, add_quantize, add_bench, add_help, add_completion})
     add(app, globals, action);
   app.footer(kExamples);
   check_numbers(app);

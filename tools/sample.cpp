@@ -103,7 +103,7 @@ int run(SampleCommand& options, const Globals& globals) {
   check_sample(options);
   const std::shared_ptr<World> world = open_world(globals);
   const LoadedModel loaded =
-      open_shared_checkpoint(options.checkpoint, globals, world.get(), options.bf16_weights);
+      open_shared_checkpoint(options.checkpoint, globals, world.get(), options.weights);
   check_modality(options, loaded.metadata.modality);
   choose_seed(options, world.get());
   join_context(options, world.get(), loaded.model->context());

@@ -20,7 +20,8 @@ struct SampleCommand {
   FileSampling files;
   BatchSampling batch;
   int64_t best_of = 1;
-  bool json = false, json_lines = false, no_echo = false, interactive = false, bf16_weights = false;
+  bool json = false, json_lines = false, no_echo = false, interactive = false;
+  Weights weights = Weights::automatic;
   int64_t context_shards = 1;
   std::shared_ptr<Communicator> context_group = {};  ///< of --context-shards, once the ranks have met
   std::set<std::string> given;                       ///< options of the command line, e.g. "--prompt-rows"

@@ -220,8 +220,7 @@ void add_sample_options(CLI::App& command, SampleCommand& options) {
       ->check(at_least(0))
       ->capture_default_str();
   command.add_flag("--ignore-eos", options.request.ignore_eos, "Never generate the end token");
-  command.add_flag("--bf16-weights", options.bf16_weights,
-                   "CPU: round weights to bfloat16, halving the bytes read per token");
+  add_weights(command, options.weights);
   command.add_flag("--no-echo", options.no_echo, "Print only what follows the prompt");
   command.add_flag("--json", options.json, "Print JSON with log-probabilities (nats) when all are done");
   command.add_flag("--jsonl", options.json_lines, "The same as JSON lines, each as soon as it is done");

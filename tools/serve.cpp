@@ -22,7 +22,7 @@ struct ServeCommand {
   std::vector<std::string> models;
   serve::ServerOptions server;
   serve::SchedulerOptions scheduler;
-  bool bf16_weights = false;
+  Weights weights = Weights::automatic;
 };
 
 /// From here on signals that end the program wait for `sigwait`: no thread takes them.
@@ -61,7 +61,7 @@ serve::ServedModels open_models(const ServeCommand& options, const Globals& glob
     Model model =
         Model::load(find_checkpoint(named.path), {.device = globals.device.empty() ? "auto" : globals.device,
                                                   .threads = threads_of(globals),
-                                                  .bf16_weights = options.bf16_weights,
+                                                  .weights = options.weights,
                                                   .verify = globals.verify});
     models.push_back(std::make_unique<serve::ServedModel>(named.name, std::move(model), options.scheduler));
     const serve::ServedModel& served = *models.back();
@@ -139,8 +139,7 @@ void add_serve(CLI::App& app, Globals& globals, Action& action) {
       ->capture_default_str();
   command->add_option("--token", options->server.token, "Text that clients must know")->type_name("TEXT");
   add_limits(*command, *options);
-  command->add_flag("--bf16-weights", options->bf16_weights,
-                    "CPU: round weights to bfloat16, halving the bytes read per token");
+  add_weights(*command, options->weights);
   command->footer(R"text(Examples:
   perceiver serve runs/book
   perceiver serve runs/book bach=runs/chorales --port 9000 --slots 16

@@ -155,6 +155,13 @@ struct ScheduleConfig {
 };
 
 enum class Precision { automatic, bfloat16, tf32, float32, float64, fp8 };
+/// How generation on the CPU stores the weights of linear layers; it computes in float32 with any of them.
+enum class Weights {
+  automatic,  ///< as the model file has them
+  float32,
+  bfloat16,
+  int8,  ///< eight bits, and a float32 scale for each output
+};
 enum class Recompute { none, block, attention_mlp };
 enum class Sharding { none, optimizer, gradients };
 

@@ -3,13 +3,14 @@
 //
 // An element is a sum over the vectors of `depth` in order, in one accumulator, then over the lanes and the
 // tail; tiles (rows x columns in registers) only decide what is computed together. bf16 weights are converted
-// to f32 as they are loaded.
+// to f32 as they are loaded; i8 weights: int8_skinny_gemm.cpp.
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
 
 #include "base/check.h"
+#include "kernels/cpu/int8_skinny_gemm.h"
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/gemm.h"
@@ -122,6 +123,7 @@ void products(const SkinnyGemm& k) {
 void skinny_gemm(const SkinnyGemm& k) {
   if (k.rows == 0) return;
   if (k.weight_type == k.type) return with_type(k.type, [&]<typename T>() { products<T, T>(k); });
+  if (k.weight_type == DType::i8) return int8_skinny_gemm(k);
   PERCEIVER_ASSERT(k.type == DType::f32 && k.weight_type == DType::bf16);
   products<float, Bf16>(k);
 }

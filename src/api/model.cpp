@@ -14,6 +14,12 @@ std::shared_ptr<DeviceContext> open_device(const LoadOptions& options) {
   return DeviceContext::open(options.device, options.threads);
 }
 
+void narrow_weights(PerceiverAR& model, const LoadOptions& options) {
+  if (options.bf16_weights && options.weights != Weights::automatic)
+    throw_user("LoadOptions: both bf16_weights and weights are set; set weights alone");
+  model.set_weights(options.bf16_weights ? Weights::bfloat16 : options.weights);
+}
+
 std::string precision_name(const PerceiverAR& model) {
   return model.type() == DType::bf16 ? "bf16" : model.type() == DType::f64 ? "f64" : "f32";
 }
@@ -43,7 +49,7 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
   const DType type = apply_precision(options.precision, *context);
   const std::string file = find_model_file(path).string();
   LoadedModel loaded = load_model(file, std::move(context), type, options.verify);
-  if (options.bf16_weights) loaded.model->round_weights_to_bf16();
+  narrow_weights(*loaded.model, options);
   return Model(State::of(std::move(loaded), file));
 }
 
@@ -62,7 +68,7 @@ Model Model::create(const ModelConfig& config, const Tokenizer& tokenizer, uint6
   const DType type = apply_precision(options.precision, *context);
   loaded.model = std::make_unique<PerceiverAR>(metadata.model, std::move(context), type);
   loaded.model->parameters().initialize(seed);
-  if (options.bf16_weights) loaded.model->round_weights_to_bf16();
+  narrow_weights(*loaded.model, options);
   return Model(State::of(std::move(loaded), {}));
 }
 

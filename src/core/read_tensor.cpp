@@ -1,5 +1,6 @@
 #include "core/read_tensor.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -19,9 +20,38 @@ void convert(std::span<const std::byte> bytes, const Tensor& target) {
   target.copy_from_host(std::as_bytes(std::span<const To>(values)));
 }
 
+bool is_real(DType type) {
+  return type == DType::f32 || type == DType::f64;
+}
+
+bool is_quantized(const SafetensorsEntry& entry) {
+  return entry.dtype == "I8" && !entry.shape.empty();
+}
+
+/// Integers times the scale of their row.
+template <typename To>
+void dequantize(const SafetensorsFile& file, const SafetensorsEntry& entry, const Tensor& target) {
+  const std::span<const std::byte> scale_bytes = file.bytes(*file.find(scale_name(entry.name)));
+  std::vector<float> scale(scale_bytes.size() / sizeof(float));
+  std::memcpy(scale.data(), scale_bytes.data(), scale_bytes.size());
+  const std::span<const std::byte> integers = file.bytes(entry);
+  std::vector<To> values(integers.size());
+  const size_t columns = values.size() / std::max<size_t>(1, scale.size());
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<To>(scale[i / columns] * static_cast<float>(static_cast<int8_t>(integers[i])));
+  target.copy_from_host(std::as_bytes(std::span<const To>(values)));
+}
+
+void check_scale(const SafetensorsFile& file, const SafetensorsEntry& entry) {
+  const SafetensorsEntry* scale = file.find(scale_name(entry.name));
+  if (scale == nullptr) throw_user("{}: tensor {} is missing", file.source(), scale_name(entry.name));
+  if (scale->dtype != "F32" || scale->shape != std::vector<int64_t>{entry.shape[0]})
+    throw_user("{}: tensor {} is {} [{}]; F32 [{}] is needed", file.source(), scale->name, scale->dtype,
+               fmt::join(scale->shape, ", "), entry.shape[0]);
+}
+
 bool converts(const std::string& from, DType to) {
-  return from == file_dtype(to) ||
-         ((from == "F32" || from == "F64") && (to == DType::f32 || to == DType::f64));
+  return from == file_dtype(to) || ((from == "F32" || from == "F64") && is_real(to));
 }
 
 }  // namespace
@@ -38,8 +68,21 @@ std::string file_dtype(DType type) {
       return "I32";
     case DType::u8:
       return "U8";
+    case DType::i8:
+      return "I8";
   }
   throw_failure("internal error: unknown dtype {}", static_cast<int>(type));
+}
+
+std::string scale_name(const std::string& name) {
+  return name + "_scale";
+}
+
+bool is_scale(const SafetensorsFile& file, const std::string& name) {
+  const std::string suffix = scale_name("");
+  if (!name.ends_with(suffix)) return false;
+  const SafetensorsEntry* const of = file.find(name.substr(0, name.size() - suffix.size()));
+  return of != nullptr && is_quantized(*of);
 }
 
 void check_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape, DType type) {
@@ -48,8 +91,9 @@ void check_tensor(const SafetensorsFile& file, const std::string& name, const Sh
   if (entry->shape != shape.vector())
     throw_user("{}: tensor {} has shape [{}], but the model's is {}", file.source(), name,
                fmt::join(entry->shape, ", "), shape.text());
+  if (is_real(type) && is_quantized(*entry)) return check_scale(file, *entry);
   if (converts(entry->dtype, type)) return;
-  const bool real = type == DType::f32 || type == DType::f64;
+  const bool real = is_real(type);
   throw_user("{}: tensor {} is {}; {} needed", file.source(), name, entry->dtype,
              real ? "F32 or F64 is" : file_dtype(type) + " is");
 }
@@ -60,6 +104,9 @@ void read_tensor(const SafetensorsFile& file, const std::string& name, const Sha
   const SafetensorsEntry& entry = *file.find(name);
   const std::span<const std::byte> bytes = file.bytes(entry);
   if (entry.dtype == file_dtype(target.dtype())) return target.copy_from_host(bytes);
+  if (entry.dtype == "I8")
+    return target.dtype() == DType::f64 ? dequantize<double>(file, entry, target)
+                                        : dequantize<float>(file, entry, target);
   if (target.dtype() == DType::f64) return convert<float, double>(bytes, target);
   convert<double, float>(bytes, target);
 }

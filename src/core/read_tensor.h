@@ -11,10 +11,16 @@ namespace perceiver {
 /// Throws `user` unless `file` has a tensor `name` of `shape` that read_tensor can convert to `type`.
 void check_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape, DType type);
 
-/// Copies the tensor `name` of `file` into `target` of the same number of elements: of the same dtype, or
-/// converted between F32 and F64; throws `user` if it is missing or its shape is not `shape`.
+/// Copies the tensor `name` of `file` into `target` of the same number of elements: of the same dtype,
+/// converted between F32 and F64, or from I8 with a scale for each row; throws `user` if it is missing or its
+/// shape is not `shape`.
 void read_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape,
                  const Tensor& target);
+
+/// The tensor with the scales (F32 [rows]) of the I8 tensor `name`.
+std::string scale_name(const std::string& name);
+/// Whether `name` is that of the scales of an I8 tensor in `file`.
+bool is_scale(const SafetensorsFile& file, const std::string& name);
 
 /// The dtype's name in such files, e.g. "F32".
 std::string file_dtype(DType type);

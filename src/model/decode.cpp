@@ -255,20 +255,23 @@ std::vector<ops::LinearParameters*> PerceiverAR::block_linears() {
 
 void PerceiverAR::round_weights_to_bf16() {
   if (type_ == DType::bf16) return;
-  if (type_ != DType::f32 || context_->is_cuda())
+  if (!can_narrow_weights())
     throw_user(
         "bfloat16 weights with float32 activations are for the CPU only; on a GPU use precision bfloat16");
   for (ops::LinearParameters* linear : linears()) {
     const Tensor& weight = linear->weight.value;
-    linear->bf16_weight = Tensor::empty(*context_, DType::bf16, weight.shape());
-    round_to_bf16(context_->workers(), weight, linear->bf16_weight);
+    linear->narrow_weight = Tensor::empty(*context_, DType::bf16, weight.shape());
+    linear->narrow_scale = {};
+    round_to_bf16(context_->workers(), weight, linear->narrow_weight);
   }
 }
 
 int64_t PerceiverAR::linear_bytes() const {
   size_t bytes = 0;
-  for (const ops::LinearParameters* linear : const_cast<PerceiverAR*>(this)->linears())
-    bytes += (linear->bf16_weight ? linear->bf16_weight : linear->weight.value).bytes();
+  for (const ops::LinearParameters* linear : const_cast<PerceiverAR*>(this)->linears()) {
+    bytes += (linear->narrow_weight ? linear->narrow_weight : linear->weight.value).bytes();
+    if (linear->narrow_scale) bytes += linear->narrow_scale.bytes();
+  }
   return static_cast<int64_t>(bytes);
 }
 

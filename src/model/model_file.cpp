@@ -19,6 +19,8 @@ constexpr const char* kFormat = "pt";
 constexpr const char* kProducer = "perceiver";
 constexpr const char* kOldFormat = "perceiver";  // before there was a producer
 constexpr const char* kFormatVersion = "1";
+constexpr const char* kWeights = "weights";  // the type of the linear layers' weights, unless it is F32
+constexpr const char* kInt8 = "int8";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kAverageFile = "ema.safetensors";
 
@@ -52,8 +54,9 @@ int64_t integer(const SafetensorsFile& file, const std::string& key, const std::
 
 }  // namespace
 
-void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata,
-               const Tensor& flat) {
+namespace {
+
+void set_metadata(SafetensorsWriter& writer, const ModelMetadata& metadata) {
   writer.set_metadata("format", kFormat);
   writer.set_metadata("producer", kProducer);
   writer.set_metadata("format_version", kFormatVersion);
@@ -62,18 +65,68 @@ void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelM
   writer.set_metadata("modality", metadata.modality);
   writer.set_metadata("step", std::to_string(metadata.step));
   if (!metadata.run.empty()) writer.set_metadata("run", metadata.run);
-  PERCEIVER_ASSERT(flat.device().kind == DeviceKind::cpu);  // the writer keeps pointers
+}
+
+void add_tensor(SafetensorsWriter& writer, const std::string& name, const Tensor& value) {
+  writer.add(name, file_dtype(value.dtype()), value.shape().vector(),
+             {static_cast<const std::byte*>(value.data()), value.bytes()});
+}
+
+/// The integers and scales of the file, besides their products, which are the weights by now.
+void read_quantized(const SafetensorsFile& file, PerceiverAR& model) {
+  model.allocate_quantized_weights();
   for (const ParameterInfo& info : model.parameters().infos()) {
-    const Tensor value = flat.view(info.offset, info.shape);
-    writer.add(info.name, file_dtype(flat.dtype()), info.shape.vector(),
-               {static_cast<const std::byte*>(value.data()), value.bytes()});
+    const NarrowWeight narrow = model.narrow_weight(info);
+    if (!narrow.values) continue;
+    if (file.find(info.name)->dtype != "I8")
+      throw_user("{}: tensor {} is {}; I8 is needed in a file of int8 weights", file.source(), info.name,
+                 file.find(info.name)->dtype);
+    read_tensor(file, info.name, info.shape, narrow.values);
+    read_tensor(file, scale_name(info.name), narrow.scale.shape(), narrow.scale);
   }
 }
+
+bool has_quantized_weights(const SafetensorsFile& file) {
+  const std::string* const weights = file.find_metadata(kWeights);
+  if (weights == nullptr) return false;
+  if (*weights != kInt8)
+    throw_user("{}: its weights are of type '{}'; this program reads '{}'", file.source(), *weights, kInt8);
+  return true;
+}
+
+}  // namespace
+
+void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata,
+               const Tensor& flat) {
+  set_metadata(writer, metadata);
+  PERCEIVER_ASSERT(flat.device().kind == DeviceKind::cpu);  // the writer keeps pointers
+  for (const ParameterInfo& info : model.parameters().infos())
+    add_tensor(writer, info.name, flat.view(info.offset, info.shape));
+}
+
+namespace {
+
+/// With narrow weights where there are any. Those models are on the CPU.
+void add_quantized_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata) {
+  set_metadata(writer, metadata);
+  writer.set_metadata(kWeights, kInt8);
+  for (const ParameterInfo& info : model.parameters().infos()) {
+    const NarrowWeight narrow = model.narrow_weight(info);
+    add_tensor(writer, info.name, narrow.values ? narrow.values : model.parameters().value(info));
+    if (narrow.values) add_tensor(writer, scale_name(info.name), narrow.scale);
+  }
+}
+
+}  // namespace
 
 void save_model(const std::filesystem::path& path, const PerceiverAR& model, const ModelMetadata& metadata) {
   SafetensorsWriter writer;
   const Tensor values = model.parameters().values().on_host();
-  add_model(writer, model, metadata, values);
+  if (model.weight_type() == DType::i8) {
+    add_quantized_model(writer, model, metadata);
+  } else {
+    add_model(writer, model, metadata, values);
+  }
   writer.write_atomically(path);
 }
 
@@ -97,9 +150,10 @@ void read_parameters(const SafetensorsFile& file, PerceiverAR& model) {
   const ParameterStore& store = model.parameters();
   for (const ParameterInfo& info : store.infos()) read_tensor(file, info.name, info.shape, store.value(info));
   for (const SafetensorsEntry& entry : file.entries())
-    if (store.find(entry.name) == nullptr)
+    if (store.find(entry.name) == nullptr && !is_scale(file, entry.name))
       throw_user("{}: the model has no tensor {}", file.source(), entry.name);
   store.publish();
+  if (has_quantized_weights(file) && model.can_narrow_weights()) read_quantized(file, model);
 }
 
 LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context, DType type,

@@ -26,13 +26,16 @@ struct ModelMetadata {
 void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata,
                const Tensor& flat);
 
-/// Writes a model file atomically.
+/// Writes a model file atomically; with the weights of linear layers as I8 and a scale for each of their rows
+/// (F32, NAME_scale) if the model has them.
 void save_model(const std::filesystem::path& path, const PerceiverAR& model, const ModelMetadata& metadata);
 
 /// Throws `user` for a file that is not a model file of this library.
 ModelMetadata read_metadata(const SafetensorsFile& file);
 
 /// Reads all parameters of `model` from a model file; throws `user` for missing or superfluous tensors.
+/// Weights of eight bits are kept as well if the model is f32 and on the CPU, else multiplied by their
+/// scales.
 void read_parameters(const SafetensorsFile& file, PerceiverAR& model);
 
 struct LoadedModel {

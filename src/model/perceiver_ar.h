@@ -9,6 +9,7 @@
 #include "model/decode_caches.h"
 #include "model/fused_step.h"
 #include "model/inputs.h"
+#include "model/quantize.h"
 #include "model/transformer_xl.h"
 #include "nn/blocks.h"
 #include "perceiver/config.h"
@@ -55,6 +56,20 @@ class PerceiverAR {
   /// copy of half the size for skinny GEMMs to read. All later results are those of the rounded weights.
   /// Throws `user` for other models.
   void round_weights_to_bf16();
+  /// Whether the model is one of those.
+  bool can_narrow_weights() const { return type_ == DType::f32 && !context_->is_cuda(); }
+  /// The same with weights of eight bits (model/quantize.h).
+  void quantize_weights();
+  /// Rounds the weights, unless they are of that type, or forgets a narrow copy of them. Throws `user` unless
+  /// the model is f32 and on the CPU; `automatic` changes nothing.
+  void set_weights(Weights weights);
+  /// The type of the linear layers' weights as skinny GEMMs read them.
+  DType weight_type() const { return output_.narrow_weight ? output_.narrow_weight.dtype() : type_; }
+  /// The part of the narrow copies that belongs to a parameter; no tensors if there is none.
+  NarrowWeight narrow_weight(const ParameterInfo& info) const;
+  /// Makes narrow copies of eight bits with unspecified contents, for a file's to be read into. For f32
+  /// models on the CPU.
+  void allocate_quantized_weights();
   /// Bytes of the linear layers' weights as skinny GEMMs read them.
   int64_t linear_bytes() const;
 

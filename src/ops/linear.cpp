@@ -99,7 +99,7 @@ void check_linear(const Tape& tape, const Tensor& x, const LinearParameters& par
 }  // namespace
 
 void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out) {
-  const Tensor& weight = parameters.bf16_weight ? parameters.bf16_weight : parameters.weight.value;
+  const Tensor& weight = parameters.narrow_weight ? parameters.narrow_weight : parameters.weight.value;
   const int64_t rows = x.shape()[0], depth = weight.shape()[1], columns = weight.shape()[0];
   PERCEIVER_ASSERT(x.shape()[1] == depth && out.elements() == rows * columns && out.dtype() == x.dtype());
   kernels::skinny_gemm(tape.launch(), {.type = x.dtype(),
@@ -109,6 +109,7 @@ void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters
                                        .depth = depth,
                                        .x = x.data(),
                                        .weight = weight.data(),
+                                       .weight_scale = parameters.narrow_scale.data(),
                                        .bias = parameters.bias.value.data(),
                                        .out = out.data()});
 }

@@ -5,7 +5,7 @@
 
 namespace perceiver::ops {
 
-/// out = x · weightᵀ + bias for few rows, batch-invariant, with the bf16 weights if there are any. Not
+/// out = x · weightᵀ + bias for few rows, batch-invariant, with the narrow weights if there are any. Not
 /// recorded.
 void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out);
 

@@ -33,7 +33,8 @@ class Transfer {
     const ParameterStore& store = model_.parameters();
     for (const ParameterInfo& info : store.infos()) take(info);
     for (const SafetensorsEntry& entry : file_.entries())
-      if (store.find(entry.name) == nullptr) add_once(unused_, block_of(entry.name));
+      if (store.find(entry.name) == nullptr && !is_scale(file_, entry.name))
+        add_once(unused_, block_of(entry.name));
     store.publish();
   }
 

@@ -37,6 +37,25 @@ TEST(Engine, PoliciesAreRecomputationWithBf16Weights) {
   EXPECT_THROW(wide->round_weights_to_bf16(), Error);
 }
 
+// Prompts read products of integers and scales, tokens the integers: the same numbers. For tokens the
+// activations are rounded to 16 bits, more coarsely than in float32.
+TEST(Engine, PoliciesAreRecomputationWithInt8Weights) {
+  for (const bool tied : {false, true}) {
+    ModelConfig config = generation_config();
+    config.tied_output = tied;
+    if (tied) config.latent_channels = config.input_channels;
+    const auto model = varied_model(config, DType::f32);
+    const std::vector<double> before = recomputed_logits(*model, prompt_of(9), 8);
+    model->quantize_weights();
+    EXPECT_GT(difference(recomputed_logits(*model, prompt_of(9), 8), before), 3e-3);
+    for (const GenerationPolicy policy : kAll) {
+      EngineOptions options;
+      options.policy = policy;
+      check_policy(*model, options, 5, 45, 1.5e-3);
+    }
+  }
+}
+
 TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokensOrAsKeys) {
   ModelConfig config = generation_config();
   config.rotary_head_fraction = 0.5;

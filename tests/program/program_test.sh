@@ -30,6 +30,14 @@ complains 1 "no token can be chosen" timeout 60 "$program" sample --checkpoint "
 works penalty "$program" sample --checkpoint "$model" --prompt "To be" --tokens 4 --repetition-penalty 1.3 --stop-token 70,71
 works policies "$program" eval --checkpoint "$model" --set data.train="$work/text.txt" --set data.validation_fraction=0.2 --policy exact,refill,stream --latents 8 --max-tokens 50; prints "stream"
 works bf16 "$program" --device cpu sample --checkpoint "$model" --prompt "To be" --tokens 8 --bf16-weights
+works quantize "$program" quantize "$model" --weights int8 --out "$work/int8.safetensors"; prints "int8.safetensors"
+works int8 "$program" --device cpu sample "$model" --prompt "To be" --tokens 20 --weights int8; cp "$work/out" "$work/rounded"
+works int8-file "$program" --device cpu sample "$work/int8.safetensors" --prompt "To be" --tokens 20
+cmp -s "$work/out" "$work/rounded" || fail "a file of int8 weights gave another text than the weights rounded when loaded"
+works int8-eval "$program" --device cpu eval "$work/int8.safetensors" --set data.train="$work/text.txt" --set data.validation_fraction=0.2; prints "nats per token"
+works bench-int8 "$program" --device cpu bench decode --checkpoint "$work/int8.safetensors" --batch 1,2 --tokens 4; prints '"weights": "i8"'
+refuses 2 "'int4' is unknown" "$program" sample "$model" --prompt x --weights int4
+refuses 2 "bf16-weights" "$program" sample "$model" --prompt x --weights int8 --bf16-weights
 works bench-decode "$program" --device cpu bench decode --checkpoint "$model" --batch 1,2 --tokens 4 --bf16-weights; prints '"fraction"'
 works explain "$program" config --explain model; prints "model.latents"
 for config in "$source"/configs/*.yaml "$source"/configs/*/*.yaml; do works "$config" "$program" config "$config"; prints "context_length"; done

@@ -8,7 +8,7 @@
 
 namespace perceiver {
 
-enum class DType : uint8_t { f32, f64, bf16, i32, u8 };
+enum class DType : uint8_t { f32, f64, bf16, i32, u8, i8 };
 
 constexpr size_t size_of(DType dtype) {
   switch (dtype) {
@@ -20,13 +20,14 @@ constexpr size_t size_of(DType dtype) {
     case DType::bf16:
       return 2;
     case DType::u8:
+    case DType::i8:
       return 1;
   }
   return 0;
 }
 
 constexpr std::string_view name_of(DType dtype) {
-  constexpr std::string_view names[] = {"f32", "f64", "bf16", "i32", "u8"};
+  constexpr std::string_view names[] = {"f32", "f64", "bf16", "i32", "u8", "i8"};
   return names[static_cast<size_t>(dtype)];
 }
 
@@ -47,6 +48,10 @@ struct DTypeOf<int32_t> {
 template <>
 struct DTypeOf<uint8_t> {
   static constexpr DType value = DType::u8;
+};
+template <>
+struct DTypeOf<int8_t> {
+  static constexpr DType value = DType::i8;
 };
 
 /// The type of statistics, losses and parameter gradients for a compute type.

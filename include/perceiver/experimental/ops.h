@@ -62,9 +62,11 @@ PERCEIVER_API Variable residual_add(Tape& tape, const Variable& residual, const 
 struct Fp8Layer;  // src/ops/fp8.h
 
 struct LinearParameters {
-  Variable weight = {};     ///< [out, in]
-  Variable bias = {};       ///< [out], or no value
-  Tensor bf16_weight = {};  ///< optional copy of `weight` with the same values, for skinny GEMMs
+  Variable weight = {};  ///< [out, in]
+  Variable bias = {};    ///< [out], or no value
+  /// Optional copy of `weight` with the same values, bf16 or i8, for skinny GEMMs.
+  Tensor narrow_weight = {};
+  Tensor narrow_scale = {};                  ///< i8: f32 [out], weight = narrow_scale * narrow_weight
   std::shared_ptr<const Fp8Layer> fp8 = {};  ///< train.precision: fp8; set by the library itself
 };
 

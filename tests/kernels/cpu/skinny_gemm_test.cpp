@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
+#include <limits>
+#include <span>
 
 #include "kernels/attention.h"
 #include "kernels/embedding.h"
@@ -91,6 +95,79 @@ TEST(SkinnyGemm, WithBf16WeightsUsesTheRoundedValues) {
                              .weight = rounded.data(),
                              .out = expected.data()});
   EXPECT_EQ(out, expected);
+}
+
+std::vector<float> int8_products(std::span<const float> x, std::span<const int8_t> weight,
+                                 std::span<const float> scale, const float* bias, int64_t rows) {
+  const auto columns = static_cast<int64_t>(scale.size());
+  std::vector<float> out(static_cast<size_t>(rows * columns));
+  kernels::cpu::skinny_gemm({.type = DType::f32,
+                             .weight_type = DType::i8,
+                             .rows = rows,
+                             .columns = columns,
+                             .depth = static_cast<int64_t>(weight.size()) / columns,
+                             .x = x.data(),
+                             .weight = weight.data(),
+                             .weight_scale = scale.data(),
+                             .bias = bias,
+                             .out = out.data()});
+  return out;
+}
+
+TEST(SkinnyGemm, WithInt8WeightsMultipliesTheSumByTheScale) {
+  for (const int64_t rows : {1, 2, 3, 4, 5, 9}) {
+    for (const auto& [columns, depth] : {std::pair{1, 1}, {7, 5}, {13, 64}, {33, 100}, {160, 257}}) {
+      const auto x = as<float>(normal(static_cast<size_t>(rows * depth), 1)),
+                 scale = as<float>(normal(static_cast<size_t>(columns), 2)),
+                 bias = as<float>(normal(static_cast<size_t>(columns), 3));
+      std::vector<int8_t> weight;
+      for (int64_t i = 0; i < columns * depth; ++i)
+        weight.push_back(static_cast<int8_t>(static_cast<int>(i * 37 % 255) - 127));
+      for (const float* const added : {bias.data(), static_cast<const float*>(nullptr)}) {
+        const std::vector<float> out = int8_products(x, weight, scale, added, rows);
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < columns; ++c) {
+            double sum = 0, weights = 0, largest = 0;
+            for (int64_t i = 0; i < depth; ++i) {
+              const double value = x[static_cast<size_t>(r * depth + i)];
+              sum += value * weight[static_cast<size_t>(c * depth + i)];
+              weights += std::abs(weight[static_cast<size_t>(c * depth + i)]);
+              largest = std::max(largest, std::abs(value));
+            }
+            const double rounding = largest / 32767 / 2 * weights * std::abs(static_cast<double>(scale[c]));
+            const double expected = sum * static_cast<double>(scale[c]) + (added == nullptr ? 0 : added[c]);
+            ASSERT_NEAR(out[static_cast<size_t>(r * columns + c)], expected,
+                        1.001 * rounding + 1e-6 * std::abs(expected) + 1e-6)
+                << r << ' ' << c;
+          }
+          // A row alone gives the same result bit for bit.
+          const std::vector<float> alone =
+              int8_products(std::span(x).subspan(r * depth, depth), weight, scale, added, 1);
+          ASSERT_TRUE(std::equal(alone.begin(), alone.end(), out.begin() + r * columns)) << r;
+        }
+      }
+    }
+  }
+}
+
+TEST(SkinnyGemm, WithInt8WeightsSumsTheLargestProductsExactly) {
+  const int64_t depth = 20000;  // 32-bit sums would overflow
+  const std::vector<float> x(depth, 2), scale{0.5F};
+  const std::vector<int8_t> weight(depth, -128);
+  EXPECT_FLOAT_EQ(int8_products(x, weight, scale, nullptr, 1)[0], -128.0F * depth);
+}
+
+TEST(SkinnyGemm, WithInt8WeightsTakesActivationsOfAnySize) {
+  const std::vector<int8_t> weight(40, 1);
+  const std::vector<float> scale{1}, bias{3};
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float bad : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()}) {
+    std::vector<float> x(40, 1);
+    x[33] = bad;
+    EXPECT_TRUE(std::isnan(int8_products(x, weight, scale, bias.data(), 1)[0]));
+  }
+  EXPECT_EQ(int8_products(std::vector<float>(40, 1e-40F), weight, scale, bias.data(), 1)[0], 3);
+  EXPECT_FLOAT_EQ(int8_products(std::vector<float>(40, 1e30F), weight, scale, bias.data(), 1)[0], 4e31F);
 }
 
 }  // namespace

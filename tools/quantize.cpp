@@ -1,0 +1,43 @@
+// perceiver quantize: a model file with weights of fewer bits.
+#include <cstdio>
+#include <filesystem>
+
+#include "tools/commands.h"
+#include "tools/describe.h"
+#include "tools/validators.h"
+
+namespace perceiver::program {
+
+void add_quantize(CLI::App& app, Globals& globals, Action& action) {
+  struct Options {
+    std::string checkpoint, weights, out;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("quantize", "Round the weights of a model to int8, in a new file");
+  add_checkpoint(*command, options->checkpoint)->required();
+  command
+      ->add_option("--weights", options->weights,
+                   "int8: linear layers' weights become eight bits, with a float32 scale for each output")
+      ->check(one_of({"int8"}))
+      ->required();
+  command->add_option("--out", options->out, "Model file to write")->type_name(kPath)->required();
+  command->footer(R"(Examples:
+  perceiver quantize runs/book --weights int8 --out book.safetensors
+  perceiver eval book.safetensors
+  perceiver sample book.safetensors --prompt "Once upon a time"
+On a CPU tokens take a quarter of float32's memory traffic. On a GPU the weights become bfloat16 when they are
+loaded: nothing is faster. What it costs in quality: docs/generation.md.)");
+  command->callback([options, &globals, &action] {
+    action = [options, &globals] {
+      Globals cpu = globals;
+      cpu.device = "cpu";
+      const LoadedModel loaded = open_checkpoint(options->checkpoint, cpu, Weights::int8);
+      save_model(options->out, *loaded.model, loaded.metadata);
+      std::printf("written      %s (%.1f MB)\n", options->out.c_str(),
+                  static_cast<double>(std::filesystem::file_size(options->out)) / 1e6);
+      return 0;
+    };
+  });
+}
+
+}  // namespace perceiver::program
