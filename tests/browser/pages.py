@@ -72,9 +72,9 @@ def stopping():
     browser.run("window.times = 0; new MutationObserver(() => ++window.times).observe(document.querySelector('#story'), {childList: true})")
     browser.run("const e = document.querySelector('#setting-max_tokens'); e.value = 2000; e.dispatchEvent(new Event('input'))")
     browser.click("#start")
-    for _ in range(20):  # a model that knows nothing may end at any token
-        browser.wait("return window.times > 3 || document.querySelector('#stop').disabled", "a growing text")
-        if browser.run("return window.times > 3"):
+    for _ in range(40):  # a model that knows nothing may end at any token
+        browser.wait("return window.times > 2 || document.querySelector('#stop').disabled", "a growing text")
+        if browser.run("return window.times > 2"):
             break
         browser.run("window.times = 0; document.querySelector('#start').click()")
     else:
