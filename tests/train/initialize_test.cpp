@@ -57,6 +57,23 @@ std::string refusal(const TempFolder& folder, const Config& config) {
   return error_of(ErrorKind::user, [&] { train(config, folder.path("refused")); });
 }
 
+TEST(Initialize, TakesWeightsOfEightBits) {
+  const TempFolder folder;
+  const std::string narrow = folder.path("narrow.safetensors");
+  {
+    const LoadedModel source =
+        load_model(find_model_file(source_run(folder)), DeviceContext::cpu(1), DType::f32);
+    source.model->quantize_weights();
+    save_model(narrow, *source.model, source.metadata);
+  }
+  Config config = continuation(narrow);
+  Trainer trainer(config, run_options(folder.path("run"), false));
+  trainer.run();
+  const LoadedModel loaded = load_model(narrow, DeviceContext::cpu(1), DType::f32);
+  EXPECT_EQ(trainer.model().parameters().values().to_host<float>(),
+            loaded.model->parameters().values().to_host<float>());
+}
+
 TEST(Initialize, TakesAllWeightsAndStartsAfresh) {
   const TempFolder folder;
   const std::string source = source_run(folder);
