@@ -323,7 +323,7 @@ std::vector<ConfigKey> model_keys() {
            "auto."),
       bind(MEMBER(model.memory_length), between(0, most_tokens),
            "transformer_xl: tokens before a segment whose hidden states each layer remembers and attends to; "
-           "0 = none."),
+           "0 = none (in generation each token then sees itself alone)."),
       bind(MEMBER(model.clamp_length), between(0, most_tokens),
            "transformer_xl: distances above this count as this one; 0 = no limit."),
       bind(
@@ -450,14 +450,13 @@ std::vector<ConfigKey> train_keys() {
       bind(MEMBER(train.micro_batches), between(1, 1 << 20),
            "Equal parts into which the batch of a step is split and computed one at a time, to save "
            "memory; must divide batch."),
-      bind(
-          MEMBER(train.precision), any(),
-          "Floating-point type of the computation; auto is bfloat16 on a GPU and float32 on the CPU. "
-          "bfloat16 keeps weights, optimizer state, statistics and weight gradients in float32; tf32 is "
-          "float32 with matrix product operands rounded to ten bits. fp8 is bfloat16 with the matrix "
-          "products "
-          "of the blocks in 8 bits, in training passes alone: validation, evaluation and sampling compute in "
-          "bfloat16. bfloat16, tf32 and fp8 need a GPU (fp8 compute capability 8.9), float64 the CPU."),
+      bind(MEMBER(train.precision), any(),
+           "Floating-point type of the computation; auto is bfloat16 on a GPU and float32 on the CPU. "
+           "bfloat16 keeps weights, optimizer state, statistics and weight gradients in float32; tf32 is "
+           "float32 with matrix product operands rounded to ten bits. fp8 is bfloat16 with the matrix "
+           "products of the blocks in 8 bits, in training passes alone: validation, evaluation and sampling "
+           "compute in "
+           "bfloat16. bfloat16, tf32 and fp8 need a GPU (fp8 compute capability 8.9), float64 the CPU."),
       bind(MEMBER(train.recompute), any(),
            "What the backward pass recomputes instead of keeping it in memory: nothing, whole blocks, or "
            "attention and MLP separately. Results are bitwise identical."),

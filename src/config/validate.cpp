@@ -31,6 +31,11 @@ bool is_transformer(const ModelConfig& model) {
   return model.decoder_only();
 }
 
+/// Of a model that is one, as configurations name it.
+const char* transformer_type(const ModelConfig& model) {
+  return model.recurrent() ? "transformer_xl" : "transformer";
+}
+
 void check_latents(const ModelConfig& model, const Checker& check) {
   check.require(model.latents <= model.context_length,
                 "model.latents ({}) must not exceed model.context_length ({})", model.latents,
@@ -130,13 +135,15 @@ void check_output(const ModelConfig& model, const Checker& check) {
 void check_latent_keys(const ModelConfig& model, const Checker& check) {
   const bool prefix_dropout = model.context_dropout_from == ContextDropout::prefix;
   check.require(!is_transformer(model) || !prefix_dropout,
-                "model.type: transformer has no context; model.context_dropout_from must be tokens");
+                "model.type: {} has no context; model.context_dropout_from must be tokens",
+                transformer_type(model));
   check.require(
       !prefix_dropout || model.train_input_positions == 0,
       "model.context_dropout_from: prefix needs every position; model.train_input_positions must be 0");
   if (model.latent_keys == LatentKeys::tokens) return;
   check.require(!is_transformer(model),
-                "model.type: transformer has no cross-attention; model.latent_keys must be tokens");
+                "model.type: {} has no cross-attention; model.latent_keys must be tokens",
+                transformer_type(model));
   check.require(model.z_channels() == model.input_channels,
                 "model.latent_keys: latents needs model.latent_channels ({}) equal to model.input_channels "
                 "({}): both are projected by the same weights",
@@ -183,9 +190,12 @@ void check_recurrent(const ModelConfig& model, const Checker& check) {
   check.require(model.z_channels() % 2 == 0,
                 "model.latent_channels ({}) must be even for model.type: transformer_xl", model.z_channels());
   check.require(model.position_encoding == plain.position_encoding && model.position_sizes.empty() &&
-                    model.rotary_base == 0 && model.rotary_layers == -1 && !model.query_offset,
+                    model.position_source == plain.position_source && !model.learnable_positions &&
+                    model.max_wavelength == 0 && model.rotary_base == 0 && model.rotary_layers == -1 &&
+                    !model.query_offset,
                 "model.type: transformer_xl has relative positions; leave out the keys of others "
-                "(model.position_encoding, position_sizes, rotary_base, rotary_layers, query_offset)");
+                "(model.position_encoding, position_source, position_sizes, learnable_positions, "
+                "max_wavelength, rotary_base, rotary_layers, query_offset)");
   check.require(model.biases == Biases::all,
                 "model.type: transformer_xl has biases in its MLPs alone; leave out model.biases");
   check.require(model.latent_dropout == 0, "model.type: transformer_xl needs model.latent_dropout: 0");
@@ -206,24 +216,22 @@ void check_not_recurrent(const ModelConfig& model, const Checker& check) {
 
 /// A transformer has neither cross-attention nor a query that differs from its input.
 void check_transformer(const ModelConfig& model, const Checker& check) {
-  check.require(
-      model.latents == model.context_length,
-      "model.type: transformer needs model.latents ({}) equal to model.context_length ({}); leave it out",
-      model.latents, model.context_length);
-  check.require(
-      model.extra_cross_attention_after.empty(),
-      "model.type: transformer has no cross-attention; model.extra_cross_attention_after must be empty");
-  check.require(
-      model.query_style != QueryStyle::learned,
-      "model.type: transformer takes its input as its latents; model.query_style cannot be learned");
-  check.require(model.latents_per_position == 1,
-                "model.type: transformer needs model.latents_per_position: 1");
-  check.require(
-      model.context_projection != ContextProjection::table,
-      "model.type: transformer has no context to project; model.context_projection cannot be table");
+  const char* type = transformer_type(model);
+  check.require(model.latents == model.context_length,
+                "model.type: {} needs model.latents ({}) equal to model.context_length ({}); leave it out",
+                type, model.latents, model.context_length);
+  check.require(model.extra_cross_attention_after.empty(),
+                "model.type: {} has no cross-attention; model.extra_cross_attention_after must be empty",
+                type);
+  check.require(model.query_style != QueryStyle::learned,
+                "model.type: {} takes its input as its latents; model.query_style cannot be learned", type);
+  check.require(model.latents_per_position == 1, "model.type: {} needs model.latents_per_position: 1", type);
+  check.require(model.context_projection != ContextProjection::table,
+                "model.type: {} has no context to project; model.context_projection cannot be table", type);
   check.require(model.context_dropout == 0 && model.train_input_positions == 0,
-                "model.type: transformer has no cross-attention; model.context_dropout and "
-                "model.train_input_positions must be 0");
+                "model.type: {} has no cross-attention; model.context_dropout and "
+                "model.train_input_positions must be 0",
+                type);
 }
 
 void check_schedule(const Config& config, const Checker& check) {
@@ -303,6 +311,10 @@ void check_evaluation(const Config& config, const Checker& check) {
                 model.latents_per_position);
   check.require(config.eval.memory_length == 0 || model.recurrent(),
                 "eval.memory_length ({}) needs model.type: transformer_xl", config.eval.memory_length);
+  check.require(
+      config.eval.memory_length == 0 || model.memory_length > 0,
+      "eval.memory_length ({}) needs model.memory_length above 0: the model was trained without a memory",
+      config.eval.memory_length);
   check.require(!model.recurrent() || config.eval.stride == 0,
                 "eval.stride ({}) must be 0 for model.type: transformer_xl, which scores whole segments; set "
                 "eval.latents to shorten them",

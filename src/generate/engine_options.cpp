@@ -126,7 +126,8 @@ EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options) {
     throw_user("the data has {} token ids but the model only {}; the model file is damaged",
                options.token_ids, vocabulary);
   if (context_ranks(options) > 1 && model.config().decoder_only())
-    throw_user("ranks cannot share a context: model.type transformer has none");
+    throw_user("ranks cannot share a context: model.type {} has none",
+               model.config().recurrent() ? "transformer_xl" : "transformer");
   if (context_ranks(options) > 1 && model.config().latent_keys == LatentKeys::latents)
     throw_user("ranks cannot share a context: the latents' keys change with every layer (model.latent_keys)");
   if (model.config().recurrent()) {

@@ -194,7 +194,7 @@ Tensor GradientExchange::part_of(const Tensor& state, size_t slice) const {
 
 Tensor GradientExchange::collect(const Tensor& state) const {
   const bool leads = ranks_->rank() == 0;
-  const DType type = slices_.front().values.dtype();
+  const DType type = state ? state.dtype() : slices_.front().values.dtype();
   const Tensor flat = leads ? Tensor::on_host(type, {model_.parameters().size()}) : Tensor();
   const auto keep = [&](const Tensor& part, int64_t begin) {
     if (!leads) return;

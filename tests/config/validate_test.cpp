@@ -23,6 +23,7 @@ std::string error_of(const std::vector<std::string>& overrides) {
 
 const std::string absolute = "model.position_encoding=absolute";
 const std::string transformer = "model.type=transformer";
+const std::string recurrent = "model.type=transformer_xl";
 
 TEST(ConfigRules, DefaultsAreValid) {
   EXPECT_EQ(error_of({}), "no error");
@@ -125,6 +126,54 @@ TEST(ConfigRules, Transformer) {
   EXPECT_THAT(error_of({transformer, "model.context_dropout=0.5"}), HasSubstr("must be 0"));
   EXPECT_THAT(error_of({transformer, "model.train_input_positions=5"}), HasSubstr("must be 0"));
   EXPECT_THAT(error_of({transformer, "eval.latents=64"}), HasSubstr("eval.latents cannot differ"));
+}
+
+TEST(ConfigRules, TransformerXl) {
+  EXPECT_EQ(parse_config("", "c", {recurrent}).model.latents, 2048);
+  EXPECT_EQ(
+      error_of({recurrent, "model.memory_length=512", "model.same_length=true", "model.zero_memory=true",
+                "model.clamp_length=400", "model.norm_first=true", "model.shared_biases=false",
+                "model.mlp_channels=100", "model.attention_dropout=0.1", "model.tied_output=true",
+                "model.latent_channels=64", "eval.latents=4096", "eval.memory_length=1024"}),
+      "no error");
+  EXPECT_THAT(error_of({recurrent, "model.latents=64"}), HasSubstr("model.type: transformer_xl needs"));
+  EXPECT_THAT(error_of({recurrent, "model.context_dropout=0.5"}), HasSubstr("transformer_xl has no cross"));
+  for (const char* key : {"same_length", "zero_memory"})
+    EXPECT_THAT(error_of({recurrent, std::string("model.") + key + "=true"}), HasSubstr("above 0"));
+  EXPECT_THAT(error_of({recurrent, "model.latent_channels=33", "model.self_heads=3"}), HasSubstr("even"));
+  for (const char* setting : {"position_encoding=absolute", "position_source=terminal_relative",
+                              "position_sizes=[2050]", "learnable_positions=true", "max_wavelength=4000",
+                              "rotary_base=10000", "rotary_layers=1", "query_offset=true"})
+    EXPECT_THAT(error_of({recurrent, std::string("model.") + setting}), HasSubstr("has relative positions"));
+  for (const char* setting : {"biases=none", "latent_dropout=0.1", "attention=reference", "query_style=mlp",
+                              "query_projection=false"})
+    EXPECT_THAT(error_of({recurrent, std::string("model.") + setting}),
+                HasSubstr("model.type: transformer_xl"));
+}
+
+TEST(ConfigRules, WhatOnlyATransformerXlHas) {
+  for (const char* setting :
+       {"memory_length=1", "clamp_length=1", "same_length=true", "shared_biases=false", "norm_first=true",
+        "zero_memory=true", "mlp_channels=8", "attention_dropout=0.1"})
+    for (const std::string& type : {std::string("model.type=perceiver_ar"), transformer})
+      EXPECT_THAT(error_of({type, std::string("model.") + setting}),
+                  HasSubstr("are for model.type: transformer_xl"));
+  EXPECT_THAT(error_of({"eval.memory_length=8"}), HasSubstr("eval.memory_length (8) needs model.type"));
+}
+
+TEST(ConfigRules, EvaluationOfATransformerXl) {
+  EXPECT_THAT(error_of({recurrent, "eval.memory_length=8"}),
+              HasSubstr("eval.memory_length (8) needs model.memory_length above 0"));
+  EXPECT_THAT(error_of({recurrent, "eval.stride=8"}), HasSubstr("eval.stride (8) must be 0"));
+}
+
+TEST(ConfigRules, StateOfTheOptimizer) {
+  const std::string rounded = "optimizer.state=bfloat16";
+  for (const char* type : {"adam", "adamw"})
+    EXPECT_EQ(error_of({rounded, std::string("optimizer.type=") + type}), "no error");
+  for (const char* type : {"sgd", "lamb", "adafactor"})
+    EXPECT_THAT(error_of({rounded, std::string("optimizer.type=") + type}),
+                HasSubstr("optimizer.state: bfloat16 needs optimizer.type: adam or adamw"));
 }
 
 TEST(ConfigRules, LatentChannelsFollowInputChannels) {

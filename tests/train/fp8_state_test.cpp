@@ -7,6 +7,7 @@
 
 #include "data/batches/loader.h"
 #include "data/corpus.h"
+#include "perceiver/experimental/host_values.h"
 #include "tests/support/thread_world.h"
 #include "tests/support/tiny_run.h"
 #include "train/learner.h"
@@ -22,6 +23,17 @@ Config fp8_config(Precision precision = Precision::fp8) {
   config.model.residual_dropout = 0.1;
   config.model.context_dropout = 0.2;
   return config;
+}
+
+/// Sums of another order round otherwise, and at random.
+void expect_same_size(const std::vector<double>& a, const std::vector<double>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += std::abs(a[i] - b[i]);
+    size += std::abs(b[i]);
+  }
+  EXPECT_LE(difference, 0.01 * size);
 }
 
 /// A run of single steps.
@@ -179,6 +191,30 @@ TEST(Bf16Moments, AreTheSameOnAnyNumberOfRanks) {
     run_ranks(2, [&](ThreadWorld& world) {
       Steps run(config, &world);
       expect_near(run.steps(0, 5), losses, 1e-4);
+    });
+  }
+}
+
+/// A checkpoint of several ranks, also one that a single rank goes on from.
+TEST(Bf16Moments, ACheckpointOfSeveralRanksHasThem) {
+  Config config = fp8_config(Precision::float32);
+  config.optimizer.state = OptimizerState::bfloat16;
+  Steps alone(config);
+  alone.steps(0, 5);
+  const std::vector<NamedTensor> expected = alone.learner->collect_optimizer_state();
+  for (const Sharding shard : {Sharding::none, Sharding::optimizer, Sharding::gradients}) {
+    config.train.shard = shard;
+    run_ranks(2, [&](ThreadWorld& world) {
+      Steps run(config, &world);
+      run.steps(0, 5);
+      const std::vector<NamedTensor> state = run.learner->collect_optimizer_state();
+      if (world.rank() != 0) return;
+      ASSERT_EQ(state.size(), expected.size());
+      for (size_t i = 0; i < state.size(); ++i) {
+        EXPECT_EQ(state[i].name, expected[i].name);
+        ASSERT_EQ(state[i].tensor.dtype(), DType::bf16);
+        expect_same_size(host_doubles(state[i].tensor), host_doubles(expected[i].tensor));
+      }
     });
   }
 }

@@ -11,16 +11,18 @@ DocumentSegments::DocumentSegments(const Dataset& data, Split split, const Segme
     : data_(data), split_(split), options_(options), next_document_(options.share) {
   PERCEIVER_ASSERT(options.length >= 1 && options.rows >= 1 && options.share < options.shares);
   documents_ = evaluated_documents(data, split, options.max_documents);
-  int64_t mine = 0;
+  int64_t mine = 0, longest = 1;
   for (int64_t i = 0; i < documents_; ++i) {
     const int64_t targets = data.document_length(split, i) - data.first_target(split, i);
     const bool is_mine = i % options.shares == options.share;
     targets_ += targets;
+    longest = std::max(longest, data.document_length(split, i) - 1);
     share_targets_ += is_mine ? targets : 0;
     mine += is_mine ? 1 : 0;
     units_ += data.scored_units(split, i);
     words_ += data.words(split, i);
   }
+  options_.length = std::min(options_.length, longest);
   readings_.resize(static_cast<size_t>(std::min(options.rows, mine)));
 }
 

@@ -9,7 +9,7 @@ namespace perceiver {
 
 /// Counts in tokens.
 struct SegmentOptions {
-  int64_t length = 0;         ///< N, of a segment
+  int64_t length = 0;         ///< N, of a segment; less if no document is as long
   int64_t rows = 1;           ///< documents read beside each other; fewer if there are fewer
   int64_t max_documents = 0;  ///< as in WindowOptions
   int64_t share = 0;          ///< which of the `shares` to deliver
