@@ -217,6 +217,7 @@ std::string Learner::find_offender(const Slot& slot) {
     compute_part(part, options, &offender);
     std::swap(inputs, inputs_);
   }
+  if (fp8_) fp8_->forget_pass();
   return offender.value_or(kNoOffender);
 }
 
