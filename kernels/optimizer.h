@@ -46,7 +46,7 @@ struct ParameterTile {
 /// Adam (Kingma and Ba 2015) with bias correction: p -= lr * m' / (sqrt(v') + epsilon). Weight decay is added
 /// to the gradient, or if `decoupled`, p -= lr * decay * p (Loshchilov and Hutter 2019). Flat buffers of
 /// `type`; moments of bf16 are rounded up or down at random, with the probabilities that make the expectation
-/// exact: rounded to nearest, a second moment would stop to change (its updates are smaller than half a
+/// exact: rounded to nearest, a second moment would stop changing (its updates are smaller than half a
 /// unit). The random numbers depend on the update and the element alone.
 struct Adam {
   DType type, moment_type;

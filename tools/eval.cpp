@@ -137,6 +137,9 @@ void check_policies(const EvalCommand& options) {
     throw_usage("--refill {} needs --policy refill", options.refill);
   if (options.evaluation.stride != 0)
     throw_usage("--policy scores token by token and cannot be combined with --stride");
+  if (options.evaluation.memory_length != 0)
+    throw_usage(
+        "--policy scores as generation would, with the model's memory, and cannot be combined with --memory");
 }
 
 const char* name_of(GenerationPolicy policy) {

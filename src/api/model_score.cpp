@@ -13,9 +13,9 @@ namespace {
 /// The last inputs of the document, a row of one example.
 Batch last_row(const DocumentList& document, const ModelConfig& config) {
   const int64_t length = document.document_length(Split::test, 0) - 1;  // without EOS
-  const int64_t columns = std::min(length, config.context_length), axes = config.axes();
+  const int64_t columns = std::min(length, config.context_length);
   Batch batch;
-  batch.resize(1, columns, axes);
+  batch.resize(1, columns, document.axes());
   batch.lengths[0] = static_cast<int32_t>(columns);
   document.read(Split::test, 0, length - columns, columns, batch.tokens.data());
   document.positions(Split::test, 0, length - columns, columns, batch.positions.data());

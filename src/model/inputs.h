@@ -23,7 +23,7 @@ struct PassOptions {
   Communicator* context_group = nullptr;
   /// Transformer-XL: what is remembered of the rows' streams, row b's being stream first_stream + b. The pass
   /// reads it and writes what comes next beside it; it must outlive the inputs. Null: nothing.
-  SegmentMemory* memory = nullptr;
+  const SegmentMemory* memory = nullptr;
   int64_t first_stream = 0;
 };
 
@@ -52,7 +52,7 @@ struct ModelInputs {
 
   // Transformer-XL: `latent_tokens` and `targets` are the segment, padded on the right; the keys are m rows
   // of memory, then the segment.
-  SegmentMemory* memory = nullptr;  ///< as in PassOptions
+  const SegmentMemory* memory = nullptr;  ///< as in PassOptions
   int64_t first_stream = 0;
   int64_t memory_length = 0;  ///< m
   int64_t window = 0;         ///< keys that each token sees; 0: no limit

@@ -43,12 +43,24 @@ Tensor fixed_table(DeviceContext& context, DType type, const ModelConfig& config
   return table;
 }
 
+/// Of the GPU's kernels (kernels/cuda/attention/relative_attention.cu).
+constexpr int64_t kWidestRelativeHead = 128;
+
+void check_relative_heads(const ModelConfig& config, const DeviceContext& context) {
+  const int64_t channels = config.self_width() / config.self_heads;
+  if (config.recurrent() && context.is_cuda() && channels > kWidestRelativeHead)
+    throw_user(
+        "model.type: transformer_xl: heads of {} channels; a GPU computes up to {}: raise model.self_heads",
+        channels, kWidestRelativeHead);
+}
+
 }  // namespace
 
 PerceiverAR::PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContext> context, DType type)
     : config_(config), context_(std::move(context)), type_(type) {
   if (config_.vocabulary == 0)
     throw_user("model.vocabulary is auto, and no data says how many ids there are; give a number");
+  check_relative_heads(config_, *context_);
   std::sort(config_.extra_cross_attention_after.begin(), config_.extra_cross_attention_after.end());
   declare();
   parameters_.allocate(*context_, type_);

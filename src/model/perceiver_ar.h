@@ -19,7 +19,8 @@ namespace perceiver {
 
 class PerceiverAR {
  public:
-  /// Allocates the parameters without initialising them. `config` must be valid (config/validate.h).
+  /// Allocates the parameters without initialising them. `config` must be valid (config/validate.h). Throws
+  /// `user` for heads of a Transformer-XL that are too wide for a GPU.
   PerceiverAR(const ModelConfig& config, std::shared_ptr<DeviceContext> context, DType type);
   PerceiverAR(const PerceiverAR&) = delete;
   PerceiverAR& operator=(const PerceiverAR&) = delete;

@@ -79,6 +79,12 @@ Translation translate(const LoadedModel& loaded, const std::string& project) {
   const Dialect& dialect = find_dialect(project);
   Translation translation{dialect, vocabulary_for(dialect, loaded), {}, {}, {}};
   ModelConfig ours = loaded.metadata.model;
+  // Other differences follow from this one.
+  if (ours.recurrent() != (&dialect == &transfo_xl_dialect)) {
+    translation.reasons.push_back(ours.recurrent() ? "model.type is transformer_xl"
+                                                   : "model.type is not transformer_xl");
+    return translation;
+  }
   const bool biased = needs_bias(*loaded.model, translation.vocabulary);
   if (&dialect != &official_dialect) ours.output_bias = biased;
   translation.configuration = dialect.configuration(ours, translation.vocabulary);
@@ -91,10 +97,6 @@ Translation translate(const LoadedModel& loaded, const std::string& project) {
   translation.reasons = differences(ours, translation.config, std::string(dialect.project));
   if (&dialect == &lucidrains_dialect && biased)
     translation.reasons.push_back(fmt::format("the last layer has a bias; {} has none", dialect.project));
-  if (&dialect == &transfo_xl_dialect && !ours.recurrent())
-    translation.reasons.push_back("model.type is not transformer_xl");
-  if (&dialect != &transfo_xl_dialect && ours.recurrent())
-    translation.reasons.push_back("model.type is transformer_xl");
   if (&dialect == &official_dialect && !ours.output_bias)
     translation.reasons.push_back(fmt::format("model.output_bias is false; {} has one", dialect.project));
   return translation;

@@ -43,6 +43,10 @@ void Fp8State::rescale(const kernels::StepScalars* scalars) {
                                                    .scalars = scalars});
 }
 
+void Fp8State::forget_pass() {
+  recipe_->largest.fill_zero();
+}
+
 std::vector<NamedTensor> Fp8State::tensors() const {
   return {{fp8_peaks_name, recipe_->peaks}, {"fp8.scales", recipe_->scales}};
 }

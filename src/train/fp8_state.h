@@ -33,6 +33,9 @@ class Fp8State {
   /// The end of a step, in stream order; collective.
   void rescale(const kernels::StepScalars* scalars);
 
+  /// Drops the magnitudes of a pass that belongs to no step.
+  void forget_pass();
+
   /// What a checkpoint keeps, by name; the same on every rank.
   std::vector<NamedTensor> tensors() const;
   /// Scales are there, restored into `tensors`.

@@ -150,7 +150,7 @@ PassOptions Learner::pass_options(int64_t step, int64_t part) const {
   options.random.step = static_cast<uint64_t>(step);
   options.random.device_step = &scalars()->step;
   options.context_group = ranks_.context_group.get();
-  if (remembers()) options.memory = const_cast<SegmentMemory*>(&memory_);
+  if (remembers()) options.memory = &memory_;
   options.first_stream = ranks_.share.count * part;
   options.random.first_example = ranks_.share.example(ranks_.share.count * part);
   return options;
@@ -217,6 +217,7 @@ std::string Learner::find_offender(const Slot& slot) {
     compute_part(part, options, &offender);
     std::swap(inputs, inputs_);
   }
+  if (fp8_) fp8_->forget_pass();
   return offender.value_or(kNoOffender);
 }
 

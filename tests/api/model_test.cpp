@@ -142,6 +142,32 @@ TEST(PublicModel, IsCreatedSavedAndLoaded) {
   EXPECT_THAT(message_of([&] { Model::create(config, images); }), HasSubstr("latents"));
 }
 
+/// Pixels have positions of three axes, the model none.
+TEST(PublicModel, ATransformerXlOfImagesScoresEmbedsAndCompletes) {
+  ModelConfig config;
+  config.type = ModelType::transformer_xl;
+  config.vocabulary = 0;
+  config.context_length = config.latents = 16;
+  config.memory_length = 32;
+  config.input_channels = 16;
+  config.layers = 1;
+  config.self_heads = 2;
+  const Tokenizer images = Tokenizer::open("image", {{"size", "4"}});
+  const Model model = Model::create(config, images, 5, {.device = "cpu", .threads = 1});
+  const Image image = std::get<Image>(content_of("image"));
+  EXPECT_EQ(model.score(image).tokens, 48);
+  const Embedding embedding = model.embed(image);
+  EXPECT_EQ(embedding.latents, 16);
+  EXPECT_EQ(embedding.channels, 16);
+  std::vector<uint8_t> known(16, 1);
+  known[15] = 0;
+  Generator generator = model.start(model.tokenizer().complete(image, known), {.seed = 3});
+  while (generator.next()) {
+  }
+  const Image completed = std::get<Image>(model.tokenizer().decode(generator.sequence()));
+  for (size_t i = 0; i < 45; ++i) EXPECT_EQ(completed.pixels[i], image.pixels[i]) << i;
+}
+
 TEST(PublicModel, CompletesAnImage) {
   const Model model = api_model("image", {{"size", "4"}}, 1, 48);
   const Image image = std::get<Image>(content_of("image"));

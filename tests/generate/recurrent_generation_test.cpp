@@ -135,6 +135,24 @@ TEST(RecurrentGeneration, ASavedSequenceGoesOn) {
   EXPECT_EQ(engine.logits(0), second.logits(0));
 }
 
+/// Tokens of pictures come with positions of several axes, which say nothing to this model.
+TEST(RecurrentGeneration, PositionsOfTheDataDoNotMatter) {
+  const auto model = testing::varied_model(recurrent_config());
+  EngineOptions options;
+  options.slots = 2;
+  Engine engine(*model, options);
+  Sequence sequence;
+  sequence.tokens = testing::prompt_of(5);
+  engine.admit(0, sequence);
+  for (int32_t i = 0; i < 3 * 16; ++i) sequence.positions.push_back(1 + i * i % 4000);
+  engine.admit(1, sequence);
+  for (int step = 0; step < 10; ++step) {
+    engine.compute();
+    ASSERT_EQ(engine.logits(0), engine.logits(1));
+    for (const int64_t slot : {0, 1}) engine.push(slot, testing::greedy(engine.logits(slot)));
+  }
+}
+
 TEST(RecurrentGeneration, RefusesOtherPolicies) {
   const auto model = testing::varied_model(recurrent_config());
   EngineOptions options;

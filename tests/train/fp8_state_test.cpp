@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "data/batches/loader.h"
 #include "data/corpus.h"
@@ -137,6 +138,27 @@ TEST(Fp8Training, ScalesFollowTheMagnitudes) {
       EXPECT_GT(scales[8 * site], 1e4f) << site;
     }
   }
+}
+
+/// The search for what was not finite runs the step again.
+TEST(Fp8Training, AStepThatIsNotFiniteLeavesNoMagnitudes) {
+  Steps run(fp8_config());
+  run.steps(0, 3);
+  const std::vector<float> before = run.scales();
+  const Tensor& values = run.model.parameters().values();
+  const std::vector<float> kept = values.to_host<float>();
+  int64_t place = -1;
+  for (const ParameterInfo& info : run.model.parameters().infos())
+    if (info.name.starts_with("self.0.") && info.shape.rank() == 2) place = info.offset;
+  ASSERT_GE(place, 0);
+  values.as<float>()[place] = 1e20f;
+  values.as<float>()[place + 1] = std::numeric_limits<float>::quiet_NaN();
+  Loader loader(*run.data, Split::train, run.config.model, run.share, run.config.train.seed, 3);
+  EXPECT_FALSE(run.learner->step(3, loader.next()).finite);
+  values.copy_from(Tensor::from_host<float>(run.model.context(), values.shape(), kept));
+  EXPECT_TRUE(run.learner->step(4, loader.next()).finite);
+  const std::vector<float> after = run.scales();
+  for (size_t i = 0; i < before.size(); i += 8) EXPECT_GE(8 * after[i], before[i]) << i;
 }
 
 TEST(Fp8Training, PassesThatDoNotTrainAreNotRounded) {

@@ -10,6 +10,7 @@
 #include "tests/support/gpu.h"
 #include "tests/support/recurrent_model.h"
 #include "tests/support/tiny_run.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
@@ -116,6 +117,13 @@ TEST(RecurrentOnGpu, RecordedStepsAreThePlainOnes) {
     EXPECT_EQ(recorded.values, plain.values);
     EXPECT_EQ(recorded.memory, plain.memory);
   }
+}
+
+TEST(RecurrentOnGpu, RefusesHeadsThatAreTooWide) {
+  SKIP_WITHOUT_GPU();
+  Config config = recurrent_gpu_config(Precision::bfloat16);
+  config.model.head_channels = 136;
+  EXPECT_NE(message_of([&] { train_recurrent(config, 1); }).find("heads of 136 channels"), std::string::npos);
 }
 
 TEST(RecurrentOnGpu, GenerationFollowsTheCpu) {

@@ -1,6 +1,7 @@
 #include "data/batches/streams.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 #include "perceiver/special_tokens.h"
@@ -12,7 +13,7 @@ JoinedDocuments::JoinedDocuments(const Dataset& data, Split split) : data_(data)
   if (documents == 0) throw_user("the data has no {} documents", split_name(split));
   if (data.unbounded()) {
     same_length_ = data.document_length(split, 0);
-    tokens_ = documents * same_length_;
+    tokens_ = std::min(documents, std::numeric_limits<int64_t>::max() / same_length_) * same_length_;
     return;
   }
   starts_.reserve(static_cast<size_t>(documents));

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "data/batches/loader.h"
 #include "perceiver/special_tokens.h"
 #include "tests/support/fake_dataset.h"
@@ -78,6 +80,29 @@ TEST(Streams, TooFewTokensAreAnError) {
   const FakeDataset data({5});
   EXPECT_EQ(message_of([&] { StreamSampler(data, Split::train, 3, 4); }),
             "the train data have 5 tokens, too few for 3 streams (train.batch)");
+}
+
+/// Documents of 10 tokens, as many as can be counted.
+class EndlessDataset : public FakeDataset {
+ public:
+  EndlessDataset() : FakeDataset({10}) {}
+  bool unbounded() const override { return true; }
+  int64_t documents(Split) const override { return std::numeric_limits<int64_t>::max(); }
+  int64_t document_length(Split, int64_t) const override { return 10; }
+  void read(Split, int64_t, int64_t first, int64_t count, int32_t* out) const override {
+    for (int64_t i = 0; i < count; ++i) out[i] = token(0, first + i);
+  }
+};
+
+TEST(Streams, AreCutFromDataWithoutEnd) {
+  const EndlessDataset data;
+  const StreamSampler sampler(data, Split::train, 2, 4);
+  EXPECT_GT(sampler.steps(), int64_t{1} << 59);
+  Batch batch;
+  sampler.fill(2, share_of(2, 1), batch);
+  EXPECT_EQ(std::vector<int32_t>(batch.tokens.begin(), batch.tokens.begin() + 4),
+            (std::vector<int32_t>{FakeDataset::token(0, 8), FakeDataset::token(0, 9),
+                                  FakeDataset::token(0, 0), FakeDataset::token(0, 1)}));
 }
 
 TEST(Streams, ALoaderStartsAnywhere) {
