@@ -23,7 +23,11 @@ trap 'rm -rf "$logs"' EXIT
 small_model() {
   text=$logs/text.txt
   cat README.md include/perceiver/*.h src/*/*.cpp > "$text"
-  for precision in bfloat16 fp8 float32 tf32; do
+  precisions="bfloat16 float32 tf32"
+  # Compute capability 8.9 and later have 8-bit tensor cores.
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
+  [ "$capability" -lt 89 ] || precisions="$precisions fp8"
+  for precision in $precisions; do
     echo "training, evaluation and a sample after training in $precision"
     "$build/perceiver" --device cuda train configs/tinyshakespeare.yaml --run "$logs/$precision" \
       --set data.train="$text" --set train.steps=40 --set train.log_every=20 --set eval.every=20 \

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <vector>
 
+#include "base/check.h"
 #include "kernels/adam.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/elementwise.h"
@@ -175,6 +176,7 @@ void step_control(const StepControl& k) {
 }
 
 void adam(const Adam& k) {
+  PERCEIVER_ASSERT(k.rounded == nullptr);  // on the CPU, passes read the parameters themselves
   if (!k.scalars->finite) return;
   with_type(k.type, [&]<typename T>() {
     const AdamScalars<T> scalars = adam_scalars<T>(k);

@@ -33,9 +33,9 @@ DType type_of(Precision precision, bool gpu) {
 
 DType apply_precision(Precision precision, DeviceContext& context) {
   const DType type = type_of(precision, context.is_cuda());
-  if (const char* obstacle = kernels::fp8_obstacle(context.launch());
-      precision == Precision::fp8 && obstacle != nullptr)
-    throw_user("precision fp8: {} {}; use bfloat16", context.name(), obstacle);
+  const char* const obstacle =
+      precision == Precision::fp8 ? kernels::fp8_obstacle(context.launch()) : nullptr;
+  if (obstacle != nullptr) throw_user("precision fp8: {} {}; use bfloat16", context.name(), obstacle);
   // The f32 products of a bf16 model are those of the context's tables (docs/projection.md): tf32 has three
   // more bits than bf16 at half the rate; f32 would take ten times as long.
   const bool rounded = type == DType::bf16 || precision == Precision::tf32;

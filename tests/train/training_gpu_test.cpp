@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "eval/evaluator.h"
+#include "kernels/fp8.h"
 #include "model/model_file.h"
 #include "model/precision.h"
 #include "perceiver/experimental/host_values.h"
@@ -66,6 +67,11 @@ Trained train_steps(const Config& config, int64_t steps) {
   if (learner.averages()) result.average = host_doubles(learner.collect_average());
   result.memory = context->statistics();
   return result;
+}
+
+/// Whether the GPU has 8-bit tensor cores.
+bool has_fp8() {
+  return kernels::fp8_obstacle(gpu()->launch()) == nullptr;
 }
 
 void expect_near(const std::vector<double>& a, const std::vector<double>& b, double tolerance) {
@@ -154,6 +160,10 @@ TEST(Training, Bfloat16FollowsTheCpuInDouble) {
 
 TEST(Training, Fp8FollowsTheCpuInDouble) {
   SKIP_WITHOUT_GPU();
+  if (!has_fp8()) {
+    EXPECT_THROW(apply_precision(Precision::fp8, *gpu()), Error);
+    return;
+  }
   for (Config config : variants(Precision::fp8)) {
     config.optimizer.learning_rate = 1e-3;
     const Trained here = train_steps(config, 6);
@@ -167,6 +177,10 @@ TEST(Training, Fp8FollowsTheCpuInDouble) {
 
 TEST(Training, Fp8IsNotBfloat16) {
   SKIP_WITHOUT_GPU();
+  if (!has_fp8()) {
+    EXPECT_THROW(apply_precision(Precision::fp8, *gpu()), Error);
+    return;
+  }
   EXPECT_NE(train_steps(gpu_config(Precision::fp8), 3).losses,
             train_steps(gpu_config(Precision::bfloat16), 3).losses);
 }
@@ -186,6 +200,7 @@ TEST(Training, RecordedStepsAreBitwiseThePlainOnes) {
   SKIP_WITHOUT_GPU();
   for (const Precision precision :
        {Precision::bfloat16, Precision::float32, Precision::tf32, Precision::fp8}) {
+    if (precision == Precision::fp8 && !has_fp8()) continue;
     for (Config config : variants(precision)) {
       const Trained recorded = train_steps(config, 7);
       config.train.cuda_graph = false;
@@ -201,6 +216,7 @@ TEST(Training, RecordedStepsAreBitwiseThePlainOnes) {
 TEST(Training, RecomputeIsBitwiseTheSame) {
   SKIP_WITHOUT_GPU();
   for (const Precision precision : {Precision::bfloat16, Precision::float32, Precision::fp8}) {
+    if (precision == Precision::fp8 && !has_fp8()) continue;
     for (Config config : variants(precision)) {
       const Trained stored = train_steps(config, 4);
       for (const Recompute recompute : {Recompute::block, Recompute::attention_mlp}) {
@@ -308,6 +324,7 @@ TEST(Training, CheckpointsMoveBetweenDevices) {
 TEST(Training, AStoppedRunResumesBitwise) {
   SKIP_WITHOUT_GPU();
   for (const Precision precision : {Precision::bfloat16, Precision::fp8}) {
+    if (precision == Precision::fp8 && !has_fp8()) continue;
     const TempFolder folder;
     Config config = gpu_config(precision);
     config.train.steps = 9;

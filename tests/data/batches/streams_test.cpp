@@ -105,6 +105,18 @@ TEST(Streams, AreCutFromDataWithoutEnd) {
                                   FakeDataset::token(0, 0), FakeDataset::token(0, 1)}));
 }
 
+class AugmentedDataset final : public FakeDataset {
+ public:
+  AugmentedDataset() : FakeDataset({40}) {}
+  bool augments() const override { return true; }
+};
+
+TEST(Streams, AreNotAugmented) {
+  EXPECT_NE(error_of(ErrorKind::user, [] { StreamSampler(AugmentedDataset(), Split::train, 1, 4); })
+                .find("leave the augmentation"),
+            std::string::npos);
+}
+
 TEST(Streams, ALoaderStartsAnywhere) {
   const FakeDataset data({100, 33, 58});
   ModelConfig model;
