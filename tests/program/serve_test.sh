@@ -11,6 +11,7 @@ trap 'kill $server $training 2> /dev/null; rm -rf "$work"' EXIT
 
 # start ARGUMENTS...: runs the server in the background; $address without the last slash
 start() {
+  rm -f "$work/address"  # the last server's: the shell that starts this one may take a while to empty it
   "$program" --device cpu serve "$@" --port 0 > "$work/address" 2> "$work/log" &
   server=$!
   for i in $(seq 300); do [ -s "$work/address" ] && break; sleep 0.1; done
