@@ -377,7 +377,10 @@ std::vector<ConfigKey> data_keys() {
            "and "
            "noting them. Shards were read by perceiver data build, which has its own --strict."),
       bind(MEMBER(data.copy_length), between(4, 131072),
-           "Length of a copy sequence, tokens: start, random bytes, their mirror image, end."),
+           "Length of a copy sequence, tokens: start, random bytes, their mirror image, end. With "
+           "data.options: {positions: centered} its positions are those of the middle of the longest "
+           "sequence, "
+           "so that a model learns one length after the other."),
       bind(MEMBER(data.seed), any(), "Seed of the split and of the copy task."),
   };
 }

@@ -1,5 +1,6 @@
 #include "data/copy_task.h"
 
+#include <numeric>
 #include <vector>
 
 #include "base/check.h"
@@ -33,11 +34,27 @@ std::vector<uint8_t> draw_payload(Split split, int64_t length, RandomStream& ran
   return payload;
 }
 
+CopyPositions positions_of(const DataConfig& config) {
+  CopyPositions positions = CopyPositions::counted;
+  for (const auto& [name, value] : config.options) {
+    if (name != "positions")
+      throw_user("data.options: data.type copy has no option {}; it has positions: counted or centered",
+                 name);
+    if (value != "counted" && value != "centered")
+      throw_user("data.options: positions is {}, but of data.type copy it is counted or centered", value);
+    if (value == "centered") positions = CopyPositions::centered;
+  }
+  return positions;
+}
+
 }  // namespace
 
-CopyTask::CopyTask(int64_t length, uint64_t seed) : length_(length), payload_((length - 1) / 2), seed_(seed) {
+CopyTask::CopyTask(int64_t length, uint64_t seed, CopyPositions positions)
+    : length_(length), payload_((length - 1) / 2), seed_(seed), positions_(positions) {
   if (length < min_length || length > max_length)
     throw_user("data.copy_length must be from {} to {}, but it is {}", min_length, max_length, length);
+  if (positions == CopyPositions::centered && length % 2 != 0)
+    throw_user("data.copy_length is {}, but centered positions need an even length", length);
 }
 
 int64_t CopyTask::vocabulary() const {
@@ -50,6 +67,16 @@ std::string CopyTask::tokenizer() const {
 
 std::string CopyTask::document_name(Split split, int64_t document) const {
   return fmt::format("copy task, {} sequence {}", split_name(split), document);
+}
+
+std::vector<int64_t> CopyTask::position_sizes() const {
+  if (positions_ == CopyPositions::counted) return {};
+  return {max_length + 1};
+}
+
+void CopyTask::positions(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const {
+  if (positions_ == CopyPositions::counted) return Dataset::positions(split, document, first, count, out);
+  std::iota(out, out + count, static_cast<int32_t>(1 + (max_length - length_) / 2 + first));
 }
 
 void CopyTask::read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const {
@@ -68,7 +95,7 @@ void CopyTask::read(Split split, int64_t document, int64_t first, int64_t count,
 }
 
 std::unique_ptr<Dataset> open_copy_task(const DataConfig& config) {
-  return std::make_unique<CopyTask>(config.copy_length, config.seed);
+  return std::make_unique<CopyTask>(config.copy_length, config.seed, positions_of(config));
 }
 
 }  // namespace perceiver

@@ -5,6 +5,11 @@
 
 namespace perceiver {
 
+/// Where positions count from. Centred ones are those of a sequence in the middle of the longest one: a token
+/// and its mirror image add up to the same number whatever the length, so that what was learnt at one length
+/// holds at the next.
+enum class CopyPositions : uint8_t { counted, centered };
+
 /// A sequence of T = `copy_length` tokens, 4 ≤ T ≤ 131072: SOS, a random palindrome of T − 2 bytes, EOS. The
 /// palindrome is a payload of h = ⌈(T − 2) / 2⌉ bytes and its mirror image (for odd T they share the middle
 /// byte). The targets are what the payload determines, the mirror image and EOS: the last ⌊T / 2⌋ tokens.
@@ -21,13 +26,15 @@ class CopyTask final : public Dataset {
   static constexpr int64_t min_length = 4;
   static constexpr int64_t max_length = 131072;
 
-  /// Throws if `length` is outside [min_length, max_length].
-  CopyTask(int64_t length, uint64_t seed);
+  /// Throws if `length` is outside [min_length, max_length], or odd with centred positions: a mirror image
+  /// around a token is not the same map of positions as one between two tokens.
+  CopyTask(int64_t length, uint64_t seed, CopyPositions positions = CopyPositions::counted);
 
   int64_t vocabulary() const override;
   std::string modality() const override { return "copy"; }
   std::string tokenizer() const override;
   std::string unit() const override { return "byte"; }
+  std::vector<int64_t> position_sizes() const override;
   bool unbounded() const override { return true; }
   /// A row must hold the whole sequence except its last token, or the mirrored bytes could not be predicted.
   int64_t minimum_context() const override { return length_ - 1; }
@@ -37,6 +44,7 @@ class CopyTask final : public Dataset {
   int64_t first_target(Split, int64_t) const override { return 1 + payload_; }
   int64_t scored_units(Split, int64_t) const override { return length_ - 2 - payload_; }
   void read(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const override;
+  void positions(Split split, int64_t document, int64_t first, int64_t count, int32_t* out) const override;
 
   /// Bytes of the payload, h.
   int64_t payload_length() const { return payload_; }
@@ -45,8 +53,10 @@ class CopyTask final : public Dataset {
   int64_t length_;
   int64_t payload_;
   uint64_t seed_;
+  CopyPositions positions_;
 };
 
+/// `config.options` may hold "positions": "counted" or "centered".
 std::unique_ptr<Dataset> open_copy_task(const DataConfig& config);
 
 }  // namespace perceiver

@@ -46,6 +46,33 @@ TEST_P(CopyTaskOfLength, IsSosPalindromeEos) {
   }
 }
 
+TEST(CopyTask, CenteredPositionsOfMirroredTokensAddUpToTheSame) {
+  for (const int64_t length : {4, 32, 1024, 131072}) {
+    const CopyTask task(length, 1, CopyPositions::centered);
+    std::vector<int32_t> all(static_cast<size_t>(length)), part(2);
+    task.positions(Split::train, 0, 0, length, all.data());
+    for (size_t i = 0; i < all.size(); ++i) ASSERT_EQ(all[i] + all[all.size() - 1 - i], 131073);
+    EXPECT_GE(all.front(), 1);
+    EXPECT_THAT(task.position_sizes(), testing::ElementsAre(131073));
+    EXPECT_LT(all.back(), 131073);
+    task.positions(Split::train, 0, 2, 2, part.data());
+    EXPECT_THAT(part, testing::ElementsAre(all[2], all[3])) << "a row that starts later";
+  }
+  EXPECT_THROW(CopyTask(33, 1, CopyPositions::centered), Error);
+}
+
+TEST(CopyTask, OptionsChooseThePositions) {
+  DataConfig config;
+  config.type = "copy";
+  EXPECT_TRUE(open_copy_task(config)->position_sizes().empty());
+  config.options = {{"positions", "centered"}};
+  EXPECT_FALSE(open_copy_task(config)->position_sizes().empty());
+  config.options = {{"positions", "central"}};
+  EXPECT_THROW(open_copy_task(config), Error);
+  config.options = {{"position", "centered"}};
+  EXPECT_THROW(open_copy_task(config), Error);
+}
+
 // From first_target on every token is known from those before it: that is what makes accuracy 1 attainable.
 TEST_P(CopyTaskOfLength, TargetsAreTheSecondHalf) {
   const int64_t length = GetParam();
