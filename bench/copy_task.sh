@@ -3,14 +3,15 @@
 # of the one before, and scores each stage, and at the end the last model at every length, on sequences that it has not
 # seen: every token of the mirror image, not only those of one window of latents.
 #   bench/copy_task.sh [BUILD_FOLDER] [LONGEST]
-# LONGEST: a power of two from 32 (default 131072). STEPS, FIRST_STEPS: of a stage, of the first one. SEQUENCES: to be
-# scored at each length (default 16). SET: more settings, e.g. SET="model.input_channels=128".
+# LONGEST: a power of two from 32 (default 131072). STEPS, FIRST_STEPS, LAST_STEPS: of a stage, of the first and the last
+# one. SEQUENCES: to be scored at each length (default 16). SET: more settings, e.g. SET="model.input_channels=128".
 set -eu
 cd "$(dirname "$0")/.."
 perceiver=${1:-build}/perceiver
 longest=${2:-131072}
 first_steps=${FIRST_STEPS:-2000}
-steps=${STEPS:-500}
+steps=${STEPS:-800}
+last_steps=${LAST_STEPS:-4000}
 sequences=${SEQUENCES:-16}
 runs=${RUNS:-runs/copy}
 
@@ -28,7 +29,8 @@ settings() {
 
 # score RUN LENGTH
 score() {
-  $perceiver eval "$1" --split validation --max-documents "$sequences" --set "data.copy_length=$2" --json |
+  $perceiver eval "$1" --split validation --max-documents "$sequences" --set "data.copy_length=$2" \
+    --set "data.options={positions: centered}" --json |
     tr -d '\n ' | sed 's/.*"accuracy":\([0-9.e-]*\).*/\1/'
 }
 
@@ -41,11 +43,10 @@ while [ "$length" -le "$longest" ]; do
   batch=$((524288 / length))
   [ "$batch" -le 64 ] || batch=64
   stage="$(shape $length) train.batch=$batch"
-  if [ -z "$previous" ]; then
-    stage="$stage train.steps=$first_steps"
-  else
-    stage="$stage train.steps=$steps train.initialize=$previous"
-  fi
+  stage_steps=$steps
+  [ -n "$previous" ] || stage_steps=$first_steps
+  [ "$length" -ne "$longest" ] || stage_steps=$last_steps
+  stage="$stage train.steps=$stage_steps${previous:+ train.initialize=$previous}"
   $perceiver train configs/copy.yaml --quiet --run "$run" $(settings $stage ${SET:-}) > /dev/null
   echo "length $length: accuracy $(score "$run" $length)"
   previous=$run

@@ -75,11 +75,13 @@ TEST(Engine, CopiesOfAContextOfTokensGoOn) {
   EXPECT_EQ(engine.tokens(2), engine.tokens(0));
 }
 
-/// Of two engines that are given the same tokens, step by step.
-void check_alike(Engine& one, Engine& other, int64_t steps, double tolerance) {
+/// Of two engines that are given the same tokens, step by step. Slot s starts with `first` + s * `more`
+/// tokens.
+void check_alike(Engine& one, Engine& other, int64_t steps, double tolerance, int64_t first = 50,
+                 int64_t more = 100) {
   for (Engine* engine : {&one, &other})
     for (int64_t s = 0; s < one.slots(); ++s)
-      engine->admit(s, sequence_of(50 + 100 * s, static_cast<uint32_t>(s)));
+      engine->admit(s, sequence_of(first + more * s, static_cast<uint32_t>(s)));
   for (int64_t step = 0; step < steps; ++step) {
     one.compute();
     other.compute();
@@ -167,6 +169,27 @@ TEST(Engine, TheFusedStepIsThePlainOne) {
       if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
       check_alike(fused, plain, 450, 5e-2);
     }
+  }
+}
+
+TEST(Engine, AShortPromptReadInStepsIsThatOfAPrefill) {
+  SKIP_WITHOUT_GPU();
+  for (const DType type : {DType::f32, DType::bf16}) {
+    PerceiverAR model(fused_config(), gpu(), type);
+    model.parameters().initialize(3);
+    for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table})
+      for (const int64_t slots : {1, 3}) {
+        EngineOptions options;
+        options.slots = slots;
+        options.context = kept;
+        Engine stepwise(model, options);
+        EXPECT_EQ(stepwise.options().prompt_steps, 8);
+        options.prompt_steps = 0;
+        Engine at_once(model, options);
+        check_alike(stepwise, at_once, 20, type == DType::f32 ? 1e-3 : 5e-2, 3, 2);
+        EXPECT_EQ(stepwise.passes(), 0);
+        EXPECT_EQ(at_once.passes(), slots);
+      }
   }
 }
 
