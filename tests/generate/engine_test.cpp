@@ -245,9 +245,9 @@ TEST(Engine, APromptThatIsBeingReadCanBeCopiedAndSaved) {
   engine.save(1, writer, storage);
   const std::string saved = writer.file();
   engine.restore(3, SafetensorsFile::parse(std::as_bytes(std::span(saved)), "the saved sequence"));
+  EXPECT_EQ(engine.passes(), 0);
   for (int64_t i = 0; i < 15; ++i) engine.step();
   while (engine.in_flight() > 0) engine.collect();
-  EXPECT_EQ(engine.passes(), 0);
   const auto alone = generate_alone(*model, options, sequence_of(6, 1), engine.length(1) - 6);
   EXPECT_EQ(alone.size(), 6u + 11u);
   for (const int64_t s : {1, 2, 3}) EXPECT_EQ(engine.tokens(s), alone) << "slot " << s;
