@@ -70,7 +70,7 @@ class ForwardBlock {
         copy_commit();
       }
       if (key == key_begin_) band_of_columns<1>(0, 0);
-#pragma unroll
+#pragma unroll 1
       for (int part = 0; part < kKeys / kStep; ++part) step(key + part * kStep, stage, part);
     }
     finish();
@@ -206,15 +206,21 @@ class ForwardBlock {
 #pragma unroll
     for (int g = 0; g < G; ++g)
 #pragma unroll
-      for (int n = 0; n < kColumns; ++n)
+      for (int half = 0; half < 2; ++half) {
+        const Range seen = head_.keys_of(query_ + 16 * g + row_of(2 * half));
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          if (!head_.sees(query_ + 16 * g + row_of(e), key + column_of(n, e))) s_[g][n][e] = -INFINITY;
+        for (int n = 0; n < kColumns; ++n)
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e)
+            if (!seen.has(key + column_of(n, e))) s_[g][n][e] = -INFINITY;
+      }
   }
 
   /// Turns scores into exponentials relative to the row's running maximum.
   __device__ void softmax() {
     const float scale = a_.scale * kLog2E;
+    float correction[G][2];
+    bool grown = false;
 #pragma unroll
     for (int g = 0; g < G; ++g)
 #pragma unroll
@@ -227,14 +233,10 @@ class ForwardBlock {
         most = fmaxf(most, __shfl_xor_sync(kWarp, most, 2));
         // The maximum of a row without a visible key yet is -infinity; subtracting 0 keeps its scores hidden.
         const float shift = most == -INFINITY ? 0.0f : most * scale;
-        const float correction = exp2_fast(largest_[g][half] * scale - shift);
+        correction[g][half] = exp2_fast(largest_[g][half] * scale - shift);
+        grown |= most > largest_[g][half];
         largest_[g][half] = most;
-        sum_[g][half] *= correction;
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n) {
-          out_[g][n][e] *= correction;
-          out_[g][n][e + 1] *= correction;
-        }
+        sum_[g][half] *= correction[g][half];
 #pragma unroll
         for (int n = 0; n < kColumns; ++n) {
           s_[g][n][e] = exp2_fast(fmaf(s_[g][n][e], scale, -shift));
@@ -242,6 +244,16 @@ class ForwardBlock {
           sum_[g][half] += s_[g][n][e] + s_[g][n][e + 1];
         }
       }
+    if (__any_sync(kWarp, grown)) correct(correction);
+  }
+
+  __device__ void correct(const float (&correction)[G][2]) {
+#pragma unroll
+    for (int g = 0; g < G; ++g)
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) out_[g][n][e] *= correction[g][e / 2];
   }
 
   __device__ void drop(int key) {

@@ -55,7 +55,7 @@ class KeyBlock {
     const int last_key = min(key_ + S::kKeys, static_cast<int>(k_.keys)) - 1;
     int end = static_cast<int>(k_.queries);
     if (k_.window != 0) end = min(end, last_key - head_.memory() + static_cast<int>(k_.window));
-    if (last_key < head_.first()) end = 0;
+    if (last_key < head_.first) end = 0;
     if (first_ < end) {
       copy_queries(first_, 0);
       copy_distances<S::kKeys + kQueries>();
@@ -166,6 +166,12 @@ class KeyBlock {
   __device__ void gradients(int begin, int stage, float (&s)[G][kColumns][4], float (&dp)[G][kColumns][4]) {
     const float scale = a_.scale * kLog2E;
     [[maybe_unused]] const DropoutFactors dropout(k_.dropout);
+    Range seen[G][2];
+#pragma unroll
+    for (int g = 0; g < G; ++g)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        seen[g][half] = head_.queries_of(key_of(16 * g + row_of(2 * half)));
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
       const float4 two = statistics_of(stage, n);
@@ -173,14 +179,14 @@ class KeyBlock {
       for (int g = 0; g < G; ++g)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int query = begin + column_of(n, e), key = key_of(16 * g + row_of(e));
+          const int query = begin + column_of(n, e);
           float& p = s[g][n][e];
           float& ds = dp[g][n][e];
           p = exp2_fast(fmaf(p, scale, -(e % 2 == 0 ? two.x : two.z)));
-          if (!kAllSeen && !head_.sees(query, key)) p = 0;
+          if (!kAllSeen && !seen[g][e / 2].has(query)) p = 0;
           if constexpr (S::kDropout) {
             float factor[1];
-            dropout.get(head_.element(query, key), factor);
+            dropout.get(head_.element(query, key_of(16 * g + row_of(e))), factor);
             ds = p * (factor[0] * ds - (e % 2 == 0 ? two.y : two.w));
             p *= factor[0];
           } else {

@@ -277,19 +277,23 @@ class QueryBlock {
 #pragma unroll
     for (int g = 0; g < G; ++g)
 #pragma unroll
-      for (int n = 0; n < kColumns; ++n)
+      for (int half = 0; half < 2; ++half) {
+        const int query = query_ + 16 * g + row_of(2 * half);
+        const Range seen = head_.keys_of(query);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int query = query_ + 16 * g + row_of(e), seen_key = key + column_of(n, e);
-          float& x = dp[g][n][e];
-          if constexpr (S::kDropout) {
-            float factor[1];
-            dropout.get(head_.element(query, seen_key), factor);
-            x = factor[0] * x - delta_[g][e / 2];
+        for (int n = 0; n < kColumns; ++n)
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e) {
+            float& x = dp[g][n][e];
+            if constexpr (S::kDropout) {
+              float factor[1];
+              dropout.get(head_.element(query, key + column_of(n, e)), factor);
+              x = factor[0] * x - delta_[g][half];
+            }
+            x *= exp2_fast(fmaf(s_[g][n][e], scale, -lse_[g][half]));
+            if (!kAllSeen && !seen.has(key + column_of(n, e))) x = 0;
           }
-          x *= exp2_fast(fmaf(s_[g][n][e], scale, -lse_[g][e / 2]));
-          if (!kAllSeen && !head_.sees(query, seen_key)) x = 0;
-        }
+      }
   }
 
   const RelativeBackward& a_;

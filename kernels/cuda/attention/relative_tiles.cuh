@@ -292,16 +292,21 @@ __device__ inline void copy_rows(Bf16* tile, int width, bool wide, const Source&
   static_assert(kThreads % kChunks == 0);
   const int column = static_cast<int>(threadIdx.x) % kChunks * 8;
   const int first = static_cast<int>(threadIdx.x) / kChunks;
+  if (wide) {
 #pragma unroll
-  for (int pass = 0; pass < (kRows + kPass - 1) / kPass; ++pass) {
-    const int row = first + pass * kPass;
-    if (kRows % kPass != 0 && row >= kRows) break;
+    for (int pass = 0; pass < (kRows + kPass - 1) / kPass; ++pass) {
+      const int row = first + pass * kPass;
+      if (kRows % kPass != 0 && row >= kRows) break;
+      const RowSource from = source(row);
+      copy_async(shared_address(tile + slot(row) * TileRows<D>::kPitch + column), from.from + column,
+                 from.valid && column < width);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int row = first; row < kRows; row += kPass) {
     const RowSource from = source(row);
     Bf16* to = tile + slot(row) * TileRows<D>::kPitch + column;
-    if (wide) {
-      copy_async(shared_address(to), from.from + column, from.valid && column < width);
-      continue;
-    }
 #pragma unroll 1
     for (int c = 0; c < 8; ++c)
       to[c] = from.valid && column + c < width ? from.from[column + c] : from_float<Bf16>(0.0f);
