@@ -89,15 +89,9 @@ class ForwardBlock {
     const float2 bias_v{first ? to_float(v[column]) : 0.0f, second ? to_float(v[column + 1]) : 0.0f};
 #pragma unroll 8
     for (int row = static_cast<int>(threadIdx.x) / kPairs; row < S::kQueries; row += kThreads / kPairs) {
-      float2 q{0, 0};
       const bool inside = row < count;
       const Bf16* from = head_.queries(k_.q, k_.q_stride, begin_ + row) + column;
-      if (inside && a_.wide && first) {
-        q = unpack(*reinterpret_cast<const uint32_t*>(from));
-      } else if (inside) {
-        if (first) q.x = to_float(from[0]);
-        if (second) q.y = to_float(from[1]);
-      }
+      const float2 q = load_pair(from, a_.wide, inside && first, inside && second);
       const uint32_t sum_u = inside ? pack(q.x + bias_u.x, q.y + bias_u.y) : 0;
       const uint32_t sum_v = inside ? pack(q.x + bias_v.x, q.y + bias_v.y) : 0;
       *reinterpret_cast<uint32_t*>(content + row * kPitch + column) = sum_u;

@@ -278,6 +278,12 @@ __device__ inline void take_diagonals(const Chunk& chunk, uint32_t b, const RowS
   for (int n = 0; n < kQueries / 8; ++n) shift.take<G>(n, band[n], tile);
 }
 
+/// Two elements, zeros where they are none; `wide`: they are aligned, and both there or none.
+__device__ inline float2 load_pair(const Bf16* from, bool wide, bool first, bool second) {
+  if (wide) return unpack(first ? *reinterpret_cast<const uint32_t*>(from) : 0);
+  return {first ? to_float(from[0]) : 0.0f, second ? to_float(from[1]) : 0.0f};
+}
+
 /// A row of a matrix; zeros where not `valid`.
 struct RowSource {
   const Bf16* from;
