@@ -109,9 +109,7 @@ class ForwardBlock {
     const auto copy = [&](const void* matrix, int to) {
       const Bf16* from = static_cast<const Bf16*>(matrix) + offset;
       copy_rows<D, kThreads, kKeys>(memory_ + (to + stage * kKeys) * kPitch, head_.width(), a_.wide,
-                                    [&](int r) {
-                                      return RowSource{from + r * k_.kv_stride, key + r < key_end_};
-                                    });
+                                    {from, k_.kv_stride, key, key_end_});
     };
     copy(k_.k, S::kKeyRow);
     copy(k_.v, S::kValueRow);
@@ -121,12 +119,8 @@ class ForwardBlock {
   template <int kRows>
   __device__ void copy_distances() {
     const int farthest = head_.memory() + begin_ + S::kQueries - 1 - key_begin_ - copied_;
-    copy_rows<D, kThreads, kRows>(
-        memory_ + S::kRingRow * kPitch, head_.width(), a_.wide,
-        [&](int r) {
-          return RowSource{head_.position(farthest - r), true};
-        },
-        [&](int r) { return write_.plus(r); });
+    copy_positions<D, kThreads, kRows>(memory_ + S::kRingRow * kPitch, head_, a_.wide, farthest, -1,
+                                       [&](int r) { return write_.plus(r); });
     write_.advance(kRows % S::kRing);
     copied_ += kRows;
   }
@@ -142,14 +136,16 @@ class ForwardBlock {
 #pragma unroll
         for (int e = 0; e < 4; ++e) s_[g][to + n][e] = 0;
     const int own = S::kGroups - G - warp_id() * G + from;
+    uint32_t rows[kChunks + G - 1];
 #pragma unroll
-    for (int chunk = 0; chunk < kChunks + G - 1; ++chunk) {
-      const uint32_t at =
-          shared_ + (S::kRingRow + read_.plus(own + chunk) * 16) * kRowBytes + by_columns<D>();
+    for (int chunk = 0; chunk < kChunks + G - 1; ++chunk)
+      rows[chunk] = shared_ + (S::kRingRow + read_.plus(own + chunk) * 16) * kRowBytes + by_columns<D>();
 #pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
+    for (int k = 0; k < D / 16; ++k)
+#pragma unroll
+      for (int chunk = 0; chunk < kChunks + G - 1; ++chunk) {
         uint32_t y[4];
-        load_matrices(y, at + k * 32);
+        load_matrices(y, rows[chunk] + k * 32);
 #pragma unroll
         for (int g = 0; g < G; ++g) {
           const int part = chunk - (G - 1 - g);  // constant once unrolled
@@ -158,7 +154,6 @@ class ForwardBlock {
           multiply_add(s_[g][to + 2 * part + 1], position_[g][k], y[2], y[3]);
         }
       }
-    }
 #pragma unroll
     for (int g = 0; g < G; ++g)
 #pragma unroll

@@ -11,6 +11,8 @@
 // mma.sync reaches; shared memory is read for 128 (d_k, d_v), 256 (S, dP) or 384 (band) a product, 1,150 in
 // all; 128 shuffles. Shared memory: 256 + 192 + 192 rows, 91 KiB at D = 64; two blocks per SM. Registers per
 // thread: 2 D for the sums, 32 + 32 for S^T and dP^T (48 for the band before).
+#include <climits>
+
 #include "kernels/cuda/attention/relative_tiles.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -80,11 +82,11 @@ class KeyBlock {
   __device__ int key_of(int row) const { return warp_key_ + 16 * G - 1 - row; }
 
   __device__ void load_keys() {
+    const int last = key_ + S::kKeys - 1, beyond = last + 1 - static_cast<int>(k_.keys);
     const auto copy = [&](const void* matrix, int to) {
-      copy_rows<D, kThreads, S::kKeys>(memory_ + to * kPitch, head_.width(), a_.wide, [&](int r) {
-        const int key = key_ + S::kKeys - 1 - r;
-        return RowSource{static_cast<const Bf16*>(matrix) + head_.key_offset(key), key < k_.keys};
-      });
+      const Bf16* from = static_cast<const Bf16*>(matrix) + head_.key_offset(last);
+      copy_rows<D, kThreads, S::kKeys>(memory_ + to * kPitch, head_.width(), a_.wide,
+                                       {from, -k_.kv_stride, -beyond, INT_MAX});
     };
     copy(k_.k, S::kKeyRow);
     copy(k_.v, S::kValueRow);
@@ -93,18 +95,15 @@ class KeyBlock {
   __device__ void copy_queries(int begin, int stage) {
     const int64_t row = (head_.example * k_.heads + head_.head) * a_.scratch.padded_queries + begin;
     const auto copy = [&](const Bf16* matrix, int to) {
-      const Bf16* from = matrix + row * D;
-      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true, [&](int r) {
-        return RowSource{from + r * D, true};
-      });
+      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true,
+                                       {matrix + row * D, D, 0, kQueries});
     };
     copy(a_.scratch.content, S::kContentRow);
     copy(a_.scratch.position, S::kPositionRow);
-    const Bf16* d_out = head_.queries(a_.a.d_out, k_.out_stride, begin);
     copy_rows<D, kThreads, kQueries>(memory_ + (S::kGradientRow + stage * kQueries) * kPitch, head_.width(),
-                                     a_.wide, [&](int r) {
-                                       return RowSource{d_out + r * k_.out_stride, begin + r < k_.queries};
-                                     });
+                                     a_.wide,
+                                     {head_.queries(a_.a.d_out, k_.out_stride, begin), k_.out_stride, begin,
+                                      static_cast<int>(k_.queries)});
     const int pair = static_cast<int>(threadIdx.x) * 2;
     if (pair < kQueries)
       copy_async(shared_address(statistics_ + stage * kQueries + pair), a_.scratch.statistics + row + pair,
@@ -115,12 +114,8 @@ class KeyBlock {
   template <int kRows>
   __device__ void copy_distances() {
     const int nearest = head_.memory() + first_ - (key_ + S::kKeys - 1) + copied_;
-    copy_rows<D, kThreads, kRows>(
-        memory_ + S::kRingRow * kPitch, head_.width(), a_.wide,
-        [&](int r) {
-          return RowSource{head_.position(nearest + r), true};
-        },
-        [&](int r) { return write_.plus(r); });
+    copy_positions<D, kThreads, kRows>(memory_ + S::kRingRow * kPitch, head_, a_.wide, nearest, 1,
+                                       [&](int r) { return write_.plus(r); });
     write_.advance(kRows % S::kRing);
     copied_ += kRows;
   }

@@ -64,9 +64,8 @@ class PositionBlock {
   __device__ int distance_of(int row) const { return warp_distance_ + 16 * G - 1 - row; }
 
   __device__ void load_positions() {
-    copy_rows<D, kThreads, S::kDistances>(memory_, head_.width(), a_.wide, [&](int r) {
-      return RowSource{head_.position(distance_ + S::kDistances - 1 - r), true};
-    });
+    copy_positions<D, kThreads, S::kDistances>(memory_, head_, a_.wide, distance_ + S::kDistances - 1, -1,
+                                               [](int r) { return r; });
     copy_commit();
     copy_wait<0>();
     __syncthreads();
@@ -102,18 +101,15 @@ class PositionBlock {
   __device__ void copy_queries(int begin, int stage) {
     const int64_t row = (head_.example * k_.heads + head_.head) * a_.scratch.padded_queries + begin;
     const auto copy = [&](const Bf16* matrix, int to) {
-      const Bf16* from = matrix + row * D;
-      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true, [&](int r) {
-        return RowSource{from + r * D, true};
-      });
+      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true,
+                                       {matrix + row * D, D, 0, kQueries});
     };
     copy(a_.scratch.content, S::kContentRow);
     copy(a_.scratch.position, S::kPositionRow);
-    const Bf16* d_out = head_.queries(a_.a.d_out, k_.out_stride, begin);
     copy_rows<D, kThreads, kQueries>(memory_ + (S::kGradientRow + stage * kQueries) * kPitch, head_.width(),
-                                     a_.wide, [&](int r) {
-                                       return RowSource{d_out + r * k_.out_stride, begin + r < k_.queries};
-                                     });
+                                     a_.wide,
+                                     {head_.queries(a_.a.d_out, k_.out_stride, begin), k_.out_stride, begin,
+                                      static_cast<int>(k_.queries)});
     const int pair = static_cast<int>(threadIdx.x) * 2;
     if (pair < kQueries)
       copy_async(shared_address(statistics_ + stage * kQueries + pair), a_.scratch.statistics + row + pair,
@@ -126,12 +122,9 @@ class PositionBlock {
     const int nearest = head_.memory() + first_ - (distance_ + S::kDistances - 1) + copied_;
     const auto copy = [&](const void* matrix, int to) {
       const Bf16* from = static_cast<const Bf16*>(matrix) + head_.key_offset(nearest);
-      copy_rows<D, kThreads, kRows>(
-          memory_ + to * kPitch, head_.width(), a_.wide,
-          [&](int r) {
-            return RowSource{from + r * k_.kv_stride, nearest + r >= 0 && nearest + r < k_.keys};
-          },
-          [&](int r) { return write_.plus(r); });
+      copy_rows<D, kThreads, kRows>(memory_ + to * kPitch, head_.width(), a_.wide,
+                                    {from, k_.kv_stride, nearest, static_cast<int>(k_.keys)},
+                                    [&](int r) { return write_.plus(r); });
     };
     copy(k_.k, S::kKeyRow);
     copy(k_.v, S::kValueRow);
