@@ -40,14 +40,32 @@ struct RelativeBackward {
   int splits;  ///< of the examples, in the sums of the positions
 };
 
+/// Numbers [from, from + count).
+struct Range {
+  int from;
+  unsigned count;
+  __device__ static Range between(int from, int end) {
+    return {from, static_cast<unsigned>(max(end - from, 0))};
+  }
+  __device__ bool has(int x) const { return static_cast<unsigned>(x - from) < count; }
+};
+
 /// One head of one example.
 template <typename T>
 struct RelativeHead {
   const RelativeAttention& k;
   int64_t example, head;
+  int first;  ///< key
 
+  __device__ RelativeHead(const RelativeAttention& arguments, int64_t of_example, int64_t of_head)
+      : k(arguments), head(of_head) {
+    move_to(of_example);
+  }
+  __device__ void move_to(int64_t to) {
+    example = to;
+    first = k.first == nullptr ? 0 : max(k.first[to], 0);
+  }
   __device__ int memory() const { return static_cast<int>(k.keys - k.queries); }
-  __device__ int first() const { return k.first == nullptr ? 0 : max(k.first[example], 0); }
   __device__ int width() const { return static_cast<int>(k.head_dim); }
   __device__ int64_t row_width() const { return k.heads * k.head_dim; }
   __device__ const T* queries(const void* matrix, int64_t stride, int64_t row) const {
@@ -60,23 +78,35 @@ struct RelativeHead {
     const int64_t row = min(max(distance, 0), static_cast<int>(k.distances) - 1);
     return static_cast<const T*>(k.positions) + row * row_width() + head * k.head_dim;
   }
-  __device__ bool sees(int query, int key) const {
-    const int distance = memory() + query - key;
-    return query < k.queries && key >= first() && distance >= 0 && key >= 0 &&
-           (k.window == 0 || distance < k.window);
+  __device__ bool sees(int query, int key) const { return keys_of(query).has(key); }
+  /// Keys that a query sees; none if it is beyond the last.
+  __device__ Range keys_of(int query) const {
+    const int own = memory() + query, far = k.window == 0 ? 0 : own - static_cast<int>(k.window) + 1;
+    return Range::between(max(first, far), query < k.queries ? own + 1 : 0);
+  }
+  /// Queries that see a key.
+  __device__ Range queries_of(int key) const {
+    const int from = key - memory(), count = static_cast<int>(k.queries);
+    const int end = k.window == 0 ? count : min(count, from + static_cast<int>(k.window));
+    return Range::between(max(from, 0), key < first ? 0 : end);
+  }
+  /// Queries that see a key at a distance.
+  __device__ Range queries_at(int distance) const {
+    const bool seen = k.window == 0 || distance < k.window;
+    return Range::between(max(distance - memory() + first, 0), seen ? static_cast<int>(k.queries) : 0);
   }
   /// Whether `queries` queries from `query` on see all of `keys` keys from `key` on; queries beyond the last
   /// do not count.
   __device__ bool all_see(int query, int queries, int key, int keys) const {
     const int nearest = memory() + query - (key + keys - 1), farthest = memory() + query + queries - 1 - key;
-    return key >= first() && nearest >= 0 && (k.window == 0 || farthest < k.window);
+    return key >= first && nearest >= 0 && (k.window == 0 || farthest < k.window);
   }
   __device__ int64_t lse_row(int query) const { return (example * k.heads + head) * k.queries + query; }
   /// Number of a weight's element in its dropout mask.
   __device__ int64_t element(int query, int key) const { return lse_row(query) * k.keys + key; }
   /// Keys that queries [begin, begin + count) may see: [key_begin, key_end).
   __device__ int key_begin(int begin) const {
-    return k.window == 0 ? first() : max(first(), memory() + begin - static_cast<int>(k.window) + 1);
+    return k.window == 0 ? first : max(first, memory() + begin - static_cast<int>(k.window) + 1);
   }
   __device__ int key_end(int end) const { return min(memory() + end, static_cast<int>(k.keys)); }
 };

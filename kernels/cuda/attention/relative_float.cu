@@ -513,7 +513,7 @@ __global__ void __launch_bounds__(S::kThreads)
   const int first = max(key - head.memory(), 0) / S::kQueries * S::kQueries;
   const int64_t reach = k.window == 0 ? k.queries : key + rows - 1 - head.memory() + k.window;
   const int end = static_cast<int>(max(min(reach, k.queries), int64_t{0}));
-  for (int begin = key + rows <= head.first() ? end : first; begin < end; begin += S::kQueries) {
+  for (int begin = key + rows <= head.first ? end : first; begin < end; begin += S::kQueries) {
     const int count = min(S::kQueries, static_cast<int>(k.queries) - begin);
     const int nearest = head.memory() + begin - (key + S::kKeys - 1);
     const auto query_row = [&](int r) {
@@ -600,7 +600,7 @@ __global__ void __launch_bounds__(S::kThreads)
     for (int begin = first; begin < k.queries; begin += S::kQueries) {
       const int count = min(S::kQueries, static_cast<int>(k.queries) - begin);
       const int nearest = head.memory() + begin - (from + S::kKeys - 1);  // key of query 0, largest distance
-      if (nearest + S::kBandRows <= head.first()) continue;
+      if (nearest + S::kBandRows <= head.first) continue;
       const auto query_row = [&](int r) {
         return r < count ? head.queries(k.q, k.q_stride, begin + r) : nullptr;
       };
@@ -631,7 +631,7 @@ __global__ void __launch_bounds__(S::kThreads)
       __syncwarp();
       add_diagonals<S>(band, dp);
       const int nearest_key = head.memory() + begin + warp * 16 - (from + S::kKeys - 1);
-      const bool all_seen = nearest_key >= head.first() && (k.window == 0 || from + S::kKeys - 1 < k.window);
+      const bool all_seen = nearest_key >= head.first && (k.window == 0 || from + S::kKeys - 1 < k.window);
       score_gradients<S>(
           a, head, dropout, begin + warp * 16, all_seen,
           [&](int r, int c) { return head.memory() + begin + warp * 16 + r - (from + c); }, s, dp);

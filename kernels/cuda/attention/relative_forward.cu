@@ -70,7 +70,7 @@ class ForwardBlock {
         copy_commit();
       }
       if (key == key_begin_) band_of_columns<1>(0, 0);
-#pragma unroll
+#pragma unroll 1
       for (int part = 0; part < kKeys / kStep; ++part) step(key + part * kStep, stage, part);
     }
     finish();
@@ -89,15 +89,9 @@ class ForwardBlock {
     const float2 bias_v{first ? to_float(v[column]) : 0.0f, second ? to_float(v[column + 1]) : 0.0f};
 #pragma unroll 8
     for (int row = static_cast<int>(threadIdx.x) / kPairs; row < S::kQueries; row += kThreads / kPairs) {
-      float2 q{0, 0};
       const bool inside = row < count;
       const Bf16* from = head_.queries(k_.q, k_.q_stride, begin_ + row) + column;
-      if (inside && a_.wide && first) {
-        q = unpack(*reinterpret_cast<const uint32_t*>(from));
-      } else if (inside) {
-        if (first) q.x = to_float(from[0]);
-        if (second) q.y = to_float(from[1]);
-      }
+      const float2 q = load_pair(from, a_.wide, inside && first, inside && second);
       const uint32_t sum_u = inside ? pack(q.x + bias_u.x, q.y + bias_u.y) : 0;
       const uint32_t sum_v = inside ? pack(q.x + bias_v.x, q.y + bias_v.y) : 0;
       *reinterpret_cast<uint32_t*>(content + row * kPitch + column) = sum_u;
@@ -115,9 +109,7 @@ class ForwardBlock {
     const auto copy = [&](const void* matrix, int to) {
       const Bf16* from = static_cast<const Bf16*>(matrix) + offset;
       copy_rows<D, kThreads, kKeys>(memory_ + (to + stage * kKeys) * kPitch, head_.width(), a_.wide,
-                                    [&](int r) {
-                                      return RowSource{from + r * k_.kv_stride, key + r < key_end_};
-                                    });
+                                    {from, k_.kv_stride, key, key_end_});
     };
     copy(k_.k, S::kKeyRow);
     copy(k_.v, S::kValueRow);
@@ -127,12 +119,8 @@ class ForwardBlock {
   template <int kRows>
   __device__ void copy_distances() {
     const int farthest = head_.memory() + begin_ + S::kQueries - 1 - key_begin_ - copied_;
-    copy_rows<D, kThreads, kRows>(
-        memory_ + S::kRingRow * kPitch, head_.width(), a_.wide,
-        [&](int r) {
-          return RowSource{head_.position(farthest - r), true};
-        },
-        [&](int r) { return write_.plus(r); });
+    copy_positions<D, kThreads, kRows>(memory_ + S::kRingRow * kPitch, head_, a_.wide, farthest, -1,
+                                       [&](int r) { return write_.plus(r); });
     write_.advance(kRows % S::kRing);
     copied_ += kRows;
   }
@@ -148,14 +136,16 @@ class ForwardBlock {
 #pragma unroll
         for (int e = 0; e < 4; ++e) s_[g][to + n][e] = 0;
     const int own = S::kGroups - G - warp_id() * G + from;
+    uint32_t rows[kChunks + G - 1];
 #pragma unroll
-    for (int chunk = 0; chunk < kChunks + G - 1; ++chunk) {
-      const uint32_t at =
-          shared_ + (S::kRingRow + read_.plus(own + chunk) * 16) * kRowBytes + by_columns<D>();
+    for (int chunk = 0; chunk < kChunks + G - 1; ++chunk)
+      rows[chunk] = shared_ + (S::kRingRow + read_.plus(own + chunk) * 16) * kRowBytes + by_columns<D>();
 #pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
+    for (int k = 0; k < D / 16; ++k)
+#pragma unroll
+      for (int chunk = 0; chunk < kChunks + G - 1; ++chunk) {
         uint32_t y[4];
-        load_matrices(y, at + k * 32);
+        load_matrices(y, rows[chunk] + k * 32);
 #pragma unroll
         for (int g = 0; g < G; ++g) {
           const int part = chunk - (G - 1 - g);  // constant once unrolled
@@ -164,7 +154,6 @@ class ForwardBlock {
           multiply_add(s_[g][to + 2 * part + 1], position_[g][k], y[2], y[3]);
         }
       }
-    }
 #pragma unroll
     for (int g = 0; g < G; ++g)
 #pragma unroll
@@ -206,15 +195,21 @@ class ForwardBlock {
 #pragma unroll
     for (int g = 0; g < G; ++g)
 #pragma unroll
-      for (int n = 0; n < kColumns; ++n)
+      for (int half = 0; half < 2; ++half) {
+        const Range seen = head_.keys_of(query_ + 16 * g + row_of(2 * half));
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          if (!head_.sees(query_ + 16 * g + row_of(e), key + column_of(n, e))) s_[g][n][e] = -INFINITY;
+        for (int n = 0; n < kColumns; ++n)
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e)
+            if (!seen.has(key + column_of(n, e))) s_[g][n][e] = -INFINITY;
+      }
   }
 
   /// Turns scores into exponentials relative to the row's running maximum.
   __device__ void softmax() {
     const float scale = a_.scale * kLog2E;
+    float correction[G][2];
+    bool grown = false;
 #pragma unroll
     for (int g = 0; g < G; ++g)
 #pragma unroll
@@ -227,14 +222,10 @@ class ForwardBlock {
         most = fmaxf(most, __shfl_xor_sync(kWarp, most, 2));
         // The maximum of a row without a visible key yet is -infinity; subtracting 0 keeps its scores hidden.
         const float shift = most == -INFINITY ? 0.0f : most * scale;
-        const float correction = exp2_fast(largest_[g][half] * scale - shift);
+        correction[g][half] = exp2_fast(largest_[g][half] * scale - shift);
+        grown |= most > largest_[g][half];
         largest_[g][half] = most;
-        sum_[g][half] *= correction;
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n) {
-          out_[g][n][e] *= correction;
-          out_[g][n][e + 1] *= correction;
-        }
+        sum_[g][half] *= correction[g][half];
 #pragma unroll
         for (int n = 0; n < kColumns; ++n) {
           s_[g][n][e] = exp2_fast(fmaf(s_[g][n][e], scale, -shift));
@@ -242,6 +233,16 @@ class ForwardBlock {
           sum_[g][half] += s_[g][n][e] + s_[g][n][e + 1];
         }
       }
+    if (__any_sync(kWarp, grown)) correct(correction);
+  }
+
+  __device__ void correct(const float (&correction)[G][2]) {
+#pragma unroll
+    for (int g = 0; g < G; ++g)
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) out_[g][n][e] *= correction[g][e / 2];
   }
 
   __device__ void drop(int key) {

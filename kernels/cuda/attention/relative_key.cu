@@ -11,6 +11,8 @@
 // mma.sync reaches; shared memory is read for 128 (d_k, d_v), 256 (S, dP) or 384 (band) a product, 1,150 in
 // all; 128 shuffles. Shared memory: 256 + 192 + 192 rows, 91 KiB at D = 64; two blocks per SM. Registers per
 // thread: 2 D for the sums, 32 + 32 for S^T and dP^T (48 for the band before).
+#include <climits>
+
 #include "kernels/cuda/attention/relative_tiles.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -55,7 +57,7 @@ class KeyBlock {
     const int last_key = min(key_ + S::kKeys, static_cast<int>(k_.keys)) - 1;
     int end = static_cast<int>(k_.queries);
     if (k_.window != 0) end = min(end, last_key - head_.memory() + static_cast<int>(k_.window));
-    if (last_key < head_.first()) end = 0;
+    if (last_key < head_.first) end = 0;
     if (first_ < end) {
       copy_queries(first_, 0);
       copy_distances<S::kKeys + kQueries>();
@@ -80,11 +82,11 @@ class KeyBlock {
   __device__ int key_of(int row) const { return warp_key_ + 16 * G - 1 - row; }
 
   __device__ void load_keys() {
+    const int last = key_ + S::kKeys - 1, beyond = last + 1 - static_cast<int>(k_.keys);
     const auto copy = [&](const void* matrix, int to) {
-      copy_rows<D, kThreads, S::kKeys>(memory_ + to * kPitch, head_.width(), a_.wide, [&](int r) {
-        const int key = key_ + S::kKeys - 1 - r;
-        return RowSource{static_cast<const Bf16*>(matrix) + head_.key_offset(key), key < k_.keys};
-      });
+      const Bf16* from = static_cast<const Bf16*>(matrix) + head_.key_offset(last);
+      copy_rows<D, kThreads, S::kKeys>(memory_ + to * kPitch, head_.width(), a_.wide,
+                                       {from, -k_.kv_stride, -beyond, INT_MAX});
     };
     copy(k_.k, S::kKeyRow);
     copy(k_.v, S::kValueRow);
@@ -93,18 +95,15 @@ class KeyBlock {
   __device__ void copy_queries(int begin, int stage) {
     const int64_t row = (head_.example * k_.heads + head_.head) * a_.scratch.padded_queries + begin;
     const auto copy = [&](const Bf16* matrix, int to) {
-      const Bf16* from = matrix + row * D;
-      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true, [&](int r) {
-        return RowSource{from + r * D, true};
-      });
+      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true,
+                                       {matrix + row * D, D, 0, kQueries});
     };
     copy(a_.scratch.content, S::kContentRow);
     copy(a_.scratch.position, S::kPositionRow);
-    const Bf16* d_out = head_.queries(a_.a.d_out, k_.out_stride, begin);
     copy_rows<D, kThreads, kQueries>(memory_ + (S::kGradientRow + stage * kQueries) * kPitch, head_.width(),
-                                     a_.wide, [&](int r) {
-                                       return RowSource{d_out + r * k_.out_stride, begin + r < k_.queries};
-                                     });
+                                     a_.wide,
+                                     {head_.queries(a_.a.d_out, k_.out_stride, begin), k_.out_stride, begin,
+                                      static_cast<int>(k_.queries)});
     const int pair = static_cast<int>(threadIdx.x) * 2;
     if (pair < kQueries)
       copy_async(shared_address(statistics_ + stage * kQueries + pair), a_.scratch.statistics + row + pair,
@@ -115,12 +114,8 @@ class KeyBlock {
   template <int kRows>
   __device__ void copy_distances() {
     const int nearest = head_.memory() + first_ - (key_ + S::kKeys - 1) + copied_;
-    copy_rows<D, kThreads, kRows>(
-        memory_ + S::kRingRow * kPitch, head_.width(), a_.wide,
-        [&](int r) {
-          return RowSource{head_.position(nearest + r), true};
-        },
-        [&](int r) { return write_.plus(r); });
+    copy_positions<D, kThreads, kRows>(memory_ + S::kRingRow * kPitch, head_, a_.wide, nearest, 1,
+                                       [&](int r) { return write_.plus(r); });
     write_.advance(kRows % S::kRing);
     copied_ += kRows;
   }
@@ -166,6 +161,12 @@ class KeyBlock {
   __device__ void gradients(int begin, int stage, float (&s)[G][kColumns][4], float (&dp)[G][kColumns][4]) {
     const float scale = a_.scale * kLog2E;
     [[maybe_unused]] const DropoutFactors dropout(k_.dropout);
+    Range seen[G][2];
+#pragma unroll
+    for (int g = 0; g < G; ++g)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        seen[g][half] = head_.queries_of(key_of(16 * g + row_of(2 * half)));
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
       const float4 two = statistics_of(stage, n);
@@ -173,14 +174,14 @@ class KeyBlock {
       for (int g = 0; g < G; ++g)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int query = begin + column_of(n, e), key = key_of(16 * g + row_of(e));
+          const int query = begin + column_of(n, e);
           float& p = s[g][n][e];
           float& ds = dp[g][n][e];
           p = exp2_fast(fmaf(p, scale, -(e % 2 == 0 ? two.x : two.z)));
-          if (!kAllSeen && !head_.sees(query, key)) p = 0;
+          if (!kAllSeen && !seen[g][e / 2].has(query)) p = 0;
           if constexpr (S::kDropout) {
             float factor[1];
-            dropout.get(head_.element(query, key), factor);
+            dropout.get(head_.element(query, key_of(16 * g + row_of(e))), factor);
             ds = p * (factor[0] * ds - (e % 2 == 0 ? two.y : two.w));
             p *= factor[0];
           } else {

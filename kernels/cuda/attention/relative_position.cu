@@ -54,7 +54,7 @@ class PositionBlock {
     const int64_t split = blockIdx.z, last = k_.batch * (split + 1) / a_.splits;
     const bool in_window = k_.window == 0 || distance_ < k_.window;
     for (int64_t example = k_.batch * split / a_.splits; in_window && example < last; ++example) {
-      head_.example = example;
+      head_.move_to(example);
       add_example();
     }
     finish(split);
@@ -64,9 +64,8 @@ class PositionBlock {
   __device__ int distance_of(int row) const { return warp_distance_ + 16 * G - 1 - row; }
 
   __device__ void load_positions() {
-    copy_rows<D, kThreads, S::kDistances>(memory_, head_.width(), a_.wide, [&](int r) {
-      return RowSource{head_.position(distance_ + S::kDistances - 1 - r), true};
-    });
+    copy_positions<D, kThreads, S::kDistances>(memory_, head_, a_.wide, distance_ + S::kDistances - 1, -1,
+                                               [](int r) { return r; });
     copy_commit();
     copy_wait<0>();
     __syncthreads();
@@ -76,7 +75,7 @@ class PositionBlock {
   __device__ void add_example() {
     __syncthreads();  // All warps are done with the tiles of the previous example, or with the positions.
     // Query i is at distance t from key m + i - t: those before first + t - m have no key there.
-    first_ = max(distance_ - head_.memory() + head_.first(), 0) / kQueries * kQueries;
+    first_ = max(distance_ - head_.memory() + head_.first, 0) / kQueries * kQueries;
     write_ = {};
     read_ = {};
     copied_ = 0;
@@ -94,7 +93,7 @@ class PositionBlock {
         copy_keys<kQueries>();
         copy_commit();
       }
-      if (head_.memory() + begin + kQueries - 1 - warp_distance_ >= head_.first()) step(begin, stage);
+      if (head_.memory() + begin + kQueries - 1 - warp_distance_ >= head_.first) step(begin, stage);
       read_.advance(kQueries / 16);
     }
   }
@@ -102,18 +101,15 @@ class PositionBlock {
   __device__ void copy_queries(int begin, int stage) {
     const int64_t row = (head_.example * k_.heads + head_.head) * a_.scratch.padded_queries + begin;
     const auto copy = [&](const Bf16* matrix, int to) {
-      const Bf16* from = matrix + row * D;
-      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true, [&](int r) {
-        return RowSource{from + r * D, true};
-      });
+      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true,
+                                       {matrix + row * D, D, 0, kQueries});
     };
     copy(a_.scratch.content, S::kContentRow);
     copy(a_.scratch.position, S::kPositionRow);
-    const Bf16* d_out = head_.queries(a_.a.d_out, k_.out_stride, begin);
     copy_rows<D, kThreads, kQueries>(memory_ + (S::kGradientRow + stage * kQueries) * kPitch, head_.width(),
-                                     a_.wide, [&](int r) {
-                                       return RowSource{d_out + r * k_.out_stride, begin + r < k_.queries};
-                                     });
+                                     a_.wide,
+                                     {head_.queries(a_.a.d_out, k_.out_stride, begin), k_.out_stride, begin,
+                                      static_cast<int>(k_.queries)});
     const int pair = static_cast<int>(threadIdx.x) * 2;
     if (pair < kQueries)
       copy_async(shared_address(statistics_ + stage * kQueries + pair), a_.scratch.statistics + row + pair,
@@ -126,12 +122,9 @@ class PositionBlock {
     const int nearest = head_.memory() + first_ - (distance_ + S::kDistances - 1) + copied_;
     const auto copy = [&](const void* matrix, int to) {
       const Bf16* from = static_cast<const Bf16*>(matrix) + head_.key_offset(nearest);
-      copy_rows<D, kThreads, kRows>(
-          memory_ + to * kPitch, head_.width(), a_.wide,
-          [&](int r) {
-            return RowSource{from + r * k_.kv_stride, nearest + r >= 0 && nearest + r < k_.keys};
-          },
-          [&](int r) { return write_.plus(r); });
+      copy_rows<D, kThreads, kRows>(memory_ + to * kPitch, head_.width(), a_.wide,
+                                    {from, k_.kv_stride, nearest, static_cast<int>(k_.keys)},
+                                    [&](int r) { return write_.plus(r); });
     };
     copy(k_.k, S::kKeyRow);
     copy(k_.v, S::kValueRow);
@@ -151,7 +144,7 @@ class PositionBlock {
     multiply<G, D, kColumns>(positions_, tile(S::kPositionRow) + by_columns<D>(), s);
     take_diagonals<G, D, kQueries>(ring(S::kValueRow), tile(S::kGradientRow) + by_columns<D>(), shift_, dp);
     const int farthest = warp_distance_ + 16 * G - 1;
-    if (head_.memory() + begin - farthest >= head_.first() && (k_.window == 0 || farthest < k_.window)) {
+    if (head_.memory() + begin - farthest >= head_.first && (k_.window == 0 || farthest < k_.window)) {
       gradients<true>(begin, stage, s, dp);
     } else {
       gradients<false>(begin, stage, s, dp);
@@ -172,6 +165,12 @@ class PositionBlock {
                             float (&dp)[G][kColumns][4]) {
     const float scale = a_.scale * kLog2E;
     [[maybe_unused]] const DropoutFactors dropout(k_.dropout);
+    Range seen[G][2];
+#pragma unroll
+    for (int g = 0; g < G; ++g)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        seen[g][half] = head_.queries_at(distance_of(16 * g + row_of(2 * half)));
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
       const float4 two = statistics_of(stage, n);
@@ -179,17 +178,17 @@ class PositionBlock {
       for (int g = 0; g < G; ++g)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int query = begin + column_of(n, e),
-                    key = head_.memory() + query - distance_of(16 * g + row_of(e));
+          const int query = begin + column_of(n, e);
           float& ds = dp[g][n][e];
           if constexpr (S::kDropout) {
             float factor[1];
-            dropout.get(head_.element(query, key), factor);
+            dropout.get(head_.element(query, head_.memory() + query - distance_of(16 * g + row_of(e))),
+                        factor);
             ds *= factor[0];
           }
           ds = (ds - (e % 2 == 0 ? two.y : two.w)) *
                exp2_fast(fmaf(s[g][n][e], scale, -(e % 2 == 0 ? two.x : two.z)));
-          if (!kAllSeen && !head_.sees(query, key)) ds = 0;
+          if (!kAllSeen && !seen[g][e / 2].has(query)) ds = 0;
           row_sums_[g][e / 2] += ds;
         }
     }

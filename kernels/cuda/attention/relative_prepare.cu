@@ -22,14 +22,17 @@ __global__ void __launch_bounds__(256) relative_prepare_kernel(const __grid_cons
   const Bf16* d_out = head.queries(a.a.d_out, k.out_stride, query);
   const auto* u = static_cast<const Bf16*>(k.content_bias) + offset;
   const auto* v = static_cast<const Bf16*>(k.position_bias) + offset;
+  const bool wide = a.wide;
   float delta = 0;
 #pragma unroll
-  for (int c = lane_id(); c < D; c += 32) {
-    const bool element = inside && c < k.head_dim;
-    const float x = element ? to_float(q[c]) : 0.0f;
-    scratch.content[row * D + c] = from_float<Bf16>(element ? x + to_float(u[c]) : 0.0f);
-    scratch.position[row * D + c] = from_float<Bf16>(element ? x + to_float(v[c]) : 0.0f);
-    if (element) delta += to_float(out[c]) * to_float(d_out[c]);
+  for (int c = 2 * lane_id(); c < D; c += 64) {
+    const bool first = inside && c < k.head_dim, second = inside && c + 1 < k.head_dim;
+    const float2 x = load_pair(q + c, wide, first, second), bias_u = load_pair(u + c, false, first, second),
+                 bias_v = load_pair(v + c, false, first, second), o = load_pair(out + c, wide, first, second),
+                 d = load_pair(d_out + c, wide, first, second);
+    *reinterpret_cast<uint32_t*>(scratch.content + row * D + c) = pack(x.x + bias_u.x, x.y + bias_u.y);
+    *reinterpret_cast<uint32_t*>(scratch.position + row * D + c) = pack(x.x + bias_v.x, x.y + bias_v.y);
+    delta += o.x * d.x + o.y * d.y;
   }
   delta = warp_sum(delta);
   if (lane_id() != 0) return;

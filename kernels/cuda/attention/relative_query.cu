@@ -92,18 +92,14 @@ class QueryBlock {
 
   __device__ void load_queries(int count) {
     const auto copy = [&](const Bf16* matrix, int to) {
-      const Bf16* from = matrix + scratch_row() * D;
-      copy_rows<D, kThreads, S::kQueries>(memory_ + to * kPitch, D, true, [&](int r) {
-        return RowSource{from + r * D, true};
-      });
+      copy_rows<D, kThreads, S::kQueries>(memory_ + to * kPitch, D, true,
+                                          {matrix + scratch_row() * D, D, 0, S::kQueries});
     };
     copy(a_.scratch.content, S::kContentRow);
     copy(a_.scratch.position, S::kPositionRow);
-    const Bf16* d_out = head_.queries(a_.a.d_out, k_.out_stride, begin_);
-    copy_rows<D, kThreads, S::kQueries>(memory_ + S::kGradientRow * kPitch, head_.width(), a_.wide,
-                                        [&](int r) {
-                                          return RowSource{d_out + r * k_.out_stride, r < count};
-                                        });
+    copy_rows<D, kThreads, S::kQueries>(
+        memory_ + S::kGradientRow * kPitch, head_.width(), a_.wide,
+        {head_.queries(a_.a.d_out, k_.out_stride, begin_), k_.out_stride, 0, count});
 #pragma unroll
     for (int g = 0; g < G; ++g)
 #pragma unroll
@@ -120,9 +116,7 @@ class QueryBlock {
     const auto copy = [&](const void* matrix, int to) {
       const Bf16* from = static_cast<const Bf16*>(matrix) + offset;
       copy_rows<D, kThreads, kKeys>(memory_ + (to + stage * kKeys) * kPitch, head_.width(), a_.wide,
-                                    [&](int r) {
-                                      return RowSource{from + r * k_.kv_stride, key + r < key_end_};
-                                    });
+                                    {from, k_.kv_stride, key, key_end_});
     };
     copy(k_.k, S::kKeyRow);
     copy(k_.v, S::kValueRow);
@@ -132,12 +126,8 @@ class QueryBlock {
   template <int kRows>
   __device__ void copy_distances() {
     const int farthest = head_.memory() + begin_ + S::kQueries - 1 - key_begin_ - copied_;
-    copy_rows<D, kThreads, kRows>(
-        memory_ + S::kRingRow * kPitch, head_.width(), a_.wide,
-        [&](int r) {
-          return RowSource{head_.position(farthest - r), true};
-        },
-        [&](int r) { return write_.plus(r); });
+    copy_positions<D, kThreads, kRows>(memory_ + S::kRingRow * kPitch, head_, a_.wide, farthest, -1,
+                                       [&](int r) { return write_.plus(r); });
     write_.advance(kRows % S::kRing);
     copied_ += kRows;
   }
@@ -277,19 +267,23 @@ class QueryBlock {
 #pragma unroll
     for (int g = 0; g < G; ++g)
 #pragma unroll
-      for (int n = 0; n < kColumns; ++n)
+      for (int half = 0; half < 2; ++half) {
+        const int query = query_ + 16 * g + row_of(2 * half);
+        const Range seen = head_.keys_of(query);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int query = query_ + 16 * g + row_of(e), seen_key = key + column_of(n, e);
-          float& x = dp[g][n][e];
-          if constexpr (S::kDropout) {
-            float factor[1];
-            dropout.get(head_.element(query, seen_key), factor);
-            x = factor[0] * x - delta_[g][e / 2];
+        for (int n = 0; n < kColumns; ++n)
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e) {
+            float& x = dp[g][n][e];
+            if constexpr (S::kDropout) {
+              float factor[1];
+              dropout.get(head_.element(query, key + column_of(n, e)), factor);
+              x = factor[0] * x - delta_[g][half];
+            }
+            x *= exp2_fast(fmaf(s_[g][n][e], scale, -lse_[g][half]));
+            if (!kAllSeen && !seen.has(key + column_of(n, e))) x = 0;
           }
-          x *= exp2_fast(fmaf(s_[g][n][e], scale, -lse_[g][e / 2]));
-          if (!kAllSeen && !head_.sees(query, seen_key)) x = 0;
-        }
+      }
   }
 
   const RelativeBackward& a_;

@@ -278,39 +278,85 @@ __device__ inline void take_diagonals(const Chunk& chunk, uint32_t b, const RowS
   for (int n = 0; n < kQueries / 8; ++n) shift.take<G>(n, band[n], tile);
 }
 
-/// A row of a matrix; zeros where not `valid`.
-struct RowSource {
-  const Bf16* from;
-  bool valid;
-};
-
-/// Copies kRows rows of up to D elements to shared memory; row r to row slot(r) of `tile`. All threads of the
-/// block call it. `wide`: sources are aligned to 16 bytes, `width` is a multiple of 8.
-template <int D, int kThreads, int kRows, typename Source, typename Slot>
-__device__ inline void copy_rows(Bf16* tile, int width, bool wide, const Source& source, const Slot& slot) {
-  constexpr int kChunks = D / 8, kPass = kThreads / kChunks;
-  static_assert(kThreads % kChunks == 0);
-  const int column = static_cast<int>(threadIdx.x) % kChunks * 8;
-  const int first = static_cast<int>(threadIdx.x) / kChunks;
-#pragma unroll
-  for (int pass = 0; pass < (kRows + kPass - 1) / kPass; ++pass) {
-    const int row = first + pass * kPass;
-    if (kRows % kPass != 0 && row >= kRows) break;
-    const RowSource from = source(row);
-    Bf16* to = tile + slot(row) * TileRows<D>::kPitch + column;
-    if (wide) {
-      copy_async(shared_address(to), from.from + column, from.valid && column < width);
-      continue;
-    }
-#pragma unroll 1
-    for (int c = 0; c < 8; ++c)
-      to[c] = from.valid && column + c < width ? from.from[column + c] : from_float<Bf16>(0.0f);
-  }
+/// Two elements, zeros where they are none; `wide`: they are aligned, and both there or none.
+__device__ inline float2 load_pair(const Bf16* from, bool wide, bool first, bool second) {
+  if (wide) return unpack(first ? *reinterpret_cast<const uint32_t*>(from) : 0);
+  return {first ? to_float(from[0]) : 0.0f, second ? to_float(from[1]) : 0.0f};
 }
 
-template <int D, int kThreads, int kRows, typename Source>
-__device__ inline void copy_rows(Bf16* tile, int width, bool wide, const Source& source) {
-  copy_rows<D, kThreads, kRows>(tile, width, wide, source, [](int r) { return r; });
+/// Rows of a matrix: row r lies at from + r * stride; where not 0 <= index + r < count there are zeros.
+struct RowSpan {
+  const Bf16* from;
+  int64_t stride;
+  int index, count;
+};
+
+/// How the threads of a block divide rows of D elements: a thread copies 16 bytes of every kPass-th row.
+template <int D, int kThreads>
+struct CopyShape {
+  static constexpr int kChunks = D / 8, kPass = kThreads / kChunks;
+  static_assert(kThreads % kChunks == 0);
+  __device__ static int row() { return static_cast<int>(threadIdx.x) / kChunks; }
+  __device__ static int column() { return static_cast<int>(threadIdx.x) % kChunks * 8; }
+};
+
+/// 8 elements of a row of `width` elements from `column` on.
+__device__ inline void copy_elements(Bf16* to, const Bf16* from, bool valid, int column, int width) {
+#pragma unroll 1
+  for (int c = 0; c < 8; ++c) to[c] = valid && column + c < width ? from[c] : from_float<Bf16>(0.0f);
+}
+
+/// Starts copying kRows rows of up to D elements to shared memory; rows r to r + kPass - 1, for multiples r
+/// of kPass, to those of `tile` from slot(r) on. All threads of the block call it. `wide`: rows are whole
+/// pieces of 16 bytes, aligned to as much.
+template <int D, int kThreads, int kRows, typename Slot>
+__device__ inline void copy_rows(Bf16* tile, int width, bool wide, const RowSpan& rows, const Slot& slot) {
+  using Copy = CopyShape<D, kThreads>;
+  constexpr int kPass = Copy::kPass, kPitch = TileRows<D>::kPitch;
+  static_assert(kRows % kPass == 0);
+  const int column = Copy::column(), index = rows.index + Copy::row();
+  const unsigned count = column < width ? static_cast<unsigned>(rows.count) : 0;
+  const Bf16* from = rows.from + Copy::row() * rows.stride + column;
+  Bf16* to = tile + Copy::row() * kPitch + column;
+  if (wide) {
+    const uint32_t address = shared_address(to);
+#pragma unroll
+    for (int r = 0; r < kRows; r += kPass, from += kPass * rows.stride)
+      copy_async(address + static_cast<uint32_t>(slot(r) * TileRows<D>::kBytes), from,
+                 static_cast<unsigned>(index + r) < count);
+    return;
+  }
+#pragma unroll 1
+  for (int r = 0; r < kRows; r += kPass, from += kPass * rows.stride)
+    copy_elements(to + slot(r) * kPitch, from, static_cast<unsigned>(index + r) < count, column, width);
+}
+
+template <int D, int kThreads, int kRows>
+__device__ inline void copy_rows(Bf16* tile, int width, bool wide, const RowSpan& rows) {
+  copy_rows<D, kThreads, kRows>(tile, width, wide, rows, [](int r) { return r; });
+}
+
+/// Likewise rows of the table of positions, of the distances `from`, from + step, ..., each taken into the
+/// table's range.
+template <int D, int kThreads, int kRows, typename Slot>
+__device__ inline void copy_positions(Bf16* tile, const RelativeHead<Bf16>& head, bool wide, int from,
+                                      int step, const Slot& slot) {
+  using Copy = CopyShape<D, kThreads>;
+  const int last = from + step * (kRows - 1);
+  if (min(from, last) >= 0 && max(from, last) < head.k.distances)
+    return copy_rows<D, kThreads, kRows>(tile, head.width(), wide,
+                                         {head.position(from), step * head.row_width(), 0, kRows}, slot);
+  const int column = Copy::column();
+#pragma unroll 1
+  for (int r = 0; r < kRows; r += Copy::kPass) {
+    const Bf16* row = head.position(from + step * (r + Copy::row())) + column;
+    Bf16* to = tile + (slot(r) + Copy::row()) * TileRows<D>::kPitch + column;
+    if (wide) {
+      copy_async(shared_address(to), row, column < head.width());
+    } else {
+      copy_elements(to, row, true, column, head.width());
+    }
+  }
 }
 
 /// Position in a ring of kSize, which moves forward by less than kSize at a time.
