@@ -193,6 +193,38 @@ TEST(Engine, AShortPromptReadInStepsIsThatOfAPrefill) {
   }
 }
 
+// All slots hold sequences, of which some grow: the fused step computes the range around those and leaves the
+// caches of the others alone.
+TEST(Engine, TheFusedStepComputesARangeOfSlots) {
+  SKIP_WITHOUT_GPU();
+  PerceiverAR model(fused_config(), gpu(), DType::bf16);
+  model.parameters().initialize(3);
+  EngineOptions options;
+  options.slots = 6;
+  options.policy = GenerationPolicy::stream;
+  options.context = ContextProjection::direct;
+  Engine fused(model, options);
+  options.fused = false;
+  Engine plain(model, options);
+  if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
+  const std::vector<int64_t> all{0, 1, 2, 3, 4, 5};
+  for (Engine* engine : {&fused, &plain})
+    for (const int64_t s : all) engine->admit(s, sequence_of(20 + 30 * s, static_cast<uint32_t>(s)));
+  int32_t number = 0;
+  for (const std::vector<int64_t>& busy :
+       {all, {3}, {2, 3}, {4}, {5}, {4, 5}, {1, 2}, {0}, {0, 5}, {0, 1, 2, 3}, all})
+    for (int step = 0; step < 15; ++step) {
+      fused.compute();
+      plain.compute();
+      for (const int64_t s : all)
+        ASSERT_LE(difference(fused.logits(s), plain.logits(s)), 5e-2) << "slot " << s << ", token " << number;
+      for (const int64_t s : busy)
+        for (Engine* engine : {&fused, &plain})
+          engine->push(s, static_cast<int32_t>(3 + (number * 37 + s * 11) % 256));
+      ++number;
+    }
+}
+
 // Positions of the kept tokens move down, as the fused step's own.
 TEST(Engine, TheFusedStepOutgrowsTheRotaryTables) {
   SKIP_WITHOUT_GPU();
