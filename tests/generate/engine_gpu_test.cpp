@@ -1,6 +1,9 @@
 // The engine of generation on a GPU: the same as everywhere, and its fused step.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <string>
+
 #include "tests/support/engine_checks.h"
 #include "tests/support/gpu.h"
 #include "tests/support/small_model.h"
@@ -210,19 +213,31 @@ TEST(Engine, TheFusedStepComputesARangeOfSlots) {
   const std::vector<int64_t> all{0, 1, 2, 3, 4, 5};
   for (Engine* engine : {&fused, &plain})
     for (const int64_t s : all) engine->admit(s, sequence_of(20 + 30 * s, static_cast<uint32_t>(s)));
+  options.fused = true;
+  options.slots = 1;
+  Engine alone(model, options);  // as slot 3
+  alone.admit(0, sequence_of(20 + 30 * 3, 3));
+  double apart = 0;
   int32_t number = 0;
   for (const std::vector<int64_t>& busy :
        {all, {3}, {2, 3}, {4}, {5}, {4, 5}, {1, 2}, {0}, {0, 5}, {0, 1, 2, 3}, all})
     for (int step = 0; step < 15; ++step) {
       fused.compute();
       plain.compute();
+      alone.compute();
+      apart = std::max(apart, difference(fused.logits(3), alone.logits(0)));
       for (const int64_t s : all)
         ASSERT_LE(difference(fused.logits(s), plain.logits(s)), 5e-2) << "slot " << s << ", token " << number;
       for (const int64_t s : busy)
         for (Engine* engine : {&fused, &plain})
           engine->push(s, static_cast<int32_t>(3 + (number * 37 + s * 11) % 256));
+      if (std::find(busy.begin(), busy.end(), 3) != busy.end())
+        alone.push(0, static_cast<int32_t>(3 + (number * 37 + 3 * 11) % 256));
       ++number;
     }
+  // Kernels for one slot and for several add in another order.
+  EXPECT_LE(apart, 2e-2);
+  RecordProperty("largest_difference_to_alone", std::to_string(apart));
 }
 
 // Positions of the kept tokens move down, as the fused step's own.
