@@ -2,7 +2,7 @@
 import math
 import os
 
-COLORS = ["#1f6fb4", "#c4562a", "#2a8c3c", "#8a4fa3", "#a3842a", "#5a6672", "#c43a7a", "#2aa39a"]
+COLORS = ["#1f6fb4", "#c4562a", "#2a8c3c", "#8a4fa3", "#a3842a", "#5a6672", "#c43a7a", "#2aa39a", "#111111"]
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 420, 320, 62, 46, 44, 16
 
 
