@@ -135,6 +135,8 @@ class Session:
             with self.lock(gpu, alone):
                 say(f"training {run.name}")
                 self.call(["--quiet", "train", self.config(run), "--run", self.folder(run), *self.as_words(run)], gpu)
+            if "validation_loss" not in self.metrics(run)[-1]:  # which ends every run that was not stopped
+                raise Failed("was stopped")
             write_json(os.path.join(self.folder(run), MARK), self.mark_of(run))
 
     def train(self, runs, alone=False):
