@@ -18,6 +18,7 @@ import threading
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DATA = {"books": "pg19", "images": "tiny-imagenet", "shakespeare": "tinyshakespeare.txt"}
 CPU_BOOKS = 2  # validation books on a CPU: the shortest
+BOOKS = {"cuda": ["--max-documents", "0"], "cpu": ["--max-documents", "1"]}  # evaluated after training: all, or one
 MARK = "claim.json"  # what a finished run was trained from
 
 

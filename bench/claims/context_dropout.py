@@ -40,7 +40,7 @@ def row(session, data, kind, run, wrong):
             raise common.Failed(wrong[run.name])
         training = [entry["bits"] for entry in session.metrics(run) if "bits" in entry][-1]
         step_ms = session.step_ms(run) if data == "books" else None  # a short context saves nothing
-        return [data, kind, step_ms, training, session.evaluate(run)["bits_per_byte"], session.state(run)]
+        return [data, kind, step_ms, training, session.evaluate(run, *common.BOOKS[session.device])["bits_per_byte"], session.state(run)]
     except common.Failed as error:
         return [data, kind, "", "", "", str(error)]
 

@@ -9,7 +9,7 @@ time of a training step."""
 import common
 import plot
 
-STRIDE = {"cuda": "512", "cpu": "64"}  # half of the latents: a target sees at least so much, in the shortest context too
+STRIDE = {"cuda": "512", "cpu": "128"}  # half of the shortest context: every target sees at least so much
 CONTEXTS = {"cuda": [1024 << i for i in range(6)], "cpu": [256 << i for i in range(5)]}
 
 
@@ -28,7 +28,7 @@ def row(session, context, wrong):
     try:
         if run.name in wrong:
             raise common.Failed(wrong[run.name])
-        result = session.evaluate(run, "--stride", STRIDE[session.device])
+        result = session.evaluate(run, "--stride", STRIDE[session.device], *common.BOOKS[session.device])
         places = by_position(result)
         late = {position: bits for position, bits in places.items() if position >= 4096}
         return [context, session.step_ms(run), result["bits_per_byte"], *(places.get(first) for first in (0, 4096, 32768, 131072)), session.state(run)], late

@@ -39,7 +39,8 @@ def runs_of(session):
     pictures = [("image", order, common.Run(f"image_{order}", "images", "images", [f"data.options={{size: {size}, order: {order}}}"]),
                  ["--max-documents", DOCUMENTS[session.device]]) for order in ORDERS]
     backward = common.Run(f"books_{context}_backward", "books", reversed_books(session), [f"model.context_length={context}", "data.options={encoding: bytes}"])
-    return [*pictures, ("text", "forward", larger_context.run_of(context), []), ("text", "backward", backward, [])]
+    books = common.BOOKS[session.device]
+    return [*pictures, ("text", "forward", larger_context.run_of(context), books), ("text", "backward", backward, books)]
 
 
 def main():
