@@ -10,7 +10,7 @@
 // about 200 as mma.sync reaches; shared memory is read for 128 a product; 128 shuffles (a clock each), so
 // 600 to 700. Shared memory: 4 * 64 + 256 rows, 72 KiB at D = 64; two blocks per SM. Registers per thread:
 // D for the sums, 4 * 12 for scores and band, D for the queries.
-#include "kernels/cuda/attention/relative_tiles.cuh"
+#include "kernels/cuda/attention/relative_blocks.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
@@ -35,41 +35,23 @@ class ForwardBlock {
 
  public:
   __device__ ForwardBlock(const RelativeForward& a, Bf16* memory)
-      : a_(a),
-        k_(a.k),
-        head_{a.k, blockIdx.z, blockIdx.y},
-        memory_(memory),
-        shared_(shared_address(memory)),
-        // Late queries see more keys, so they go first.
-        begin_(static_cast<int>(gridDim.x - 1 - blockIdx.x) * S::kQueries),
-        query_(begin_ + warp_id() * 16 * G) {}
+      : a_(a), k_(a.k), rows_(a.k, a.wide, memory) {}
 
   __device__ void run() {
-    const int count = min(S::kQueries, static_cast<int>(k_.queries) - begin_);
-    load_queries(count);
+    load_queries();
     clear(out_);
     for (int g = 0; g < G; ++g)
       for (int half = 0; half < 2; ++half) {
         largest_[g][half] = -INFINITY;
         sum_[g][half] = 0;
       }
-    key_begin_ = head_.key_begin(begin_);
-    key_end_ = head_.key_end(begin_ + count);
-    if (key_begin_ < key_end_) {
-      copy_keys(key_begin_, 0);
-      copy_distances<kKeys + S::kQueries>();
-      copy_commit();
-    }
+    rows_.copy_first();
     int stage = 0;
-    for (int key = key_begin_; key < key_end_; key += kKeys, stage ^= 1) {
+    for (int key = rows_.key_begin; key < rows_.key_end; key += kKeys, stage ^= 1) {
       copy_wait<0>();
       __syncthreads();  // This tile has arrived; all warps are done with the previous one.
-      if (key + kKeys < key_end_) {
-        copy_keys(key + kKeys, stage ^ 1);
-        copy_distances<kKeys>();
-        copy_commit();
-      }
-      if (key == key_begin_) band_of_columns<1>(0, 0);
+      rows_.copy_next(key + kKeys, stage ^ 1);
+      if (key == rows_.key_begin) rows_.start_band(position_operand());
 #pragma unroll 1
       for (int part = 0; part < kKeys / kStep; ++part) step(key + part * kStep, stage, part);
     }
@@ -78,19 +60,19 @@ class ForwardBlock {
 
  private:
   /// q + u and q + v to shared memory, then to registers.
-  __device__ void load_queries(int count) {
+  __device__ void load_queries() {
     constexpr int kPairs = D / 2;
-    const auto* u = static_cast<const Bf16*>(k_.content_bias) + head_.head * k_.head_dim;
-    const auto* v = static_cast<const Bf16*>(k_.position_bias) + head_.head * k_.head_dim;
-    Bf16 *content = memory_, *position = memory_ + S::kQueries * kPitch;
+    const auto* u = static_cast<const Bf16*>(k_.content_bias) + rows_.head.head * k_.head_dim;
+    const auto* v = static_cast<const Bf16*>(k_.position_bias) + rows_.head.head * k_.head_dim;
+    Bf16 *content = rows_.memory, *position = content + S::kQueries * kPitch;
     const int column = static_cast<int>(threadIdx.x) % kPairs * 2;
     const bool first = column < k_.head_dim, second = column + 1 < k_.head_dim;
     const float2 bias_u{first ? to_float(u[column]) : 0.0f, second ? to_float(u[column + 1]) : 0.0f};
     const float2 bias_v{first ? to_float(v[column]) : 0.0f, second ? to_float(v[column + 1]) : 0.0f};
 #pragma unroll 8
     for (int row = static_cast<int>(threadIdx.x) / kPairs; row < S::kQueries; row += kThreads / kPairs) {
-      const bool inside = row < count;
-      const Bf16* from = head_.queries(k_.q, k_.q_stride, begin_ + row) + column;
+      const bool inside = row < rows_.count;
+      const Bf16* from = rows_.head.queries(k_.q, k_.q_stride, rows_.begin + row) + column;
       const float2 q = load_pair(from, a_.wide, inside && first, inside && second);
       const uint32_t sum_u = inside ? pack(q.x + bias_u.x, q.y + bias_u.y) : 0;
       const uint32_t sum_v = inside ? pack(q.x + bias_v.x, q.y + bias_v.y) : 0;
@@ -98,97 +80,34 @@ class ForwardBlock {
       *reinterpret_cast<uint32_t*>(position + row * kPitch + column) = sum_v;
     }
     __syncthreads();
-    const uint32_t own = shared_ + warp_id() * 16 * G * kRowBytes + by_rows<D>();
+    const uint32_t own = rows_.shared + warp_id() * 16 * G * kRowBytes + by_rows<D>();
     load_operand<G, D>(own, content_);
     load_operand<G, D>(own + S::kQueries * kRowBytes, position_);
     __syncthreads();
   }
 
-  __device__ void copy_keys(int key, int stage) {
-    const int64_t offset = head_.key_offset(key);
-    const auto copy = [&](const void* matrix, int to) {
-      const Bf16* from = static_cast<const Bf16*>(matrix) + offset;
-      copy_rows<D, kThreads, kKeys>(memory_ + (to + stage * kKeys) * kPitch, head_.width(), a_.wide,
-                                    {from, k_.kv_stride, key, key_end_});
+  __device__ auto position_operand() const {
+    return [this](int k, uint32_t(&x)[G][4]) {
+#pragma unroll
+      for (int g = 0; g < G; ++g)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) x[g][i] = position_[g][k][i];
     };
-    copy(k_.k, S::kKeyRow);
-    copy(k_.v, S::kValueRow);
-  }
-
-  /// Row z of all that go through the ring is the distance of the last query from key_begin_ + z.
-  template <int kRows>
-  __device__ void copy_distances() {
-    const int farthest = head_.memory() + begin_ + S::kQueries - 1 - key_begin_ - copied_;
-    copy_positions<D, kThreads, kRows>(memory_ + S::kRingRow * kPitch, head_, a_.wide, farthest, -1,
-                                       [&](int r) { return write_.plus(r); });
-    write_.advance(kRows % S::kRing);
-    copied_ += kRows;
-  }
-
-  /// kChunks * 16 columns of the band, from fragment `to` on; of the warp's last group they start with the
-  /// ring's chunk `from` after its own first.
-  template <int kChunks>
-  __device__ void band_of_columns(int from, int to) {
-#pragma unroll
-    for (int g = 0; g < G; ++g)
-#pragma unroll
-      for (int n = 0; n < 2 * kChunks; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) s_[g][to + n][e] = 0;
-    const int own = S::kGroups - G - warp_id() * G + from;
-    uint32_t rows[kChunks + G - 1];
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks + G - 1; ++chunk)
-      rows[chunk] = shared_ + (S::kRingRow + read_.plus(own + chunk) * 16) * kRowBytes + by_columns<D>();
-#pragma unroll
-    for (int k = 0; k < D / 16; ++k)
-#pragma unroll
-      for (int chunk = 0; chunk < kChunks + G - 1; ++chunk) {
-        uint32_t y[4];
-        load_matrices(y, rows[chunk] + k * 32);
-#pragma unroll
-        for (int g = 0; g < G; ++g) {
-          const int part = chunk - (G - 1 - g);  // constant once unrolled
-          if (part < 0 || part >= kChunks) continue;
-          multiply_add(s_[g][to + 2 * part], position_[g][k], y[0], y[1]);
-          multiply_add(s_[g][to + 2 * part + 1], position_[g][k], y[2], y[3]);
-        }
-      }
-#pragma unroll
-    for (int g = 0; g < G; ++g)
-#pragma unroll
-      for (int n = 0; n < 2 * kChunks; ++n) shift_.order(s_[g][to + n]);
   }
 
   __device__ void step(int key, int stage, int part) {
-    // The warp's queries see none of these keys, nor any later ones.
-    if (key > head_.memory() + query_ + 16 * G - 1) return;
-    band_of_columns<kStep / 16>(1, 2);
-    read_.advance(kStep / 16);
-    float carried[G][2][4];
-#pragma unroll
-    for (int g = 0; g < G; ++g) {
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) carried[g][n][e] = s_[g][kColumns + n][e];
-#pragma unroll
-      for (int n = 0; n < kColumns; ++n) shift_.take(s_[g][n], s_[g][n + 1], s_[g][n + 2], s_[g][n]);
-    }
+    if (rows_.done_at(key)) return;
+    rows_.next_scores(position_operand());
     const uint32_t row = static_cast<uint32_t>(stage * kKeys + part * kStep);
-    multiply<G, D, kColumns>(content_, shared_ + (S::kKeyRow + row) * kRowBytes + by_columns<D>(), s_);
-    if (key + kStep > key_end_ || !head_.all_see(query_, 16 * G, key, kStep)) hide(key);
+    multiply<G, D, kColumns>(content_, rows_.shared + (S::kKeyRow + row) * kRowBytes + by_columns<D>(),
+                             rows_.s);
+    if (!rows_.all_see(key)) hide(key);
     softmax();
     if constexpr (S::kDropout) drop(key);
     uint32_t weights[G][kStep / 16][4];
-    pack_operand(s_, weights);
-    accumulate<G, D>(weights, shared_ + (S::kValueRow + row) * kRowBytes + by_rows<D>(), out_);
-#pragma unroll
-    for (int g = 0; g < G; ++g)
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) s_[g][n][e] = carried[g][n][e];
+    pack_operand(rows_.s, weights);
+    accumulate<G, D>(weights, rows_.shared + (S::kValueRow + row) * kRowBytes + by_rows<D>(), out_);
+    rows_.advance();
   }
 
   __device__ void hide(int key) {
@@ -196,12 +115,12 @@ class ForwardBlock {
     for (int g = 0; g < G; ++g)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const Range seen = head_.keys_of(query_ + 16 * g + row_of(2 * half));
+        const Range seen = rows_.head.keys_of(rows_.query + 16 * g + row_of(2 * half));
 #pragma unroll
         for (int n = 0; n < kColumns; ++n)
 #pragma unroll
           for (int e = 2 * half; e < 2 * half + 2; ++e)
-            if (!seen.has(key + column_of(n, e))) s_[g][n][e] = -INFINITY;
+            if (!seen.has(key + column_of(n, e))) rows_.s[g][n][e] = -INFINITY;
       }
   }
 
@@ -217,7 +136,7 @@ class ForwardBlock {
         const int e = 2 * half;
         float most = largest_[g][half];
 #pragma unroll
-        for (int n = 0; n < kColumns; ++n) most = fmaxf(most, fmaxf(s_[g][n][e], s_[g][n][e + 1]));
+        for (int n = 0; n < kColumns; ++n) most = fmaxf(most, fmaxf(rows_.s[g][n][e], rows_.s[g][n][e + 1]));
         most = fmaxf(most, __shfl_xor_sync(kWarp, most, 1));
         most = fmaxf(most, __shfl_xor_sync(kWarp, most, 2));
         // The maximum of a row without a visible key yet is -infinity; subtracting 0 keeps its scores hidden.
@@ -228,9 +147,9 @@ class ForwardBlock {
         sum_[g][half] *= correction[g][half];
 #pragma unroll
         for (int n = 0; n < kColumns; ++n) {
-          s_[g][n][e] = exp2_fast(fmaf(s_[g][n][e], scale, -shift));
-          s_[g][n][e + 1] = exp2_fast(fmaf(s_[g][n][e + 1], scale, -shift));
-          sum_[g][half] += s_[g][n][e] + s_[g][n][e + 1];
+          rows_.s[g][n][e] = exp2_fast(fmaf(rows_.s[g][n][e], scale, -shift));
+          rows_.s[g][n][e + 1] = exp2_fast(fmaf(rows_.s[g][n][e + 1], scale, -shift));
+          sum_[g][half] += rows_.s[g][n][e] + rows_.s[g][n][e + 1];
         }
       }
     if (__any_sync(kWarp, grown)) correct(correction);
@@ -254,8 +173,8 @@ class ForwardBlock {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           float factor[1];
-          dropout.get(head_.element(query_ + 16 * g + row_of(e), key + column_of(n, e)), factor);
-          s_[g][n][e] *= factor[0];
+          dropout.get(rows_.head.element(rows_.query + 16 * g + row_of(e), key + column_of(n, e)), factor);
+          rows_.s[g][n][e] *= factor[0];
         }
   }
 
@@ -274,30 +193,22 @@ class ForwardBlock {
           out_[g][n][2 * half] *= inverse;
           out_[g][n][2 * half + 1] *= inverse;
         }
-        const int query = query_ + 16 * g + row_of(2 * half);
+        const int query = rows_.query + 16 * g + row_of(2 * half);
         if (lane_id() % 4 == 0 && query < k_.queries)
-          static_cast<float*>(k_.lse)[head_.lse_row(query)] =
+          static_cast<float*>(k_.lse)[rows_.head.lse_row(query)] =
               blind ? kBlind : (largest_[g][half] * a_.scale + log2f(sum) * kLn2);
       }
-    store_rows<G, D>(out_, 1.0f, head_.width(), a_.wide, [&](int r) {
-      Bf16* row = static_cast<Bf16*>(k_.out) + head_.head * k_.head_dim +
-                  (head_.example * k_.queries + query_ + r) * k_.out_stride;
-      return query_ + r < k_.queries ? row : nullptr;
+    store_rows<G, D>(out_, 1.0f, rows_.head.width(), a_.wide, [&](int r) {
+      Bf16* row = static_cast<Bf16*>(k_.out) + rows_.head.head * k_.head_dim +
+                  (rows_.head.example * k_.queries + rows_.query + r) * k_.out_stride;
+      return rows_.query + r < k_.queries ? row : nullptr;
     });
   }
 
   const RelativeForward& a_;
   const RelativeAttention& k_;
-  const RelativeHead<Bf16> head_;
-  Bf16* const memory_;
-  const uint32_t shared_;
-  const int begin_, query_;
-  int key_begin_, key_end_, copied_ = 0;
-  RingIndex<S::kRing> write_;
-  RingIndex<S::kRing / 16> read_;
-  const ColumnShift shift_;
+  QueryRows<S> rows_;
   uint32_t content_[G][D / 16][4], position_[G][D / 16][4];
-  float s_[G][kColumns + 2][4];  // the band from fragment 2 on, with 16 columns of the last step before it
   float out_[G][D / 8][4], largest_[G][2], sum_[G][2];
 };
 

@@ -13,7 +13,7 @@
 // thread: 2 D for the sums, 32 + 32 for S^T and dP^T (48 for the band before).
 #include <climits>
 
-#include "kernels/cuda/attention/relative_tiles.cuh"
+#include "kernels/cuda/attention/relative_blocks.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
@@ -43,7 +43,7 @@ class KeyBlock {
         k_(a.a.forward),
         head_{a.a.forward, blockIdx.z, blockIdx.y},
         memory_(reinterpret_cast<Bf16*>(memory)),
-        statistics_(reinterpret_cast<float2*>(memory + S::kStatistics)),
+        queries_{a, reinterpret_cast<Bf16*>(memory), reinterpret_cast<float2*>(memory + S::kStatistics)},
         shared_(shared_address(memory)),
         key_(static_cast<int>(blockIdx.x) * S::kKeys),
         warp_key_(key_ + S::kKeys - (warp_id() + 1) * 16 * G) {}
@@ -59,7 +59,7 @@ class KeyBlock {
     if (k_.window != 0) end = min(end, last_key - head_.memory() + static_cast<int>(k_.window));
     if (last_key < head_.first) end = 0;
     if (first_ < end) {
-      copy_queries(first_, 0);
+      queries_.copy(head_, first_, 0);
       copy_distances<S::kKeys + kQueries>();
     }
     copy_commit();
@@ -68,7 +68,7 @@ class KeyBlock {
       copy_wait<0>();
       __syncthreads();  // These queries have arrived; all warps are done with the previous ones.
       if (begin + kQueries < end) {
-        copy_queries(begin + kQueries, stage ^ 1);
+        queries_.copy(head_, begin + kQueries, stage ^ 1);
         copy_distances<kQueries>();
         copy_commit();
       }
@@ -90,24 +90,6 @@ class KeyBlock {
     };
     copy(k_.k, S::kKeyRow);
     copy(k_.v, S::kValueRow);
-  }
-
-  __device__ void copy_queries(int begin, int stage) {
-    const int64_t row = (head_.example * k_.heads + head_.head) * a_.scratch.padded_queries + begin;
-    const auto copy = [&](const Bf16* matrix, int to) {
-      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true,
-                                       {matrix + row * D, D, 0, kQueries});
-    };
-    copy(a_.scratch.content, S::kContentRow);
-    copy(a_.scratch.position, S::kPositionRow);
-    copy_rows<D, kThreads, kQueries>(memory_ + (S::kGradientRow + stage * kQueries) * kPitch, head_.width(),
-                                     a_.wide,
-                                     {head_.queries(a_.a.d_out, k_.out_stride, begin), k_.out_stride, begin,
-                                      static_cast<int>(k_.queries)});
-    const int pair = static_cast<int>(threadIdx.x) * 2;
-    if (pair < kQueries)
-      copy_async(shared_address(statistics_ + stage * kQueries + pair), a_.scratch.statistics + row + pair,
-                 true);
   }
 
   /// Row y of all that go through the ring is the distance of query first_ from the last key, plus y.
@@ -132,7 +114,7 @@ class KeyBlock {
     multiply<G, D, kColumns>(own + S::kKeyRow * kRowBytes, tile(S::kContentRow) + by_columns<D>(), s);
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
-      const float4 two = statistics_of(stage, n);
+      const float4 two = queries_.of(stage, n);
 #pragma unroll
       for (int g = 0; g < G; ++g)
 #pragma unroll
@@ -151,11 +133,6 @@ class KeyBlock {
     accumulate<G, D>(operand, tile(S::kContentRow) + by_rows<D>(), d_key_);
   }
 
-  /// (lse, delta) of the queries of columns 2q and 2q + 1 of fragment n.
-  __device__ float4 statistics_of(int stage, int n) const {
-    return *reinterpret_cast<const float4*>(statistics_ + stage * kQueries + column_of(n, 0));
-  }
-
   /// Weights in place of scores, dS without the scale in place of dP.
   template <bool kAllSeen>
   __device__ void gradients(int begin, int stage, float (&s)[G][kColumns][4], float (&dp)[G][kColumns][4]) {
@@ -169,7 +146,7 @@ class KeyBlock {
         seen[g][half] = head_.queries_of(key_of(16 * g + row_of(2 * half)));
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
-      const float4 two = statistics_of(stage, n);
+      const float4 two = queries_.of(stage, n);
 #pragma unroll
       for (int g = 0; g < G; ++g)
 #pragma unroll
@@ -211,7 +188,7 @@ class KeyBlock {
   const RelativeAttention& k_;
   const RelativeHead<Bf16> head_;
   Bf16* const memory_;
-  float2* const statistics_;
+  const QueryTiles<S> queries_;
   const uint32_t shared_;
   const int key_, warp_key_;  // the first keys of the block and of the warp
   int first_, copied_ = 0;

@@ -12,7 +12,7 @@
 // mma.sync reaches; shared memory is read for 128 (S, sums) or 384 (bands) a product, 1,000 in all; 256
 // shuffles. Positions stay in registers. Shared memory: 2 * 192 + 192 rows, 82 KiB at D = 64; two blocks per
 // SM. Registers per thread: D for the sums, D / 2 for positions, 32 + 48 for S^T and a band.
-#include "kernels/cuda/attention/relative_tiles.cuh"
+#include "kernels/cuda/attention/relative_blocks.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
@@ -43,7 +43,7 @@ class PositionBlock {
         k_(a.a.forward),
         head_{a.a.forward, 0, blockIdx.y},
         memory_(reinterpret_cast<Bf16*>(memory)),
-        statistics_(reinterpret_cast<float2*>(memory + S::kStatistics)),
+        queries_{a, reinterpret_cast<Bf16*>(memory), reinterpret_cast<float2*>(memory + S::kStatistics)},
         shared_(shared_address(memory)),
         distance_(static_cast<int>(blockIdx.x) * S::kDistances),
         warp_distance_(distance_ + S::kDistances - (warp_id() + 1) * 16 * G) {}
@@ -81,7 +81,7 @@ class PositionBlock {
     copied_ = 0;
     const int end = static_cast<int>(k_.queries);
     if (first_ >= end) return;
-    copy_queries(first_, 0);
+    queries_.copy(head_, first_, 0);
     copy_keys<S::kDistances + kQueries>();
     copy_commit();
     int stage = 0;
@@ -89,31 +89,13 @@ class PositionBlock {
       copy_wait<0>();
       __syncthreads();  // These queries have arrived; all warps are done with the previous ones.
       if (begin + kQueries < end) {
-        copy_queries(begin + kQueries, stage ^ 1);
+        queries_.copy(head_, begin + kQueries, stage ^ 1);
         copy_keys<kQueries>();
         copy_commit();
       }
       if (head_.memory() + begin + kQueries - 1 - warp_distance_ >= head_.first) step(begin, stage);
       read_.advance(kQueries / 16);
     }
-  }
-
-  __device__ void copy_queries(int begin, int stage) {
-    const int64_t row = (head_.example * k_.heads + head_.head) * a_.scratch.padded_queries + begin;
-    const auto copy = [&](const Bf16* matrix, int to) {
-      copy_rows<D, kThreads, kQueries>(memory_ + (to + stage * kQueries) * kPitch, D, true,
-                                       {matrix + row * D, D, 0, kQueries});
-    };
-    copy(a_.scratch.content, S::kContentRow);
-    copy(a_.scratch.position, S::kPositionRow);
-    copy_rows<D, kThreads, kQueries>(memory_ + (S::kGradientRow + stage * kQueries) * kPitch, head_.width(),
-                                     a_.wide,
-                                     {head_.queries(a_.a.d_out, k_.out_stride, begin), k_.out_stride, begin,
-                                      static_cast<int>(k_.queries)});
-    const int pair = static_cast<int>(threadIdx.x) * 2;
-    if (pair < kQueries)
-      copy_async(shared_address(statistics_ + stage * kQueries + pair), a_.scratch.statistics + row + pair,
-                 true);
   }
 
   /// Row y of all that go through the rings is the key at the largest distance from query first_, plus y.
@@ -154,11 +136,6 @@ class PositionBlock {
     accumulate<G, D>(operand, tile(S::kPositionRow) + by_rows<D>(), sum_);
   }
 
-  /// (lse, delta) of the queries of columns 2q and 2q + 1 of fragment n.
-  __device__ float4 statistics_of(int stage, int n) const {
-    return *reinterpret_cast<const float4*>(statistics_ + stage * kQueries + column_of(n, 0));
-  }
-
   /// dS, without the scale, in place of dP.
   template <bool kAllSeen>
   __device__ void gradients(int begin, int stage, const float (&s)[G][kColumns][4],
@@ -173,7 +150,7 @@ class PositionBlock {
         seen[g][half] = head_.queries_at(distance_of(16 * g + row_of(2 * half)));
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
-      const float4 two = statistics_of(stage, n);
+      const float4 two = queries_.of(stage, n);
 #pragma unroll
       for (int g = 0; g < G; ++g)
 #pragma unroll
@@ -218,7 +195,7 @@ class PositionBlock {
   const RelativeAttention& k_;
   RelativeHead<Bf16> head_;
   Bf16* const memory_;
-  float2* const statistics_;
+  const QueryTiles<S> queries_;
   const uint32_t shared_;
   const int distance_, warp_distance_;  // the least of the block and of the warp
   int first_, copied_ = 0;
