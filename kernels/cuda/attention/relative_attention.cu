@@ -1,10 +1,10 @@
 // Relative attention (Transformer-XL): kernels by element type, and the last sums of backward. No score
 // matrix; deterministic: every sum has a fixed order.
 //
-// Backward in bf16 has three kernels, each of which computes the scores again: d_q (relative_query.cu), d_k
-// and d_v (relative_key.cu), positions (relative_position.cu). Of their 15.5 products of a tile (64 queries
-// by 64 keys, D = 64) 4.5 are scores computed again. Keeping them would take a score matrix; adding d_q or
-// the positions up from another kernel takes a read and a write of f32 sums in memory per tile.
+// Backward in bf16 has three kernels: d_q (relative_query.cu), d_k and d_v (relative_key.cu), positions
+// (relative_position.cu). Each computes scores and dP again, 10.5 of 15.5 products of a tile, where once
+// would take 3. Keeping them would take a score matrix; adding d_q or the positions up from another kernel
+// takes a read and a write of f32 sums in memory per tile.
 #include "kernels/cuda/attention/relative_attention.cuh"
 
 #include <algorithm>
