@@ -228,10 +228,10 @@ TEST(HostWorld, ARankThatIsLateIsNamed) {
 
 TEST(HostWorld, ARankThatGetsOnWithItsWorkMayBeLate) {
   ProcessRanks ranks;
-  ranks.options.wait_limit = Milliseconds(500);
+  ranks.options.wait_limit = Milliseconds(1500);
   ranks.start_all(3, [&](HostWorld& world) {
-    for (int part = 0; world.rank() == 1 && part < 15; ++part) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    for (int part = 0; world.rank() == 1 && part < 12; ++part) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(250));
       world.still_working();
     }
     world.gather("", "an evaluation");
