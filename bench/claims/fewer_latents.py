@@ -15,7 +15,7 @@ import plot
 CONTEXT = {"cuda": 8192, "cpu": 2048}
 LATENTS = {"cuda": "64,128,256,512,1024,2048", "cpu": "32,64,128,256,512"}
 STRIDE = {"cuda": 64, "cpu": 32}
-CPU_BYTES = 32768  # of one book, scored on a CPU
+CPU_BYTES = 16384  # of one book, scored on a CPU
 
 
 def scored(session):
