@@ -43,6 +43,12 @@ def runs_of(session):
     return [*pictures, ("text", "forward", larger_context.run_of(context), books), ("text", "backward", backward, books)]
 
 
+def curve(session, run):
+    """(step, bits) in training, without the first steps, which all fall from 8."""
+    points = [(entry["step"], entry["bits"]) for entry in session.metrics(run) if "bits" in entry]
+    return [point for point in points if point[0] > points[-1][0] / 10]
+
+
 def main():
     arguments = common.parser(__doc__).parse_args()
     session = common.Session(arguments)
@@ -55,7 +61,7 @@ def main():
                 raise common.Failed(wrong[run.name])
             result = session.evaluate(run, *options)
             rows.append([what, order, result.get("bits_per_dimension", result.get("bits_per_byte")), result["accuracy"], session.state(run)])
-            curves[what][order] = [(entry["step"], entry["bits"]) for entry in session.metrics(run) if "bits" in entry and entry["bits"] < 5]
+            curves[what][order] = curve(session, run)
         except common.Failed as error:
             rows.append([what, order, "", "", str(error)])
     session.table("order", ["what", "order", "bits", "accuracy", "state"], rows)
