@@ -18,6 +18,7 @@ import threading
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DATA = {"books": "pg19", "images": "tiny-imagenet", "shakespeare": "tinyshakespeare.txt"}
 CPU_BOOKS = 2  # validation books on a CPU: the shortest
+EXCERPT = 16384  # bytes of one of them, where even that is too long
 BOOKS = {"cuda": ["--max-documents", "0"], "cpu": ["--max-documents", "1"]}  # evaluated after training: all, or one
 MARK = "claim.json"  # what a finished run was trained from
 
@@ -82,6 +83,14 @@ class Session:
         folder = os.path.join(self.place("books"), "validation")
         books = sorted(os.path.join(folder, name) for name in os.listdir(folder))
         return sorted(books, key=os.path.getsize)[:CPU_BOOKS] if self.device == "cpu" else books
+
+    def excerpt(self):
+        """The first bytes of a validation book, a file."""
+        path = os.path.join(self.runs, "excerpt.txt")
+        with open(self.validation_books()[0], "rb") as book, open(f"{path}.{os.getpid()}", "wb") as file:
+            file.write(book.read(EXCERPT))
+        os.replace(file.name, path)  # another script may be reading it
+        return path
 
     # The program
 

@@ -33,11 +33,14 @@ def reversed_books(session):
     return tuple(folders)
 
 
+def image_run(session, order):
+    return common.Run(f"image_{order}", "images", "images", [f"data.options={{size: {SIZE[session.device]}, order: {order}}}"])
+
+
 def runs_of(session):
     """[(what, order, run, options of its evaluation)]"""
-    size, context = SIZE[session.device], CONTEXT[session.device]
-    pictures = [("image", order, common.Run(f"image_{order}", "images", "images", [f"data.options={{size: {size}, order: {order}}}"]),
-                 ["--max-documents", DOCUMENTS[session.device]]) for order in ORDERS]
+    context = CONTEXT[session.device]
+    pictures = [("image", order, image_run(session, order), ["--max-documents", DOCUMENTS[session.device]]) for order in ORDERS]
     backward = common.Run(f"books_{context}_backward", "books", reversed_books(session), [f"model.context_length={context}", "data.options={encoding: bytes}"])
     books = common.BOOKS[session.device]
     return [*pictures, ("text", "forward", larger_context.run_of(context), books), ("text", "backward", backward, books)]
