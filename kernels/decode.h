@@ -3,9 +3,9 @@
 // device memory, so that a recorded step can be replayed. kernels/cuda/decode/decode.cu explains the
 // algorithm.
 //
-// Shapes: S slots, V vocabulary, E input channels, Z latent channels, A width of the cross-attention, L self
-// layers, X cross blocks, C rows of the context ring, R rows of the latent rings. T is `type`. All arrays are
-// row-major, contiguous, on the device and aligned to 16 bytes.
+// Shapes: S slots, out of W of the caches, V vocabulary, E input channels, Z latent channels, A width of the
+// cross-attention, L self layers, X cross blocks, C rows of the context ring, R rows of the latent rings. T
+// is `type`. All arrays are row-major, contiguous, on the device and aligned to 16 bytes.
 #pragma once
 
 #include <cstdint>
@@ -68,7 +68,8 @@ inline constexpr uint64_t kDecodeEpoch = uint64_t{1} << 22;
 /// are on the host and copied by the call.
 struct DecodeStep {
   DType type = DType::bf16;
-  int64_t slots = 0, vocabulary = 0, input_channels = 0, latent_channels = 0, attention_width = 0;
+  int64_t slots = 0, cache_slots = 0;  // S, and W; 0: as many. The step's slots are successive ones.
+  int64_t vocabulary = 0, input_channels = 0, latent_channels = 0, attention_width = 0;
   int64_t cross_heads = 0, self_heads = 0, cross_widening = 4, self_widening = 4;
   int64_t layers = 0, cross_blocks = 1;
   int64_t context_rows = 0;  // C
@@ -92,10 +93,10 @@ struct DecodeStep {
   DecodeLinear output;  // [V, Z]
   DecodeRotary cross_rotary, self_rotary;
 
-  // KV caches. A row is K (rotated) then V; the step writes one row per active slot. The order of rows in a
-  // ring does not matter.
-  void* self_kv = nullptr;     // T [L, S, R, 2Z]
-  void* context_kv = nullptr;  // T [X, S, C, 2A]; null with context_table
+  // KV caches, from the step's first slot on. A row is K (rotated) then V; the step writes one row per active
+  // slot. The order of rows in a ring does not matter.
+  void* self_kv = nullptr;     // T [L, W, R, 2Z]
+  void* context_kv = nullptr;  // T [X, W, C, 2A]; null with context_table
   // Or the context as tokens, for rotary positions: keys, not rotated, and values are in tables, and the step
   // writes the slot's token and position.
   const void* context_table = nullptr;   // T [X, V, 2A]

@@ -29,8 +29,8 @@ constexpr float largest_of(Fp8Format format) {
 
 /// Quantises y = activation(x), or with `d_out`, y = d_out * activation'(x): q = y * scale[0], rounded to
 /// nearest even, clamped to the largest number; NaN where y is not finite. Raises *largest to the largest
-/// finite |y|. column_sums (+)= the sums of y down the columns, before quantisation. On the CPU `type` is f32
-/// (or f64), on a GPU bf16. rows and columns are multiples of 16.
+/// |y|, infinity included, NaN not. column_sums (+)= the sums of y down the columns, before quantisation. On
+/// the CPU `type` is f32 (or f64), on a GPU bf16. rows and columns are multiples of 16.
 struct Fp8Quantize {
   DType type;
   int64_t rows, columns;
@@ -64,9 +64,9 @@ struct Fp8Gemm {
 };
 
 /// The end of a step: peak = max(largest of all ranks, peak * kFp8Decay), largest = 0, and the scale becomes
-/// the power of two that leaves a peak of headroom. Site i is e5m2 where i % 3 is 2. Nothing if `scalars`
-/// says that the step is not finite, but for largest = 0. Without `scalars` (calibration): only for sites
-/// whose peak is still 0, of this rank's magnitudes alone, which are kept.
+/// the power of two that leaves a peak of headroom. An infinite magnitude counts as 0. Site i is e5m2 where
+/// i % 3 is 2. Nothing if `scalars` says that the step is not finite, but for largest = 0. Without `scalars`
+/// (calibration): only for sites whose peak is still 0, of this rank's magnitudes alone, which are kept.
 struct Fp8Rescale {
   int64_t sites;  // how many to rescale
   int64_t first = 0;

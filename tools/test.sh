@@ -18,6 +18,9 @@ if command -v ccache > /dev/null; then
   options="$options -DCMAKE_CXX_COMPILER_LAUNCHER=ccache"
   export CCACHE_SLOPPINESS="${CCACHE_SLOPPINESS:-pch_defines,time_macros}"  # without, nothing with precompiled headers is cached
 fi
+# What the server's and the report's pages looked like, where there is a browser.
+case $build in /*) folder=$build ;; *) folder=$PWD/$build ;; esac
+export PERCEIVER_SCREENSHOTS="${PERCEIVER_SCREENSHOTS:-$folder/screenshots}"
 tools/format.sh --check
 tools/check_layers.sh
 cmake -S . -B "$build" -G Ninja -DPERCEIVER_TESTS=ON $options

@@ -100,7 +100,8 @@ template <typename T>
 void quantize(const Fp8Quantize& k) {
   const T* const values = values_of<T>(k);
   for (int64_t i = 0; i < k.rows * k.columns; ++i)
-    if (std::isfinite(values[i])) *k.largest = std::max(*k.largest, static_cast<float>(std::abs(values[i])));
+    // Of two numbers that do not compare, max takes the first.
+    *k.largest = std::max(*k.largest, static_cast<float>(std::abs(values[i])));
   for (int64_t row = 0; row < k.rows; ++row)
     for (int64_t column = 0; column < k.columns; ++column) {
       const int64_t at = row * k.columns + column;
@@ -153,16 +154,21 @@ float scale_for(float peak, Fp8Format format) {
   return std::ldexp(1.0f, std::clamp(binades, -126, 126));
 }
 
+/// Of something infinite nothing was learnt.
+float finite_or_none(float largest) {
+  return std::isfinite(largest) ? largest : 0;
+}
+
 void rescale(const Fp8Rescale& k, int64_t site) {
   const auto at = [&](int64_t rank) -> float& { return k.largest[rank * k.all_sites + site]; };
   float& peak = k.peaks[site];
   if (k.scalars == nullptr) {
     if (peak != 0) return;
-    peak = at(k.rank);
+    peak = finite_or_none(at(k.rank));
   } else {
     float largest = 0;
     for (int64_t rank = 0; rank < k.ranks; ++rank) {
-      largest = std::max(largest, at(rank));
+      largest = std::max(largest, finite_or_none(at(rank)));
       at(rank) = 0;
     }
     if (k.scalars->finite == 0) return;

@@ -376,8 +376,11 @@ std::vector<ConfigKey> data_keys() {
            "Skip files that can only be read after a repair (damaged in a known way), instead of repairing "
            "and "
            "noting them. Shards were read by perceiver data build, which has its own --strict."),
-      bind(MEMBER(data.copy_length), between(4, 131072),
-           "Length of a copy sequence, tokens: start, random bytes, their mirror image, end."),
+      bind(
+          MEMBER(data.copy_length), between(4, 131072),
+          "Length of a copy sequence, tokens: start, random bytes, their mirror image, end. data.options: "
+          "{positions: centered} for positions of the middle of the longest sequence, so that what is learnt "
+          "at one length holds at another; {shortest: 32} for half of the sequences to be shorter."),
       bind(MEMBER(data.seed), any(), "Seed of the split and of the copy task."),
   };
 }

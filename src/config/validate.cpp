@@ -264,7 +264,6 @@ void check_data(const Config& config, const Checker& check) {
                 byte_vocabulary);
   check.require(!copy || config.model.axes() == 1,
                 "data.type copy has one position axis, but model.position_sizes has {}", config.model.axes());
-  check.require(!copy || data.options.empty(), "data.type copy has no options; remove data.options");
   // The last token of the sequence is only a target, so it needs no column.
   check.require(!copy || config.model.recurrent() || data.copy_length - 1 <= config.model.context_length,
                 "data.copy_length ({}) must not exceed model.context_length + 1 ({})", data.copy_length,

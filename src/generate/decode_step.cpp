@@ -1,22 +1,67 @@
 #include "generate/decode_step.h"
 
+#include <algorithm>
+
 #include "distributed/communicator.h"
 #include "generate/rebase_positions.h"
 #include "kernels/sampling.h"
 
 namespace perceiver {
 
+namespace {
+
+/// The smallest of 1, 2, 4, … successive slots, aligned to as many, that holds [first, last].
+SlotRange range_around(int64_t first, int64_t last, int64_t all) {
+  int64_t size = 1;
+  while (first / size != last / size) size *= 2;
+  const int64_t begin = first / size * size;
+  return {begin, std::min(size, all - begin)};
+}
+
+}  // namespace
+
 DecodeStep::DecodeStep(Slots& slots, StepResults& results) : slots_(slots), results_(results) {
-  if (slots.keeps_cache() && slots.options().fused)
-    fused_ = slots.model().fused_step(slots.caches(), slots.device());
-  recorded_.resize(static_cast<size_t>(results.depth()));
+  if (slots.keeps_cache() && slots.options().fused) allocate_workspaces();
   const Communicator* group = slots.caches().context_group;
   const bool recordable = group == nullptr || group->recordable();
   if (slots.context().is_cuda() && recordable) arena_ = slots.context().new_arena();
 }
 
+/// Of steps of every number of slots, so that none is allocated between tokens.
+void DecodeStep::allocate_workspaces() {
+  const int64_t all = slots_.count();
+  const auto step_of = [&](int64_t count) {
+    return slots_.model().fused_step(slots_.caches(), slots_.device(), {0, count});
+  };
+  const auto whole = step_of(all);
+  fused_ = whole != nullptr;
+  if (!fused_) return;
+  workspaces_[all] = whole->workspace;
+  for (int64_t size = 1; size < all; size *= 2)
+    // The last range of a size ends with the slots.
+    for (const int64_t count : {size, all % size})
+      if (count > 0 && !workspaces_.contains(count))
+        if (const auto step = step_of(count)) workspaces_[count] = step->workspace;
+}
+
+DecodeStep::Part& DecodeStep::part_of(const std::vector<int64_t>& slots) {
+  const int64_t all = slots_.count();
+  SlotRange range{0, all};
+  if (fused_) range = range_around(slots.front(), slots.back(), all);
+  if (fused_ && !workspaces_.contains(range.count)) range = {0, all};
+  const auto [found, added] = parts_.try_emplace(range);
+  Part& part = found->second;
+  if (!added) return part;
+  part.recorded.resize(static_cast<size_t>(results_.depth()));
+  if (fused_)
+    part.fused =
+        slots_.model().fused_step(slots_.caches(), slots_.device(), range, workspaces_.at(range.count));
+  return part;
+}
+
 void DecodeStep::drop_recorded() {
-  for (auto& recorded : recorded_) recorded.reset();
+  for (auto& [range, part] : parts_)
+    for (auto& recorded : part.recorded) recorded.reset();
 }
 
 void DecodeStep::decode(const std::vector<int64_t>& slots) {
@@ -60,10 +105,11 @@ void DecodeStep::prepare(const std::vector<int64_t>& slots) {
     slots_.write_decode_state(slots, false);
   }
   active_ = slots;
+  part_ = &part_of(slots);
 }
 
 void DecodeStep::launch_decode() {
-  slots_.model().decode(slots_.caches(), slots_.device(), slots_.logits(), fused_.get());
+  slots_.model().decode(slots_.caches(), slots_.device(), slots_.logits(), part_->fused.get());
 }
 
 void DecodeStep::launch_choice() {
@@ -110,7 +156,7 @@ void DecodeStep::launch_both() {
     warm_ = true;
     return;
   }
-  std::unique_ptr<RecordedWork>& recorded = recorded_[results_.next_mailbox()];
+  std::unique_ptr<RecordedWork>& recorded = part_->recorded[results_.next_mailbox()];
   if (!recorded) recorded = slots_.context().record(work);
   recorded->replay();
 }

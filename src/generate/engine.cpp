@@ -1,6 +1,8 @@
 #include "generate/engine.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "base/check.h"
 #include "base/interrupt.h"
@@ -58,28 +60,35 @@ void Engine::step() {
     if (occupied(s) && !ended(s)) going_on.push_back(s);
   if (going_on.empty()) return;
   const auto lock = model().context().exclusive();
-  std::vector<int64_t> grown;
-  bool prefilling = false, watched = false;
-  for (const int64_t s : going_on) {
-    const Slot& slot = slots_[s];
-    watched = watched || slot.watch.logits || slot.edited;
-    if (slot.computed == slot.length) continue;
-    grown.push_back(s);
-    prefilling = prefilling || needs_prefill(slots_, slot);
-  }
-  if (grown == going_on && !prefilling && !watched) {
-    decode_.decode_and_choose(grown);
-    decoded_ += static_cast<int64_t>(grown.size());
+  if (std::all_of(going_on.begin(), going_on.end(), [&](int64_t s) { return runs_on(s); })) {
+    decode_.decode_and_choose(going_on);
+    decoded_ += static_cast<int64_t>(going_on.size());
     return;
   }
-  compute(grown);
-  std::erase_if(going_on, [&](int64_t s) { return slots_[s].failed; });
-  if (going_on.empty()) return;
-  if (watched) {
-    results_.settle();
-    for (const int64_t s : going_on) show_logits(s);
+  std::vector<int64_t> ready;
+  while (ready.empty() && !going_on.empty()) {
+    compute_next(going_on);
+    std::erase_if(going_on, [&](int64_t s) { return slots_[s].failed; });
+    std::copy_if(going_on.begin(), going_on.end(), std::back_inserter(ready),
+                 [&](int64_t s) { return !behind(s); });
   }
-  decode_.choose(going_on);
+  if (!ready.empty()) choose(ready);
+}
+
+/// Whether the slot's next token is a decode step followed by a choice that nobody watches.
+bool Engine::runs_on(int64_t number) const {
+  const Slot& slot = slots_[number];
+  const bool watched = slot.watch.logits || slot.edited;
+  return slot.computed + 1 == slot.length && !needs_prefill(slots_, slot) && !watched;
+}
+
+void Engine::choose(const std::vector<int64_t>& ready) {
+  const auto watched = [&](int64_t s) { return slots_[s].watch.logits || slots_[s].edited; };
+  if (std::any_of(ready.begin(), ready.end(), watched)) {
+    results_.settle();
+    for (const int64_t s : ready) show_logits(s);
+  }
+  decode_.choose(ready);
 }
 
 void Engine::watch(int64_t number, SlotWatch watch) {
@@ -112,19 +121,22 @@ void Engine::show_logits(int64_t number) {
 }
 
 void Engine::compute() {
-  std::vector<int64_t> grown;
-  for (int64_t s = 0; s < slots(); ++s) {
-    const Slot& slot = slots_[s];
-    if (slot.occupied && !slot.failed && slot.computed < slot.length) grown.push_back(s);
-  }
   const auto lock = model().context().exclusive();
-  compute(grown);
+  std::vector<int64_t> grown;
+  do {
+    grown.clear();
+    for (int64_t s = 0; s < slots(); ++s)
+      if (occupied(s) && !slots_[s].failed && behind(s)) grown.push_back(s);
+    compute_next(grown);
+  } while (!grown.empty());
 }
 
-void Engine::compute(const std::vector<int64_t>& slots) {
+/// Prefills those of `slots` that need it, and computes one more token of the others that are behind.
+void Engine::compute_next(const std::vector<int64_t>& slots) {
   std::vector<int64_t> decoding;
   bool prefilled = false;
   for (const int64_t s : slots) {
+    if (!behind(s)) continue;
     if (!needs_prefill(slots_, slots_[s])) {
       decoding.push_back(s);
       continue;
@@ -136,7 +148,9 @@ void Engine::compute(const std::vector<int64_t>& slots) {
     decode_.decode(decoding);
     decoded_ += static_cast<int64_t>(decoding.size());
   }
-  if (prefilled) decode_.invalidate_state();
+  // The device's state moves on with a choice only.
+  const bool reading = std::any_of(decoding.begin(), decoding.end(), [&](int64_t s) { return behind(s); });
+  if (prefilled || reading) decode_.invalidate_state();
 }
 
 bool Engine::prefill_or_give_up(int64_t number) {

@@ -1,5 +1,6 @@
 // The generation engine: S slots, each with a sequence that grows by a token a step (docs/generation.md).
-// What a sequence becomes does not depend on the other slots, bit for bit.
+// What a sequence becomes does not depend on the other slots, bit for bit; or, where a step is one kernel on a
+// GPU, within bf16's rounding.
 //
 // engine_options  defaults, checks, memory        slots          what a slot holds, on host and device
 // prefill         passes over whole sequences     decode_step    one token out of the caches, for all slots
@@ -51,7 +52,8 @@ class Engine {
   /// Until the slot is released.
   void watch(int64_t slot, SlotWatch watch);
 
-  /// Enqueues a step: every occupied slot that has not ended chooses a token, which `collect` returns.
+  /// Enqueues a step: every occupied slot that has not ended chooses a token, which `collect` returns; but
+  /// while others choose, a slot with a short prompt first takes steps to read it (`prompt_steps`).
   void step();
   /// Waits for the oldest step not yet returned; empty if there is none. Throws `failure` if a sequence had
   /// no token to choose (non-finite logits, or biases that forbid all): once, here or in another member that
@@ -96,7 +98,11 @@ class Engine {
   Engine(const PerceiverAR& model, const EngineOptions& resolved, std::unique_lock<std::recursive_mutex>);
   void place(int64_t slot, Slot content, uint64_t tag);
   void reserve_biases(int64_t rows);
-  void compute(const std::vector<int64_t>& slots);
+  void compute_next(const std::vector<int64_t>& slots);
+  void choose(const std::vector<int64_t>& ready);
+  /// Whether tokens of the slot are still to be computed.
+  bool behind(int64_t slot) const { return slots_[slot].computed < slots_[slot].length; }
+  bool runs_on(int64_t slot) const;
   bool prefill_or_give_up(int64_t slot);
   void show_logits(int64_t slot);
   void refuse_failed(int64_t slot) const;

@@ -25,7 +25,7 @@ using TokenCallback = std::function<bool(int64_t request, const ChosenToken& tok
 using FinishedCallback = std::function<void(int64_t request, const Completion& completion)>;
 
 /// Used by one thread at a time, except for `cancel`. The engine's slots must be free and are used by nothing
-/// else. What a sequence becomes depends neither on the others nor on the number of slots.
+/// else. What a sequence becomes depends neither on the others nor on the number of slots (but see engine.h).
 class GenerationQueue {
  public:
   /// `tokenizer` makes the text, and stop strings need it; null: ids only. `isolated`: a sequence for which

@@ -31,7 +31,8 @@ Batch last_tokens(const Slots& slots, const Slot& slot, int64_t length) {
 }  // namespace
 
 bool needs_prefill(const Slots& slots, const Slot& slot) {
-  if (slot.computed == 0 || !slots.keeps_cache()) return true;
+  if (!slots.keeps_cache()) return true;
+  if (slot.computed == 0) return slot.length > slots.options().prompt_steps;
   if (slots.slides_positions(slot)) return true;
   // The cached latents have seen tokens that have since left the context.
   if (slots.slides(slot) && slots.options().policy == GenerationPolicy::exact) return true;

@@ -118,6 +118,14 @@ Sequence read_sequence(const ModelConfig& config, const SafetensorsFile& file, c
   return sequence;
 }
 
+/// Whether nothing but the last token is still to be computed; or the whole prompt, or the rest of one that is
+/// read step by step.
+bool is_between_steps(const Slots& slots, const Slot& slot) {
+  if (slot.computed == 0 || slot.computed + 1 == slot.length) return true;
+  const int64_t latents = slot.computed * slots.config().latents_per_position;
+  return slot.computed < slot.length && slot.chosen == 0 && slot.latents == latents;
+}
+
 /// Reads how far the slot has come.
 void read_progress(const Slots& slots, const nlohmann::json& state, const std::string& source, Slot& slot) {
   const int64_t context = slots.config().context_length, latents = slots.options().latents;
@@ -128,7 +136,7 @@ void read_progress(const Slots& slots, const nlohmann::json& state, const std::s
   slot.context_row = count_of(state, "context_row", context - 1, source);
   slot.latent_row = count_of(state, "latent_row", latents - 1, source);
   slot.chosen = count_of(state, "chosen", INT32_MAX, source);
-  if (slot.computed != 0 && slot.computed + 1 != slot.length)
+  if (!is_between_steps(slots, slot))
     throw_user("{}: {} computed tokens of {} are impossible", source, slot.computed, slot.length);
   const int64_t reach = slots.caches().positions;
   if (reach > 0 && !slot.has_given_positions() && slot.computed - slot.first >= reach)
@@ -174,7 +182,7 @@ bool in_range(const Slots& slots, int64_t number, const Tensor& buffer, int64_t 
 void save_slot(const Slots& slots, int64_t number, SafetensorsWriter& writer, SnapshotStorage& storage) {
   refuse_shared_context(slots);
   const Slot& slot = slots[number];
-  PERCEIVER_ASSERT(slot.occupied && (slot.computed == 0 || slot.computed + 1 == slot.length));
+  PERCEIVER_ASSERT(slot.occupied && is_between_steps(slots, slot));
   const kernels::SamplingParameters& s = slot.settings;
   const nlohmann::ordered_json state{{"latents", slots.options().latents},
                                      {"policy", static_cast<int>(slots.options().policy)},

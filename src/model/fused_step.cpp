@@ -20,13 +20,18 @@ kernels::DecodeRotary fused(const ops::RotaryTable& table) {
       .cosine = table.cosine.data(), .sine = table.sine.data(), .bands = table.bands, .heads = table.heads};
 }
 
+/// Where row `row` of a tensor [..., columns] starts.
+void* row_of(const Tensor& rows, int64_t row) {
+  return rows.view(row * rows.shape().last(), {1}).data();
+}
+
 }  // namespace
 
 #ifdef PERCEIVER_CUDA
 void run_fused(Tape& tape, const FusedStep& fused, const Tensor& logits) {
   PERCEIVER_ASSERT(logits.dtype() == DType::f32);
   kernels::DecodeStep step = fused.step;
-  step.logits = logits.as<float>();
+  step.logits = logits.as<float>() + fused.slots.first * step.vocabulary;
   kernels::cuda::decode_step(tape.launch(), step);
 }
 #else
@@ -126,38 +131,46 @@ bool PerceiverAR::has_fused_step(int64_t slots, int64_t latents, int64_t context
   return kernels::decode_supports(context_->launch(), k);
 }
 
-std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& caches,
-                                                         const DecodeSlots& slots) const {
+std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& caches, const DecodeSlots& slots,
+                                                         SlotRange range, const Tensor& workspace) const {
   if (caches.context_group != nullptr) return nullptr;  // one kernel cannot wait for other ranks
-  auto fused_step = fused_arguments(caches.slots, caches.latents, caches.context);
+  auto fused_step = fused_arguments(range.count, caches.latents, caches.context);
   if (fused_step == nullptr) return nullptr;
+  fused_step->slots = range;
   kernels::DecodeStep& k = fused_step->step;
   k.cross_rotary = fused(caches.cross_rotary);
   k.self_rotary = fused(caches.self_rotary);
-  k.self_kv = caches.self_kv.data();
+  k.cache_slots = caches.slots;
+  const int64_t latent_rows = range.first * caches.latents, context_rows = range.first * caches.context;
+  k.self_kv = row_of(caches.self_kv, latent_rows);
   if (caches.by_table()) {
     k.context_table = caches.context_table.data();
-    k.context_tokens = caches.context_tokens.as<int32_t>();
-    k.context_positions = caches.context_positions.as<int32_t>();
+    k.context_tokens = caches.context_tokens.as<int32_t>() + context_rows;
+    k.context_positions = caches.context_positions.as<int32_t>() + context_rows;
   } else {
-    k.context_kv = caches.context_kv.data();
+    k.context_kv = row_of(caches.context_kv, context_rows);
   }
-  k.token = slots.token.as<int32_t>();
-  k.position = slots.position.as<int32_t>();
-  k.table_position = (config_.axes() == 1 ? slots.position : slots.positions).as<int32_t>();
-  k.context_count = slots.context_count.as<int32_t>();
-  k.context_row = slots.context_row.as<int32_t>();
-  k.latent_count = slots.latent_count.as<int32_t>();
-  k.latent_row = slots.latent_row.as<int32_t>();
-  k.active = slots.active.as<int32_t>();
+  const auto state = [&](const Tensor& of, int64_t fields = 1) {
+    return of.as<int32_t>() + range.first * fields;
+  };
+  k.token = state(slots.token);
+  k.position = state(slots.position);
+  k.table_position = config_.axes() == 1 ? k.position : state(slots.positions, config_.axes());
+  k.context_count = state(slots.context_count);
+  k.context_row = state(slots.context_row);
+  k.latent_count = state(slots.latent_count);
+  k.latent_row = state(slots.latent_row);
+  k.active = state(slots.active);
   // decode_supports() wants an address for the logits; each step sets its own.
   k.logits = slots.zeros.as<float>();
   if (!kernels::decode_supports(context_->launch(), k)) return nullptr;
+  fused_step->workspace = workspace;
 #ifdef PERCEIVER_CUDA
-  fused_step->workspace =
-      Tensor::empty(*context_, DType::u8, {kernels::cuda::decode_workspace(context_->launch(), k)});
+  if (!workspace)
+    fused_step->workspace =
+        Tensor::empty(*context_, DType::u8, {kernels::cuda::decode_workspace(context_->launch(), k)});
   k.workspace = fused_step->workspace.data();
-  kernels::cuda::decode_prepare(context_->launch(), k);
+  if (!workspace) kernels::cuda::decode_prepare(context_->launch(), k);
 #endif
   return fused_step;
 }

@@ -1,6 +1,7 @@
 // The fused decode step (kernels/decode.h) for a model with its caches and slots.
 #pragma once
 
+#include <compare>
 #include <memory>
 #include <vector>
 
@@ -9,8 +10,15 @@
 
 namespace perceiver {
 
+/// Successive slots: [first, first + count).
+struct SlotRange {
+  int64_t first = 0, count = 0;
+  auto operator<=>(const SlotRange&) const = default;
+};
+
 /// The arguments, everything they point to on the host, and the kernel's workspace.
 struct FusedStep {
+  SlotRange slots;
   kernels::DecodeStep step;
   std::vector<kernels::DecodeCross> cross;
   std::vector<kernels::DecodeSelf> self;
@@ -18,7 +26,8 @@ struct FusedStep {
   Tensor workspace;
 };
 
-/// Enqueues the step; `logits` [S, V] f32 gets the rows of the active slots, those of others are unspecified.
+/// Enqueues the step. `logits` [S, V] f32, of all slots of the caches, gets the rows of the step's active
+/// slots; those of its other slots are unspecified.
 void run_fused(Tape& tape, const FusedStep& fused, const Tensor& logits);
 
 }  // namespace perceiver

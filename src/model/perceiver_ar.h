@@ -95,9 +95,11 @@ class PerceiverAR {
   /// contents. A slot's results do not depend on the other slots.
   void decode(const DecodeCaches& caches, const DecodeSlots& slots, const Tensor& logits,
               const FusedStep* fused = nullptr) const;
-  /// The step as one kernel, for `decode` on these caches and slots; null if there is none for this model and
-  /// device.
-  std::shared_ptr<const FusedStep> fused_step(const DecodeCaches& caches, const DecodeSlots& slots) const;
+  /// The step of `range` of these slots as one kernel, for `decode`, which then computes no others; null if
+  /// there is none for this model and device. `workspace`: that of another step of as many slots of the same
+  /// caches, between whose runs this one may run; empty: a new one.
+  std::shared_ptr<const FusedStep> fused_step(const DecodeCaches& caches, const DecodeSlots& slots,
+                                              SlotRange range, const Tensor& workspace = {}) const;
   /// Whether there is a fused step for the caches that `make_caches` would make; allocates nothing.
   bool has_fused_step(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
 

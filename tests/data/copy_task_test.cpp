@@ -5,7 +5,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <map>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "data/batches/crops.h"
@@ -24,8 +27,8 @@ std::vector<int32_t> sequence(const CopyTask& task, Split split, int64_t documen
 }
 
 std::vector<int32_t> payload(const CopyTask& task, Split split, int64_t document) {
-  std::vector<int32_t> out(task.payload_length());
-  task.read(split, document, 1, task.payload_length(), out.data());
+  std::vector<int32_t> out(task.payload_length(split, document));
+  task.read(split, document, 1, task.payload_length(split, document), out.data());
   return out;
 }
 
@@ -44,6 +47,55 @@ TEST_P(CopyTaskOfLength, IsSosPalindromeEos) {
       ASSERT_EQ(tokens[i], tokens[length - 1 - i]) << i;
     }
   }
+}
+
+TEST(CopyTask, CenteredPositionsOfMirroredTokensAddUpToTheSame) {
+  for (const int64_t length : {4, 32, 1024, 131072}) {
+    const CopyTask task(length, 1, {CopyPositions::centered});
+    std::vector<int32_t> all(static_cast<size_t>(length)), part(2);
+    task.positions(Split::train, 0, 0, length, all.data());
+    for (size_t i = 0; i < all.size(); ++i) ASSERT_EQ(all[i] + all[all.size() - 1 - i], 131073);
+    EXPECT_GE(all.front(), 1);
+    EXPECT_THAT(task.position_sizes(), testing::ElementsAre(131073));
+    EXPECT_LT(all.back(), 131073);
+    task.positions(Split::train, 0, 2, 2, part.data());
+    EXPECT_THAT(part, testing::ElementsAre(all[2], all[3])) << "a row that starts later";
+  }
+  EXPECT_THROW(CopyTask(33, 1, {CopyPositions::centered}), Error);
+}
+
+TEST(CopyTask, OptionsChooseThePositions) {
+  DataConfig config;
+  config.type = "copy";
+  EXPECT_TRUE(open_copy_task(config)->position_sizes().empty());
+  config.options = {{"positions", "centered"}};
+  EXPECT_FALSE(open_copy_task(config)->position_sizes().empty());
+  config.options = {{"positions", "central"}};
+  EXPECT_THROW(open_copy_task(config), Error);
+  for (const auto& [name, value] :
+       {std::pair{"position", "centered"}, {"shortest", "few"}, {"shortest", "33"}}) {
+    config.options = {{name, value}};
+    EXPECT_THROW(open_copy_task(config), Error) << name;
+  }
+}
+
+TEST(CopyTask, LengthsSpreadOverAllOrdersOfMagnitude) {
+  const CopyTask task(1024, 1, {CopyPositions::centered, 32});
+  std::map<int64_t, int> octaves;
+  for (int64_t document = 0; document < 2000; ++document) {
+    const int64_t length = task.document_length(Split::train, document);
+    ASSERT_TRUE(length % 2 == 0 && length >= 32 && length <= 1024) << length;
+    ++octaves[length == 1024 ? 10 : std::ilogb(static_cast<double>(length))];
+    const std::vector<int32_t> tokens = sequence(task, Split::train, document);
+    ASSERT_EQ(tokens.back(), 1);
+    ASSERT_EQ(tokens[1], tokens[tokens.size() - 2]);
+    int32_t first = 0, last = 0;
+    task.positions(Split::train, document, 0, 1, &first);
+    task.positions(Split::train, document, length - 1, 1, &last);
+    ASSERT_EQ(first + last, 131073);
+  }
+  EXPECT_NEAR(octaves[10], 1000, 100);
+  for (int64_t octave = 5; octave < 10; ++octave) EXPECT_NEAR(octaves[octave], 200, 60) << octave;
 }
 
 // From first_target on every token is known from those before it: that is what makes accuracy 1 attainable.

@@ -1,6 +1,9 @@
 // The engine of generation on a GPU: the same as everywhere, and its fused step.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <string>
+
 #include "tests/support/engine_checks.h"
 #include "tests/support/gpu.h"
 #include "tests/support/small_model.h"
@@ -75,11 +78,13 @@ TEST(Engine, CopiesOfAContextOfTokensGoOn) {
   EXPECT_EQ(engine.tokens(2), engine.tokens(0));
 }
 
-/// Of two engines that are given the same tokens, step by step.
-void check_alike(Engine& one, Engine& other, int64_t steps, double tolerance) {
+/// Of two engines that are given the same tokens, step by step. Slot s starts with `first` + s * `more`
+/// tokens.
+void check_alike(Engine& one, Engine& other, int64_t steps, double tolerance, int64_t first = 50,
+                 int64_t more = 100) {
   for (Engine* engine : {&one, &other})
     for (int64_t s = 0; s < one.slots(); ++s)
-      engine->admit(s, sequence_of(50 + 100 * s, static_cast<uint32_t>(s)));
+      engine->admit(s, sequence_of(first + more * s, static_cast<uint32_t>(s)));
   for (int64_t step = 0; step < steps; ++step) {
     one.compute();
     other.compute();
@@ -168,6 +173,71 @@ TEST(Engine, TheFusedStepIsThePlainOne) {
       check_alike(fused, plain, 450, 5e-2);
     }
   }
+}
+
+TEST(Engine, AShortPromptReadInStepsIsThatOfAPrefill) {
+  SKIP_WITHOUT_GPU();
+  for (const DType type : {DType::f32, DType::bf16}) {
+    PerceiverAR model(fused_config(), gpu(), type);
+    model.parameters().initialize(3);
+    for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table})
+      for (const int64_t slots : {1, 3}) {
+        EngineOptions options;
+        options.slots = slots;
+        options.context = kept;
+        Engine stepwise(model, options);
+        EXPECT_EQ(stepwise.options().prompt_steps, 8);
+        options.prompt_steps = 0;
+        Engine at_once(model, options);
+        check_alike(stepwise, at_once, 20, type == DType::f32 ? 1e-3 : 5e-2, 3, 2);
+        EXPECT_EQ(stepwise.passes(), 0);
+        EXPECT_EQ(at_once.passes(), slots);
+      }
+  }
+}
+
+// All slots hold sequences, of which some grow: the fused step computes the range around those and leaves the
+// caches of the others alone.
+TEST(Engine, TheFusedStepComputesARangeOfSlots) {
+  SKIP_WITHOUT_GPU();
+  PerceiverAR model(fused_config(), gpu(), DType::bf16);
+  model.parameters().initialize(3);
+  EngineOptions options;
+  options.slots = 6;
+  options.policy = GenerationPolicy::stream;
+  options.context = ContextProjection::direct;
+  Engine fused(model, options);
+  options.fused = false;
+  Engine plain(model, options);
+  if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
+  const std::vector<int64_t> all{0, 1, 2, 3, 4, 5};
+  for (Engine* engine : {&fused, &plain})
+    for (const int64_t s : all) engine->admit(s, sequence_of(20 + 30 * s, static_cast<uint32_t>(s)));
+  options.fused = true;
+  options.slots = 1;
+  Engine alone(model, options);  // as slot 3
+  alone.admit(0, sequence_of(20 + 30 * 3, 3));
+  double apart = 0;
+  int32_t number = 0;
+  for (const std::vector<int64_t>& busy :
+       {all, {3}, {2, 3}, {4}, {5}, {4, 5}, {1, 2}, {0}, {0, 5}, {0, 1, 2, 3}, all})
+    for (int step = 0; step < 15; ++step) {
+      fused.compute();
+      plain.compute();
+      alone.compute();
+      apart = std::max(apart, difference(fused.logits(3), alone.logits(0)));
+      for (const int64_t s : all)
+        ASSERT_LE(difference(fused.logits(s), plain.logits(s)), 5e-2) << "slot " << s << ", token " << number;
+      for (const int64_t s : busy)
+        for (Engine* engine : {&fused, &plain})
+          engine->push(s, static_cast<int32_t>(3 + (number * 37 + s * 11) % 256));
+      if (std::find(busy.begin(), busy.end(), 3) != busy.end())
+        alone.push(0, static_cast<int32_t>(3 + (number * 37 + 3 * 11) % 256));
+      ++number;
+    }
+  // Kernels for one slot and for several add in another order.
+  EXPECT_LE(apart, 2e-2);
+  RecordProperty("largest_difference_to_alone", std::to_string(apart));
 }
 
 // Positions of the kept tokens move down, as the fused step's own.

@@ -222,8 +222,45 @@ TEST(Engine, ASequenceDoesNotDependOnTheOthers) {
   for (const DType type : {DType::f32, DType::f64}) {
     const auto model = varied_model(generation_config(), type);
     for (const GenerationPolicy policy : kAll)
-      for (const int64_t slots : {2, 5, 9}) check_independence(*model, policy, slots);
+      for (const int64_t slots : {2, 5, 9})
+        for (const int64_t prompt_steps : {0, 8})
+          check_independence(*model, policy, slots, {.prompt_steps = prompt_steps});
   }
+}
+
+TEST(Engine, APromptThatIsBeingReadCanBeCopiedAndSaved) {
+  const auto model = varied_model(generation_config(), DType::f32);
+  EngineOptions options{.slots = 4, .prompt_steps = 6};
+  Engine engine(*model, options);
+  engine.admit(0, sequence_of(1, 0));
+  engine.step();
+  engine.admit(1, sequence_of(6, 1));
+  engine.step();
+  EXPECT_EQ(engine.length(1), 6) << "one token is read, none chosen";
+  EXPECT_EQ(engine.length(0), 3) << "the other goes on";
+  while (engine.in_flight() > 0) engine.collect();
+  engine.copy(engine, 1, 2);
+  SafetensorsWriter writer;
+  Engine::Storage storage;
+  engine.save(1, writer, storage);
+  const std::string saved = writer.file();
+  engine.restore(3, SafetensorsFile::parse(std::as_bytes(std::span(saved)), "the saved sequence"));
+  EXPECT_EQ(engine.passes(), 0);
+  for (int64_t i = 0; i < 15; ++i) engine.step();
+  while (engine.in_flight() > 0) engine.collect();
+  const auto alone = generate_alone(*model, options, sequence_of(6, 1), engine.length(1) - 6);
+  EXPECT_EQ(alone.size(), 6u + 11u);
+  for (const int64_t s : {1, 2, 3}) EXPECT_EQ(engine.tokens(s), alone) << "slot " << s;
+}
+
+TEST(Engine, ShortPromptsAreReadInStepsWhereThatIsTheSame) {
+  const auto steps = [](EngineOptions options) {
+    options.prompt_steps = 8;
+    return Engine(*varied_model(generation_config()), options).options().prompt_steps;
+  };
+  EXPECT_EQ(steps({}), 8);
+  EXPECT_EQ(steps({.prompt_latents = 3}), 3) << "tokens before them would become latents";
+  EXPECT_EQ(Engine(*varied_model(generation_config()), {}).options().prompt_steps, 0) << "on a CPU";
 }
 
 TEST(Engine, LogitsAreTheSameBitsForAnyNumberOfSlots) {

@@ -1,136 +1,71 @@
-// What the kernels of relative attention share: tiles in shared memory, products of a warp, what a query
-// sees.
+// What the kernels of relative attention share: what a query sees, their arguments and launchers.
 //
-// One set of kernels serves bf16 (mma.sync m16n8k16, f32 sums) and f32 (the same fragments, computed with FMA
-// from shared memory). A warp owns 16 rows; its results are fragments c[N][4] of 16 x 8N: thread (g, q) =
-// (lane / 4, lane % 4) has rows g and g + 8, columns 8n + 2q and 8n + 2q + 1.
-//
-// Scores of 16 queries by K keys need positions of K + 15 successive distances, whose products are a band of
-// 16 x (K + 16). Query r and key c of a tile meet at distance (of query 0 and the last key) + r + K - 1 - c,
-// so the band is written to shared memory and read along diagonals.
+// Scores have a part by position, (q_i + v) · r_t with t the distance of query i and key n, which moves along
+// the diagonals of a tile: its products with successive distances are a band, from which scores are taken
+// along diagonals. relative_tiles.cuh (bf16, tensor cores) and relative_float.cu (f32) say how.
 #pragma once
 
-#include <type_traits>
-
-#include "kernels/cuda/attention/mma.cuh"
 #include "kernels/cuda/norm/dropout.cuh"
 #include "kernels/cuda/support/common.cuh"
 #include "kernels/relative_attention.h"
 
 namespace perceiver::kernels::cuda {
 
-/// Tiles of kWarps * 16 queries and kKeys keys, heads of up to kWidth channels.
-template <typename Element, int kWidth, int kWarpCount, int kKeyCount>
-struct RelativeShape {
-  using T = Element;
-  static constexpr int D = kWidth, kWarps = kWarpCount, kThreads = 32 * kWarps;
-  static constexpr int kQueries = 16 * kWarps, kKeys = kKeyCount;
-  static constexpr int kBandRows = kQueries + kKeys;  ///< distances of a tile, one to spare
-  static constexpr int kWarpBand = kKeys + 16;        ///< those of a warp, likewise
-  /// Elements of a row, padded so that the rows of an ldmatrix lie in different banks.
-  static constexpr int kPad = 16 / static_cast<int>(sizeof(T));
-  static constexpr int kPitch = D + kPad;
-  /// Of f32 bands. Once a band has been read, weights or gradients take its place, row by row, as T: up to
-  /// kKeys + kWarpBand of them.
-  static constexpr int kScorePitch = 4 + (sizeof(T) == 2 ? kWarpBand : kKeys + kWarpBand);
-  static constexpr int kOverlayPitch = kScorePitch * 4 / static_cast<int>(sizeof(T));
-  static_assert(kKeys + kWarpBand <= kOverlayPitch);
+constexpr float kBlind = INFINITY;  ///< lse of a row that sees nothing
+
+struct RelativeForward {
+  RelativeAttention k;
+  float scale;
+  bool wide;  ///< rows of all matrices are whole pieces of 16 bytes, aligned to as much
 };
 
-/// How a product reads an operand: as rows of it lie in memory, or as columns.
-enum class Read { rows, columns };
+/// Where backward keeps what is needed or added up later.
+struct RelativeScratch {
+  float* delta;             // f32 only: [batch, heads, queries], rowsum(dO * O)
+  __nv_bfloat16* content;   // bf16 only: q + u [batch, heads, padded queries, D]
+  __nv_bfloat16* position;  // likewise q + v
+  float2* statistics;       // bf16 only: (lse in base 2, delta) [batch, heads, padded queries]
+  float* content_biases;    // sums for d_content_bias [content_parts, heads * head_dim]
+  float* position_biases;   // sums for d_position_bias [position_parts, heads * head_dim]
+  float* positions;         // [splits, keys, heads * head_dim], sums for each distance of the pass
+  int64_t padded_queries;
+  int64_t content_parts, position_parts;
+};
 
-/// c += A · B of a warp, A [16, depth], B [depth, 8 N]; depth a multiple of 16. A is a[i][k] (rows) or
-/// a[k][i] (columns); B is b[n][k] (rows) or b[k][n] (columns).
-template <Read kA, Read kB, int N>
-__device__ inline void warp_product(float (&c)[N][4], const __nv_bfloat16* a, int a_pitch,
-                                    const __nv_bfloat16* b, int b_pitch, int depth) {
-  static_assert(N % 2 == 0, "ldmatrix takes two fragments of B at a time");
-  constexpr int kBytes = 2;
-  // This lane's row of the four 8 x 8 matrices of an ldmatrix, and what a step of 16 in depth adds.
-  const int lane = static_cast<int>(threadIdx.x) % 32, half = lane / 8 % 2 * 8, end = lane / 16 * 8;
-  const int a_row = kA == Read::rows ? lane % 16 : end + lane % 8, a_column = kA == Read::rows ? end : half;
-  const int b_row = kB == Read::rows ? end + lane % 8 : lane % 16, b_column = kB == Read::rows ? half : end;
-  const uint32_t a_step = kBytes * 16 * (kA == Read::rows ? 1 : a_pitch),
-                 b_step = kBytes * 16 * (kB == Read::rows ? 1 : b_pitch),
-                 b_next = kBytes * 16 * (kB == Read::rows ? b_pitch : 1);
-  uint32_t a_at = shared_address(a + a_row * a_pitch + a_column),
-           b_at = shared_address(b + b_row * b_pitch + b_column);
-  for (int k = 0; k < depth; k += 16, a_at += a_step, b_at += b_step) {
-    uint32_t x[4];
-    if constexpr (kA == Read::rows) {
-      load_matrices(x, a_at);
-    } else {
-      load_matrices_transposed(x, a_at);
-    }
-#pragma unroll
-    for (int n = 0; n < N; n += 2) {
-      uint32_t y[4];
-      if constexpr (kB == Read::rows) {
-        load_matrices(y, b_at + static_cast<uint32_t>(n / 2) * b_next);
-      } else {
-        load_matrices_transposed(y, b_at + static_cast<uint32_t>(n / 2) * b_next);
-      }
-      multiply_add(c[n], x, y[0], y[1]);
-      multiply_add(c[n + 1], x, y[2], y[3]);
-    }
+struct RelativeBackward {
+  RelativeAttentionBackward a;
+  float scale;
+  bool wide;
+  RelativeScratch scratch;
+  int splits;  ///< of the examples, in the sums of the positions
+};
+
+/// Numbers [from, from + count).
+struct Range {
+  int from;
+  unsigned count;
+  __device__ static Range between(int from, int end) {
+    return {from, static_cast<unsigned>(max(end - from, 0))};
   }
-}
-
-template <Read kA, Read kB, int N>
-__device__ inline void warp_product(float (&c)[N][4], const float* a, int a_pitch, const float* b,
-                                    int b_pitch, int depth) {
-  const int g = static_cast<int>(threadIdx.x) % 32 / 4, q = static_cast<int>(threadIdx.x) % 4 * 2;
-  for (int k = 0; k < depth; ++k) {
-    float x[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      x[i] = kA == Read::rows ? a[(g + i * 8) * a_pitch + k] : a[k * a_pitch + g + i * 8];
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = n * 8 + q + e;
-        const float y = kB == Read::rows ? b[column * b_pitch + k] : b[k * b_pitch + column];
-        c[n][e] = fmaf(x[0], y, c[n][e]);
-        c[n][2 + e] = fmaf(x[1], y, c[n][2 + e]);
-      }
-  }
-}
-
-template <int N>
-__device__ inline void clear(float (&c)[N][4]) {
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) c[n][e] = 0;
-}
-
-/// Row and column of element e of fragment n in its 16 x 8N.
-__device__ inline int fragment_row(int e) {
-  return static_cast<int>(threadIdx.x) % 32 / 4 + e / 2 * 8;
-}
-__device__ inline int fragment_column(int n, int e) {
-  return n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + e % 2;
-}
-
-template <typename T, int N>
-__device__ inline void store_fragment(const float (&c)[N][4], T* to, int pitch) {
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) to[fragment_row(e) * pitch + fragment_column(n, e)] = from_float<T>(c[n][e]);
-}
+  __device__ bool has(int x) const { return static_cast<unsigned>(x - from) < count; }
+};
 
 /// One head of one example.
-template <typename S>
+template <typename T>
 struct RelativeHead {
-  using T = typename S::T;
   const RelativeAttention& k;
   int64_t example, head;
+  int first;  ///< key
 
+  __device__ RelativeHead(const RelativeAttention& arguments, int64_t of_example, int64_t of_head)
+      : k(arguments), head(of_head) {
+    move_to(of_example);
+  }
+  __device__ void move_to(int64_t to) {
+    example = to;
+    first = k.first == nullptr ? 0 : max(k.first[to], 0);
+  }
   __device__ int memory() const { return static_cast<int>(k.keys - k.queries); }
-  __device__ int first() const { return k.first == nullptr ? 0 : max(k.first[example], 0); }
   __device__ int width() const { return static_cast<int>(k.head_dim); }
   __device__ int64_t row_width() const { return k.heads * k.head_dim; }
   __device__ const T* queries(const void* matrix, int64_t stride, int64_t row) const {
@@ -143,57 +78,64 @@ struct RelativeHead {
     const int64_t row = min(max(distance, 0), static_cast<int>(k.distances) - 1);
     return static_cast<const T*>(k.positions) + row * row_width() + head * k.head_dim;
   }
-  __device__ bool sees(int query, int key) const {
-    const int distance = memory() + query - key;
-    return query < k.queries && key >= first() && distance >= 0 && key >= 0 &&
-           (k.window == 0 || distance < k.window);
+  __device__ bool sees(int query, int key) const { return keys_of(query).has(key); }
+  /// Keys that a query sees; none if it is beyond the last.
+  __device__ Range keys_of(int query) const {
+    const int own = memory() + query, far = k.window == 0 ? 0 : own - static_cast<int>(k.window) + 1;
+    return Range::between(max(first, far), query < k.queries ? own + 1 : 0);
   }
-  /// Whether 16 queries from `query` on see all of `keys` keys from `key` on; queries beyond the last do not
-  /// count.
-  __device__ bool all_see(int query, int key, int keys) const {
-    const int nearest = memory() + query - (key + keys - 1), farthest = memory() + query + 15 - key;
-    return key >= first() && nearest >= 0 && (k.window == 0 || farthest < k.window);
+  /// Queries that see a key.
+  __device__ Range queries_of(int key) const {
+    const int from = key - memory(), count = static_cast<int>(k.queries);
+    const int end = k.window == 0 ? count : min(count, from + static_cast<int>(k.window));
+    return Range::between(max(from, 0), key < first ? 0 : end);
+  }
+  /// Queries that see a key at a distance.
+  __device__ Range queries_at(int distance) const {
+    const bool seen = k.window == 0 || distance < k.window;
+    return Range::between(max(distance - memory() + first, 0), seen ? static_cast<int>(k.queries) : 0);
+  }
+  /// Whether `queries` queries from `query` on see all of `keys` keys from `key` on; queries beyond the last
+  /// do not count.
+  __device__ bool all_see(int query, int queries, int key, int keys) const {
+    const int nearest = memory() + query - (key + keys - 1), farthest = memory() + query + queries - 1 - key;
+    return key >= first && nearest >= 0 && (k.window == 0 || farthest < k.window);
   }
   __device__ int64_t lse_row(int query) const { return (example * k.heads + head) * k.queries + query; }
   /// Number of a weight's element in its dropout mask.
   __device__ int64_t element(int query, int key) const { return lse_row(query) * k.keys + key; }
   /// Keys that queries [begin, begin + count) may see: [key_begin, key_end).
   __device__ int key_begin(int begin) const {
-    return k.window == 0 ? first() : max(first(), memory() + begin - static_cast<int>(k.window) + 1);
+    return k.window == 0 ? first : max(first, memory() + begin - static_cast<int>(k.window) + 1);
   }
   __device__ int key_end(int end) const { return min(memory() + end, static_cast<int>(k.keys)); }
 };
 
-/// Copies rows to a tile [rows, D] in shared memory; `source(r)` is where row r lies, null for zeros. `bias`
-/// (null: none) is added to each row. All threads of the block call it, and `wait_for_rows` before they read.
-template <typename S, typename Source>
-__device__ inline void load_rows(typename S::T* tile, int rows, int width, const typename S::T* bias,
-                                 const Source& source) {
-  using T = typename S::T;
-  constexpr int kWide = 16 / static_cast<int>(sizeof(T)), kChunks = S::D / kWide;
-  for (int i = static_cast<int>(threadIdx.x); i < rows * kChunks; i += S::kThreads) {
-    const int row = i / kChunks, column = i % kChunks * kWide;
-    const T* from = source(row);
-    T* to = tile + row * S::kPitch + column;
-    const bool wide = bias == nullptr && from != nullptr && column + kWide <= width &&
-                      reinterpret_cast<uintptr_t>(from + column) % 16 == 0;
-    if (wide) {
-      copy_async(shared_address(to), from + column, true);
-      continue;
-    }
-#pragma unroll
-    for (int c = 0; c < kWide; ++c) {
-      const bool inside = from != nullptr && column + c < width;
-      const float x = inside ? to_float(from[column + c]) : 0.0f;
-      to[c] = from_float<T>(inside && bias != nullptr ? x + to_float(bias[column + c]) : x);
-    }
-  }
+template <typename Kernel>
+void allow_shared(Kernel kernel, int bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        "shared memory of relative attention");
 }
 
-__device__ inline void wait_for_rows() {
-  copy_commit();
-  copy_wait<0>();
-  __syncthreads();
+inline dim3 grid_of(int64_t tiles, int64_t heads, int64_t batch) {
+  return {static_cast<unsigned>(tiles), static_cast<unsigned>(heads), static_cast<unsigned>(batch)};
 }
+
+/// f32, head_dim <= 128.
+void relative_forward_float(const Launch& launch, const RelativeForward& a);
+/// Everything but the sums over parts and splits.
+void relative_backward_float(const Launch& launch, const RelativeBackward& a);
+
+/// bf16, head_dim <= 128.
+void relative_forward_tensor(const Launch& launch, const RelativeForward& a);
+/// q + u, q + v and the statistics, to the scratch.
+void relative_prepare_tensor(const Launch& launch, const RelativeBackward& a);
+void relative_query_tensor(const Launch& launch, const RelativeBackward& a);     // d_q
+void relative_key_tensor(const Launch& launch, const RelativeBackward& a);       // d_k, d_v, content biases
+void relative_position_tensor(const Launch& launch, const RelativeBackward& a);  // positions, their biases
+
+/// Rows of a block of keys or distances in the bf16 kernels, queries of one in the f32 kernels, and the
+/// multiple to which the scratch pads queries.
+constexpr int64_t kTensorRows = 128, kFloatQueries = 32, kQueryPadding = 128;
 
 }  // namespace perceiver::kernels::cuda

@@ -50,7 +50,8 @@ static_assert(8 + kMaxDecodeQueryLayers + 6 * (kMaxDecodeLayers + kMaxDecodeCros
 static_assert(kDecodeEpoch * kFlagsPerStep <= uint64_t{1} << 32);
 
 struct DecodeArguments {
-  int slots, vocabulary, input, latent, layers, cross_blocks, query_layers, position_tables, stages;
+  int slots, cache_slots, vocabulary, input, latent, layers, cross_blocks, query_layers, position_tables,
+      stages;
   int cross_hidden, self_hidden, query_offset;
   Activation activation, query_activation;
   bool query_residual;

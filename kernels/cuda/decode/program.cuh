@@ -180,11 +180,11 @@ class DecodeProgram {
 
   __device__ bf16* self_cache(int layer) const {
     const AttentionShape& s = a_.self_shape;
-    return a_.self_kv + static_cast<int64_t>(layer) * a_.slots * s.ring_rows * (2 * s.width);
+    return a_.self_kv + static_cast<int64_t>(layer) * a_.cache_slots * s.ring_rows * (2 * s.width);
   }
   __device__ bf16* cross_cache(int block) const {
     const AttentionShape& s = a_.cross_shape;
-    return a_.context_kv + static_cast<int64_t>(block) * a_.slots * s.ring_rows * (2 * s.width);
+    return a_.context_kv + static_cast<int64_t>(block) * a_.cache_slots * s.ring_rows * (2 * s.width);
   }
 
   const DecodeArguments& a_;

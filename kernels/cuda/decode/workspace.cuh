@@ -58,6 +58,10 @@ inline DecodeLayout layout_of(const DecodeStep& k, int table) {
   return {static_cast<int>(k.slots), static_cast<int>(k.cross_blocks), static_cast<int>(k.layers), table};
 }
 
+inline int64_t cache_slots(const DecodeStep& k) {
+  return k.cache_slots == 0 ? k.slots : k.cache_slots;
+}
+
 /// Heads per block in attention by table, which share the angles of a position; 0 if not even one fits.
 inline int table_heads(const DecodeStep& k) {
   int heads = k.context_rows >= kPairedRows ? heads_per_tile(k.cross_heads, kDecodeTableHeads) : 1;
@@ -149,6 +153,7 @@ inline void point_to_workspace(const DecodeStep& k, const DecodeWorkspace& at, D
 inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
   DecodeArguments a{};
   a.slots = static_cast<int>(k.slots);
+  a.cache_slots = static_cast<int>(cache_slots(k));
   a.vocabulary = static_cast<int>(k.vocabulary);
   a.input = static_cast<int>(k.input_channels);
   a.latent = static_cast<int>(k.latent_channels);
@@ -190,7 +195,7 @@ inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stage
   for (int64_t i = 0; i + 1 < k.cross_blocks; ++i) a.cross_after[i] = static_cast<int>(k.cross_after[i]);
   if (a.self_shape.by_head)
     a.self_tiles = hopper::tensor_map(k.self_kv, k.layers, k.latent_rows, 2 * k.latent_channels,
-                                      2 * k.latent_channels, kHeadTileRows);
+                                      2 * k.latent_channels, kHeadTileRows, cache_slots(k) * k.latent_rows);
   point_to_workspace(k, DecodeWorkspace(k, blocks), a);
   return a;
 }

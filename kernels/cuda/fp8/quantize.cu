@@ -1,12 +1,12 @@
 // Quantisation to 8 bits: row-major, transposed, or both in one pass, behind an activation or its derivative;
 // with the largest magnitude and the column sums.
 //
-// A block of 256 threads takes a tile of 128 rows x 64 columns. A thread holds 8 columns of 4 successive
-// rows, read in 16-byte accesses that are all issued first (a row of the tile is one line of 128 bytes), and
-// writes 8 bytes per row. For the transposed copy it packs the 4 rows of a column into a word in shared
-// memory: [64 columns][32 words], 8 KB, words permuted within a row (word ^ 4 * column vector) so that a
-// warp's stores fall into 32 banks; then a column's 128 rows leave as 16-byte accesses. Memory: each operand
-// is read once and each result written once.
+// A block of 256 threads takes a tile of 128 rows x 64 columns. A thread takes 8 columns of 4 successive
+// rows, read in 16-byte accesses that are all issued first (a row of the tile is one line of 128 bytes),
+// converts row by row, in pairs, and writes 8 bytes per row. For the transposed copy it packs the 4 rows of a
+// column into a word in shared memory: [64 columns][32 words], 8 KB, words permuted within a row (word ^ 4 *
+// column vector) so that a warp's stores fall into 32 banks; then a column's 128 rows leave as 16-byte
+// accesses. Memory: each operand is read once and each result written once.
 //
 // Column sums: over a thread's 4 rows, then the 4 rows of threads of a warp by shuffles, then the 8 warps in
 // order; one part per tile goes to the workspace, and column_sums.cu adds the parts. The order depends on the
@@ -28,53 +28,74 @@ constexpr int kThreadRows = 4;                   // one word of a transposed col
 constexpr int kWords = kTileRows / kThreadRows;  // of a column of the tile
 constexpr int kChunk = 16;                       // bytes of an access
 
-using Values = float[kThreadRows][kVector];
+using Packed = Pack<__nv_bfloat16, kVector>;
+using Codes = uint32_t[kThreadRows][2];  // 4 neighbouring columns in a word
 
 /// What a thread read of one operand.
 struct Rows {
-  Pack<__nv_bfloat16, kVector> packs[kThreadRows];
+  Packed packs[kThreadRows];
 
-  __device__ void load(const void* x, int64_t row, int64_t column, int64_t rows, int64_t columns) {
-    const auto* from = static_cast<const __nv_bfloat16*>(x) + row * columns + column;
+  __device__ void load(const void* x, int64_t at, int64_t columns) {
+    const auto* from = static_cast<const __nv_bfloat16*>(x) + at;
 #pragma unroll
-    for (int r = 0; r < kThreadRows; ++r)
-      if (row + r < rows) packs[r] = load_pack<kVector>(from + r * columns);
+    for (int r = 0; r < kThreadRows; ++r) packs[r] = load_pack<kVector>(from + r * columns);
   }
 };
 
-/// activation(x), or d_out * activation'(x); 0 outside of the matrix.
-__device__ inline void evaluate(const Fp8Quantize& k, int64_t row, int64_t column, Values& y) {
+/// Four numbers times `scale`, not a number where they are not finite: a clamped infinity would go unnoticed
+/// (y * 0 is 0 or not a number).
+template <__nv_fp8_interpretation_t kFormat>
+__device__ inline uint32_t encode(const float* y, float scale) {
+  const auto pair = [&](int i) -> uint32_t {
+    return __nv_cvt_float2_to_fp8x2({fmaf(y[i], 0.0f, y[i] * scale), fmaf(y[i + 1], 0.0f, y[i + 1] * scale)},
+                                    __NV_SATFINITE, kFormat);
+  };
+  return pair(0) | pair(2) << 16;
+}
+
+/// What a thread found in its rows.
+struct Found {
+  Codes codes = {};
+  float sums[kVector] = {};
+  float largest = 0;
+
+  template <__nv_fp8_interpretation_t kFormat>
+  __device__ void add(int row, const float (&y)[kVector], float scale) {
 #pragma unroll
-  for (int r = 0; r < kThreadRows; ++r)
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) y[r][i] = 0;
-  if (column >= k.columns) return;
+    for (int i = 0; i < kVector; ++i) {
+      sums[i] += y[i];
+      largest = fmaxf(largest, fabsf(y[i]));
+    }
+    codes[row][0] = encode<kFormat>(y, scale);
+    codes[row][1] = encode<kFormat>(y + 4, scale);
+  }
+};
+
+/// Quantises a thread's rows, one after the other, from element `at` on: activation(x), or with kDerivative
+/// d_out * activation'(x).
+template <__nv_fp8_interpretation_t kFormat, bool kDerivative>
+__device__ inline void quantize_rows(const Fp8Quantize& k, int64_t at, Found& found) {
+  const float scale = k.scale[0];
   Rows x, d_out;
-  x.load(k.x, row, column, k.rows, k.columns);
-  if (k.d_out != nullptr) d_out.load(k.d_out, row, column, k.rows, k.columns);
+  x.load(k.x, at, k.columns);
+  if constexpr (kDerivative) d_out.load(k.d_out, at, k.columns);
 #pragma unroll
   for (int r = 0; r < kThreadRows; ++r) {
-    if (row + r >= k.rows) continue;
-    unpack(x.packs[r], y[r]);
-    if (k.d_out == nullptr) {
-      activate(k.activation, y[r]);
-    } else {
+    float y[kVector];
+    unpack(x.packs[r], y);
+    if constexpr (kDerivative) {
       float d[kVector];
       unpack(d_out.packs[r], d);
-      differentiate_argument(k.activation, y[r], d);
-#pragma unroll
-      for (int i = 0; i < kVector; ++i) y[r][i] = d[i];
+      differentiate_argument(k.activation, y, d);
+      found.add<kFormat>(r, d, scale);
+    } else {
+      activate(k.activation, y);
+      found.add<kFormat>(r, y, scale);
     }
   }
 }
 
-__device__ inline void raise_largest(const Values& y, float* largest) {
-  float most = 0;
-#pragma unroll
-  for (int r = 0; r < kThreadRows; ++r)
-#pragma unroll
-    for (int i = 0; i < kVector; ++i)
-      if (isfinite(y[r][i])) most = fmaxf(most, fabsf(y[r][i]));
+__device__ inline void raise_largest(float most, float* largest) {
   __shared__ float parts[kThreads / 32];
   most = warp_max(most);
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = most;
@@ -87,31 +108,12 @@ __device__ inline void raise_largest(const Values& y, float* largest) {
     atomicMax(reinterpret_cast<int*>(largest), __float_as_int(most));
 }
 
-/// Not a number where y is not finite: a clamped infinity would go unnoticed.
-__device__ inline uint32_t encode(float y, __nv_fp8_interpretation_t format) {
-  const uint32_t code = __nv_cvt_float_to_fp8(y, __NV_SATFINITE, format);
-  return isfinite(y) ? code : 0x7f;
-}
-
-/// Codes of a thread's rows, 4 neighbouring columns in a word.
-__device__ inline void encode_rows(const Values& y, float scale, __nv_fp8_interpretation_t format,
-                                   uint32_t (&codes)[kThreadRows][2]) {
-#pragma unroll
-  for (int r = 0; r < kThreadRows; ++r)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      codes[r][half] = 0;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) codes[r][half] |= encode(y[r][4 * half + i] * scale, format) << (8 * i);
-    }
-}
-
 __device__ inline int word_at(int column, int word) {
   return column * kWords + (word ^ (column / kVector * 4));
 }
 
-__device__ inline void write_transposed(const Fp8Quantize& k, const uint32_t (&codes)[kThreadRows][2],
-                                        int64_t first_row, int64_t first_column, int lane, int word) {
+__device__ inline void write_transposed(const Fp8Quantize& k, const Codes& codes, int64_t first_row,
+                                        int64_t first_column, int lane, int word) {
   __shared__ alignas(16) uint32_t tile[kTileColumns * kWords];
 #pragma unroll
   for (int half = 0; half < 2; ++half)
@@ -136,14 +138,12 @@ __device__ inline void write_transposed(const Fp8Quantize& k, const uint32_t (&c
 }
 
 /// The tile's part of the column sums.
-__device__ inline void write_sums(const Values& y, int64_t first_column, int64_t columns, int lane,
-                                  float* part) {
+__device__ inline void write_sums(const float (&thread_sums)[kVector], int64_t first_column, int64_t columns,
+                                  int lane, float* part) {
   __shared__ float sums[kThreads / 32][kTileColumns];
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
-    float sum = 0;
-#pragma unroll
-    for (int r = 0; r < kThreadRows; ++r) sum += y[r][i];
+    float sum = thread_sums[i];
     sum += __shfl_xor_sync(0xffffffffu, sum, kLanes);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2 * kLanes);
     if (threadIdx.x % 32 < kLanes) sums[threadIdx.x / 32][lane * kVector + i] = sum;
@@ -157,34 +157,42 @@ __device__ inline void write_sums(const Values& y, int64_t first_column, int64_t
   part[first_column + column] = total;
 }
 
-/// Tiles of rows from `first_tile` on. `parts`: null, or [tiles of this launch, columns].
-__global__ void __launch_bounds__(kThreads, 4)
+/// Tiles of rows from `first_tile` on. `parts`: null, or [tiles of this launch, columns]. Sizes are multiples
+/// of 16, so that a thread's rows and columns are all inside of the matrix or all outside.
+template <__nv_fp8_interpretation_t kFormat, bool kDerivative>
+__global__ void __launch_bounds__(kThreads, kDerivative ? 4 : 5)
     quantize_kernel(Fp8Quantize k, int64_t first_tile, float* parts) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes, word = static_cast<int>(threadIdx.x) / kLanes;
   const int64_t first_row = (first_tile + blockIdx.y) * kTileRows;
   const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kTileColumns;
   const int64_t row = first_row + word * kThreadRows, column = first_column + lane * kVector;
-  const float scale = k.scale[0];
-  Values y;
-  evaluate(k, row, column, y);
-  uint32_t codes[kThreadRows][2];
-  encode_rows(y, scale, k.format == Fp8Format::e4m3 ? __NV_E4M3 : __NV_E5M2, codes);
-  if (k.out != nullptr && column < k.columns) {
-    uint8_t* out = static_cast<uint8_t*>(k.out) + row * k.columns + column;
+  Found found;
+  if (row < k.rows && column < k.columns) {
+    const int64_t at = row * k.columns + column;
+    quantize_rows<kFormat, kDerivative>(k, at, found);
+    if (k.out != nullptr) {
+      uint8_t* out = static_cast<uint8_t*>(k.out) + at;
 #pragma unroll
-    for (int r = 0; r < kThreadRows; ++r)
-      if (row + r < k.rows) *reinterpret_cast<uint2*>(out + r * k.columns) = {codes[r][0], codes[r][1]};
+      for (int r = 0; r < kThreadRows; ++r)
+        *reinterpret_cast<uint2*>(out + r * k.columns) = {found.codes[r][0], found.codes[r][1]};
+    }
   }
-  if (k.transposed != nullptr) write_transposed(k, codes, first_row, first_column, lane, word);
-  if (parts != nullptr) write_sums(y, first_column, k.columns, lane, parts + blockIdx.y * k.columns);
-  raise_largest(y, k.largest);
+  if (k.transposed != nullptr) write_transposed(k, found.codes, first_row, first_column, lane, word);
+  if (parts != nullptr) write_sums(found.sums, first_column, k.columns, lane, parts + blockIdx.y * k.columns);
+  raise_largest(found.largest, k.largest);
+}
+
+template <__nv_fp8_interpretation_t kFormat>
+auto kernel_for(const Fp8Quantize& k) {
+  return k.d_out != nullptr ? quantize_kernel<kFormat, true> : quantize_kernel<kFormat, false>;
 }
 
 /// Quantises `tiles` tiles of rows and adds up their column sums.
 void quantize_tiles(const Launch& launch, const Fp8Quantize& k, int64_t first_tile, int64_t tiles) {
   float* parts = k.column_sums != nullptr ? static_cast<float*>(launch.workspace) : nullptr;
   const dim3 grid(static_cast<unsigned>(ceil_div(k.columns, kTileColumns)), static_cast<unsigned>(tiles));
-  quantize_kernel<<<grid, kThreads, 0, stream_of(launch)>>>(k, first_tile, parts);
+  const auto kernel = k.format == Fp8Format::e4m3 ? kernel_for<__NV_E4M3>(k) : kernel_for<__NV_E5M2>(k);
+  kernel<<<grid, kThreads, 0, stream_of(launch)>>>(k, first_tile, parts);
   check_launch("fp8_quantize");
   if (parts == nullptr) return;
   sum_parts(launch, {.parts = parts,

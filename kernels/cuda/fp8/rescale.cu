@@ -13,6 +13,11 @@ __device__ float scale_for(float peak, Fp8Format format) {
   return ldexpf(1.0f, max(-126, min(126, binades)));
 }
 
+/// Of something infinite nothing was learnt.
+__device__ float finite_or_none(float largest) {
+  return isfinite(largest) ? largest : 0;
+}
+
 __global__ void rescale_kernel(Fp8Rescale k) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= k.sites) return;
@@ -20,12 +25,12 @@ __global__ void rescale_kernel(Fp8Rescale k) {
   float peak = k.peaks[site];
   if (k.scalars == nullptr) {
     if (peak != 0) return;
-    peak = k.largest[k.rank * k.all_sites + site];
+    peak = finite_or_none(k.largest[k.rank * k.all_sites + site]);
   } else {
     float largest = 0;
     for (int64_t rank = 0; rank < k.ranks; ++rank) {
       float& part = k.largest[rank * k.all_sites + site];
-      largest = fmaxf(largest, part);
+      largest = fmaxf(largest, finite_or_none(part));
       part = 0;
     }
     if (k.scalars->finite == 0) return;

@@ -26,11 +26,11 @@ PFN_cuTensorMapEncodeTiled_v12000 encode_function() {
 }  // namespace
 
 CUtensorMap tensor_map(const void* data, int64_t batch, int64_t rows, int64_t columns, int64_t stride,
-                       int64_t box_rows) {
+                       int64_t box_rows, int64_t pitch) {
   constexpr uint64_t kElement = 2;
   const auto of = [](int64_t extent) { return static_cast<cuuint64_t>(extent); };
   const cuuint64_t extents[3] = {of(columns), of(rows), of(batch)};
-  const cuuint64_t strides[2] = {of(stride) * kElement, of(rows * stride) * kElement};
+  const cuuint64_t strides[2] = {of(stride) * kElement, of((pitch == 0 ? rows : pitch) * stride) * kElement};
   const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), 1}, steps[3] = {1, 1, 1};
   CUtensorMap map;
   const CUresult status =

@@ -9,8 +9,8 @@ namespace perceiver::kernels::cuda::hopper {
 
 /// A bf16 matrix [batch, rows, columns], `stride` elements from row to row, read in boxes of 64 columns and
 /// `box_rows` rows (up to 256) of one example, swizzled by 128 bytes. `data` and rows are aligned to 16
-/// bytes.
+/// bytes. Examples are `rows` rows apart, or `pitch`.
 CUtensorMap tensor_map(const void* data, int64_t batch, int64_t rows, int64_t columns, int64_t stride,
-                       int64_t box_rows);
+                       int64_t box_rows, int64_t pitch = 0);
 
 }  // namespace perceiver::kernels::cuda::hopper

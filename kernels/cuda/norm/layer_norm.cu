@@ -7,9 +7,13 @@
 //
 // Backward: a persistent grid walks over the rows and keeps its share of d_scale and d_offset in registers,
 // then writes one part [2, columns] per block into the workspace, and column_sums.cu adds the parts. Which
-// rows a block takes depends on the shape and the number of SMs alone.
+// rows a block takes depends on the shape and the number of SMs alone. Rows in 16 bits come through a ring in
+// shared memory (cp.async), two rows ahead of the one being worked on: 96 bytes a thread and row, 147 KiB an
+// SM, of which up to 98 are in flight. A thread reads what it copied itself, so that the ring needs no
+// barrier. Registers would hold one row ahead.
 //
 // The add alone (no LayerNorm) is a flat elementwise kernel.
+#include "kernels/cuda/attention/mma.cuh"
 #include "kernels/cuda/elementwise/elementwise.cuh"
 #include "kernels/cuda/norm/dropout.cuh"
 #include "kernels/cuda/support/column_sums.cuh"
@@ -155,17 +159,108 @@ constexpr int kBackwardBlocks =
 template <typename Shape>
 struct BackwardRow {
   Share<Shape> x, d_y, d_sum;
-  float mean, rstd;
-
-  __device__ void load(const ResidualLayerNormBackward& k, int64_t row) {
-    if (row >= k.rows) return;
-    x.load(k.x, row, k.columns);
-    d_y.load(k.d_y, row, k.columns);
-    if (k.d_sum != nullptr) d_sum.load(k.d_sum, row, k.columns);
-    mean = static_cast<const float*>(k.mean)[row];
-    rstd = static_cast<const float*>(k.rstd)[row];
-  }
+  float2 statistics;  // mean and 1 / standard deviation
 };
+
+__device__ inline float2 statistics_of(const ResidualLayerNormBackward& k, int64_t row) {
+  if (row >= k.rows) return {0, 0};
+  return {static_cast<const float*>(k.mean)[row], static_cast<const float*>(k.rstd)[row]};
+}
+
+/// The rows of a thread, one ahead in registers.
+template <typename Shape>
+class RegisterRows {
+ public:
+  static constexpr int kBytes = 0;
+  __device__ RegisterRows(const ResidualLayerNormBackward& k, int64_t row, int64_t) : k_(k) { load(row); }
+
+  /// The current row; `next` is the one after it.
+  __device__ BackwardRow<Shape> take(int64_t next) {
+    const BackwardRow<Shape> current = next_;
+    load(next);
+    return current;
+  }
+
+ private:
+  __device__ void load(int64_t row) {
+    if (row >= k_.rows) return;
+    next_.x.load(k_.x, row, k_.columns);
+    next_.d_y.load(k_.d_y, row, k_.columns);
+    if (k_.d_sum != nullptr) next_.d_sum.load(k_.d_sum, row, k_.columns);
+    next_.statistics = statistics_of(k_, row);
+  }
+
+  const ResidualLayerNormBackward& k_;
+  BackwardRow<Shape> next_;
+};
+
+/// The rows of a thread, two ahead in shared memory: [stage, operand, pack, thread] of 16 bytes.
+template <typename Shape>
+class SharedRows {
+  using Packed = Pack<typename Shape::T, Shape::N>;
+  static constexpr int kStages = 3, kThreads = kBackwardThreads<Shape>, kPacks = Shape::kPacks;
+  static_assert(sizeof(Packed) == 16);
+
+ public:
+  static constexpr int kBytes = kStages * 3 * kPacks * kThreads * 16;
+  __device__ SharedRows(const ResidualLayerNormBackward& k, int64_t row, int64_t step) : k_(k), step_(step) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    own_ = reinterpret_cast<Packed*>(memory) + threadIdx.x;
+    for (int ahead = 0; ahead + 1 < kStages; ++ahead, row += step) {
+      start(row, ahead);
+      statistics_[ahead] = statistics_of(k, row);
+    }
+  }
+
+  __device__ BackwardRow<Shape> take(int64_t next) {
+    // Into the stage that was read last.
+    const int64_t row = next + (kStages - 2) * step_;
+    start(row, stage_ == 0 ? kStages - 1 : stage_ - 1);
+    copy_wait<kStages - 1>();
+    BackwardRow<Shape> current;
+    current.statistics = statistics_[0];
+    statistics_[0] = statistics_[1];
+    statistics_[1] = statistics_of(k_, row);
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      current.x.packs[p] = *place(stage_, 0, p);
+      current.d_y.packs[p] = *place(stage_, 1, p);
+      if (k_.d_sum != nullptr) current.d_sum.packs[p] = *place(stage_, 2, p);
+    }
+    stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
+    return current;
+  }
+
+ private:
+  __device__ Packed* place(int stage, int operand, int pack) const {
+    return own_ + ((stage * 3 + operand) * kPacks + pack) * kThreads;
+  }
+  __device__ void start(int64_t row, int stage) {
+    if (row < k_.rows) {
+      copy(k_.x, row, stage, 0);
+      copy(k_.d_y, row, stage, 1);
+      if (k_.d_sum != nullptr) copy(k_.d_sum, row, stage, 2);
+    }
+    copy_commit();
+  }
+  __device__ void copy(const void* base, int64_t row, int stage, int operand) {
+    const auto* from = static_cast<const typename Shape::T*>(base) + row * k_.columns;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p)
+      if (Shape::column(p) < k_.columns)
+        copy_async(shared_address(place(stage, operand, p)), from + Shape::column(p), true);
+  }
+
+  const ResidualLayerNormBackward& k_;
+  int64_t step_;
+  Packed* own_;
+  int stage_ = 0;
+  float2 statistics_[kStages - 1];
+};
+
+template <typename Shape>
+using BackwardRows = std::conditional_t<sizeof(typename Shape::T) == 2 && Shape::N == 8, SharedRows<Shape>,
+                                        RegisterRows<Shape>>;
 
 /// Two sums over the threads of a row, in each of them. Successive rows alternate between two buffers, so
 /// that one barrier per row is enough.
@@ -246,7 +341,7 @@ __device__ inline float2 gather_row(const ResidualLayerNormBackward& k, const Ba
     load(static_cast<const typename Shape::T*>(k.scale) + Shape::column(p), scale);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float normal = (to_float(in.x.packs[p].x[i]) - in.mean) * in.rstd;
+      const float normal = (to_float(in.x.packs[p].x[i]) - in.statistics.x) * in.statistics.y;
       const float d_y = to_float(in.d_y.packs[p].x[i]), g = d_y * scale[i];
       columns.sums[0][p][i] += d_y * normal;
       columns.sums[1][p][i] += d_y;
@@ -272,9 +367,9 @@ __device__ inline void write_row(const ResidualLayerNormBackward& k, const Backw
     if (k.accumulate_x) load(static_cast<const T*>(k.d_x) + element, old);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float normal = (to_float(in.x.packs[p].x[i]) - in.mean) * in.rstd;
+      const float normal = (to_float(in.x.packs[p].x[i]) - in.statistics.x) * in.statistics.y;
       const float g = to_float(in.d_y.packs[p].x[i]) * scale[i];
-      d_x[i] = in.rstd * (g - means.x - normal * means.y) + old[i];
+      d_x[i] = in.statistics.y * (g - means.x - normal * means.y) + old[i];
       if (k.d_sum != nullptr) d_x[i] += to_float(in.d_sum.packs[p].x[i]);
     }
     store(static_cast<T*>(k.d_x) + element, d_x);
@@ -297,12 +392,10 @@ __global__ void __launch_bounds__(kBackwardThreads<Shape>, kBackwardBlocks<Shape
   const DropoutFactors factors(k.mask);
   const int64_t step = static_cast<int64_t>(gridDim.x) * kGroups;
   ColumnSums<Shape> columns;
-  BackwardRow<Shape> next;
   int64_t row = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / Shape::kGroup;
-  next.load(k, row);
+  BackwardRows<Shape> rows(k, row, step);
   for (int buffer = 0; row < k.rows; row += step, buffer = 1 - buffer) {
-    const BackwardRow<Shape> current = next;
-    next.load(k, row + step);
+    const BackwardRow<Shape> current = rows.take(row + step);
     const float2 means = gather_row(k, current, buffer, columns);
     write_row<Shape, kDrops>(k, current, row, means, factors);
   }
@@ -316,9 +409,14 @@ int64_t launch_backward(const Launch& launch, const ResidualLayerNormBackward& k
   const int64_t resident = int64_t{launch.sm_count} * kBackwardBlocks<Shape, kDrops>;
   const int64_t blocks =
       std::min({resident, ceil_div(k.rows, kThreads / Shape::kGroup), parts_that_fit(launch, 2 * k.columns)});
-  if (blocks > 0)
-    backward_kernel<Shape, kDrops>
-        <<<static_cast<unsigned>(blocks), kThreads, 0, stream_of(launch)>>>(k, parts);
+  if (blocks == 0) return 0;
+  constexpr int kBytes = BackwardRows<Shape>::kBytes;
+  if (kBytes > 0)
+    check(cudaFuncSetAttribute(backward_kernel<Shape, kDrops>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               kBytes),
+          "shared memory of layer_norm_backward");
+  backward_kernel<Shape, kDrops>
+      <<<static_cast<unsigned>(blocks), kThreads, kBytes, stream_of(launch)>>>(k, parts);
   return blocks;
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -44,6 +45,24 @@ TEST(Fp8, CodesOfE4m3) {
 TEST(Fp8, CodesOfE5m2) {
   EXPECT_EQ(codes_of({1, 57344, 1e9f, 0x1p-16f, 1.125f, 1.375f, -0x1p-17f}, Fp8Format::e5m2),
             (std::vector<int>{0x3c, 0x7b, 0x7b, 0x01, 0x3c, 0x3e, 0x80}));
+}
+
+TEST(Fp8, AnInfiniteMagnitudeTeachesNothing) {
+  const float infinite = std::numeric_limits<float>::infinity();
+  std::array<float, 16> scales{};
+  std::array<float, 2> largest{infinite, 16}, peaks{0, 20};
+  kernels::Fp8Rescale rescale{
+      .sites = 2, .all_sites = 2, .scales = scales.data(), .largest = largest.data(), .peaks = peaks.data()};
+  cpu::fp8_rescale(rescale);
+  EXPECT_EQ(peaks, (std::array<float, 2>{0, 20}));
+  EXPECT_EQ(scales[kernels::fp8_scale_of(0)], 1);
+
+  largest = {4, infinite};
+  kernels::StepScalars scalars{};
+  scalars.finite = 1;
+  rescale.scalars = &scalars;
+  cpu::fp8_rescale(rescale);
+  EXPECT_EQ(peaks, (std::array<float, 2>{4, 18}));
 }
 
 struct Problem {

@@ -121,10 +121,14 @@ TEST_F(CudaFp8, WhatIsNotFiniteStaysSo) {
   Values x = random_values<bf16>(256, 1);
   x[0] = std::numeric_limits<double>::infinity();
   x[1] = std::numeric_limits<double>::quiet_NaN();
-  const Quantised q = on_gpu(launch(), {16, 16}, x, x);
-  EXPECT_EQ(q.out[0], 0x7f);
-  EXPECT_EQ(q.out[1], 0x7f);
-  EXPECT_LT(q.largest, 10);
+  for (const Fp8Format format : {Fp8Format::e4m3, Fp8Format::e5m2}) {
+    const Quantised q = on_gpu(launch(), {16, 16, Activation::identity, false, format}, x, x);
+    EXPECT_EQ(q.out[0] & 0x7f, 0x7f);
+    EXPECT_EQ(q.out[1] & 0x7f, 0x7f);
+    EXPECT_EQ(q.largest, std::numeric_limits<float>::infinity());
+  }
+  x[0] = 1;
+  EXPECT_LT(on_gpu(launch(), {16, 16}, x, x).largest, 10) << "what is not a number has no magnitude";
 }
 
 TEST_F(CudaFp8, Products) {
@@ -194,6 +198,9 @@ TEST_F(CudaFp8, Rescales) {
     x = std::ldexp(static_cast<float>(generator() % 1000), static_cast<int>(generator() % 40) - 30);
   for (float& x : peaks)
     x = std::ldexp(static_cast<float>(generator() % 1000), static_cast<int>(generator() % 40) - 30);
+  // One that calibration reads, and one of another rank.
+  largest[kSites + 5] = largest[6] = std::numeric_limits<float>::infinity();
+  peaks[5] = 0;
   const DeviceArray<float> device_largest(largest), device_peaks(peaks), device_scales(scales);
   kernels::StepScalars scalars{};
   scalars.finite = 1;
