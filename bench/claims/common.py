@@ -130,7 +130,8 @@ class Session:
 
     def mark_of(self, run):
         with open(self.config(run)) as file:
-            return {"config": file.read(), "settings": self.settings(run)}
+            lines = [line.split("#")[0].rstrip() for line in file]  # a comment is no other configuration
+        return {"config": [line for line in lines if line], "settings": self.settings(run)}
 
     def finished(self, run):
         return read_json(os.path.join(self.folder(run), MARK)) == self.mark_of(run)
