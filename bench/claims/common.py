@@ -18,6 +18,7 @@ import threading
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DATA = {"books": "pg19", "images": "tiny-imagenet", "shakespeare": "tinyshakespeare.txt"}
 CPU_BOOKS = 2  # validation books on a CPU: the shortest
+EXCERPT = 16384  # bytes of one of them, where even that is too long
 BOOKS = {"cuda": ["--max-documents", "0"], "cpu": ["--max-documents", "1"]}  # evaluated after training: all, or one
 MARK = "claim.json"  # what a finished run was trained from
 
@@ -83,6 +84,14 @@ class Session:
         books = sorted(os.path.join(folder, name) for name in os.listdir(folder))
         return sorted(books, key=os.path.getsize)[:CPU_BOOKS] if self.device == "cpu" else books
 
+    def excerpt(self):
+        """The first bytes of a validation book, a file."""
+        path = os.path.join(self.runs, "excerpt.txt")
+        with open(self.validation_books()[0], "rb") as book, open(f"{path}.{os.getpid()}", "wb") as file:
+            file.write(book.read(EXCERPT))
+        os.replace(file.name, path)  # another script may be reading it
+        return path
+
     # The program
 
     def command(self, *words):
@@ -121,7 +130,8 @@ class Session:
 
     def mark_of(self, run):
         with open(self.config(run)) as file:
-            return {"config": file.read(), "settings": self.settings(run)}
+            lines = [line.split("#")[0].rstrip() for line in file]  # a comment is no other configuration
+        return {"config": [line for line in lines if line], "settings": self.settings(run)}
 
     def finished(self, run):
         return read_json(os.path.join(self.folder(run), MARK)) == self.mark_of(run)

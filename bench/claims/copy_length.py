@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Claim 6: the copy task over length. Evaluates a run of the copy task on fresh sequences of each length.
 
-    bench/claims/copy_length.py BUILD cuda|cpu --run RUN [--lengths 32,…] [--documents N]
+    bench/claims/copy_length.py BUILD cuda|cpu --run RUN [--lengths 32,…] [--documents N] [--set KEY=VALUE]
 
+For a run of configs/copy.yaml (bench/copy_task.sh) add --set "data.options={positions: centered}", so that all sequences have the length.
 Every target of a copy sequence (the mirror image and the end) can be predicted: an accuracy of 1 is possible. Lengths that the run's context
 cannot hold are lines of the table. Writes copy_length.tsv and copy_length_DEVICE.svg."""
 import os
@@ -17,7 +18,7 @@ TOKENS = 1 << 20  # about so many for each length
 def row(session, run, length, documents):
     count = documents or max(2, min(256, TOKENS // length))
     words = ["--quiet", "--device", session.device, "eval", run, "--json", "--set", f"data.copy_length={length}", "--max-documents", str(count), "--batch",
-             str(max(1, min(32, 65536 // length)))]
+             str(max(1, min(32, 65536 // length))), *(word for setting in session.options.set for word in ("--set", setting))]
     try:
         with session.lock():
             result = common.json.loads(session.call(words))

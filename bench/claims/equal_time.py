@@ -13,15 +13,15 @@ import plot
 ARCHITECTURES = ["perceiver_ar", "transformer_xl", "transformer"]
 MINUTES = {"cuda": 8, "cpu": 60}
 TRY_SHARE = 1 / 8  # of the minutes, each try
-VALIDATIONS = {"try": 2, "final": 8}  # over a run
+VALIDATIONS = {"try": 2, "final": 6}  # over a run
 # How each is best evaluated, beside its default: targets in smaller steps see more context.
 FINER = {"cuda": {"perceiver_ar": ["--stride", "256"], "transformer_xl": ["--memory", "4096"], "transformer": ["--stride", "128"]},
-         "cpu": {"perceiver_ar": ["--stride", "64"], "transformer_xl": ["--memory", "1024"], "transformer": ["--stride", "32"]}}
+         "cpu": {"perceiver_ar": ["--stride", "128"], "transformer_xl": ["--memory", "1024"], "transformer": ["--stride", "64"]}}
 
 
 def plan(minutes, step_ms, validations):
     """Settings of a run that takes the given time."""
-    steps = max(validations, int(minutes * 60 * 0.92 * 1000 / step_ms))  # the rest: validations and the checkpoint
+    steps = max(validations, int(minutes * 60 * 0.9 * 1000 / step_ms))  # the rest: validations and the checkpoint
     every = steps // validations
     log_every = max(1, every // 10)
     every = every // log_every * log_every
@@ -37,7 +37,8 @@ class Tuning:
         self.step_ms = None
 
     def run(self, what, rate, minutes):
-        settings = [f"optimizer.learning_rate={rate}", *plan(minutes, self.step_ms, VALIDATIONS[what.split("_")[0]])]
+        short = [f"data.validation={self.session.excerpt()}"] if self.session.device == "cpu" else []
+        settings = [*short, f"optimizer.learning_rate={rate}", *plan(minutes, self.step_ms, VALIDATIONS[what.split("_")[0]])]
         return common.Run(f"time_{self.architecture}_{what}", f"time_{self.architecture}", "books", settings)
 
     def measure(self):
@@ -87,8 +88,9 @@ def result(session, tuning, wrong):
         curve = list(validations(session, final))
         tried = ", ".join(f"{rate}: {last_validation(session, run):.3f}" if run.name not in wrong else f"{rate}: failed"
                           for rate, run in zip(tuning.rates, tuning.tries()))
-        default = session.evaluate(final)["bits_per_byte"]
-        finer = session.evaluate(final, *FINER[session.device][name])["bits_per_byte"]
+        books = [*common.BOOKS[session.device], "--set", f"data.validation={common.yaml_list(session.validation_books())}"]
+        default = session.evaluate(final, *books)["bits_per_byte"]
+        finer = session.evaluate(final, *books, *FINER[session.device][name])["bits_per_byte"]
         return [name, tuning.step_ms, tried, curve[-1][1], session.minutes(final), default, finer], curve
     except common.Failed as error:
         return [name, tuning.step_ms, "", "", "", "", str(error)], []

@@ -33,14 +33,23 @@ def reversed_books(session):
     return tuple(folders)
 
 
+def image_run(session, order):
+    return common.Run(f"image_{order}", "images", "images", [f"data.options={{size: {SIZE[session.device]}, order: {order}}}"])
+
+
 def runs_of(session):
     """[(what, order, run, options of its evaluation)]"""
-    size, context = SIZE[session.device], CONTEXT[session.device]
-    pictures = [("image", order, common.Run(f"image_{order}", "images", "images", [f"data.options={{size: {size}, order: {order}}}"]),
-                 ["--max-documents", DOCUMENTS[session.device]]) for order in ORDERS]
+    context = CONTEXT[session.device]
+    pictures = [("image", order, image_run(session, order), ["--max-documents", DOCUMENTS[session.device]]) for order in ORDERS]
     backward = common.Run(f"books_{context}_backward", "books", reversed_books(session), [f"model.context_length={context}", "data.options={encoding: bytes}"])
     books = common.BOOKS[session.device]
     return [*pictures, ("text", "forward", larger_context.run_of(context), books), ("text", "backward", backward, books)]
+
+
+def curve(session, run):
+    """(step, bits) in training, without the first steps, which all fall from 8."""
+    points = [(entry["step"], entry["bits"]) for entry in session.metrics(run) if "bits" in entry]
+    return [point for point in points if point[0] > points[-1][0] / 10]
 
 
 def main():
@@ -55,7 +64,7 @@ def main():
                 raise common.Failed(wrong[run.name])
             result = session.evaluate(run, *options)
             rows.append([what, order, result.get("bits_per_dimension", result.get("bits_per_byte")), result["accuracy"], session.state(run)])
-            curves[what][order] = [(entry["step"], entry["bits"]) for entry in session.metrics(run) if "bits" in entry and entry["bits"] < 5]
+            curves[what][order] = curve(session, run)
         except common.Failed as error:
             rows.append([what, order, "", "", str(error)])
     session.table("order", ["what", "order", "bits", "accuracy", "state"], rows)

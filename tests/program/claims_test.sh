@@ -21,7 +21,7 @@ works "claims 2 to 5" "$source/bench/claims/all.sh" $places $small --steps 3 --t
 has larger_context 5 "trained"; drawn larger_context
 has order 5 "trained"
 has context_dropout 5 "trained"; drawn context_dropout
-has fewer_latents 5 "evaluated"; drawn fewer_latents
+has fewer_latents 10 "evaluated"; drawn fewer_latents
 prints "^| 256 |"; prints "^| image | r_g_b |"
 
 works "a rerun" "$source/bench/claims/larger_context.py" $places $small --steps 3
