@@ -1,6 +1,6 @@
 // The generation engine: S slots, each with a sequence that grows by a token a step (docs/generation.md).
-// What a sequence becomes does not depend on the other slots, bit for bit; or, where a step is one kernel on a
-// GPU, within bf16's rounding.
+// What a sequence becomes does not depend on the other slots, bit for bit; or, where a step is one kernel on
+// a GPU, within bf16's rounding.
 //
 // engine_options  defaults, checks, memory        slots          what a slot holds, on host and device
 // prefill         passes over whole sequences     decode_step    one token out of the caches, for all slots

@@ -17,8 +17,8 @@ struct EngineOptions {
   int64_t latents = 0;         ///< M; default: the model's
   int64_t refill = 0;          ///< R, 1 to M latents, whole positions; default: M / 2
   int64_t prompt_latents = 0;  ///< latents of the prompt's prefill, 1 to M; default: M
-  /// Tokens of the longest prompt that decode steps read, which the other slots share, instead of a prefill of
-  /// its own; -1: as suits the device.
+  /// Tokens of the longest prompt that decode steps read, which the other slots share, instead of a prefill
+  /// of its own; -1: as suits the device.
   int64_t prompt_steps = -1;
   ContextEnd context_end = ContextEnd::drop;
   /// Keep the context as tokens (table) or as keys and values (direct); automatic: whichever is faster.

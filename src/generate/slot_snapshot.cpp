@@ -118,8 +118,8 @@ Sequence read_sequence(const ModelConfig& config, const SafetensorsFile& file, c
   return sequence;
 }
 
-/// Whether nothing but the last token is still to be computed; or the whole prompt, or the rest of one that is
-/// read step by step.
+/// Whether nothing but the last token is still to be computed; or the whole prompt, or the rest of one that
+/// is read step by step.
 bool is_between_steps(const Slots& slots, const Slot& slot) {
   if (slot.computed == 0 || slot.computed + 1 == slot.length) return true;
   const int64_t latents = slot.computed * slots.config().latents_per_position;
