@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "config/load.h"
 #include "config/save.h"
+#include "data/shards/shard_summary.h"
 #include "model/named_models.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
@@ -19,6 +20,14 @@ bool is_model(const std::filesystem::path& path) {
          (!std::filesystem::exists(path, ignored) && find_named_model(path.string()));
 }
 
+/// Text that is still to be tokenized becomes tokens as it did for the model.
+void take_tokenizer(Config& config, const ModelMetadata& metadata, const std::string& file) {
+  if (metadata.modality != "text" || metadata.tokenizer == "bytes" || config.data.train.empty()) return;
+  for (const std::string& path : config.data.train)
+    if (!std::filesystem::exists(path) || is_shard_folder(path)) return;
+  config.data.options.emplace("tokenizer", std::filesystem::absolute(file).string());
+}
+
 /// What a run that starts from the model's weights would be configured with, as YAML to be read with
 /// `overrides`.
 std::string model_configuration(const std::string& path, const std::vector<std::string>& overrides) {
@@ -32,7 +41,9 @@ std::string model_configuration(const std::string& path, const std::vector<std::
     config.model.zero_initial_logits = false;
   }
   config.train.initialize = std::filesystem::absolute(path_or_named(path)).string();
-  return to_yaml(parse_config(to_yaml(config), path, overrides));
+  config = parse_config(to_yaml(config), path, overrides);
+  take_tokenizer(config, metadata, file.string());
+  return to_yaml(config);
 }
 
 }  // namespace
