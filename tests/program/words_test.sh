@@ -85,14 +85,14 @@ refuses 2 "top-p=: expected NAME=NUMBER" "$program" quantize tiny --weights int8
 works tokenizer "$program" data tokenizer --input "$source/README.md" --output "$work/pieces.model" --pieces 400
 cat > "$work/pieces.yaml" << END
 model: {vocabulary: 403, context_length: 16, latents: 8, input_channels: 16, layers: 1, cross_heads: 1, self_heads: 1}
-data: {train: $source/README.md, options: {tokenizer: $work/pieces.model}}
+data: {train: $source/README.md, validation: $source/CONTRIBUTING.md, options: {tokenizer: $work/pieces.model}}
 train: {steps: 1, batch: 1}
 eval: {max_documents: 1, stride: 8}
 END
 works "train pieces" "$program" train "$work/pieces.yaml" --run "$work/pieces"
 rm "$work/pieces.model"
 works "quantize" "$program" quantize "$work/pieces" --weights int8 --out "$work/named/pieces.safetensors"
-works "config of pieces" "$program" config pieces --set data.train="$source/CONTRIBUTING.md" --set data.options={}; prints "tokenizer: .*/named/pieces.safetensors"
+works "config of pieces" "$program" config pieces --set data.options={}; prints "tokenizer: .*/named/pieces.safetensors"
 cp "$work/out" "$work/fine_tuning.yaml"
 works "fine-tuning" "$program" train "$work/fine_tuning.yaml" --run "$work/fine_tuned"
 

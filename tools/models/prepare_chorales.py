@@ -13,7 +13,7 @@ import pathlib
 import sys
 import zipfile
 
-from music21 import converter, corpus
+from music21 import converter, corpus, tempo
 
 QUARTERS_A_MINUTE = 80
 
@@ -38,8 +38,6 @@ def prepared(score):
     score = score.expandRepeats() if score.recurse().getElementsByClass("Repeat") else score
     for mark in list(score.recurse().getElementsByClass("TempoIndication")):
         mark.activeSite.remove(mark)
-    from music21 import tempo
-
     score.parts[0].insert(0, tempo.MetronomeMark(number=QUARTERS_A_MINUTE))
     for note in score.recurse().notes:
         note.volume.velocity = 72
