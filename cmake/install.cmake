@@ -1,5 +1,5 @@
-# What `cmake --install` copies: the program with completion and manual page, the libraries with headers, CMake package
-# and pkg-config file.
+# What `cmake --install` copies: the program with completion and manual page, the models with names, the libraries with
+# headers, CMake package and pkg-config file.
 include(CMakePackageConfigHelpers)
 
 # Debian's zsh leaves site-functions to /usr/local.
@@ -11,6 +11,10 @@ endif()
 if(TARGET perceiver_program)
   install(TARGETS perceiver_program COMPONENT program)
 endif()
+
+# Models with names, found from where the program or the library lies: beside it, or in the prefix.
+install(DIRECTORY models/ DESTINATION ${CMAKE_INSTALL_DATADIR}/perceiver/models COMPONENT models)
+file(CREATE_LINK ${PROJECT_SOURCE_DIR}/models ${PROJECT_BINARY_DIR}/models SYMBOLIC)
 
 # Completion and the manual page, which the program writes from its own parser.
 if(CMAKE_CROSSCOMPILING AND NOT CMAKE_CROSSCOMPILING_EMULATOR)

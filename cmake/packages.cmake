@@ -1,4 +1,4 @@
-# `cpack` makes Debian packages: perceiver (the program), libperceiver0.1 (the shared library; its name follows the
+# `cpack` makes Debian packages: perceiver (the program), perceiver-models, libperceiver0.1 (the shared library; its name follows the
 # soname, so that two of them can be installed) and libperceiver-dev. docs/packaging.md shows how to build for them.
 set(CPACK_GENERATOR DEB)
 set(CPACK_PROJECT_CONFIG_FILE ${PROJECT_SOURCE_DIR}/cmake/check_package.cmake)
@@ -33,9 +33,18 @@ if(TARGET perceiver_program)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_NAME perceiver)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_SECTION science)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_DEPENDS ${CUBLAS})
+  set(CPACK_DEBIAN_PROGRAM_PACKAGE_RECOMMENDS perceiver-models)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_SUGGESTS "openmpi-bin, fluidsynth")
   set(CPACK_DEBIAN_PROGRAM_DESCRIPTION "${PROJECT_DESCRIPTION}\n ${ABOUT}")
 endif()
+
+list(APPEND CPACK_COMPONENTS_ALL models)
+set(CPACK_DEBIAN_MODELS_PACKAGE_NAME perceiver-models)
+set(CPACK_DEBIAN_MODELS_PACKAGE_SECTION science)
+set(CPACK_DEBIAN_MODELS_PACKAGE_ARCHITECTURE all)
+set(CPACK_DEBIAN_MODELS_DESCRIPTION "${PROJECT_DESCRIPTION} (models)\n ${ABOUT}
+ .
+ Small models of text, pictures and music for the program and the library, with a card each.")
 
 set(LIBRARY_PACKAGE libperceiver${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
 if(BUILD_SHARED_LIBS)

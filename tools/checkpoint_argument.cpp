@@ -44,8 +44,9 @@ void check_folder(const std::string& path) {
 
 CLI::Option* add_checkpoint(CLI::App& command, std::string& checkpoint) {
   return command
-      .add_option("checkpoint,--checkpoint", checkpoint, "Run folder, checkpoint folder or model file")
-      ->type_name(kPath);
+      .add_option("checkpoint,--checkpoint,--model", checkpoint,
+                  "Run folder, checkpoint folder, model file or a model's name (perceiver models)")
+      ->type_name(kModel);
 }
 
 std::string find_checkpoint(const std::string& path) {

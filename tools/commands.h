@@ -53,6 +53,7 @@ void add_export(CLI::App& app, Globals& globals, Action& action);
 void add_help(CLI::App& app, Globals& globals, Action& action);
 void add_import(CLI::App& app, Globals& globals, Action& action);
 void add_info(CLI::App& app, Globals& globals, Action& action);
+void add_models(CLI::App& app, Globals& globals, Action& action);
 void add_quantize(CLI::App& app, Globals& globals, Action& action);
 void add_report(CLI::App& app, Globals& globals, Action& action);
 void add_runs(CLI::App& app, Globals& globals, Action& action);

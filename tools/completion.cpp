@@ -44,6 +44,7 @@ struct Shell {
   const char* start;    ///< defines $command up to the word to complete, and $last, the word before that
   const char* words;    ///< offers {} as words
   const char* files;    ///< offers files
+  const char* models;   ///< offers files and names of models
   const char* key;      ///< offers $keys, with no space after one
   const char* options;  ///< offers {} if the word starts with -, and returns then
   const char* end;
@@ -62,6 +63,9 @@ _perceiver() {{
 )",
     .words = "COMPREPLY=($(compgen -W '{}' -- \"$current\"))",
     .files = "compopt -o filenames; COMPREPLY=($(compgen -f -- \"$current\"))",
+    .models =
+        "compopt -o filenames; COMPREPLY=($(compgen -f -- \"$current\"; "
+        "compgen -W \"$(perceiver models --names 2> /dev/null)\" -- \"$current\"))",
     .key = "compopt -o nospace; COMPREPLY=($(compgen -W \"$keys\" -- \"$current\"))",
     .options = "if [[ $current == -* ]]; then COMPREPLY=($(compgen -W '{}' -- \"$current\")); return; fi",
     .end = R"(}
@@ -81,6 +85,7 @@ _perceiver() {{
 )",
                      .words = "compadd -- {}",
                      .files = "_files",
+                     .models = "compadd -- $(perceiver models --names 2> /dev/null); _files",
                      .key = "compadd -S '' -- $keys",
                      .options = "if [[ ${{words[CURRENT]}} == -* ]]; then compadd -- {}; return; fi",
                      .end = R"(}
@@ -105,6 +110,7 @@ std::string steps(const CLI::App& app) {
 std::string value_action(const OptionWords& option, const Shell& shell) {
   if (!option.choices.empty()) return fmt::format(fmt::runtime(shell.words), joined(option.choices));
   if (option.takes_key) return shell.key;
+  if (option.takes_model) return shell.models;
   return option.takes_path ? shell.files : ":";
 }
 
@@ -164,6 +170,7 @@ std::string fish_option(const CLI::App& command, const OptionWords& option) {
   for (const std::string& name : option.names)
     line += name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
   if (option.takes_value) line += option.takes_path ? " -r -F" : " -x";
+  if (option.takes_model) line += " -a '(perceiver models --names 2> /dev/null)'";
   if (!option.choices.empty()) line += " -a " + quoted(joined(option.choices));
   if (option.takes_key) line += " -a " + quoted(keys());
   return line + " -d " + quoted(brief(option.description)) + "\n";

@@ -4,6 +4,8 @@
 #include "base/check.h"
 #include "config/load.h"
 #include "config/save.h"
+#include "data/shards/shard_summary.h"
+#include "model/named_models.h"
 #include "tools/commands.h"
 #include "tools/describe.h"
 #include "tools/output.h"
@@ -14,7 +16,16 @@ namespace {
 /// Whether the path is a run, a checkpoint or a model file rather than a configuration.
 bool is_model(const std::filesystem::path& path) {
   std::error_code ignored;
-  return std::filesystem::is_directory(path, ignored) || path.extension() == ".safetensors";
+  return std::filesystem::is_directory(path, ignored) || path.extension() == ".safetensors" ||
+         (!std::filesystem::exists(path, ignored) && find_named_model(path.string()));
+}
+
+/// Text that is still to be tokenized becomes tokens as it did for the model.
+void take_tokenizer(Config& config, const ModelMetadata& metadata, const std::string& file) {
+  if (metadata.modality != "text" || metadata.tokenizer == "bytes" || config.data.train.empty()) return;
+  for (const std::string& path : config.data.train)
+    if (!std::filesystem::exists(path) || is_shard_folder(path)) return;
+  config.data.options.emplace("tokenizer", std::filesystem::absolute(file).string());
 }
 
 /// What a run that starts from the model's weights would be configured with, as YAML to be read with
@@ -29,8 +40,10 @@ std::string model_configuration(const std::string& path, const std::vector<std::
     config.data.type = metadata.modality;
     config.model.zero_initial_logits = false;
   }
-  config.train.initialize = std::filesystem::absolute(path).string();
-  return to_yaml(parse_config(to_yaml(config), path, overrides));
+  config.train.initialize = std::filesystem::absolute(path_or_named(path)).string();
+  config = parse_config(to_yaml(config), path, overrides);
+  take_tokenizer(config, metadata, file.string());
+  return to_yaml(config);
 }
 
 }  // namespace
@@ -44,11 +57,11 @@ void add_config(CLI::App& app, Globals&, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("config", "Print a resolved configuration, or explain its keys");
   command
-      ->add_option(
-          "file", options->file,
-          "Configuration (YAML); or a run, checkpoint or model file, for a configuration that starts "
-          "from its weights; or with --explain a section or key")
-      ->type_name(kPath);
+      ->add_option("file", options->file,
+                   "Configuration (YAML); or a run, checkpoint, model file or a model's name, for a "
+                   "configuration that "
+                   "starts from its weights; or with --explain a section or key")
+      ->type_name(kModel);
   command->add_flag("--explain", options->explain, "Print every key with its default and meaning");
   command->add_option("--set", options->set, "Override a key: section.key=value")
       ->take_all()

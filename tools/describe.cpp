@@ -21,7 +21,9 @@ OptionWords words_of(const CLI::Option& option) {
   words.description = option.get_description();
   words.takes_value = option.get_items_expected_max() > 0;
   const std::string type = option.get_type_name();
-  words.takes_path = type.starts_with(kPath) || type == "FILE" || type == "TEXT";  // any text may be a path
+  words.takes_model = type.starts_with(kModel);
+  words.takes_path = words.takes_model || type.starts_with(kPath) || type == "FILE" ||
+                     type == "TEXT";  // any text may be a path
   words.takes_key = type.starts_with(kKeyValue);
   words.choices = choices_in(type);
   return words;

@@ -10,6 +10,7 @@ namespace perceiver::program {
 
 /// Types of values that shells can complete: the `type_name` of such an option.
 constexpr const char* kPath = "PATH";
+constexpr const char* kModel = "MODEL";  ///< a path or the name of a model
 constexpr const char* kKeyValue = "KEY=VALUE";
 
 /// What `--help` of that command prints.
@@ -28,6 +29,7 @@ struct OptionWords {
   std::string description;
   bool takes_value = false;
   bool takes_path = false;           ///< the value is a file or folder
+  bool takes_model = false;          ///< the value may be the name of a model
   bool takes_key = false;            ///< the value is KEY=VALUE of a configuration
   std::vector<std::string> choices;  ///< all values, if they can be listed
 };

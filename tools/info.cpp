@@ -180,7 +180,8 @@ void add_info(CLI::App& app, Globals& globals, Action& action) {
       "Describe a checkpoint: configuration, parameters, tokenizer, cost of a training step; or the devices");
   add_checkpoint(*command, options->checkpoint)
       ->description(
-          "Run folder, checkpoint folder, model file, or a configuration (YAML) for the cost of a step");
+          "Run folder, checkpoint folder, model file, a model's name, or a configuration (YAML) for the cost "
+          "of a step");
   command->add_flag("--devices", options->devices,
                     "Instead: the GPUs and libraries of this host, and the launcher of this process");
   command->add_flag("--json", options->json, "Print JSON");

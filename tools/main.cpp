@@ -33,7 +33,8 @@ constexpr const char* kExamples = R"(Examples:
   perceiver serve runs/book
   perceiver config --explain train
   perceiver help sample
-A checkpoint is a run folder (its best checkpoint, else its newest), a checkpoint folder or a model file.)";
+A checkpoint is a run folder (its best checkpoint, else its newest), a checkpoint folder or a model file;
+or the name of a model (perceiver models).)";
 
 /// One line, whatever the message quotes: a file name must not drive the terminal.
 int report(const std::string& message, int code) {
@@ -50,8 +51,8 @@ int finish(int code) {
 void add_commands(CLI::App& app, Globals& globals, Action& action) {
   app.footer("");  // commands inherit it
   for (const auto add :
-       {add_train, add_eval, add_sample, add_serve, add_info, add_report, add_runs, add_data, add_config,
-        add_import, add_export, add_quantize, add_bench, add_help, add_completion})
+       {add_train, add_eval, add_sample, add_serve, add_info, add_models, add_report, add_runs, add_data,
+        add_config, add_import, add_export, add_quantize, add_bench, add_help, add_completion})
     add(app, globals, action);
   app.footer(kExamples);
   check_numbers(app);

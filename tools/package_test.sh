@@ -55,6 +55,9 @@ in_work 'perceiver train /source/configs/quickstart.yaml --run run --set data.tr
 in_work 'perceiver eval --checkpoint run --split validation --max-documents 2'
 in_work 'perceiver sample --checkpoint run --prompt "The " --tokens 100 --temperature 0.8 --seed 1'
 
+install /packages/perceiver-models
+in_work 'perceiver models && perceiver sample books --prompt "It was" --tokens 50 && perceiver sample chorale --tokens 100 --out piece.mid'
+
 library=$(cd "$work/packages" && ls | sed -n 's/^\(libperceiver[0-9.]*\)_.*deb$/\1/p')
 # consumer BINARY: its own test
 consumer() {
@@ -79,7 +82,7 @@ consumer /work/static/consumer
 consumer /work/static/with_pkg_config
 
 step "Removing"
-quiet inside apt-get purge -y perceiver "$library" libperceiver-dev
+quiet inside apt-get purge -y perceiver perceiver-models "$library" libperceiver-dev
 left=$(find "$root/usr" "$root/etc" "$root/var/lib/dpkg/info" -name '*[pP]erceiver*')
 [ -z "$left" ] || { echo "FAILED: left behind: $left"; exit 1; }
 echo "Nothing is left behind"

@@ -4,6 +4,7 @@
 
 #include "tools/commands.h"
 #include "tools/describe.h"
+#include "tools/sample_defaults.h"
 #include "tools/validators.h"
 
 namespace perceiver::program {
@@ -11,6 +12,7 @@ namespace perceiver::program {
 void add_quantize(CLI::App& app, Globals& globals, Action& action) {
   struct Options {
     std::string checkpoint, weights, out;
+    std::vector<std::string> sampling;
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("quantize", "Round the weights of a model to int8, in a new file");
@@ -21,8 +23,16 @@ void add_quantize(CLI::App& app, Globals& globals, Action& action) {
       ->check(one_of({"int8"}))
       ->required();
   command->add_option("--out", options->out, "Model file to write")->type_name(kPath)->required();
+  command
+      ->add_option(
+          "--sampling", options->sampling,
+          "Default of an option of perceiver sample for this model: tokens, temperature, top-k, top-p, "
+          "min-p or repetition-penalty (repeatable)")
+      ->take_all()
+      ->type_name("NAME=NUMBER");
   command->footer(R"(Examples:
   perceiver quantize runs/book --weights int8 --out book.safetensors
+  perceiver quantize runs/book --weights int8 --out book.safetensors --sampling temperature=0.8 --sampling top-p=0.95
   perceiver eval book.safetensors
   perceiver sample book.safetensors --prompt "Once upon a time"
 On a CPU tokens take a quarter of float32's memory traffic. On a GPU the weights become bfloat16 when they are
@@ -31,7 +41,9 @@ loaded: nothing is faster. What it costs in quality: docs/generation.md.)");
     action = [options, &globals] {
       Globals cpu = globals;
       cpu.device = "cpu";
-      const LoadedModel loaded = open_checkpoint(options->checkpoint, cpu, Weights::int8);
+      const std::string sampling = sampling_defaults(options->sampling);
+      LoadedModel loaded = open_checkpoint(options->checkpoint, cpu, Weights::int8);
+      if (!sampling.empty()) loaded.metadata.sampling = sampling;
       save_model(options->out, *loaded.model, loaded.metadata);
       std::printf("written      %s (%.1f MB)\n", options->out.c_str(),
                   static_cast<double>(std::filesystem::file_size(options->out)) / 1e6);

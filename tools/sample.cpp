@@ -8,6 +8,7 @@
 #include "tools/log.h"
 #include "tools/output.h"
 #include "tools/ranks.h"
+#include "tools/sample_defaults.h"
 #include "tools/sample_results.h"
 #include "tools/shared_model.h"
 
@@ -105,6 +106,7 @@ int run(SampleCommand& options, const Globals& globals) {
   const LoadedModel loaded =
       open_shared_checkpoint(options.checkpoint, globals, world.get(), options.weights);
   check_modality(options, loaded.metadata.modality);
+  apply_sampling_defaults(loaded.metadata.sampling, options.checkpoint, options);
   choose_seed(options, world.get());
   join_context(options, world.get(), loaded.model->context());
   if (makes_text(loaded.metadata.modality)) return sample_text(options, loaded, world.get());

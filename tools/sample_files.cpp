@@ -69,6 +69,7 @@ int sample_to_files(const LoadedModel& loaded, const FileSampling& options, Gene
     std::vector<int32_t> ids(plan.prompt.begin() + 1, plan.prompt.end());
     ids.insert(ids.end(), completion.tokens.begin(), completion.tokens.end());
     samples.push_back(generated_sequence(*modality, std::move(ids), plan.positions));
+    samples.back().given = std::ssize(plan.prompt) - 1;
   }
   for (const std::string& path : write_samples(*modality, samples, options.out))
     std::printf("%s\n", path.c_str());

@@ -123,9 +123,11 @@ void add_serve(CLI::App& app, Globals& globals, Action& action) {
   CLI::App* command = app.add_subcommand(
       "serve", "Serve models and show training runs: pages for the browser, an HTTP interface");
   command
-      ->add_option("model,--model", options->models,
-                   "Run folder, checkpoint folder or model file, or NAME=PATH (repeatable)")
-      ->type_name(kPath);
+      ->add_option(
+          "model,--model", options->models,
+          "Run folder, checkpoint folder, model file or a model's name (perceiver models), or NAME=PATH "
+          "(repeatable)")
+      ->type_name(kModel);
   command
       ->add_option("--runs", options->server.runs,
                    "Folder of training runs to show, with and without models; they may still be training")

@@ -66,6 +66,7 @@ struct TokenSequence {
   std::vector<int32_t> positions = {};
   int64_t units = 0;  ///< what bits per unit divide by: bytes, dimensions, events …
   int64_t words = 0;  ///< text: words separated by white space; otherwise 0
+  int64_t given = 0;  ///< of a generated sequence: how many of the first ids were its prompt
 
   bool operator==(const TokenSequence&) const = default;
 };

@@ -84,7 +84,8 @@ using TextCallback = std::function<bool(std::string_view)>;
 /// Members throw perceiver::Error on failure. Const members may be called concurrently from several threads.
 class PERCEIVER_API Model {
  public:
-  /// `path` is a run folder (its best checkpoint, else its newest), a checkpoint folder or a model file.
+  /// `path` is a run folder (its best checkpoint, else its newest), a checkpoint folder or a model file; if
+  /// there is no such file or folder, the name of a model (`perceiver models` lists them).
   static Model load(const std::string& path, const LoadOptions& options = {});
   /// A new model with random weights of `seed` for data of that tokenizer; `config.vocabulary` may be 0 (that
   /// of the tokenizer). Throws `user` for a configuration that contradicts itself or the tokenizer.

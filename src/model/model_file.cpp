@@ -10,6 +10,7 @@
 #include "config/save.h"
 #include "config/validate.h"
 #include "core/read_tensor.h"
+#include "model/named_models.h"
 
 namespace perceiver {
 namespace {
@@ -65,6 +66,7 @@ void set_metadata(SafetensorsWriter& writer, const ModelMetadata& metadata) {
   writer.set_metadata("modality", metadata.modality);
   writer.set_metadata("step", std::to_string(metadata.step));
   if (!metadata.run.empty()) writer.set_metadata("run", metadata.run);
+  if (!metadata.sampling.empty()) writer.set_metadata("sampling", metadata.sampling);
 }
 
 void add_tensor(SafetensorsWriter& writer, const std::string& name, const Tensor& value) {
@@ -143,6 +145,7 @@ ModelMetadata read_metadata(const SafetensorsFile& file) {
   metadata.modality = required(file, "modality");
   metadata.step = integer(file, "step", required(file, "step"));
   if (const std::string* run = file.find_metadata("run")) metadata.run = *run;
+  if (const std::string* sampling = file.find_metadata("sampling")) metadata.sampling = *sampling;
   return metadata;
 }
 
@@ -167,11 +170,12 @@ LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<Device
   return loaded;
 }
 
-std::filesystem::path find_model_file(const std::filesystem::path& path) {
+std::filesystem::path find_model_file(const std::filesystem::path& named) {
   namespace fs = std::filesystem;
+  const fs::path path = path_or_named(named.string());
   std::error_code ignored;
   if (fs::is_regular_file(path, ignored)) return path;
-  if (!fs::exists(path, ignored)) throw_user("{}: no such checkpoint", path.string());
+  if (!fs::exists(path, ignored)) throw_user("{}: no such checkpoint{}", path.string(), list_named_models());
   if (const fs::path own = weights_in(path); !own.empty()) return own;
   const fs::path checkpoints = path / "checkpoints";
   if (const fs::path best = weights_in(checkpoints / "best"); !best.empty()) return best;

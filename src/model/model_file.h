@@ -17,8 +17,9 @@ struct ModelMetadata {
   ModelConfig model;
   std::string tokenizer = "bytes";  ///< as make_tokenizer() reads it
   std::string modality = "text";
-  int64_t step = 0;  ///< training steps completed
-  std::string run;   ///< the run's whole configuration as JSON, or empty
+  int64_t step = 0;      ///< training steps completed
+  std::string run;       ///< the run's whole configuration as JSON, or empty
+  std::string sampling;  ///< how samples are best drawn, as JSON (tools/sample_defaults.h), or empty
 };
 
 /// Sets the metadata and adds every parameter in `flat` (with the layout of the model's flat buffer: its
@@ -48,7 +49,8 @@ LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<Device
                        bool verify = true);
 
 /// The model file that `path` refers to: the file itself, the one in a checkpoint folder, or that of a run
-/// folder's best checkpoint (or newest, if there is no best). Throws `user` with what was looked for.
+/// folder's best checkpoint (or newest, if there is no best); if there is no such path, the model of that
+/// name (model/named_models.h). Throws `user` with what was looked for.
 std::filesystem::path find_model_file(const std::filesystem::path& path);
 
 }  // namespace perceiver

@@ -7,6 +7,7 @@
 #include "config/validate.h"
 #include "data/data_paths.h"
 #include "data/source_dataset.h"
+#include "model/named_models.h"
 #include "model/precision.h"
 
 namespace perceiver {
@@ -28,7 +29,7 @@ Config resolved(Config config) {
   validate(config);
   absolute_paths(config.data);
   std::string& source = config.train.initialize;
-  if (!source.empty()) source = std::filesystem::absolute(source).lexically_normal().string();
+  if (!source.empty()) source = std::filesystem::absolute(path_or_named(source)).lexically_normal().string();
   return config;
 }
 

@@ -16,6 +16,9 @@ for file in bash-completion/completions/perceiver man/man1/perceiver.1.gz fish/v
   [ -s "$prefix/share/$file" ] || fail "share/$file is not installed"
 done
 [ -s "$prefix"/share/zsh/*/_perceiver ] || fail "zsh's completion is not installed"
+for name in books chorale emoji; do
+  [ "$(cd / && env -u PERCEIVER_MODELS "$prefix/bin/perceiver" models --names | grep -cx $name)" = 1 ] || fail "the model $name is not found where it is installed"
+done
 grep -rlE '#include *[<"](Eigen|yaml-cpp|fmt|nlohmann|spdlog|cuda)' "$prefix/include" && fail "a public header includes a private one"
 libraries=$(dirname "$(find "$prefix" -name libperceiver.a)")
 

@@ -24,6 +24,7 @@ holds() {
 }
 depends() { dpkg-deb --field "$work/$1"_[0-9]*.deb Depends | grep -qE "$2" || fail "$1: does not depend on $2"; }
 
+holds perceiver-models share/perceiver/models/chorale.safetensors share/perceiver/models/chorale.md
 holds perceiver bin/perceiver share/man/man1/perceiver.1.gz share/bash-completion/completions/perceiver share/doc/perceiver/copyright
 depends perceiver 'libyaml-cpp.*libsndfile1|libsndfile1.*libyaml-cpp'
 library=$(cd "$work" && ls | sed -n 's/^\(libperceiver[0-9.]*\)_.*deb$/\1/p')

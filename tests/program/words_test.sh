@@ -7,7 +7,7 @@ model=$work/model.safetensors
 works import "$program" import "$source/tests/golden/rotary_ragged.safetensors" --out "$model"
 
 # Help, by word and by option; the examples are the command's own.
-for command in train eval sample serve report runs info config import export "data build" "data info" "data roundtrip" "data tokenizer" "bench train" "bench decode" "bench attention" "bench projection" completion help; do
+for command in train eval sample serve report runs info models config import export "data build" "data info" "data roundtrip" "data tokenizer" "bench train" "bench decode" "bench attention" "bench projection" completion help; do
   works "help $command" "$program" help $command; prints "^Examples:"; prints "Usage: perceiver $command"
   cp "$work/out" "$work/help"
   works "$command --help" "$program" $command --help
@@ -55,6 +55,47 @@ works positional "$program" info "$model"; cp "$work/out" "$work/info"
 works option "$program" info --checkpoint "$model"; cmp -s "$work/out" "$work/info" || fail "info differs"
 complains 2 "checkpoint" "$program" sample "$model" --checkpoint "$model" --tokens 1
 
+# A model by its name, wherever a checkpoint is taken; a path comes first.
+mkdir "$work/named"; cp "$model" "$work/named/tiny.safetensors"; printf '# tiny: for a test\n' > "$work/named/tiny.md"
+PERCEIVER_MODELS=$work/none:$work/named; export PERCEIVER_MODELS
+works models "$program" models; prints "^tiny  *text .*for a test$"
+works "models --names" "$program" models --names; prints "^tiny$"
+works "info by name" "$program" info tiny; sed 1d "$work/out" > "$work/by_name"; sed 1d "$work/info" | cmp -s - "$work/by_name" || fail "info by name differs"
+works "sample --model" "$program" sample --model tiny --tokens 4
+works "export by name" "$program" export tiny --to safetensors --out "$work/exported.safetensors"
+works "config by name" "$program" config tiny; prints "initialize: .*/named/tiny.safetensors$"
+refuses 2 "tinny: no such checkpoint; the models that have a name:.* tiny" "$program" sample tinny
+refuses 2 "tinny: no such checkpoint; the models that have a name:.* tiny" "$program" serve tinny
+(cd "$work" && : > tiny && refuses 2 "tiny: is empty, not a model" "$program" info tiny; exit $failed) || failed=1
+
+# A model's own defaults, and options that go before them.
+works "defaults" "$program" quantize tiny --weights int8 --out "$work/defaults.safetensors" --sampling tokens=3 --sampling temperature=0
+for seed in 1 2; do
+  works "by default" "$program" sample "$work/defaults.safetensors" --seed $seed; cp "$work/out" "$work/by_default$seed"
+  grep -q "as the model says: --tokens 3 --temperature 0" "$work/err" || fail "defaults are not told: $(cat "$work/err")"
+done
+cmp -s "$work/by_default1" "$work/by_default2" || fail "temperature 0 of the model has no effect"
+works "greedy" "$program" sample "$work/defaults.safetensors" --tokens 20; longer=$(wc -c < "$work/out")
+[ "$longer" -gt "$(wc -c < "$work/by_default1")" ] || fail "--tokens does not go before the model's default"
+refuses 2 "'foo' is no option with a default" "$program" quantize tiny --weights int8 --out "$work/x.safetensors" --sampling foo=1
+refuses 2 "top-p 2: must be" "$program" quantize tiny --weights int8 --out "$work/x.safetensors" --sampling top-p=2
+refuses 2 "top-p=: expected NAME=NUMBER" "$program" quantize tiny --weights int8 --out "$work/x.safetensors" --sampling top-p=
+
+# Fine-tuning on text: the tokens are the model's.
+works tokenizer "$program" data tokenizer --input "$source/README.md" --output "$work/pieces.model" --pieces 400
+cat > "$work/pieces.yaml" << END
+model: {vocabulary: 403, context_length: 16, latents: 8, input_channels: 16, layers: 1, cross_heads: 1, self_heads: 1}
+data: {train: $source/README.md, validation: $source/CONTRIBUTING.md, options: {tokenizer: $work/pieces.model}}
+train: {steps: 1, batch: 1}
+eval: {max_documents: 1, stride: 8}
+END
+works "train pieces" "$program" train "$work/pieces.yaml" --run "$work/pieces"
+rm "$work/pieces.model"
+works "quantize" "$program" quantize "$work/pieces" --weights int8 --out "$work/named/pieces.safetensors"
+works "config of pieces" "$program" config pieces --set data.options={}; prints "tokenizer: .*/named/pieces.safetensors"
+cp "$work/out" "$work/fine_tuning.yaml"
+works "fine-tuning" "$program" train "$work/fine_tuning.yaml" --run "$work/fine_tuned"
+
 # Options that do not apply are errors.
 refuses 2 "prompt-rows is for images; this is a model of text" $sample --prompt-file "$source/README.md" --prompt-rows 3
 refuses 2 "prompt-tokens needs --prompt-file" $sample --prompt-tokens 3
@@ -93,6 +134,7 @@ complete_words perceiver sample --prompt train --th; prints "^--threads$"
 complete_words perceiver --device c; prints "^cuda$"
 complete_words perceiver train x.yaml --set train.st; prints "^train.steps=$"
 (cd "$source" && complete_words perceiver sample --prompt-file READ; prints "^README.md$"; exit $failed) || failed=1
+(PATH=$(dirname "$program"):$PATH; complete_words perceiver sample ti; prints "^tiny$"; complete_words perceiver sample --model ti; prints "^tiny$"; exit $failed) || failed=1
 refuses 2 "shell: 'tcsh' is unknown" "$program" completion tcsh
 for shell in zsh fish; do
   works "completion $shell" "$program" completion $shell; prints "prompt-known"

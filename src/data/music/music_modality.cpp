@@ -1,4 +1,6 @@
 // MIDI files as the 388 events of piano performances.
+#include <algorithm>
+
 #include "base/check.h"
 #include "data/image/png_writer.h"
 #include "data/modality.h"
@@ -90,7 +92,7 @@ class MusicModality final : public Modality {
     const DecodedMusic music = decode_music(sequence.ids);
     if (ending == ".mid") return write_midi(music.notes);
     if (ending == ".wav") return render_wav(write_midi(music.notes));
-    if (ending == ".png") return write_png(piano_roll(music.notes, music.duration));
+    if (ending == ".png") return write_png(piano_roll(music.notes, music.duration, given_duration(sequence)));
     throw_user("music is written as .mid, as .wav, or as .png (a piano roll), not as {}", ending);
   }
 
@@ -103,6 +105,12 @@ class MusicModality final : public Modality {
     const auto* notes = std::get_if<Notes>(&content);
     if (notes != nullptr) out = sequence_of(playable(*notes));
     return notes != nullptr;
+  }
+
+  /// Microseconds of the prompt at the start of the sequence.
+  static int64_t given_duration(const TokenSequence& sequence) {
+    const auto given = std::clamp<int64_t>(sequence.given, 0, std::ssize(sequence.ids));
+    return decode_music(std::span(sequence.ids).first(static_cast<size_t>(given))).duration;
   }
 
   static TokenSequence sequence_of(std::span<const Note> notes) {

@@ -12,7 +12,7 @@ constexpr int64_t octave = 12;
 
 using Colour = std::array<uint8_t, 3>;
 constexpr Colour second_line = {225, 225, 225}, octave_line = {205, 215, 235}, onset_colour = {200, 40, 40},
-                 mark_line = {0, 150, 60};
+                 given_line = {0, 150, 60};
 
 class Roll {
  public:
@@ -37,12 +37,15 @@ class Roll {
 
   void draw_time(int64_t time, const Colour& colour) { fill(column(time), 1, 0, image_.height, colour); }
 
-  void draw(const Note& note) {
+  void draw(const Note& note, bool given) {
     const int64_t left = column(note.onset), right = std::max(column(note.offset), left + 2);
     const auto shade = static_cast<uint8_t>(190 - 190 * note.velocity / 127);
     const int64_t top = bottom(note.pitch) - semitone + 1;
-    fill(left, right - left, top, semitone - 1, {shade, shade, static_cast<uint8_t>(shade / 2 + 60)});
-    fill(left, 1, top, semitone - 1, onset_colour);
+    const auto tinted = static_cast<uint8_t>(shade / 2 + 60);
+    const auto light = static_cast<uint8_t>(shade / 2 + 110);
+    fill(left, right - left, top, semitone - 1,
+         given ? Colour{shade, light, shade} : Colour{shade, shade, tinted});
+    fill(left, 1, top, semitone - 1, given ? given_line : onset_colour);
   }
 
   Image take() { return std::move(image_); }
@@ -68,11 +71,11 @@ class Roll {
 
 }  // namespace
 
-Image piano_roll(std::span<const Note> notes, int64_t duration, int64_t mark) {
+Image piano_roll(std::span<const Note> notes, int64_t duration, int64_t given) {
   Roll roll(notes, duration);
   roll.draw_lines();
-  for (const Note& note : notes) roll.draw(note);
-  if (mark > 0) roll.draw_time(mark, mark_line);
+  for (const Note& note : notes) roll.draw(note, note.onset < given);
+  if (given > 0) roll.draw_time(given, given_line);
   return roll.take();
 }
 

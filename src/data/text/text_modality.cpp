@@ -8,6 +8,8 @@
 #include "data/text/text_check.h"
 #include "data/text/word_counter.h"
 #include "io/atomic_file.h"
+#include "io/safetensors.h"
+#include "model/model_file.h"
 
 namespace perceiver {
 namespace {
@@ -73,14 +75,22 @@ class TextModality final : public Modality {
   SequenceFormat format_;
 };
 
+/// A SentencePiece model, or that of a trained model.
+std::unique_ptr<TextTokenizer> tokenizer_in(const std::string& path) {
+  if (!path.ends_with(".safetensors"))
+    return SentencePieceTokenizer::from_model(read_file(path, SentencePieceTokenizer::max_model_bytes), path);
+  const ModelMetadata metadata = read_metadata(SafetensorsFile::open(path));
+  if (metadata.modality != "text")
+    throw_user("tokenizer {}: a model of {}, which has none of text", path, metadata.modality);
+  return make_tokenizer(metadata.tokenizer);
+}
+
 std::unique_ptr<Modality> open_text(const ModalityOptions& options) {
   const std::string& name = options.text("tokenizer");
   const TextEncoding encoding = text_encoding(options);
   if (name == ByteTokenizer::kind)
     return std::make_unique<TextModality>(make_tokenizer(ByteTokenizer::kind), encoding);
-  return std::make_unique<TextModality>(
-      SentencePieceTokenizer::from_model(read_file(name, SentencePieceTokenizer::max_model_bytes), name),
-      encoding);
+  return std::make_unique<TextModality>(tokenizer_in(name), encoding);
 }
 
 /// Shards and models have no use for an encoding.
@@ -101,7 +111,9 @@ const ModalityKind& text_modality() {
       .max_file_bytes = int64_t{1} << 30,
       .options =
           {{"tokenizer", "bytes",
-            "bytes (259 ids), or the path of a SentencePiece model (perceiver data tokenizer trains one).",
+            "bytes (259 ids), or the path of a SentencePiece model (perceiver data tokenizer trains one) or "
+            "of a "
+            "trained model (.safetensors), whose tokenizer is taken.",
             ModalityOption::Use::tokens, true},
            {"encoding", "utf-8",
             "utf-8, which skips files that are not UTF-8 text, or bytes, which takes the bytes of any file "
