@@ -7,7 +7,7 @@ export function audioPage(page, model) {
   let sources = [];
   const canvas = element("canvas", {className: "roll", id: "wave", role: "img"});
   canvas.setAttribute("aria-label", "The sound: what was given is grey, what is new blue");
-  const controls = settings({temperature: 1, top_p: 0.98, max_tokens: Math.min(rate, 4000)}, {max_tokens: {label: "New samples", min: 500, max: Math.min(16000, 4 * rate), step: 500, hint: `${rate} are a second`}});
+  const controls = settings(model, {temperature: 1, top_p: 0.98, max_tokens: Math.min(rate, 4000)}, {max_tokens: {label: "New samples", min: 500, max: Math.min(16000, 4 * rate), step: 500, hint: `${rate} are a second`}});
   const seconds = element("input", {type: "number", min: 0, max: 60, step: 0.1, value: 1, id: "seconds"});
   controls.panel.prepend(element("label", {}, "Seconds of the file", seconds, element("small", {}, "how much of it the model gets to hear")));
   const listen = element("button", {onclick: () => play(whole)}, "Play all");

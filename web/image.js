@@ -16,7 +16,7 @@ export function imagePage(page, model) {
   const brush = element("input", {type: "range", min: 1, max: Math.max(2, Math.round(width / 3)), value: Math.max(1, Math.round(width / 8)), id: "brush"});
   const erases = element("select", {id: "mode"}, element("option", {value: "0"}, "to be made anew"), element("option", {value: "1"}, "to be kept"));
   const gallery = element("div", {className: "gallery", id: "gallery"});
-  const controls = settings({temperature: 1, top_p: 0.98});
+  const controls = settings(model, {temperature: 1, top_p: 1});
   const job = jobControls("Complete", complete);
   const zone = dropZone("Drop a picture here", "image/*", load);
 

@@ -15,7 +15,7 @@ export function musicPage(page, model) {
   const canvas = element("canvas", {className: "roll", id: "roll", role: "img"});
   canvas.setAttribute("aria-label", "Piano roll: given notes are grey, new ones blue");
   const roll = new Roll(canvas);
-  const controls = settings({temperature: 1, top_p: 0.98, max_tokens: 400});
+  const controls = settings(model, {temperature: 1, top_p: 0.98, max_tokens: 400});
   const seconds = element("input", {type: "number", min: 1, max: 600, value: 10, id: "seconds"});
   controls.panel.prepend(element("label", {}, "Seconds of the file", seconds, element("small", {}, "how much of it the model gets to hear")));
   const sound = element("input", {type: "checkbox", checked: true, id: "sound"});

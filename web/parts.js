@@ -62,12 +62,13 @@ const kSettings = {
   max_tokens: {label: "Length", min: 16, max: 2000, step: 16, hint: "new tokens at most"},
 };
 
-/// Sliders; returns {panel, values()}. `wanted`: {temperature: 1, …}.
-export function settings(wanted, limits = {}) {
+/// Sliders; returns {panel, values()}. `wanted`: {temperature: 1, …}, where they start unless the model says otherwise.
+export function settings(model, wanted, limits = {}) {
   const inputs = {};
   const panel = element("div", {className: "panel settings"});
-  for (const [name, start] of Object.entries(wanted)) {
+  for (const [name, usual] of Object.entries(wanted)) {
     const about = {...kSettings[name], ...limits[name]};
+    const start = Math.min(about.max, Math.max(about.min, model.sampling[name] ?? usual));
     const value = element("span", {className: "value"}, String(start));
     const input = element("input", {type: "range", min: about.min, max: about.max, step: about.step, value: start,
       id: `setting-${name}`, oninput: () => { value.textContent = input.value; }});

@@ -16,7 +16,7 @@ function percent(logprob) {
 export function textPage(page, model) {
   const branches = [];  // {prompt, tokens: [{id, text, logprob, top}], from}
   let current = null;
-  const controls = settings({temperature: 0.8, top_p: 0.95, max_tokens: 256});
+  const controls = settings(model, {temperature: 0.8, top_p: 0.95, max_tokens: 256});
   const prompt = element("textarea", {id: "prompt", spellcheck: false, placeholder: "Write a beginning. The model goes on in the manner of what it was trained on.", value: model.sample ?? ""});
   const story = element("div", {className: "story", id: "story"});
   const tabs = element("div", {className: "branches", role: "group", "aria-label": "Branches"});

@@ -47,6 +47,9 @@ struct ModelInfo {
   int64_t parameters = 0;  ///< count
   int64_t step = 0;        ///< training steps that it has seen
   std::string run_config;  ///< the configuration of the run that trained it, as JSON; may be empty
+  /// How its samples are best drawn, as JSON: {"temperature": 0.9, "top-p": 0.95, "tokens": 800}, names and
+  /// values of options of `perceiver sample`; may be empty.
+  std::string sampling;
 };
 
 /// The likelihood of a document: every token is predicted once, with as much context as the model takes.

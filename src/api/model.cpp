@@ -35,7 +35,8 @@ std::shared_ptr<const Model::State> Model::State::of(LoadedModel model, const st
                  .precision = precision_name(*loaded.model),
                  .parameters = loaded.model->parameters().count(),
                  .step = loaded.metadata.step,
-                 .run_config = loaded.metadata.run};
+                 .run_config = loaded.metadata.run,
+                 .sampling = loaded.metadata.sampling};
   return state;
 }
 

@@ -2,12 +2,27 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
+#include <string>
 
 #include "perceiver/version.h"
 
 namespace perceiver::serve {
 namespace {
+
+/// How samples are best drawn, by the names of requests' fields.
+nlohmann::ordered_json sampling_of(const ModelInfo& info) {
+  auto fields = nlohmann::ordered_json::object();
+  const auto options = nlohmann::ordered_json::parse(info.sampling, nullptr, false);
+  if (!options.is_object()) return fields;
+  for (const auto& [option, value] : options.items()) {
+    std::string name = option == "tokens" ? "max_tokens" : option;
+    std::replace(name.begin(), name.end(), '-', '_');
+    fields[name] = value;
+  }
+  return fields;
+}
 
 nlohmann::ordered_json as_json(const ServedModel& model) {
   const TokenizerInfo& data = model.data();
@@ -30,7 +45,8 @@ nlohmann::ordered_json as_json(const ServedModel& model) {
                              {"active", status.active},
                              {"queued", status.queued},
                              {"reads", data.reads},
-                             {"writes", data.writes}};
+                             {"writes", data.writes},
+                             {"sampling", sampling_of(info)}};
   if (data.width > 0)
     out["image"] = {{"width", data.width}, {"height", data.height}, {"channels", data.channels}};
   if (data.sample_rate > 0) out["sample_rate"] = data.sample_rate;

@@ -112,6 +112,12 @@ status=$(curl -sS -o "$work/out" -w '%{http_code}' "$address/v1/runs"); answers 
 post /v1/completions '{"prompt": "x"}'; answers 404; prints 'this server has no models'
 stop INT
 
+# How a model's samples are best drawn reaches the pages.
+works drawn "$program" quantize "$work/text" --weights int8 --out "$work/drawn.safetensors" --sampling temperature=0.7 --sampling top-p=0.9 --sampling tokens=50
+start "$work/drawn.safetensors"
+status=$(curl -sS -o "$work/out" -w '%{http_code}' "$address/v1/models"); answers 200; prints '"id":"drawn"'; prints '"sampling":{"temperature":0.7,"top_p":0.9,"max_tokens":50}'
+stop INT
+
 start "$work/text" --token secret
 post /v1/completions '{"prompt": "x"}'; answers 401; prints 'a token is needed'
 post /v1/completions '{"prompt": "x", "max_tokens": 1}' -H 'Authorization: Bearer secret'; answers 200
