@@ -35,6 +35,9 @@ std::string model_configuration(const std::string& path, const std::vector<std::
   const ModelMetadata metadata = read_metadata(SafetensorsFile::open(file));
   Config config;
   if (!metadata.run.empty()) config = config_from_json(metadata.run, file.string());
+  const Config here;  // the machine is another one
+  config.device = here.device;
+  config.threads = here.threads;
   config.model = metadata.model;
   if (metadata.run.empty()) {
     config.data.type = metadata.modality;

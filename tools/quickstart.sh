@@ -1,9 +1,9 @@
 #!/bin/sh
 # From a fresh Debian or Ubuntu to three trained models and their samples: installs the dependencies and builds (one to
 # two minutes on two cores, longer with GPU code: where there is a GPU and nvcc). First shows what the models in models/
-# make (a quarter of a minute). Then, for text (the King James Bible),
-# pictures (crops of photographs) and music (a game's tunes), all from Debian packages, it trains a small model for a
-# minute or two, scores it on held-out data and samples from it (three to four minutes).
+# make (a quarter of a minute). Then, for text (the King James Bible), pictures (crops of photographs) and music (a game's
+# tunes), all from Debian packages, it trains for a minute, text and music from the models in models/ and pictures from
+# scratch, scores on held-out data and samples (four minutes).
 #   tools/quickstart.sh [TEXT_FILE]      (your own text instead, and nothing else)
 set -eu
 cd "$(dirname "$0")/.."
@@ -31,10 +31,11 @@ debian() {
   DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends $missing
 }
 
-# learn CONFIG DATA RUN: a fresh run
+# learn CONFIG DATA RUN [OPTION...]: a fresh run of at most a minute
 learn() {
-  rm -rf "$3"
-  $perceiver train "$1" --set data.train="$2" --run "$3"
+  config=$1; data=$2; folder=$3; shift 3
+  rm -rf "$folder"
+  $perceiver train "$config" --set data.train="$data" --run "$folder" --set train.max_minutes=1 "$@"
 }
 
 # shipped: samples of the models that come with the program. Pictures take longest, so they have a core of their own.
@@ -67,26 +68,33 @@ if [ -z "$text" ]; then
   fi
 fi
 
+# start_from MODEL RUN [OPTION...]: a run of at most a minute from the weights of a model, with a shorter context
+start_from() {
+  model=$1; folder=$2; shift 2
+  rm -rf "$folder"
+  mkdir -p runs
+  $perceiver config "$model" --set model.context_length=512 --set model.latents=128 --set model.residual_dropout=0 --set model.context_dropout=0 \
+    --set train.batch=8 --set train.steps=200 --set train.max_minutes=1 --set train.ema_decay=0 --set train.log_every=10 \
+    --set optimizer.learning_rate=5e-4 --set schedule.warmup_steps=10 --set schedule.final_learning_rate=1e-4 --set eval.every=0 "$@" > "$folder.yaml"
+  $perceiver train "$folder.yaml" --run "$folder"
+}
+
 # Text: from the model of books, which gets much further in a minute than a fresh one does in two. Its pieces cannot be split at
 # any byte, so the last lines are held out; a text of few lines is learnt from scratch.
-# fine_tune TEXT RUN
-fine_tune() {
+# learn_text TEXT RUN
+learn_text() {
   lines=$(wc -l < "$1")
   [ "$lines" -ge 200 ] || { learn configs/quickstart.yaml "$1" "$2"; return; }
-  rm -rf "$2" "$2-text"
+  rm -rf "$2-text"
   mkdir -p "$2-text/train" "$2-text/validation"
   head -n $((lines * 99 / 100)) "$1" > "$2-text/train/text.txt"
   tail -n +$((lines * 99 / 100 + 1)) "$1" > "$2-text/validation/text.txt"
-  $perceiver config books --set data.train="$2-text" --set data.options={} --set model.context_length=512 --set model.max_wavelength=2048 \
-    --set model.latents=128 --set model.residual_dropout=0 --set train.batch=8 --set train.steps=200 --set train.max_minutes=1 --set train.ema_decay=0 \
-    --set train.log_every=10 --set optimizer.learning_rate=5e-4 --set schedule.warmup_steps=10 --set schedule.final_learning_rate=1e-4 \
-    --set eval.every=0 > "$2-text/config.yaml"
-  $perceiver train "$2-text/config.yaml" --run "$2"
+  start_from books "$2" --set data.train="$2-text" --set data.options={} --set model.max_wavelength=2048
 }
 
 echo "== Text"
 run=runs/quickstart
-fine_tune "$text" $run
+learn_text "$text" $run
 echo
 echo "Order-0 entropy of the text (what byte frequencies alone would reach), bits per byte:"
 od -An -v -tu1 -w1 "$text" | sort | uniq -c | awk '{ n[NR] = $1; t += $1 } END { for (i in n) h -= n[i] / t * log(n[i] / t) / log(2); printf "%.3f\n", h }'
@@ -94,7 +102,7 @@ echo "The model on held-out text:"
 $perceiver eval --checkpoint $run --split validation --max-documents 8
 echo
 echo "A sample:"
-$perceiver sample --checkpoint $run --prompt "And the LORD said" --tokens 400 --temperature 0.8 --top-p 0.95 --seed 1
+$perceiver sample --checkpoint $run --prompt "And the LORD said" --tokens 150 --temperature 0.8 --top-p 0.95 --seed 1
 [ $# -eq 0 ] || exit 0
 
 echo
@@ -102,7 +110,7 @@ echo "== Pictures"
 debian mate-backgrounds
 photos=/usr/share/backgrounds/mate/nature
 run=runs/quickstart_image
-learn configs/quickstart_image.yaml $photos $run
+learn configs/quickstart_image.yaml $photos $run --set train.steps=600
 echo "Samples, and a photograph completed from its upper half:"
 $perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --out $run/samples.png
 $perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --prompt-file $photos/Dune.jpg \
@@ -113,7 +121,8 @@ echo "== Music"
 debian openttd-openmsx
 tunes=/usr/share/games/openttd/baseset/openmsx
 run=runs/quickstart_music
-learn configs/quickstart_music.yaml $tunes $run
+start_from chorale $run --set data.train=$tunes --set "data.options={transpose: 3, stretch: 0.05}" --set data.validation_fraction=0.1 \
+  --set eval.max_documents=2 --set model.max_wavelength=1024
 echo "A continuation of the first eight seconds of a tune, as MIDI and as a piano roll:"
 for ending in mid png; do
   $perceiver sample --checkpoint $run --tokens 400 --temperature 0.9 --top-p 0.9 --seed 1 \

@@ -89,10 +89,11 @@ data: {train: $source/README.md, validation: $source/CONTRIBUTING.md, options: {
 train: {steps: 1, batch: 1}
 eval: {max_documents: 1, stride: 8}
 END
-works "train pieces" "$program" train "$work/pieces.yaml" --run "$work/pieces"
+works "train pieces" "$program" --threads 3 train "$work/pieces.yaml" --run "$work/pieces"
 rm "$work/pieces.model"
 works "quantize" "$program" quantize "$work/pieces" --weights int8 --out "$work/named/pieces.safetensors"
 works "config of pieces" "$program" config pieces --set data.options={}; prints "tokenizer: .*/named/pieces.safetensors"
+prints "^threads: 0$"  # not those of the machine that trained it
 cp "$work/out" "$work/fine_tuning.yaml"
 works "fine-tuning" "$program" train "$work/fine_tuning.yaml" --run "$work/fine_tuned"
 
