@@ -7,12 +7,11 @@
 #include <Eigen/Core>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "kernels/attention.h"
 #include "kernels/cpu/cache_attention.h"
-#include "kernels/cpu/microkernel.h"
+#include "kernels/cpu/lanes.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 
@@ -20,23 +19,15 @@ namespace perceiver::kernels::cpu {
 namespace {
 
 constexpr int64_t kTile = 64;
+constexpr int64_t kAhead = 4;  // rows between a prefetch and its use
+constexpr int kRows = 4;       // whose values are added together
 
+/// Asks for a row that will be read soon. Keys and values alternate, which the processor's own prefetching
+/// does not follow.
 template <typename T>
-T dot(const T* a, const T* b, int64_t n) {
-  typedef T Vector __attribute__((vector_size(kVectorBytes)));
-  constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(T));
-  Vector sum = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    Vector x, y;
-    std::memcpy(&x, a + i, sizeof x);
-    std::memcpy(&y, b + i, sizeof y);
-    sum += x * y;
-  }
-  T total = 0;
-  for (int64_t lane = 0; lane < kLanes; ++lane) total += sum[lane];
-  for (; i < n; ++i) total += a[i] * b[i];
-  return total;
+void prefetch(const T* row, int64_t elements) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < elements; i += kLine) __builtin_prefetch(row + i);
 }
 
 struct TileTag;
@@ -79,18 +70,22 @@ void attend_split(const CacheAttention& k, int64_t slot, int64_t query, int64_t 
   std::fill_n(partial.data, k.heads, -std::numeric_limits<T>::infinity());
   for (int64_t first = begin; first < end; first += kTile) {
     const int64_t count = std::min(kTile, end - first);
-    for (int64_t n = 0; n < count; ++n)
-      for (int64_t h = 0; h < k.heads; ++h)
-        scores[h * kTile + n] = scale * dot(q + h * d, cache + (first + n) * 2 * width + h * d, d);
-    for (int64_t h = 0; h < k.heads; ++h) weigh(partial, h, scores + h * kTile, count);
     for (int64_t n = 0; n < count; ++n) {
-      const T* value = cache + (first + n) * 2 * width + width;
-      for (int64_t h = 0; h < k.heads; ++h) {
-        const T weight = scores[h * kTile + n];
-        T* target = partial.values(h);
-        for (int64_t c = 0; c < d; ++c) target[c] += weight * value[h * d + c];
-      }
+      const T* key = cache + (first + n) * 2 * width;
+      if (first + n + kAhead < end) prefetch(key + kAhead * 2 * width, width);
+      prefetch(key + width, width);  // the values, for the end of the tile
+      for (int64_t h = 0; h < k.heads; ++h) scores[h * kTile + n] = scale * dot(q + h * d, key + h * d, d);
     }
+    for (int64_t h = 0; h < k.heads; ++h) weigh(partial, h, scores + h * kTile, count);
+    const T* values = cache + first * 2 * width + width;
+    int64_t n = 0;
+    for (; n + kRows <= count; n += kRows)
+      for (int64_t h = 0; h < k.heads; ++h)
+        add_rows<kRows>(partial.values(h), values + n * 2 * width + h * d, 2 * width, scores + h * kTile + n,
+                        d);
+    for (; n < count; ++n)
+      for (int64_t h = 0; h < k.heads; ++h)
+        add_rows<1>(partial.values(h), values + n * 2 * width + h * d, 2 * width, scores + h * kTile + n, d);
   }
 }
 

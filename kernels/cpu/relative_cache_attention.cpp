@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cpu/lanes.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/relative_attention.h"
@@ -11,12 +12,12 @@ namespace perceiver::kernels::cpu {
 namespace {
 
 struct CacheScoresTag;
+struct BiasedQueriesTag;
 
+/// q + bias.
 template <typename T>
-T dot(const T* a, const T* bias, const T* b, int64_t n) {
-  T sum = 0;
-  for (int64_t c = 0; c < n; ++c) sum += (a[c] + bias[c]) * b[c];
-  return sum;
+void add_bias(const T* q, const T* bias, int64_t n, T* to) {
+  for (int64_t c = 0; c < n; ++c) to[c] = q[c] + bias[c];
 }
 
 template <typename T>
@@ -33,18 +34,21 @@ void attend_slot(const RelativeCacheAttention& k, int64_t s, int64_t h) {
     return cache + (k.row[s] - distance + k.capacity) % k.capacity * 2 * width;
   };
   T* scores = scratch<CacheScoresTag, T>(static_cast<size_t>(std::max<int64_t>(1, count)));
+  T *content = scratch<BiasedQueriesTag, T>(static_cast<size_t>(2 * d)), *position = content + d;
+  add_bias(q, content_bias, d, content);
+  add_bias(q, position_bias, d, position);
   const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(d)));
   T largest = -std::numeric_limits<T>::infinity(), sum = 0;
   for (int64_t t = 0; t < count; ++t) {
-    const T* position = positions + std::min(t, k.distances - 1) * width;
-    scores[t] = scale * (dot(q, content_bias, row(t), d) + dot(q, position_bias, position, d));
+    const T* distance = positions + std::min(t, k.distances - 1) * width;
+    scores[t] = scale * (dot(content, row(t), d) + dot(position, distance, d));
     largest = std::max(largest, scores[t]);
   }
   for (int64_t t = 0; t < count; ++t) sum += scores[t] = std::exp(scores[t] - largest);
   std::fill_n(out, d, T(0));
   for (int64_t t = 0; t < count; ++t) {
-    const T* value = row(t) + width;
-    for (int64_t c = 0; c < d; ++c) out[c] += scores[t] / sum * value[c];
+    const T weight = scores[t] / sum;
+    add_rows<1>(out, row(t) + width, 0, &weight, d);
   }
 }
 
