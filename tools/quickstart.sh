@@ -110,7 +110,7 @@ echo "== Pictures"
 debian mate-backgrounds
 photos=/usr/share/backgrounds/mate/nature
 run=runs/quickstart_image
-learn configs/quickstart_image.yaml $photos $run --set train.steps=600
+learn configs/quickstart_image.yaml $photos $run
 echo "Samples, and a photograph completed from its upper half:"
 $perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --out $run/samples.png
 $perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --prompt-file $photos/Dune.jpg \
