@@ -22,8 +22,7 @@ constexpr int64_t kTile = 64;
 constexpr int64_t kAhead = 4;  // rows between a prefetch and its use
 constexpr int kRows = 4;       // whose values are added together
 
-/// Asks for a row that will be read soon. Keys and values alternate, which the processor's own prefetching
-/// does not follow.
+/// Prefetches a row. Keys and values alternate, a pattern that the hardware prefetcher does not follow.
 template <typename T>
 void prefetch(const T* row, int64_t elements) {
   constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));

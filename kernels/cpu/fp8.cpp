@@ -154,7 +154,7 @@ float scale_for(float peak, Fp8Format format) {
   return std::ldexp(1.0f, std::clamp(binades, -126, 126));
 }
 
-/// Of something infinite nothing was learnt.
+/// An infinite magnitude says nothing about the scale.
 float finite_or_none(float largest) {
   return std::isfinite(largest) ? largest : 0;
 }

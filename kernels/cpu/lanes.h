@@ -33,7 +33,7 @@ struct Lanes {
   }
 };
 
-/// a · b, in four sums while there are elements for them: one would wait for each addition.
+/// a · b. Four sums run side by side; with one, each addition would wait for the one before.
 template <typename T>
 inline T dot(const T* a, const T* b, int64_t n) {
   using L = Lanes<T>;

@@ -11,7 +11,7 @@
 
 #include "base/check.h"
 #include "kernels/cpu/int8_skinny_gemm.h"
-#include "kernels/cpu/microkernel.h"
+#include "kernels/cpu/lanes.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/gemm.h"
 
@@ -20,12 +20,6 @@ namespace {
 
 constexpr int kRows = 4, kColumns = 4, kSingleRowColumns = 8;
 constexpr int64_t kTaskBytes = 1 << 15;
-
-template <typename T>
-struct Vector {
-  typedef T Type __attribute__((vector_size(kVectorBytes)));
-  static constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(T));
-};
 
 /// A bf16 weight: the upper half of a float.
 struct Bf16 {
@@ -42,28 +36,26 @@ inline float to_accumulator(Bf16 x) {
 
 template <typename T>
 auto load(const T* from) {
-  typename Vector<T>::Type v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
+  return Lanes<T>::load(from);
 }
-inline Vector<float>::Type load(const Bf16* from) {
+inline Lanes<float>::Vector load(const Bf16* from) {
   constexpr int kBytes = kVectorBytes / 2;
   typedef uint16_t Halves __attribute__((vector_size(kBytes)));
   typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
   Halves halves;
   std::memcpy(&halves, from, sizeof halves);
   const Words words = __builtin_convertvector(halves, Words) << 16;
-  return std::bit_cast<Vector<float>::Type>(words);
+  return std::bit_cast<Lanes<float>::Vector>(words);
 }
 
 /// out[r, c] for a tile; x, weight and out point at its first row and column.
 template <typename T, typename W, int Rows, int Columns>
 void tile(const SkinnyGemm& k, const T* x, const W* weight, const T* bias, T* out) {
-  constexpr int64_t kLanes = Vector<T>::kLanes;
-  typename Vector<T>::Type sum[Rows][Columns] = {};
+  constexpr int64_t kLanes = Lanes<T>::kCount;
+  typename Lanes<T>::Vector sum[Rows][Columns] = {};
   const int64_t whole = k.depth / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
-    typename Vector<T>::Type w[Columns];
+    typename Lanes<T>::Vector w[Columns];
     for (int c = 0; c < Columns; ++c) {
       const W* from = weight + c * k.depth + i;
       w[c] = load(from);
@@ -77,8 +69,7 @@ void tile(const SkinnyGemm& k, const T* x, const W* weight, const T* bias, T* ou
   }
   for (int r = 0; r < Rows; ++r) {
     for (int c = 0; c < Columns; ++c) {
-      T total = 0;
-      for (int64_t lane = 0; lane < kLanes; ++lane) total += sum[r][c][lane];
+      T total = Lanes<T>::sum(sum[r][c]);
       for (int64_t i = whole; i < k.depth; ++i)
         total = std::fma(x[r * k.depth + i], to_accumulator(weight[c * k.depth + i]), total);
       out[r * k.columns + c] = bias == nullptr ? total : total + bias[c];

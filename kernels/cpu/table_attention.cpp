@@ -16,7 +16,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/cpu/cache_attention.h"
-#include "kernels/cpu/microkernel.h"
+#include "kernels/cpu/lanes.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 
@@ -37,7 +37,7 @@ struct TileTag;
 
 template <typename T>
 struct Layout {
-  static constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(T));
+  static constexpr int64_t kLanes = Lanes<T>::kCount;
   int64_t heads;     ///< padded
   int64_t channels;  ///< 1 + 2 * bands
   int64_t mix;       ///< elements of the mixed table of a query
@@ -72,23 +72,19 @@ void mix_token(const CacheAttention& k, const Layout<T>& layout, const T* q, int
 /// scores [heads] of one key.
 template <typename T>
 void score(const CacheAttention& k, const Layout<T>& layout, const T* mixed, int64_t position, T* scores) {
-  typedef T Vector __attribute__((vector_size(kVectorBytes)));
+  using L = Lanes<T>;
   const T* cosine = static_cast<const T*>(k.cosine) + std::abs(position) * k.bands;
   const T* sine = static_cast<const T*>(k.sine) + std::abs(position) * k.bands;
   const T sign = position < 0 ? T(-1) : T(1);
   for (int64_t h = 0; h < layout.heads; h += Layout<T>::kLanes) {
-    const auto at = [&](int64_t channel) {
-      Vector v;
-      std::memcpy(&v, mixed + channel * layout.heads + h, sizeof v);
-      return v;
-    };
-    Vector even = at(0), odd = {};
+    const auto at = [&](int64_t channel) { return L::load(mixed + channel * layout.heads + h); };
+    typename L::Vector even = at(0), odd = {};
     for (int64_t i = 0; i < k.bands; ++i) {
       even += cosine[i] * at(1 + 2 * i);
       odd += sine[i] * at(2 + 2 * i);
     }
     even += sign * odd;
-    std::memcpy(scores + h, &even, sizeof even);
+    L::store(scores + h, even);
   }
 }
 

@@ -66,11 +66,7 @@ TEST(Engine, CopiesOfAContextOfTokensGoOn) {
   for (int64_t i = 0; i < 10; ++i) engine.step();
   while (engine.in_flight() > 0) engine.collect();
   engine.copy(engine, 0, 1);
-  SafetensorsWriter writer;
-  Engine::Storage storage;
-  engine.save(0, writer, storage);
-  const std::string saved = writer.file();
-  engine.restore(2, SafetensorsFile::parse(std::as_bytes(std::span(saved)), "the saved sequence"));
+  restore_saved(engine, 0, 2);
   for (int64_t i = 0; i < 20; ++i) engine.step();
   while (engine.in_flight() > 0) engine.collect();
   EXPECT_EQ(engine.tokens(0).size(), 50u);

@@ -240,11 +240,7 @@ TEST(Engine, APromptThatIsBeingReadCanBeCopiedAndSaved) {
   EXPECT_EQ(engine.length(0), 3) << "the other goes on";
   while (engine.in_flight() > 0) engine.collect();
   engine.copy(engine, 1, 2);
-  SafetensorsWriter writer;
-  Engine::Storage storage;
-  engine.save(1, writer, storage);
-  const std::string saved = writer.file();
-  engine.restore(3, SafetensorsFile::parse(std::as_bytes(std::span(saved)), "the saved sequence"));
+  restore_saved(engine, 1, 3);
   EXPECT_EQ(engine.passes(), 0);
   for (int64_t i = 0; i < 15; ++i) engine.step();
   while (engine.in_flight() > 0) engine.collect();

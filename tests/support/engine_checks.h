@@ -5,6 +5,8 @@
 
 #include <memory>
 #include <set>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "generate/engine.h"
@@ -157,6 +159,15 @@ inline Sequence sequence_of(int64_t prompt, uint32_t number) {
   sequence.settings.sequence = number;
   sequence.settings.allow_eos = 0;
   return sequence;
+}
+
+/// Saves the sequence of slot `from` and restores it in slot `to`, which is free.
+inline void restore_saved(Engine& engine, int64_t from, int64_t to) {
+  SafetensorsWriter writer;
+  Engine::Storage storage;
+  engine.save(from, writer, storage);
+  const std::string saved = writer.file();
+  engine.restore(to, SafetensorsFile::parse(std::as_bytes(std::span(saved)), "the saved sequence"));
 }
 
 /// Slots that start at different times with different prompts match, bit for bit, what each generates alone.

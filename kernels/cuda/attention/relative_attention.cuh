@@ -2,7 +2,7 @@
 //
 // Scores have a part by position, (q_i + v) · r_t with t the distance of query i and key n, which moves along
 // the diagonals of a tile: its products with successive distances are a band, from which scores are taken
-// along diagonals. relative_tiles.cuh (bf16, tensor cores) and relative_float.cu (f32) say how.
+// along diagonals. relative_tiles.cuh (bf16, tensor cores) and relative_float.cuh (f32) say how.
 #pragma once
 
 #include "kernels/cuda/norm/dropout.cuh"

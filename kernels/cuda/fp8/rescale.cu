@@ -13,7 +13,7 @@ __device__ float scale_for(float peak, Fp8Format format) {
   return ldexpf(1.0f, max(-126, min(126, binades)));
 }
 
-/// Of something infinite nothing was learnt.
+/// An infinite magnitude says nothing about the scale.
 __device__ float finite_or_none(float largest) {
   return isfinite(largest) ? largest : 0;
 }

@@ -1,303 +1,21 @@
-// Relative attention (Transformer-XL) forward and backward in f32, tiled, without a score matrix.
-// Deterministic: every sum has a fixed order.
+// Relative attention (Transformer-XL) backward in f32, tiled, without a score matrix; relative_float.cuh has
+// the tiles. Deterministic: every sum has a fixed order. Four kernels, of which three compute the scores
+// again:
 //
-// forward   a block has a tile of queries of one head and goes over the keys they see: band of q + v with the
-//           distances, scores, online softmax, weights times values.
-// backward  four kernels, each of which computes the scores again:
-//           delta = rowsum(dO * O);
-//           d_q: a block per tile of queries; also the tile's sums for the biases;
-//           d_k, d_v: a block per tile of keys, over the queries that see them;
-//           positions: a block per tile of distances, over examples and queries. Keys and distances change
-//           roles: a tile of queries by distances needs a band of keys and values.
-//
-// A warp owns 16 rows. Scores of 16 queries by K keys need positions of K + 15 successive distances, whose
-// products are a band of 16 x (K + 16). Query r and key c of a tile meet at distance (of query 0 and the last
-// key) + r + K - 1 - c, so the band is written to shared memory and read along diagonals.
+//   delta      rowsum(dO * O);
+//   d_q        a block per tile of queries; also the tile's sums for the biases;
+//   d_k, d_v   a block per tile of keys, over the queries that see them;
+//   positions  a block per tile of distances, over examples and queries. Keys and distances change roles: a
+//              tile of queries by distances needs a band of keys and values.
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cuda/attention/mma.cuh"
-#include "kernels/cuda/attention/relative_attention.cuh"
+#include "kernels/cuda/attention/relative_float.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
 
-/// Tiles of kWarps * 16 queries and kKeys keys, heads of up to kWidth channels.
-template <int kWidth, int kWarpCount, int kKeyCount>
-struct FloatShape {
-  static constexpr int D = kWidth, kWarps = kWarpCount, kThreads = 32 * kWarps;
-  static constexpr int kQueries = 16 * kWarps, kKeys = kKeyCount;
-  static constexpr int kBandRows = kQueries + kKeys;  ///< distances of a tile, one to spare
-  static constexpr int kWarpBand = kKeys + 16;        ///< those of a warp, likewise
-  static constexpr int kPitch = D + 4;
-  /// Of bands. Once a band has been read, weights or gradients take its place, row by row: up to kKeys +
-  /// kWarpBand of them.
-  static constexpr int kScorePitch = 4 + kKeys + kWarpBand;
-};
-
-/// How a product reads an operand: as rows of it lie in memory, or as columns.
-enum class Read { rows, columns };
-
-/// c += A · B of a warp, A [16, depth], B [depth, 8 N]. A is a[i][k] (rows) or a[k][i] (columns); B is
-/// b[n][k] (rows) or b[k][n] (columns). Fragments c[n][4] are those of mma.sync: thread (g, q) = (lane / 4,
-/// lane % 4) has rows g and g + 8, columns 8n + 2q and 8n + 2q + 1.
-template <Read kA, Read kB, int N>
-__device__ inline void warp_product(float (&c)[N][4], const float* a, int a_pitch, const float* b,
-                                    int b_pitch, int depth) {
-  const int g = static_cast<int>(threadIdx.x) % 32 / 4, q = static_cast<int>(threadIdx.x) % 4 * 2;
-  for (int k = 0; k < depth; ++k) {
-    float x[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      x[i] = kA == Read::rows ? a[(g + i * 8) * a_pitch + k] : a[k * a_pitch + g + i * 8];
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = n * 8 + q + e;
-        const float y = kB == Read::rows ? b[column * b_pitch + k] : b[k * b_pitch + column];
-        c[n][e] = fmaf(x[0], y, c[n][e]);
-        c[n][2 + e] = fmaf(x[1], y, c[n][2 + e]);
-      }
-  }
-}
-
-template <int N>
-__device__ inline void clear(float (&c)[N][4]) {
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) c[n][e] = 0;
-}
-
-/// Row and column of element e of fragment n in its 16 x 8N.
-__device__ inline int fragment_row(int e) {
-  return static_cast<int>(threadIdx.x) % 32 / 4 + e / 2 * 8;
-}
-__device__ inline int fragment_column(int n, int e) {
-  return n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + e % 2;
-}
-
-template <int N>
-__device__ inline void store_fragment(const float (&c)[N][4], float* to, int pitch) {
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) to[fragment_row(e) * pitch + fragment_column(n, e)] = c[n][e];
-}
-
-/// Copies rows to a tile [rows, D] in shared memory; `source(r)` is where row r lies, null for zeros. `bias`
-/// (null: none) is added to each row. All threads of the block call it, and `wait_for_rows` before they read.
-template <typename S, typename Source>
-__device__ inline void load_rows(float* tile, int rows, int width, const float* bias, const Source& source) {
-  constexpr int kWide = 4, kChunks = S::D / kWide;
-  for (int i = static_cast<int>(threadIdx.x); i < rows * kChunks; i += S::kThreads) {
-    const int row = i / kChunks, column = i % kChunks * kWide;
-    const float* from = source(row);
-    float* to = tile + row * S::kPitch + column;
-    const bool wide = bias == nullptr && from != nullptr && column + kWide <= width &&
-                      reinterpret_cast<uintptr_t>(from + column) % 16 == 0;
-    if (wide) {
-      copy_async(shared_address(to), from + column, true);
-      continue;
-    }
-#pragma unroll
-    for (int c = 0; c < kWide; ++c) {
-      const bool inside = from != nullptr && column + c < width;
-      to[c] = inside ? from[column + c] + (bias == nullptr ? 0.0f : bias[column + c]) : 0.0f;
-    }
-  }
-}
-
-__device__ inline void wait_for_rows() {
-  copy_commit();
-  copy_wait<0>();
-  __syncthreads();
-}
-
-/// band [16, kWarpBand] of a warp: rows of `queries` times rows of `table` from row 0 on, f32 to `to`.
-template <typename S>
-__device__ void write_band(const float* queries, const float* table, float* to) {
-  float band[S::kWarpBand / 8][4];
-  clear(band);
-  warp_product<Read::rows, Read::rows>(band, queries, S::kPitch, table, S::kPitch, S::D);
-  store_fragment(band, to, S::kScorePitch);
-}
-
-/// c[r, c] += band[r, r + kKeys - 1 - c].
-template <typename S>
-__device__ void add_diagonals(const float* band, float (&c)[S::kKeys / 8][4]) {
-#pragma unroll
-  for (int n = 0; n < S::kKeys / 8; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int row = fragment_row(e);
-      c[n][e] += band[row * S::kScorePitch + row + S::kKeys - 1 - fragment_column(n, e)];
-    }
-}
-
-/// Scores of keys that a query does not see, keys beyond the last among them, become -infinity.
-template <typename S>
-__device__ void hide_scores(const RelativeHead<float>& head, int query, int key,
-                            float (&s)[S::kKeys / 8][4]) {
-#pragma unroll
-  for (int n = 0; n < S::kKeys / 8; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e)
-      if (!head.sees(query + fragment_row(e), key + fragment_column(n, e))) s[n][e] = -INFINITY;
-}
-
-/// The tiles of a block in shared memory, one after the other.
-template <typename S>
-struct Carve {
-  unsigned char* next;
-  __device__ float* take(int elements) {
-    float* piece = reinterpret_cast<float*>(next);
-    next += (elements * static_cast<int>(sizeof(float)) + 127) / 128 * 128;
-    return piece;
-  }
-  __device__ float* rows(int count) { return take(count * S::kPitch); }
-};
-
-constexpr int shared_bytes(int bytes) {
-  return (bytes + 127) / 128 * 128;
-}
-
-template <typename S>
-constexpr int rows_bytes(int rows) {
-  return shared_bytes(rows * S::kPitch * static_cast<int>(sizeof(float)));
-}
-template <typename S>
-constexpr int band_bytes() {
-  return shared_bytes(S::kQueries * S::kScorePitch * 4);
-}
-template <typename S>
-constexpr int forward_bytes() {
-  return 2 * rows_bytes<S>(S::kQueries) + 2 * rows_bytes<S>(S::kKeys) + rows_bytes<S>(S::kBandRows) +
-         band_bytes<S>();
-}
-
-template <typename S>
-__global__ void __launch_bounds__(S::kThreads)
-    relative_forward_kernel(const __grid_constant__ RelativeForward a) {
-  extern __shared__ __align__(128) unsigned char memory[];
-  const RelativeAttention& k = a.k;
-  const RelativeHead<float> head{k, blockIdx.z, blockIdx.y};
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  // Late queries see more keys, so they go first.
-  const int begin = static_cast<int>(gridDim.x - 1 - blockIdx.x) * S::kQueries;
-  const int count = min(S::kQueries, static_cast<int>(k.queries) - begin);
-  Carve<S> carve{memory};
-  float *content = carve.rows(S::kQueries), *position = carve.rows(S::kQueries), *keys = carve.rows(S::kKeys),
-        *values = carve.rows(S::kKeys), *table = carve.rows(S::kBandRows);
-  float* band = carve.take(S::kQueries * S::kScorePitch) + warp * 16 * S::kScorePitch;
-  float* weights = band;
-
-  const auto query_row = [&](int r) {
-    return r < count ? head.queries(k.q, k.q_stride, begin + r) : nullptr;
-  };
-  const int64_t offset = head.head * k.head_dim;
-  load_rows<S>(content, S::kQueries, head.width(), static_cast<const float*>(k.content_bias) + offset,
-               query_row);
-  load_rows<S>(position, S::kQueries, head.width(), static_cast<const float*>(k.position_bias) + offset,
-               query_row);
-
-  float out[S::D / 8][4], largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-  clear(out);
-  const DropoutFactors dropout(k.dropout);
-  const int key_end = head.key_end(begin + count), key_begin = head.key_begin(begin);
-  const auto load_keys = [&](float* tile, const void* matrix, int key) {
-    load_rows<S>(tile, S::kKeys, head.width(), nullptr, [&](int r) {
-      return key + r < key_end ? static_cast<const float*>(matrix) + head.key_offset(key + r) : nullptr;
-    });
-  };
-  const auto load_scores = [&](int key) {
-    const int nearest = head.memory() + begin - (key + S::kKeys - 1);
-    load_keys(keys, k.k, key);
-    load_rows<S>(table, S::kBandRows, head.width(), nullptr,
-                 [&](int r) { return head.position(nearest + r); });
-  };
-  // Loading values overlaps the scores, loading the next keys overlaps the softmax and the values' product.
-  if (key_begin < key_end) load_scores(key_begin);
-  for (int key = key_begin; key < key_end; key += S::kKeys) {
-    const int rows = min(S::kKeys, key_end - key);
-    wait_for_rows();  // keys and distances; all warps are done with the previous values
-    load_keys(values, k.v, key);
-    write_band<S>(position + warp * 16 * S::kPitch, table + warp * 16 * S::kPitch, band);
-    float s[S::kKeys / 8][4];
-    clear(s);
-    warp_product<Read::rows, Read::rows>(s, content + warp * 16 * S::kPitch, S::kPitch, keys, S::kPitch,
-                                         S::D);
-    __syncwarp();
-    add_diagonals<S>(band, s);
-    wait_for_rows();  // values; all warps are done with keys and distances
-    if (key + S::kKeys < key_end) load_scores(key + S::kKeys);
-    if (rows < S::kKeys || !head.all_see(begin + warp * 16, 16, key, S::kKeys))
-      hide_scores<S>(head, begin + warp * 16, key, s);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float most = largest[half];
-#pragma unroll
-      for (int n = 0; n < S::kKeys / 8; ++n)
-#pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          s[n][e] *= a.scale;
-          most = fmaxf(most, s[n][e]);
-        }
-      most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFu, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFu, most, 2));
-      const float shift = most == -INFINITY ? 0.0f : most;
-      const float correction = expf(largest[half] - shift);
-      largest[half] = most;
-      sum[half] *= correction;
-#pragma unroll
-      for (int n = 0; n < S::D / 8; ++n) {
-        out[n][2 * half] *= correction;
-        out[n][2 * half + 1] *= correction;
-      }
-#pragma unroll
-      for (int n = 0; n < S::kKeys / 8; ++n)
-#pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          s[n][e] = expf(s[n][e] - shift);
-          sum[half] += s[n][e];
-        }
-    }
-    if (k.dropout.threshold > 0) {
-#pragma unroll
-      for (int n = 0; n < S::kKeys / 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          float factor[1];
-          dropout.get(head.element(begin + warp * 16 + fragment_row(e), key + fragment_column(n, e)), factor);
-          s[n][e] *= factor[0];
-        }
-    }
-    __syncwarp();  // the band has been read
-    store_fragment(s, weights, S::kScorePitch);
-    __syncwarp();
-    warp_product<Read::rows, Read::columns>(out, weights, S::kScorePitch, values, S::kPitch, S::kKeys);
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    sum[half] += __shfl_xor_sync(0xFFFFFFFFu, sum[half], 1);
-    sum[half] += __shfl_xor_sync(0xFFFFFFFFu, sum[half], 2);
-    const int query = begin + warp * 16 + fragment_row(2 * half);
-    if (query >= k.queries) continue;
-    const bool blind = !(sum[half] > 0);
-    const float inverse = blind ? 0.0f : 1.0f / sum[half];
-    if (lane % 4 == 0)
-      static_cast<float*>(k.lse)[head.lse_row(query)] = blind ? kBlind : largest[half] + logf(sum[half]);
-    float* to = static_cast<float*>(k.out) + (head.example * k.queries + query) * k.out_stride + offset;
-#pragma unroll
-    for (int n = 0; n < S::D / 8; ++n)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = fragment_column(n, e);
-        if (column < head.width()) to[column] = out[n][2 * half + e] * inverse;
-      }
-  }
-}
+using namespace float_tiles;
 
 /// delta[b, h, i] = dO_i · O_i; a warp per row.
 __global__ void relative_delta_kernel(const __grid_constant__ RelativeBackward a) {
@@ -654,14 +372,6 @@ __global__ void __launch_bounds__(S::kThreads)
 }
 
 template <typename S>
-void launch_forward(const Launch& launch, const RelativeForward& a) {
-  allow_shared(relative_forward_kernel<S>, forward_bytes<S>());
-  relative_forward_kernel<S><<<grid_of(ceil_div(a.k.queries, S::kQueries), a.k.heads, a.k.batch), S::kThreads,
-                               forward_bytes<S>(), stream_of(launch)>>>(a);
-  check_launch("relative_forward_kernel");
-}
-
-template <typename S>
 void launch_backward(const Launch& launch, const RelativeBackward& a) {
   static_assert(S::kQueries == kFloatQueries);
   const RelativeAttention& k = a.a.forward;
@@ -685,11 +395,6 @@ void launch_backward(const Launch& launch, const RelativeBackward& a) {
 }
 
 }  // namespace
-
-void relative_forward_float(const Launch& launch, const RelativeForward& a) {
-  if (a.k.head_dim <= 64) return launch_forward<FloatShape<64, 2, 32>>(launch, a);
-  launch_forward<FloatShape<128, 2, 32>>(launch, a);
-}
 
 void relative_backward_float(const Launch& launch, const RelativeBackward& a) {
   if (a.a.forward.head_dim <= 64) return launch_backward<FloatShape<64, 2, 32>>(launch, a);
