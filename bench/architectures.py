@@ -20,9 +20,9 @@ import time
 SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEVICES = {
     "cuda": {"latents": 1024, "contexts": [512 << i for i in range(11)], "depths": [12, 6, 24, 42, 60], "limit": 4.0, "steps": 3,
-             "model": {"input_channels": 1024, "cross_heads": 16, "self_heads": 16}, "train": {"batch": 1}},
+             "heads": 16, "model": {"input_channels": 1024}, "train": {"batch": 1}},
     "cpu": {"latents": 128, "contexts": [128 << i for i in range(8)], "depths": [6, 2, 12], "limit": 3.0, "steps": 2,
-            "model": {"input_channels": 128, "cross_heads": 4, "self_heads": 4}, "train": {"batch": 1}},
+            "heads": 4, "model": {"input_channels": 128}, "train": {"batch": 1}},
 }
 ARCHITECTURES = ["perceiver_ar", "transformer_xl", "transformer"]
 ENOUGH = 0.4  # seconds of timed steps
@@ -33,9 +33,10 @@ COLUMNS = ["device", "architecture", "layers", "context", "steps_per_second", "p
 def settings(kind, architecture, layers, context, more):
     """The configuration's lines for one point, as sections of YAML."""
     latents = min(context, kind["latents"])
-    model = {"type": architecture, "vocabulary": 259, "context_length": context, "layers": layers, "residual_dropout": 0.0, **kind["model"]}
+    model = {"type": architecture, "vocabulary": 259, "context_length": context, "layers": layers, "residual_dropout": 0.0,
+             "self_heads": kind["heads"], **kind["model"]}
     if architecture == "perceiver_ar":
-        model["latents"] = latents
+        model.update(latents=latents, cross_heads=kind["heads"])
     elif architecture == "transformer_xl":
         model.update(context_length=latents, memory_length=context - latents, activation="relu", output_norm="false", tied_output="true")
     sections = {"model": model, "optimizer": {"type": "adamw"}, "loss": {"z_loss": 0}, "train": dict(kind["train"])}

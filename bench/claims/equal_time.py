@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Claim 1: Perceiver AR, Transformer-XL and Transformer, trained on books in bytes for the same wall-clock time on the same machine.
 
-    bench/claims/equal_time.py BUILD cuda|cpu [--minutes M] [--tries R,R,R] [--data FOLDER]
+    bench/claims/equal_time.py BUILD cuda|cpu [--minutes M] [--tries R,R,R] [--try-minutes M] [--data FOLDER]
 
-Each has the same number of tries at the learning rate, an eighth of the time each, and then one run of M minutes (8 on a
-GPU, 60 on a CPU) at the best one. The time of a step is measured first and sets the number of steps, so that the learning rate
+Each has the same number of tries at the learning rate, an eighth of the time each by default, and then one run of M minutes (8 on
+a GPU, 60 on a CPU) at the best one. The time of a step is measured first and sets the number of steps, so that the learning rate
 decays over just that time. Writes equal_time.tsv (validation over time), equal_time_final.tsv and equal_time_DEVICE.svg. Nothing
 else should run on the device; --gpus 3 --together 3 gives each architecture a GPU."""
 import common
@@ -32,8 +32,9 @@ def plan(minutes, step_ms, validations):
 class Tuning:
     """The runs of one architecture."""
 
-    def __init__(self, session, architecture, rates, minutes):
-        self.session, self.architecture, self.rates, self.minutes = session, architecture, rates, minutes
+    def __init__(self, session, architecture, rates, minutes, try_minutes):
+        self.session, self.architecture, self.rates = session, architecture, rates
+        self.minutes, self.try_minutes = minutes, try_minutes
         self.step_ms = None
 
     def run(self, what, rate, minutes):
@@ -46,7 +47,7 @@ class Tuning:
         self.step_ms = self.session.step_ms(probe)
 
     def tries(self):
-        return [self.run(f"try_{rate}", rate, self.minutes * TRY_SHARE) for rate in self.rates] if self.step_ms else []
+        return [self.run(f"try_{rate}", rate, self.try_minutes) for rate in self.rates] if self.step_ms else []
 
     def best_rate(self):
         losses = []
@@ -99,11 +100,13 @@ def result(session, tuning, wrong):
 def main():
     parser = common.parser(__doc__)
     parser.add_argument("--tries", default="5e-4,1e-3,2e-3", help="learning rates to try, the same for all")
+    parser.add_argument("--try-minutes", type=float, default=0, help="of each try (default: an eighth of --minutes)")
     parser.add_argument("--only", default=",".join(ARCHITECTURES), help="architectures to train now; the table has what is there")
     arguments = parser.parse_args()
     minutes, arguments.minutes = arguments.minutes or MINUTES[arguments.device], 0
     session = common.Session(arguments)
-    tunings = [Tuning(session, name, arguments.tries.split(","), minutes) for name in ARCHITECTURES]
+    try_minutes = arguments.try_minutes or minutes * TRY_SHARE
+    tunings = [Tuning(session, name, arguments.tries.split(","), minutes, try_minutes) for name in ARCHITECTURES]
     wanted = [tuning for tuning in tunings if tuning.architecture in arguments.only.split(",")]
     wrong = {}
     for tuning in tunings:

@@ -234,6 +234,23 @@ void check_transformer(const ModelConfig& model, const Checker& check) {
                 type);
 }
 
+/// Keys that would change nothing. Not asked of model files, which say the defaults of all keys, and older
+/// ones anything.
+void check_unused(const ModelConfig& model, const Checker& check) {
+  if (!is_transformer(model)) return;
+  const ModelConfig plain;
+  check.require(model.cross_heads == plain.cross_heads && model.cross_widening == plain.cross_widening &&
+                    model.attention_width == plain.attention_width &&
+                    model.query_residual == plain.query_residual,
+                "model.type: {} has no cross-attention; leave out model.cross_heads, cross_widening, "
+                "attention_width and query_residual",
+                transformer_type(model));
+  check.require(!model.recurrent() || (model.rotary_fraction == plain.rotary_fraction &&
+                                       model.rotary_head_fraction == plain.rotary_head_fraction),
+                "model.type: transformer_xl has relative positions; leave out model.rotary_fraction and "
+                "rotary_head_fraction");
+}
+
 void check_schedule(const Config& config, const Checker& check) {
   const ScheduleConfig& schedule = config.schedule;
   const bool steps = schedule.type == ScheduleType::steps;
@@ -369,6 +386,7 @@ void validate(const ModelConfig& model, std::string_view source) {
 void validate(const Config& config, std::string_view source) {
   const Checker check(source);
   check_model(config.model, check);
+  check_unused(config.model, check);
   check_data(config, check);
   check_training(config, check);
   check_schedule(config, check);

@@ -125,6 +125,15 @@ TEST(ConfigRules, Transformer) {
               HasSubstr("latents_per_position: 1"));
   EXPECT_THAT(error_of({transformer, "model.context_dropout=0.5"}), HasSubstr("must be 0"));
   EXPECT_THAT(error_of({transformer, "model.train_input_positions=5"}), HasSubstr("must be 0"));
+  for (const std::string key :
+       {"cross_heads=2", "cross_widening=2", "attention_width=q", "query_residual=false"})
+    for (const std::string& type : {transformer, recurrent})
+      EXPECT_THAT(error_of({type, "model." + key}),
+                  HasSubstr("has no cross-attention; leave out model.cross_heads"));
+  for (const std::string key : {"rotary_fraction=1", "rotary_head_fraction=0.5"})
+    EXPECT_THAT(error_of({recurrent, "model." + key}),
+                HasSubstr("has relative positions; leave out model.rotary"));
+  EXPECT_EQ(error_of({transformer, "model.rotary_fraction=1"}), "no error");
   EXPECT_THAT(error_of({transformer, "eval.latents=64"}), HasSubstr("eval.latents cannot differ"));
 }
 

@@ -11,7 +11,7 @@ head -c 5000 "$source/docs/data.md" > "$work/data/pg19/validation/b.txt"
 for seed in png_rgb png_grey; do cp "$source/fuzz/seeds/image/$seed" "$pictures/train/$seed.png"; done
 cp "$pictures/train/png_rgb.png" "$pictures/validation"
 places="$(dirname "$program") cpu --data $work/data --runs $work/runs --out $work/tables --threads 1"
-small="--set model.layers=1 --set model.input_channels=16 --set model.cross_heads=1 --set model.self_heads=1 --set train.batch=1 --set train.log_every=1"
+small="--set model.layers=1 --set model.input_channels=16 --set model.self_heads=1 --set train.batch=1 --set train.log_every=1"
 
 # has FILE ROWS PATTERN: so many rows match
 has() { [ "$(grep -c "$3" "$work/tables/$1.tsv")" -eq "$2" ] || fail "$1.tsv has not $2 rows with '$3': $(cat "$work/tables/$1.tsv")"; }
@@ -27,7 +27,7 @@ prints "^| 256 |"; prints "^| image | r_g_b |"
 works "a rerun" "$source/bench/claims/larger_context.py" $places $small --steps 3
 grep -q "^training" "$work/err" && fail "a finished run was trained again: $(cat "$work/err")"
 works "other settings" "$source/bench/claims/larger_context.py" $places $small --steps 4 --contexts 256
-grep -q "^training books_256$" "$work/err" || fail "a run of other settings was kept: $(cat "$work/err")"
+grep -q "^training books_256_compared$" "$work/err" || fail "a run of other settings was kept: $(cat "$work/err")"
 has larger_context 1 "trained"
 
 works "a failure" "$source/bench/claims/larger_context.py" $places $small --steps 3 --contexts 64,256

@@ -77,11 +77,13 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"transformer",
              [](Config& c) {
                c.model.type = ModelType::transformer;
+               c.model.cross_heads = ModelConfig().cross_heads;
                c.model.latents = c.model.context_length;
              }},
         Case{"transformer_xl",
              [](Config& c) {
                c.model.type = ModelType::transformer_xl;
+               c.model.cross_heads = ModelConfig().cross_heads;
                c.model.latents = c.model.context_length;
                c.model.memory_length = c.model.context_length;
                c.model.tied_output = true;

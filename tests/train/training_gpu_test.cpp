@@ -112,6 +112,7 @@ std::vector<Config> variants(Precision precision) {
   result[9].model = testing::with_own_latent_keys(result[9].model);
   result[10].model = testing::with_repeated_reading(result[10].model);
   result[5].model.type = ModelType::transformer;
+  result[5].model.cross_heads = ModelConfig().cross_heads;
   result[5].model.latents = 16;
   result[5].optimizer.type = OptimizerType::lamb;
   return result;
