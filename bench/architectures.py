@@ -4,8 +4,8 @@ batch: the figure on which the published claim rests (Hawthorne et al. 2022, fig
 
     bench/architectures.py BUILD cuda|cpu [--out docs/benchmarks] [--minutes M] [--set KEY=VALUE ...]
 
-Writes OUT/architectures.tsv (rows of other devices stay) and OUT/architectures_DEVICE.svg. For each depth the context doubles until a
-step takes longer than LIMIT seconds or memory ends; both are rows of the table, not failures. Of a context of N tokens, Perceiver
+Writes OUT/architectures.tsv (rows of other devices stay) and OUT/architectures_DEVICE.svg. For each depth the context grows, twofold on a
+CPU and fourfold on a GPU, until a step takes longer than LIMIT seconds or memory ends; both are rows of the table, not failures. Of a context of N tokens, Perceiver
 AR has min(N, LATENTS) latents; Transformer-XL a segment of as many tokens and a memory of the rest, so that both predict the same
 number of tokens a step; the Transformer predicts all N. --minutes ends the measurement early; what is missing is said."""
 import argparse
@@ -19,7 +19,7 @@ import time
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEVICES = {
-    "cuda": {"latents": 1024, "contexts": [512 << i for i in range(11)], "depths": [12, 6, 24, 42, 60], "limit": 4.0, "steps": 3,
+    "cuda": {"latents": 1024, "contexts": [512 << 2 * i for i in range(6)], "depths": [12, 60, 42, 6, 24], "limit": 4.0, "steps": 3,
              "heads": 16, "model": {"input_channels": 1024}, "train": {"batch": 1}},
     "cpu": {"latents": 128, "contexts": [128 << i for i in range(8)], "depths": [6, 2, 12], "limit": 3.0, "steps": 2,
             "heads": 4, "model": {"input_channels": 128}, "train": {"batch": 1}},
