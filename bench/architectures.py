@@ -4,10 +4,11 @@ batch: the figure on which the published claim rests (Hawthorne et al. 2022, fig
 
     bench/architectures.py BUILD cuda|cpu [--out docs/benchmarks] [--minutes M] [--set KEY=VALUE ...]
 
-Writes OUT/architectures.tsv (rows of other devices stay) and OUT/architectures_DEVICE.svg. For each depth the context grows, twofold on a
-CPU and fourfold on a GPU, until a step takes longer than LIMIT seconds or memory ends; both are rows of the table, not failures. Of a context of N tokens, Perceiver
-AR has min(N, LATENTS) latents; Transformer-XL a segment of as many tokens and a memory of the rest, so that both predict the same
-number of tokens a step; the Transformer predicts all N. --minutes ends the measurement early; what is missing is said."""
+Writes OUT/architectures.tsv (rows of other devices stay) and OUT/architectures_DEVICE.svg. For each depth the context grows, twofold on
+a CPU and fourfold on a GPU, until a step takes longer than LIMIT seconds or memory ends; both are rows of the table, not failures.
+Of a context of N tokens, Perceiver AR has min(N, LATENTS) latents; Transformer-XL a segment of as many tokens and a memory of the
+rest, so that both predict the same number of tokens a step; the Transformer predicts all N. --minutes ends the measurement early;
+what is missing is said."""
 import argparse
 import json
 import math
@@ -47,12 +48,13 @@ def settings(kind, architecture, layers, context, more):
     return "".join(f"{name}:\n" + "".join(f"  {key}: {value}\n" for key, value in keys.items()) for name, keys in sections.items())
 
 
-def measure(program, device, kind, architecture, layers, context, more, folder):
-    """(steps per second, peak MiB, state) of one point; no figures where memory ended."""
+def measure(program, device, kind, architecture, layers, context, more, folder, expected):
+    """(steps per second, peak MiB, state) of one point; no figures where memory ended. `expected`: seconds of a step at a shorter
+    context, of which enough are timed; None: unknown."""
     config = os.path.join(folder, "point.yaml")
     with open(config, "w") as file:
         file.write(f"device: {device}\n" + settings(kind, architecture, layers, context, more))
-    steps = kind["steps"]
+    steps = max(kind["steps"], min(100, math.ceil(ENOUGH / expected))) if expected else kind["steps"]
     while True:
         command = [program, "bench", "train", "--config", config, "--steps", str(steps), "--warmup", "2"]
         run = subprocess.run(command, capture_output=True, text=True)
@@ -72,11 +74,12 @@ def points(program, device, kind, more, deadline):
     with tempfile.TemporaryDirectory() as folder:
         for layers in kind["depths"]:
             for architecture in ARCHITECTURES:
+                speed = None
                 for context in kind["contexts"]:
                     if deadline and time.time() > deadline:
                         print(f"time is over at {architecture}, {layers} layers, context {context}", file=sys.stderr)
                         return
-                    speed, mib, state = measure(program, device, kind, architecture, layers, context, more, folder)
+                    speed, mib, state = measure(program, device, kind, architecture, layers, context, more, folder, 1 / speed if speed else None)
                     row = [device, architecture, str(layers), str(context), f"{speed:.4g}" if speed else "", f"{mib:.0f}" if mib else "", state]
                     print("\t".join(row), flush=True)
                     yield row
