@@ -26,14 +26,14 @@ struct Gemm {
 
 /// out [rows, columns] = x [rows, depth] · weightᵀ + bias, weight [columns, depth] row-major; reads the
 /// weights once, for few rows. Batch-invariant: the order in which an element is summed does not depend on
-/// `rows`. `weight_type` is `type`, or on the CPU bf16 or i8 with f32 activations; of i8, a weight is its
-/// column's scale times the integer.
+/// `rows`. `weight_type` is `type`, on the CPU also bf16 or i8 with f32 activations, on a GPU also i8 or
+/// e4m3; of the last two, a weight is its column's scale times the number.
 struct SkinnyGemm {
   DType type, weight_type;
   int64_t rows, columns, depth;
   const void* x;
   const void* weight;
-  const void* weight_scale = nullptr;  // i8 weights: f32 [columns]
+  const void* weight_scale = nullptr;  // i8 and e4m3: f32 [columns]
   const void* bias = nullptr;          // [columns] of `type`
   void* out;
 };

@@ -9,43 +9,11 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/fp8.h"
+#include "kernels/fp8_codes.h"
 #include "kernels/gemm.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
-
-constexpr uint8_t kNotANumber = 0x7f;  // in both formats
-
-struct Fp8Layout {
-  int mantissa_bits, bias;
-};
-
-constexpr Fp8Layout layout_of(Fp8Format format) {
-  return format == Fp8Format::e4m3 ? Fp8Layout{3, 7} : Fp8Layout{2, 15};
-}
-
-uint8_t encode(double x, Fp8Format format) {
-  if (!std::isfinite(x)) return kNotANumber;
-  const auto [bits, bias] = layout_of(format);
-  const double magnitude = std::min<double>(std::abs(x), largest_of(format));
-  const int sign = std::signbit(x) ? 0x80 : 0;
-  if (magnitude == 0) return static_cast<uint8_t>(sign);
-  const int exponent = std::max(std::ilogb(magnitude), 1 - bias);
-  // Rounds half to even; a mantissa that overflows carries into the exponent, as it should.
-  const auto steps = static_cast<int>(std::nearbyint(std::ldexp(magnitude, bits - exponent)));
-  return static_cast<uint8_t>(sign | (((exponent + bias - 1) << bits) + steps));
-}
-
-float decode(uint8_t code, Fp8Format format) {
-  const auto [bits, bias] = layout_of(format);
-  const int exponent = (code & 0x7f) >> bits, mantissa = code & ((1 << bits) - 1);
-  const bool is_number = format == Fp8Format::e4m3 ? (code & 0x7f) != kNotANumber : exponent != 31;
-  if (!is_number) return std::numeric_limits<float>::quiet_NaN();
-  const float magnitude =
-      exponent == 0 ? std::ldexp(static_cast<float>(mantissa), 1 - bias - bits)
-                    : std::ldexp(static_cast<float>((1 << bits) + mantissa), exponent - bias - bits);
-  return (code & 0x80) != 0 ? -magnitude : magnitude;
-}
 
 struct Values;
 struct Derived;
@@ -105,7 +73,7 @@ void quantize(const Fp8Quantize& k) {
   for (int64_t row = 0; row < k.rows; ++row)
     for (int64_t column = 0; column < k.columns; ++column) {
       const int64_t at = row * k.columns + column;
-      const uint8_t code = encode(static_cast<double>(values[at]) * k.scale[0], k.format);
+      const uint8_t code = encode_fp8(static_cast<double>(values[at]) * k.scale[0], k.format);
       if (k.out != nullptr) static_cast<uint8_t*>(k.out)[at] = code;
       if (k.transposed != nullptr) static_cast<uint8_t*>(k.transposed)[column * k.rows + row] = code;
     }
@@ -120,7 +88,7 @@ template <typename Operand, typename T>
 const T* numbers(const void* codes, int64_t elements, Fp8Format format, float factor) {
   std::array<T, 256> table;
   for (size_t code = 0; code < table.size(); ++code)
-    table[code] = static_cast<T>(decode(static_cast<uint8_t>(code), format)) * static_cast<T>(factor);
+    table[code] = static_cast<T>(decode_fp8(static_cast<uint8_t>(code), format)) * static_cast<T>(factor);
   T* const result = scratch<Operand, T>(static_cast<size_t>(elements));
   const auto* code = static_cast<const uint8_t*>(codes);
   std::transform(code, code + elements, result, [&](uint8_t each) { return table[each]; });

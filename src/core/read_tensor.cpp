@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/dequantize.h"
 
 namespace perceiver {
 namespace {
@@ -24,21 +26,39 @@ bool is_real(DType type) {
   return type == DType::f32 || type == DType::f64;
 }
 
-bool is_quantized(const SafetensorsEntry& entry) {
-  return entry.dtype == "I8" && !entry.shape.empty();
+/// The type of weights of eight bits that have a scale for each row.
+std::optional<DType> narrow_type(const SafetensorsEntry& entry) {
+  if (entry.shape.empty()) return std::nullopt;
+  for (const DType type : {DType::i8, DType::e4m3})
+    if (entry.dtype == file_dtype(type)) return type;
+  return std::nullopt;
 }
 
-/// Integers times the scale of their row.
+/// A file from elsewhere may hold codes that are no numbers.
+void check_numbers(const SafetensorsFile& file, const SafetensorsEntry& entry) {
+  const auto is_number = [](std::byte code) { return (code & std::byte{0x7f}) != std::byte{0x7f}; };
+  const std::span<const std::byte> codes = file.bytes(entry);
+  if (entry.dtype == file_dtype(DType::e4m3) && !std::all_of(codes.begin(), codes.end(), is_number))
+    throw_user("{}: tensor {} holds codes that are no numbers", file.source(), entry.name);
+}
+
+/// Numbers times the scale of their row.
 template <typename To>
 void dequantize(const SafetensorsFile& file, const SafetensorsEntry& entry, const Tensor& target) {
+  check_numbers(file, entry);
   const std::span<const std::byte> scale_bytes = file.bytes(*file.find(scale_name(entry.name)));
   std::vector<float> scale(scale_bytes.size() / sizeof(float));
   std::memcpy(scale.data(), scale_bytes.data(), scale_bytes.size());
-  const std::span<const std::byte> integers = file.bytes(entry);
-  std::vector<To> values(integers.size());
-  const size_t columns = values.size() / std::max<size_t>(1, scale.size());
-  for (size_t i = 0; i < values.size(); ++i)
-    values[i] = static_cast<To>(scale[i / columns] * static_cast<float>(static_cast<int8_t>(integers[i])));
+  const std::span<const std::byte> codes = file.bytes(entry);
+  std::vector<To> values(codes.size());
+  const int64_t rows = entry.shape[0];
+  kernels::cpu::dequantize({.type = target.dtype(),
+                            .weight_type = *narrow_type(entry),
+                            .rows = rows,
+                            .columns = static_cast<int64_t>(codes.size()) / std::max<int64_t>(1, rows),
+                            .weight = codes.data(),
+                            .scale = scale.data(),
+                            .out = values.data()});
   target.copy_from_host(std::as_bytes(std::span<const To>(values)));
 }
 
@@ -70,6 +90,8 @@ std::string file_dtype(DType type) {
       return "U8";
     case DType::i8:
       return "I8";
+    case DType::e4m3:
+      return "F8_E4M3";
   }
   throw_failure("internal error: unknown dtype {}", static_cast<int>(type));
 }
@@ -82,7 +104,7 @@ bool is_scale(const SafetensorsFile& file, const std::string& name) {
   const std::string suffix = scale_name("");
   if (!name.ends_with(suffix)) return false;
   const SafetensorsEntry* const of = file.find(name.substr(0, name.size() - suffix.size()));
-  return of != nullptr && is_quantized(*of);
+  return of != nullptr && narrow_type(*of).has_value();
 }
 
 void check_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape, DType type) {
@@ -91,7 +113,7 @@ void check_tensor(const SafetensorsFile& file, const std::string& name, const Sh
   if (entry->shape != shape.vector())
     throw_user("{}: tensor {} has shape [{}], but the model's is {}", file.source(), name,
                fmt::join(entry->shape, ", "), shape.text());
-  if (is_real(type) && is_quantized(*entry)) return check_scale(file, *entry);
+  if (is_real(type) && narrow_type(*entry)) return check_scale(file, *entry);
   if (converts(entry->dtype, type)) return;
   const bool real = is_real(type);
   throw_user("{}: tensor {} is {}; {} needed", file.source(), name, entry->dtype,
@@ -104,7 +126,7 @@ void read_tensor(const SafetensorsFile& file, const std::string& name, const Sha
   const SafetensorsEntry& entry = *file.find(name);
   const std::span<const std::byte> bytes = file.bytes(entry);
   if (entry.dtype == file_dtype(target.dtype())) return target.copy_from_host(bytes);
-  if (entry.dtype == "I8")
+  if (narrow_type(entry))
     return target.dtype() == DType::f64 ? dequantize<double>(file, entry, target)
                                         : dequantize<float>(file, entry, target);
   if (target.dtype() == DType::f64) return convert<float, double>(bytes, target);

@@ -12,14 +12,14 @@ namespace perceiver {
 void check_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape, DType type);
 
 /// Copies the tensor `name` of `file` into `target` of the same number of elements: of the same dtype,
-/// converted between F32 and F64, or from I8 with a scale for each row; throws `user` if it is missing or its
-/// shape is not `shape`.
+/// converted between F32 and F64, or from I8 or F8_E4M3 with a scale for each row; throws `user` if it is
+/// missing or its shape is not `shape`.
 void read_tensor(const SafetensorsFile& file, const std::string& name, const Shape& shape,
                  const Tensor& target);
 
-/// The tensor with the scales (F32 [rows]) of the I8 tensor `name`.
+/// The tensor with the scales (F32 [rows]) of the I8 or F8_E4M3 tensor `name`.
 std::string scale_name(const std::string& name);
-/// Whether `name` is that of the scales of an I8 tensor in `file`.
+/// Whether `name` is that of the scales of such a tensor in `file`.
 bool is_scale(const SafetensorsFile& file, const std::string& name);
 
 /// The dtype's name in such files, e.g. "F32".

@@ -8,7 +8,8 @@
 
 namespace perceiver {
 
-enum class DType : uint8_t { f32, f64, bf16, i32, u8, i8 };
+/// e4m3: floating point of eight bits, 3 of them of mantissa, up to 448, without infinity; of weights alone.
+enum class DType : uint8_t { f32, f64, bf16, i32, u8, i8, e4m3 };
 
 constexpr size_t size_of(DType dtype) {
   switch (dtype) {
@@ -21,13 +22,14 @@ constexpr size_t size_of(DType dtype) {
       return 2;
     case DType::u8:
     case DType::i8:
+    case DType::e4m3:
       return 1;
   }
   return 0;
 }
 
 constexpr std::string_view name_of(DType dtype) {
-  constexpr std::string_view names[] = {"f32", "f64", "bf16", "i32", "u8", "i8"};
+  constexpr std::string_view names[] = {"f32", "f64", "bf16", "i32", "u8", "i8", "e4m3"};
   return names[static_cast<size_t>(dtype)];
 }
 

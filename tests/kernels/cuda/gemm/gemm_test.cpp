@@ -1,6 +1,7 @@
 // CUDA kernels of skinny GEMM and of bias and activation against the CPU's in f64.
 #include <gtest/gtest.h>
 
+#include "kernels/dequantize.h"
 #include "kernels/gemm.h"
 #include "tests/support/cuda_check.h"
 
@@ -54,6 +55,103 @@ TYPED_TEST(CudaGemm, SkinnyGemm) {
           << "row " << r << " of " << rows;
     }
   }
+}
+
+/// Every code but the NaNs of e4m3.
+std::vector<uint8_t> all_codes(DType type, int64_t count) {
+  std::vector<uint8_t> codes;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto code = static_cast<uint8_t>(i * 7 + i / 256);
+    codes.push_back(type == DType::e4m3 && (code & 0x7f) == 0x7f ? uint8_t{0} : code);
+  }
+  return codes;
+}
+
+std::vector<float> scales(int64_t count) {
+  std::vector<float> all;
+  for (const double x : random_values<float>(count, 4))
+    all.push_back(0.01f * static_cast<float>(std::abs(x)));
+  return all;
+}
+
+/// On the CPU, of f64 or f32.
+template <typename T>
+std::vector<T> dequantized(DType weight_type, const std::vector<uint8_t>& codes,
+                           const std::vector<float>& scale) {
+  std::vector<T> weight(codes.size());
+  const auto rows = static_cast<int64_t>(scale.size());
+  kernels::cpu::dequantize({.type = DTypeOf<T>::value,
+                            .weight_type = weight_type,
+                            .rows = rows,
+                            .columns = static_cast<int64_t>(codes.size()) / rows,
+                            .weight = codes.data(),
+                            .scale = scale.data(),
+                            .out = weight.data()});
+  return weight;
+}
+
+TYPED_TEST(CudaGemm, Dequantize) {
+  using T = TypeParam;
+  for (const DType type : {DType::i8, DType::e4m3})
+    for (const auto& [rows, columns] : {std::pair{1, 1}, {3, 70}, {5, 1024}, {300, 520}, {64, 77}}) {
+      const std::vector<uint8_t> codes = all_codes(type, rows * columns);
+      const std::vector<float> scale = scales(rows);
+      const DeviceArray<uint8_t> codes_device(codes);
+      const DeviceArray<float> scale_device(scale);
+      const Array<T> out(rows * columns);
+      kernels::cuda::dequantize(this->launch(), {.type = kType<T>,
+                                                 .weight_type = type,
+                                                 .rows = rows,
+                                                 .columns = columns,
+                                                 .weight = codes_device.data(),
+                                                 .scale = scale_device.data(),
+                                                 .out = out.data()});
+      const std::vector<float> expected = dequantized<float>(type, codes, scale);
+      EXPECT_EQ(out.read(), rounded<T>(Values(expected.begin(), expected.end())));
+    }
+}
+
+TYPED_TEST(CudaGemm, SkinnyGemmWithNarrowWeights) {
+  using T = TypeParam;
+  for (const DType type : {DType::i8, DType::e4m3})
+    for (const auto& [rows, columns, depth] :
+         {std::tuple{1, 1, 1}, {3, 70, 100}, {5, 259, 1024}, {9, 33, 4096}, {64, 40, 77}}) {
+      const Values x = random_values<T>(rows * depth, 1), bias = random_values<T>(columns, 3);
+      const std::vector<uint8_t> codes = all_codes(type, columns * depth);
+      const std::vector<float> scale = scales(columns);
+      const std::vector<double> weight = dequantized<double>(type, codes, scale);
+      Values expected(static_cast<size_t>(rows * columns));
+      kernels::cpu::skinny_gemm({.type = DType::f64,
+                                 .weight_type = DType::f64,
+                                 .rows = rows,
+                                 .columns = columns,
+                                 .depth = depth,
+                                 .x = x.data(),
+                                 .weight = weight.data(),
+                                 .bias = bias.data(),
+                                 .out = expected.data()});
+      const DeviceArray<uint8_t> codes_device(codes);
+      const DeviceArray<float> scale_device(scale);
+      const Array<T> x_device(x), bias_device(bias), out(rows * columns), alone(columns);
+      const auto multiply = [&](int64_t first, int64_t count, const Array<T>& to) {
+        kernels::cuda::skinny_gemm(this->launch(), {.type = kType<T>,
+                                                    .weight_type = type,
+                                                    .rows = count,
+                                                    .columns = columns,
+                                                    .depth = depth,
+                                                    .x = x_device.data() + first * depth,
+                                                    .weight = codes_device.data(),
+                                                    .weight_scale = scale_device.data(),
+                                                    .bias = bias_device.data(),
+                                                    .out = to.data()});
+      };
+      multiply(0, rows, out);
+      const Values all = out.read();
+      expect_close(all, expected, {bound_of<T>().relative, 1e-4}, "products");
+      multiply(rows - 1, 1, alone);
+      const Values last = alone.read();
+      EXPECT_TRUE(std::equal(last.begin(), last.end(), all.end() - columns));
+    }
 }
 
 struct MatrixCase {
