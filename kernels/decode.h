@@ -18,7 +18,7 @@ namespace perceiver::kernels {
 
 using perceiver::Launch;
 
-/// y = W x + b; weight T [out, in], bias T [out] or null.
+/// y = W x + b; weight [out, in] of `weight_type`, bias T [out] or null.
 struct DecodeLinear {
   const void* weight = nullptr;
   const void* bias = nullptr;
@@ -68,6 +68,9 @@ inline constexpr uint64_t kDecodeEpoch = uint64_t{1} << 22;
 /// are on the host and copied by the call.
 struct DecodeStep {
   DType type = DType::bf16;
+  /// Of the linear layers: T, or i8 or e4m3 with a scale for each row, f32 [out] at narrow_scale_offset of
+  /// the weight (kernels/dequantize.h).
+  DType weight_type = DType::bf16;
   int64_t slots = 0, cache_slots = 0;  // S, and W; 0: as many. The step's slots are successive ones.
   int64_t vocabulary = 0, input_channels = 0, latent_channels = 0, attention_width = 0;
   int64_t cross_heads = 0, self_heads = 0, cross_widening = 4, self_widening = 4;
@@ -121,10 +124,10 @@ struct DecodeStep {
 
 #ifdef PERCEIVER_CUDA
 namespace cuda {
-/// Whether decode_step supports this step on the launch's device: bf16, compute capability 9.0, up to 64
-/// slots, widths that are multiples of 32 up to 1024, heads of 32, 64 or 128 channels; a context kept as
-/// tokens for one slot, where a head's products with the vocabulary fit beside the weights (about 850 ids at
-/// 16 rotated pairs per head). Pointers are only checked for presence and alignment.
+/// Whether decode_step supports this step on the launch's device: bf16, with weights of bf16 or eight bits,
+/// compute capability 9.0, up to 64 slots, widths that are multiples of 32 up to 1024, heads of 32, 64 or 128
+/// channels; a context kept as tokens for one slot, where a head's products with the vocabulary fit beside
+/// the weights (about 850 ids at 16 rotated pairs per head). Checks pointers only for presence and alignment.
 bool decode_supports(const Launch& launch, const DecodeStep& step);
 /// Bytes of DecodeStep::workspace.
 int64_t decode_workspace(const Launch& launch, const DecodeStep& step);

@@ -13,6 +13,8 @@
 #include "base/processors.h"
 #include "base/worker_pool.h"
 #include "kernels/decode.h"
+#include "kernels/dequantize.h"
+#include "kernels/fp8_codes.h"
 #include "tests/support/cuda_fixture.h"
 
 namespace perceiver::testing {
@@ -52,7 +54,18 @@ struct DecodeShape {
   int query_layers = 0, position_tables = 0;
   double rotary_fraction = 0.5, rotary_heads = 1;
   bool tokens = false;  // the context as tokens, with tables
+  DType weights = DType::bf16;
 };
+
+/// The number that each byte of weights of eight bits stands for.
+inline std::vector<double> numbers_of(DType type) {
+  std::vector<double> numbers;
+  for (int code = 0; code < 256; ++code)
+    numbers.push_back(type == DType::i8
+                          ? static_cast<int8_t>(code)
+                          : kernels::decode_fp8(static_cast<uint8_t>(code), kernels::Fp8Format::e4m3));
+  return numbers;
+}
 
 /// A problem on the host: `step` points into the arrays below. Cache rows that hold nothing yet are poisoned,
 /// including those that the step writes.
@@ -131,8 +144,38 @@ class HostDecode {
     return array.data();
   }
   DecodeLinear linear(int64_t out, int64_t in, double gain = 1) {
-    const void* weight = values(out * in, gain / std::sqrt(static_cast<double>(in)));
+    const double deviation = gain / std::sqrt(static_cast<double>(in));
+    const void* weight =
+        kernels::is_narrow(shape.weights) ? codes(out, in, deviation) : values(out * in, deviation);
     return {weight, shape.biases ? values(out, 0.2) : nullptr};
+  }
+  /// Weights of eight bits, then their scales, of which each row has its own. The first rows hold all codes,
+  /// the others numbers of a normal distribution.
+  const void* codes(int64_t out, int64_t in, double deviation) {
+    constexpr int64_t kRowsOfAllCodes = 8;
+    constexpr float kSpread = 16;
+    const std::vector<double> numbers = numbers_of(shape.weights);
+    const int64_t scales_at = kernels::narrow_scale_offset(out, in);
+    std::vector<Bits>& array = arrays.emplace_back(static_cast<size_t>((scales_at + 4 * out) / 2));
+    auto* const code = reinterpret_cast<uint8_t*>(array.data());
+    auto* const scale = reinterpret_cast<float*>(code + scales_at);
+    for (int64_t r = 0; r < out; ++r) {
+      double squares = 0;
+      for (int64_t c = 0; c < in; ++c) {
+        uint8_t& x = code[r * in + c];
+        const float number = kSpread * random();
+        x = shape.weights == DType::i8
+                ? static_cast<uint8_t>(
+                      static_cast<int8_t>(std::clamp(std::nearbyint(number), -127.0f, 127.0f)))
+                : kernels::encode_fp8(static_cast<double>(number), kernels::Fp8Format::e4m3);
+        if (r < kRowsOfAllCodes) x = static_cast<uint8_t>(r * 32 + c);
+        if (shape.weights == DType::e4m3 && (x & 0x7f) == kernels::kNotANumber) x = 0;
+        squares += numbers[x] * numbers[x];
+      }
+      const double spread = std::sqrt(squares / static_cast<double>(in));
+      scale[r] = static_cast<float>(spread == 0 ? 1 : deviation / spread);
+    }
+    return code;
   }
   DecodeNorm norm(int64_t channels) {
     const void* scale = values(channels, 0.2, 1);
@@ -186,6 +229,7 @@ class HostDecode {
     step.input_channels = s.input, step.latent_channels = s.latent, step.attention_width = s.attention;
     step.cross_heads = s.cross_heads, step.self_heads = s.self_heads;
     step.cross_widening = s.cross_widening, step.self_widening = s.self_widening;
+    step.weight_type = s.weights;
     step.layers = s.layers, step.cross_blocks = 1 + static_cast<int64_t>(s.cross_after.size());
     step.context_rows = s.context_rows, step.latent_rows = s.latent_rows;
     step.activation = s.activation, step.query_activation = s.query_activation;
@@ -367,19 +411,33 @@ class DecodeReference {
     return pool;
   }
 
-  static Row product(const DecodeLinear& linear, int64_t rows, Row x) {
+  Row product(const DecodeLinear& linear, int64_t rows, Row x) const {
     round(x);
-    const auto columns = static_cast<int64_t>(x.size());
     Row y(static_cast<size_t>(rows));
     const Bits* bias = static_cast<const Bits*>(linear.bias);
+    const bool narrow = kernels::is_narrow(k_.weight_type);
     workers().run(rows, [&](int64_t r) {
-      const Bits* weight = static_cast<const Bits*>(linear.weight) + r * columns;
-      double sum = bias != nullptr ? static_cast<double>(bf16_value(bias[r])) : 0;
-      for (int64_t c = 0; c < columns; ++c)
-        sum += static_cast<double>(bf16_value(weight[c])) * x[static_cast<size_t>(c)];
-      y[static_cast<size_t>(r)] = sum;
+      const double sum = narrow ? narrow_sum(linear, rows, r, x) : wide_sum(linear, r, x);
+      y[static_cast<size_t>(r)] = sum + (bias != nullptr ? static_cast<double>(bf16_value(bias[r])) : 0);
     });
     return y;
+  }
+
+  static double wide_sum(const DecodeLinear& linear, int64_t row, const Row& x) {
+    const Bits* weight = static_cast<const Bits*>(linear.weight) + row * static_cast<int64_t>(x.size());
+    double sum = 0;
+    for (size_t c = 0; c < x.size(); ++c) sum += static_cast<double>(bf16_value(weight[c])) * x[c];
+    return sum;
+  }
+  double narrow_sum(const DecodeLinear& linear, int64_t rows, int64_t row, const Row& x) const {
+    const auto columns = static_cast<int64_t>(x.size());
+    const auto* const codes = static_cast<const uint8_t*>(linear.weight);
+    const auto* const scales =
+        reinterpret_cast<const float*>(codes + kernels::narrow_scale_offset(rows, columns));
+    double sum = 0;
+    for (int64_t c = 0; c < columns; ++c)
+      sum += numbers_[codes[row * columns + c]] * x[static_cast<size_t>(c)];
+    return sum * static_cast<double>(scales[row]);
   }
 
   static Row normalise(const DecodeNorm& norm, Row x) {
@@ -454,6 +512,7 @@ class DecodeReference {
 
   const DecodeStep& k_;
   int64_t slot_;
+  std::vector<double> numbers_ = numbers_of(k_.weight_type);
 };
 
 /// A host problem on the device. `slots` may be larger than the host problem's single slot, with keys and

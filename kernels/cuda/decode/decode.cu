@@ -29,6 +29,13 @@
 // first phase, 17 where streamed data have evicted the code from L2, hence the evict-first hint of the
 // copies.
 //
+// Weights of eight bits (narrow_weights.cuh) lie in the same tiles, of half the bytes, so that phases, tiles
+// and the depth of the ring in phases stay what they are; the consumers make bf16 of them as they take them
+// from the ring, and the epilogue multiplies sums by the scales of rows. One instance of the kernel reads
+// both integers and e4m3. A step is no faster for it: of imagenet64 897 us instead of 795 on an H200. The
+// bytes are not what bounds it there, and a conversion takes 4 to 5 instructions a pair of weights, on
+// processors that the consumers share with the epilogue: about 3000 cycles a layer, as many as a layer lost.
+//
 // A context kept as tokens is attended to by table (table_attention.cuh): that phase takes nothing from the
 // ring, which is shorter, 7 stages at 259 ids.
 //
@@ -73,28 +80,29 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
 
 #endif
 
-/// kByTable: for one slot, whose context is kept as tokens.
-template <int kSlots, bool kByTable>
+/// kByTable: for one slot, whose context is kept as tokens. kBytes: of a weight.
+template <int kSlots, bool kByTable, int kBytes>
 __global__ void __launch_bounds__(kDecodeThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArguments a) {
 #if defined(PERCEIVER_DECODE_SM90)
   extern __shared__ __align__(128) unsigned char memory[];
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
   const DecodeLayout layout(a.slots, a.cross_blocks, a.layers, kByTable ? a.table_bytes : 0);
-  set_up_block<kSlots, kByTable>(a, layout, memory);
+  set_up_block<kSlots, kByTable, kBytes>(a, layout, memory);
   if (threadIdx.x >= kConsumers) {
     set_registers<DecodeRegisters<kSlots>::kProducer, false>();
     if (threadIdx.x / 32 == kProducerWarp) {
-      std::conditional_t<kByTable, TableProducer, DecodeProducer> producer(
+      std::conditional_t<kByTable, TableProducer<kBytes>, DecodeProducer<kBytes>> producer(
           a, shared, shared_address(memory + layout.ring));
       run(a, shared, memory, layout, producer);
     } else if constexpr (kSlots == 1) {
-      SingleSlotEpilogue epilogue(a, shared, memory, layout);
+      SingleSlotEpilogue<kBytes> epilogue(a, shared, memory, layout);
       run(a, shared, memory, layout, epilogue);
     }
   } else {
     set_registers<DecodeRegisters<kSlots>::kConsumer, true>();
-    std::conditional_t<kSlots == 1, SingleSlotConsumer<kByTable>, MultiSlotConsumer<std::max(kSlots, 8)>>
+    std::conditional_t<kSlots == 1, SingleSlotConsumer<kByTable, kBytes>,
+                       MultiSlotConsumer<std::max(kSlots, 8), kBytes>>
         consumer(a, shared, memory, layout);
     run(a, shared, memory, layout, consumer);
   }
@@ -182,19 +190,24 @@ bool counts_fit(const DecodeStep& k) {
 }
 
 /// Compiled for the smallest of 1, 8, 16, 32 and 64 slots that is enough.
+template <int kBytes>
+auto kernel_with(const DecodeStep& k) {
+  if (by_table(k)) return decode_kernel<1, true, kBytes>;
+  if (k.slots == 1) return decode_kernel<1, false, kBytes>;
+  if (k.slots <= 8) return decode_kernel<8, false, kBytes>;
+  if (k.slots <= 16) return decode_kernel<16, false, kBytes>;
+  if (k.slots <= 32) return decode_kernel<32, false, kBytes>;
+  return decode_kernel<64, false, kBytes>;
+}
 auto kernel_of(const DecodeStep& k) {
-  if (by_table(k)) return decode_kernel<1, true>;
-  if (k.slots == 1) return decode_kernel<1, false>;
-  if (k.slots <= 8) return decode_kernel<8, false>;
-  if (k.slots <= 16) return decode_kernel<16, false>;
-  if (k.slots <= 32) return decode_kernel<32, false>;
-  return decode_kernel<64, false>;
+  return is_narrow(k.weight_type) ? kernel_with<1>(k) : kernel_with<2>(k);
 }
 
 }  // namespace
 
 bool decode_supports(const Launch& launch, const DecodeStep& k) {
   if (k.type != DType::bf16 || !counts_fit(k)) return false;
+  if (k.weight_type != k.type && !is_narrow(k.weight_type)) return false;
   if (!channels_fit(k.input_channels) || !channels_fit(k.latent_channels)) return false;
   const int blocks = launch.sm_count;
   // The epilogue of one slot keeps the latents of up to 8 tiles.

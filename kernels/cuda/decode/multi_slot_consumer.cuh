@@ -12,6 +12,7 @@
 
 #include "kernels/cuda/decode/attention.cuh"
 #include "kernels/cuda/decode/grid_barrier.cuh"
+#include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/norm_row.cuh"
 #include "kernels/cuda/decode/phase.cuh"
 #include "kernels/cuda/decode/work_split.cuh"
@@ -27,8 +28,8 @@ struct InputRows {
   int pitch;        // bytes
 };
 
-/// kSlots: 8, 16, 32 or 64, at least the slots of the step.
-template <int kSlots>
+/// kSlots: 8, 16, 32 or 64, at least the slots of the step. kBytes: of a weight.
+template <int kSlots, int kBytes>
 class MultiSlotConsumer {
   static constexpr int kHalves = kSlots / 8;  // of the 16 rows of an A
   static constexpr int kRowTiles = kSlots < 16 ? 1 : kSlots / 16;
@@ -93,6 +94,7 @@ class MultiSlotConsumer {
     bool valid = false;
     int tile, row;  // tile: within the pass
     float2 bias{0, 0}, rotation{1, 0}, residual{0, 0};
+    float2 scale{1, 1};  // of weights of eight bits
   };
 
   __device__ bool active(int slot) const {
@@ -286,13 +288,11 @@ class MultiSlotConsumer {
   __device__ __forceinline__ void multiply_tile(int columns, const uint4 (&a)[kBlocks][kHalves],
                                                 float (&c)[kChains][kRowTiles][4]) {
     const uint32_t row =
-        ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kRowPitch + lane_ % 4 * 16);
+        ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kWeightPitch<kBytes> +
+                                      lane_ % 4 * 8 * kBytes);
     mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
     uint4 w[kBlocks];
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b)
-      if ((warp_ + b * kConsumerWarps) * 32 < columns)
-        w[b] = load_shared(row + static_cast<uint32_t>(warp_ + b * kConsumerWarps) * 64);
+    load_weights<kBytes>(row, warp_, kConsumerWarps, columns, a_.e4m3, w);
     mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
     cursor_.advance(a_.stages);
 #pragma unroll
@@ -349,6 +349,11 @@ class MultiSlotConsumer {
       r.bias.x = __bfloat162float(bias[0]);
       if (r.row + 1 < p.rows) r.bias.y = __bfloat162float(bias[1]);
     }
+    if (kBytes == 1) {
+      const float* scale = narrow_scales(p.linear, p.rows, p.columns) + r.row;
+      r.scale.x = scale[0];
+      if (r.row + 1 < p.rows) r.scale.y = scale[1];
+    }
     if (p.output == Output::attention && active(slot_)) load_rotation(p, plan, r);
     return r;
   }
@@ -373,6 +378,7 @@ class MultiSlotConsumer {
 
   __device__ void write_outputs(const Product& p, const AttentionPlan& plan, const OutputPair& r,
                                 float2 x) const {
+    if (kBytes == 1) x.x *= r.scale.x, x.y *= r.scale.y;
     x.x += r.bias.x + r.residual.x, x.y += r.bias.y + r.residual.y;
     if (p.output == Output::hidden || p.output == Output::latent_activated)
       x = {activated(p.activation, x.x), activated(p.activation, x.y)};

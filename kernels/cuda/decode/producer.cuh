@@ -5,7 +5,7 @@
 // the cache row that this step writes, for which the consumers substitute the new one.
 #pragma once
 
-#include "kernels/cuda/decode/loads.cuh"
+#include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/phase.cuh"
 #include "kernels/cuda/decode/work_split.cuh"
 #include "kernels/cuda/support/cache_policy.cuh"
@@ -13,9 +13,12 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
+/// kBytes: of a weight.
+template <int kBytes>
 class DecodeProducer {
-  // With more than kPaceSlack stages free, copies are not delayed.
-  static constexpr int kPaceSlack = 6, kPaceDepth = 1;
+  // With more than kPaceSlack stages free, copies are not delayed; otherwise those of kPaceDepth stages are
+  // in flight, as many bytes with either type of weights.
+  static constexpr int kPaceSlack = 6, kPaceDepth = 2 / kBytes;
 
  public:
   __device__ DecodeProducer(const DecodeArguments& a, DecodeShared& shared, uint32_t ring)
@@ -32,17 +35,18 @@ class DecodeProducer {
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan&) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
-    const bf16* weight = static_cast<const bf16*>(p.linear.weight);
+    const char* weight = static_cast<const char*>(p.linear.weight);
     if (tiles.begin < tiles.end) prefetch(p, tiles);
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
       const int rows = min(kTileRows, p.rows - tile * kTileRows);
-      const bf16* row = weight + static_cast<int64_t>(tile * kTileRows + lane_) * p.columns;
+      const char* row = weight + static_cast<int64_t>(tile * kTileRows + lane_) * p.columns * kBytes;
       for (int column = 0; column < p.columns; column += kTileColumns) {
-        const int bytes = min(kTileColumns, p.columns - column) * 2;
+        const int bytes = min(kTileColumns, p.columns - column) * kBytes;
         const uint32_t full = acquire();
         if (lane_ == 0) mbarrier_expect_tx(full, rows * bytes);
         __syncwarp();
-        if (lane_ < rows) bulk_load(stage() + lane_ * kRowPitch, row + column, full, bytes, evict_first_);
+        if (lane_ < rows)
+          bulk_load(stage() + lane_ * kWeightPitch<kBytes>, row + column * kBytes, full, bytes, evict_first_);
         end_stage(full);
       }
     }
@@ -82,6 +86,10 @@ class DecodeProducer {
     const int line = lane_ % 16 * 128;
     if (norm != nullptr && line < p.columns * 2) prefetch_l2(norm + line);
     if (bias != nullptr && lane_ == 0) prefetch_l2(bias + tiles.begin * kTileRows * 2);
+    if (kBytes == 1 && lane_ < 2) {
+      const int first = tiles.begin * kTileRows, last = min(p.rows, tiles.end * kTileRows) - 1;
+      prefetch_l2(narrow_scales(p.linear, p.rows, p.columns) + (lane_ == 0 ? first : last));
+    }
   }
   __device__ uint32_t stage() const { return ring_ + cursor_.stage * kStageBytes; }
 

@@ -10,14 +10,15 @@
 
 #include "kernels/cuda/decode/grid_barrier.cuh"
 #include "kernels/cuda/decode/head_attention.cuh"
+#include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/single_slot_epilogue.cuh"
 #include "kernels/cuda/decode/table_attention.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// kByTable: the context is kept as tokens.
-template <bool kByTable>
+/// kByTable: the context is kept as tokens. kBytes: of a weight.
+template <bool kByTable, int kBytes>
 class SingleSlotConsumer {
   static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
   static constexpr int kSums = kPassSums;
@@ -281,14 +282,10 @@ class SingleSlotConsumer {
       const int tile = p.columns > kTileColumns ? begin + i : 0;
       const int columns = p.columns - tile * kTileColumns;
       const uint32_t row =
-          ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kRowPitch + lane_ % 4 * 16);
+          ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kWeightPitch<kBytes> +
+                                        lane_ % 4 * 8 * kBytes);
       mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        const int block = warp_ + b * kConsumerWarps;
-        w[i][b] = {0, 0, 0, 0};
-        if (block * 32 < columns) w[i][b] = load_shared(row + static_cast<uint32_t>(block) * 64);
-      }
+      cuda::load_weights<kBytes>(row, warp_, kConsumerWarps, columns, a_.e4m3, w[i]);
       mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
       cursor_.advance(a_.stages);
     }

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/decode/flagged_buffers.cuh"
-#include "kernels/cuda/decode/loads.cuh"
+#include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/phase.cuh"
 #include "kernels/cuda/decode/work_split.cuh"
 #include "kernels/cuda/support/activation.cuh"
@@ -28,7 +28,8 @@ __device__ inline bool writes_latents(const Product& p) {
   return p.output <= ProductOutput::latent_activated;
 }
 
-/// Both halves of each warp do the same and each writes its own replica.
+/// Both halves of each warp do the same and each writes its own replica. kBytes: of a weight.
+template <int kBytes>
 class SingleSlotEpilogue {
  public:
   __device__ SingleSlotEpilogue(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
@@ -72,6 +73,7 @@ class SingleSlotEpilogue {
     int tile, row;  // tile: within the pass
     bool second;    // of the block's two groups of kHeldStages tiles
     uint16_t bias[2] = {0, 0};
+    float scale[2] = {1, 1};  // of weights of eight bits
     bool rotates = false, negative = false;
     float cosine, sine, factor;  // factor: scales queries
     uint64_t* to = nullptr;      // the words of this lane's replica
@@ -91,6 +93,11 @@ class SingleSlotEpilogue {
       const unsigned short* bias = static_cast<const unsigned short*>(p.linear.bias) + r.row;
       r.bias[0] = __ldg(bias);
       if (r.row + 1 < p.rows) r.bias[1] = __ldg(bias + 1);
+    }
+    if (kBytes == 1) {
+      const float* scale = narrow_scales(p.linear, p.rows, p.columns) + r.row;
+      r.scale[0] = __ldg(scale);
+      if (r.row + 1 < p.rows) r.scale[1] = __ldg(scale + 1);
     }
     const FlaggedBuffers& to = a_.flagged;
     if (writes_latents(p)) {
@@ -145,6 +152,7 @@ class SingleSlotEpilogue {
   }
 
   __device__ void write_outputs(const Product& p, const OutputPair& r, float2 x) {
+    if (kBytes == 1) x.x *= r.scale[0], x.y *= r.scale[1];
     x.x += __uint_as_float(static_cast<uint32_t>(r.bias[0]) << 16);
     x.y += __uint_as_float(static_cast<uint32_t>(r.bias[1]) << 16);
     if (p.output == Output::hidden) return publish(r.to, pack_pair(activate(p.activation, x)), flag_);

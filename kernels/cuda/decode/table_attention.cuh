@@ -45,11 +45,12 @@ __device__ inline void write_new_token(const DecodeArguments& a) {
 }
 
 /// Skips attention over the context, which has no cache.
-class TableProducer : public DecodeProducer {
+template <int kBytes>
+class TableProducer : public DecodeProducer<kBytes> {
  public:
-  using DecodeProducer::DecodeProducer;
+  using DecodeProducer<kBytes>::DecodeProducer;
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    if (p.kv_index == 0) DecodeProducer::attention(p, plan);
+    if (p.kv_index == 0) DecodeProducer<kBytes>::attention(p, plan);
   }
 };
 

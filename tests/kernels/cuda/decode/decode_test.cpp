@@ -291,8 +291,12 @@ TEST_F(CudaDecode, TokensIdle) {
 }
 
 /// Steps replayed from a graph, each with the caches and counts that the previous one left.
-TEST_F(CudaDecode, Replays) {
-  DecodeShape shape{.slots = 3, .layers = 3, .context_rows = 30, .latent_rows = 20};
+class CudaDecodeReplays : public CudaDecode, public ::testing::WithParamInterface<DType> {};
+INSTANTIATE_TEST_SUITE_P(Weights, CudaDecodeReplays, ::testing::Values(DType::bf16, DType::e4m3),
+                         [](const auto& each) { return std::string(name_of(each.param)); });
+
+TEST_P(CudaDecodeReplays, AreSteps) {
+  DecodeShape shape{.slots = 3, .layers = 3, .context_rows = 30, .latent_rows = 20, .weights = GetParam()};
   HostDecode host(shape, 5);
   // As a previous step left it: every row up to the last one written holds something.
   for (int64_t s = 0; s < 3; ++s) host.set_slot(s, 5, 5, 4, 4, true);
@@ -335,6 +339,101 @@ TEST_F(CudaDecode, Replays) {
   }
   cudaGraphExecDestroy(replay);
   cudaGraphDestroy(graph);
+}
+
+constexpr DType kNarrow[] = {DType::e4m3, DType::i8};
+
+// Weights of eight bits: as above, against the numbers times their scales.
+TEST_F(CudaDecode, NarrowWidths) {
+  for (const DType weights : kNarrow) {
+    check({.weights = weights});
+    check({.input = 1024,
+           .latent = 1024,
+           .attention = 1024,
+           .cross_heads = 16,
+           .self_heads = 16,
+           .weights = weights});
+    check({.input = 256,
+           .latent = 512,
+           .attention = 256,
+           .cross_heads = 8,
+           .self_heads = 8,
+           .weights = weights});
+    check({.vocabulary = 17,
+           .input = 96,
+           .latent = 192,
+           .attention = 192,
+           .cross_heads = 3,
+           .self_heads = 6,
+           .weights = weights});
+    check({.vocabulary = 1,
+           .input = 32,
+           .latent = 32,
+           .attention = 32,
+           .cross_heads = 1,
+           .self_heads = 1,
+           .weights = weights});
+    check({.input = 1024,
+           .latent = 768,
+           .attention = 768,
+           .cross_heads = 12,
+           .self_heads = 6,
+           .self_widening = 1,
+           .weights = weights});
+  }
+}
+
+TEST_F(CudaDecode, NarrowSlots) {
+  for (const DType weights : kNarrow) {
+    for (const int64_t slots : {2, 7, 9, 17, 33, 64}) check({.slots = slots, .weights = weights});
+    check({.slots = 5,
+           .input = 512,
+           .latent = 512,
+           .attention = 512,
+           .cross_heads = 8,
+           .self_heads = 8,
+           .weights = weights});
+    check({.slots = 20,
+           .input = 96,
+           .latent = 192,
+           .attention = 192,
+           .cross_heads = 3,
+           .self_heads = 6,
+           .weights = weights});
+  }
+}
+
+TEST_F(CudaDecode, NarrowVariants) {
+  for (const DType weights : kNarrow) {
+    check({.slots = 3, .query_residual = false, .biases = false, .query_offset = 1, .weights = weights});
+    check({.layers = 3, .cross_after = {1, 2}, .query_layers = 2, .weights = weights});
+    check({.slots = 2, .position_tables = 3, .weights = weights});
+    check({.latent = 256, .self_heads = 4, .context_rows = 5000, .latent_rows = 1030, .weights = weights});
+  }
+}
+
+TEST_F(CudaDecode, NarrowTokens) {
+  for (const DType weights : kNarrow) {
+    check({.tokens = true, .weights = weights});
+    check({.attention = 256,
+           .cross_heads = 4,
+           .layers = 3,
+           .context_rows = 17000,
+           .cross_after = {1},
+           .tokens = true,
+           .weights = weights});
+  }
+}
+
+TEST_F(CudaDecode, NarrowRepeatable) {
+  for (const int64_t slots : {1, 6, 40})
+    check_repeatable({.slots = slots,
+                      .latent = 512,
+                      .self_heads = 8,
+                      .context_rows = 600,
+                      .latent_rows = 300,
+                      .weights = DType::e4m3},
+                     50);
 }
 
 /// When the flags start over, words of the previous epoch are not taken for new ones.
@@ -387,6 +486,7 @@ TEST_F(CudaDecode, Unsupported) {
     return !kernels::decode_supports(launch(), step);
   };
   EXPECT_TRUE(refused([](DecodeStep& s) { s.type = DType::f32; }));
+  EXPECT_TRUE(refused([](DecodeStep& s) { s.weight_type = DType::f32; }));
   EXPECT_TRUE(refused([](DecodeStep& s) { s.slots = 65; }));
   EXPECT_TRUE(refused([](DecodeStep& s) { s.latent_channels = 2048; }));
   EXPECT_TRUE(refused([](DecodeStep& s) { s.self_heads = 8; }));

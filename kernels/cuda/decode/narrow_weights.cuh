@@ -1,0 +1,91 @@
+// Weights of the fused decode step as they lie in the ring, and how those of eight bits become the bf16 that
+// tensor cores multiply: exactly, without their scales, which multiply the sums. A conversion instruction of
+// the hardware gives f16, and two more steps bf16; moving bits takes as many instructions, for integers and
+// e4m3 alike.
+#pragma once
+
+#include "kernels/cuda/decode/loads.cuh"
+#include "kernels/dequantize.h"
+
+namespace perceiver::kernels::cuda {
+
+/// Bytes between the rows of a tile of weights of kBytes. The padding lets the lanes of an access, four to a
+/// row, hit different banks.
+template <int kBytes>
+inline constexpr int kWeightPitch = kBytes == 2 ? kRowPitch : kTileColumns + 32;
+
+/// The scales of weights of eight bits.
+__device__ inline const float* narrow_scales(const DecodeLinear& linear, int rows, int columns) {
+  return reinterpret_cast<const float*>(static_cast<const char*>(linear.weight) +
+                                        narrow_scale_offset(rows, columns));
+}
+
+#ifdef PERCEIVER_DECODE_SM90
+
+__device__ inline uint32_t multiply_pair(uint32_t x, uint32_t y) {
+  uint32_t product;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(x), "r"(y));
+  return product;
+}
+__device__ inline uint32_t subtract_pair(uint32_t x, uint32_t y) {
+  uint32_t difference;
+  asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(difference) : "r"(x), "r"(y));
+  return difference;
+}
+
+/// Sign, exponent and mantissa move to where bf16 has them, whose exponents are 120 less; subnormal numbers
+/// become those of bf16.
+__device__ inline uint2 widen_e4m3(uint32_t codes) {
+  constexpr uint32_t kFactor = 0x7b807b80;  // 2^120, twice
+  const uint32_t high = (codes & 0x80808080u) | (codes >> 4 & 0x07070707u), low = codes << 4 & 0xf0f0f0f0u;
+  return {multiply_pair(__byte_perm(low, high, 0x5140), kFactor),
+          multiply_pair(__byte_perm(low, high, 0x7362), kFactor)};
+}
+
+/// x = (128 + the lower bits) - (128 or, of negative numbers, 256).
+__device__ inline uint2 widen_int8(uint32_t x) {
+  constexpr uint32_t kExponents = 0x43434343;  // of bf16 numbers from 128 on
+  const uint32_t low = x & 0x7f7f7f7fu, sign = x & 0x80808080u;
+  return {subtract_pair(__byte_perm(low, kExponents, 0x4140), __byte_perm(sign, kExponents, 0x4140)),
+          subtract_pair(__byte_perm(low, kExponents, 0x4342), __byte_perm(sign, kExponents, 0x4342))};
+}
+
+/// A lane's 8 neighbouring weights of each of kCount blocks of 32 columns, of which those that start at or
+/// past `columns` are zeros. `row`: where the lane's weights of block 0 are.
+template <int kBytes, int kCount>
+__device__ __forceinline__ void load_weights(uint32_t row, int first_block, int step, int columns, bool e4m3,
+                                             uint4 (&w)[kCount]) {
+  const auto place = [&](int b) {
+    return row + static_cast<uint32_t>((first_block + b * step) * 32 * kBytes);
+  };
+  const auto valid = [&](int b) { return (first_block + b * step) * 32 < columns; };
+  if constexpr (kBytes == 2) {
+#pragma unroll
+    for (int b = 0; b < kCount; ++b) {
+      w[b] = {0, 0, 0, 0};
+      if (valid(b)) w[b] = load_shared(place(b));
+    }
+  } else {
+    uint2 packed[kCount];
+#pragma unroll
+    for (int b = 0; b < kCount; ++b) {
+      packed[b] = {0, 0};
+      if (valid(b)) packed[b] = load_shared_pair(place(b));
+    }
+    const auto widen_all = [&](auto&& widen) {
+#pragma unroll
+      for (int b = 0; b < kCount; ++b) {
+        const uint2 low = widen(packed[b].x), high = widen(packed[b].y);
+        w[b] = {low.x, low.y, high.x, high.y};
+      }
+    };
+    if (e4m3) {
+      widen_all([](uint32_t x) { return widen_e4m3(x); });
+    } else {
+      widen_all([](uint32_t x) { return widen_int8(x); });
+    }
+  }
+}
+
+#endif
+}  // namespace perceiver::kernels::cuda
