@@ -65,7 +65,7 @@ std::unique_ptr<PerceiverAR> open_model(const DecodeCommand& options, const Glob
   const DType type = apply_precision(config.train.precision, *context);
   auto model = std::make_unique<PerceiverAR>(config.model, context, type);
   model->parameters().initialize(config.train.seed);
-  set_weights(*model, options.weights);
+  model->set_weights(options.weights);
   return model;
 }
 

@@ -72,10 +72,8 @@ void add_policy(CLI::App& command, EngineOptions& engine);
 
 /// Adds --weights and --bf16-weights, which is --weights bfloat16.
 void add_weights(CLI::App& command, Weights& weights);
-/// Stores the weights that way (PerceiverAR::set_weights). Throws UsageError on a GPU.
-void set_weights(PerceiverAR& model, Weights weights);
 
-/// Loads the model of a run folder, checkpoint folder or model file onto the requested device.
+/// Loads the model of a run folder, checkpoint folder or model file onto the device, with these weights.
 LoadedModel open_checkpoint(const std::string& path, const Globals& globals,
                             Weights weights = Weights::automatic);
 

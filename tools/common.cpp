@@ -12,9 +12,7 @@ LoadedModel open_checkpoint(const std::string& path, const Globals& globals, Wei
   const std::string file = find_checkpoint(path);
   auto context = open_device(globals);
   const DType type = apply_precision(Precision::automatic, *context);
-  LoadedModel loaded = load_model(file, std::move(context), type, globals.verify);
-  set_weights(*loaded.model, weights);
-  return loaded;
+  return load_model(file, std::move(context), type, globals.verify, weights);
 }
 
 void check_refill(const EngineOptions& given, const EngineOptions& resolved) {

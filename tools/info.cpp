@@ -77,6 +77,12 @@ void print_environments(const std::vector<nlohmann::ordered_json>& stamps) {
   }
 }
 
+/// The type of the linear layers' weights, as --weights has it.
+std::string weights_name(const PerceiverAR& model) {
+  const DType type = model.weight_type();
+  return type == DType::e4m3 ? "fp8" : type == DType::i8 ? "int8" : "float32";
+}
+
 /// Its first line: the rest may be a whole vocabulary.
 std::string tokenizer_name(const std::string& tokenizer) {
   return tokenizer.substr(0, tokenizer.find('\n'));
@@ -129,9 +135,10 @@ bool is_configuration(const std::string& file) {
 
 void print_text(const LoadedModel& loaded, const std::string& file) {
   const nlohmann::json model = model_to_json(loaded.metadata.model);
-  std::printf("%s\n\n%-28s %s\n%-28s %s\n%-28s %lld\n", file.c_str(), "modality",
+  std::printf("%s\n\n%-28s %s\n%-28s %s\n%-28s %s\n%-28s %lld\n", file.c_str(), "modality",
               loaded.metadata.modality.c_str(), "tokenizer",
-              tokenizer_name(loaded.metadata.tokenizer).c_str(), "training steps",
+              tokenizer_name(loaded.metadata.tokenizer).c_str(), "weights",
+              weights_name(*loaded.model).c_str(), "training steps",
               static_cast<long long>(loaded.metadata.step));
   if (const auto state = state_beside(file)) {
     print_loss("training loss", state->loss);
@@ -154,6 +161,7 @@ void print_json(const LoadedModel& loaded, const std::string& file) {
   out["file"] = file;
   out["modality"] = loaded.metadata.modality;
   out["tokenizer"] = loaded.metadata.tokenizer;
+  out["weights"] = weights_name(*loaded.model);
   out["step"] = loaded.metadata.step;
   if (const auto state = state_beside(file)) {
     if (state->loss) out["loss"] = *state->loss;

@@ -155,12 +155,13 @@ struct ScheduleConfig {
 };
 
 enum class Precision { automatic, bfloat16, tf32, float32, float64, fp8 };
-/// How generation on the CPU stores the weights of linear layers; it computes in float32 with any of them.
+/// How generation stores the weights of linear layers. It computes in the model's precision with any of them.
 enum class Weights {
   automatic,  ///< as the model file has them
   float32,
   bfloat16,
-  int8,  ///< eight bits, and a float32 scale for each output
+  int8,  ///< integers of eight bits, and a float32 scale for each output
+  fp8,   ///< e4m3: the same with eight bits of floating point
 };
 enum class Recompute { none, block, attention_mlp };
 enum class Sharding { none, optimizer, gradients };

@@ -32,8 +32,8 @@ struct LoadOptions {
       Precision::automatic;  ///< of the computation; automatic: bf16 on a GPU, f32 on the CPU
   /// CPU: rounds the weights to bf16, which halves the bytes read per token. Computation stays in f32.
   bool bf16_weights = false;
-  /// CPU: the same for other types of weights; int8 reads a quarter of float32's bytes. Excludes
-  /// `bf16_weights`.
+  /// The same for all types of weights, int8 and fp8 on a GPU too, which then holds no others: half of
+  /// bfloat16's bytes. Excludes `bf16_weights`.
   Weights weights = Weights::automatic;
   /// Compare the file with its checksum before using it; reads the file once more.
   bool verify = true;

@@ -14,10 +14,10 @@ std::shared_ptr<DeviceContext> open_device(const LoadOptions& options) {
   return DeviceContext::open(options.device, options.threads);
 }
 
-void narrow_weights(PerceiverAR& model, const LoadOptions& options) {
+Weights weights_of(const LoadOptions& options) {
   if (options.bf16_weights && options.weights != Weights::automatic)
     throw_user("LoadOptions: both bf16_weights and weights are set; set weights alone");
-  model.set_weights(options.bf16_weights ? Weights::bfloat16 : options.weights);
+  return options.bf16_weights ? Weights::bfloat16 : options.weights;
 }
 
 std::string precision_name(const PerceiverAR& model) {
@@ -49,8 +49,7 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
   auto context = open_device(options);
   const DType type = apply_precision(options.precision, *context);
   const std::string file = find_model_file(path).string();
-  LoadedModel loaded = load_model(file, std::move(context), type, options.verify);
-  narrow_weights(*loaded.model, options);
+  LoadedModel loaded = load_model(file, std::move(context), type, options.verify, weights_of(options));
   return Model(State::of(std::move(loaded), file));
 }
 
@@ -69,7 +68,7 @@ Model Model::create(const ModelConfig& config, const Tokenizer& tokenizer, uint6
   const DType type = apply_precision(options.precision, *context);
   loaded.model = std::make_unique<PerceiverAR>(metadata.model, std::move(context), type);
   loaded.model->parameters().initialize(seed);
-  narrow_weights(*loaded.model, options);
+  loaded.model->set_weights(weights_of(options));
   return Model(State::of(std::move(loaded), {}));
 }
 

@@ -54,6 +54,27 @@ Tensor Tensor::on_host(DType dtype, Shape shape) {
   return tensor;
 }
 
+Tensor Tensor::without_contents(DeviceContext& context, DType dtype, Shape shape) {
+  Tensor tensor;
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  tensor.device_ = context.device();
+  tensor.storage_ = std::make_shared<std::byte>();  // so that it is a tensor
+  return tensor;
+}
+
+Tensor Tensor::part(size_t offset, DType dtype, Shape shape) const {
+  const size_t wanted = static_cast<size_t>(shape.elements()) * size_of(dtype);
+  if (offset % size_of(dtype) != 0 || offset + wanted > bytes())
+    throw_user("tensor {} of {}: no {} of {} from byte {} on", shape_.text(), name_of(dtype_), shape.text(),
+               name_of(dtype), offset);
+  Tensor result = *this;
+  result.dtype_ = dtype;
+  result.shape_ = shape;
+  result.data_ = static_cast<std::byte*>(data_) + offset;
+  return result;
+}
+
 Tensor Tensor::view(int64_t offset, Shape shape) const {
   if (offset < 0 || offset + shape.elements() > elements())
     throw_user("tensor {}: no {} from element {} on", shape_.text(), shape.text(), offset);

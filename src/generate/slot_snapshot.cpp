@@ -88,7 +88,9 @@ std::string fingerprint(const PerceiverAR& model) {
   const std::string config = model_to_json(model.config()).dump() + std::string(name_of(model.type()));
   checksum.update(std::as_bytes(std::span(config)));
   for (const ParameterInfo& info : model.parameters().infos()) {
-    const Tensor value = model.parameters().value(info);
+    const bool wide = static_cast<bool>(model.parameters().values());
+    const Tensor narrow = wide ? Tensor() : model.narrow_weight(info).values;
+    const Tensor value = narrow ? narrow : model.parameters().value(info);
     const Tensor part = value.view(0, {std::min(kSampledElements, value.elements())}).on_host();
     checksum.update({static_cast<const std::byte*>(part.data()), part.bytes()});
   }

@@ -9,6 +9,7 @@
 #include "base/worker_pool.h"
 #include "core/bf16.h"
 #include "distributed/communicator.h"
+#include "kernels/dequantize.h"
 #include "kernels/elementwise.h"
 #include "kernels/sampling.h"
 #include "model/context_share.h"
@@ -254,8 +255,10 @@ std::vector<ops::LinearParameters*> PerceiverAR::block_linears() {
 }
 
 void PerceiverAR::round_weights_to_bf16() {
-  if (type_ == DType::bf16) return;
-  if (!can_narrow_weights())
+  if (weight_type() == DType::bf16) return;
+  if (!parameters_.values())
+    throw_user("the weights have eight bits alone and cannot become bfloat16: load the model again");
+  if (type_ != DType::f32 || context_->is_cuda())
     throw_user(
         "bfloat16 weights with float32 activations are for the CPU only; on a GPU use precision bfloat16");
   for (ops::LinearParameters* linear : linears()) {
@@ -269,8 +272,9 @@ void PerceiverAR::round_weights_to_bf16() {
 int64_t PerceiverAR::linear_bytes() const {
   size_t bytes = 0;
   for (const ops::LinearParameters* linear : const_cast<PerceiverAR*>(this)->linears()) {
-    bytes += (linear->narrow_weight ? linear->narrow_weight : linear->weight.value).bytes();
-    if (linear->narrow_scale) bytes += linear->narrow_scale.bytes();
+    const Tensor& weight = ops::skinny_weight(*linear);
+    bytes += weight.bytes();
+    if (kernels::is_narrow(weight.dtype())) bytes += linear->narrow_scale.bytes();
   }
   return static_cast<int64_t>(bytes);
 }

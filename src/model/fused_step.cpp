@@ -2,13 +2,16 @@
 #include "model/fused_step.h"
 
 #include "base/check.h"
+#include "kernels/dequantize.h"
 #include "model/perceiver_ar.h"
 
 namespace perceiver {
 namespace {
 
 kernels::DecodeLinear fused(const ops::LinearParameters& linear) {
-  return {.weight = linear.weight.value.data(), .bias = linear.bias.value.data()};
+  const Tensor& weight =
+      kernels::is_narrow(linear.narrow_weight.dtype()) ? linear.narrow_weight : linear.weight.value;
+  return {.weight = weight.data(), .bias = linear.bias.value.data()};
 }
 
 kernels::DecodeNorm fused(const ops::NormParameters& norm) {
@@ -79,6 +82,7 @@ std::shared_ptr<FusedStep> PerceiverAR::fused_arguments(int64_t slots, int64_t l
 
   kernels::DecodeStep& k = fused_step->step;
   k.type = type_;
+  k.weight_type = weight_type();
   k.slots = slots;
   k.vocabulary = config_.vocabulary;
   k.input_channels = config_.input_channels;

@@ -1,8 +1,11 @@
 #include "model/model_file.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -10,6 +13,7 @@
 #include "config/save.h"
 #include "config/validate.h"
 #include "core/read_tensor.h"
+#include "kernels/dequantize.h"
 #include "model/named_models.h"
 
 namespace perceiver {
@@ -21,7 +25,7 @@ constexpr const char* kProducer = "perceiver";
 constexpr const char* kOldFormat = "perceiver";  // before there was a producer
 constexpr const char* kFormatVersion = "1";
 constexpr const char* kWeights = "weights";  // the type of the linear layers' weights, unless it is F32
-constexpr const char* kInt8 = "int8";
+constexpr std::array kNarrowTypes{std::pair{"int8", DType::i8}, std::pair{"fp8", DType::e4m3}};
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kAverageFile = "ema.safetensors";
 
@@ -74,26 +78,42 @@ void add_tensor(SafetensorsWriter& writer, const std::string& name, const Tensor
              {static_cast<const std::byte*>(value.data()), value.bytes()});
 }
 
-/// The integers and scales of the file, besides their products, which are the weights by now.
-void read_quantized(const SafetensorsFile& file, PerceiverAR& model) {
-  model.allocate_quantized_weights();
+/// The type of the file's linear weights if they have eight bits.
+std::optional<DType> narrow_type(const SafetensorsFile& file) {
+  const std::string* const weights = file.find_metadata(kWeights);
+  if (weights == nullptr) return std::nullopt;
+  for (const auto& [name, type] : kNarrowTypes)
+    if (*weights == name) return type;
+  throw_user("{}: its weights are of type '{}'; this program reads '{}' and '{}'", file.source(), *weights,
+             kNarrowTypes[0].first, kNarrowTypes[1].first);
+}
+
+/// The numbers and scales of the file, besides their products, which are the weights by now.
+void read_quantized(const SafetensorsFile& file, DType type, PerceiverAR& model) {
+  model.allocate_quantized_weights(type);
   for (const ParameterInfo& info : model.parameters().infos()) {
     const NarrowWeight narrow = model.narrow_weight(info);
     if (!narrow.values) continue;
-    if (file.find(info.name)->dtype != "I8")
-      throw_user("{}: tensor {} is {}; I8 is needed in a file of int8 weights", file.source(), info.name,
-                 file.find(info.name)->dtype);
+    if (file.find(info.name)->dtype != file_dtype(type))
+      throw_user("{}: tensor {} is {}; {} is needed in a file of such weights", file.source(), info.name,
+                 file.find(info.name)->dtype, file_dtype(type));
     read_tensor(file, info.name, info.shape, narrow.values);
     read_tensor(file, scale_name(info.name), narrow.scale.shape(), narrow.scale);
   }
+  model.forget_wide_weights();
 }
 
-bool has_quantized_weights(const SafetensorsFile& file) {
-  const std::string* const weights = file.find_metadata(kWeights);
-  if (weights == nullptr) return false;
-  if (*weights != kInt8)
-    throw_user("{}: its weights are of type '{}'; this program reads '{}'", file.source(), *weights, kInt8);
-  return true;
+bool is_of_type(Weights weights, DType type) {
+  return (weights == Weights::int8 && type == DType::i8) || (weights == Weights::fp8 && type == DType::e4m3);
+}
+
+/// The weights as they are in the file, unless others are asked for.
+void narrow_weights(const SafetensorsFile& file, Weights weights, PerceiverAR& model) {
+  const std::optional<DType> type = narrow_type(file);
+  const bool as_in_file =
+      type && (weights == Weights::automatic || is_of_type(weights, *type)) && model.can_quantize_weights();
+  if (as_in_file) return read_quantized(file, *type, model);
+  model.set_weights(weights);
 }
 
 }  // namespace
@@ -108,14 +128,20 @@ void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelM
 
 namespace {
 
-/// With narrow weights where there are any. Those models are on the CPU.
-void add_quantized_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata) {
+/// With narrow weights where there are any. `held` keeps what the writer points to.
+void add_quantized_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata,
+                         std::vector<Tensor>& held) {
   set_metadata(writer, metadata);
-  writer.set_metadata(kWeights, kInt8);
+  for (const auto& [name, type] : kNarrowTypes)
+    if (model.weight_type() == type) writer.set_metadata(kWeights, name);
+  const auto add = [&](const std::string& name, const Tensor& tensor) {
+    held.push_back(tensor.on_host());
+    add_tensor(writer, name, held.back());
+  };
   for (const ParameterInfo& info : model.parameters().infos()) {
     const NarrowWeight narrow = model.narrow_weight(info);
-    add_tensor(writer, info.name, narrow.values ? narrow.values : model.parameters().value(info));
-    if (narrow.values) add_tensor(writer, scale_name(info.name), narrow.scale);
+    add(info.name, narrow.values ? narrow.values : model.parameters().value(info));
+    if (narrow.values) add(scale_name(info.name), narrow.scale);
   }
 }
 
@@ -123,11 +149,12 @@ void add_quantized_model(SafetensorsWriter& writer, const PerceiverAR& model, co
 
 void save_model(const std::filesystem::path& path, const PerceiverAR& model, const ModelMetadata& metadata) {
   SafetensorsWriter writer;
-  const Tensor values = model.parameters().values().on_host();
-  if (model.weight_type() == DType::i8) {
-    add_quantized_model(writer, model, metadata);
+  std::vector<Tensor> held;
+  if (kernels::is_narrow(model.weight_type())) {
+    add_quantized_model(writer, model, metadata, held);
   } else {
-    add_model(writer, model, metadata, values);
+    held.push_back(model.parameters().values().on_host());
+    add_model(writer, model, metadata, held.back());
   }
   writer.write_atomically(path);
 }
@@ -156,17 +183,17 @@ void read_parameters(const SafetensorsFile& file, PerceiverAR& model) {
     if (store.find(entry.name) == nullptr && !is_scale(file, entry.name))
       throw_user("{}: the model has no tensor {}", file.source(), entry.name);
   store.publish();
-  if (has_quantized_weights(file) && model.can_narrow_weights()) read_quantized(file, model);
 }
 
 LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context, DType type,
-                       bool verify) {
+                       bool verify, Weights weights) {
   const SafetensorsFile file = SafetensorsFile::open(path);
   if (verify) file.verify();
   LoadedModel loaded;
   loaded.metadata = read_metadata(file);
   loaded.model = std::make_unique<PerceiverAR>(loaded.metadata.model, std::move(context), type);
   read_parameters(file, *loaded.model);
+  narrow_weights(file, weights, *loaded.model);
   return loaded;
 }
 

@@ -27,16 +27,15 @@ struct ModelMetadata {
 void add_model(SafetensorsWriter& writer, const PerceiverAR& model, const ModelMetadata& metadata,
                const Tensor& flat);
 
-/// Writes a model file atomically; with the weights of linear layers as I8 and a scale for each of their rows
-/// (F32, NAME_scale) if the model has them.
+/// Writes a model file atomically; with the weights of linear layers as I8 or F8_E4M3 and a scale for each of
+/// their rows (F32, NAME_scale) if the model has them.
 void save_model(const std::filesystem::path& path, const PerceiverAR& model, const ModelMetadata& metadata);
 
 /// Throws `user` for a file that is not a model file of this library.
 ModelMetadata read_metadata(const SafetensorsFile& file);
 
 /// Reads all parameters of `model` from a model file; throws `user` for missing or superfluous tensors.
-/// Weights of eight bits are kept as well if the model is f32 and on the CPU, else multiplied by their
-/// scales.
+/// Weights of eight bits are multiplied by their scales.
 void read_parameters(const SafetensorsFile& file, PerceiverAR& model);
 
 struct LoadedModel {
@@ -44,9 +43,10 @@ struct LoadedModel {
   ModelMetadata metadata;
 };
 /// Throws `user` for a file that is not a model file or, unless `verify` is false, is damaged: its checksum
-/// is compared before anything is used.
+/// is compared before anything is used; and for `weights` that the model cannot have
+/// (PerceiverAR::set_weights). `automatic` keeps weights of eight bits where the model can have them.
 LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<DeviceContext> context, DType type,
-                       bool verify = true);
+                       bool verify = true, Weights weights = Weights::automatic);
 
 /// The model file that `path` refers to: the file itself, the one in a checkpoint folder, or that of a run
 /// folder's best checkpoint (or newest, if there is no best); if there is no such path, the model of that

@@ -57,20 +57,27 @@ class PerceiverAR {
   /// copy of half the size for skinny GEMMs to read. All later results are those of the rounded weights.
   /// Throws `user` for other models.
   void round_weights_to_bf16();
-  /// Whether the model is one of those.
-  bool can_narrow_weights() const { return type_ == DType::f32 && !context_->is_cuda(); }
-  /// The same with weights of eight bits (model/quantize.h).
-  void quantize_weights();
-  /// Rounds the weights, unless they are of that type, or forgets a narrow copy of them. Throws `user` unless
-  /// the model is f32 and on the CPU; `automatic` changes nothing.
+  /// Whether the model can have weights of eight bits: on a GPU, or f32.
+  bool can_quantize_weights() const { return type_ == DType::f32 || context_->is_cuda(); }
+  /// For generation: rounds the weights of the linear layers to eight bits, `type` i8 or e4m3
+  /// (model/quantize.h). The CPU keeps the rounded f32 weights besides, for passes over many rows; a GPU
+  /// frees all others, and the gradients: from then on the model cannot be trained, and passes over many rows
+  /// make the weights of one layer at a time. Throws `user` for models that cannot have them, or have them
+  /// already as another type and no others.
+  void quantize_weights(DType type);
+  /// Rounds the weights, unless they are of that type, or forgets a narrow copy of them; `automatic` changes
+  /// nothing. Throws `user` for what the device cannot do: a GPU has float32 and bfloat16 weights only of
+  /// models that compute in these.
   void set_weights(Weights weights);
   /// The type of the linear layers' weights as skinny GEMMs read them.
   DType weight_type() const { return output_.narrow_weight ? output_.narrow_weight.dtype() : type_; }
   /// The part of the narrow copies that belongs to a parameter; no tensors if there is none.
   NarrowWeight narrow_weight(const ParameterInfo& info) const;
-  /// Makes narrow copies of eight bits with unspecified contents, for a file's to be read into. For f32
-  /// models on the CPU.
-  void allocate_quantized_weights();
+  /// Makes narrow copies of eight bits with unspecified contents, for a file's to be read into. For models
+  /// that can_quantize_weights().
+  void allocate_quantized_weights(DType type);
+  /// On a GPU, frees the weights of which there are narrow ones, and the gradients; elsewhere nothing.
+  void forget_wide_weights();
   /// Bytes of the linear layers' weights as skinny GEMMs read them.
   int64_t linear_bytes() const;
 

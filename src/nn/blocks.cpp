@@ -1,5 +1,6 @@
 #include "nn/blocks.h"
 #include "ops/projection.h"
+#include "ops/wide_weight.h"
 
 #include <vector>
 
@@ -218,7 +219,9 @@ Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPa
   // All in the accumulation type, with unrounded weights: the gradients of table rows are sums over the whole
   // batch, which must not be rounded before the products.
   const ops::NormParameters norm{store_->unrounded(norm_kv_.scale), store_->unrounded(norm_kv_.offset)};
-  const ops::LinearParameters kv{store_->unrounded(kv_.weight),
+  const bool narrow = kv_.weight.value.data() == nullptr;
+  const ops::LinearParameters kv{narrow ? Tape::constant(ops::wide_weight(tape, kv_, accumulation_type(type)))
+                                        : store_->unrounded(kv_.weight),
                                  kv_.bias.value ? store_->unrounded(kv_.bias) : Variable{}};
   ops::ProjectedTables tables{.terms = context.tables, .rstd = context.rstd};
   if (context.rstd.value) {

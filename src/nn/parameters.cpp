@@ -114,12 +114,23 @@ void ParameterStore::initialize(uint64_t seed) {
   publish();
 }
 
+int64_t ParameterStore::offset_of(const Variable& parameter) const {
+  const void* const place = parameter.value.data();
+  if (!forgot_) {
+    const Tensor& flat = read_values();
+    const auto bytes = static_cast<const std::byte*>(place) - static_cast<std::byte*>(flat.data());
+    return bytes / static_cast<int64_t>(size_of(flat.dtype()));
+  }
+  const auto found = std::find_if(declarations_.begin(), declarations_.end(), [&](const Declaration& each) {
+    return each.target == &parameter || (place != nullptr && each.place == place);
+  });
+  PERCEIVER_ASSERT(found != declarations_.end());
+  return found->offset;
+}
+
 Variable ParameterStore::unrounded(const Variable& parameter) const {
-  if (!rounded_) return parameter;
-  const auto bytes =
-      static_cast<std::byte*>(parameter.value.data()) - static_cast<std::byte*>(rounded_.data());
-  return {unrounded_values(bytes / static_cast<int64_t>(size_of(rounded_.dtype())), parameter.shape()),
-          parameter.gradient};
+  if (!rounded_ && !forgot_) return parameter;
+  return {unrounded_values(offset_of(parameter), parameter.shape()), parameter.gradient};
 }
 
 Tensor ParameterStore::unrounded_values(int64_t offset, const Shape& shape) const {
@@ -151,6 +162,32 @@ void ParameterStore::replace_values(std::vector<ValuePart> parts) {
   PERCEIVER_ASSERT(rounded_);
   values_ = {};
   parts_ = std::move(parts);
+}
+
+void ParameterStore::forget(const std::vector<const Variable*>& forgotten) {
+  PERCEIVER_ASSERT(values_ && !forgot_);
+  auto& context = const_cast<DeviceContext&>(*context_);  // `allocate` was given it to allocate from
+  const auto copy = [&context](const Tensor& of) {
+    const Tensor own = Tensor::empty(context, of.dtype(), of.shape());
+    own.copy_from(of);
+    return own;
+  };
+  parts_.clear();
+  for (Declaration& each : declarations_) {
+    Tensor& value = each.target->value;
+    each.target->gradient = nullptr;
+    if (std::find(forgotten.begin(), forgotten.end(), each.target) != forgotten.end()) {
+      value = Tensor::without_contents(context, value.dtype(), each.shape);
+      continue;
+    }
+    const Tensor own = copy(values_.view(each.offset, each.shape));
+    parts_.push_back({each.offset, own});
+    value = rounded_ ? copy(value) : own;
+    each.place = value.data();
+  }
+  forgot_ = true;
+  slots_.clear();
+  values_ = rounded_ = gradients_ = {};
 }
 
 void ParameterStore::place_gradients(int64_t begin, const Tensor& storage) {

@@ -3,6 +3,7 @@
 #include "ops/checks.h"
 #include "ops/fp8.h"
 #include "ops/skinny_gemm.h"
+#include "ops/wide_weight.h"
 #include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
@@ -69,9 +70,9 @@ Variable activate(Tape& tape, const Variable& pre, Activation activation) {
 /// pre = x · weightᵀ + bias.
 void product(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& pre) {
   if (tape.batch_invariant()) return skinny_gemm(tape, x.value, parameters, pre);
-  const Tensor& weight = parameters.weight.value;
-  const int64_t rows = x.shape()[0], in = x.shape()[1], out = weight.shape()[0];
   const DType type = x.value.dtype();
+  const Tensor weight = wide_weight(tape, parameters, type);
+  const int64_t rows = x.shape()[0], in = x.shape()[1], out = weight.shape()[0];
   const void* bias = parameters.bias.value.data();
   kernels::gemm(tape.launch(), {.type = type,
                                 .out_type = type,
@@ -98,8 +99,14 @@ void check_linear(const Tape& tape, const Tensor& x, const LinearParameters& par
 
 }  // namespace
 
+const Tensor& skinny_weight(const LinearParameters& parameters) {
+  const Tensor& narrow = parameters.narrow_weight;
+  const bool reads = narrow && (narrow.device().kind == DeviceKind::cuda || narrow.dtype() != DType::e4m3);
+  return reads ? narrow : parameters.weight.value;
+}
+
 void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out) {
-  const Tensor& weight = parameters.narrow_weight ? parameters.narrow_weight : parameters.weight.value;
+  const Tensor& weight = skinny_weight(parameters);
   const int64_t rows = x.shape()[0], depth = weight.shape()[1], columns = weight.shape()[0];
   PERCEIVER_ASSERT(x.shape()[1] == depth && out.elements() == rows * columns && out.dtype() == x.dtype());
   kernels::skinny_gemm(tape.launch(), {.type = x.dtype(),

@@ -5,6 +5,7 @@
 #include "kernels/gemm.h"
 #include "kernels/loss.h"
 #include "ops/checks.h"
+#include "ops/wide_weight.h"
 #include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
@@ -27,9 +28,9 @@ Chunk make_chunk(const Tape& tape, DType type, int64_t rows, int64_t vocabulary)
 }
 
 /// Logits of rows [begin, begin + count), with bias.
-void chunk_logits(Tape& tape, const Tensor& x, const LinearParameters& parameters, int64_t begin,
+void chunk_logits(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t begin,
                   int64_t count, const Chunk& chunk) {
-  const int64_t in = x.shape()[1], vocabulary = parameters.weight.shape()[0];
+  const int64_t in = x.shape()[1], vocabulary = weight.shape()[0];
   kernels::gemm(tape.launch(), {.type = x.dtype(),
                                 .out_type = x.dtype(),
                                 .transpose_b = true,
@@ -38,11 +39,11 @@ void chunk_logits(Tape& tape, const Tensor& x, const LinearParameters& parameter
                                 .k = in,
                                 .a = x.view(begin * in, {count, in}).data(),
                                 .lda = in,
-                                .b = parameters.weight.value.data(),
+                                .b = weight.data(),
                                 .ldb = in,
                                 .c = chunk.logits.data(),
                                 .ldc = chunk.stride,
-                                .bias = parameters.bias.value.data()});
+                                .bias = bias.data()});
 }
 
 /// d_bias (+)= column sums of `count` rows of a chunk.
@@ -110,7 +111,7 @@ void backward_of(Tape& tape, const Variable& x, const LinearParameters& paramete
   }
   for (int64_t begin = 0; begin < rows; begin += chunk.rows) {
     const int64_t count = std::min(chunk.rows, rows - begin);
-    chunk_logits(tape, x.value, parameters, begin, count, chunk);
+    chunk_logits(tape, x.value, parameters.weight.value, parameters.bias.value, begin, count, chunk);
     kernels::cross_entropy(tape.launch(), {.type = type,
                                            .rows = count,
                                            .vocabulary = vocabulary,
@@ -157,9 +158,10 @@ LossResult output_loss(Tape& tape, const Variable& x, const LinearParameters& pa
                     options.totals ? options.totals : Tensor::empty(context, DType::f64, {5})};
   {
     const Chunk chunk = make_chunk(tape, type, rows, vocabulary);
+    const Tensor weight = wide_weight(tape, parameters, type);
     for (int64_t begin = 0; begin < rows; begin += chunk.rows) {
       const int64_t count = std::min(chunk.rows, rows - begin);
-      chunk_logits(tape, x.value, parameters, begin, count, chunk);
+      chunk_logits(tape, x.value, weight, parameters.bias.value, begin, count, chunk);
       kernels::cross_entropy(tape.launch(), {.type = type,
                                              .rows = count,
                                              .vocabulary = vocabulary,

@@ -5,8 +5,10 @@
 
 namespace perceiver::ops {
 
-/// out = x · weightᵀ + bias for few rows, batch-invariant, with the narrow weights if there are any. Not
-/// recorded.
+/// What a skinny GEMM reads: the narrow weights if there are any, but not those of e4m3 on the CPU.
+const Tensor& skinny_weight(const LinearParameters& parameters);
+
+/// out = x · weightᵀ + bias for few rows, batch-invariant. Not recorded.
 void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& out);
 
 }  // namespace perceiver::ops

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <string>
 
+#include "model/model_file.h"
 #include "tests/support/engine_checks.h"
 #include "tests/support/gpu.h"
 #include "tests/support/small_model.h"
+#include "tests/support/temp_folder.h"
 
 namespace perceiver {
 namespace {
@@ -147,10 +149,15 @@ TEST(Engine, ASequenceDoesNotDependOnTheOthers) {
 }
 
 // The fused step and the single operations: the same sequence within bf16's rounding, step by step.
-TEST(Engine, TheFusedStepIsThePlainOne) {
+class FusedStep : public ::testing::TestWithParam<Weights> {};
+INSTANTIATE_TEST_SUITE_P(Weights, FusedStep,
+                         ::testing::Values(Weights::automatic, Weights::fp8, Weights::int8));
+
+TEST_P(FusedStep, IsThePlainOne) {
   SKIP_WITHOUT_GPU();
   PerceiverAR model(fused_config(), gpu(), DType::bf16);
   model.parameters().initialize(3);
+  model.set_weights(GetParam());
   for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table}) {
     for (const int64_t slots : {1, 3}) {
       EngineOptions options;
@@ -167,6 +174,49 @@ TEST(Engine, TheFusedStepIsThePlainOne) {
       }
       if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
       check_alike(fused, plain, 450, 5e-2);
+    }
+  }
+}
+
+/// Against full passes of a model in f64 that has the same weights.
+TEST(Engine, StepsWithWeightsOfEightBitsAreThoseOfTheDequantizedOnes) {
+  SKIP_WITHOUT_GPU();
+  const TempFolder folder;
+  ModelConfig config = fused_config();
+  config.context_length = 60;
+  config.latents = 20;
+  for (const Weights weights : {Weights::fp8, Weights::int8}) {
+    const auto model = std::make_unique<PerceiverAR>(config, gpu(), DType::bf16);
+    model->parameters().initialize(3);
+    model->set_weights(weights);
+    ModelMetadata metadata;
+    metadata.model = config;
+    save_model(folder.path("file"), *model, metadata);
+    const auto exact = load_model(folder.path("file"), DeviceContext::cpu(2), DType::f64).model;
+    for (const bool fused : {true, false}) {
+      EngineOptions options;
+      options.policy = GenerationPolicy::exact;
+      options.slots = 2;
+      options.fused = fused;
+      Engine engine(*model, options);
+      std::vector<std::vector<int32_t>> tokens(2);
+      for (int64_t s = 0; s < 2; ++s) {
+        Sequence sequence = sequence_of(10 + 3 * s, static_cast<uint32_t>(s));
+        tokens[static_cast<size_t>(s)] = sequence.tokens;
+        engine.admit(s, std::move(sequence));
+      }
+      for (int64_t step = 0; step < 8; ++step) {
+        engine.compute();
+        for (int64_t s = 0; s < 2; ++s) {
+          auto& own = tokens[static_cast<size_t>(s)];
+          const auto latents = std::min<int64_t>(config.latents, static_cast<int64_t>(own.size()));
+          EXPECT_LE(difference(engine.logits(s), recomputed_logits(*exact, own, latents)),
+                    tolerance_of(DType::bf16))
+              << "step " << step << ", slot " << s;
+          own.push_back(static_cast<int32_t>(3 + (step * 37 + s * 11) % 256));
+          engine.push(s, own.back());
+        }
+      }
     }
   }
 }

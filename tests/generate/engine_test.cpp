@@ -46,13 +46,26 @@ TEST(Engine, PoliciesAreRecomputationWithInt8Weights) {
     if (tied) config.latent_channels = config.input_channels;
     const auto model = varied_model(config, DType::f32);
     const std::vector<double> before = recomputed_logits(*model, prompt_of(9), 8);
-    model->quantize_weights();
+    model->quantize_weights(DType::i8);
     EXPECT_GT(difference(recomputed_logits(*model, prompt_of(9), 8), before), 3e-3);
     for (const GenerationPolicy policy : kAll) {
       EngineOptions options;
       options.policy = policy;
       check_policy(*model, options, 5, 45, 1.5e-3);
     }
+  }
+}
+
+// On the CPU everything reads the rounded weights in float32.
+TEST(Engine, PoliciesAreRecomputationWithFp8Weights) {
+  const auto model = varied_model(generation_config(), DType::f32);
+  const std::vector<double> before = recomputed_logits(*model, prompt_of(9), 8);
+  model->quantize_weights(DType::e4m3);
+  EXPECT_GT(difference(recomputed_logits(*model, prompt_of(9), 8), before), 1e-2);
+  for (const GenerationPolicy policy : kAll) {
+    EngineOptions options;
+    options.policy = policy;
+    check_policy(*model, options, 5, 45, tolerance_of(DType::f32));
   }
 }
 

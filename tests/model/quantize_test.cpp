@@ -18,9 +18,7 @@ namespace {
 using testing::random_batch;
 using testing::small_model;
 
-NarrowWeight room_for(DeviceContext& context, int64_t rows, int64_t columns) {
-  return {Tensor::empty(context, DType::i8, {rows, columns}), Tensor::empty(context, DType::f32, {rows})};
-}
+constexpr std::pair<Weights, DType> kTypes[] = {{Weights::int8, DType::i8}, {Weights::fp8, DType::e4m3}};
 
 TEST(Quantize, ARowIsAScaleTimesIntegersToNearestEven) {
   const auto context = DeviceContext::cpu(1);
@@ -28,7 +26,7 @@ TEST(Quantize, ARowIsAScaleTimesIntegersToNearestEven) {
   const std::vector<float> values{-127, 0.5F, 1.5F, -2.5F, 254,    1, 3,       -5.5F,
                                   0,    0,    0,    0,     3e-43F, 0, -3e-43F, 0};
   const Tensor weight = Tensor::from_host<float>(*context, {4, 4}, values);
-  const NarrowWeight narrow = room_for(*context, 4, 4);
+  const NarrowWeight narrow = allocate_narrow(*context, DType::i8, {4, 4});
   quantize_rows(context->workers(), weight, narrow);
   const std::vector<int> expected{-127, 0, 2, -2, 127, 0, 2, -3, 0, 0, 0, 0};
   for (size_t i = 0; i < 16; ++i) {
@@ -43,12 +41,43 @@ TEST(Quantize, ARowIsAScaleTimesIntegersToNearestEven) {
   EXPECT_GE(narrow.values.as<int8_t>()[14], -127);
 }
 
+TEST(Quantize, ARowIsAScaleTimesNumbersOfThreeBitsOfMantissa) {
+  const auto context = DeviceContext::cpu(1);
+  // Scales 1, 2, 0 and 1; ties go to even mantissas, the smallest numbers are multiples of 2^-9.
+  const std::vector<float> values{448, 17, 19, -21, 896,  1,           -0.75F,     34,
+                                  0,   0,  0,  0,   -448, 0.00390625F, 0.0009765F, -0.0048828125F};
+  const std::vector<float> expected{448, 16, 20, -20, 896,  1,           -0.75F, 32,
+                                    0,   0,  0,  0,   -448, 0.00390625F, 0,      -0.00390625F};
+  const Tensor weight = Tensor::from_host<float>(*context, {4, 4}, values);
+  const NarrowWeight narrow = allocate_narrow(*context, DType::e4m3, {4, 4});
+  quantize_rows(context->workers(), weight, narrow);
+  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(weight.as<float>()[i], expected[i]) << i;
+  EXPECT_EQ(narrow.values.as<uint8_t>()[0], 0x7e);
+  EXPECT_EQ(narrow.values.as<uint8_t>()[13], 0x02);
+  EXPECT_EQ(narrow.scale.as<float>()[1], 2);
+  EXPECT_EQ(narrow.scale.as<float>()[2], 0);
+}
+
+/// Four significant bits: half a unit of the last one, and less than that of the smallest numbers.
+TEST(Quantize, ErrorsAreThoseOfTheType) {
+  const auto context = DeviceContext::cpu(1);
+  std::vector<float> values;
+  for (int i = 0; i < 1000; ++i) values.push_back(std::sin(static_cast<float>(i)) * 0.3F);
+  const Tensor weight = Tensor::from_host<float>(*context, {1, 1000}, values);
+  const NarrowWeight narrow = allocate_narrow(*context, DType::e4m3, {1, 1000});
+  quantize_rows(context->workers(), weight, narrow);
+  const float scale = narrow.scale.as<float>()[0];
+  for (size_t i = 0; i < values.size(); ++i)
+    EXPECT_NEAR(weight.as<float>()[i], values[i], std::max(std::abs(values[i]) / 16, scale / 1024) * 1.0001F);
+}
+
 TEST(Quantize, RefusesWeightsThatAreNotFinite) {
   const auto context = DeviceContext::cpu(1);
-  for (const float bad : {INFINITY, NAN}) {
-    const Tensor weight = Tensor::from_host<float>(*context, {1, 2}, std::vector<float>{1, bad});
-    EXPECT_THROW(quantize_rows(context->workers(), weight, room_for(*context, 1, 2)), Error);
-  }
+  for (const auto& [weights, type] : kTypes)
+    for (const float bad : {INFINITY, NAN}) {
+      const Tensor weight = Tensor::from_host<float>(*context, {1, 2}, std::vector<float>{1, bad});
+      EXPECT_THROW(quantize_rows(context->workers(), weight, allocate_narrow(*context, type, {1, 2})), Error);
+    }
 }
 
 std::unique_ptr<PerceiverAR> initialized(const ModelConfig& config, DType type) {
@@ -63,17 +92,18 @@ std::vector<double> logits_of(const PerceiverAR& model) {
 }
 
 /// With weights of eight bits, what was written is what is read, bit for bit, in all types.
-void check_file(const ModelConfig& config) {
+void check_file(const ModelConfig& config, Weights weights, DType type) {
+  SCOPED_TRACE(name_of(type));
   const TempFolder folder;
   ModelMetadata metadata;
   metadata.model = config;
   const auto model = initialized(config, DType::f32);
   save_model(folder.path("wide"), *model, metadata);
-  model->set_weights(Weights::int8);
-  EXPECT_EQ(model->weight_type(), DType::i8);
+  model->set_weights(weights);
+  EXPECT_EQ(model->weight_type(), type);
   save_model(folder.path("narrow"), *model, metadata);
   const LoadedModel read = load_model(folder.path("narrow"), DeviceContext::cpu(1), DType::f32);
-  EXPECT_EQ(read.model->weight_type(), DType::i8);
+  EXPECT_EQ(read.model->weight_type(), type);
   EXPECT_EQ(logits_of(*read.model), logits_of(*model));
   int64_t quantized = 0;
   for (const ParameterInfo& info : model->parameters().infos()) {
@@ -88,7 +118,7 @@ void check_file(const ModelConfig& config) {
   }
   EXPECT_GT(quantized, 10);
   // Quantized again, it is the same file.
-  read.model->set_weights(Weights::int8);
+  read.model->set_weights(weights);
   save_model(folder.path("again"), *read.model, read.metadata);
   EXPECT_EQ(SafetensorsFile::open(folder.path("again")).metadata(),
             SafetensorsFile::open(folder.path("narrow")).metadata());
@@ -96,23 +126,30 @@ void check_file(const ModelConfig& config) {
   EXPECT_EQ(wide.model->weight_type(), DType::f64);
   const std::vector<double> expected = logits_of(*model), exact = logits_of(*wide.model);
   for (size_t i = 0; i < exact.size(); ++i) ASSERT_NEAR(exact[i], expected[i], 1e-4);
+  const auto loaded = [&](Weights other) {
+    return load_model(folder.path("narrow"), DeviceContext::cpu(1), DType::f32, true, other)
+        .model->weight_type();
+  };
+  EXPECT_EQ(loaded(weights), type);
+  EXPECT_EQ(loaded(Weights::float32), DType::f32);
+  EXPECT_EQ(loaded(Weights::bfloat16), DType::bf16);
 }
 
 TEST(Quantize, AModelFileCarriesTheIntegersAndScales) {
-  check_file(small_model());
+  for (const auto& [weights, type] : kTypes) check_file(small_model(), weights, type);
 }
 
 TEST(Quantize, AModelFileCarriesThoseOfAnEmbeddingThatIsTheOutput) {
   ModelConfig config = testing::with_own_latent_keys(small_model());
-  check_file(config);
+  for (const auto& [weights, type] : kTypes) check_file(config, weights, type);
   const auto model = initialized(config, DType::f32);
-  model->quantize_weights();
+  model->quantize_weights(DType::i8);
   EXPECT_TRUE(model->narrow_weight(*model->parameters().find("token_embedding.weight")).values);
 }
 
 TEST(Quantize, EmbeddingsAndVectorsStayAsTheyWere) {
   const auto before = initialized(small_model(), DType::f32), after = initialized(small_model(), DType::f32);
-  after->quantize_weights();
+  after->quantize_weights(DType::i8);
   for (const ParameterInfo& info : before->parameters().infos()) {
     const Tensor a = before->parameters().value(info), b = after->parameters().value(info);
     const bool same = std::memcmp(a.data(), b.data(), a.bytes()) == 0;
@@ -130,17 +167,22 @@ TEST(Quantize, OtherTypesReplaceEightBits) {
   EXPECT_EQ(model->linear_bytes(), i8);
   model->set_weights(Weights::bfloat16);
   EXPECT_EQ(model->linear_bytes(), f32 / 2);
+  model->set_weights(Weights::fp8);
+  EXPECT_EQ(model->weight_type(), DType::e4m3);
+  EXPECT_EQ(model->linear_bytes(), f32);  // the CPU reads the rounded weights as float32
   model->set_weights(Weights::float32);
+  EXPECT_EQ(model->weight_type(), DType::f32);
   EXPECT_EQ(model->linear_bytes(), f32);
   EXPECT_THROW(initialized(small_model(), DType::f64)->set_weights(Weights::int8), Error);
 }
 
-/// A file of these tensors and int8 weights, read as one.
-std::string error_of(const std::vector<std::pair<std::string, std::vector<int64_t>>>& tensors) {
+/// A file of these tensors and weights `w` of eight bits, each of its bytes `code`, read as one.
+std::string error_of(const std::vector<std::pair<std::string, std::vector<int64_t>>>& tensors,
+                     const std::string& weights = "I8", std::byte code = {}) {
   SafetensorsWriter writer;
-  const std::vector<std::byte> zeros(64);
+  const std::vector<std::byte> zeros(64, code);
   for (const auto& [name, shape] : tensors) {
-    const std::string type = name == "w" ? "I8" : "F32";
+    const std::string type = name == "w" ? weights : "F32";
     const auto bytes = static_cast<size_t>(safetensors_byte_count(type, shape));
     writer.add(name, type, shape, std::span(zeros).first(bytes));
   }
@@ -159,6 +201,29 @@ TEST(Quantize, IntegersNeedAScaleForEachRow) {
   EXPECT_EQ(error_of({{"w", {2, 3}}}), "here: tensor w_scale is missing");
   EXPECT_EQ(error_of({{"w", {2, 3}}, {"w_scale", {3}}}),
             "here: tensor w_scale is F32 [3]; F32 [2] is needed");
+  EXPECT_EQ(error_of({{"w", {2, 3}}, {"w_scale", {2}}}, "F8_E4M3", std::byte{0x7e}), "");
+  EXPECT_EQ(error_of({{"w", {2, 3}}, {"w_scale", {2}}}, "F8_E4M3", std::byte{0xff}),
+            "here: tensor w holds codes that are no numbers");
+}
+
+TEST(Quantize, AFileOfAnUnknownTypeIsRefused) {
+  const TempFolder folder;
+  SafetensorsWriter writer;
+  const auto model = initialized(small_model(), DType::f32);
+  ModelMetadata metadata;
+  metadata.model = model->config();
+  add_model(writer, *model, metadata, model->parameters().values());
+  writer.set_metadata("weights", "int4");
+  writer.write_atomically(folder.path("int4"));
+  try {
+    load_model(folder.path("int4"), DeviceContext::cpu(1), DType::f32);
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(
+        std::string(error.what()).find("its weights are of type 'int4'; this program reads 'int8' and 'fp8'"),
+        std::string::npos)
+        << error.what();
+  }
 }
 
 }  // namespace

@@ -35,6 +35,17 @@ works int8 "$program" --device cpu sample "$model" --prompt "To be" --tokens 20 
 works int8-file "$program" --device cpu sample "$work/int8.safetensors" --prompt "To be" --tokens 20
 cmp -s "$work/out" "$work/rounded" || fail "a file of int8 weights gave another text than the weights rounded when loaded"
 works int8-eval "$program" --device cpu eval "$work/int8.safetensors" --set data.train="$work/text.txt" --set data.validation_fraction=0.2; prints "nats per token"
+works int8-info "$program" info "$work/int8.safetensors"; prints "^weights  *int8"
+works quantize-fp8 "$program" quantize "$model" --weights fp8 --out "$work/fp8.safetensors"; prints "fp8.safetensors"
+cmp -s "$work/fp8.safetensors" "$work/int8.safetensors" && fail "quantize --weights fp8 wrote int8"
+works fp8 "$program" --device cpu sample "$model" --prompt "To be" --tokens 20 --weights fp8; cp "$work/out" "$work/rounded"
+works fp8-file "$program" --device cpu sample "$work/fp8.safetensors" --prompt "To be" --tokens 20
+cmp -s "$work/out" "$work/rounded" || fail "a file of fp8 weights gave another text than the weights rounded when loaded"
+works fp8-eval "$program" --device cpu eval "$work/fp8.safetensors" --set data.train="$work/text.txt" --set data.validation_fraction=0.2; prints "nats per token"
+works fp8-info "$program" info "$work/fp8.safetensors" --json; prints '"weights": "fp8"'
+works fp8-requantized "$program" quantize "$work/fp8.safetensors" --weights fp8 --out "$work/again.safetensors"
+cmp -s "$work/fp8.safetensors" "$work/again.safetensors" || fail "a file of fp8 weights changed when quantized again"
+refuses 2 "'fp16' is unknown" "$program" quantize "$model" --weights fp16 --out "$work/x.safetensors"
 works bench-int8 "$program" --device cpu bench decode --checkpoint "$work/int8.safetensors" --batch 1,2 --tokens 4; prints '"weights": "i8"'
 refuses 2 "'int4' is unknown" "$program" sample "$model" --prompt x --weights int4
 refuses 2 "bf16-weights" "$program" sample "$model" --prompt x --weights int8 --bf16-weights

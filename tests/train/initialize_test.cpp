@@ -63,7 +63,7 @@ TEST(Initialize, TakesWeightsOfEightBits) {
   {
     const LoadedModel source =
         load_model(find_model_file(source_run(folder)), DeviceContext::cpu(1), DType::f32);
-    source.model->quantize_weights();
+    source.model->quantize_weights(DType::i8);
     save_model(narrow, *source.model, source.metadata);
   }
   Config config = continuation(narrow);

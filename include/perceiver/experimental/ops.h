@@ -64,9 +64,10 @@ struct Fp8Layer;  // src/ops/fp8.h
 struct LinearParameters {
   Variable weight = {};  ///< [out, in]
   Variable bias = {};    ///< [out], or no value
-  /// Optional copy of `weight` with the same values, bf16 or i8, for skinny GEMMs.
+  /// Optional copy of `weight` with the same values, bf16, i8 or e4m3, for skinny GEMMs. Where `weight` has
+  /// no contents (Tensor::without_contents), the weights alone: other products make `weight` of them.
   Tensor narrow_weight = {};
-  Tensor narrow_scale = {};                  ///< i8: f32 [out], weight = narrow_scale * narrow_weight
+  Tensor narrow_scale = {};  ///< i8 and e4m3: f32 [out], weight = narrow_scale * narrow_weight
   std::shared_ptr<const Fp8Layer> fp8 = {};  ///< train.precision: fp8; set by the library itself
 };
 

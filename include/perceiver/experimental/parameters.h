@@ -92,14 +92,16 @@ class PERCEIVER_API ParameterStore {
   int64_t size() const { return size_; }
   const std::vector<ParameterInfo>& infos() const { return infos_; }
   int64_t count() const;  ///< elements of all parameters
-  /// Flat, with zero padding between parameters; none once `replace_values` was called.
+  /// Flat, with zero padding between parameters; none once `replace_values` or `forget` was called.
   const Tensor& values() const { return values_; }
-  /// Flat, likewise; none once `release_gradients` was called.
+  /// Flat, likewise; none once `release_gradients` or `forget` was called.
   const Tensor& gradients() const { return gradients_; }
-  /// What operations read: the rounded copy, or the values.
+  /// What operations read: the rounded copy, or the values; none once `forget` was called.
   const Tensor& read_values() const { return rounded_ ? rounded_ : values_; }
+  /// Where a declared parameter begins in the flat buffers, in elements.
+  int64_t offset_of(const Variable& parameter) const;
   /// The master weights of a parameter, and their gradient.
-  Tensor value(const ParameterInfo& info) const { return values_.view(info.offset, info.shape); }
+  Tensor value(const ParameterInfo& info) const { return unrounded_values(info.offset, info.shape); }
   Tensor gradient(const ParameterInfo& info) const { return gradients_.view(info.offset, info.shape); }
   /// All master weights by name, for tensor_file.h; call `publish` after reading them.
   std::vector<NamedTensor> tensors() const;
@@ -124,6 +126,11 @@ class PERCEIVER_API ParameterStore {
   void replace_values(std::vector<ValuePart> parts);
   /// Frees the flat gradients; `place_gradients` must give each parameter another place.
   void release_gradients() { gradients_ = {}; }
+  /// For models that only generate, and keep some of their parameters in another form: frees the flat buffers
+  /// and the contents of `forgotten`, declared parameters of which shape and type remain. All others move to
+  /// memory of their own, values and rounded copy; there are no gradients any more. The targets of the
+  /// declarations must be where they were declared.
+  void forget(const std::vector<const Variable*>& forgotten);
   /// Moves the gradients of whole declarations in [begin, begin + storage.elements()) to `storage`.
   void place_gradients(int64_t begin, const Tensor& storage);
 
@@ -140,6 +147,7 @@ class PERCEIVER_API ParameterStore {
     Shape shape;
     int64_t offset;
     bool unrounded = false;
+    const void* place = nullptr;  ///< of its own memory, once `forget` was called
   };
 
   std::vector<ParameterInfo> infos_;
@@ -149,6 +157,7 @@ class PERCEIVER_API ParameterStore {
   const DeviceContext* context_ = nullptr;
   Tensor values_, gradients_, rounded_;  ///< `rounded_`: only for bf16
   std::vector<ValuePart> parts_;         ///< instead of `values_`
+  bool forgot_ = false;
 };
 
 }  // namespace perceiver

@@ -53,6 +53,8 @@ class PERCEIVER_API Tensor {
   static Tensor zeros(DeviceContext& context, DType dtype, Shape shape);
   /// Zeros in plain host memory, of no context.
   static Tensor on_host(DType dtype, Shape shape);
+  /// Shape and type alone, of contents that are kept in another form: data() is null.
+  static Tensor without_contents(DeviceContext& context, DType dtype, Shape shape);
   /// A copy of host values; throws `user` unless there is one for each element. E.g.
   /// from_host<float>(context, {2, 3}, vector).
   template <typename T>
@@ -82,6 +84,9 @@ class PERCEIVER_API Tensor {
   /// does.
   Tensor view(int64_t offset, Shape shape) const;
   Tensor reshaped(Shape shape) const { return view(0, shape); }
+  /// The storage from byte `offset` on, a multiple of the element's size, as elements of another type; throws
+  /// `user` if it ends before that does.
+  Tensor part(size_t offset, DType dtype, Shape shape) const;
 
   /// Both throw `user` if sizes differ.
   void copy_from_host(std::span<const std::byte> source) const;
