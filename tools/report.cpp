@@ -28,7 +28,9 @@ std::string best_text(const RunRecord& run) {
 }
 
 std::string steps_text(const RunRecord& run) {
-  return run.config ? fmt::format("{}/{}", run.step, run.config->train.steps) : fmt::format("{}", run.step);
+  return run.config && run.config->planned_steps() > 0
+             ? fmt::format("{}/{}", run.step, run.config->planned_steps())
+             : fmt::format("{}", run.step);
 }
 
 int list_runs(const std::string& folder) {

@@ -150,6 +150,7 @@ struct ScheduleConfig {
   double warmup_initial = 0.0;           ///< learning rate at step 0
   double final_learning_rate = 0.0;      ///< cosine, linear
   int64_t decay_steps = 0;               ///< cosine, linear: 0 = train.steps
+  double until = 0;                      ///< cosine, linear: seconds, in place of train.steps; 0 = off
   std::vector<int64_t> step_boundaries;  ///< steps
   std::vector<double> step_factors;      ///< steps
 };
@@ -218,6 +219,9 @@ struct Config {
   TrainConfig train;
   EvalConfig eval;
   CheckpointConfig checkpoint;
+
+  /// Steps of a run; 0: schedule.until ends it.
+  int64_t planned_steps() const { return schedule.until > 0 ? 0 : train.steps; }
 };
 
 /// Reads a YAML file, applies the overrides ("train.steps=200", the value in YAML) in order, fills in

@@ -80,7 +80,7 @@ PERCEIVER_API std::vector<std::string> header_lines(const RunHeader& header);
 /// if there were none), and the last step's gradient norm and learning rate.
 struct LogEntry {
   int64_t step = 0;          ///< steps done
-  int64_t steps = 0;         ///< train.steps
+  int64_t steps = 0;         ///< train.steps; 0: schedule.until ends the run
   double loss = 0;           ///< negative log-likelihood, nats per target
   double objective = 0;      ///< what is minimised, per target: with label smoothing and z-loss
   double z_loss = 0;         ///< z-loss term per target

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/edit_distance.h"
 #include "base/text.h"
+#include "config/duration.h"
 
 namespace perceiver {
 namespace {
@@ -157,6 +158,8 @@ std::optional<ConfigValue> try_read(const ConfigKey& key, const ConfigNode& node
       return widen(read_pairs(node, bad));
     case ValueKind::text:
       return widen(read_optional_text(node));
+    case ValueKind::duration:
+      return widen(node.is_scalar() ? read_duration(node.text) : std::nullopt);
   }
   return std::nullopt;
 }

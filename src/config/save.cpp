@@ -9,7 +9,9 @@
 namespace perceiver {
 namespace {
 
-nlohmann::json value_to_json(const ConfigValue& value) {
+nlohmann::json value_to_json(const ConfigKey& key, const Config& config) {
+  const ConfigValue value = key.get(config);
+  if (key.kind == ValueKind::duration) return format_value(key, config);
   return std::visit([](const auto& typed) { return nlohmann::json(typed); }, value);
 }
 
@@ -32,7 +34,7 @@ nlohmann::json config_to_json(const Config& config) {
   for (const ConfigKey& key : config_keys()) {
     const std::string section(key.section());
     nlohmann::json& parent = section.empty() ? json : json[section];
-    parent[std::string(key.name())] = value_to_json(key.get(config));
+    parent[std::string(key.name())] = value_to_json(key, config);
   }
   return json;
 }

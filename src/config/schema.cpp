@@ -182,6 +182,14 @@ ConfigKey bind_text(const char* path, Access access, const char* doc) {
   return key;
 }
 
+/// A length of time, stored in seconds; 0 means none.
+template <typename Access>
+ConfigKey bind_duration(const char* path, Access access, const char* doc) {
+  ConfigKey key = bind(path, access, any(), doc);
+  key.kind = ValueKind::duration;
+  return key;
+}
+
 // Derives the path from the member's name, so the two always agree.
 #define MEMBER(path)                 \
 #path, [](auto& config) -> auto& { \
@@ -438,6 +446,12 @@ std::vector<ConfigKey> schedule_keys() {
       bind(MEMBER(schedule.final_learning_rate), at_least(0), "Final learning rate of cosine and linear."),
       bind(MEMBER(schedule.decay_steps), between(0, most_steps),
            "Step at which cosine and linear reach final_learning_rate; 0 = train.steps."),
+      bind_duration(MEMBER(schedule.until),
+                    "Cosine and linear follow the clock: they reach final_learning_rate after this much time "
+                    "of training, "
+                    "validations included, and the run ends there, after as many steps as that makes; "
+                    "train.steps is not "
+                    "used. A resumed run goes on with the time that is left. 0 = off."),
       bind(MEMBER(schedule.step_boundaries), between(1, most_steps),
            "Steps, in increasing order, at which type steps changes the learning rate."),
       bind(MEMBER(schedule.step_factors), at_least(0),

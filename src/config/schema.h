@@ -14,10 +14,10 @@
 
 namespace perceiver {
 
-enum class ValueKind { boolean, integer, seed, real, choice, integers, reals, texts, pairs, text };
+enum class ValueKind { boolean, integer, seed, real, choice, integers, reals, texts, pairs, text, duration };
 
 /// The value of a key; a `choice` is its name. The alternatives are in the order of ValueKind, whose last
-/// one, `text`, is a string too.
+/// two, `text` and `duration`, are a string and a number of seconds too.
 using ConfigValue =
     std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<int64_t>, std::vector<double>,
                  std::vector<std::string>, std::map<std::string, std::string>>;

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "base/edit_distance.h"
+#include "config/duration.h"
 #include "config/schema.h"
 
 namespace perceiver {
@@ -164,6 +165,8 @@ std::string describe_values(const ConfigKey& key) {
       return "a mapping of names to values";
     case ValueKind::text:
       return "a string";
+    case ValueKind::duration:
+      return "a length of time such as 90s, 20m or 1.5h, or 0";
   }
   return "";
 }
@@ -174,6 +177,7 @@ std::string format_value(const ConfigValue& value) {
 
 std::string format_value(const ConfigKey& key, const Config& config) {
   const ConfigValue value = key.get(config);
+  if (key.kind == ValueKind::duration) return format_duration(std::get<double>(value));
   return !key.zero_name.empty() && value == ConfigValue(int64_t{0}) ? key.zero_name : format_value(value);
 }
 

@@ -266,6 +266,12 @@ void check_schedule(const Config& config, const Checker& check) {
       std::adjacent_find(boundaries.begin(), boundaries.end(), std::greater_equal<>()) == boundaries.end();
   check.require(rising, "schedule.step_boundaries must increase");
   const bool decays = schedule.type == ScheduleType::cosine || schedule.type == ScheduleType::linear;
+  check.require(
+      schedule.until == 0 || decays,
+      "schedule.until needs schedule.type: cosine or linear; train.max_minutes ends a run of any type");
+  check.require(schedule.until == 0 || schedule.decay_steps == 0,
+                "schedule.until and schedule.decay_steps ({}) both say when the decay ends; leave out one",
+                schedule.decay_steps);
   check.require(!decays || schedule.decay_steps == 0 || schedule.decay_steps > schedule.warmup_steps,
                 "schedule.decay_steps ({}) must be greater than schedule.warmup_steps ({})",
                 schedule.decay_steps, schedule.warmup_steps);

@@ -54,6 +54,8 @@ void add_line(std::string_view line, MetricsPart& part) {
   ordered_json entry = parse_entry(line);
   if (entry.is_null()) return;
   part.step = std::max(part.step, entry["step"].get<int64_t>());
+  if (entry.contains("elapsed") && entry["elapsed"].is_number())
+    part.elapsed = entry["elapsed"].get<double>();
   if (entry.contains("loss"))
     part.entries.push_back(std::move(entry));
   else if (entry.contains("validation_loss"))

@@ -10,8 +10,9 @@
 namespace perceiver {
 
 struct MetricsPart {
-  int64_t step = 0;                                 ///< of the newest entry of the part; 0: none
-  std::vector<nlohmann::ordered_json> entries;      ///< with "loss"
+  int64_t step = 0;                             ///< of the newest entry of the part; 0: none
+  double elapsed = 0;                           ///< seconds of training up to the newest entry that says it
+  std::vector<nlohmann::ordered_json> entries;  ///< with "loss"
   std::vector<nlohmann::ordered_json> validations;  ///< with "validation_loss"
   std::string mark;                                 ///< of the part's end
   bool continues = false;  ///< what was read before still counts; else the part begins the file

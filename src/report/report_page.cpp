@@ -130,7 +130,7 @@ ordered_json run_data(const RunRecord& run) {
                     {"folder", run.folder.string()},
                     {"state", name_of(run.state)},
                     {"step", run.step},
-                    {"steps", run.config ? run.config->train.steps : 0},
+                    {"steps", run.config ? run.config->planned_steps() : 0},
                     {"entries", run.entries},
                     {"validations", run.validations},
                     {"environments", run.environments},

@@ -38,6 +38,7 @@ void add_metrics(RunRecord& run) {
   MetricsPart part = read_metrics(path, "", kMostBytes);
   if (part.more) throw_user("{}: longer than {} MiB", path.string(), kMostBytes >> 20);
   run.step = part.step;
+  run.elapsed = part.elapsed;
   run.entries = std::move(part.entries);
   run.validations = std::move(part.validations);
 }
@@ -94,15 +95,23 @@ void add_runs(const fs::path& folder, int levels, std::vector<fs::path>& runs) {
     if (entry.is_directory(ignored)) add_runs(entry.path(), levels - 1, runs);
 }
 
+/// The last entry may have been written just before the time of schedule.until was over.
+constexpr double kTimeIsOver = 0.999;
+
+bool is_over(const Config& config, const RunRecord& run) {
+  const double until = config.schedule.until;
+  return until > 0 ? run.elapsed >= kTimeIsOver * until : run.step >= config.train.steps;
+}
+
 }  // namespace
 
 const char* name_of(RunState state) {
   return state == RunState::running ? "running" : state == RunState::finished ? "finished" : "stopped";
 }
 
-RunState state_at(const RunRecord& run, int64_t step) {
+RunState state_of(const RunRecord& run) {
   if (is_locked(run.folder)) return RunState::running;
-  return run.config && step >= run.config->train.steps ? RunState::finished : RunState::stopped;
+  return run.config && is_over(*run.config, run) ? RunState::finished : RunState::stopped;
 }
 
 bool is_better(const ordered_json& validation, const ordered_json* best) {
@@ -145,7 +154,7 @@ RunRecord read_run_files(const fs::path& folder) {
 RunRecord read_run(const fs::path& folder) {
   RunRecord run = read_run_files(folder);
   add_metrics(run);
-  run.state = state_at(run, run.step);
+  run.state = state_of(run);
   return run;
 }
 

@@ -32,6 +32,7 @@ struct RunRecord {
   std::string name;  ///< of the folder
   RunState state = RunState::stopped;
   int64_t step = 0;                                 ///< of the newest entry; 0: none
+  double elapsed = 0;                               ///< seconds of training up to it
   std::string config_text;                          ///< config.yaml as it is
   std::optional<Config> config;                     ///< none if this program does not understand it
   std::string config_error;                         ///< why
@@ -50,8 +51,8 @@ struct RunRecord {
 RunRecord read_run(const std::filesystem::path& folder);
 /// The same without its metrics: no step, entries, validations and state.
 RunRecord read_run_files(const std::filesystem::path& folder);
-/// Of a run that has come to `step`.
-RunState state_at(const RunRecord& run, int64_t step);
+/// Of a run that has come to its `step` and `elapsed`.
+RunState state_of(const RunRecord& run);
 /// Whether a validation has a lower loss than `best`, which may be null.
 bool is_better(const nlohmann::ordered_json& validation, const nlohmann::ordered_json* best);
 

@@ -82,29 +82,31 @@ fs::path LiveRuns::folder_of(const std::string& id) const {
   refuse(404, "there is no run {}; GET /v1/runs lists them", quote(id));
 }
 
-/// Reads the new lines; returns the step that the run has come to.
-int64_t LiveRuns::update(const fs::path& folder, const std::string& id) {
+/// Reads the new lines.
+void LiveRuns::update(RunRecord& run, const std::string& id) {
   Progress& progress = progress_[id];
   for (bool more = true; more;) {
-    const MetricsPart part = read_metrics(folder / "metrics.jsonl", progress.mark, kPart);
+    const MetricsPart part = read_metrics(run.folder / "metrics.jsonl", progress.mark, kPart);
     if (!part.continues) progress = {};
     progress.mark = part.mark;
     progress.step = std::max(progress.step, part.step);
+    progress.elapsed = std::max(progress.elapsed, part.elapsed);
     for (const ordered_json& each : part.validations)
       if (is_better(each, progress.best.is_null() ? nullptr : &progress.best)) progress.best = each;
     more = part.more;
   }
-  return progress.step;
+  run.step = progress.step;
+  run.elapsed = progress.elapsed;
 }
 
 ordered_json LiveRuns::summary(const fs::path& folder) {
   const std::string id = id_of(folder, root_);
-  const RunRecord run = read_run_files(folder);
-  const int64_t step = update(folder, id);
+  RunRecord run = read_run_files(folder);
+  update(run, id);
   return {{"id", id},
-          {"state", name_of(state_at(run, step))},
-          {"step", step},
-          {"steps", run.config ? run.config->train.steps : 0},
+          {"state", name_of(state_of(run))},
+          {"step", run.step},
+          {"steps", run.config ? run.config->planned_steps() : 0},
           {"changed", seconds_of(folder / "metrics.jsonl")},
           {"best", progress_[id].best}};
 }
@@ -136,9 +138,9 @@ Reply LiveRuns::data(const std::string& id, const std::string& mark) {
   run.validations = std::move(part.validations);
   {
     const std::lock_guard lock(mutex_);
-    run.step = update(folder, id);
+    update(run, id);
   }
-  run.state = state_at(run, run.step);
+  run.state = state_of(run);
   std::erase_if(run.samples, [&](const SampleFile& sample) { return !is_inside(sample.path, root_); });
   if (run.samples.size() > kSamples)
     run.samples.erase(run.samples.begin(), run.samples.end() - static_cast<ptrdiff_t>(kSamples));

@@ -36,12 +36,14 @@ class LiveRuns {
   struct Progress {
     std::string mark;
     int64_t step = 0;
+    double elapsed = 0;           ///< seconds of training
     nlohmann::ordered_json best;  ///< or null
   };
 
   std::filesystem::path folder_of(const std::string& id) const;
   nlohmann::ordered_json summary(const std::filesystem::path& folder);
-  int64_t update(const std::filesystem::path& folder, const std::string& id);
+  /// Sets the run's step and elapsed.
+  void update(RunRecord& run, const std::string& id);
 
   const std::string name_;
   const std::filesystem::path root_;

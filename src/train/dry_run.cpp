@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "config/duration.h"
 #include "data/batches/loader.h"
 #include "train/connect_ranks.h"
 #include "train/initialize.h"
@@ -84,6 +85,11 @@ DryRun dry_run(const Config& given, const std::filesystem::path& folder,
 }
 
 std::string duration_line(const DryRun& measured, const Config& config) {
+  if (const double until = config.schedule.until; until > 0)
+    return fmt::format(
+        "{} a step (mean of {}): about {:.0f} steps in the {} of schedule.until, validations not counted",
+        seconds_text(measured.seconds_per_step), measured.steps, until / measured.seconds_per_step,
+        format_duration(until));
   const double seconds = measured.seconds_per_step * static_cast<double>(config.train.steps);
   std::string line = fmt::format("{} a step (mean of {}): {} steps take {}, and validations come on top",
                                  seconds_text(measured.seconds_per_step), measured.steps, config.train.steps,

@@ -19,7 +19,7 @@ namespace {
 
 constexpr int64_t kStepsInFlight = 4;  // on a GPU
 constexpr size_t kTotalsBytes = 5 * sizeof(double);
-constexpr size_t kSharedBytes = 5 * sizeof(double);
+constexpr size_t kSharedBytes = 6 * sizeof(double);
 
 int64_t inputs_of(const Batch& batch) {
   return std::accumulate(batch.lengths.begin(), batch.lengths.end(), int64_t{0});
@@ -87,12 +87,12 @@ StepReport Learner::step(int64_t step, const Batch& batch) {
   return finish();
 }
 
-void Learner::start(int64_t step, const Batch& batch, const StepSignals& signals) {
+void Learner::start(int64_t step, const Batch& batch, const StepSignals& signals, double used) {
   PERCEIVER_ASSERT(in_flight_ < capacity());
   Slot& slot = slots_[static_cast<size_t>(next_)];
   slot.step = step;
   slot.batch = batch;
-  slot.learning_rate = learning_rate(config_, step);
+  slot.learning_rate = learning_rate(config_, step, used);
   write_scalars(step, batch, slot.learning_rate, signals);
   const World::Wait wait(ranks_.world, fmt::format("step {}", step + 1));
   enqueue(step, batch);
@@ -121,7 +121,7 @@ StepReport Learner::finish() {
   for (double& total : totals) total /= sharing();
   StepReport report;
   report.sums = {totals[0], totals[1], totals[2], totals[3], static_cast<int64_t>(totals[4])};
-  report.signals = {shared[2], shared[3], shared[4]};
+  report.signals = {shared[2], shared[3], shared[4], shared[5]};
   report.inputs = exchange_ ? static_cast<int64_t>(shared[1] / sharing()) : inputs_of(slot.batch);
   report.gradient_norm = scalars.gradient_norm;
   report.learning_rate = slot.learning_rate;
@@ -138,8 +138,11 @@ void Learner::write_scalars(int64_t step, const Batch& batch, double learning_ra
   state_.start(static_cast<uint64_t>(step), learning_rate, loss_scale);
   if (!exchange_) return;
   const std::array<double, kShared> shared{static_cast<double>(targets),
-                                           static_cast<double>(inputs_of(batch)), signals.stop, signals.time,
-                                           signals.save};
+                                           static_cast<double>(inputs_of(batch)),
+                                           signals.stop,
+                                           signals.time,
+                                           signals.save,
+                                           signals.used};
   shared_.copy_from_host(std::as_bytes(std::span(shared)));
 }
 

@@ -33,11 +33,12 @@ struct LossSums {
   double mean(double sum) const;
 };
 
-/// What ranks tell each other with a step; a step's report says how many ranks set each.
+/// What ranks tell each other with a step; a step's report says the sum over the ranks.
 struct StepSignals {
   double stop = 0;  ///< asks the run to end
   double time = 0;  ///< its time is up
   double save = 0;  ///< asks for a checkpoint
+  double used = 0;  ///< of the time of schedule.until, the share that is over; rank 0 alone says it
 };
 
 /// The ranks of a run, as a learner needs them.
@@ -84,7 +85,8 @@ class Learner {
   StepReport step(int64_t step, const Batch& batch);
   /// The same in two halves: `start` enqueues a step, `finish` waits for the oldest one. Up to `capacity`
   /// steps may be in flight to keep a GPU from waiting for the host.
-  void start(int64_t step, const Batch& batch, const StepSignals& signals = {});
+  /// `used`: of learning_rate(), the same on every rank.
+  void start(int64_t step, const Batch& batch, const StepSignals& signals = {}, double used = 0);
   StepReport finish();
   int64_t in_flight() const { return in_flight_; }
   int64_t capacity() const { return static_cast<int64_t>(slots_.size()); }
@@ -140,7 +142,7 @@ class Learner {
   };
 
   /// Targets and inputs of this rank's batch, and signals, summed over the ranks before a step begins.
-  static constexpr int64_t kShared = 5;
+  static constexpr int64_t kShared = 6;
   /// Sums over the ranks at a step's end: those of the losses, and the squared norm of the gradient.
   static constexpr int64_t kTotals = 6;
 

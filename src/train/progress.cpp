@@ -26,7 +26,9 @@ std::string duration_text(double seconds) {
 
 std::vector<LineField> progress_fields(const LogEntry& entry) {
   std::vector<LineField> fields{
-      {fmt::format("step {}/{}", entry.step, entry.steps), 0},
+      {entry.steps > 0 ? fmt::format("step {}/{}", entry.step, entry.steps)
+                       : fmt::format("step {}", entry.step),
+       0},
       {fmt::format("  loss {:.4f} nats", entry.loss), 1},
       {fmt::format(" {:.4f} bits", entry.bits()), 8},
       {fmt::format("  lr {:.2e}", entry.learning_rate), 6},

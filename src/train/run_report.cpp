@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "config/duration.h"
 #include "config/schema.h"
 #include "model/precision.h"
 #include "train/progress.h"
@@ -89,11 +90,14 @@ std::string memory_text(const RunHeader& header) {
 
 std::string steps_text(const RunHeader& header) {
   const Config& config = header.config;
+  const int64_t planned = config.planned_steps();
+  const std::string last = planned > 0 ? std::to_string(planned)
+                                       : "as many as " + format_duration(config.schedule.until) + " allow,";
   std::string text = fmt::format("{}{} of {}", header.step > 0 ? fmt::format("{} to ", header.step) : "",
-                                 config.train.steps, counted(config.train.batch, "example"));
-  if (header.steps_per_epoch > 0)
-    text += fmt::format(", {} to an epoch ({} epochs)", count_text(header.steps_per_epoch),
-                        ratio_text(static_cast<double>(config.train.steps) / header.steps_per_epoch));
+                                 last, counted(config.train.batch, "example"));
+  if (header.steps_per_epoch > 0) text += fmt::format(", {} to an epoch", count_text(header.steps_per_epoch));
+  if (header.steps_per_epoch > 0 && planned > 0)
+    text += fmt::format(" ({} epochs)", ratio_text(static_cast<double>(planned) / header.steps_per_epoch));
   text += fmt::format("; {}, learning rate {}, {}", value_text(config, "optimizer.type"),
                       value_text(config, "optimizer.learning_rate"), value_text(config, "schedule.type"));
   if (config.schedule.warmup_steps > 0)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
 
@@ -20,11 +21,13 @@ std::string first_offender(World& world, const std::string& mine) {
 TrainResult Trainer::run() {
   introduce();
   begin();
-  while (state_.step < config_.train.steps) {
+  while (!at_last_step()) {
     if (stops_early()) return finish(TrainStatus::stopped_early);
-    const bool stops = stopped(), ends = stops || out_of_time();
+    const bool stops = stopped(), over = schedule_used() >= 1, ends = stops || over || out_of_time();
     if (ends && learner_->in_flight() == 0)
-      return finish(stops ? TrainStatus::interrupted : TrainStatus::out_of_time);
+      return finish(stops  ? TrainStatus::interrupted
+                    : over ? TrainStatus::finished
+                           : TrainStatus::out_of_time);
     step(ends);
     if (due(config_.train.log_every)) log(false);
     evaluate_and_save();
@@ -36,7 +39,8 @@ TrainResult Trainer::run() {
 /// The next step after which weights or state are read: no later step may be in flight then.
 int64_t Trainer::next_stop() const {
   if (owes_save_) return state_.step + 1;
-  int64_t stop = config_.train.steps;
+  const int64_t planned = config_.planned_steps();
+  int64_t stop = planned > 0 ? planned : std::numeric_limits<int64_t>::max();
   for (const int64_t every : {config_.eval.every, config_.checkpoint.every, config_.train.sample_every})
     if (every > 0) stop = std::min(stop, (state_.step / every + 1) * every);
   return stop;
@@ -48,7 +52,7 @@ void Trainer::start_steps() {
     const int64_t step = state_.step + learner_->in_flight();
     if (step >= stop) return;
     loader_->next(batch_);
-    learner_->start(step, batch_, signals());
+    learner_->start(step, batch_, signals(), schedule_used());
   }
 }
 
@@ -106,8 +110,12 @@ std::string Trainer::last_good_checkpoint() const {
   return steps.empty() ? "none" : store.path(steps.back()).string();
 }
 
+bool Trainer::at_last_step() const {
+  return config_.planned_steps() > 0 && state_.step >= config_.planned_steps();
+}
+
 bool Trainer::due(int64_t every) const {
-  return state_.step == config_.train.steps || (every > 0 && state_.step % every == 0);
+  return at_last_step() || (every > 0 && state_.step % every == 0);
 }
 
 // A skipped step leaves the weights unchanged, so they could still be saved. But if the weights are at fault,
@@ -125,11 +133,16 @@ void Trainer::evaluate_and_save() {
   if (saves) save_if_finite();
 }
 
+double Trainer::seconds_left() const {
+  if (config_.schedule.until > 0) return std::max(0.0, config_.schedule.until - elapsed());
+  return clock_.seconds_per_step() * static_cast<double>(config_.train.steps - state_.step);
+}
+
 void Trainer::log(bool partial) {
   const LossSums& sums = state_.interval;
   LogEntry entry;
   entry.step = state_.step;
-  entry.steps = config_.train.steps;
+  entry.steps = config_.planned_steps();
   entry.loss = sums.mean(sums.nll);
   entry.objective = sums.mean(sums.loss);
   entry.z_loss = sums.mean(sums.z_loss);
@@ -139,7 +152,7 @@ void Trainer::log(bool partial) {
   entry.targets_per_second = clock_.per_second(clock_.targets);
   entry.inputs_per_second = clock_.per_second(clock_.inputs);
   entry.elapsed = elapsed();
-  entry.remaining = clock_.seconds_per_step() * static_cast<double>(config_.train.steps - state_.step);
+  entry.remaining = seconds_left();
   entry.skipped = state_.skipped;
   entry.clipped = config_.optimizer.clip_norm > 0 ? state_.clipping.share() : std::nan("");
   entry.memory_bytes = model_->context().statistics().peak_bytes;

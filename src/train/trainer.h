@@ -44,9 +44,9 @@ class Trainer {
   /// no usable one (with it), and for a configuration that does not fit the data or the run to resume.
   Trainer(Config config, TrainerOptions options);
 
-  /// Trains to train.steps, or until `stop`, train.max_minutes or train.early_stopping; saves, and validates
-  /// unless stopped. Throws `failure` after train.max_nonfinite_steps consecutive steps that were not finite,
-  /// and if something cannot be written; the last good checkpoint stays.
+  /// Trains to train.steps or schedule.until, or until `stop`, train.max_minutes or train.early_stopping;
+  /// saves, and validates unless stopped. Throws `failure` after train.max_nonfinite_steps consecutive steps
+  /// that were not finite, and if something cannot be written; the last good checkpoint stays.
   TrainResult run();
 
   /// After `run`: gives up the folder, so that another run can go on there, and the loader's thread. What
@@ -74,6 +74,9 @@ class Trainer {
   void check_ranks() const;
   ResumePoint find_resume_point() const;
   StepSignals signals() const;
+  /// Of schedule.until: the share that is over, 0 to 1, as all ranks see it; and after so many seconds.
+  double schedule_used() const;
+  double share_of_schedule(double seconds) const;
   /// Records the environment and hands the header to the observer.
   void introduce();
   void start();
@@ -115,6 +118,8 @@ class Trainer {
   [[noreturn]] void explain_move() const;
   RunSummary summary() const;
   double elapsed() const { return state_.elapsed + watch_.seconds(); }
+  double seconds_left() const;
+  bool at_last_step() const;
   bool due(int64_t every) const;
   /// Whether to stop, or to end because time is up, as all ranks see it.
   bool stopped() const;

@@ -1,4 +1,5 @@
 // What the ranks of a run agree on.
+#include <algorithm>
 #include <sstream>
 
 #include "base/check.h"
@@ -90,7 +91,17 @@ StepSignals Trainer::signals() const {
   if (options_.world == nullptr) return {};
   return {.stop = wants_to_stop() ? 1.0 : 0.0,
           .time = leads() && has_used_its_time() ? 1.0 : 0.0,
-          .save = writes() && save_timer_.due() ? 1.0 : 0.0};
+          .save = writes() && save_timer_.due() ? 1.0 : 0.0,
+          .used = leads() ? share_of_schedule(elapsed()) : 0.0};
+}
+
+double Trainer::share_of_schedule(double seconds) const {
+  const double until = config_.schedule.until;
+  return until > 0 ? std::min(1.0, seconds / until) : 0;
+}
+
+double Trainer::schedule_used() const {
+  return options_.world == nullptr ? share_of_schedule(elapsed()) : agreed_.used;
 }
 
 bool Trainer::wants_to_stop() const {

@@ -65,7 +65,8 @@ void Trainer::resume() {
   // If no step follows, an interval that was cut short is logged again at the end.
   logged_ = state_.interval.targets > 0 ? -1 : state_.step;
   last_.gradient_norm = std::numeric_limits<double>::quiet_NaN();
-  last_.learning_rate = learning_rate(config_, std::max<int64_t>(0, state_.step - 1));
+  agreed_.used = share_of_schedule(state_.elapsed);  // what every rank has read
+  last_.learning_rate = learning_rate(config_, std::max<int64_t>(0, state_.step - 1), agreed_.used);
   const CheckpointStore& store = folder_->checkpoints();
   load_checkpoint_weights(store.path(state_.step), *model_);
   learner_ = std::make_unique<Learner>(config_, *model_, ranks_);

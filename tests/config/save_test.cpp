@@ -51,6 +51,8 @@ class RandomConfig {
         return list<std::string>([&] { return text(); });
       case ValueKind::text:
         return random_.below(4) == 0 ? std::string() : text();
+      case ValueKind::duration:
+        return random_.below(4) == 0 ? 0.0 : real({0, 1e9, false, false});
     }
     return false;
   }

@@ -236,6 +236,12 @@ TEST(ConfigRules, Schedule) {
             "no error");
   EXPECT_THAT(error_of({"schedule.type=cosine", "schedule.warmup_steps=10", "schedule.decay_steps=10"}),
               HasSubstr("must be greater"));
+  EXPECT_EQ(error_of({"schedule.type=linear", "schedule.until=20m"}), "no error");
+  EXPECT_THAT(error_of({"schedule.until=20m"}), HasSubstr("needs schedule.type: cosine or linear"));
+  EXPECT_THAT(error_of({"schedule.type=cosine", "schedule.until=20m", "schedule.decay_steps=10"}),
+              HasSubstr("leave out one"));
+  EXPECT_THAT(error_of({"schedule.type=cosine", "schedule.until=20"}),
+              HasSubstr("schedule.until must be a length of time such as 90s, 20m or 1.5h, or 0, not '20'"));
 }
 
 TEST(ConfigRules, Evaluation) {

@@ -72,6 +72,19 @@ TEST(RunRecord, KnowsWhetherTheRunGoesOn) {
   EXPECT_EQ(read_run(temp.path()).state, RunState::finished);
 }
 
+TEST(RunRecord, ARunByTheClockIsFinishedWhenItsTimeIsOver) {
+  const TempFolder temp;
+  write_run(temp.path());
+  write(fs::path(temp.path()) / "config.yaml", "schedule: {type: cosine, until: 1m}\ntrain: {steps: 20}\n");
+  const auto state_after = [&](const std::string& elapsed) {
+    write(fs::path(temp.path()) / "metrics.jsonl",
+          "{\"step\":30,\"loss\":3.5,\"elapsed\":" + elapsed + "}\n");
+    return read_run(temp.path()).state;
+  };
+  EXPECT_EQ(state_after("50.0"), RunState::stopped);
+  EXPECT_EQ(state_after("60.1"), RunState::finished);
+}
+
 TEST(RunRecord, ShowsARunWhoseConfigurationItDoesNotUnderstand) {
   const TempFolder temp;
   write_run(temp.path());

@@ -54,6 +54,20 @@ TEST(Schedule, LinearEndsAtTheLastStep) {
   EXPECT_NEAR(learning_rate(config, 500), 0.1, 1e-12);
 }
 
+TEST(Schedule, FollowsTheClock) {
+  Config config = schedule(ScheduleType::linear);
+  config.schedule.until = 60;
+  EXPECT_NEAR(learning_rate(config, 1000, 0), 0.5, 1e-12);  // whatever the step
+  EXPECT_NEAR(learning_rate(config, 20, 0.25), 0.4, 1e-12);
+  EXPECT_NEAR(learning_rate(config, 20, 1), 0.1, 1e-12);
+  EXPECT_NEAR(learning_rate(config, 20, 2), 0.1, 1e-12);
+  EXPECT_NEAR(learning_rate(config, 5, 0.25), 0.1 + 0.5 * (0.4 - 0.1), 1e-12);  // half of the warm-up
+  config.schedule.type = ScheduleType::cosine;
+  EXPECT_NEAR(learning_rate(config, 20, 0.5), 0.3, 1e-12);
+  config.schedule.until = 0;
+  EXPECT_EQ(learning_rate(config, 20, 0.9), learning_rate(config, 20));
+}
+
 TEST(Schedule, DecayWithoutRoomForIt) {
   Config config = schedule(ScheduleType::cosine, 200);
   EXPECT_TRUE(std::isfinite(learning_rate(config, 200)));

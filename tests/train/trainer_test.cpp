@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "config/load.h"
 #include "model/model_file.h"
+#include "report/run_record.h"
 #include "tests/support/tiny_run.h"
 
 namespace perceiver {
@@ -107,6 +108,55 @@ TEST(Trainer, StopsWhenItsTimeIsUp) {
   EXPECT_EQ(result.status, TrainStatus::out_of_time);
   EXPECT_LT(result.step, 1'000'000);
   EXPECT_EQ(verify_checkpoint(result.checkpoint).step, result.step);
+}
+
+/// A run whose schedule ends after so many seconds; its train.steps would take far longer, or be over at
+/// once.
+Config clocked_config(double seconds, int64_t steps = 1'000'000) {
+  Config config = tiny_config(steps);
+  config.optimizer.learning_rate = 1e-3;
+  config.schedule.type = ScheduleType::linear;
+  config.schedule.until = seconds;
+  config.train.log_every = 1;
+  return config;
+}
+
+TEST(Trainer, AScheduleByTheClockUsesItsTimeAndEnds) {
+  for (const int64_t steps : {int64_t{1}, int64_t{1'000'000}}) {
+    const TempFolder folder;
+    Recorder recorder;
+    const TrainResult result =
+        Trainer(clocked_config(0.4, steps), run_options(folder.path("run"), false, &recorder)).run();
+    EXPECT_EQ(result.status, TrainStatus::finished);
+    const CheckpointState state = verify_checkpoint(result.checkpoint);
+    EXPECT_EQ(state.step, result.step);
+    EXPECT_GE(state.elapsed, 0.4);
+    ASSERT_GT(recorder.logs.size(), 2u);
+    for (size_t i = 1; i < recorder.logs.size(); ++i) {
+      EXPECT_EQ(recorder.logs[i].steps, 0);
+      EXPECT_LT(recorder.logs[i].learning_rate, recorder.logs[i - 1].learning_rate);
+      EXPECT_LE(recorder.logs[i].remaining, recorder.logs[i - 1].remaining);
+    }
+    EXPECT_EQ(read_run(folder.path("run")).state, RunState::finished);
+  }
+}
+
+TEST(Trainer, AResumedScheduleByTheClockGoesOnWithTheTimeLeft) {
+  const TempFolder folder;
+  Recorder first, second, third;
+  Config part = clocked_config(1000);
+  part.train.max_minutes = 0.2 / 60;
+  const TrainResult stopped = Trainer(part, run_options(folder.path("run"), false, &first)).run();
+  EXPECT_EQ(stopped.status, TrainStatus::out_of_time);
+  const double elapsed = verify_checkpoint(stopped.checkpoint).elapsed;
+  EXPECT_EQ(read_run(folder.path("run")).state, RunState::stopped);
+  const Config rest = clocked_config(2 * elapsed);
+  const TrainResult result = Trainer(rest, run_options(folder.path("run"), true, &second)).run();
+  EXPECT_EQ(result.status, TrainStatus::finished);
+  EXPECT_GT(result.step, stopped.step);
+  EXPECT_LE(second.logs.front().learning_rate, 0.5e-3);  // half of the time was over
+  // There is no time left for another step.
+  EXPECT_EQ(Trainer(rest, run_options(folder.path("run"), true, &third)).run().step, result.step);
 }
 
 TEST(Trainer, NoStepsSaveTheInitialModel) {

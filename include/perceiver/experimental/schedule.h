@@ -16,7 +16,9 @@ namespace perceiver {
 ///   steps     base times all factors whose boundary is at most `step`
 ///   t5        base * sqrt(w / step), the authors' base * sqrt(w / ((step - w) + w)), where their w is at
 ///             least 1; w = 0 counts as 1 here: steps 0 and 1 have the base rate
-/// Of the configuration it reads optimizer.learning_rate (the base rate), schedule and train.steps.
-PERCEIVER_API double learning_rate(const Config& config, int64_t step);
+/// With schedule.until, cosine and linear are functions of `used` instead, the share of that time that is
+/// over (0 to 1), and fall during the warm-up too, where the rate rises to what they are at. Of the
+/// configuration it reads optimizer.learning_rate (the base rate), schedule and train.steps.
+PERCEIVER_API double learning_rate(const Config& config, int64_t step, double used = 0);
 
 }  // namespace perceiver
