@@ -162,6 +162,7 @@ void add_train(CLI::App& app, Globals& globals, Action& action) {
   perceiver train configs/quickstart.yaml --set data.train=book.txt --run runs/book
   perceiver train configs/quickstart.yaml --set data.train=book.txt --run runs/book --resume
   perceiver train configs/quickstart.yaml --set data.train=book.txt --set train.steps=5000
+  perceiver train configs/quickstart.yaml --set data.train=book.txt --set train.max_minutes=0 --set schedule.until=20m
   perceiver train configs/quickstart.yaml --set data.train=book.txt --gpus all)");
 }
 

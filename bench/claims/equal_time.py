@@ -4,8 +4,8 @@
     bench/claims/equal_time.py BUILD cuda|cpu [--minutes M] [--tries R,R,R] [--try-minutes M] [--data FOLDER]
 
 Each has the same number of tries at the learning rate, an eighth of the time each by default, and then one run of M minutes (8 on
-a GPU, 60 on a CPU) at the best one. The time of a step is measured first and sets the number of steps, so that the learning rate
-decays over just that time. Writes equal_time.tsv (validation over time), equal_time_final.tsv and equal_time_DEVICE.svg. Nothing
+a GPU, 60 on a CPU) at the best one. The learning rate decays over just that time (schedule.until); the time of a step is measured
+first and sets what is counted in steps: validations and warm-up. Writes equal_time.tsv (validation over time), equal_time_final.tsv and equal_time_DEVICE.svg. Nothing
 else should run on the device; --gpus 3 --together 3 gives each architecture a GPU."""
 import common
 import plot
@@ -20,13 +20,12 @@ FINER = {"cuda": {"perceiver_ar": ["--stride", "256"], "transformer_xl": ["--mem
 
 
 def plan(minutes, step_ms, validations):
-    """Settings of a run that takes the given time."""
+    """Settings of a run that takes the given time, by the clock; its steps are estimated."""
     steps = max(validations, int(minutes * 60 * 0.9 * 1000 / step_ms))  # the rest: validations and the checkpoint
     every = steps // validations
     log_every = max(1, every // 10)
     every = every // log_every * log_every
-    return [f"train.steps={steps}", f"eval.every={every}", f"train.log_every={log_every}", f"schedule.warmup_steps={steps // 25}",
-            f"train.max_minutes={minutes}"]
+    return [f"schedule.until={minutes}m", f"eval.every={every}", f"train.log_every={log_every}", f"schedule.warmup_steps={steps // 25}"]
 
 
 class Tuning:

@@ -36,7 +36,7 @@ struct TrainOptions {
 };
 
 enum class TrainStatus {
-  finished,       ///< train.steps are done
+  finished,       ///< train.steps are done, or the time of schedule.until is over
   interrupted,    ///< by TrainingRun::stop
   out_of_time,    ///< train.max_minutes
   stopped_early,  ///< train.early_stopping
@@ -69,8 +69,8 @@ class PERCEIVER_API TrainingRun {
   TrainingRun& operator=(TrainingRun&&) noexcept;
   ~TrainingRun();
 
-  /// Trains to train.steps, or until `stop`, train.max_minutes or train.early_stopping; validates by section
-  /// eval, saves, and validates once more at the end unless stopped. To be called once. Throws `failure`
+  /// Trains to train.steps or schedule.until, or until `stop`, train.max_minutes or train.early_stopping;
+  /// validates by section eval, saves, and validates once more at the end unless stopped. To be called once. Throws `failure`
   /// after train.max_nonfinite_steps consecutive steps that were not finite, and if something cannot be
   /// written; the last good checkpoint stays.
   TrainResult run();

@@ -448,10 +448,8 @@ std::vector<ConfigKey> schedule_keys() {
            "Step at which cosine and linear reach final_learning_rate; 0 = train.steps."),
       bind_duration(MEMBER(schedule.until),
                     "Cosine and linear follow the clock: they reach final_learning_rate after this much time "
-                    "of training, "
-                    "validations included, and the run ends there, after as many steps as that makes; "
-                    "train.steps is not "
-                    "used. A resumed run goes on with the time that is left. 0 = off."),
+                    "of training, validations and resumed parts included, and the run ends there after as "
+                    "many steps as that makes; train.steps is not used. 90s, 20m or 1.5h; 0 = off."),
       bind(MEMBER(schedule.step_boundaries), between(1, most_steps),
            "Steps, in increasing order, at which type steps changes the learning rate."),
       bind(MEMBER(schedule.step_factors), at_least(0),
@@ -461,7 +459,8 @@ std::vector<ConfigKey> schedule_keys() {
 
 std::vector<ConfigKey> train_keys() {
   return {
-      bind(MEMBER(train.steps), between(0, most_steps), "Total training steps."),
+      bind(MEMBER(train.steps), between(0, most_steps),
+           "Total training steps; not used with schedule.until."),
       bind(MEMBER(train.batch), between(1, 1 << 20),
            "Examples per step, of all ranks together if the run has several."),
       bind(MEMBER(train.micro_batches), between(1, 1 << 20),

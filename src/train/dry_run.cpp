@@ -85,18 +85,17 @@ DryRun dry_run(const Config& given, const std::filesystem::path& folder,
 }
 
 std::string duration_line(const DryRun& measured, const Config& config) {
-  if (const double until = config.schedule.until; until > 0)
-    return fmt::format(
-        "{} a step (mean of {}): about {:.0f} steps in the {} of schedule.until, validations not counted",
-        seconds_text(measured.seconds_per_step), measured.steps, until / measured.seconds_per_step,
-        format_duration(until));
-  const double seconds = measured.seconds_per_step * static_cast<double>(config.train.steps);
-  std::string line = fmt::format("{} a step (mean of {}): {} steps take {}, and validations come on top",
-                                 seconds_text(measured.seconds_per_step), measured.steps, config.train.steps,
-                                 duration_text(seconds));
+  const double step = measured.seconds_per_step, until = config.schedule.until;
+  const double seconds = until > 0 ? until : step * static_cast<double>(config.train.steps);
+  std::string line = fmt::format("{} a step (mean of {}): ", seconds_text(step), measured.steps);
+  line += until > 0
+              ? fmt::format("about {:.0f} steps in the {} of schedule.until, less what validations take",
+                            until / step, format_duration(until))
+              : fmt::format("{} steps take {}, and validations come on top", config.train.steps,
+                            duration_text(seconds));
   if (const double most = 60 * config.train.max_minutes; most > 0 && seconds > most)
     line += fmt::format("; train.max_minutes ends it after {}, at about step {:.0f}", duration_text(most),
-                        most / measured.seconds_per_step);
+                        most / step);
   return line;
 }
 

@@ -91,12 +91,13 @@ std::string memory_text(const RunHeader& header) {
 std::string steps_text(const RunHeader& header) {
   const Config& config = header.config;
   const int64_t planned = config.planned_steps();
-  const std::string last = planned > 0 ? std::to_string(planned)
-                                       : "as many as " + format_duration(config.schedule.until) + " allow,";
+  const double until = config.schedule.until;
+  const std::string last =
+      until > 0 ? "as many as " + format_duration(until) + " allow," : std::to_string(planned);
   std::string text = fmt::format("{}{} of {}", header.step > 0 ? fmt::format("{} to ", header.step) : "",
                                  last, counted(config.train.batch, "example"));
   if (header.steps_per_epoch > 0) text += fmt::format(", {} to an epoch", count_text(header.steps_per_epoch));
-  if (header.steps_per_epoch > 0 && planned > 0)
+  if (header.steps_per_epoch > 0 && until == 0)
     text += fmt::format(" ({} epochs)", ratio_text(static_cast<double>(planned) / header.steps_per_epoch));
   text += fmt::format("; {}, learning rate {}, {}", value_text(config, "optimizer.type"),
                       value_text(config, "optimizer.learning_rate"), value_text(config, "schedule.type"));

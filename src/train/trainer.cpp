@@ -24,10 +24,12 @@ TrainResult Trainer::run() {
   while (!at_last_step()) {
     if (stops_early()) return finish(TrainStatus::stopped_early);
     const bool stops = stopped(), over = schedule_used() >= 1, ends = stops || over || out_of_time();
-    if (ends && learner_->in_flight() == 0)
-      return finish(stops  ? TrainStatus::interrupted
-                    : over ? TrainStatus::finished
-                           : TrainStatus::out_of_time);
+    if (ends && learner_->in_flight() == 0) {
+      if (stops) return finish(TrainStatus::interrupted);
+      if (!over) return finish(TrainStatus::out_of_time);
+      end_schedule();
+      break;
+    }
     step(ends);
     if (due(config_.train.log_every)) log(false);
     evaluate_and_save();
@@ -39,8 +41,7 @@ TrainResult Trainer::run() {
 /// The next step after which weights or state are read: no later step may be in flight then.
 int64_t Trainer::next_stop() const {
   if (owes_save_) return state_.step + 1;
-  const int64_t planned = config_.planned_steps();
-  int64_t stop = planned > 0 ? planned : std::numeric_limits<int64_t>::max();
+  int64_t stop = config_.schedule.until > 0 ? std::numeric_limits<int64_t>::max() : config_.train.steps;
   for (const int64_t every : {config_.eval.every, config_.checkpoint.every, config_.train.sample_every})
     if (every > 0) stop = std::min(stop, (state_.step / every + 1) * every);
   return stop;
@@ -111,7 +112,7 @@ std::string Trainer::last_good_checkpoint() const {
 }
 
 bool Trainer::at_last_step() const {
-  return config_.planned_steps() > 0 && state_.step >= config_.planned_steps();
+  return config_.schedule.until > 0 ? over_ : state_.step >= config_.train.steps;
 }
 
 bool Trainer::due(int64_t every) const {

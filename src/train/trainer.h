@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,6 +32,8 @@ namespace perceiver {
 struct TrainerOptions : TrainOptions {
   const std::atomic<bool>* stop = nullptr;  ///< once true, the run saves and ends after the current step
   Validate validate;                        ///< none: no validation; should give up once `stop` is true
+  /// Seconds since the trainer was made, by the clock that ends runs; none: the machine's.
+  std::function<double()> clock;
   World* world = nullptr;  ///< the ranks of the run; null: this process alone. Must outlive the trainer.
 };
 
@@ -104,6 +107,10 @@ class Trainer {
   bool lacks_validation() const;
   /// What is due before the first step: the rest of an interrupted one's, or the score of loaded weights.
   void begin();
+  /// What is due after the last step, which only the clock knew to be the last one.
+  void end_schedule();
+  /// Makes up for a validation, checkpoint or sample that is due and missing.
+  void catch_up();
   /// Generates and writes the sample that is due now.
   void sample();
   bool stops_early() const;
@@ -117,7 +124,8 @@ class Trainer {
   /// Why the run ends in a folder that was moved, whose new place has its checkpoint.
   [[noreturn]] void explain_move() const;
   RunSummary summary() const;
-  double elapsed() const { return state_.elapsed + watch_.seconds(); }
+  double seconds() const { return options_.clock ? options_.clock() : watch_.seconds(); }
+  double elapsed() const { return state_.elapsed + seconds(); }
   double seconds_left() const;
   bool at_last_step() const;
   bool due(int64_t every) const;
@@ -153,6 +161,7 @@ class Trainer {
   int64_t logged_ = 0;      ///< step of the last entry of the log
   int64_t saved_ = -1;      ///< step of the newest checkpoint; -1: none
   int64_t confirmed_ = -1;  ///< step of the newest checkpoint that a finite step followed
+  bool over_ = false;       ///< the time of schedule.until is up, and no step in flight
   bool sound_ = false;      ///< whether the latest step or validation was finite
   bool changed_ = true;     ///< since the newest checkpoint
   bool owes_save_ = false;  ///< a checkpoint was due at a rejected step

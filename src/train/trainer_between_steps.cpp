@@ -5,13 +5,20 @@
 namespace perceiver {
 
 void Trainer::begin() {
-  if (state_.step > 0) {  // the run may have been stopped during a validation or a sample
-    evaluate_and_save();
-    if (any_rank(samples_ && !samples_->exists(state_.step), "whether a sample is missing")) sample();
-    return;
-  }
+  if (state_.step > 0) return catch_up();  // the run may have been stopped during a validation or a sample
   const bool scores = !config_.train.initialize.empty() && lacks_validation() && !stopped();
   if (scores && evaluate_or_save() && config_.checkpoint.keep_best) save_if_finite();
+}
+
+void Trainer::end_schedule() {
+  over_ = true;
+  if (logged_ != state_.step) log(false);
+  catch_up();
+}
+
+void Trainer::catch_up() {
+  evaluate_and_save();
+  if (any_rank(samples_ && !samples_->exists(state_.step), "whether a sample is missing")) sample();
 }
 
 void Trainer::sample() {

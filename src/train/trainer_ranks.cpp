@@ -111,7 +111,7 @@ bool Trainer::wants_to_stop() const {
 }
 
 bool Trainer::has_used_its_time() const {
-  return config_.train.max_minutes > 0 && watch_.seconds() >= 60 * config_.train.max_minutes;
+  return config_.train.max_minutes > 0 && seconds() >= 60 * config_.train.max_minutes;
 }
 
 bool Trainer::stopped() const {

@@ -34,7 +34,7 @@ void Trainer::introduce() {
 RunSummary Trainer::summary() const {
   RunSummary summary;
   summary.step = state_.step;
-  summary.seconds = watch_.seconds();
+  summary.seconds = seconds();
   summary.elapsed = elapsed();
   summary.targets_per_second = whole_.per_second(whole_.targets);
   summary.skipped = state_.skipped;

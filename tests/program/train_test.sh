@@ -41,6 +41,23 @@ refuses 2 "no run folder" "$program" report "$source"
 refuses 2 "no such run folder" "$program" report "$work/nothing"
 mkdir "$work/empty"; works "no runs" "$program" runs "$work/empty"; prints "no runs in"
 
+# A schedule that follows the clock: it says so, uses the time, ends as after a last step, and goes on with the time that is left.
+clocked="$tiny --set train.log_every=1 --set schedule.until"
+works "clock, dry run" "$program" train $clocked=20m --dry-run; shows "^steps   as many as 20m allow, of 2 examples"; shows "steps in the 20m of schedule.until"
+works clock "$program" train $clocked=2s --run "$work/clock"
+for line in "step 3  loss" "0:00 left" "^finished at step" "best validation .* bits per byte"; do shows "$line"; done
+rate=$(grep -o '"learning_rate":[^,]*' "$work/clock/metrics.jsonl" | tail -1 | cut -d: -f2)
+awk "BEGIN { exit !($rate >= 0.0002 && $rate < 0.00025) }" || fail "clock: the last learning rate is $rate, not nearly the final 0.0002"
+[ -e "$work/clock/checkpoints/best" ] || fail "clock: no best checkpoint"
+works "clock, runs" "$program" runs "$work"; prints "clock .*finished.*step [0-9]* .*bits per byte"
+: > "$work/err"; "$program" train $clocked=1.5h --run "$work/slow" > "$work/out" 2> "$work/err" & running=$!
+until_seen "step 3 " "$work/err"; kill -INT $running; wait $running; [ $? -eq 0 ] || fail "clock, SIGINT: $(cat "$work/err")"
+works "clock, runs" "$program" runs "$work"; prints "slow .*stopped"
+works "clock, resume" "$program" train $clocked=4s --run "$work/slow" --resume; shows "^finished at step"; hides "step 1 "
+refuses 2 "schedule.until must be a length of time such as 90s, 20m or 1.5h, or 0, not '20'" "$program" train $clocked=20
+refuses 2 "schedule.until needs schedule.type: cosine or linear" "$program" train $clocked=20m --set schedule.type=constant
+refuses 2 "schedule.until and schedule.decay_steps (100) both say when the decay ends" "$program" train $clocked=20m --set schedule.decay_steps=100
+
 # The end of the terminal stops a run as Ctrl-C does; the command that continues it works.
 : > "$work/err"; "$program" train $long --run "$work/hup" > "$work/out" 2> "$work/err" & running=$!
 until_seen "step 3/" "$work/err"; kill -HUP $running; wait $running; [ $? -eq 0 ] || fail "SIGHUP: $(cat "$work/err")"

@@ -48,7 +48,10 @@ TEST(DryRun, SaysHowLongTheRunTakes) {
   config.schedule.until = 60;
   EXPECT_EQ(
       duration_line(measured, config),
-      "42 ms a step (mean of 20): about 1429 steps in the 1m of schedule.until, validations not counted");
+      "42 ms a step (mean of 20): about 1429 steps in the 1m of schedule.until, less what validations take");
+  config.schedule.until = 90;
+  EXPECT_THAT(duration_line(measured, config),
+              HasSubstr("train.max_minutes ends it after 1:00, at about step 1429"));
   EXPECT_EQ(memory_line(measured), "3.0 MiB in tensors, 5.0 MiB of the process");
 }
 

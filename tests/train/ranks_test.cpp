@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 
-#include <array>
 #include <cmath>
 #include <limits>
 
@@ -263,27 +262,6 @@ TrainResult train_run(const Config& config, const std::string& folder, int ranks
 std::vector<double> weights_in(const std::filesystem::path& checkpoint) {
   const LoadedModel loaded = load_model(checkpoint / model_file_name, DeviceContext::cpu(1), DType::f64);
   return without_key_biases(*loaded.model, doubles(loaded.model->parameters().values()));
-}
-
-TEST(Ranks, AScheduleByTheClockIsRankZeros) {
-  const TempFolder folder;
-  Config config = wide_config();
-  config.train.steps = 1'000'000;
-  config.train.log_every = 1;
-  config.schedule.type = ScheduleType::linear;
-  config.schedule.decay_steps = 0;
-  config.schedule.until = 0.4;
-  std::array<std::vector<double>, 3> weights;
-  run_ranks(3, [&](ThreadWorld& world) {
-    TrainerOptions options = run_options(folder.path("run"), false);
-    options.world = &world;
-    Trainer trainer(config, options);
-    EXPECT_EQ(trainer.run().status, TrainStatus::finished);
-    EXPECT_GT(trainer.state().step, 2);
-    weights[static_cast<size_t>(world.rank())] = doubles(trainer.model().parameters().values());
-  });
-  EXPECT_EQ(weights[0], weights[1]);  // they took their steps at the same rates, and as many
-  EXPECT_EQ(weights[0], weights[2]);
 }
 
 TEST(Ranks, ARunResumesBitwiseAtTheSameNumberAndWithinRoundingAtAnother) {
