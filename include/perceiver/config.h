@@ -126,7 +126,7 @@ struct LossConfig {
   Reduction reduction = Reduction::mean;
 };
 
-enum class OptimizerType { adam, adamw, sgd, lamb, adafactor };
+enum class OptimizerType { adam, adamw, sgd, lamb, adafactor, muon };
 enum class OptimizerState { float32, bfloat16 };
 
 struct OptimizerConfig {

@@ -58,7 +58,7 @@ struct Names<Reduction> {
 };
 template <>
 struct Names<OptimizerType> {
-  static constexpr std::array values{"adam", "adamw", "sgd", "lamb", "adafactor"};
+  static constexpr std::array values{"adam", "adamw", "sgd", "lamb", "adafactor", "muon"};
 };
 template <>
 struct Names<OptimizerState> {
@@ -410,20 +410,22 @@ std::vector<ConfigKey> optimizer_keys() {
   return {
       bind(MEMBER(optimizer.type), any(),
            "adam, adamw (decoupled weight decay), sgd (with momentum), lamb (scales each matrix's step by "
-           "the matrix's norm) or adafactor (factored second moments with decay 1 - step^-0.8; updates "
-           "clipped to a root mean square of 1; no first moment)."),
+           "the matrix's norm), adafactor (factored second moments with decay 1 - step^-0.8; updates "
+           "clipped to a root mean square of 1; no first moment) or muon (steps of the layers' matrices are "
+           "their Nesterov momentum of 0.95 made orthogonal, as large as those of adamw, which everything "
+           "else gets: learning_rate and weight_decay of adamw fit)."),
       bind(MEMBER(optimizer.learning_rate), at_least(0),
            "Peak learning rate, which the schedule scales. Per step, no unit."),
       bind(MEMBER(optimizer.beta1), from_below(0, 1),
-           "Decay of the first moment per step: adam, adamw, lamb."),
+           "Decay of the first moment per step: adam, adamw, lamb, muon where it is adamw."),
       bind(MEMBER(optimizer.beta2), from_below(0, 1),
-           "Decay of the second moment per step: adam, adamw, lamb."),
-      bind(MEMBER(optimizer.epsilon), above(0), "Added to the root of the second moment: adam, adamw, lamb."),
+           "Decay of the second moment per step: adam, adamw, lamb, muon where it is adamw."),
+      bind(MEMBER(optimizer.epsilon), above(0), "Added to the root of the second moment: adam, adamw, lamb, muon where it is adamw."),
       bind(MEMBER(optimizer.weight_decay), at_least(0),
            "Weight decay, as a fraction of each weight per unit of learning rate; 0 = off. Applies to the "
            "matrices of linear layers, not to biases, LayerNorm parameters, embeddings and learned "
-           "tables. adam and sgd add it to the gradient, lamb to the direction that it scales; adamw and "
-           "adafactor subtract it from the weights."),
+           "tables. adam and sgd add it to the gradient, lamb to the direction that it scales; adamw, "
+           "adafactor and muon subtract it from the weights."),
       bind(MEMBER(optimizer.momentum), from_below(0, 1), "Momentum of sgd; 0 = off."),
       bind(MEMBER(optimizer.nesterov), any(), "Use Nesterov momentum in sgd."),
       bind(MEMBER(optimizer.clip_norm), at_least(0),

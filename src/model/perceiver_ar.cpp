@@ -141,7 +141,8 @@ void PerceiverAR::declare() {
 void PerceiverAR::declare_output(int64_t channels) {
   if (!config_.tied_output)
     parameters_.declare(output_.weight, "output.linear.weight", {config_.vocabulary, channels},
-                        {.kind = config_.zero_initial_logits ? Initializer::zeros : Initializer::fan_in});
+                        {.kind = config_.zero_initial_logits ? Initializer::zeros : Initializer::fan_in},
+                        ParameterUse::output);
   if (config_.output_bias)
     parameters_.declare(output_.bias, "output.linear.bias", {config_.vocabulary},
                         {.kind = Initializer::zeros});

@@ -199,7 +199,7 @@ json complete(json configuration, const ModelTensors& tensors, const GivenSizes&
 }
 
 bool is_linear(const ParameterInfo& info) {
-  return info.shape.rank() == 2 && info.use == ParameterUse::layer;
+  return info.shape.rank() == 2 && info.use != ParameterUse::table;
 }
 
 std::vector<TensorMap> tensors(const PerceiverAR& model, const VocabularyMap&, const json&) {

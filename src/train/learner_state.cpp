@@ -114,6 +114,7 @@ Learner::Bytes Learner::bytes() const {
   const Tensor& read = parameters.read_values();
   Bytes bytes{.weights = size(read),
               .gradients = size(parameters.gradients()),
+              .optimizer = optimizer_->work_bytes(),
               .average = size(average_),
               .memory = 2 * size(memory_.hidden)};
   for (const UpdatedSlice& slice : slices_)

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "kernels/optimizer.h"
+#include "train/muon.h"
 
 namespace perceiver {
 namespace {
@@ -295,6 +296,8 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceC
       return std::make_unique<Lamb>(config, context, parameters, std::move(slices), state_elements);
     case OptimizerType::adafactor:
       return std::make_unique<Adafactor>(config, context, parameters);
+    case OptimizerType::muon:
+      return make_muon(config, context, parameters);
   }
   throw_failure("internal error: unknown optimizer type {}", static_cast<int>(config.type));
 }

@@ -42,6 +42,8 @@ class Optimizer {
   /// Buffers that hold the state of the slices, each at its `state_begin`; `state` is made of views of these
   /// where one slice has everything. None for optimizers that cannot be divided.
   virtual std::vector<NamedTensor> buffers() const { return {}; }
+  /// Bytes of the buffers that `update` computes in, besides the state.
+  virtual int64_t work_bytes() const { return 0; }
 
  protected:
   Optimizer() = default;

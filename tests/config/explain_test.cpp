@@ -31,7 +31,7 @@ TEST(ConfigExplain, SelectsSectionsAndKeys) {
   EXPECT_THAT(explain_config("train"), AllOf(StartsWith("train: "), HasSubstr("train.steps"),
                                              testing::Not(HasSubstr("model.layers"))));
   EXPECT_THAT(explain_config("optimizer.type"),
-              AllOf(HasSubstr("one of adam, adamw, sgd, lamb, adafactor; default adam"),
+              AllOf(HasSubstr("one of adam, adamw, sgd, lamb, adafactor, muon; default adam"),
                     testing::Not(HasSubstr("beta1"))));
   EXPECT_THAT(message_of([] { explain_config("optimiser"); }), HasSubstr("'optimizer'"));
 }

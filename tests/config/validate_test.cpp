@@ -180,7 +180,7 @@ TEST(ConfigRules, StateOfTheOptimizer) {
   const std::string rounded = "optimizer.state=bfloat16";
   for (const char* type : {"adam", "adamw"})
     EXPECT_EQ(error_of({rounded, std::string("optimizer.type=") + type}), "no error");
-  for (const char* type : {"sgd", "lamb", "adafactor"})
+  for (const char* type : {"sgd", "lamb", "adafactor", "muon"})
     EXPECT_THAT(error_of({rounded, std::string("optimizer.type=") + type}),
                 HasSubstr("optimizer.state: bfloat16 needs optimizer.type: adam or adamw"));
 }

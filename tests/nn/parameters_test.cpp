@@ -35,11 +35,13 @@ TEST(Parameters, AreReadUnderTheirNames) {
 
 TEST(Parameters, DecayWhereTheyAreMatricesOfLayers) {
   ParameterStore store;
-  Variable table, matrix, vector;
+  Variable table, matrix, output, vector;
   store.declare(table, "table", {4, 2}, {}, ParameterUse::table);
   store.declare(matrix, "matrix", {4, 2}, {});
+  store.declare(output, "output", {4, 2}, {}, ParameterUse::output);
   store.declare(vector, "vector", {4}, {});
   EXPECT_FALSE(store.find("table")->decays());
+  EXPECT_TRUE(store.find("output")->decays());
   EXPECT_TRUE(store.find("matrix")->decays());
   EXPECT_FALSE(store.find("vector")->decays());
 }

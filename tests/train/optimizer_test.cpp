@@ -26,7 +26,7 @@ class Parameters {
     store_.declare(variables_[1], "query.learned", {1, 6}, random, ParameterUse::table);
     store_.declare_packed(variables_[2], {"q.weight", "k.weight"}, {7, 5}, random);
     store_.declare(variables_[3], "q.bias", {7}, random);
-    store_.declare(variables_[4], "output.linear.weight", {130, 70}, {});
+    store_.declare(variables_[4], "output.linear.weight", {130, 70}, {}, ParameterUse::output);
     store_.declare(variables_[5], "norm.scale", {70}, {Initializer::ones, 0, {}});
     store_.allocate(*context_, type);
     store_.initialize(seed);
@@ -77,7 +77,11 @@ double root_mean_square(const Values& x) {
 class Reference {
  public:
   Reference(const OptimizerConfig& config, const ParameterInfo& info, Values start, bool matrix, bool decays)
-      : config_(config), p_(std::move(start)), matrix_(matrix), decays_(decays) {
+      : config_(config),
+        p_(std::move(start)),
+        matrix_(matrix),
+        decays_(decays),
+        orthogonal_(info.name == "q.weight" || info.name == "k.weight") {
     first_.assign(p_.size(), 0), second_.assign(p_.size(), 0);
     rows_.assign(static_cast<size_t>(info.shape.rows()), 0);
     columns_.assign(static_cast<size_t>(info.shape.last()), 0);
@@ -114,6 +118,10 @@ class Reference {
         step(u, rate / std::max(1.0, root_mean_square(u)));
         break;
       }
+      case OptimizerType::muon:
+        for (double& x : p_) x -= rate * decay * x;
+        step(orthogonal_ ? muon_direction(g) : adam_direction(g, t), rate);
+        break;
     }
   }
 
@@ -168,9 +176,42 @@ class Reference {
     return u;
   }
 
+  /// Jordan et al. 2024, as published: always x xᵀ, here of few elements.
+  Values muon_direction(const Values& g) {
+    const size_t rows = rows_.size(), columns = columns_.size();
+    Values x(g.size());
+    for (size_t i = 0; i < g.size(); ++i) {
+      first_[i] = 0.95 * first_[i] + g[i];
+      x[i] = g[i] + 0.95 * first_[i];
+    }
+    const double norm = std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0));
+    for (double& each : x) each /= norm + 1e-7;
+    for (int i = 0; i < 5; ++i) {
+      const Values a = product(x, transposed(x, rows, columns), rows, columns, rows);
+      const Values ax = product(a, x, rows, rows, columns), aax = product(a, ax, rows, rows, columns);
+      for (size_t e = 0; e < x.size(); ++e) x[e] = 3.4445 * x[e] - 4.7750 * ax[e] + 2.0315 * aax[e];
+    }
+    for (double& each : x) each *= 0.2 * std::sqrt(static_cast<double>(std::max(rows, columns)));
+    return x;
+  }
+
+  static Values transposed(const Values& x, size_t rows, size_t columns) {
+    Values y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) y[i % columns * rows + i / columns] = x[i];
+    return y;
+  }
+
+  /// [m, k] by [k, n].
+  static Values product(const Values& a, const Values& b, size_t m, size_t k, size_t n) {
+    Values c(m * n, 0);
+    for (size_t i = 0; i < m * n; ++i)
+      for (size_t j = 0; j < k; ++j) c[i] += a[i / n * k + j] * b[j * n + i % n];
+    return c;
+  }
+
   OptimizerConfig config_;
   Values p_, first_, second_, rows_, columns_;
-  bool matrix_, decays_;
+  bool matrix_, decays_, orthogonal_;
 };
 
 struct Case {
@@ -265,7 +306,9 @@ INSTANTIATE_TEST_SUITE_P(Optimizers, EveryOptimizer,
                                          Case{"lamb", optimizer(OptimizerType::lamb)},
                                          Case{"lamb_decay", optimizer(OptimizerType::lamb, 0.1)},
                                          Case{"adafactor", optimizer(OptimizerType::adafactor)},
-                                         Case{"adafactor_decay", optimizer(OptimizerType::adafactor, 0.1)}),
+                                         Case{"adafactor_decay", optimizer(OptimizerType::adafactor, 0.1)},
+                                         Case{"muon", optimizer(OptimizerType::muon)},
+                                         Case{"muon_decay", optimizer(OptimizerType::muon, 0.1)}),
                          [](const auto& test) { return std::string(test.param.name); });
 
 // The first update of Adam is -lr * sign(g), up to epsilon: its bias correction undoes both decays.

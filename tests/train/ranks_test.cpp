@@ -153,8 +153,8 @@ TEST(Ranks, UnevenSharesAndSumsInsteadOfMeans) {
 }
 
 TEST(Ranks, EveryOptimizer) {
-  for (const OptimizerType type :
-       {OptimizerType::adam, OptimizerType::sgd, OptimizerType::lamb, OptimizerType::adafactor}) {
+  for (const OptimizerType type : {OptimizerType::adam, OptimizerType::sgd, OptimizerType::lamb,
+                                   OptimizerType::adafactor, OptimizerType::muon}) {
     Config config = wide_config();
     config.optimizer.type = type;
     expect_same(train_ranks(3, config)[0], train_steps(config, nullptr));

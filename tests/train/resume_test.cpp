@@ -97,7 +97,8 @@ INSTANTIATE_TEST_SUITE_P(Optimizers, ResumedRun,
                                          Case{"sgd", with(OptimizerType::sgd, 0.9, 1)},
                                          Case{"lamb_recomputed",
                                               with(OptimizerType::lamb, 0, 1, Recompute::block)},
-                                         Case{"adafactor", with(OptimizerType::adafactor, 0.5, 4)}),
+                                         Case{"adafactor", with(OptimizerType::adafactor, 0.5, 4)},
+                                         Case{"muon_averaged", with(OptimizerType::muon, 0.5, 2)}),
                          [](const auto& test) { return std::string(test.param.name); });
 
 TEST(Resume, InDoublePrecision) {

@@ -115,6 +115,7 @@ std::vector<Config> variants(Precision precision) {
   result[5].model.cross_heads = ModelConfig().cross_heads;
   result[5].model.latents = 16;
   result[5].optimizer.type = OptimizerType::lamb;
+  result[2].optimizer.type = OptimizerType::muon;
   return result;
 }
 

@@ -27,10 +27,12 @@ struct Initialization {
   std::function<double(int64_t element)> value = {};  ///< for `values`
 };
 
-/// Weight decay applies to the matrices of layers, not to their vectors, nor to tables.
+/// Weight decay applies to the matrices of layers and of the output, not to their vectors, nor to tables; Muon
+/// to the matrices of layers alone.
 enum class ParameterUse {
   layer,
-  table,  ///< rows are looked up: embeddings, learned queries
+  table,   ///< rows are looked up: embeddings, learned queries
+  output,  ///< makes logits
 };
 
 /// A named tensor, as in a checkpoint.
@@ -43,7 +45,7 @@ struct ParameterInfo {
 
   int64_t elements() const { return shape.elements(); }
   /// Whether weight decay applies.
-  bool decays() const { return use == ParameterUse::layer && shape.rank() >= 2; }
+  bool decays() const { return use != ParameterUse::table && shape.rank() >= 2; }
 };
 
 /// First declare all parameters, then `allocate`, then `initialize` them or read them (tensor_file.h):
