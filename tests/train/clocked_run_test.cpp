@@ -41,7 +41,9 @@ Config ten_seconds(int64_t steps = 1'000'000) {
   config.optimizer.learning_rate = 1;
   config.optimizer.clip_norm = 1e-3;
   config.optimizer.type = OptimizerType::sgd;
-  config.schedule = {.type = ScheduleType::linear, .until = 10};
+  config.schedule = {};
+  config.schedule.type = ScheduleType::linear;
+  config.schedule.until = 10;
   config.train.ema_decay = 0.9;
   return config;
 }

@@ -116,6 +116,7 @@ Config clocked_config(double seconds, int64_t steps = 1'000'000) {
   Config config = tiny_config(steps);
   config.optimizer.learning_rate = 1e-3;
   config.schedule.type = ScheduleType::linear;
+  config.schedule.decay_steps = 0;
   config.schedule.until = seconds;
   config.train.log_every = 1;
   return config;
