@@ -95,9 +95,12 @@ void add_runs(const fs::path& folder, int levels, std::vector<fs::path>& runs) {
     if (entry.is_directory(ignored)) add_runs(entry.path(), levels - 1, runs);
 }
 
+/// The last entry may have been written just before the time of schedule.until was over.
+constexpr double kTimeIsOver = 0.999;
+
 bool is_over(const Config& config, const RunRecord& run) {
   const double until = config.schedule.until;
-  return until > 0 ? run.elapsed >= until : run.step >= config.train.steps;
+  return until > 0 ? run.elapsed >= kTimeIsOver * until : run.step >= config.train.steps;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <vector>
 
+#include "report/run_record.h"
 #include "tests/support/thread_world.h"
 #include "tests/support/tiny_run.h"
 
@@ -136,6 +137,7 @@ TEST(ClockedRun, EndsAsAfterItsLastStep) {
   EXPECT_THAT(recorder.samples, ElementsAre(result.step));
   EXPECT_TRUE(fs::exists(result.checkpoint / average_file_name));
   EXPECT_GE(verify_checkpoint(result.checkpoint).elapsed, 10);
+  EXPECT_EQ(read_run(folder.path("run")).state, RunState::finished);
 
   TimedRecorder again;  // there is nothing left to do
   TrainerOptions resumed = clocked(folder.path("run"), true, again);
