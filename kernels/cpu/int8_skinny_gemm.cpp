@@ -17,11 +17,13 @@
 #include "base/check.h"
 #include "kernels/cpu/integer_vector.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/skinny_tiles.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
 
-constexpr int kRows = 4, kColumns = 4, kSingleRowColumns = 8;
+/// Of a tile of four rows. Products take registers beside the sums: of 16, 4 x 3 sums are too many.
+constexpr int kColumns = kVectorRegisters == 32 ? 4 : 2;
 constexpr int64_t kTaskBytes = 1 << 15;
 constexpr int64_t kElements = IntegerVector::kElements;
 /// 256 additions of two products of at most 128 * 32767 fit 32 bits.
@@ -120,17 +122,9 @@ void tile(const SkinnyGemm& k, const Activations& activations, int64_t row, int6
 
 /// All rows of columns [begin, end).
 void columns(const SkinnyGemm& k, const Activations& x, int64_t begin, int64_t end) {
-  const auto rows = [&]<int Columns>(int64_t c) {
-    int64_t r = 0;
-    for (; r + kRows <= k.rows; r += kRows) tile<kRows, Columns>(k, x, r, c);
-    for (; r < k.rows; ++r) tile<1, Columns>(k, x, r, c);
-  };
-  int64_t c = begin;
-  if (k.rows < kRows)
-    for (; c + kSingleRowColumns <= end; c += kSingleRowColumns)
-      rows.template operator()<kSingleRowColumns>(c);
-  for (; c + kColumns <= end; c += kColumns) rows.template operator()<kColumns>(c);
-  for (; c < end; ++c) rows.template operator()<1>(c);
+  for_skinny_tiles<kColumns>(k.rows, begin, end, [&]<int Rows, int Columns>(int64_t r, int64_t c) {
+    tile<Rows, Columns>(k, x, r, c);
+  });
 }
 
 }  // namespace

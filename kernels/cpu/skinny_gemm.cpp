@@ -1,5 +1,5 @@
-// Products of few rows with a large matrix: bound by reading the matrix, which is read once for up to kRows
-// rows.
+// Products of few rows with a large matrix: bound by reading the matrix, which is read once for all rows
+// (skinny_tiles.h).
 //
 // An element is a sum over the vectors of `depth` in order, in one accumulator, then over the lanes and the
 // tail; tiles (rows x columns in registers) only decide what is computed together. bf16 weights are converted
@@ -13,12 +13,15 @@
 #include "kernels/cpu/int8_skinny_gemm.h"
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/skinny_tiles.h"
 #include "kernels/gemm.h"
 
 namespace perceiver::kernels::cpu {
 namespace {
 
-constexpr int kRows = 4, kColumns = 4, kSingleRowColumns = 8;
+/// Of a tile of four rows: 4 x 3 sums, weights and activations fill 16 registers. 4 x 4 sums go to the stack
+/// and back at every step there; with 4 x 2 too few rows of weights are on their way from memory.
+constexpr int kColumns = kVectorRegisters == 32 ? 4 : 3;
 constexpr int64_t kTaskBytes = 1 << 15;
 
 /// A bf16 weight: the upper half of a float.
@@ -59,8 +62,9 @@ void tile(const SkinnyGemm& k, const T* x, const W* weight, const T* bias, T* ou
     for (int c = 0; c < Columns; ++c) {
       const W* from = weight + c * k.depth + i;
       w[c] = load(from);
-      // Rows of 2-byte weights are too short for the hardware prefetcher: prefetch the next tile's into L2.
-      if constexpr (std::is_same_v<W, Bf16>) __builtin_prefetch(from + Columns * k.depth, 0, 2);
+      // The rows are too short for the hardware prefetcher: prefetch the next tile's into L2. A single row of
+      // activations reads eight rows of f32 at once, which keeps memory busy without.
+      if constexpr (Rows > 1 || std::is_same_v<W, Bf16>) __builtin_prefetch(from + Columns * k.depth, 0, 2);
     }
     for (int r = 0; r < Rows; ++r) {
       const auto value = load(x + r * k.depth + i);
@@ -84,21 +88,10 @@ void columns(const SkinnyGemm& k, int64_t begin, int64_t end) {
   const W* weight = static_cast<const W*>(k.weight);
   const T* bias = static_cast<const T*>(k.bias);
   T* out = static_cast<T*>(k.out);
-  const auto at = [&]<int Rows, int Columns>(int64_t r, int64_t c) {
+  for_skinny_tiles<kColumns>(k.rows, begin, end, [&]<int Rows, int Columns>(int64_t r, int64_t c) {
     tile<T, W, Rows, Columns>(k, x + r * k.depth, weight + c * k.depth, bias == nullptr ? nullptr : bias + c,
                               out + r * k.columns + c);
-  };
-  const auto rows = [&]<int Columns>(int64_t c) {
-    int64_t r = 0;
-    for (; r + kRows <= k.rows; r += kRows) at.template operator()<kRows, Columns>(r, c);
-    for (; r < k.rows; ++r) at.template operator()<1, Columns>(r, c);
-  };
-  int64_t c = begin;
-  if (k.rows < kRows)
-    for (; c + kSingleRowColumns <= end; c += kSingleRowColumns)
-      rows.template operator()<kSingleRowColumns>(c);
-  for (; c + kColumns <= end; c += kColumns) rows.template operator()<kColumns>(c);
-  for (; c < end; ++c) rows.template operator()<1>(c);
+  });
 }
 
 template <typename T, typename W>
