@@ -72,7 +72,8 @@ struct CacheAttention {
   const int32_t* count;  // [slots]
   void* out;
   int64_t out_stride;
-  void* lse = nullptr;  // optional: accumulation type [slots, heads, queries], +inf where there is no row
+  bool bf16_cache = false;  // CPU, with f32: the cache is bf16
+  void* lse = nullptr;      // optional: accumulation type [slots, heads, queries], +inf where there is no row
 
   const void* table = nullptr;
   int64_t vocabulary = 0;

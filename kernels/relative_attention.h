@@ -72,6 +72,7 @@ struct RelativeCacheAttention {
   int64_t window = 0;
   void* out;
   int64_t out_stride;
+  bool bf16_cache = false;  // CPU, with f32: the cache is bf16
 };
 
 /// Rows of memory, then the rows of a segment, [batch, memory + rows, columns], and what the next segment's

@@ -95,9 +95,9 @@ double weight_bytes(const Engine& engine) {
 /// counts once: the table, and the angles of the context's positions.
 double cache_bytes(const Engine& engine, int64_t context, int64_t slots) {
   const DecodeCaches& caches = engine.caches();
-  const auto element = static_cast<double>(size_of(engine.model().type()));
   const auto rows = static_cast<double>(context), sequences = static_cast<double>(slots);
   const Shape& self = caches.self_kv.shape();
+  const auto element = static_cast<double>(size_of(caches.self_kv.dtype()));
   double bytes = sequences * element * static_cast<double>(self[0] * self[2] * self[3]);
   if (caches.by_table()) {
     const double wide = static_cast<double>(size_of(accumulation_type(engine.model().type())));
@@ -179,6 +179,7 @@ nlohmann::ordered_json measure(const PerceiverAR& model, const DecodeCommand& op
           {"context", length},
           {"latents", engine.options().latents},
           {"context_kept_as", engine.caches().by_table() ? "tokens" : "keys and values"},
+          {"kv_cache", name_of(engine.caches().self_kv.dtype())},
           {"fused", engine.fused()},
           {"us_per_step", step * 1e6},
           {"us_per_step_median", times[times.size() / 2] * 1e6},

@@ -69,6 +69,7 @@ std::string find_checkpoint(const std::string& path);
 
 /// Adds the options for what generation does once latents or context are full.
 void add_policy(CLI::App& command, EngineOptions& engine);
+void add_kv_cache(CLI::App& command, KvCache& type);
 
 /// Adds --weights and --bf16-weights, which is --weights bfloat16.
 void add_weights(CLI::App& command, Weights& weights);

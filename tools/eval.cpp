@@ -26,6 +26,7 @@ struct EvalCommand {
   EvaluationOptions evaluation{.batch = 8};
   std::string policies;
   int64_t refill = 0, max_tokens = 0, context_shards = 1;
+  KvCache kv_cache = KvCache::automatic;
   Weights weights = Weights::automatic;
   bool json = false;
 };
@@ -170,6 +171,7 @@ int run_policies(const EvalCommand& options, const LoadedModel& loaded, const Da
       engine_options.policy = policy;
       engine_options.latents = latents;
       engine_options.refill = options.refill;
+      engine_options.kv_cache = options.kv_cache;
       Engine engine(*loaded.model, suited_options(engine_options, loaded.metadata));
       const EvaluationResult r =
           evaluate_policy(engine, data, split, {options.evaluation.max_documents, options.max_tokens, world},
@@ -201,8 +203,9 @@ void print(const std::vector<EvaluationResult>& results, bool json) {
 
 int run(const EvalCommand& options, const Globals& globals) {
   check_overrides(options.set);
-  if (options.policies.empty() && (options.refill != 0 || options.max_tokens != 0))
-    throw_usage("--refill and --max-tokens need --policy");
+  const bool cached = options.refill != 0 || options.kv_cache != KvCache::automatic;
+  if (options.policies.empty() && (cached || options.max_tokens != 0))
+    throw_usage("--refill, --kv-cache and --max-tokens need --policy");
   if (!options.policies.empty()) check_policies(options);
   if (!options.policies.empty() && options.context_shards > 1)
     throw_usage("--policy and --context-shards cannot be combined");
@@ -266,6 +269,7 @@ void add_eval(CLI::App& app, Globals& globals, Action& action) {
   command->add_option(
       "--policy", options->policies,
       "Score as generation with this policy would: exact, refill or stream, or a list for a table");
+  add_kv_cache(*command, options->kv_cache);
   command->add_option("--refill", options->refill, "With --policy: latents that refill recomputes (0 = half)")
       ->check(at_least(0));
   command

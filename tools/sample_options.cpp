@@ -179,6 +179,19 @@ void add_policy(CLI::App& command, EngineOptions& engine) {
                   "What to do once the context is full: drop the oldest tokens, or stop")
       ->transform(one_of(ends))
       ->default_str("drop");
+  add_kv_cache(command, engine.kv_cache);
+}
+
+void add_kv_cache(CLI::App& command, KvCache& type) {
+  const std::map<std::string, KvCache> types{
+      {"auto", KvCache::automatic}, {"float32", KvCache::float32}, {"bfloat16", KvCache::bfloat16}};
+  command
+      .add_option(
+          "--kv-cache", type,
+          "Type of the cached keys and values: auto (that of the computation), float32 or bfloat16; on a CPU "
+          "bfloat16 halves what a token reads of them")
+      ->transform(one_of(types))
+      ->default_str("auto");
 }
 
 void add_sample_options(CLI::App& command, SampleCommand& options) {

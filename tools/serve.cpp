@@ -142,6 +142,7 @@ void add_serve(CLI::App& app, Globals& globals, Action& action) {
   command->add_option("--token", options->server.token, "Text that clients must know")->type_name("TEXT");
   add_limits(*command, *options);
   add_weights(*command, options->weights);
+  add_kv_cache(*command, options->scheduler.kv_cache);
   command->footer(R"text(Examples:
   perceiver serve runs/book
   perceiver serve runs/book bach=runs/chorales --port 9000 --slots 16

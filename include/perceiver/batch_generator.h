@@ -29,6 +29,7 @@ struct BatchOptions {
   int64_t refill = 0;
   int64_t prompt_latents = 0;
   ContextEnd context_end = ContextEnd::drop;
+  KvCache kv_cache = KvCache::automatic;
 };
 
 /// What has become of a sequence.
@@ -57,7 +58,7 @@ class PERCEIVER_API BatchGenerator {
   ~BatchGenerator();
 
   /// Appends a sequence; returns its id, counted from 0. Throws `user` for a request that cannot be met, and
-  /// for options that belong to the batch (policy, latents, refill, prompt_latents, context_end).
+  /// for options that belong to the batch (policy, latents, refill, prompt_latents, context_end, kv_cache).
   int64_t add(std::string_view prompt, const GenerateOptions& options = {});
   int64_t add(const TokenPrompt& prompt, const GenerateOptions& options = {});
   /// A copy of a sequence that has not ended, which continues with random numbers from `seed`.

@@ -18,6 +18,13 @@ enum class ContextEnd {
   stop,  ///< end the sequence
 };
 
+/// How the keys and values of earlier tokens are stored.
+enum class KvCache {
+  automatic,  ///< in the type that the model computes in
+  float32,
+  bfloat16,  ///< half of float32's bytes, which a step reads
+};
+
 /// Why a sequence ended.
 enum class FinishReason {
   length,       ///< as many tokens as requested

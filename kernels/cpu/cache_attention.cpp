@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/attention.h"
 #include "kernels/cpu/cache_attention.h"
@@ -57,26 +58,27 @@ void weigh(const Partial<T>& partial, int64_t h, T* scores, int64_t count) {
   for (int64_t c = 0; c < partial.head_dim; ++c) values[c] *= shrink;
 }
 
-template <typename T>
+/// C: the cache's type, T or Bf16.
+template <typename T, typename C>
 void attend_split(const CacheAttention& k, int64_t slot, int64_t query, int64_t begin, int64_t end,
                   const Partial<T>& partial) {
   const int64_t d = k.head_dim, width = k.heads * d;
   const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(d)));
   const T* q = static_cast<const T*>(k.q) + (slot * k.queries + query) * k.q_stride;
-  const T* cache = static_cast<const T*>(k.cache) + slot * k.capacity * 2 * width;
+  const C* cache = static_cast<const C*>(k.cache) + slot * k.capacity * 2 * width;
   T* scores = scratch<TileTag, T>(static_cast<size_t>(k.heads * kTile));
   std::fill_n(partial.data, Partial<T>::size(k.heads, d), T(0));
   std::fill_n(partial.data, k.heads, -std::numeric_limits<T>::infinity());
   for (int64_t first = begin; first < end; first += kTile) {
     const int64_t count = std::min(kTile, end - first);
     for (int64_t n = 0; n < count; ++n) {
-      const T* key = cache + (first + n) * 2 * width;
+      const C* key = cache + (first + n) * 2 * width;
       if (first + n + kAhead < end) prefetch(key + kAhead * 2 * width, width);
       prefetch(key + width, width);  // the values, for the end of the tile
       for (int64_t h = 0; h < k.heads; ++h) scores[h * kTile + n] = scale * dot(q + h * d, key + h * d, d);
     }
     for (int64_t h = 0; h < k.heads; ++h) weigh(partial, h, scores + h * kTile, count);
-    const T* values = cache + first * 2 * width + width;
+    const C* values = cache + first * 2 * width + width;
     int64_t n = 0;
     for (; n + kRows <= count; n += kRows)
       for (int64_t h = 0; h < k.heads; ++h)
@@ -110,7 +112,7 @@ void combine(const CacheAttention& k, int64_t row, const T* partials, int64_t sp
   }
 }
 
-template <typename T>
+template <typename T, typename C>
 void attend(const CacheAttention& k) {
   const int64_t size = Partial<T>::size(k.heads, k.head_dim);
   T* partials = scratch<PartialTag, T>(static_cast<size_t>(k.slots * k.queries * kMaxSplits * size));
@@ -121,8 +123,8 @@ void attend(const CacheAttention& k) {
     if (s >= splits.count) return;
     for (int64_t query = 0; query < k.queries; ++query) {
       const int64_t row = slot * k.queries + query;
-      attend_split<T>(k, slot, query, splits.begin(s), splits.begin(s + 1),
-                      {partials + (row * kMaxSplits + s) * size, k.heads, k.head_dim});
+      attend_split<T, C>(k, slot, query, splits.begin(s), splits.begin(s + 1),
+                         {partials + (row * kMaxSplits + s) * size, k.heads, k.head_dim});
     }
   });
   for (int64_t row = 0; row < k.slots * k.queries; ++row)
@@ -134,7 +136,9 @@ void attend(const CacheAttention& k) {
 void cache_attention(const CacheAttention& k) {
   with_type(k.type, [&]<typename T>() {
     if (k.table != nullptr) return attend_by_table<T>(k);
-    attend<T>(k);
+    if constexpr (std::is_same_v<T, float>)
+      if (k.bf16_cache) return attend<T, Bf16>(k);
+    attend<T, T>(k);
   });
 }
 

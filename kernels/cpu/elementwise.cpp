@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "base/check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/row.h"
 #include "kernels/elementwise.h"
@@ -51,9 +52,20 @@ void add(const Add& k) {
   });
 }
 
+namespace {
+
+template <typename Body>
+void with_stored_type(DType type, Body&& body) {
+  if (type == DType::bf16) return body.template operator()<Eigen::bfloat16>();
+  with_type(type, body);
+}
+
+}  // namespace
+
 void cast(const Cast& k) {
-  with_type(k.from, [&]<typename From>() {
-    with_type(k.to, [&]<typename To>() {
+  PERCEIVER_ASSERT(k.from != DType::f64 || k.to != DType::bf16);  // which Eigen rounds twice
+  with_stored_type(k.from, [&]<typename From>() {
+    with_stored_type(k.to, [&]<typename To>() {
       parallel_for(k.elements, 16384, [&](int64_t begin, int64_t end) {
         Row<To>(static_cast<To*>(k.y) + begin, end - begin) =
             ConstRow<From>(static_cast<const From*>(k.x) + begin, end - begin).template cast<To>();

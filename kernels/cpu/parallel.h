@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/check.h"
 #include "base/worker_pool.h"
 #include "perceiver/experimental/dtype.h"
 
@@ -44,6 +45,7 @@ void with_type(DType type, Body&& body) {
   if (type == DType::f64) {
     body.template operator()<double>();
   } else {
+    PERCEIVER_ASSERT(type == DType::f32);
     body.template operator()<float>();
   }
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/parallel.h"
@@ -20,11 +21,12 @@ void add_bias(const T* q, const T* bias, int64_t n, T* to) {
   for (int64_t c = 0; c < n; ++c) to[c] = q[c] + bias[c];
 }
 
-template <typename T>
+/// C: the cache's type, T or Bf16.
+template <typename T, typename C>
 void attend_slot(const RelativeCacheAttention& k, int64_t s, int64_t h) {
   const int64_t d = k.head_dim, width = k.heads * d, offset = h * d;
   const T* q = static_cast<const T*>(k.q) + s * k.q_stride + offset;
-  const T* cache = static_cast<const T*>(k.cache) + s * k.capacity * 2 * width + offset;
+  const C* cache = static_cast<const C*>(k.cache) + s * k.capacity * 2 * width + offset;
   const T* content_bias = static_cast<const T*>(k.content_bias) + offset;
   const T* position_bias = static_cast<const T*>(k.position_bias) + offset;
   const T* positions = static_cast<const T*>(k.positions) + offset;
@@ -52,12 +54,19 @@ void attend_slot(const RelativeCacheAttention& k, int64_t s, int64_t h) {
   }
 }
 
+template <typename T, typename C>
+void attend(const RelativeCacheAttention& k) {
+  parallel_items(k.slots * k.heads,
+                 [&](int64_t item) { attend_slot<T, C>(k, item / k.heads, item % k.heads); });
+}
+
 }  // namespace
 
 void relative_cache_attention(const RelativeCacheAttention& k) {
   with_type(k.type, [&]<typename T>() {
-    parallel_items(k.slots * k.heads,
-                   [&](int64_t item) { attend_slot<T>(k, item / k.heads, item % k.heads); });
+    if constexpr (std::is_same_v<T, float>)
+      if (k.bf16_cache) return attend<T, Bf16>(k);
+    attend<T, T>(k);
   });
 }
 

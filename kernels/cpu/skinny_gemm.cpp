@@ -24,33 +24,6 @@ namespace {
 constexpr int kColumns = kVectorRegisters == 32 ? 4 : 3;
 constexpr int64_t kTaskBytes = 1 << 15;
 
-/// A bf16 weight: the upper half of a float.
-struct Bf16 {
-  uint16_t bits;
-};
-
-template <typename T>
-T to_accumulator(T x) {
-  return x;
-}
-inline float to_accumulator(Bf16 x) {
-  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
-}
-
-template <typename T>
-auto load(const T* from) {
-  return Lanes<T>::load(from);
-}
-inline Lanes<float>::Vector load(const Bf16* from) {
-  constexpr int kBytes = kVectorBytes / 2;
-  typedef uint16_t Halves __attribute__((vector_size(kBytes)));
-  typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
-  Halves halves;
-  std::memcpy(&halves, from, sizeof halves);
-  const Words words = __builtin_convertvector(halves, Words) << 16;
-  return std::bit_cast<Lanes<float>::Vector>(words);
-}
-
 /// out[r, c] for a tile; x, weight and out point at its first row and column.
 template <typename T, typename W, int Rows, int Columns>
 void tile(const SkinnyGemm& k, const T* x, const W* weight, const T* bias, T* out) {
@@ -61,13 +34,13 @@ void tile(const SkinnyGemm& k, const T* x, const W* weight, const T* bias, T* ou
     typename Lanes<T>::Vector w[Columns];
     for (int c = 0; c < Columns; ++c) {
       const W* from = weight + c * k.depth + i;
-      w[c] = load(from);
+      w[c] = load_widened(from);
       // The rows are too short for the hardware prefetcher: prefetch the next tile's into L2. A single row of
       // activations reads eight rows of f32 at once, which keeps memory busy without.
       if constexpr (Rows > 1 || std::is_same_v<W, Bf16>) __builtin_prefetch(from + Columns * k.depth, 0, 2);
     }
     for (int r = 0; r < Rows; ++r) {
-      const auto value = load(x + r * k.depth + i);
+      const auto value = load_widened(x + r * k.depth + i);
       for (int c = 0; c < Columns; ++c) sum[r][c] += value * w[c];
     }
   }
@@ -75,7 +48,7 @@ void tile(const SkinnyGemm& k, const T* x, const W* weight, const T* bias, T* ou
     for (int c = 0; c < Columns; ++c) {
       T total = Lanes<T>::sum(sum[r][c]);
       for (int64_t i = whole; i < k.depth; ++i)
-        total = std::fma(x[r * k.depth + i], to_accumulator(weight[c * k.depth + i]), total);
+        total = std::fma(x[r * k.depth + i], widened(weight[c * k.depth + i]), total);
       out[r * k.columns + c] = bias == nullptr ? total : total + bias[c];
     }
   }

@@ -13,10 +13,12 @@ namespace {
 void refuse_batch_options(const GenerateOptions& options) {
   const GenerateOptions defaults;
   if (options.policy == defaults.policy && options.latents == 0 && options.refill == 0 &&
-      options.prompt_latents == 0 && options.context_end == defaults.context_end)
+      options.prompt_latents == 0 && options.context_end == defaults.context_end &&
+      options.kv_cache == defaults.kv_cache)
     return;
   throw_user(
-      "policy, latents, refill, prompt_latents and context_end are those of the whole batch; set them in "
+      "policy, latents, refill, prompt_latents, context_end and kv_cache are those of the whole batch; set "
+      "them in "
       "BatchOptions");
 }
 

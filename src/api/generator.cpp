@@ -25,6 +25,7 @@ nlohmann::ordered_json saved_options(const GenerateOptions& options, size_t prom
           {"refill", options.refill},
           {"prompt_latents", options.prompt_latents},
           {"context_end", static_cast<int>(options.context_end)},
+          {"kv_cache", static_cast<int>(options.kv_cache)},
           {"stop", options.stop},
           {"stop_tokens", options.stop_tokens}};
 }
@@ -199,6 +200,7 @@ Generator Model::restore(std::string_view saved) const {
     options.refill = json.at("refill").get<int64_t>();
     options.prompt_latents = json.at("prompt_latents").get<int64_t>();
     options.context_end = json.at("context_end").get<int>() == 0 ? ContextEnd::drop : ContextEnd::stop;
+    options.kv_cache = static_cast<KvCache>(json.value("kv_cache", 0));
     options.stop = json.at("stop").get<std::vector<std::string>>();
     options.stop_tokens = json.at("stop_tokens").get<std::vector<int32_t>>();
     ended = json.at("ended").get<bool>();
@@ -208,6 +210,8 @@ Generator Model::restore(std::string_view saved) const {
   }
   if (options.policy < GenerationPolicy::automatic || options.policy > GenerationPolicy::stream)
     throw_user("{}: the saved policy is unknown", file.source());
+  if (options.kv_cache < KvCache::automatic || options.kv_cache > KvCache::bfloat16)
+    throw_user("{}: the saved type of the KV cache is unknown", file.source());
   GenerationRequest request;
   request.tokens = options.tokens;
   request.stop = options.stop;

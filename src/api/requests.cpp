@@ -105,6 +105,7 @@ EngineOptions engine_options(const BatchOptions& options, const ModelMetadata& m
   engine.refill = options.refill;
   engine.prompt_latents = options.prompt_latents;
   engine.context_end = options.context_end;
+  engine.kv_cache = options.kv_cache;
   return suited_options(engine, metadata);
 }
 
@@ -114,7 +115,8 @@ BatchOptions batch_options(const GenerateOptions& options) {
           .latents = options.latents,
           .refill = options.refill,
           .prompt_latents = options.prompt_latents,
-          .context_end = options.context_end};
+          .context_end = options.context_end,
+          .kv_cache = options.kv_cache};
 }
 
 }  // namespace perceiver

@@ -107,6 +107,22 @@ void resolve_context(const PerceiverAR& model, EngineOptions& options) {
         table_possible && table_pays(model, options) ? ContextProjection::table : ContextProjection::direct;
 }
 
+/// The kernels read what the model computes in; on the CPU also bf16 in place of f32.
+void resolve_cache_type(const PerceiverAR& model, EngineOptions& options) {
+  const DType type = model.type();
+  const KvCache own = type == DType::bf16  ? KvCache::bfloat16
+                      : type == DType::f32 ? KvCache::float32
+                                           : KvCache::automatic;
+  if (options.kv_cache == KvCache::automatic) options.kv_cache = own;
+  const bool narrows =
+      options.kv_cache == KvCache::bfloat16 && type == DType::f32 && !model.context().is_cuda();
+  if (options.kv_cache == own || narrows) return;
+  throw_user("a KV cache in {} was requested; this model computes in {} on {}, and its cache can be {}",
+             options.kv_cache == KvCache::bfloat16 ? "bfloat16" : "float32", name_of(type),
+             model.context().is_cuda() ? "a GPU" : "the CPU",
+             type == DType::f32 && !model.context().is_cuda() ? "float32 or bfloat16" : "in that type alone");
+}
+
 int64_t mebibytes(int64_t bytes) {
   return (bytes + (1 << 20) - 1) >> 20;
 }
@@ -121,6 +137,10 @@ EngineOptions suited_options(EngineOptions options, const ModelMetadata& metadat
 
 int64_t context_ranks(const EngineOptions& options) {
   return options.context_group == nullptr ? 1 : options.context_group->size();
+}
+
+DType cache_type(const PerceiverAR& model, const EngineOptions& options) {
+  return options.kv_cache == KvCache::bfloat16 ? DType::bf16 : model.type();
 }
 
 bool keeps_cache(const ModelConfig& config) {
@@ -150,6 +170,7 @@ EngineOptions resolve_options(const PerceiverAR& model, EngineOptions options) {
     resolve_policy(model.config(), options);
   }
   resolve_prompt_steps(model, options);
+  resolve_cache_type(model, options);
   resolve_context(model, options);
   return options;
 }
@@ -165,9 +186,10 @@ void check_memory(const PerceiverAR& model, const EngineOptions& options) {
   const int64_t columns = shared_columns(config.context_length, 0, context_ranks(options));
   int64_t slot = config.vocabulary * (static_cast<int64_t>(size_of(accumulation_type(model.type()))) + 1);
   if (keeps_cache(config)) {
-    slot += config.layers * options.latents * 2 * config.self_width() * element;
+    const auto cached = static_cast<int64_t>(size_of(cache_type(model, options)));
+    slot += config.layers * options.latents * 2 * config.self_width() * cached;
     slot += options.context == ContextProjection::table ? 2 * int64_t{sizeof(int32_t)} * columns
-                                                        : blocks * columns * 2 * width * element;
+                                                        : blocks * columns * 2 * width * cached;
   }
   // A prefill: the context's embeddings, norms, keys and values; the widest activations.
   const int64_t prefill = element * ((blocks > 0 ? columns * (2 * e + 2 * width) : 0) +

@@ -21,6 +21,7 @@ struct EngineOptions {
   /// of its own; -1: as suits the device.
   int64_t prompt_steps = -1;
   ContextEnd context_end = ContextEnd::drop;
+  KvCache kv_cache = KvCache::automatic;  ///< resolved: float32 or bfloat16; automatic of a model in float64
   /// Keep the context as tokens (table) or as keys and values (direct); automatic: whichever is faster.
   ContextProjection context = ContextProjection::automatic;
   bool fused = true;  ///< run a decode step as one kernel where there is one
@@ -44,6 +45,9 @@ void check_memory(const PerceiverAR& model, const EngineOptions& options);
 
 /// Ranks that share the context of a sequence.
 int64_t context_ranks(const EngineOptions& options);
+
+/// Element type of the KV caches. `options` are resolved.
+DType cache_type(const PerceiverAR& model, const EngineOptions& options);
 
 /// Whether keys and values of earlier tokens can be cached.
 bool keeps_cache(const ModelConfig& config);

@@ -4,15 +4,28 @@
 
 #include "base/check.h"
 #include "distributed/communicator.h"
+#include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 
 namespace perceiver {
 namespace {
 
+/// y = x, rounded to y's type.
+void cast(const Slots& slots, const Tensor& x, const Tensor& y) {
+  kernels::cast(slots.context().launch(),
+                {.from = x.dtype(), .to = y.dtype(), .elements = x.elements(), .x = x.data(), .y = y.data()});
+}
+
 /// Rotates the keys of `rows` [count, 2 * width] back by `shift` positions.
 void rotate_back(const Slots& slots, const Tensor& rows, int64_t heads, const ops::RotaryTable& rotary,
                  int32_t shift) {
   if (rotary.bands == 0 || rotary.heads == 0) return;
+  if (rows.dtype() != slots.model().type()) {
+    const Tensor wide = Tensor::empty(slots.context(), slots.model().type(), rows.shape());
+    cast(slots, rows, wide);
+    rotate_back(slots, wide, heads, rotary, shift);
+    return cast(slots, wide, rows);
+  }
   const int64_t count = rows.shape()[0], columns = rows.shape()[1];
   const Tensor shifts = Tensor::from_host<int32_t>(slots.context(), {count},
                                                    std::vector<int32_t>(static_cast<size_t>(count), shift));

@@ -36,7 +36,8 @@ Slots::Slots(const PerceiverAR& model, const EngineOptions& options)
   device_ = DecodeSlots::make(context(), config(), count());
   if (keeps_cache_)
     caches_ = model_.make_caches(count(), options_.latents, context_length,
-                                 options_.context == ContextProjection::table, options_.context_group);
+                                 options_.context == ContextProjection::table, options_.context_group,
+                                 cache_type(model_, options_));
   logits_ = Tensor::zeros(context(), accumulation_type(model_.type()), {count(), vocabulary});
   sampling_ = Tensor::zeros(context(), DType::u8, {count(), sizeof(kernels::SamplingParameters)});
   seen_ = Tensor::zeros(context(), DType::u8, {count(), vocabulary});

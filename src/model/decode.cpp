@@ -51,12 +51,13 @@ CachePass PerceiverAR::CacheUse::of(LayerCache layer, bool self) const {
 }
 
 DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table,
-                                      Communicator* context_group) const {
+                                      Communicator* context_group, std::optional<DType> type) const {
   const int64_t layers = config_.layers, blocks = static_cast<int64_t>(cross_.size());
   const bool rotary = config_.position_encoding == PositionEncoding::rotary,
              token_keys = config_.latent_keys == LatentKeys::tokens;
   PERCEIVER_ASSERT(slots > 0 && latents > 0 && (blocks == 0 || context > 0) &&
                    (!by_table || (rotary && token_keys)));
+  const DType cached = type.value_or(type_);
   DecodeCaches caches;
   caches.slots = slots;
   caches.latents = latents;
@@ -69,14 +70,14 @@ DecodeCaches PerceiverAR::make_caches(int64_t slots, int64_t latents, int64_t co
   caches.cross_rotary = tables.cross;
   caches.positions = tables.positions;
   // Zeros: rows not yet written must hold finite numbers.
-  caches.self_kv = Tensor::zeros(*context_, type_, {layers, slots, latents, 2 * config_.self_width()});
+  caches.self_kv = Tensor::zeros(*context_, cached, {layers, slots, latents, 2 * config_.self_width()});
   if (config_.recurrent()) caches.relative_positions = cached_positions(latents);
   if (blocks == 0) return caches;
   if (by_table) {
     caches.context_tokens = Tensor::zeros(*context_, DType::i32, {slots, rows});
     caches.context_positions = Tensor::zeros(*context_, DType::i32, {slots, rows});
   } else {
-    caches.context_kv = Tensor::zeros(*context_, type_, {blocks, slots, rows, 2 * config_.cross_width()});
+    caches.context_kv = Tensor::zeros(*context_, cached, {blocks, slots, rows, 2 * config_.cross_width()});
   }
   if (by_table || (rotary && token_keys && config_.vocabulary <= context))
     caches.context_table = project_table();

@@ -1,5 +1,6 @@
 // The fixed buffers of S slots, sequences generated together (docs/generation.md): KV caches of the latents
-// and the context, and the state of each slot. Row-major; T is the model's element type.
+// and the context, and the state of each slot. Row-major; T is the model's element type,
+// or bf16 where a model in f32 on the CPU keeps its caches so.
 #pragma once
 
 #include "nn/cache.h"
@@ -17,7 +18,8 @@ struct DecodeCaches {
   Communicator* context_group = nullptr;
   Tensor self_kv;         ///< T [layers, S, R, 2 Z]
   Tensor context_kv;      ///< T [cross blocks, S, C, 2 A]; none if the context is kept as tokens
-  Tensor context_table;   ///< T [cross blocks, V, 2 A]: keys, not rotated, and values of each token (rotary)
+  Tensor context_table;   ///< the model's type [cross blocks, V, 2 A]: keys, not rotated, and values of each
+                          ///< token (rotary)
   Tensor context_tokens;  ///< i32 [S, C], if the context is kept as tokens
   Tensor context_positions;  ///< i32 [S, C]
   ops::RotaryTable self_rotary, cross_rotary;

@@ -89,9 +89,10 @@ class PerceiverAR {
   /// KV caches of `slots` sequences, with ring buffers of `latents` and `context` rows; see DecodeCaches.
   /// `by_table` (rotary models) keeps the context as tokens. Contents are unspecified, except for the table,
   /// which is computed from the present weights. The ranks of `context_group` share the context's rows, and
-  /// make the same calls of `prefill` and `decode` with these caches.
+  /// make the same calls of `prefill` and `decode` with these caches. `type`: of the elements, the model's
+  /// or, of a model in f32 on the CPU, bf16; none: the model's.
   DecodeCaches make_caches(int64_t slots, int64_t latents, int64_t context, bool by_table,
-                           Communicator* context_group = nullptr) const;
+                           Communicator* context_group = nullptr, std::optional<DType> type = {}) const;
   /// A pass over one sequence (`inputs` of one example); `logits` [1, V] gets those of its last latent
   /// position. Unless `caches` is null, the keys and values of all its latents and its context become the
   /// first rows of `slot`'s caches. The context is shared by the ranks of the caches, if any.

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "kernels/attention.h"
+#include "kernels/elementwise.h"
 #include "kernels/sampling.h"
 #include "ops/attention_parts.h"
 
@@ -37,7 +38,20 @@ kernels::CacheAttention at_run(kernels::CacheAttention k, const CachePass& pass,
   return k;
 }
 
+/// The same, rounded where the type is another.
+Tensor as_type(Tape& tape, const Tensor& x, DType type) {
+  if (x.dtype() == type) return x;
+  const Tensor y = Tensor::empty(tape.context(), type, x.shape());
+  kernels::cast(tape.launch(),
+                {.from = x.dtype(), .to = type, .elements = x.elements(), .x = x.data(), .y = y.data()});
+  return y;
+}
+
 }  // namespace
+
+bool keeps_bf16(const LayerCache& layer, DType type) {
+  return layer.kv && type == DType::f32 && layer.kv.dtype() == DType::bf16;
+}
 
 int64_t sequences(const std::vector<SlotRun>& runs) {
   return runs.empty() ? 0 : runs.back().sequence + runs.back().count;
@@ -47,16 +61,17 @@ void write_cache(Tape& tape, const CachePass& pass, const Variable& x, int64_t c
   const LayerCache& layer = pass.layer;
   if (!layer.kv) return;
   const int64_t columns = layer.kv.shape()[2], each = x.shape()[0] / sequences(pass.runs);
-  PERCEIVER_ASSERT(column + columns <= x.shape()[1] && x.value.dtype() == layer.kv.dtype());
+  PERCEIVER_ASSERT(column + columns <= x.shape()[1]);
+  const Tensor values = as_type(tape, x.value, layer.kv.dtype());
   const int64_t skipped = !pass.decode && pass.newest > 0 ? each - pass.newest : 0, copies = each - skipped;
   PERCEIVER_ASSERT(copies <= layer.capacity);
   const int64_t slot = layer.capacity * columns;
   for (const SlotRun& run : pass.runs)
-    kernels::write_rows(tape.launch(), {.type = x.value.dtype(),
+    kernels::write_rows(tape.launch(), {.type = values.dtype(),
                                         .slots = run.count,
                                         .copies = copies,
                                         .columns = columns,
-                                        .source = rows_of(x.value, run.sequence * each + skipped, column),
+                                        .source = rows_of(values, run.sequence * each + skipped, column),
                                         .source_stride = x.shape()[1],
                                         .row = of_run<int32_t>(pass.row, run.slot),
                                         .active = of_run<int32_t>(pass.active, run.slot),
@@ -77,6 +92,7 @@ Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int6
   k.capacity = layer.capacity;
   k.q_stride = q.shape()[1];
   k.out_stride = heads * head_dim;
+  k.bf16_cache = keeps_bf16(layer, k.type);
   if (!layer.kv) {
     k.table = layer.table.data();
     k.vocabulary = layer.table.shape()[0];

@@ -149,7 +149,8 @@ Variable RelativeBlock::attend_cached(Tape& tape, const Variable& q, const Varia
                                        .distances = pass.cached_positions.shape()[0],
                                        .window = pass.window,
                                        .out = rows(out.value, run.sequence * width_, run.count * width_),
-                                       .out_stride = width_});
+                                       .out_stride = width_,
+                                       .bf16_cache = keeps_bf16(layer, q.value.dtype())});
   return out;
 }
 

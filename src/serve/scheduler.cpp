@@ -42,7 +42,7 @@ void Generation::close() {
 
 Scheduler::Scheduler(const Model& model, const SchedulerOptions& options)
     : options_(options),
-      batch_(model, {.slots = options.slots},
+      batch_(model, {.slots = options.slots, .kv_cache = options.kv_cache},
              [this](int64_t id, const GeneratedToken& token) { return on_token(id, token); }),
       thread_([this] { run(); }) {}
 

@@ -73,6 +73,7 @@ class Generation {
 
 struct SchedulerOptions {
   int64_t slots = 8;
+  KvCache kv_cache = KvCache::automatic;
   int64_t queue = 64;  ///< sequences that may wait
 };
 

@@ -69,6 +69,38 @@ TEST(Engine, PoliciesAreRecomputationWithFp8Weights) {
   }
 }
 
+// A token reads keys and values of bf16, a pass over the sequence those of its own: near, not the same.
+TEST(Engine, PoliciesAreNearRecomputationWithABf16Cache) {
+  ModelConfig absolute = generation_config();
+  absolute.position_encoding = PositionEncoding::absolute;
+  for (const ModelConfig& config : {generation_config(), absolute}) {
+    const auto model = varied_model(config, DType::f32);
+    for (const GenerationPolicy policy : kAll)
+      for (const ContextProjection context : {ContextProjection::automatic, ContextProjection::direct})
+        check_policy(*model, {.policy = policy, .kv_cache = KvCache::bfloat16, .context = context}, 5, 45,
+                     3e-2);
+  }
+}
+
+TEST(Engine, ABf16CacheTakesHalfOfTheMemoryAndIsRounded) {
+  const auto model = varied_model(generation_config(), DType::f32);
+  Engine whole(*model, {.context = ContextProjection::direct}),
+      half(*model, {.kv_cache = KvCache::bfloat16, .context = ContextProjection::direct});
+  EXPECT_EQ(2 * half.caches().bytes(),
+            whole.caches().bytes() +
+                static_cast<int64_t>(half.caches().context_table ? half.caches().context_table.bytes() : 0));
+  const auto logits = [](Engine& engine) {
+    engine.admit(0, sequence_of(6, 0));
+    engine.compute();
+    engine.push(0, 5);
+    engine.compute();
+    return engine.logits(0);
+  };
+  const auto wide = logits(whole), narrow = logits(half);
+  EXPECT_NE(wide, narrow);
+  EXPECT_LE(difference(wide, narrow), 3e-2);
+}
+
 TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokensOrAsKeys) {
   ModelConfig config = generation_config();
   config.rotary_head_fraction = 0.5;
@@ -231,13 +263,19 @@ TEST(Engine, AStreamOutgrowsTheRotaryTables) {
     check_outgrown(context, 1e-9);
 }
 
+TEST(Engine, AStreamWithABf16CacheOutgrowsTheRotaryTables) {
+  check_outgrown(ContextProjection::direct, 3e-2, DType::f32, nullptr, KvCache::bfloat16);
+}
+
 TEST(Engine, ASequenceDoesNotDependOnTheOthers) {
   for (const DType type : {DType::f32, DType::f64}) {
     const auto model = varied_model(generation_config(), type);
     for (const GenerationPolicy policy : kAll)
       for (const int64_t slots : {2, 5, 9})
         for (const int64_t prompt_steps : {0, 8})
-          check_independence(*model, policy, slots, {.prompt_steps = prompt_steps});
+          for (const KvCache cache : {KvCache::automatic, KvCache::bfloat16})
+            if (type == DType::f32 || cache == KvCache::automatic)
+              check_independence(*model, policy, slots, {.prompt_steps = prompt_steps, .kv_cache = cache});
   }
 }
 
@@ -434,6 +472,8 @@ TEST(Engine, RefusesWhatCannotBe) {
   refused([](EngineOptions& o) { o.latents = 25; });
   refused([](EngineOptions& o) { o.refill = 9; });
   refused([](EngineOptions& o) { o.prompt_latents = 9; });
+  refused([](EngineOptions& o) { o.kv_cache = KvCache::bfloat16; });  // the model is float64
+  refused([](EngineOptions& o) { o.kv_cache = KvCache::float32; });
   Engine engine(*model, {});
   const auto unusable = [&](auto change) {
     Sequence sequence = sequence_of(4, 0);

@@ -116,7 +116,8 @@ inline const std::vector<GenerationPolicy> kAll{GenerationPolicy::exact, Generat
 /// A stream is the same whether or not its positions are rebased on the way; with long enough rotary tables
 /// they never are.
 inline void check_outgrown(ContextProjection context, double tolerance, DType type = DType::f64,
-                           const std::shared_ptr<DeviceContext>& device = nullptr) {
+                           const std::shared_ptr<DeviceContext>& device = nullptr,
+                           KvCache kv_cache = KvCache::automatic) {
   ModelConfig config = generation_config();
   config.extra_cross_attention_after = {0};
   config.query_offset = true;
@@ -126,6 +127,7 @@ inline void check_outgrown(ContextProjection context, double tolerance, DType ty
     EngineOptions options;
     options.policy = GenerationPolicy::stream;
     options.context = context;
+    options.kv_cache = kv_cache;
     Engine engine(*model, options);
     Sequence sequence;
     sequence.tokens = prompt_of(5);

@@ -181,6 +181,7 @@ void combine_splits(const Launch& launch, const CacheAttention& k, const KvSplit
 
 void cache_attention(const Launch& launch, const CacheAttention& k) {
   require(k.head_dim <= kMostWidth, "heads of at most 512 channels");
+  require(!k.bf16_cache, "a cache in the type of the queries");
   KvSplits parts = k.table == nullptr ? KvSplits{0, 0} : table_splits(launch, k);
   const bool mixes = parts.count > 0;
   if (!mixes) parts = cache_splits(k.capacity);

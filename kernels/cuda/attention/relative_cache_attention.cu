@@ -75,6 +75,7 @@ __global__ void __launch_bounds__(32 * kCacheWarps)
 
 void relative_cache_attention(const Launch& launch, const RelativeCacheAttention& k) {
   require(k.head_dim <= 32 * kLaneChannels, "heads of at most 128 channels");
+  require(!k.bf16_cache, "a cache in the type of the queries");
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(k.head_dim)));
   const dim3 grid(static_cast<unsigned>(k.heads), static_cast<unsigned>(k.slots));
   with_type(k.type, [&]<typename T>() {
