@@ -7,6 +7,7 @@ add_custom_command(OUTPUT ${WEB_SOURCE} VERBATIM
 file(GLOB SERVE_SOURCES CONFIGURE_DEPENDS src/serve/*.cpp)
 add_library(perceiver_serve STATIC EXCLUDE_FROM_ALL ${SERVE_SOURCES} ${WEB_SOURCE})
 target_link_libraries(perceiver_serve PUBLIC perceiver_internal PkgConfig::HTTPLIB)
+target_compile_options(perceiver_serve PRIVATE $<$<CONFIG:Release>:-O2>)
 set_source_files_properties(${WEB_SOURCE} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 if(PERCEIVER_UNITY)
   set_target_properties(perceiver_serve PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
