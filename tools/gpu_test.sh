@@ -15,6 +15,7 @@ build=${1:-build}
 racecheck_build=${2:-build-racecheck}
 tests=tests/perceiver_gpu_tests
 export PERCEIVER_GOLDEN_DIR="${PERCEIVER_GOLDEN_DIR:-$PWD/tests/golden}"
+export PERCEIVER_PORTS_DIR="${PERCEIVER_PORTS_DIR:-$PWD/tests/golden/ports}"
 command -v nvidia-smi > /dev/null || { echo "no NVIDIA driver on this machine" >&2; exit 1; }
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 logs=$(mktemp -d)
