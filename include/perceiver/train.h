@@ -70,9 +70,9 @@ class PERCEIVER_API TrainingRun {
   ~TrainingRun();
 
   /// Trains to train.steps or schedule.until, or until `stop`, train.max_minutes or train.early_stopping;
-  /// validates by section eval, saves, and validates once more at the end unless stopped. To be called once. Throws `failure`
-  /// after train.max_nonfinite_steps consecutive steps that were not finite, and if something cannot be
-  /// written; the last good checkpoint stays.
+  /// validates by section eval, saves, and validates once more at the end unless stopped. To be called once.
+  /// Throws `failure` after train.max_nonfinite_steps consecutive steps that were not finite, and if
+  /// something cannot be written; the last good checkpoint stays.
   TrainResult run();
 
   /// Asks the run to save and end after the current step or within a validation. Returns at once. Any thread,

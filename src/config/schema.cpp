@@ -420,7 +420,8 @@ std::vector<ConfigKey> optimizer_keys() {
            "Decay of the first moment per step: adam, adamw, lamb, muon where it is adamw."),
       bind(MEMBER(optimizer.beta2), from_below(0, 1),
            "Decay of the second moment per step: adam, adamw, lamb, muon where it is adamw."),
-      bind(MEMBER(optimizer.epsilon), above(0), "Added to the root of the second moment: adam, adamw, lamb, muon where it is adamw."),
+      bind(MEMBER(optimizer.epsilon), above(0),
+           "Added to the root of the second moment: adam, adamw, lamb, muon where it is adamw."),
       bind(MEMBER(optimizer.weight_decay), at_least(0),
            "Weight decay, as a fraction of each weight per unit of learning rate; 0 = off. Applies to the "
            "matrices of linear layers, not to biases, LayerNorm parameters, embeddings and learned "

@@ -27,8 +27,8 @@ struct Initialization {
   std::function<double(int64_t element)> value = {};  ///< for `values`
 };
 
-/// Weight decay applies to the matrices of layers and of the output, not to their vectors, nor to tables; Muon
-/// to the matrices of layers alone.
+/// Weight decay applies to the matrices of layers and of the output, not to their vectors, nor to tables;
+/// Muon to the matrices of layers alone.
 enum class ParameterUse {
   layer,
   table,   ///< rows are looked up: embeddings, learned queries
