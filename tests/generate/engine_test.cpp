@@ -69,16 +69,18 @@ TEST(Engine, PoliciesAreRecomputationWithFp8Weights) {
   }
 }
 
-// A token reads keys and values of bf16, a pass over the sequence those of its own: near, not the same.
+// A token reads keys and values of bf16, a pass over the sequence those of its own: near, not the same. With
+// its weights scaled up, as in the other tests, the model would make much of the difference.
 TEST(Engine, PoliciesAreNearRecomputationWithABf16Cache) {
   ModelConfig absolute = generation_config();
   absolute.position_encoding = PositionEncoding::absolute;
   for (const ModelConfig& config : {generation_config(), absolute}) {
-    const auto model = varied_model(config, DType::f32);
+    PerceiverAR model(config, DeviceContext::cpu(2), DType::f32);
+    model.parameters().initialize(3);
     for (const GenerationPolicy policy : kAll)
       for (const ContextProjection context : {ContextProjection::automatic, ContextProjection::direct})
-        check_policy(*model, {.policy = policy, .kv_cache = KvCache::bfloat16, .context = context}, 5, 45,
-                     3e-2);
+        check_policy(model, {.policy = policy, .kv_cache = KvCache::bfloat16, .context = context}, 5, 45,
+                     1e-2);
   }
 }
 
@@ -264,7 +266,8 @@ TEST(Engine, AStreamOutgrowsTheRotaryTables) {
 }
 
 TEST(Engine, AStreamWithABf16CacheOutgrowsTheRotaryTables) {
-  check_outgrown(ContextProjection::direct, 3e-2, DType::f32, nullptr, KvCache::bfloat16);
+  check_outgrown(ContextProjection::direct, tolerance_of(DType::bf16), DType::f32, nullptr,
+                 KvCache::bfloat16);
 }
 
 TEST(Engine, ASequenceDoesNotDependOnTheOthers) {
