@@ -2,8 +2,8 @@
 # From a fresh Debian or Ubuntu to three trained models and their samples: installs the dependencies and builds (one to
 # two minutes on two cores, longer with GPU code: where there is a GPU and nvcc). First shows what the models in models/
 # make (a quarter of a minute). Then, for text (the King James Bible), pictures (crops of photographs) and music (a game's
-# tunes), all from Debian packages, it trains for a minute, text and music from the models in models/ and pictures from
-# scratch, scores on held-out data and samples (four minutes).
+# tunes), all from Debian packages, it trains for 40 or 50 seconds, text and music from the models in models/ and
+# pictures from scratch, scores on held-out data and samples (three minutes).
 #   tools/quickstart.sh [TEXT_FILE]      (your own text instead, and nothing else)
 set -eu
 cd "$(dirname "$0")/.."
@@ -31,11 +31,11 @@ debian() {
   DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends $missing
 }
 
-# learn CONFIG DATA RUN [OPTION...]: a fresh run of at most a minute
+# learn CONFIG DATA RUN [OPTION...]: a fresh run of 50 seconds, in which the whole schedule of the learning rate fits on any machine
 learn() {
   config=$1; data=$2; folder=$3; shift 3
   rm -rf "$folder"
-  $perceiver train "$config" --set data.train="$data" --run "$folder" --set train.max_minutes=1 "$@"
+  $perceiver train "$config" --set data.train="$data" --run "$folder" --set schedule.until=50s --set train.max_minutes=0 "$@"
 }
 
 # shipped: samples of the models that come with the program. Pictures take longest, so they have a core of their own.
@@ -68,18 +68,18 @@ if [ -z "$text" ]; then
   fi
 fi
 
-# start_from MODEL RUN [OPTION...]: a run of at most a minute from the weights of a model, with a shorter context
+# start_from MODEL RUN [OPTION...]: a run of 40 seconds from the weights of a model, with a shorter context
 start_from() {
   model=$1; folder=$2; shift 2
   rm -rf "$folder"
   mkdir -p runs
   $perceiver config "$model" --set model.context_length=512 --set model.latents=128 --set model.residual_dropout=0 --set model.context_dropout=0 \
-    --set train.batch=8 --set train.steps=200 --set train.max_minutes=1 --set train.ema_decay=0 --set train.log_every=10 \
+    --set train.batch=8 --set schedule.until=40s --set train.max_minutes=0 --set train.ema_decay=0 --set train.log_every=10 \
     --set optimizer.learning_rate=5e-4 --set schedule.warmup_steps=10 --set schedule.final_learning_rate=1e-4 --set eval.every=0 "$@" > "$folder.yaml"
   $perceiver train "$folder.yaml" --run "$folder"
 }
 
-# Text: from the model of books, which gets much further in a minute than a fresh one does in two. Its pieces cannot be split at
+# Text: from the model of books, which gets much further in that time than a fresh one does in two. Its pieces cannot be split at
 # any byte, so the last lines are held out; a text of few lines is learnt from scratch.
 # learn_text TEXT RUN
 learn_text() {
