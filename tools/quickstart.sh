@@ -1,6 +1,6 @@
 #!/bin/sh
-# From a fresh Debian or Ubuntu to three trained models and their samples: installs the dependencies and builds (one to
-# two minutes on two cores, longer with GPU code: where there is a GPU and nvcc). First shows what the models in models/
+# From a fresh Debian or Ubuntu to three trained models and their samples: installs the dependencies and builds (three to
+# six minutes on two cores, longer with GPU code: where there is a GPU and nvcc). First shows what the models in models/
 # make (a quarter of a minute). Then, for text (the King James Bible), pictures (crops of photographs) and music (a game's
 # tunes), all from Debian packages, it trains for 40 or 50 seconds, text and music from the models in models/ and
 # pictures from scratch, scores on held-out data and samples (three minutes).
