@@ -43,17 +43,25 @@ function(perceiver_dispatches_cpu result)
   set(${result} ON PARENT_SCOPE)
 endfunction()
 
+# An object library of kernels/cpu. They take the time: the default of release builds, -O3, stays.
+function(perceiver_add_cpu_kernels name sources)
+  add_library(${name} OBJECT ${sources})
+  target_include_directories(${name} PRIVATE include src kernels ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PRIVATE perceiver_flags Eigen3::Eigen fmt::fmt DNNL::dnnl OpenMP::OpenMP_CXX)
+  if(PERCEIVER_UNITY)
+    target_precompile_headers(${name} PRIVATE <Eigen/Core> <algorithm> <memory> <string> <vector> <fmt/format.h>)
+  endif()
+endfunction()
+
 # Compiles `sources` for `variant` and links them to `object`.
 function(perceiver_compile_cpu_variant variant object sources)
   set(name perceiver_cpu_${variant})
-  add_library(${name} OBJECT ${sources})
+  perceiver_add_cpu_kernels(${name} "${sources}")
   set_target_properties(${name} PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
     INTERPROCEDURAL_OPTIMIZATION OFF)
   target_compile_definitions(${name} PRIVATE PERCEIVER_CPU_VARIANT=${variant})
   # Unique symbols (static variables of templates) would stay global.
   target_compile_options(${name} PRIVATE ${PERCEIVER_CPU_FLAGS_${variant}} $<$<CXX_COMPILER_ID:GNU>:-fno-gnu-unique>)
-  target_include_directories(${name} PRIVATE include src kernels ${PROJECT_SOURCE_DIR})
-  target_link_libraries(${name} PRIVATE perceiver_flags Eigen3::Eigen fmt::fmt DNNL::dnnl OpenMP::OpenMP_CXX)
   add_custom_command(OUTPUT ${object}
     COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${object} $<TARGET_OBJECTS:${name}>
     COMMAND ${CMAKE_OBJCOPY} --wildcard --keep-global-symbol=${name}_* ${object}
@@ -62,23 +70,25 @@ function(perceiver_compile_cpu_variant variant object sources)
   set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
 endfunction()
 
-# In the list `sources`, replaces kernels/cpu by an object for each variant, if this build has several.
+# In the list `sources`, replaces kernels/cpu by its objects: one for each variant, if this build has several.
 function(perceiver_cpu_variants sources)
   perceiver_dispatches_cpu(dispatch)
   message(STATUS "CPU kernels for several instruction sets: ${dispatch}")
-  if(NOT dispatch)
-    return()
-  endif()
-  # Selects the choice in kernels/backend.h, the same way for every file of this tree.
-  target_compile_definitions(perceiver_flags INTERFACE PERCEIVER_CPU_DISPATCH)
   set(kernels ${${sources}})
   list(FILTER kernels INCLUDE REGEX "/kernels/cpu/")
   set(others ${${sources}})
   list(REMOVE_ITEM others ${kernels})
-  foreach(variant baseline avx2 avx512)
-    set(object ${PROJECT_BINARY_DIR}/perceiver_cpu_${variant}.o)
-    perceiver_compile_cpu_variant(${variant} ${object} "${kernels}")
-    list(APPEND others ${object})
-  endforeach()
+  if(dispatch)
+    # Selects the choice in kernels/backend.h, the same way for every file of this tree.
+    target_compile_definitions(perceiver_flags INTERFACE PERCEIVER_CPU_DISPATCH)
+    foreach(variant baseline avx2 avx512)
+      set(object ${PROJECT_BINARY_DIR}/perceiver_cpu_${variant}.o)
+      perceiver_compile_cpu_variant(${variant} ${object} "${kernels}")
+      list(APPEND others ${object})
+    endforeach()
+  else()
+    perceiver_add_cpu_kernels(perceiver_cpu "${kernels}")
+    list(APPEND others $<TARGET_OBJECTS:perceiver_cpu>)
+  endif()
   set(${sources} ${others} PARENT_SCOPE)
 endfunction()

@@ -11,11 +11,11 @@ namespace perceiver {
 namespace {
 
 /// What a rank tells the others; all run the same build.
-struct Message {
+struct RankScores {
   Scores scores;
   double seconds = 0;
 };
-static_assert(std::is_trivially_copyable_v<Message>);
+static_assert(std::is_trivially_copyable_v<RankScores>);
 
 }  // namespace
 
@@ -48,15 +48,15 @@ void Scores::write(EvaluationResult& result) const {
 
 void add_up(World* world, Scores& scores, double& seconds) {
   if (world == nullptr) return;
-  const Message mine{scores, seconds};
+  const RankScores mine{scores, seconds};
   const std::string text(reinterpret_cast<const char*>(&mine), sizeof mine);
   scores = {};
   for (const std::string& each : world->gather(text, "the results of an evaluation")) {
-    PERCEIVER_ASSERT(each.size() == sizeof(Message));
-    Message message;
-    std::memcpy(&message, each.data(), sizeof message);
-    scores.add(message.scores);
-    seconds = std::max(seconds, message.seconds);
+    PERCEIVER_ASSERT(each.size() == sizeof(RankScores));
+    RankScores theirs;
+    std::memcpy(&theirs, each.data(), sizeof theirs);
+    scores.add(theirs.scores);
+    seconds = std::max(seconds, theirs.seconds);
   }
 }
 

@@ -5,11 +5,18 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "io/file_view.h"
 
 namespace perceiver {
+
+/// Whether there is a file, or a link to one, and no folder or device; false where that cannot be told.
+inline bool is_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(path, ignored);
+}
 
 /// "cannot be read: <strerror>": why one file of many is left out. Throws `failure` for an `error` (errno)
 /// that is no fault of the file: too many open files, no memory.

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "io/atomic_file.h"
 #include "io/content_kind.h"
+#include "io/file_content.h"
 #include "io/json_document.h"
 #include "io/safetensors.h"
 #include "io/torch_file.h"
@@ -39,11 +40,6 @@ class OpenSafetensors final : public TensorSource {
   SafetensorsFile file_;
   SafetensorsSource source_;
 };
-
-bool is_file(const fs::path& path) {
-  std::error_code ignored;
-  return fs::is_regular_file(path, ignored);
-}
 
 std::string head_of(const fs::path& path) {
   std::ifstream input(path, std::ios::binary);

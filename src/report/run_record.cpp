@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "io/atomic_file.h"
+#include "io/file_content.h"
 #include "io/file_descriptor.h"
 #include "report/metrics_part.h"
 #include "train/checkpoint_store.h"
@@ -23,11 +24,6 @@ using nlohmann::ordered_json;
 
 constexpr uint64_t kMostBytes = uint64_t{256} << 20;  // of a text file of a run
 constexpr int kMostLevels = 3;
-
-bool is_file(const fs::path& path) {
-  std::error_code ignored;
-  return fs::is_regular_file(path, ignored);
-}
 
 bool is_run(const fs::path& folder) {
   return is_file(folder / "config.yaml") || is_file(folder / "metrics.jsonl");

@@ -117,7 +117,7 @@ TokenSequence read_ids(const nlohmann::json& list, const nlohmann::json* positio
   return sequence;
 }
 
-TokenSequence read_file(const nlohmann::json& file, const Tokenizer& tokenizer) {
+TokenSequence read_encoded_file(const nlohmann::json& file, const Tokenizer& tokenizer) {
   if (!file.is_string()) refuse(400, "file must be base64 (RFC 4648, with padding)");
   std::vector<TokenSequence> documents =
       tokenizer.encode_bytes(bytes_of(file.get<std::string>(), "file"), "file");
@@ -128,7 +128,7 @@ TokenSequence read_file(const nlohmann::json& file, const Tokenizer& tokenizer) 
 /// The seven members that hold content, of which one may be given.
 TokenSequence content_of(const std::string& name, const nlohmann::json& value,
                          const nlohmann::json* positions, const Tokenizer& tokenizer) {
-  if (name == "file") return read_file(value, tokenizer);
+  if (name == "file") return read_encoded_file(value, tokenizer);
   if (name == "notes") return tokenizer.encode(read_notes(value));
   if (name == "image") return tokenizer.encode(read_image(value));
   if (name == "sound") return tokenizer.encode(read_sound(value));

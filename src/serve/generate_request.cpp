@@ -80,7 +80,7 @@ void read_prompt(JsonFields& fields, const Tokenizer& tokenizer, GenerateRequest
   request.prompt = tokenizer.prompt(request.beginning);
 }
 
-void read_file(JsonFields& fields, const TokenizerInfo& data, GenerateRequest& request) {
+void read_file_type(JsonFields& fields, const TokenizerInfo& data, GenerateRequest& request) {
   request.raw = fields.flag("raw").value_or(false);
   const std::optional<std::string> file = fields.text("file_type");
   if (request.raw && !file) refuse(400, "raw needs file_type");
@@ -103,7 +103,7 @@ GenerateRequest parse_generate(const nlohmann::json& body, const Tokenizer& toke
   request.stream = fields.flag("stream").value_or(false);
   request.options = read_sampling(fields, tokenizer.info(), limits, 0);
   read_prompt(fields, tokenizer, request);
-  read_file(fields, tokenizer.info(), request);
+  read_file_type(fields, tokenizer.info(), request);
   fields.finish();
   const int64_t longest = std::max(prompt_limit(limits, context), tokenizer.info().fixed_length);
   if (static_cast<int64_t>(request.prompt.tokens.size()) > longest + 1)

@@ -10,7 +10,6 @@
 namespace perceiver {
 namespace {
 
-constexpr size_t longest_head = 65536;
 constexpr size_t sound_head = 8;  ///< offset and block size, before the samples of the chunk SSND
 
 uint32_t length_at(std::string_view file, size_t at) {
@@ -52,8 +51,8 @@ SoundChunks aiff_chunks(std::span<const std::byte> bytes, const std::string& sou
       throw_user("{}: damaged: the chunk '{}' of {} bytes extends past the end of the file, byte {}", source,
                  printable(std::string(name)), length, at);
     }
-    if ((name == "COMM" || name == "FVER") && length > longest_head)
-      throw_user("{}: the description of the samples is longer than {} bytes, byte {}", source, longest_head,
+    if ((name == "COMM" || name == "FVER") && length > kLongestHead)
+      throw_user("{}: the description of the samples is longer than {} bytes, byte {}", source, kLongestHead,
                  at);
     if (name == "COMM" && description.empty()) description = whole_chunk(name, content);
     if (name == "FVER" && version.empty()) version = whole_chunk(name, content);

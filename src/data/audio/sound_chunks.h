@@ -15,6 +15,9 @@ struct SoundChunks {
   uint64_t missing = 0;                ///< bytes of samples that were announced and are not there
 };
 
+/// Bytes of a description of the samples; real ones have some dozens.
+inline constexpr size_t kLongestHead = 65536;
+
 /// Reduces a WAV file (RIFF, RIFX or RF64, which becomes RIFF) to the description of the samples and the
 /// samples that are there, with their true length. Titles, markers and so on are attack surface in
 /// libsndfile, and chunk lists with wrong lengths make its version 1.2 loop forever. Throws `user` "<source>:

@@ -11,7 +11,6 @@
 namespace perceiver {
 namespace {
 
-constexpr size_t longest_head = 65536;
 constexpr uint64_t unknown_length = 0xFFFFFFFF;  ///< of samples that were written to a pipe
 
 std::string_view text_at(std::span<const std::byte> file, size_t at, size_t length) {
@@ -81,9 +80,9 @@ SoundChunks wav_chunks(std::span<const std::byte> file, const std::string& sourc
     if (chunk == "ds64") ds64 = text_at(file, at + 8, length);
     if (chunk == "fmt ") check_codec(file.subspan(at + 8, length), big_endian, source);
     if (chunk == "fmt " || chunk == "fact") {
-      if (wav.head.size() + padded > longest_head)
+      if (wav.head.size() + padded > kLongestHead)
         throw_user("{}: the description of the samples is longer than {} bytes, byte {}", source,
-                   longest_head, at);
+                   kLongestHead, at);
       wav.head += text_at(file, at, 8 + padded);
     }
     at += 8 + padded;
