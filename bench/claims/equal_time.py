@@ -64,7 +64,7 @@ class Tuning:
 
 
 def validations(session, run):
-    """(minutes, step, bits per byte) of each validation; its time is that of the entry before it."""
+    """(minutes, step, bits per byte) of each validation, when it ended."""
     elapsed = 0
     for entry in session.metrics(run):
         elapsed = entry.get("elapsed", elapsed)

@@ -113,6 +113,7 @@ struct EvalEntry {
   std::optional<double> bits_per_unit;
   std::string unit;      ///< e.g. "byte"
   double seconds = 0;    ///< duration of the validation
+  double elapsed = 0;    ///< seconds of training when it ended, including those before resuming
   bool is_best = false;  ///< lowest loss of the run so far
   std::vector<PositionLoss> by_position;
 

@@ -12,11 +12,11 @@
 #include <cfloat>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "base/check.h"
 #include "kernels/cpu/integer_vector.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/skinny_tiles.h"
 
 namespace perceiver::kernels::cpu {
@@ -30,11 +30,13 @@ constexpr int64_t kElements = IntegerVector::kElements;
 constexpr int64_t kBlock = 256 * kElements;
 constexpr float kLargest = 32767;
 
-/// Rows of 16-bit integers with a scale each.
+/// Rows of 16-bit integers with a scale each, in the working memory of the calling thread.
 struct Activations {
-  std::vector<int16_t> integers;  // [rows, depth]
-  std::vector<float> scale;       // [rows]
+  int16_t* integers;  // [rows, depth]
+  float* scale;       // [rows]
 };
+struct IntegersTag;
+struct ScaleTag;
 
 /// The bits of the largest magnitude; as integers they are in the order of the numbers, then infinity and
 /// NaN.
@@ -64,11 +66,11 @@ float quantize_row(const float* row, int64_t depth, int16_t* integers) {
 }
 
 Activations quantize(const SkinnyGemm& k) {
-  Activations x{std::vector<int16_t>(static_cast<size_t>(k.rows * k.depth)),
-                std::vector<float>(static_cast<size_t>(k.rows))};
+  const Activations x{scratch<IntegersTag, int16_t>(static_cast<size_t>(k.rows * k.depth)),
+                      scratch<ScaleTag, float>(static_cast<size_t>(k.rows))};
   for (int64_t r = 0; r < k.rows; ++r)
-    x.scale[static_cast<size_t>(r)] =
-        quantize_row(static_cast<const float*>(k.x) + r * k.depth, k.depth, x.integers.data() + r * k.depth);
+    x.scale[r] =
+        quantize_row(static_cast<const float*>(k.x) + r * k.depth, k.depth, x.integers + r * k.depth);
   return x;
 }
 
@@ -99,7 +101,7 @@ void add_block(int64_t depth, const int16_t* x, const int8_t* weight, int64_t be
 /// out[r, c] for the tile whose first element is (row, column).
 template <int Rows, int Columns>
 void tile(const SkinnyGemm& k, const Activations& activations, int64_t row, int64_t column) {
-  const int16_t* x = activations.integers.data() + row * k.depth;
+  const int16_t* x = activations.integers + row * k.depth;
   const int8_t* weight = static_cast<const int8_t*>(k.weight) + column * k.depth;
   int64_t total[Rows][Columns] = {};
   const int64_t whole = k.depth / kElements * kElements;
@@ -113,9 +115,8 @@ void tile(const SkinnyGemm& k, const Activations& activations, int64_t row, int6
       for (int64_t i = whole; i < k.depth; ++i)
         total[r][c] += int64_t{x[r * k.depth + i]} * weight[c * k.depth + i];
       // The same in tiles of every size: a compiler may fuse a product and a sum, or not.
-      out[r * k.columns + c] =
-          std::fma(static_cast<float>(total[r][c]) * scale[c],
-                   activations.scale[static_cast<size_t>(row + r)], bias == nullptr ? 0 : bias[c]);
+      out[r * k.columns + c] = std::fma(static_cast<float>(total[r][c]) * scale[c],
+                                        activations.scale[row + r], bias == nullptr ? 0 : bias[c]);
     }
   }
 }

@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <vector>
 
 #include "base/check.h"
 #include "kernels/adam.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/elementwise.h"
 #include "kernels/optimizer.h"
 
@@ -81,20 +81,24 @@ uint16_t rounded_at_random(float x, uint32_t bits) {
   return static_cast<uint16_t>((std::bit_cast<uint32_t>(x) + bits) >> 16);
 }
 
+struct FirstMomentTag;
+struct SecondMomentTag;
+
 /// The same for moments in bf16, widened in a buffer of the tile's size.
 template <typename T>
 void adam_tile_of_bf16(const Adam& k, const AdamScalars<T>& s, ParameterTile tile) {
   auto* const first = static_cast<uint16_t*>(k.first_moment) + tile.begin;
   auto* const second = static_cast<uint16_t*>(k.second_moment) + tile.begin;
   const auto size = static_cast<size_t>(tile.elements);
-  std::vector<T> m(size), v(size);
-  std::transform(first, first + size, m.begin(), widened);
-  std::transform(second, second + size, v.begin(), widened);
+  T* const m = scratch<FirstMomentTag, T>(size);
+  T* const v = scratch<SecondMomentTag, T>(size);
+  std::transform(first, first + size, m, widened);
+  std::transform(second, second + size, v, widened);
   Adam local = k;
   local.parameters = static_cast<T*>(k.parameters) + tile.begin;
   local.gradients = static_cast<const T*>(k.gradients) + tile.begin;
-  local.first_moment = m.data();
-  local.second_moment = v.data();
+  local.first_moment = m;
+  local.second_moment = v;
   const int64_t begin = k.first_element + tile.begin;
   tile.begin = 0;
   adam_tile<T>(local, s, tile);

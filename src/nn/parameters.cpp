@@ -166,9 +166,8 @@ void ParameterStore::replace_values(std::vector<ValuePart> parts) {
 
 void ParameterStore::forget(const std::vector<const Variable*>& forgotten) {
   PERCEIVER_ASSERT(values_ && !forgot_);
-  auto& context = const_cast<DeviceContext&>(*context_);  // `allocate` was given it to allocate from
-  const auto copy = [&context](const Tensor& of) {
-    const Tensor own = Tensor::empty(context, of.dtype(), of.shape());
+  const auto copy = [this](const Tensor& of) {
+    const Tensor own = Tensor::empty(*context_, of.dtype(), of.shape());
     own.copy_from(of);
     return own;
   };
@@ -177,7 +176,7 @@ void ParameterStore::forget(const std::vector<const Variable*>& forgotten) {
     Tensor& value = each.target->value;
     each.target->gradient = nullptr;
     if (std::find(forgotten.begin(), forgotten.end(), each.target) != forgotten.end()) {
-      value = Tensor::without_contents(context, value.dtype(), each.shape);
+      value = Tensor::without_contents(*context_, value.dtype(), each.shape);
       continue;
     }
     const Tensor own = copy(values_.view(each.offset, each.shape));

@@ -64,7 +64,8 @@ std::string metrics_line(const EvalEntry& entry) {
   ordered_json line{{"step", entry.step},
                     {"validation_loss", entry.loss},
                     {"validation_bits", entry.bits()},
-                    {"validation_seconds", entry.seconds}};
+                    {"validation_seconds", entry.seconds},
+                    {"elapsed", entry.elapsed}};
   if (entry.bits_per_unit) line[fmt::format("validation_bits_per_{}", entry.unit)] = *entry.bits_per_unit;
   for (const PositionLoss& each : entry.by_position)
     line["by_position"].push_back({each.first, each.tokens, each.loss});

@@ -14,9 +14,9 @@ namespace perceiver {
 /// "clipped" (fraction of steps), "memory_bytes"}; null for a
 /// non-finite number; "partial": true if the run stopped before the entry was due.
 std::string metrics_line(const LogEntry& entry);
-/// {"step", "validation_loss" (nats per target), "validation_bits", "validation_seconds"}, and
-/// "validation_bits_per_<unit>" where known; "by_position": [[index of the first target, targets, nats per
-/// target], …].
+/// {"step", "validation_loss" (nats per target), "validation_bits", "validation_seconds", "elapsed"
+/// (seconds, when it ended)}, and "validation_bits_per_<unit>" where known; "by_position": [[index of the
+/// first target, targets, nats per target], …].
 std::string metrics_line(const EvalEntry& entry);
 
 /// Makes the file what an uninterrupted run would have written up to `last_step`: removes the lines of later

@@ -196,6 +196,7 @@ bool Trainer::evaluate() {
   entry.bits_per_unit = score->bits_per_unit;
   entry.unit = score->unit;
   entry.seconds = watch.seconds();
+  entry.elapsed = elapsed();
   entry.by_position = score->by_position;
   entry.is_best = finite && (!state_.best || score->loss < state_.best->loss);
   if (finite) state_.validation_loss = score->loss;

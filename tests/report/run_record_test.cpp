@@ -83,6 +83,8 @@ TEST(RunRecord, ARunByTheClockIsFinishedWhenItsTimeIsOver) {
   };
   EXPECT_EQ(state_after("50.0"), RunState::stopped);
   EXPECT_EQ(state_after("60.1"), RunState::finished);
+  // The time may also end during a validation.
+  EXPECT_EQ(state_after("50.0}\n{\"step\":30,\"validation_loss\":3.0,\"elapsed\":60.1"), RunState::finished);
 }
 
 TEST(RunRecord, ShowsARunWhoseConfigurationItDoesNotUnderstand) {

@@ -51,6 +51,7 @@ TEST(Metrics, OneCompleteObjectPerLine) {
                                         {"validation_loss", 2.0},
                                         {"validation_bits", 2 / std::log(2)},
                                         {"validation_seconds", 0.5},
+                                        {"elapsed", 60.5},
                                         {"validation_bits_per_byte", 2.75},
                                         {"by_position", {{0, 500, 2.5}, {512, 100, 1.5}}}}));
   EXPECT_EQ(entries[2].at("step"), 20);

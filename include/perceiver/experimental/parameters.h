@@ -156,7 +156,7 @@ class PERCEIVER_API ParameterStore {
   std::vector<Declaration> declarations_;
   std::vector<std::shared_ptr<Gradient>> slots_;
   int64_t size_ = 0;
-  const DeviceContext* context_ = nullptr;
+  DeviceContext* context_ = nullptr;
   Tensor values_, gradients_, rounded_;  ///< `rounded_`: only for bf16
   std::vector<ValuePart> parts_;         ///< instead of `values_`
   bool forgot_ = false;
