@@ -6,7 +6,8 @@
 #include <map>
 #include <string>
 
-#include "tests/support/decode_problem.h"
+#include "tests/support/decode_reference.h"
+#include "tests/support/device_decode.h"
 
 namespace perceiver::testing {
 namespace {
