@@ -99,7 +99,8 @@ def synchronize(device):
 
 @torch.no_grad()
 def run(name, batch, sdpa, options):
-    c, device = CONFIGS[name], options.device
+    c, device = dict(CONFIGS[name]), options.device
+    c["ctx"], c["latents"] = options.context or c["ctx"], options.latents or c["latents"]
     torch.manual_seed(0)
     with torch.device(device):
         torch.set_default_dtype(options.dtype)
@@ -148,6 +149,8 @@ def main():
     parser.add_argument("--batch", default="1", help="sequences side by side, e.g. 1,8,64")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--type", choices=["bfloat16", "float32"], help="default: bfloat16 on a GPU, float32 on a CPU")
+    parser.add_argument("--context", type=int, help="instead of the configuration's, 128 at least")
+    parser.add_argument("--latents", type=int, help="instead of the configuration's, 128 at least; of the plain Transformer the context")
     parser.add_argument("--threads", type=int, help="of a CPU")
     parser.add_argument("--tokens", type=int, help="default: 60 on a GPU, 16 on a CPU")
     options = parser.parse_args()

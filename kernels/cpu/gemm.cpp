@@ -11,8 +11,8 @@
 
 #include "base/check.h"
 #include "kernels/cpu/blocked_signals.h"
+#include "kernels/cpu/packed_gemm.h"
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/scratch.h"
 #include "kernels/gemm.h"
 
 namespace perceiver::kernels::cpu {
@@ -42,60 +42,14 @@ void sgemm(const Gemm& g) {
     throw_failure("matrix product [{}, {}] x [{}, {}]: oneDNN status {}", g.m, g.k, g.k, g.n, int(status));
 }
 
-// A row of C has the same bits in any number of rows. With AVX-512 oneDNN sees to that. With AVX2 its kernels
-// compute 6 rows at a time, 4 of what is left, and the last 1 to 3 in another order of summation; it cuts
-// what is more than 72 or 144 rows (B as it is, or transposed) into blocks, of which the last two are halves
-// of the rest; and in large products it divides sums of many products in another way. (All of that was found
-// by experiment, in oneDNN 2.7.) So it gets whole blocks first, one at a time where sums are long, then what
-// is left, the last 1 to 3 rows as 4.
-constexpr int64_t kKernelRows = 6, kPaddedRows = 4, kBlockRows = 72, kLongSum = 256;
-
-bool has_avx512() {
-  static const bool has =
-      (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
-  return has;
-}
-
-struct PaddedATag;
-struct PaddedCTag;
-
-/// A product of fewer than kPaddedRows rows, A not transposed.
-void sgemm_padded(const Gemm& g) {
-  float* const a = scratch<PaddedATag, float>(static_cast<size_t>(kPaddedRows * g.k));
-  float* const c = scratch<PaddedCTag, float>(static_cast<size_t>(kPaddedRows * g.n));
-  std::fill_n(a, kPaddedRows * g.k, 0.0f);
-  std::fill_n(c, kPaddedRows * g.n, 0.0f);
-  float* const result = static_cast<float*>(g.c);
-  for (int64_t r = 0; r < g.m; ++r) {
-    std::copy_n(static_cast<const float*>(g.a) + r * g.lda, g.k, a + r * g.k);
-    if (g.accumulate) std::copy_n(result + r * g.ldc, g.n, c + r * g.n);
-  }
-  Gemm padded = g;
-  padded.m = kPaddedRows;
-  padded.a = a, padded.lda = g.k;
-  padded.c = c, padded.ldc = g.n;
-  sgemm(padded);
-  for (int64_t r = 0; r < g.m; ++r) std::copy_n(c + r * g.n, g.n, result + r * g.ldc);
-}
-
+// An element of C has the same bits in any number of rows and on any number of threads. With AVX-512 oneDNN
+// sees to that. Its kernels for AVX2 do not: the last rows, the rest of its blocks and long sums are added in
+// other orders (found by experiment, in oneDNN 2.7), and with a transposed A they run at half speed where its
+// rows are a multiple of 4 KiB long.
 void gemm_f32(const Gemm& g) {
-  // The rows of a transposed A are a layer's outputs, the same ones in every call.
-  if (g.transpose_a || has_avx512()) return sgemm(g);
-  Gemm rest = g;
-  const auto take = [&](int64_t rows, auto multiply) {
-    Gemm part = rest;
-    part.m = rows;
-    if (rows > 0) multiply(part);
-    rest.m -= rows;
-    rest.a = static_cast<const float*>(rest.a) + rows * g.lda;
-    rest.c = static_cast<float*>(rest.c) + rows * g.ldc;
-  };
-  const int64_t most = g.k > kLongSum ? 2 * kBlockRows : g.m / (2 * kBlockRows) * 2 * kBlockRows;
-  while (rest.m >= 2 * kBlockRows) take(most, sgemm);
-  take(rest.m / kBlockRows * kBlockRows, sgemm);
-  const int64_t last = rest.m % kKernelRows;
-  take(last < kPaddedRows ? rest.m - last : rest.m, sgemm);
-  take(rest.m, sgemm_padded);
+  static const bool has_avx512 =
+      (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+  has_avx512 ? sgemm(g) : packed_gemm(g);
 }
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -127,7 +81,7 @@ void gemm_f64(const Gemm& g) {
 struct Grid {
   int64_t rows = 1, columns = 1;
 };
-constexpr int64_t kRowSide = 8 * kKernelRows, kColumnSide = 16;  // whole tiles of oneDNN's kernels
+constexpr int64_t kRowSide = 48, kColumnSide = 16;  // whole tiles
 
 /// The largest grid of at most `parts` blocks, with the squarest blocks: each reads a strip of A and of B.
 Grid grid_for(int64_t m, int64_t n, int64_t parts) {
@@ -184,6 +138,8 @@ Gemm block_of(const Gemm& g, const Grid& grid, int64_t part) {
 
 void gemm(const Gemm& g) {
   PERCEIVER_ASSERT(g.type == g.out_type && g.k > 0 && !(g.bias != nullptr && g.accumulate));
+  PERCEIVER_ASSERT(g.lda >= (g.transpose_a ? g.m : g.k) && g.ldb >= (g.transpose_b ? g.k : g.n) &&
+                   g.ldc >= g.n);
   if (g.m == 0 || g.n == 0) return;
   const Grid grid = grid_for(g.m, g.n, parts_of(g));
   parallel_items(grid.rows * grid.columns, [&](int64_t part) {

@@ -40,7 +40,10 @@ inline void multiply_tile(int64_t depth, Strided<T> a, const T* b, int64_t ldb, 
       for (int v = 0; v < Vectors; ++v) sum[r][v] += factor * row[v];
     }
   }
+  // Not unrolled, the sums would go to the stack first.
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
       T* target = c + r * ldc + v * kLanes;
       if (accumulate) {
