@@ -11,6 +11,7 @@
 #include "kernels/cpu/packed_gemm.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/scratch.h"
@@ -31,6 +32,16 @@ struct Block {
   int64_t row, rows, column, columns, depth_begin, depth;
 };
 
+/// Most copies are of kWhole elements, a constant: a call of memmove takes longer than they do.
+template <int64_t kWhole>
+void copy_some(const float* from, int64_t count, float* to) {
+  if (count == kWhole) {
+    std::memcpy(to, from, kWhole * sizeof(float));
+  } else {
+    std::copy_n(from, count, to);
+  }
+}
+
 /// Panels [depth, kPanel] one after the other, the last filled up with zeros.
 void pack_b(const Gemm& g, const Block& block, float* packed) {
   const float* const b = static_cast<const float*>(g.b);
@@ -49,7 +60,7 @@ void pack_b(const Gemm& g, const Block& block, float* packed) {
       }
     } else {
       for (int64_t i = 0; i < block.depth; ++i)
-        std::copy_n(b + (block.depth_begin + i) * g.ldb + column, width, packed + i * kPanel);
+        copy_some<kPanel>(b + (block.depth_begin + i) * g.ldb + column, width, packed + i * kPanel);
     }
   }
 }
@@ -66,7 +77,7 @@ void pack_a(const Gemm& g, const Block& block, float* packed) {
     const float* const from = a + (block.depth_begin + i) * g.lda + block.row;
     float* to = packed + i * kTileRows;
     for (int64_t r = 0; r < block.rows; r += kTileRows, to += block.depth * kTileRows)
-      std::copy_n(from + r, std::min<int64_t>(kTileRows, block.rows - r), to);
+      copy_some<kTileRows>(from + r, std::min<int64_t>(kTileRows, block.rows - r), to);
   }
 }
 
