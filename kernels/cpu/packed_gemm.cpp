@@ -13,6 +13,10 @@
 #include <algorithm>
 #include <cstring>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/scratch.h"
 
@@ -42,22 +46,48 @@ void copy_some(const float* from, int64_t count, float* to) {
   }
 }
 
+/// to [depth, kPanel] = the transpose of from [kPanel, depth], rows `stride` apart.
+void transpose_panel(const float* from, int64_t stride, int64_t depth, float* to) {
+  int64_t i = 0;
+#if defined(__AVX__)
+  // Squares of 8: pairs of rows interleave, then pairs of pairs, then the halves change places.
+  for (; i + 8 <= depth; i += 8) {
+    for (int64_t c = 0; c + 8 <= kPanel; c += 8) {
+      __m256 row[8], pair[8];
+      for (int r = 0; r < 8; ++r) row[r] = _mm256_loadu_ps(from + (c + r) * stride + i);
+      for (int r = 0; r < 8; r += 2) {
+        pair[r] = _mm256_unpacklo_ps(row[r], row[r + 1]);
+        pair[r + 1] = _mm256_unpackhi_ps(row[r], row[r + 1]);
+      }
+      for (int r = 0; r < 8; r += 4) {
+        row[r] = _mm256_shuffle_ps(pair[r], pair[r + 2], _MM_SHUFFLE(1, 0, 1, 0));
+        row[r + 1] = _mm256_shuffle_ps(pair[r], pair[r + 2], _MM_SHUFFLE(3, 2, 3, 2));
+        row[r + 2] = _mm256_shuffle_ps(pair[r + 1], pair[r + 3], _MM_SHUFFLE(1, 0, 1, 0));
+        row[r + 3] = _mm256_shuffle_ps(pair[r + 1], pair[r + 3], _MM_SHUFFLE(3, 2, 3, 2));
+      }
+      for (int r = 0; r < 4; ++r) {
+        _mm256_storeu_ps(to + (i + r) * kPanel + c, _mm256_permute2f128_ps(row[r], row[r + 4], 0x20));
+        _mm256_storeu_ps(to + (i + r + 4) * kPanel + c, _mm256_permute2f128_ps(row[r], row[r + 4], 0x31));
+      }
+    }
+  }
+#endif
+  for (; i < depth; ++i)
+    for (int64_t c = 0; c < kPanel; ++c) to[i * kPanel + c] = from[c * stride + i];
+}
+
 /// Panels [depth, kPanel] one after the other, the last filled up with zeros.
 void pack_b(const Gemm& g, const Block& block, float* packed) {
   const float* const b = static_cast<const float*>(g.b);
   for (int64_t j = 0; j < block.columns; j += kPanel, packed += block.depth * kPanel) {
     const int64_t width = std::min(kPanel, block.columns - j), column = block.column + j;
     if (width < kPanel) std::fill_n(packed, block.depth * kPanel, 0.0f);
-    if (g.transpose_b) {
-      // Some elements of each row at a time: their lines stay in the cache until all are taken.
-      constexpr int64_t kSome = 16;
-      for (int64_t begin = 0; begin < block.depth; begin += kSome) {
-        const int64_t end = std::min(block.depth, begin + kSome);
-        for (int64_t c = 0; c < width; ++c) {
-          const float* const from = b + (column + c) * g.ldb + block.depth_begin;
-          for (int64_t i = begin; i < end; ++i) packed[i * kPanel + c] = from[i];
-        }
-      }
+    if (g.transpose_b && width == kPanel) {
+      transpose_panel(b + column * g.ldb + block.depth_begin, g.ldb, block.depth, packed);
+    } else if (g.transpose_b) {
+      for (int64_t c = 0; c < width; ++c)
+        for (int64_t i = 0; i < block.depth; ++i)
+          packed[i * kPanel + c] = b[(column + c) * g.ldb + block.depth_begin + i];
     } else {
       for (int64_t i = 0; i < block.depth; ++i)
         copy_some<kPanel>(b + (block.depth_begin + i) * g.ldb + column, width, packed + i * kPanel);
@@ -84,12 +114,13 @@ void pack_a(const Gemm& g, const Block& block, float* packed) {
 /// All rows of the block of A times a panel of B.
 void multiply_rows(const Gemm& g, const Block& block, const float* packed_a, const float* panel, float* c,
                    int64_t ldc, bool accumulate) {
-  for (int64_t r = 0; r < block.rows; r += kTileRows) {
-    const Strided<float> rows = g.transpose_a ? Strided<float>{packed_a + r * block.depth, 1, kTileRows}
-                                              : Strided<float>{packed_a + r * kRowStride, kRowStride, 1};
-    multiply_panel<float, kTileVectors>(std::min<int64_t>(kTileRows, block.rows - r), block.depth, rows,
-                                        panel, kPanel, c + r * ldc, ldc, accumulate);
-  }
+  if (!g.transpose_a)
+    return multiply_panel<float, kTileVectors>(block.rows, block.depth, {packed_a, kRowStride, 1}, panel,
+                                               kPanel, c, ldc, accumulate);
+  for (int64_t r = 0; r < block.rows; r += kTileRows)
+    multiply_panel<float, kTileVectors>(std::min<int64_t>(kTileRows, block.rows - r), block.depth,
+                                        {packed_a + r * block.depth, 1, kTileRows}, panel, kPanel,
+                                        c + r * ldc, ldc, accumulate);
 }
 
 /// Columns that fill no panel: computed beside C.
