@@ -43,7 +43,8 @@ function(perceiver_dispatches_cpu result)
   set(${result} ON PARENT_SCOPE)
 endfunction()
 
-# An object library of kernels/cpu. They take the time: the default of release builds, -O3, stays.
+# An object library of kernels/cpu, whose files ${name}_OBJECTS is then. They take the time: the default of release builds,
+# -O3, stays.
 function(perceiver_add_cpu_kernels name sources)
   add_library(${name} OBJECT ${sources})
   target_include_directories(${name} PRIVATE include src kernels ${PROJECT_SOURCE_DIR})
@@ -51,6 +52,8 @@ function(perceiver_add_cpu_kernels name sources)
   if(PERCEIVER_UNITY)
     target_precompile_headers(${name} PRIVATE <Eigen/Core> <algorithm> <memory> <string> <vector> <fmt/format.h>)
   endif()
+  # CMake counts the precompiled header among the objects.
+  set(${name}_OBJECTS $<FILTER:$<TARGET_OBJECTS:${name}>,EXCLUDE,[.]gch> PARENT_SCOPE)
 endfunction()
 
 # Compiles `sources` for `variant` and links them to `object`.
@@ -63,9 +66,9 @@ function(perceiver_compile_cpu_variant variant object sources)
   # Unique symbols (static variables of templates) would stay global.
   target_compile_options(${name} PRIVATE ${PERCEIVER_CPU_FLAGS_${variant}} $<$<CXX_COMPILER_ID:GNU>:-fno-gnu-unique>)
   add_custom_command(OUTPUT ${object}
-    COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${object} $<TARGET_OBJECTS:${name}>
+    COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${object} ${${name}_OBJECTS}
     COMMAND ${CMAKE_OBJCOPY} --wildcard --keep-global-symbol=${name}_* ${object}
-    DEPENDS ${name} $<TARGET_OBJECTS:${name}> COMMENT "Linking the CPU kernels for ${variant}"
+    DEPENDS ${name} ${${name}_OBJECTS} COMMENT "Linking the CPU kernels for ${variant}"
     COMMAND_EXPAND_LISTS VERBATIM)
   set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
 endfunction()
@@ -88,7 +91,7 @@ function(perceiver_cpu_variants sources)
     endforeach()
   else()
     perceiver_add_cpu_kernels(perceiver_cpu "${kernels}")
-    list(APPEND others $<TARGET_OBJECTS:perceiver_cpu>)
+    list(APPEND others ${perceiver_cpu_OBJECTS})
   endif()
   set(${sources} ${others} PARENT_SCOPE)
 endfunction()
