@@ -1,5 +1,5 @@
-// Matrix products: oneDNN in float32 (it dispatches to the CPU's widest instructions at run time), Eigen in
-// float64, where exactness matters and speed does not. Both run on one thread; the result is divided into
+// Matrix products: in float32 oneDNN on processors with AVX-512 and packed_gemm.h on others, in float64
+// Eigen, where exactness matters and speed does not. All run on one thread; the result is divided into
 // blocks, which the workers of the device context compute.
 #define EIGEN_DONT_PARALLELIZE
 #include <dnnl.h>

@@ -13,6 +13,7 @@
 #include "config/save.h"
 #include "config/validate.h"
 #include "core/read_tensor.h"
+#include "io/file_content.h"
 #include "kernels/dequantize.h"
 #include "model/named_models.h"
 
@@ -32,9 +33,8 @@ constexpr const char* kAverageFile = "ema.safetensors";
 /// The weights in a checkpoint folder: their moving average if the run kept one. Empty if it is not a
 /// checkpoint.
 std::filesystem::path weights_in(const std::filesystem::path& folder) {
-  std::error_code ignored;
-  if (std::filesystem::is_regular_file(folder / kAverageFile, ignored)) return folder / kAverageFile;
-  if (std::filesystem::is_regular_file(folder / kModelFile, ignored)) return folder / kModelFile;
+  if (is_file(folder / kAverageFile)) return folder / kAverageFile;
+  if (is_file(folder / kModelFile)) return folder / kModelFile;
   return {};
 }
 
@@ -200,8 +200,8 @@ LoadedModel load_model(const std::filesystem::path& path, std::shared_ptr<Device
 std::filesystem::path find_model_file(const std::filesystem::path& named) {
   namespace fs = std::filesystem;
   const fs::path path = path_or_named(named.string());
+  if (is_file(path)) return path;
   std::error_code ignored;
-  if (fs::is_regular_file(path, ignored)) return path;
   if (!fs::exists(path, ignored)) throw_user("{}: no such checkpoint{}", path.string(), list_named_models());
   if (const fs::path own = weights_in(path); !own.empty()) return own;
   const fs::path checkpoints = path / "checkpoints";

@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "io/atomic_file.h"
 #include "io/checksum.h"
+#include "io/file_content.h"
 #include "io/json_document.h"
 
 namespace perceiver {
@@ -127,9 +128,7 @@ ShardContent content_of(const ShardFile& shard) {
 }
 
 bool is_shard_folder(const fs::path& path) {
-  std::error_code ignored;
-  return fs::is_regular_file(path / journal_file_name, ignored) ||
-         fs::is_regular_file(path / summary_file_name, ignored);
+  return is_file(path / journal_file_name) || is_file(path / summary_file_name);
 }
 
 std::string summary_text(const ShardSummary& summary) {
