@@ -15,7 +15,10 @@ def read_until(terminal, wanted, least=0):
         ready, _, _ = select.select([terminal], [], [], end - time.time())
         if not ready:
             sys.exit(f"no {wanted!r} in {LIMIT} seconds, but {seen[-300:]!r}")
-        seen += os.read(terminal, 4096)
+        try:
+            seen += os.read(terminal, 4096)
+        except OSError:
+            sys.exit(f"the program ended (status {os.waitpid(process, 0)[1]}) before {wanted!r}, after {seen[-300:]!r}")
     return seen
 
 
