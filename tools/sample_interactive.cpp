@@ -27,12 +27,16 @@ void note_interrupt(int) {
   interrupted = 1;
 }
 
-/// While it lives, Ctrl-C sets `interrupted`, and a read that waits returns.
+/// What a system call does that Ctrl-C interrupts: a write of an answer goes on, a read that waits fails with EINTR.
+enum class Interrupted { goes_on, fails };
+
+/// While it lives, Ctrl-C sets `interrupted`.
 class InterruptGuard {
  public:
-  InterruptGuard() {
+  explicit InterruptGuard(Interrupted calls) {
     struct sigaction action {};
     action.sa_handler = note_interrupt;
+    action.sa_flags = calls == Interrupted::goes_on ? SA_RESTART : 0;
     ::sigaction(SIGINT, &action, &before_);
   }
   ~InterruptGuard() { ::sigaction(SIGINT, &before_, nullptr); }
@@ -46,8 +50,13 @@ class InterruptGuard {
 /// Lines of stdin. Not a stream: those go on reading after a signal.
 class LineReader {
  public:
+  /// `terminal`: Ctrl-C is caught.
+  explicit LineReader(bool terminal) : terminal_(terminal) {}
+
   /// The next line without its end; none at the end of the input. A line that Ctrl-C interrupts is empty.
   std::optional<std::string> next() {
+    std::optional<InterruptGuard> guard;
+    if (terminal_) guard.emplace(Interrupted::fails);
     while (true) {
       if (const size_t end = pending_.find('\n'); end != std::string::npos) return take(end, end + 1);
       if (ended_)
@@ -84,6 +93,7 @@ class LineReader {
     return line;
   }
 
+  bool terminal_;
   std::string pending_;
   bool ended_ = false;
 };
@@ -141,9 +151,9 @@ int sample_interactively(const SampleCommand& options, Engine& engine, const Tex
     if (terminal) std::fputs(text, stderr);
   };
   std::optional<InterruptGuard> guard;
-  if (terminal) guard.emplace();  // elsewhere Ctrl-C ends the program, as usual
+  if (terminal) guard.emplace(Interrupted::goes_on);  // elsewhere Ctrl-C ends the program, as usual
   Session session(options, engine, tokenizer);
-  LineReader lines;
+  LineReader lines(terminal);
   ask(kBanner);
   while (true) {
     interrupted = 0;

@@ -1,4 +1,4 @@
-"""Runs the interactive mode on a terminal: interrupts two answers, the prompt, and ends the input."""
+"""Runs the interactive mode on a terminal: interrupts two answers, one whose output the terminal holds back, the prompt, and ends the input."""
 import os
 import pty
 import select
@@ -22,6 +22,11 @@ def read_until(terminal, wanted, least=0):
     return seen
 
 
+def read_until_quiet(terminal):
+    while select.select([terminal], [], [], 0.5)[0]:
+        os.read(terminal, 4096)
+
+
 process, terminal = pty.fork()
 if process == 0:
     os.execv(sys.argv[1], sys.argv[1:])
@@ -31,6 +36,12 @@ for prompt in b"once", b"twice":
     read_until(terminal, prompt, least=len(prompt) + 20)  # the answer is growing
     os.write(terminal, b"\x03")
     read_until(terminal, b"\n> ")
+os.write(terminal, b"thrice\n")
+read_until(terminal, b"thrice", least=30)
+os.write(terminal, b"\x13")  # Ctrl-S: the program waits in a write, which Ctrl-C then interrupts
+read_until_quiet(terminal)
+os.write(terminal, b"\x03")
+read_until(terminal, b"\n> ")
 os.write(terminal, b"half a line\x03")
 read_until(terminal, b"\n> ")
 os.write(terminal, b"\x04")
