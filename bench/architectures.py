@@ -6,6 +6,7 @@ batch: the figure on which the published claim rests (Hawthorne et al. 2022, fig
 
 Writes OUT/architectures.tsv (rows of other devices stay) and OUT/architectures_DEVICE.svg. For each depth the context grows, twofold on
 a CPU and fourfold on a GPU, until a step takes longer than LIMIT seconds or memory ends; both are rows of the table, not failures.
+First come all contexts at one depth, then all depths at one context, then the rest.
 Of a context of N tokens, Perceiver AR has min(N, LATENTS) latents; Transformer-XL a segment of as many tokens and a memory of the
 rest, so that both predict the same number of tokens a step; the Transformer predicts all N. --minutes ends the measurement early;
 what is missing is said."""
@@ -20,10 +21,10 @@ import time
 
 SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEVICES = {
-    "cuda": {"latents": 1024, "contexts": [512 << 2 * i for i in range(6)], "depths": [12, 60, 42, 6, 24], "limit": 4.0, "steps": 3,
-             "heads": 16, "model": {"input_channels": 1024}, "train": {"batch": 1}},
-    "cpu": {"latents": 128, "contexts": [128 << i for i in range(8)], "depths": [6, 2, 12], "limit": 3.0, "steps": 2,
-            "heads": 4, "model": {"input_channels": 128}, "train": {"batch": 1}},
+    "cuda": {"latents": 1024, "contexts": [512 << 2 * i for i in range(6)], "depths": [12, 60, 42, 6, 24],
+             "across": 8192, "limit": 2.0, "steps": 3, "heads": 16, "model": {"input_channels": 1024}, "train": {"batch": 1}},
+    "cpu": {"latents": 128, "contexts": [128 << i for i in range(8)], "depths": [6, 2, 12],
+            "across": 4096, "limit": 3.0, "steps": 2, "heads": 4, "model": {"input_channels": 128}, "train": {"batch": 1}},
 }
 ARCHITECTURES = ["perceiver_ar", "transformer_xl", "transformer"]
 ENOUGH = 0.4  # seconds of timed steps
@@ -70,12 +71,22 @@ def measure(program, device, kind, architecture, layers, context, more, folder, 
     sys.exit(f"{' '.join(command)}: {run.stderr.strip()}")
 
 
+def order(kind):
+    """(layers, contexts), what matters most first."""
+    first, *others = kind["depths"]
+    yield first, kind["contexts"]
+    for layers in others:
+        yield layers, [kind["across"]]
+    for layers in others:
+        yield layers, [context for context in kind["contexts"] if context != kind["across"]]
+
+
 def points(program, device, kind, more, deadline):
     with tempfile.TemporaryDirectory() as folder:
-        for layers in kind["depths"]:
+        for layers, contexts in order(kind):
             for architecture in ARCHITECTURES:
                 speed = None
-                for context in kind["contexts"]:
+                for context in contexts:
                     if deadline and time.time() > deadline:
                         print(f"time is over at {architecture}, {layers} layers, context {context}", file=sys.stderr)
                         return
@@ -152,17 +163,17 @@ def rule(x1, y1, x2, y2):
 
 
 def draw(path, device, rows):
-    """Over the context at the first depth, and over the depth at the longest context that all architectures reached at it."""
+    """Over the context at the first depth, and over the depth at the context of most points, the longest of those."""
     table = {(row[1], int(row[2]), int(row[3])): float(row[4]) if row[4] else None for row in rows if row[0] == device}
     depth = DEVICES[device]["depths"][0]
     contexts = sorted({context for _, layers, context in table if layers == depth})
-    common = [c for c in contexts if all(table.get((a, depth, c)) for a in ARCHITECTURES)]
     over_context = {a: [(c, table[a, depth, c]) for c in contexts if (a, depth, c) in table] for a in ARCHITECTURES}
     panels = [Panel(0, f"steps/s, {device}, {depth} layers", "context, tokens", over_context)]
     depths = sorted({layers for _, layers, _ in table})
-    if common and len(depths) > 1:
-        over_depth = {a: [(d, table[a, d, common[-1]]) for d in depths if (a, d, common[-1]) in table] for a in ARCHITECTURES}
-        panels.append(Panel(Panel.WIDTH, f"steps/s, {device}, context {common[-1]}", "layers", over_depth))
+    if len(depths) > 1:
+        across = max(contexts, key=lambda c: (sum(context == c for _, _, context in table), c))
+        over_depth = {a: [(d, table[a, d, across]) for d in depths if (a, d, across) in table] for a in ARCHITECTURES}
+        panels.append(Panel(Panel.WIDTH, f"steps/s, {device}, context {across}", "layers", over_depth))
     width, height = Panel.WIDTH * len(panels), Panel.HEIGHT + 24
     with open(path + ".new", "w") as file:
         print(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">', file=file)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Claim 1: Perceiver AR, Transformer-XL and Transformer, trained on books in bytes for the same wall-clock time on the same machine.
 
-    bench/claims/equal_time.py BUILD cuda|cpu [--minutes M] [--tries R,R,R] [--try-minutes M] [--data FOLDER]
+    bench/claims/equal_time.py BUILD cuda|cpu [--minutes M] [--tries R,R,R] [--try-minutes M] [--tries-only] [--data FOLDER]
 
 Each has the same number of tries at the learning rate, an eighth of the time each by default, and then one run of M minutes (8 on
 a GPU, 60 on a CPU) at the best one. The learning rate decays over just that time (schedule.until); the time of a step is measured
@@ -100,6 +100,7 @@ def main():
     parser = common.parser(__doc__)
     parser.add_argument("--tries", default="5e-4,1e-3,2e-3", help="learning rates to try, the same for all")
     parser.add_argument("--try-minutes", type=float, default=0, help="of each try (default: an eighth of --minutes)")
+    parser.add_argument("--tries-only", action="store_true", help="stop after the tries; the next call goes on from them")
     parser.add_argument("--only", default=",".join(ARCHITECTURES), help="architectures to train now; the table has what is there")
     arguments = parser.parse_args()
     minutes, arguments.minutes = arguments.minutes or MINUTES[arguments.device], 0
@@ -114,6 +115,8 @@ def main():
         except common.Failed as error:
             wrong[tuning.architecture] = str(error)
     wrong.update(session.train([run for tuning in wanted for run in tuning.tries()], alone=True))
+    if arguments.tries_only:
+        return
     finals = []
     for tuning in wanted:
         try:
