@@ -10,6 +10,6 @@ target_link_libraries(perceiver_serve PUBLIC perceiver_internal PkgConfig::HTTPL
 target_compile_options(perceiver_serve PRIVATE $<$<CONFIG:Release>:-O2>)
 set_source_files_properties(${WEB_SOURCE} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 if(PERCEIVER_UNITY)
-  set_target_properties(perceiver_serve PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 12)
+  set_target_properties(perceiver_serve PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 40)
   target_precompile_headers(perceiver_serve PRIVATE <algorithm> <functional> <map> <memory> <string> <vector> <fmt/format.h> <nlohmann/json.hpp>)
 endif()

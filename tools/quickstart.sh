@@ -2,7 +2,7 @@
 # From a fresh Debian or Ubuntu to three trained models and their samples: installs the dependencies and builds (three to
 # six minutes on two cores, longer with GPU code: where there is a GPU and nvcc). First shows what the models in models/
 # make (a quarter of a minute). Then, for text (the King James Bible), pictures (crops of photographs) and music (a game's
-# tunes), all from Debian packages, it trains for 40 or 50 seconds, text and music from the models in models/ and
+# tunes), all from Debian packages, it trains for 35 or 45 seconds, text and music from the models in models/ and
 # pictures from scratch, scores on held-out data and samples (three minutes).
 #   tools/quickstart.sh [TEXT_FILE]      (your own text instead, and nothing else)
 set -eu
@@ -31,11 +31,11 @@ debian() {
   DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends $missing
 }
 
-# learn CONFIG DATA RUN [OPTION...]: a fresh run of 50 seconds, in which the whole schedule of the learning rate fits on any machine
+# learn CONFIG DATA RUN [OPTION...]: a fresh run of 45 seconds, in which the whole schedule of the learning rate fits on any machine
 learn() {
   config=$1; data=$2; folder=$3; shift 3
   rm -rf "$folder"
-  $perceiver train "$config" --set data.train="$data" --run "$folder" --set schedule.until=50s --set train.max_minutes=0 "$@"
+  $perceiver train "$config" --set data.train="$data" --run "$folder" --set schedule.until=45s --set train.max_minutes=0 "$@"
 }
 
 # shipped: samples of the models that come with the program. Pictures take longest, so they have a core of their own.
@@ -68,13 +68,13 @@ if [ -z "$text" ]; then
   fi
 fi
 
-# start_from MODEL RUN [OPTION...]: a run of 40 seconds from the weights of a model, with a shorter context
+# start_from MODEL RUN [OPTION...]: a run of 35 seconds from the weights of a model, with a shorter context
 start_from() {
   model=$1; folder=$2; shift 2
   rm -rf "$folder"
   mkdir -p runs
   $perceiver config "$model" --set model.context_length=512 --set model.latents=128 --set model.residual_dropout=0 --set model.context_dropout=0 \
-    --set train.batch=8 --set schedule.until=40s --set train.max_minutes=0 --set train.ema_decay=0 --set train.log_every=10 \
+    --set train.batch=8 --set schedule.until=35s --set train.max_minutes=0 --set train.ema_decay=0 --set train.log_every=10 \
     --set optimizer.learning_rate=5e-4 --set schedule.warmup_steps=10 --set schedule.final_learning_rate=1e-4 --set eval.every=0 "$@" > "$folder.yaml"
   $perceiver train "$folder.yaml" --run "$folder"
 }

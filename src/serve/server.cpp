@@ -30,7 +30,7 @@ namespace perceiver::serve {
 namespace {
 
 constexpr time_t kSilence = 10;       ///< seconds without a byte from or to a client
-constexpr time_t kIdle = 5;           ///< seconds between requests of a connection
+constexpr time_t kIdleSeconds = 5;    ///< seconds between requests of a connection
 constexpr size_t kRequests = 10'000;  ///< of a connection
 constexpr int kBacklog = 1024;        ///< connections that wait to be accepted
 constexpr size_t kDrain = 64;         ///< bodies of up to this many times the limit are read to be refused
@@ -183,7 +183,7 @@ struct Server::State {
     http.new_task_queue = [most = options.limits.connections] { return new ConnectionThreads(most); };
     http.set_read_timeout(kSilence);
     http.set_write_timeout(kSilence);
-    http.set_keep_alive_timeout(kIdle);
+    http.set_keep_alive_timeout(kIdleSeconds);
     http.set_keep_alive_max_count(kRequests);
     http.set_tcp_nodelay(true);
     http.set_socket_options([this](socket_t socket) {
