@@ -74,10 +74,11 @@ Activations quantize(const SkinnyGemm& k) {
   return x;
 }
 
-/// total[r][c] += the products of elements [begin, end), whole vectors and at most kBlock.
-template <int Rows, int Columns>
-void add_block(int64_t depth, const int16_t* x, const int8_t* weight, int64_t begin, int64_t end,
-               int64_t (&total)[Rows][Columns]) {
+/// total[r][c] += the products of elements [begin, end), whole vectors and at most kBlock. Inlined, because
+/// `add` may be for other instructions than the rest of this file.
+template <void (*add)(IntegerVector&, IntegerVector, IntegerVector), int Rows, int Columns>
+[[gnu::always_inline]] inline void sum_block(int64_t depth, const int16_t* x, const int8_t* weight,
+                                             int64_t begin, int64_t end, int64_t (&total)[Rows][Columns]) {
   IntegerVector sum[Rows][Columns];
   for (auto& row : sum)
     for (IntegerVector& each : row) each = integer_zero();
@@ -91,11 +92,23 @@ void add_block(int64_t depth, const int16_t* x, const int8_t* weight, int64_t be
     }
     for (int r = 0; r < Rows; ++r) {
       const IntegerVector value = load_integers(x + r * depth + i);
-      for (int c = 0; c < Columns; ++c) add_products(sum[r][c], value, w[c]);
+      for (int c = 0; c < Columns; ++c) add(sum[r][c], value, w[c]);
     }
   }
   for (int r = 0; r < Rows; ++r)
     for (int c = 0; c < Columns; ++c) total[r][c] += lane_sum(sum[r][c]);
+}
+
+template <int Rows, int Columns>
+void add_block(int64_t depth, const int16_t* x, const int8_t* weight, int64_t begin, int64_t end,
+               int64_t (&total)[Rows][Columns]) {
+  sum_block<add_products>(depth, x, weight, begin, end, total);
+}
+
+template <int Rows, int Columns>
+PERCEIVER_VNNI void add_block_vnni(int64_t depth, const int16_t* x, const int8_t* weight, int64_t begin,
+                                   int64_t end, int64_t (&total)[Rows][Columns]) {
+  sum_block<add_products_vnni>(depth, x, weight, begin, end, total);
 }
 
 /// out[r, c] for the tile whose first element is (row, column).
@@ -105,8 +118,8 @@ void tile(const SkinnyGemm& k, const Activations& activations, int64_t row, int6
   const int8_t* weight = static_cast<const int8_t*>(k.weight) + column * k.depth;
   int64_t total[Rows][Columns] = {};
   const int64_t whole = k.depth / kElements * kElements;
-  for (int64_t i = 0; i < whole; i += kBlock)
-    add_block<Rows, Columns>(k.depth, x, weight, i, std::min(whole, i + kBlock), total);
+  const auto add = has_vnni() ? add_block_vnni<Rows, Columns> : add_block<Rows, Columns>;
+  for (int64_t i = 0; i < whole; i += kBlock) add(k.depth, x, weight, i, std::min(whole, i + kBlock), total);
   const float* scale = static_cast<const float*>(k.weight_scale) + column;
   const float* bias = k.bias == nullptr ? nullptr : static_cast<const float*>(k.bias) + column;
   float* out = static_cast<float*>(k.out) + row * k.columns + column;

@@ -27,11 +27,18 @@ inline IntegerVector load_integers(const int8_t* from) {
   return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
 }
 inline void add_products(IntegerVector& sum, IntegerVector a, IntegerVector b) {
-#if defined(__AVX512VNNI__)
-  sum.v = _mm512_dpwssd_epi32(sum.v, a.v, b.v);
-#else
   sum.v = _mm512_add_epi32(sum.v, _mm512_madd_epi16(a.v, b.v));
-#endif
+}
+
+// AVX-512 VNNI multiplies and adds in one instruction. It is no variant of its own (base/cpu_variant.h): only
+// functions marked so have it, to be called if has_vnni().
+#define PERCEIVER_VNNI [[gnu::target("avx512vnni")]]
+PERCEIVER_VNNI inline void add_products_vnni(IntegerVector& sum, IntegerVector a, IntegerVector b) {
+  sum.v = _mm512_dpwssd_epi32(sum.v, a.v, b.v);
+}
+inline bool has_vnni() {
+  static const bool has = __builtin_cpu_supports("avx512vnni") != 0;
+  return has;
 }
 
 #elif defined(__AVX2__)
@@ -91,6 +98,16 @@ inline void add_products(IntegerVector& sum, IntegerVector a, IntegerVector b) {
   sum.first += a.first * b.first + a.second * b.second;
 }
 
+#endif
+
+#if !defined(PERCEIVER_VNNI)
+#define PERCEIVER_VNNI
+inline void add_products_vnni(IntegerVector& sum, IntegerVector a, IntegerVector b) {
+  add_products(sum, a, b);
+}
+inline constexpr bool has_vnni() {
+  return false;
+}
 #endif
 
 /// The sum of all lanes.
