@@ -27,7 +27,8 @@ void note_interrupt(int) {
   interrupted = 1;
 }
 
-/// What a system call does that Ctrl-C interrupts: a write of an answer goes on, a read that waits fails with EINTR.
+/// What a system call does that Ctrl-C interrupts: a write of an answer goes on, a read that waits fails with
+/// EINTR.
 enum class Interrupted { goes_on, fails };
 
 /// While it lives, Ctrl-C sets `interrupted`.
