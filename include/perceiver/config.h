@@ -166,6 +166,8 @@ enum class Weights {
 };
 enum class Recompute { none, block, attention_mlp };
 enum class Sharding { none, optimizer, gradients };
+/// How often the parts of a document are trained (src/data/batches/crops.h).
+enum class Crops { uniform, even };
 
 struct TrainConfig {
   int64_t steps = 1000;
@@ -174,6 +176,7 @@ struct TrainConfig {
   Precision precision = Precision::automatic;
   Recompute recompute = Recompute::none;
   uint64_t seed = 0;
+  Crops crops = Crops::uniform;
   double ema_decay = 0.0;  ///< 0 = off
   int64_t log_every = 10;
   int64_t max_nonfinite_steps = 10;

@@ -318,6 +318,8 @@ void check_training(const Config& config, const Checker& check) {
   check.require(optimizer.state == OptimizerState::float32 || optimizer.type == OptimizerType::adam ||
                     optimizer.type == OptimizerType::adamw,
                 "optimizer.state: bfloat16 needs optimizer.type: adam or adamw");
+  check.require(config.train.crops == Crops::uniform || !config.model.recurrent(),
+                "train.crops must be uniform for model.type: transformer_xl, which reads whole documents");
   check.require(config.train.early_stopping == 0 || config.eval.every > 0,
                 "train.early_stopping ({}) counts validations, so it needs eval.every above 0",
                 config.train.early_stopping);

@@ -22,7 +22,8 @@ constexpr double kSeconds = 3;
 class Steps {
  public:
   Steps(const Config& config, const Dataset& data, Learner& learner)
-      : loader_(data, Split::train, config.model, learner.share(), config.train.seed, 0), learner_(learner) {}
+      : loader_(data, Split::train, config.model, learner.share(), config.train.seed, 0, config.train.crops),
+        learner_(learner) {}
 
   void finish_one() {
     while (learner_.in_flight() < learner_.capacity()) {

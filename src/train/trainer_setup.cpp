@@ -102,7 +102,7 @@ std::string Trainer::check_same_run(const CheckpointState& before) const {
 
 void Trainer::open_files() {
   loader_ = std::make_unique<Loader>(*data_, Split::train, config_.model, learner_->share(),
-                                     config_.train.seed, state_.step);
+                                     config_.train.seed, state_.step, config_.train.crops);
   if (!leads()) {
     log_.emplace();
     return;

@@ -147,6 +147,7 @@ TEST(ConfigRules, TransformerXl) {
       "no error");
   EXPECT_THAT(error_of({recurrent, "model.latents=64"}), HasSubstr("model.type: transformer_xl needs"));
   EXPECT_THAT(error_of({recurrent, "model.context_dropout=0.5"}), HasSubstr("transformer_xl has no cross"));
+  EXPECT_THAT(error_of({recurrent, "train.crops=even"}), HasSubstr("train.crops must be uniform"));
   for (const char* key : {"same_length", "zero_memory"})
     EXPECT_THAT(error_of({recurrent, std::string("model.") + key + "=true"}), HasSubstr("above 0"));
   EXPECT_THAT(error_of({recurrent, "model.latent_channels=33", "model.self_heads=3"}), HasSubstr("even"));

@@ -6,8 +6,8 @@
 
 namespace perceiver {
 
-CropSampler::CropSampler(const Dataset& data, Split split, int64_t columns, int64_t predicted)
-    : data_(data), split_(split), columns_(columns), predicted_(predicted) {
+CropSampler::CropSampler(const Dataset& data, Split split, int64_t columns, int64_t predicted, Crops crops)
+    : data_(data), split_(split), columns_(columns), predicted_(predicted), crops_(crops) {
   PERCEIVER_ASSERT(predicted >= 1 && predicted <= columns);
   if (data.documents(split) == 0) throw_user("the data has no {} documents", split_name(split));
   if (!data.unbounded()) weights_ = data.weights(split, predicted);
@@ -18,6 +18,13 @@ int64_t CropSampler::choose_document(RandomStream& random) const {
   return weights_->find(random.below(weights_->total()));
 }
 
+int64_t CropSampler::choose_end(RandomStream& random, int64_t first_end, int64_t length) const {
+  // Ends before the first and after the last possible one stand for those.
+  const int64_t beyond = crops_ == Crops::even ? predicted_ - 1 : 0;
+  const auto drawn = static_cast<int64_t>(random.below(length - first_end + 1 + 2 * beyond));
+  return std::clamp(first_end - beyond + drawn, first_end, length);
+}
+
 Row CropSampler::crop(uint64_t seed, int64_t step, int64_t example) const {
   RandomStream random(seed, RandomPurpose::batch, static_cast<uint64_t>(step),
                       static_cast<uint32_t>(example));
@@ -26,7 +33,7 @@ Row CropSampler::crop(uint64_t seed, int64_t step, int64_t example) const {
   const int64_t length = data_.document_length(split_, row.document);
   const int64_t first_target = data_.first_target(split_, row.document);
   const int64_t first_end = std::min(first_target + predicted_, length);
-  const int64_t end = first_end + static_cast<int64_t>(random.below(length - first_end + 1));
+  const int64_t end = choose_end(random, first_end, length);
   row.first = std::max<int64_t>(0, end - 1 - columns_);
   row.count = end - 1 - row.first;
   row.scored = end - std::max(row.first + 1, first_target);

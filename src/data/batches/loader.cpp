@@ -6,14 +6,14 @@
 
 namespace perceiver {
 Loader::Loader(const Dataset& data, Split split, const ModelConfig& model, const ExampleShare& share,
-               uint64_t seed, int64_t first_step)
+               uint64_t seed, int64_t first_step, Crops crops)
     : share_(share), seed_(seed), step_(first_step) {
   PERCEIVER_ASSERT(share.size() >= 1 && first_step >= 0);
   check_fits(data, model);
   if (model.recurrent()) {
     streams_.emplace(data, split, share.parts * share.part_size, model.context_length);
   } else {
-    crops_.emplace(data, split, model.context_length, predicted_positions(model));
+    crops_.emplace(data, split, model.context_length, predicted_positions(model), crops);
   }
   thread_ = std::thread([this, first_step] { run(first_step); });
 }

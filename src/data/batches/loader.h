@@ -15,16 +15,16 @@
 namespace perceiver {
 
 /// Delivers the batches of step `first_step`, first_step + 1, and so on. A batch depends only on (data,
-/// split, N and M of the model, share, seed, step), not on timing or on where the loader started; the data
-/// cursor that a checkpoint stores is therefore just `step()`. One caller at a time. Crops (CropSampler), or
-/// for a model that remembers earlier segments streams (StreamSampler).
+/// split, N and M of the model, share, seed, crops, step), not on timing or on where the loader started; the
+/// data cursor that a checkpoint stores is therefore just `step()`. One caller at a time. Crops
+/// (CropSampler), or for a model that remembers earlier segments streams (StreamSampler).
 class Loader {
  public:
   /// Batches of the `share` of each step, of `model.context_length` columns. Throws if the data does not fit
   /// the model or the split is empty. `data` must outlive the loader.
   Loader(const Dataset& data, Split split, const ModelConfig& model, const ExampleShare& share, uint64_t seed,
-         int64_t first_step);
-  /// The whole batch, of `size` examples.
+         int64_t first_step, Crops crops = Crops::uniform);
+  /// The whole batch, of `size` examples, crops uniform.
   Loader(const Dataset& data, Split split, const ModelConfig& model, int64_t size, uint64_t seed,
          int64_t first_step)
       : Loader(data, split, model, share_of(size, 1), seed, first_step) {}

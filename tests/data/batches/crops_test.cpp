@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <vector>
@@ -48,6 +49,48 @@ TEST(CropSampler, EndsAreUniformFromTheFirstMTargetsOn) {
   double chi_squared = 0;
   for (const auto& [end, count] : counts) chi_squared += (count - 1000.0) * (count - 1000.0) / 1000.0;
   EXPECT_LT(chi_squared, 22.5);  // 6 degrees of freedom: exceeded once in a thousand seeds
+}
+
+/// How often each of the targets 1 to length - 1 is trained by `draws` crops.
+std::vector<int> trained(int64_t length, int64_t predicted, Crops crops, int draws) {
+  const FakeDataset data({length});
+  const CropSampler sampler(data, split, 2 * predicted, predicted, crops);
+  std::vector<int> counts(static_cast<size_t>(length));
+  for (int k = 0; k < draws; ++k) {
+    const Row row = sampler.crop(1, 0, k);
+    const int64_t end = row.first + row.count + 1;
+    for (int64_t t = end - std::min(row.scored, predicted); t < end; ++t) ++counts[static_cast<size_t>(t)];
+  }
+  counts.erase(counts.begin());
+  return counts;
+}
+
+// 39 targets, 8 at a time, 32 crops.
+TEST(CropSampler, UniformCropsTrainTheEndsOfADocumentLittle) {
+  const std::vector<int> counts = trained(40, 8, Crops::uniform, 32000);
+  EXPECT_NEAR(counts.front(), 1000, 150);
+  EXPECT_NEAR(counts.back(), 1000, 150);
+  EXPECT_NEAR(counts[19], 8000, 400);
+}
+
+// The same with weights of 8 for the first and the last crop, 46 in all.
+TEST(CropSampler, EvenCropsTrainNoTargetLessThanTheMiddle) {
+  const std::vector<int> counts = trained(40, 8, Crops::even, 46000);
+  EXPECT_NEAR(counts.front(), 8000, 400);
+  EXPECT_NEAR(counts.back(), 8000, 400);
+  EXPECT_NEAR(counts[19], 8000, 400);
+  for (const int count : counts) {
+    EXPECT_GT(count, 7600);
+    EXPECT_LT(count, 16000);
+  }
+}
+
+TEST(CropSampler, EvenCropsOfShortDocuments) {
+  for (const int64_t length : {2, 9, 10, 13, 17}) {  // up to M targets, a few more, almost 2 M
+    const std::vector<int> counts = trained(length, 8, Crops::even, 10000);
+    const auto [least, most] = std::minmax_element(counts.begin(), counts.end());
+    EXPECT_LT(*most, 3.1 * *least) << length;
+  }
 }
 
 TEST(CropSampler, RowsAreAsLongAsTheContextAllows) {
