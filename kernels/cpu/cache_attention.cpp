@@ -23,7 +23,8 @@ constexpr int64_t kTile = 64;
 constexpr int64_t kAhead = 4;  // rows between a prefetch and its use
 constexpr int kRows = 4;       // whose values are added together
 
-/// Prefetches a row. Keys and values alternate, a pattern that the hardware prefetcher does not follow.
+/// Prefetches a row, in both of its halves: keys and values alternate, so that either alone is a pattern that
+/// the hardware prefetcher does not follow.
 template <typename T>
 void prefetch(const T* row, int64_t elements) {
   constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
@@ -73,8 +74,7 @@ void attend_split(const CacheAttention& k, int64_t slot, int64_t query, int64_t 
     const int64_t count = std::min(kTile, end - first);
     for (int64_t n = 0; n < count; ++n) {
       const C* key = cache + (first + n) * 2 * width;
-      if (first + n + kAhead < end) prefetch(key + kAhead * 2 * width, width);
-      prefetch(key + width, width);  // the values, for the end of the tile
+      if (first + n + kAhead < end) prefetch(key + kAhead * 2 * width, 2 * width);
       for (int64_t h = 0; h < k.heads; ++h) scores[h * kTile + n] = scale * dot(q + h * d, key + h * d, d);
     }
     for (int64_t h = 0; h < k.heads; ++h) weigh(partial, h, scores + h * kTile, count);
