@@ -484,13 +484,11 @@ std::vector<ConfigKey> train_keys() {
            "What the backward pass recomputes instead of keeping it in memory: nothing, whole blocks, or "
            "attention and MLP separately. Results are bitwise identical."),
       bind(MEMBER(train.seed), any(), "Seed of initial weights, batches and dropout."),
-      bind(
-          MEMBER(train.crops), any(),
-          "Which parts of documents are trained: uniform, all crops alike, as in the paper (the first and "
-          "the "
-          "last targets of a document are in few crops, and are trained little); even, those at both ends so "
-          "often that every target counts, for short documents that are generated from their beginning, such "
-          "as pictures, sounds and pieces."),
+      bind(MEMBER(train.crops), any(),
+           "Which parts of documents are trained: uniform, all crops alike, as in the paper (the first and "
+           "the last targets of a document are in few of them); even, the first and the last crop so often "
+           "that every target counts, for short documents that are generated from their beginning, such as "
+           "sounds and pieces."),
       bind(MEMBER(train.ema_decay), from_below(0, 1),
            "Decay per step of an exponential moving average of the weights, stored in checkpoints beside "
            "them and used for validation and sampling; the first updates use (1 + update) / (10 + update) "

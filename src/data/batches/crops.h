@@ -23,8 +23,8 @@ namespace perceiver {
 /// That is Crops::uniform, under which the first and the last target of a document are in one crop each,
 /// those in its middle in M: of documents a few crops long, the beginnings and the ends are hardly trained.
 /// Under Crops::even the crop at the beginning and the one at the end are M times as likely as another, so
-/// that no target is trained less often than those in the middle of a long document, and none three times as
-/// often.
+/// that no target is trained less often than those in the middle of a long document, and none more than three
+/// times as often.
 ///
 /// A crop trains min(M, T) of the T = L − f targets of its document. Documents are chosen with probability
 /// proportional to max(M, T), so the targets of a document are trained in proportion to
