@@ -9,7 +9,8 @@
 namespace perceiver::kernels {
 
 /// C [m, n] = op(A) [m, k] · op(B) [k, n] + bias [n], row-major. C has type `out_type`; A, B and bias have
-/// `type`. A bias excludes `accumulate`.
+/// `type`. A bias excludes `accumulate`. With a `batch`, so many products, whose matrices follow each other
+/// at the strides; without bias.
 struct Gemm {
   DType type, out_type;
   bool transpose_a = false, transpose_b = false;
@@ -22,6 +23,8 @@ struct Gemm {
   int64_t ldc;
   bool accumulate = false;
   const void* bias = nullptr;
+  int64_t batch = 1;
+  int64_t stride_a = 0, stride_b = 0, stride_c = 0;  // elements from one product to the next
 };
 
 /// out [rows, columns] = x [rows, depth] · weightᵀ + bias, weight [columns, depth] row-major; reads the

@@ -36,10 +36,10 @@ struct MuonNormalize {
   void* y;
 };
 
-/// square = a I + b matrix + c square, with the coefficients of Jordan et al.; [size, size].
+/// square = a I + b matrix + c square, with the coefficients of Jordan et al.; [count, size, size].
 struct MuonPolynomial {
   DType type;
-  int64_t size;
+  int64_t count, size;
   const void* matrix;
   void* square;
 };

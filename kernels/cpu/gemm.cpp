@@ -134,10 +134,25 @@ Gemm block_of(const Gemm& g, const Grid& grid, int64_t part) {
   return block;
 }
 
+/// Product `index` of the batch.
+Gemm one_of(const Gemm& g, int64_t index) {
+  const int64_t bytes = index * static_cast<int64_t>(size_of(g.type));
+  Gemm one = g;
+  one.batch = 1;
+  one.a = static_cast<const std::byte*>(g.a) + bytes * g.stride_a;
+  one.b = static_cast<const std::byte*>(g.b) + bytes * g.stride_b;
+  one.c = static_cast<std::byte*>(g.c) + bytes * g.stride_c;
+  return one;
+}
+
 }  // namespace
 
 void gemm(const Gemm& g) {
-  PERCEIVER_ASSERT(g.type == g.out_type && g.k > 0 && !(g.bias != nullptr && g.accumulate));
+  PERCEIVER_ASSERT(g.type == g.out_type && g.k > 0 && !(g.bias != nullptr && (g.accumulate || g.batch > 1)));
+  if (g.batch != 1) {
+    for (int64_t i = 0; i < g.batch; ++i) gemm(one_of(g, i));
+    return;
+  }
   PERCEIVER_ASSERT(g.lda >= (g.transpose_a ? g.m : g.k) && g.ldb >= (g.transpose_b ? g.k : g.n) &&
                    g.ldc >= g.n);
   if (g.m == 0 || g.n == 0) return;

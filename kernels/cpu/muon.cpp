@@ -42,9 +42,9 @@ void polynomial(const MuonPolynomial& k) {
   const T* const matrix = static_cast<const T*>(k.matrix);
   T* const square = static_cast<T*>(k.square);
   const int64_t size = k.size;
-  parallel_for(size, std::max<int64_t>(1, kGrain / size), [=](int64_t begin, int64_t end) {
+  parallel_for(k.count * size, std::max<int64_t>(1, kGrain / size), [=](int64_t begin, int64_t end) {
     for (int64_t i = begin * size; i < end * size; ++i) square[i] = b * matrix[i] + c * square[i];
-    for (int64_t row = begin; row < end; ++row) square[row * size + row] += a;
+    for (int64_t row = begin; row < end; ++row) square[row * size + row % size] += a;
   });
 }
 

@@ -14,6 +14,9 @@ namespace {
 constexpr double kMomentum = 0.95;
 constexpr int kIterations = 5;
 constexpr double kStepOfAdam = 0.2;  // the usual root mean square of an update of Adam
+/// Elements of the matrices that are multiplied at once: enough to fill a GPU, without doubling the memory of
+/// a large model.
+constexpr int64_t kMostElements = int64_t{1} << 24;
 
 bool is_hidden_matrix(const ParameterInfo& info) {
   return info.use == ParameterUse::layer && info.shape.rank() == 2;
@@ -53,14 +56,15 @@ class Muon final : public Optimizer {
   }
 
   void update(size_t, const kernels::StepScalars* scalars) override {
-    for (const Matrix& matrix : matrices_) update_matrix(matrix, scalars);
+    for (const Group& group : groups_) update_group(group, scalars);
     for (size_t i = 0; i < rest_slices_.size(); ++i) rest_->update(i, scalars);
   }
 
   std::vector<NamedTensor> state() const override {
     std::vector<NamedTensor> tensors;
-    for (const Matrix& matrix : matrices_)
-      tensors.push_back({fmt::format("muon.momentum/{}", matrix.info.name), matrix.momentum});
+    for (const Group& group : groups_)
+      for (const Matrix& matrix : group.matrices)
+        tensors.push_back({fmt::format("muon.momentum/{}", matrix.info.name), matrix.momentum});
     for (const NamedTensor& buffer : rest_ ? rest_->buffers() : std::vector<NamedTensor>())
       for (const ParameterInfo& info : parameters_.infos())
         if (!is_hidden_matrix(info))
@@ -79,35 +83,76 @@ class Muon final : public Optimizer {
  private:
   struct Matrix {
     ParameterInfo info;
-    int64_t rows, columns;
     Tensor momentum;
+  };
+
+  /// Matrices of one shape, multiplied at once: one small matrix does not fill a GPU.
+  struct Group {
+    int64_t rows, columns;
+    std::vector<Matrix> matrices;
 
     /// The side on which the small products are.
     int64_t side() const { return std::min(rows, columns); }
+    int64_t elements() const { return rows * columns; }
+    int64_t count() const { return std::ssize(matrices); }
+    bool has_room(const ParameterInfo& info) const {
+      return rows == info.shape[0] && columns == info.shape[1] && (count() + 1) * elements() <= kMostElements;
+    }
   };
 
+  Group& group_for(const ParameterInfo& info) {
+    const auto place = std::find_if(groups_.begin(), groups_.end(),
+                                    [&](const Group& group) { return group.has_room(info); });
+    if (place != groups_.end()) return *place;
+    return groups_.emplace_back(Group{.rows = info.shape[0], .columns = info.shape[1], .matrices = {}});
+  }
+
   void make_matrices() {
-    int64_t elements = 0, side = 0;
-    for (const ParameterInfo& info : parameters_.infos())
-      if (is_hidden_matrix(info)) {
-        matrices_.push_back({info, info.shape[0], info.shape[1],
-                             Tensor::zeros(context_, parameters_.values().dtype(), info.shape)});
-        elements = std::max(elements, info.elements());
-        side = std::max(side, matrices_.back().side());
-      }
-    if (matrices_.empty()) return;
     const DType wide = parameters_.values().dtype(), type = parameters_.read_values().dtype();
+    for (const ParameterInfo& info : parameters_.infos())
+      if (is_hidden_matrix(info))
+        group_for(info).matrices.push_back({info, Tensor::zeros(context_, wide, info.shape)});
+    if (groups_.empty()) return;
+    int64_t elements = 0, all_elements = 0, squares = 0;
+    for (const Group& group : groups_) {
+      elements = std::max(elements, group.elements());
+      all_elements = std::max(all_elements, group.count() * group.elements());
+      squares = std::max(squares, group.count() * group.side() * group.side());
+    }
     update_ = Tensor::zeros(context_, wide, {elements});
-    x_ = Tensor::zeros(context_, type, {elements});
-    next_ = Tensor::zeros(context_, type, {elements});
-    product_ = Tensor::zeros(context_, type, {side * side});
-    polynomial_ = Tensor::zeros(context_, type, {side * side});
+    x_ = Tensor::zeros(context_, type, {all_elements});
+    next_ = Tensor::zeros(context_, type, {all_elements});
+    product_ = Tensor::zeros(context_, type, {squares});
+    polynomial_ = Tensor::zeros(context_, type, {squares});
     squares_ = Tensor::zeros(context_, DType::f64, {1});
   }
 
-  void update_matrix(const Matrix& matrix, const kernels::StepScalars* scalars) {
+  void update_group(const Group& group, const kernels::StepScalars* scalars) {
+    const int64_t elements = group.elements();
+    for (int64_t i = 0; i < group.count(); ++i)
+      begin(group.matrices[static_cast<size_t>(i)], x_.view(i * elements, {elements}), scalars);
+    Tensor x = x_, next = next_;
+    for (int i = 0; i < kIterations; ++i) {
+      iterate(group, x, next);
+      std::swap(x, next);
+    }
+    const double scale = kStepOfAdam * std::sqrt(static_cast<double>(std::max(group.rows, group.columns)));
+    for (int64_t i = 0; i < group.count(); ++i)
+      kernels::muon_step(context_.launch(),
+                         {.type = update_.dtype(),
+                          .update_type = x.dtype(),
+                          .elements = elements,
+                          .parameters = parameters_.value(group.matrices[static_cast<size_t>(i)].info).data(),
+                          .update = x.view(i * elements, {elements}).data(),
+                          .scale = scale,
+                          .weight_decay = config_.weight_decay,
+                          .scalars = scalars});
+  }
+
+  /// x = the momentum of the matrix, divided by its norm.
+  void begin(const Matrix& matrix, const Tensor& x, const kernels::StepScalars* scalars) {
     const Launch& launch = context_.launch();
-    const DType wide = update_.dtype(), type = x_.dtype();
+    const DType wide = update_.dtype();
     const int64_t elements = matrix.info.elements();
     kernels::muon_momentum(launch, {.type = wide,
                                     .elements = elements,
@@ -119,47 +164,38 @@ class Muon final : public Optimizer {
     kernels::sum_of_squares(
         launch, {.type = wide, .elements = elements, .x = update_.data(), .sum = squares_.as<double>()});
     kernels::muon_normalize(launch, {.from = wide,
-                                     .to = type,
+                                     .to = x.dtype(),
                                      .elements = elements,
                                      .x = update_.data(),
                                      .sum_of_squares = squares_.as<double>(),
-                                     .y = x_.data()});
-    Tensor x = x_, next = next_;
-    for (int i = 0; i < kIterations; ++i) {
-      iterate(matrix, x, next);
-      std::swap(x, next);
-    }
-    const auto longest = static_cast<double>(std::max(matrix.rows, matrix.columns));
-    kernels::muon_step(launch, {.type = wide,
-                                .update_type = type,
-                                .elements = elements,
-                                .parameters = parameters_.value(matrix.info).data(),
-                                .update = x.data(),
-                                .scale = kStepOfAdam * std::sqrt(longest),
-                                .weight_decay = config_.weight_decay,
-                                .scalars = scalars});
+                                     .y = x.data()});
   }
 
   /// next = (a I + b P + c P²) x with P = x xᵀ, or where x has more rows than columns the same from the
   /// right: next = x (a I + b P + c P²) with P = xᵀ x.
-  void iterate(const Matrix& matrix, const Tensor& x, const Tensor& next) {
+  void iterate(const Group& group, const Tensor& x, const Tensor& next) {
     const Launch& launch = context_.launch();
     const DType type = x.dtype();
-    const bool tall = matrix.rows > matrix.columns;
-    const int64_t side = matrix.side();
+    const bool tall = group.rows > group.columns;
+    const int64_t side = group.side(), square = side * side, elements = group.elements(),
+                  count = group.count();
     kernels::gemm(launch, {.type = type,
                            .out_type = type,
                            .transpose_a = tall,
                            .transpose_b = !tall,
                            .m = side,
                            .n = side,
-                           .k = std::max(matrix.rows, matrix.columns),
+                           .k = std::max(group.rows, group.columns),
                            .a = x.data(),
-                           .lda = matrix.columns,
+                           .lda = group.columns,
                            .b = x.data(),
-                           .ldb = matrix.columns,
+                           .ldb = group.columns,
                            .c = product_.data(),
-                           .ldc = side});
+                           .ldc = side,
+                           .batch = count,
+                           .stride_a = elements,
+                           .stride_b = elements,
+                           .stride_c = square});
     kernels::gemm(launch, {.type = type,
                            .out_type = type,
                            .m = side,
@@ -170,21 +206,32 @@ class Muon final : public Optimizer {
                            .b = product_.data(),
                            .ldb = side,
                            .c = polynomial_.data(),
-                           .ldc = side});
-    kernels::muon_polynomial(
-        launch, {.type = type, .size = side, .matrix = product_.data(), .square = polynomial_.data()});
+                           .ldc = side,
+                           .batch = count,
+                           .stride_a = square,
+                           .stride_b = square,
+                           .stride_c = square});
+    kernels::muon_polynomial(launch, {.type = type,
+                                      .count = count,
+                                      .size = side,
+                                      .matrix = product_.data(),
+                                      .square = polynomial_.data()});
     const Tensor &left = tall ? x : polynomial_, &right = tall ? polynomial_ : x;
     kernels::gemm(launch, {.type = type,
                            .out_type = type,
-                           .m = matrix.rows,
-                           .n = matrix.columns,
+                           .m = group.rows,
+                           .n = group.columns,
                            .k = side,
                            .a = left.data(),
                            .lda = side,
                            .b = right.data(),
-                           .ldb = matrix.columns,
+                           .ldb = group.columns,
                            .c = next.data(),
-                           .ldc = matrix.columns});
+                           .ldc = group.columns,
+                           .batch = count,
+                           .stride_a = tall ? elements : square,
+                           .stride_b = tall ? square : elements,
+                           .stride_c = elements});
   }
 
   /// Where AdamW's state of a parameter begins.
@@ -198,7 +245,7 @@ class Muon final : public Optimizer {
   OptimizerConfig config_;
   DeviceContext& context_;
   ParameterStore& parameters_;
-  std::vector<Matrix> matrices_;
+  std::vector<Group> groups_;
   std::vector<UpdatedSlice> rest_slices_;
   std::unique_ptr<Optimizer> rest_;  // null: there are only matrices
   Tensor update_, x_, next_, product_, polynomial_, squares_;

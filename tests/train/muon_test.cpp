@@ -116,6 +116,32 @@ TEST_F(MuonUpdate, OfATransposedGradientIsTheTransposedUpdate) {
                   tall_after[j * 12 + i] - tall_before[j * 12 + i], 1e-12);
 }
 
+// Matrices of one shape are multiplied at once.
+TEST_F(MuonUpdate, OfAMatrixDoesNotDependOnTheOthers) {
+  std::array<Variable, 3> variables;
+  ParameterStore several;
+  const Initialization random{Initializer::truncated_normal, 0.5, {}};
+  for (size_t i = 0; i < variables.size(); ++i)
+    several.declare(variables[i], fmt::format("{}.weight", i), {12, 40}, random);
+  several.allocate(*context_, DType::f64);
+  several.initialize(1);
+  draw_gradients(1);
+  const Tensor wide = store_.gradient(*store_.find("wide.weight"));
+  const Values gradient = wide.to_host<double>(), before = values("wide.weight");
+  for (int64_t i = 0; i < 3; ++i) {
+    const ParameterInfo& info = *several.find(fmt::format("{}.weight", i));
+    for (size_t j = 0; j < gradient.size(); ++j) {
+      several.gradient(info).as<double>()[j] =
+          i == 1 ? gradient[j] : gradient[j] * gradient[j] - 0.1 * double(i);
+      several.value(info).as<double>()[j] = before[j];
+    }
+  }
+  make_muon(config_, *context_, store_)->update(0, scalars(1));
+  make_muon(config_, *context_, several)->update(0, scalars(1));
+  EXPECT_EQ(several.value(*several.find("1.weight")).to_host<double>(), values("wide.weight"));
+  EXPECT_NE(several.value(*several.find("0.weight")).to_host<double>(), values("wide.weight"));
+}
+
 TEST_F(MuonUpdate, IsAsLargeAsAdamsWhateverTheGradient) {
   for (const double size : {1e-4, 1.0, 1e6})
     for (const char* name : {"wide.weight", "tall.weight", "square.weight"}) {

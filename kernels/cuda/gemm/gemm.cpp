@@ -34,10 +34,10 @@ cudaDataType_t data_type(DType type) {
   return type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
-/// Largest power of two, up to 256, that divides an address.
-uint32_t alignment_of(const void* pointer) {
-  const auto address = reinterpret_cast<uintptr_t>(pointer);
-  return address == 0 ? 256 : uint32_t{1} << std::min(8, std::countr_zero(address));
+/// Largest power of two, up to 256, that divides an address and the bytes from one matrix to the next.
+uint32_t alignment_of(const void* pointer, int64_t stride_bytes = 0) {
+  const auto bits = reinterpret_cast<uintptr_t>(pointer) | static_cast<uintptr_t>(stride_bytes);
+  return bits == 0 ? 256 : uint32_t{1} << std::min(8, std::countr_zero(bits));
 }
 
 /// How a product computes, beside the types of its operands.
@@ -52,6 +52,7 @@ struct Key {
   bool transpose_a, transpose_b, accumulate, bias;
   Arithmetic arithmetic;
   int64_t m, n, k, lda, ldb, ldc;
+  int64_t batch, stride_a, stride_b, stride_c;
   uint32_t align_a, align_b, align_c;
   auto operator<=>(const Key&) const = default;
 };
@@ -91,6 +92,16 @@ void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttribut
                "preference");
 }
 
+void repeat(cublasLtMatrixLayout_t layout, int64_t batch, int64_t stride) {
+  const auto count = static_cast<int32_t>(batch);
+  check_status(
+      cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count),
+      "batch");
+  check_status(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride,
+                                                sizeof stride),
+               "stride");
+}
+
 void describe(const Key& key, Plan& plan) {
   const auto compute = key.arithmetic == Arithmetic::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   check_status(cublasLtMatmulDescCreate(&plan.product, compute, CUDA_R_32F), "product");
@@ -110,6 +121,10 @@ void describe(const Key& key, Plan& plan) {
                                           key.transpose_a ? k : m, key.lda),
                "layout");
   check_status(cublasLtMatrixLayoutCreate(&plan.out, key.out_type, n, m, key.ldc), "layout");
+  if (key.batch == 1) return;
+  repeat(plan.first, key.batch, key.stride_b);
+  repeat(plan.second, key.batch, key.stride_a);
+  repeat(plan.out, key.batch, key.stride_c);
 }
 
 /// Sets the addresses in the descriptor. They are needed to choose an algorithm, too: some have no scales.
@@ -175,7 +190,8 @@ Plan& plan_for(GemmContext::State& state, const Launch& launch, const Key& key, 
 }
 
 void multiply(const Launch& launch, const Key& key, const Operands& operands) {
-  require(key.k > 0 && !(key.bias && key.accumulate), "k > 0, and no bias where it accumulates");
+  require(key.k > 0 && !(key.bias && (key.accumulate || key.batch > 1)),
+          "k > 0, and no bias where it accumulates or with a batch");
   if (key.m == 0 || key.n == 0) return;
   GemmContext::State& state = static_cast<GemmContext*>(launch.gemm_context)->state();
   std::lock_guard lock(state.mutex);  // addresses are set in the cached descriptor
@@ -193,6 +209,8 @@ void multiply(const Launch& launch, const Key& key, const Operands& operands) {
 void gemm(const Launch& launch, const Gemm& g) {
   const bool rounds = g.type == DType::f32 && launch.matmul_precision == MatmulPrecision::tf32;
   const cudaDataType_t type = data_type(g.type);
+  const auto bytes = static_cast<int64_t>(size_of(g.type)),
+             out_bytes = static_cast<int64_t>(size_of(g.out_type));
   multiply(launch,
            {.a_type = type,
             .b_type = type,
@@ -209,9 +227,13 @@ void gemm(const Launch& launch, const Gemm& g) {
             .lda = g.lda,
             .ldb = g.ldb,
             .ldc = g.ldc,
-            .align_a = alignment_of(g.a),
-            .align_b = alignment_of(g.b),
-            .align_c = alignment_of(g.c)},
+            .batch = g.batch,
+            .stride_a = g.stride_a,
+            .stride_b = g.stride_b,
+            .stride_c = g.stride_c,
+            .align_a = alignment_of(g.a, g.stride_a * bytes),
+            .align_b = alignment_of(g.b, g.stride_b * bytes),
+            .align_c = alignment_of(g.c, g.stride_c * out_bytes)},
            {.a = g.a, .b = g.b, .bias = g.bias, .c = g.c});
 }
 
@@ -233,6 +255,10 @@ void fp8_gemm(const Launch& launch, const Fp8Gemm& g) {
             .lda = g.k,
             .ldb = g.k,
             .ldc = g.n,
+            .batch = 1,
+            .stride_a = 0,
+            .stride_b = 0,
+            .stride_c = 0,
             .align_a = alignment_of(g.a),
             .align_b = alignment_of(g.b),
             .align_c = alignment_of(g.c)},

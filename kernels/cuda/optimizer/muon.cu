@@ -1,5 +1,5 @@
 // Muon's elementwise parts (elementwise.cuh); each array is read or written once. The products between them,
-// five times three to a matrix, are what its time goes to.
+// five times three for all matrices of a shape, are what its time goes to.
 #include "kernels/cuda/elementwise/elementwise.cuh"
 #include "kernels/muon.h"
 
@@ -93,7 +93,7 @@ struct PolynomialOp {
     unpack(v.matrix, m), unpack(v.square, s);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      const bool diagonal = (i + j) % (size + 1) == 0;
+      const bool diagonal = (i + j) % (size * size) % (size + 1) == 0;
       s[j] = b * m[j] + c * s[j] + (diagonal ? a : 0.0f);
     }
     cuda::store(square + i, s);
@@ -152,7 +152,8 @@ void muon_normalize(const Launch& launch, const MuonNormalize& k) {
 void muon_polynomial(const Launch& launch, const MuonPolynomial& k) {
   with_type(k.type, [&]<typename T>() {
     const PolynomialOp<T> op{static_cast<const T*>(k.matrix), static_cast<T*>(k.square), k.size};
-    for_each_element<kWide<T>>(launch, k.size * k.size, aligned({k.matrix, k.square}), op, "muon_polynomial");
+    for_each_element<kWide<T>>(launch, k.count * k.size * k.size, aligned({k.matrix, k.square}), op,
+                               "muon_polynomial");
   });
 }
 

@@ -82,15 +82,18 @@ TYPED_TEST(CudaMuon, Normalize) {
 }
 
 TYPED_TEST(CudaMuon, Polynomial) {
+  constexpr int64_t count = 3;
   for (const auto& [size, shift] : {std::pair<int64_t, int64_t>{64, 0}, {37, 0}, {24, 1}, {1, 0}}) {
-    const Values matrix = random_values<TypeParam>(size * size, 1);
-    Values square = random_values<TypeParam>(size * size, 2);
+    const Values matrix = random_values<TypeParam>(count * size * size, 1);
+    Values square = random_values<TypeParam>(count * size * size, 2);
     const Array<TypeParam> a_matrix(matrix, shift), a_square(square, shift);
     kernels::cpu::muon_polynomial(
-        {.type = DType::f64, .size = size, .matrix = matrix.data(), .square = square.data()});
-    kernels::muon_polynomial(
-        this->launch(),
-        {.type = this->kElement, .size = size, .matrix = a_matrix.data(), .square = a_square.data()});
+        {.type = DType::f64, .count = count, .size = size, .matrix = matrix.data(), .square = square.data()});
+    kernels::muon_polynomial(this->launch(), {.type = this->kElement,
+                                              .count = count,
+                                              .size = size,
+                                              .matrix = a_matrix.data(),
+                                              .square = a_square.data()});
     expect_close(a_square.read(), square, bound_of<TypeParam>(), "polynomial");
   }
 }
