@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -70,6 +71,9 @@ class Dataset {
   virtual bool augments() const { return false; }
   /// Augments the tokens of a crop, including SOS and EOS if it has them; their number may change.
   virtual void augment(std::vector<int32_t>&, RandomStream&) const {}
+  /// If training is to take half of the crops from documents' mirror images: [data tokens of each document],
+  /// the place in the document of what is at each place of its mirror image, both without SOS. Else empty.
+  virtual std::span<const int32_t> mirror() const { return {}; }
   /// Messages for the user about the opened data, one line each, e.g. that files were skipped.
   virtual std::vector<std::string> notes() const { return {}; }
   /// Source files that were left out, each once, with the reason.

@@ -86,6 +86,8 @@ class Modality {
   /// Augments a crop of a training document: consecutive data ids, with SOS first and EOS last if the crop
   /// includes them. Their number may change. Only for counted positions.
   virtual void augment(std::vector<int32_t>&, RandomStream&) const {}
+  /// For `Dataset::mirror`; only where all documents have `fixed_length`, without EOS.
+  virtual std::span<const int32_t> mirror() const { return {}; }
 
   /// The data tokens of a value in memory, which is of this modality's type (as decode_value returns) or a
   /// TokenSequence of its own. Throws `user` for anything else, and for values out of range.

@@ -40,6 +40,7 @@ class SourceDataset final : public Dataset {
   void augment(std::vector<int32_t>& tokens, RandomStream& random) const override {
     modality_->augment(tokens, random);
   }
+  std::span<const int32_t> mirror() const override { return modality_->mirror(); }
   uint64_t fingerprint() const override;
 
  private:

@@ -45,14 +45,27 @@ void CropSampler::fill(uint64_t seed, int64_t step, const ExampleShare& share, B
   for (int64_t i = 0; i < share.size(); ++i) {
     const int64_t example = share.example(i);
     const Row row = crop(seed, step, example);
+    RandomStream random(seed, RandomPurpose::augmentation, static_cast<uint64_t>(step),
+                        static_cast<uint32_t>(example));
     if (data_.augments()) {
-      RandomStream random(seed, RandomPurpose::augmentation, static_cast<uint64_t>(step),
-                          static_cast<uint32_t>(example));
       fill_augmented(row, random, i, batch);
+    } else if (!data_.mirror().empty() && random.below(2) == 1) {
+      fill_mirrored(row, i, batch);
     } else {
       fill_row(data_, split_, row, i, batch);
     }
   }
+}
+
+void CropSampler::fill_mirrored(const Row& row, int64_t index, Batch& batch) const {
+  const std::span<const int32_t> mirror = data_.mirror();
+  std::vector<int32_t> document(static_cast<size_t>(data_.document_length(split_, row.document)));
+  PERCEIVER_ASSERT(document.size() == mirror.size() + 1);  // SOS, and no EOS
+  data_.read(split_, row.document, 0, std::ssize(document), document.data());
+  std::vector<int32_t> tokens;
+  for (int64_t i = row.first; i <= row.first + row.count; ++i)
+    tokens.push_back(document[i == 0 ? 0 : 1 + static_cast<size_t>(mirror[static_cast<size_t>(i - 1)])]);
+  fill_row(data_, split_, tokens, row, index, batch);
 }
 
 void CropSampler::fill_augmented(Row row, RandomStream& random, int64_t index, Batch& batch) const {
@@ -62,7 +75,7 @@ void CropSampler::fill_augmented(Row row, RandomStream& random, int64_t index, B
   if (tokens.size() < 2) return fill_row(data_, split_, row, index, batch);  // nothing left to predict
   row.count = std::min<int64_t>(columns_, static_cast<int64_t>(tokens.size()) - 1);
   row.scored = std::min(row.scored, row.count);
-  fill_row(std::span(tokens).first(static_cast<size_t>(row.count + 1)), row, index, batch);
+  fill_row(data_, split_, std::span(tokens).first(static_cast<size_t>(row.count + 1)), row, index, batch);
 }
 
 }  // namespace perceiver

@@ -34,7 +34,8 @@ namespace perceiver {
 /// Example k of step s depends only on (seed, s, k): it uses RandomStream(seed, batch, s, k).
 ///
 /// If `Dataset::augments`, crops are augmented with RandomStream(seed, augmentation, s, k). A crop that grows
-/// beyond N inputs is cut at its end; one that ends up with fewer targets is scored on those.
+/// beyond N inputs is cut at its end; one that ends up with fewer targets is scored on those. If the data
+/// have a `Dataset::mirror`, that stream decides which half of the crops are of mirror images.
 class CropSampler {
  public:
   /// `columns` N, `predicted` M ≤ N, in tokens. Throws if the split has no documents. `data` must outlive
@@ -52,6 +53,7 @@ class CropSampler {
   int64_t choose_document(RandomStream& random) const;
   int64_t choose_end(RandomStream& random, int64_t first_end, int64_t length) const;
   void fill_augmented(Row row, RandomStream& random, int64_t index, Batch& batch) const;
+  void fill_mirrored(const Row& row, int64_t index, Batch& batch) const;
 
   const Dataset& data_;
   Split split_;

@@ -1,7 +1,6 @@
 #include "data/batches/rows.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "base/check.h"
 #include "perceiver/special_tokens.h"
@@ -42,13 +41,14 @@ void fill_row(const Dataset& data, Split split, const Row& row, int64_t index, B
   finish_row(row, index, batch);
 }
 
-void fill_row(std::span<const int32_t> row_tokens, const Row& row, int64_t index, Batch& batch) {
+void fill_row(const Dataset& data, Split split, std::span<const int32_t> row_tokens, const Row& row,
+              int64_t index, Batch& batch) {
   check_row(row, index, batch);
-  PERCEIVER_ASSERT(batch.axes == 1 && static_cast<int64_t>(row_tokens.size()) == row.count + 1);
+  PERCEIVER_ASSERT(batch.axes == data.axes() && std::ssize(row_tokens) == row.count + 1);
   const int64_t n = batch.length;
   std::copy_n(row_tokens.begin(), row.count, batch.tokens.begin() + index * n);
   std::copy_n(row_tokens.begin() + 1, row.count, batch.targets.begin() + index * n);
-  std::iota(batch.positions.begin() + index * n, batch.positions.begin() + index * n + row.count, 1);
+  data.positions(split, row.document, row.first, row.count, batch.positions.data() + index * n * batch.axes);
   finish_row(row, index, batch);
 }
 

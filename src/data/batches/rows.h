@@ -22,8 +22,9 @@ struct Row {
 /// positions and length; PAD and position 0 beyond `row.count`.
 void fill_row(const Dataset& data, Split split, const Row& row, int64_t index, Batch& batch);
 
-/// The same from `row.count` + 1 given tokens; for data whose positions count from the start of the row.
-void fill_row(std::span<const int32_t> row_tokens, const Row& row, int64_t index, Batch& batch);
+/// The same from `row.count` + 1 given tokens, at the positions that the document's own would have.
+void fill_row(const Dataset& data, Split split, std::span<const int32_t> row_tokens, const Row& row,
+              int64_t index, Batch& batch);
 
 /// Part `index` of `count` equal parts of a batch: rows [index, index + 1) · B / count. Throws if B is not a
 /// multiple of `count`. The second form reuses the storage of `part`.

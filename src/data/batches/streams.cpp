@@ -47,10 +47,10 @@ void JoinedDocuments::read(int64_t first, int64_t count, int32_t* tokens, uint8_
 StreamSampler::StreamSampler(const Dataset& data, Split split, int64_t streams, int64_t columns)
     : sequence_(data, split), axes_(data.axes()), columns_(columns), length_(sequence_.tokens() / streams) {
   PERCEIVER_ASSERT(streams >= 1 && columns >= 1);
-  if (data.augments())
+  if (data.augments() || !data.mirror().empty())
     throw_user(
         "training in streams (model.type: transformer_xl) reads the data as they are; leave the augmentation "
-        "(such as transpose and stretch) out of data.options");
+        "(such as transpose, stretch and mirror) out of data.options");
   if (length_ < 2)
     throw_user("the {} data have {} tokens, too few for {} streams (train.batch)", split_name(split),
                sequence_.tokens(), streams);

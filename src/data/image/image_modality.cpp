@@ -56,6 +56,7 @@ class ImageModality final : public Modality {
         order_(std::move(order)),
         reading_(read_image_reading(options)),
         tile_(options.integer("tile", 0, largest_tile)),
+        mirror_(options.flag("mirror") ? mirrored_places(shape_, order_) : std::vector<int32_t>()),
         format_(image_format(shape_, order_)) {
     if (tile_ > 0 && tile_ < smallest_tile)
       throw_user("data.options.tile: {} is neither 0 nor from {} to {}", tile_, smallest_tile, largest_tile);
@@ -90,6 +91,8 @@ class ImageModality final : public Modality {
       tiles.push_back(sequence(image.fit({i % columns * tile_, i / columns * tile_, tile_, tile_}, shape_)));
     return tiles;
   }
+
+  std::span<const int32_t> mirror() const override { return mirror_; }
 
   Prompt prompt(const SourceFile& file, const PromptPart& options) const override {
     if (options.seconds > 0) throw_user("{}: images have no seconds; give rows, tokens or a mask", file.path);
@@ -235,6 +238,7 @@ class ImageModality final : public Modality {
   ImageReading reading_;
   int64_t
       tile_;  ///< side of the squares of a file that become documents, pixels; 0: the file is one document
+  std::vector<int32_t> mirror_;  ///< empty: pictures are trained as they are
   SequenceFormat format_;
   std::string tokenizer_;
 };
@@ -266,9 +270,10 @@ std::unique_ptr<Modality> open_image(const ModalityOptions& options) {
   return std::make_unique<ImageModality>(options, shape, read_image_order(options, shape));
 }
 
-std::unique_ptr<Modality> restore_image(std::string_view tokenizer, const ModalityOptions&) {
+std::unique_ptr<Modality> restore_image(std::string_view tokenizer, const ModalityOptions& training) {
   std::map<std::string, std::string> values = unpack_tokenizer("image", tokenizer);
   const auto ids = values.extract(order_ids);
+  values.merge(training.values(ModalityOption::Use::training));
   const ModalityOptions options(image_modality(), std::move(values));
   const ImageShape shape = read_image_shape(options);
   if (read_image_order_kind(options) != ImageOrder::user)
@@ -313,6 +318,9 @@ const ModalityKind& image_modality() {
               {"background", "white", "Colour behind transparent pixels: white or black."},
               {"orientation", "exif",
                "exif: turn pictures as their EXIF data say, as viewers do; ignore: take them as stored."},
+              {"mirror", "false",
+               "true: half of the training crops are of the picture with left and right swapped.",
+               ModalityOption::Use::training},
           },
       .open = open_image,
       .restore = restore_image,

@@ -65,6 +65,19 @@ std::vector<int32_t> make_image_order(ImageOrder order, const ImageShape& shape,
   return raster;
 }
 
+std::vector<int32_t> mirrored_places(const ImageShape& shape, std::span<const int32_t> order) {
+  std::vector<int32_t> place_of_byte(order.size()), places;
+  for (size_t i = 0; i < order.size(); ++i)
+    place_of_byte[static_cast<size_t>(order[i])] = static_cast<int32_t>(i);
+  const int64_t row = shape.width * shape.channels;
+  for (const int32_t byte : order) {
+    const int64_t y = byte / row, x = byte % row / shape.channels, channel = byte % shape.channels;
+    const int64_t opposite = y * row + (shape.width - 1 - x) * shape.channels + channel;
+    places.push_back(place_of_byte[static_cast<size_t>(opposite)]);
+  }
+  return places;
+}
+
 std::vector<int32_t> parse_image_order(std::string_view text, const ImageShape& shape,
                                        const std::string& source) {
   const auto dimensions = static_cast<size_t>(shape.dimensions());

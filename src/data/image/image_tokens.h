@@ -31,6 +31,10 @@ struct ImageShape {
 /// the other; random: a permutation determined by `seed` and the number of dimensions. Not for `user`.
 std::vector<int32_t> make_image_order(ImageOrder order, const ImageShape& shape, uint64_t seed);
 
+/// Where in the sequence the byte is that a picture with left and right swapped has at each place:
+/// [dimensions]. Done twice it changes nothing.
+std::vector<int32_t> mirrored_places(const ImageShape& shape, std::span<const int32_t> order);
+
 /// Parses a permutation: each integer from 0 to dimensions − 1 once, separated by white space or commas.
 /// Throws `user` with `source` and the line of the first error.
 std::vector<int32_t> parse_image_order(std::string_view text, const ImageShape& shape,

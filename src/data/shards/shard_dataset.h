@@ -47,6 +47,7 @@ class ShardDataset final : public Dataset {
   void augment(std::vector<int32_t>& ids, RandomStream& random) const override {
     modality_->augment(ids, random);
   }
+  std::span<const int32_t> mirror() const override { return modality_->mirror(); }
   std::vector<std::string> notes() const override { return notes_; }
   std::vector<FileRemark> skipped() const override { return skipped_; }
   std::vector<FileRemark> repaired() const override { return repaired_; }

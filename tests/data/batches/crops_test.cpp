@@ -253,6 +253,47 @@ TEST(CropSampler, CropsAreVaried) {
   }
 }
 
+/// Documents whose mirror image is their tokens in reverse.
+class Mirrored final : public FakeDataset {
+ public:
+  explicit Mirrored(int64_t length) : FakeDataset({length, length}) {
+    for (int64_t i = length - 2; i >= 0; --i) mirror_.push_back(static_cast<int32_t>(i));
+  }
+  std::span<const int32_t> mirror() const override { return mirror_; }
+
+ private:
+  std::vector<int32_t> mirror_;
+};
+
+TEST(CropSampler, HalfOfTheCropsAreOfMirrorImages) {
+  constexpr int64_t length = 21, examples = 400, columns = 8;
+  const Mirrored data(length);
+  const CropSampler sampler(data, split, columns, 4);
+  Batch batch, again;
+  sampler.fill(5, 3, share_of(examples, 1), batch);
+  sampler.fill(5, 3, share_of(examples, 1), again);
+  expect_equal(batch, again);
+  int64_t mirrored = 0;
+  for (int64_t i = 0; i < examples; ++i) {
+    const Row row = sampler.crop(5, 3, i);
+    const auto plain = [&](int64_t place) { return FakeDataset::token(row.document, place); };
+    const auto image = [&](int64_t place) { return place == 0 ? plain(0) : plain(length - place); };
+    // Of a target, which is never SOS: no place is its own mirror image.
+    const int32_t last = batch.targets[static_cast<size_t>(i * columns + row.count - 1)];
+    const bool is_image = last == image(row.first + row.count);
+    mirrored += is_image;
+    for (int64_t n = 0; n < columns; ++n) {
+      const auto at = static_cast<size_t>(i * columns + n);
+      const auto wanted = [&](int64_t place) { return is_image ? image(place) : plain(place); };
+      ASSERT_EQ(batch.tokens[at], n < row.count ? wanted(row.first + n) : 0);
+      const bool scored = n >= row.count - row.scored && n < row.count;
+      ASSERT_EQ(batch.targets[at], scored ? wanted(row.first + n + 1) : 0);
+      ASSERT_EQ(batch.positions[at], n < row.count ? n + 1 : 0);
+    }
+  }
+  EXPECT_NEAR(static_cast<double>(mirrored), examples / 2.0, 40);  // four standard deviations
+}
+
 TEST(CropSampler, ACropThatVanishesIsUsedAsItIs) {
   const Augmented data({4}, -4);
   Batch batch;

@@ -111,11 +111,22 @@ class AugmentedDataset final : public FakeDataset {
   bool augments() const override { return true; }
 };
 
+class MirroredDataset final : public FakeDataset {
+ public:
+  MirroredDataset() : FakeDataset({2}) {}
+  std::span<const int32_t> mirror() const override { return mirror_; }
+
+ private:
+  std::vector<int32_t> mirror_{0};
+};
+
 TEST(Streams, AreNotAugmented) {
-  EXPECT_NE(message_of([] {
-              StreamSampler(AugmentedDataset(), Split::train, 1, 4);
-            }).find("leave the augmentation"),
-            std::string::npos);
+  const AugmentedDataset augmented;
+  const MirroredDataset mirrored;
+  for (const Dataset* data :
+       {static_cast<const Dataset*>(&augmented), static_cast<const Dataset*>(&mirrored)})
+    EXPECT_NE(message_of([&] { StreamSampler(*data, Split::train, 1, 4); }).find("leave the augmentation"),
+              std::string::npos);
 }
 
 TEST(Streams, ALoaderStartsAnywhere) {

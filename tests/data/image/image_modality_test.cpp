@@ -52,6 +52,29 @@ std::string refusal(const Options& options) {
   return "opened";
 }
 
+TEST(ImageModality, AMirroredPictureHasLeftAndRightSwapped) {
+  const Image image = counting_image(5, 3, 3);
+  Image swapped(5, 3, 3);
+  for (int64_t y = 0; y < 3; ++y)
+    for (int64_t x = 0; x < 5; ++x) std::copy_n(image.at(4 - x, y), 3, swapped.at(x, y));
+  for (const char* order : {"raster", "r_g_b", "random"})
+    for (const char* ids : {"shared", "channel"}) {
+      const Options options{{"size", "5x3"}, {"order", order}, {"ids", ids}, {"mirror", "true"}};
+      const auto modality = open_modality("image", options);
+      const std::vector<int32_t> original = ids_of(*modality, image);
+      std::vector<int32_t> mirrored;
+      for (const int32_t place : modality->mirror()) mirrored.push_back(original[static_cast<size_t>(place)]);
+      EXPECT_EQ(mirrored, ids_of(*modality, swapped)) << order << " " << ids;
+    }
+}
+
+TEST(ImageModality, MirroringIsForTrainingAlone) {
+  const auto plain = open_modality("image", {}), mirrored = open_modality("image", {{"mirror", "true"}});
+  EXPECT_TRUE(plain->mirror().empty());
+  EXPECT_EQ(plain->tokenizer(), mirrored->tokenizer());
+  EXPECT_FALSE(restore_modality("image", plain->tokenizer(), {{"mirror", "true"}})->mirror().empty());
+}
+
 TEST(ImageModality, DocumentsAreWholePicturesWithoutAnEnd) {
   const auto modality = open_modality("image", {{"size", "4x2"}});
   const SequenceFormat& format = modality->format();
