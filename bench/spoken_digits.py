@@ -21,7 +21,7 @@ RATE = 8000
 MARK = 16  # samples
 MOST = 8000  # samples, marks included
 PEAK = 0.5
-VARIANTS, SPEED = 8, 0.15
+VARIANTS, SPEED = 2, 0.1
 TEST_TAKES = 5  # takes 0 to 4
 VALIDATION_TAKE = 5
 

@@ -17,10 +17,9 @@ if [ ! -e "$folder/shards" ]; then
   "$perceiver" data build --modality audio --sample-rate 8000 --input "$folder/marked" --output "$folder/shards" \
     --test-files '*_[0-4].wav' --validation-files '*_5.wav'
 fi
-# A whole recording fits into the context, and its beginning, from which samples start, is trained like the rest.
 resume=""
 [ ! -e "$folder/run" ] || resume=--resume
-"$perceiver" train "$here/../configs/spoken_digits.yaml" --run "$folder/run" $resume --set data.train="$folder/shards" --set model.context_length=8192 --set train.crops=even "$@"
+"$perceiver" train "$here/../configs/spoken_digits.yaml" --run "$folder/run" $resume --set data.train="$folder/shards" "$@"
 "$perceiver" eval "$folder/run" --split validation
 rm -f "$folder"/samples/*
 last=$(find "$folder/run/checkpoints" -name 'step-*' | sort | tail -1)
