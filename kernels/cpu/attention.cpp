@@ -94,11 +94,12 @@ bool hide(const Head<T>& head, const BlockLimits& limits, int64_t key_begin, int
 }
 
 /// exp(scores - shift), and exactly 0 for hidden ones, for which Eigen's vectorised exp would give the
-/// smallest normal number.
+/// smallest normal number. (As an operand of select it would not be vectorised.)
 template <typename T>
 Lanes<T> exponential(const LanesMap<T>& scores, const Lanes<T>& shift, bool some_hidden) {
-  if (!some_hidden) return (scores - shift).exp();
-  return (scores == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), (scores - shift).exp());
+  const Lanes<T> result = (scores - shift).exp();
+  if (!some_hidden) return result;
+  return (scores == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), result);
 }
 
 struct ForwardTag;
@@ -127,7 +128,8 @@ void forward_block(const Head<T>& head, int64_t query) {
     // A row without visible keys so far keeps -infinity; subtracting 0 from its scores leaves them hidden.
     const Lanes<T> shift =
         (new_largest == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), new_largest);
-    const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), (largest - shift).exp());
+    const Lanes<T> shrunk = (largest - shift).exp();
+    const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), shrunk);
     largest = new_largest;
     sum *= correction;
     for (int64_t n = 0; n < keys; ++n) {

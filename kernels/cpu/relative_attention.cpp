@@ -135,7 +135,8 @@ void tile_scores(const RelativeHead<T>& head, const QueryBlock<T>& block, const 
 /// exp(scores - shift), exactly 0 for hidden ones.
 template <typename T>
 Lanes<T> exponential(const LanesMap<T>& scores, const Lanes<T>& shift) {
-  return (scores == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), (scores - shift).exp());
+  const Lanes<T> result = (scores - shift).exp();  // as an operand of select it would not be vectorised
+  return (scores == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), result);
 }
 
 /// values *= the dropout factors of the tile.
@@ -176,7 +177,8 @@ void forward_block(const RelativeHead<T>& head, int64_t query) {
     // A row that sees nothing so far keeps -infinity; its scores stay hidden whatever is subtracted.
     const Lanes<T> shift =
         (new_largest == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), new_largest);
-    const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), (largest - shift).exp());
+    const Lanes<T> shrunk = (largest - shift).exp();
+    const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), shrunk);
     largest = new_largest;
     sum *= correction;
     for (int64_t n = 0; n < tile.keys; ++n) {
