@@ -62,7 +62,8 @@ Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& r
   slices_ = exchange_ ? exchange_->slices() : std::vector{whole_slice(model.parameters())};
   const int64_t elements = exchange_ ? exchange_->partition().state_elements : model.parameters().size();
   if (config.train.precision == Precision::fp8) fp8_ = std::make_unique<Fp8State>(model, ranks_.all);
-  optimizer_ = make_optimizer(config.optimizer, context, model.parameters(), slices_, elements);
+  optimizer_ = make_optimizer(config.optimizer, context, model.parameters(), slices_, elements,
+                              config.train.shard == Sharding::none ? nullptr : ranks_.all);
   squared_norms_ = Tensor::zeros(context, DType::f64, {static_cast<int64_t>(slices_.size())});
   for (Slot& slot : slots_)
     slot.mailbox = context.new_mailbox(kTotalsBytes + sizeof(kernels::StepScalars) + kSharedBytes);

@@ -23,15 +23,14 @@ std::vector<NamedTensor> Learner::collect_optimizer_state() const {
   std::vector<NamedTensor> tensors;
   const std::vector<NamedTensor> buffers = optimizer_->buffers();
   const bool leads = !exchange_ || exchange_->ranks().rank() == 0;
+  if (buffers.empty()) tensors = optimizer_->collect_state();
   for (const NamedTensor& buffer : buffers) {
     const Tensor flat = collect(buffer.tensor);
     for (const ParameterInfo& info : model_.parameters().infos())
       if (leads)
         tensors.push_back({fmt::format("{}/{}", buffer.name, info.name), flat.view(info.offset, info.shape)});
   }
-  if (!leads) return tensors;
-  if (buffers.empty())
-    for (const NamedTensor& each : optimizer_->state()) tensors.push_back({each.name, each.tensor.on_host()});
+  if (!leads) return {};
   if (fp8_)
     for (const NamedTensor& each : fp8_->tensors()) tensors.push_back({each.name, each.tensor.on_host()});
   return tensors;

@@ -43,11 +43,53 @@ std::vector<UpdatedSlice> rest_of(const ParameterStore& parameters) {
   return slices;
 }
 
+/// Matrices of one shape, which are multiplied at once: one small matrix does not fill a GPU. Over several
+/// ranks each has the momentum of `share` of them, the last ones of fewer or none, and computes their
+/// updates.
+struct Group {
+  int64_t rows, columns;
+  std::vector<ParameterInfo> matrices;
+  int64_t share = 0, first = 0, own = 0;  ///< this rank's are [first, first + own)
+  Tensor momentum;                        ///< [share, rows, columns]
+
+  /// The side on which the small products are.
+  int64_t side() const { return std::min(rows, columns); }
+  int64_t elements() const { return rows * columns; }
+  int64_t count() const { return std::ssize(matrices); }
+  const ParameterInfo& matrix(int64_t i) const { return matrices[static_cast<size_t>(i)]; }
+  bool has_room(const ParameterInfo& info, int64_t most_elements) const {
+    return rows == info.shape[0] && columns == info.shape[1] && (count() + 1) * elements() <= most_elements;
+  }
+  /// The momentum of matrix `first + i`.
+  Tensor own_momentum(int64_t i) const { return momentum.view(i * elements(), {rows, columns}); }
+};
+
+std::vector<Group> groups_of(const ParameterStore& parameters, int64_t most_elements) {
+  std::vector<Group> groups;
+  for (const ParameterInfo& info : parameters.infos()) {
+    if (!is_hidden_matrix(info)) continue;
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const Group& each) { return each.has_room(info, most_elements); });
+    if (group == groups.end())
+      group = groups.insert(
+          group, {.rows = info.shape[0], .columns = info.shape[1], .matrices = {}, .momentum = {}});
+    group->matrices.push_back(info);
+  }
+  return groups;
+}
+
 class Muon final : public Optimizer {
  public:
-  Muon(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters)
-      : config_(config), context_(context), parameters_(parameters), rest_slices_(rest_of(parameters)) {
-    make_matrices();
+  Muon(const OptimizerConfig& config, DeviceContext& context, ParameterStore& parameters,
+       std::shared_ptr<Communicator> ranks)
+      : config_(config),
+        context_(context),
+        parameters_(parameters),
+        ranks_(std::move(ranks)),
+        groups_(groups_of(parameters, kMostElements * size())),
+        rest_slices_(rest_of(parameters)) {
+    for (Group& group : groups_) take_share(group);
+    allocate();
     if (rest_slices_.empty()) return;
     OptimizerConfig adamw = config;
     adamw.type = OptimizerType::adamw;
@@ -61,15 +103,21 @@ class Muon final : public Optimizer {
   }
 
   std::vector<NamedTensor> state() const override {
-    std::vector<NamedTensor> tensors;
+    std::vector<NamedTensor> tensors = state_of_rest();
     for (const Group& group : groups_)
-      for (const Matrix& matrix : group.matrices)
-        tensors.push_back({fmt::format("muon.momentum/{}", matrix.info.name), matrix.momentum});
-    for (const NamedTensor& buffer : rest_ ? rest_->buffers() : std::vector<NamedTensor>())
-      for (const ParameterInfo& info : parameters_.infos())
-        if (!is_hidden_matrix(info))
-          tensors.push_back({fmt::format("{}/{}", buffer.name, info.name),
-                             buffer.tensor.view(state_begin(info), info.shape)});
+      for (int64_t i = 0; i < group.own; ++i)
+        tensors.push_back({name_of(group.matrix(group.first + i)), group.own_momentum(i)});
+    return tensors;
+  }
+
+  std::vector<NamedTensor> collect_state() const override {
+    std::vector<NamedTensor> tensors = on_host(state_of_rest());
+    for (const Group& group : groups_) {
+      const Tensor all = all_momentum(group).on_host();
+      for (int64_t i = 0; i < group.count(); ++i)
+        tensors.push_back(
+            {name_of(group.matrix(i)), all.view(i * group.elements(), {group.rows, group.columns})});
+    }
     return tensors;
   }
 
@@ -81,83 +129,91 @@ class Muon final : public Optimizer {
   }
 
  private:
-  struct Matrix {
-    ParameterInfo info;
-    Tensor momentum;
-  };
+  int size() const { return ranks_ ? ranks_->size() : 1; }
+  int rank() const { return ranks_ ? ranks_->rank() : 0; }
 
-  /// Matrices of one shape, multiplied at once: one small matrix does not fill a GPU.
-  struct Group {
-    int64_t rows, columns;
-    std::vector<Matrix> matrices;
-
-    /// The side on which the small products are.
-    int64_t side() const { return std::min(rows, columns); }
-    int64_t elements() const { return rows * columns; }
-    int64_t count() const { return std::ssize(matrices); }
-    bool has_room(const ParameterInfo& info) const {
-      return rows == info.shape[0] && columns == info.shape[1] && (count() + 1) * elements() <= kMostElements;
-    }
-  };
-
-  Group& group_for(const ParameterInfo& info) {
-    const auto place = std::find_if(groups_.begin(), groups_.end(),
-                                    [&](const Group& group) { return group.has_room(info); });
-    if (place != groups_.end()) return *place;
-    return groups_.emplace_back(Group{.rows = info.shape[0], .columns = info.shape[1], .matrices = {}});
+  static std::string name_of(const ParameterInfo& matrix) {
+    return fmt::format("muon.momentum/{}", matrix.name);
   }
 
-  void make_matrices() {
-    const DType wide = parameters_.values().dtype(), type = parameters_.read_values().dtype();
-    for (const ParameterInfo& info : parameters_.infos())
-      if (is_hidden_matrix(info))
-        group_for(info).matrices.push_back({info, Tensor::zeros(context_, wide, info.shape)});
+  void take_share(Group& group) {
+    group.share = (group.count() + size() - 1) / size();
+    group.first = std::min(group.count(), group.share * rank());
+    group.own = std::min(group.share, group.count() - group.first);
+    group.momentum =
+        Tensor::zeros(context_, parameters_.values().dtype(), {group.share, group.rows, group.columns});
+  }
+
+  void allocate() {
     if (groups_.empty()) return;
-    int64_t elements = 0, all_elements = 0, squares = 0;
+    int64_t elements = 0, own = 0, all = 0, squares = 0;
     for (const Group& group : groups_) {
       elements = std::max(elements, group.elements());
-      all_elements = std::max(all_elements, group.count() * group.elements());
-      squares = std::max(squares, group.count() * group.side() * group.side());
+      own = std::max(own, group.share * group.elements());
+      all = std::max(all, group.share * size() * group.elements());
+      squares = std::max(squares, group.share * group.side() * group.side());
     }
+    const DType wide = parameters_.values().dtype(), type = parameters_.read_values().dtype();
     update_ = Tensor::zeros(context_, wide, {elements});
-    x_ = Tensor::zeros(context_, type, {all_elements});
-    next_ = Tensor::zeros(context_, type, {all_elements});
+    x_ = Tensor::zeros(context_, type, {all});
+    next_ = Tensor::zeros(context_, type, {own});
     product_ = Tensor::zeros(context_, type, {squares});
     polynomial_ = Tensor::zeros(context_, type, {squares});
     squares_ = Tensor::zeros(context_, DType::f64, {1});
   }
 
+  std::vector<NamedTensor> state_of_rest() const {
+    std::vector<NamedTensor> tensors;
+    for (const NamedTensor& buffer : rest_ ? rest_->buffers() : std::vector<NamedTensor>())
+      for (const ParameterInfo& info : parameters_.infos())
+        if (!is_hidden_matrix(info))
+          tensors.push_back({fmt::format("{}/{}", buffer.name, info.name),
+                             buffer.tensor.view(state_begin(info), info.shape)});
+    return tensors;
+  }
+
+  /// The momentum of all ranks, [size() share, rows, columns].
+  Tensor all_momentum(const Group& group) const {
+    if (!ranks_) return group.momentum;
+    const int64_t own = group.share * group.elements();
+    const Tensor all = Tensor::zeros(context_, group.momentum.dtype(), {size() * own});
+    all.view(rank() * own, {own}).copy_from(group.momentum.view(0, {own}));
+    ranks_->all_gather(all);
+    return all;
+  }
+
   void update_group(const Group& group, const kernels::StepScalars* scalars) {
-    const int64_t elements = group.elements();
-    for (int64_t i = 0; i < group.count(); ++i)
-      begin(group.matrices[static_cast<size_t>(i)], x_.view(i * elements, {elements}), scalars);
-    Tensor x = x_, next = next_;
-    for (int i = 0; i < kIterations; ++i) {
+    const int64_t elements = group.elements(), share = group.share * elements;
+    // Of an odd number of iterations from one buffer to the other, the last one ends in x_.
+    static_assert(kIterations % 2 == 1);
+    Tensor x = next_, next = x_.view(rank() * share, {share});
+    for (int64_t i = 0; i < group.own; ++i) begin(group, i, x.view(i * elements, {elements}), scalars);
+    for (int i = 0; i < kIterations && group.own > 0; ++i) {
       iterate(group, x, next);
       std::swap(x, next);
     }
+    if (ranks_) ranks_->all_gather(x_.view(0, {size() * share}));
     const double scale = kStepOfAdam * std::sqrt(static_cast<double>(std::max(group.rows, group.columns)));
     for (int64_t i = 0; i < group.count(); ++i)
-      kernels::muon_step(context_.launch(),
-                         {.type = update_.dtype(),
-                          .update_type = x.dtype(),
-                          .elements = elements,
-                          .parameters = parameters_.value(group.matrices[static_cast<size_t>(i)].info).data(),
-                          .update = x.view(i * elements, {elements}).data(),
-                          .scale = scale,
-                          .weight_decay = config_.weight_decay,
-                          .scalars = scalars});
+      kernels::muon_step(context_.launch(), {.type = update_.dtype(),
+                                             .update_type = x_.dtype(),
+                                             .elements = elements,
+                                             .parameters = parameters_.value(group.matrix(i)).data(),
+                                             .update = x_.view(i * elements, {elements}).data(),
+                                             .scale = scale,
+                                             .weight_decay = config_.weight_decay,
+                                             .scalars = scalars});
   }
 
-  /// x = the momentum of the matrix, divided by its norm.
-  void begin(const Matrix& matrix, const Tensor& x, const kernels::StepScalars* scalars) {
+  /// x = the momentum of this rank's matrix `i`, divided by its norm.
+  void begin(const Group& group, int64_t i, const Tensor& x, const kernels::StepScalars* scalars) {
     const Launch& launch = context_.launch();
     const DType wide = update_.dtype();
-    const int64_t elements = matrix.info.elements();
+    const int64_t elements = group.elements();
     kernels::muon_momentum(launch, {.type = wide,
                                     .elements = elements,
-                                    .gradients = parameters_.gradient(matrix.info).data(),
-                                    .momentum = matrix.momentum.data(),
+                                    .gradients = parameters_.gradient(group.matrix(group.first + i)).data(),
+                                    .momentum = group.own_momentum(i).data(),
                                     .update = update_.data(),
                                     .decay = kMomentum,
                                     .scalars = scalars});
@@ -177,8 +233,7 @@ class Muon final : public Optimizer {
     const Launch& launch = context_.launch();
     const DType type = x.dtype();
     const bool tall = group.rows > group.columns;
-    const int64_t side = group.side(), square = side * side, elements = group.elements(),
-                  count = group.count();
+    const int64_t side = group.side(), square = side * side, elements = group.elements(), count = group.own;
     kernels::gemm(launch, {.type = type,
                            .out_type = type,
                            .transpose_a = tall,
@@ -245,6 +300,7 @@ class Muon final : public Optimizer {
   OptimizerConfig config_;
   DeviceContext& context_;
   ParameterStore& parameters_;
+  std::shared_ptr<Communicator> ranks_;  // null: one rank, or nothing is divided
   std::vector<Group> groups_;
   std::vector<UpdatedSlice> rest_slices_;
   std::unique_ptr<Optimizer> rest_;  // null: there are only matrices
@@ -254,8 +310,8 @@ class Muon final : public Optimizer {
 }  // namespace
 
 std::unique_ptr<Optimizer> make_muon(const OptimizerConfig& config, DeviceContext& context,
-                                     ParameterStore& parameters) {
-  return std::make_unique<Muon>(config, context, parameters);
+                                     ParameterStore& parameters, std::shared_ptr<Communicator> ranks) {
+  return std::make_unique<Muon>(config, context, parameters, std::move(ranks));
 }
 
 }  // namespace perceiver

@@ -270,6 +270,16 @@ UpdatedSlice whole_slice(const ParameterStore& parameters) {
           read.dtype() == values.dtype() ? Tensor() : read};
 }
 
+std::vector<NamedTensor> on_host(const std::vector<NamedTensor>& tensors) {
+  std::vector<NamedTensor> copies;
+  for (const NamedTensor& each : tensors) copies.push_back({each.name, each.tensor.on_host()});
+  return copies;
+}
+
+std::vector<NamedTensor> Optimizer::collect_state() const {
+  return on_host(state());
+}
+
 bool divides(OptimizerType type) {
   return type == OptimizerType::adam || type == OptimizerType::adamw || type == OptimizerType::sgd;
 }
@@ -283,7 +293,7 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceC
 
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceContext& context,
                                           ParameterStore& parameters, std::vector<UpdatedSlice> slices,
-                                          int64_t state_elements) {
+                                          int64_t state_elements, std::shared_ptr<Communicator> ranks) {
   const bool whole = slices.size() == 1 && slices[0].place.elements == parameters.size();
   PERCEIVER_ASSERT(whole || divides(config.type));
   switch (config.type) {
@@ -297,7 +307,7 @@ std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceC
     case OptimizerType::adafactor:
       return std::make_unique<Adafactor>(config, context, parameters);
     case OptimizerType::muon:
-      return make_muon(config, context, parameters);
+      return make_muon(config, context, parameters, std::move(ranks));
   }
   throw_failure("internal error: unknown optimizer type {}", static_cast<int>(config.type));
 }

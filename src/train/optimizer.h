@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "distributed/communicator.h"
 #include "kernels/optimizer.h"
 #include "perceiver/config.h"
 #include "perceiver/experimental/parameters.h"
@@ -39,6 +40,8 @@ class Optimizer {
   /// (adafactor: of their rows and columns) named "<optimizer>.<moment>/<parameter>". They share the
   /// optimizer's memory: writing them restores a state.
   virtual std::vector<NamedTensor> state() const = 0;
+  /// `state` of all ranks on the host of each. Collective if ranks have parts of it.
+  virtual std::vector<NamedTensor> collect_state() const;
   /// Buffers that hold the state of the slices, each at its `state_begin`; `state` is made of views of these
   /// where one slice has everything. None for optimizers that cannot be divided.
   virtual std::vector<NamedTensor> buffers() const { return {}; }
@@ -53,12 +56,17 @@ class Optimizer {
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceContext& context,
                                           ParameterStore& parameters);
 /// An optimizer of `slices`, with buffers of `state_elements`. More than one slice, or one that is not
-/// everything, needs `divides(config.type)`.
+/// everything, needs `divides(config.type)`. `ranks`: among whom an optimizer may divide its work that
+/// updates everything; null: nobody.
 std::unique_ptr<Optimizer> make_optimizer(const OptimizerConfig& config, DeviceContext& context,
                                           ParameterStore& parameters, std::vector<UpdatedSlice> slices,
-                                          int64_t state_elements);
+                                          int64_t state_elements,
+                                          std::shared_ptr<Communicator> ranks = nullptr);
 /// Whether an optimizer of this type can update some elements of a parameter without the others.
 bool divides(OptimizerType type);
+
+/// Copies on the host.
+std::vector<NamedTensor> on_host(const std::vector<NamedTensor>& tensors);
 
 /// The tiles of all parameters (kernels::ParameterTile), at most 4096 elements each.
 std::vector<kernels::ParameterTile> parameter_tiles(const ParameterStore& parameters, double weight_decay);

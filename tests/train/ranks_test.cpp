@@ -180,6 +180,22 @@ TEST(Ranks, RepeatBitwise) {
   EXPECT_EQ(first.state, second.state);
 }
 
+// Shapes of fewer and of more matrices than ranks.
+TEST(Ranks, MuonDividesItsMomentumByMatrices) {
+  Config config = wide_config();
+  config.optimizer.type = OptimizerType::muon;
+  const Outcome alone = train_steps(config, nullptr);
+  for (const int ranks : {2, 3, 8}) {
+    const std::vector<Outcome> all = train_ranks(ranks, config);
+    expect_same(all[0], alone);
+    EXPECT_TRUE(all[1].state.empty());
+    EXPECT_LT(all[1].bytes.optimizer, alone.bytes.optimizer);
+  }
+  config.train.shard = Sharding::none;
+  const Outcome undivided = train_ranks(2, config)[1];
+  EXPECT_EQ(undivided.bytes.optimizer, alone.bytes.optimizer);
+}
+
 TEST(Ranks, StateIsDivided) {
   Config config = wide_config();
   const Outcome alone = train_steps(config, nullptr);
@@ -264,9 +280,12 @@ std::vector<double> weights_in(const std::filesystem::path& checkpoint) {
   return without_key_biases(*loaded.model, doubles(loaded.model->parameters().values()));
 }
 
-TEST(Ranks, ARunResumesBitwiseAtTheSameNumberAndWithinRoundingAtAnother) {
+class RanksOfARun : public ::testing::TestWithParam<OptimizerType> {};
+
+TEST_P(RanksOfARun, ResumeBitwiseAtTheSameNumberAndWithinRoundingAtAnother) {
   const TempFolder folder;
   Config config = wide_config();
+  config.optimizer.type = GetParam();
   config.train.steps = 8;
   config.checkpoint.minutes = 0;
   const auto whole = weights_in(train_run(config, folder.path("whole"), 2, false).checkpoint);
@@ -289,6 +308,9 @@ TEST(Ranks, ARunResumesBitwiseAtTheSameNumberAndWithinRoundingAtAnother) {
   const auto found = weights_in(train(config, folder.path("to one"), true).checkpoint);
   for (size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], alone[i], 1e-9);
 }
+
+INSTANTIATE_TEST_SUITE_P(Optimizers, RanksOfARun,
+                         ::testing::Values(OptimizerType::adam, OptimizerType::muon));
 
 }  // namespace
 }  // namespace perceiver
