@@ -110,6 +110,21 @@ inline constexpr bool has_vnni() {
 }
 #endif
 
+#if defined(__AVX512BW__)
+
+/// The sum of all lanes. A tile has up to 16 such sums for some thirty products each: lane by lane they would
+/// take a quarter of its time. By value throughout: a sum whose address is taken would be kept in memory.
+inline int64_t lane_sum(IntegerVector sum) {
+  typedef int64_t Wide __attribute__((vector_size(64)));
+  const Wide pairs = reinterpret_cast<Wide>(sum.v), wide = (pairs >> 32) + ((pairs << 32) >> 32);
+  const auto four =
+      __builtin_shufflevector(wide, wide, 0, 1, 2, 3) + __builtin_shufflevector(wide, wide, 4, 5, 6, 7);
+  const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
+  return (two + __builtin_shufflevector(two, two, 1, 0))[0];
+}
+
+#else
+
 /// The sum of all lanes.
 inline int64_t lane_sum(IntegerVector sum) {
   int32_t lanes[sizeof(IntegerVector) / sizeof(int32_t)];
@@ -118,5 +133,7 @@ inline int64_t lane_sum(IntegerVector sum) {
   for (const int32_t lane : lanes) total += lane;
   return total;
 }
+
+#endif
 
 }  // namespace perceiver::kernels::cpu
