@@ -101,6 +101,45 @@ INSTANTIATE_TEST_SUITE_P(Optimizers, ResumedRun,
                                          Case{"muon_averaged", with(OptimizerType::muon, 0.5, 2)}),
                          [](const auto& test) { return std::string(test.param.name); });
 
+// Large enough that loops are divided among threads.
+class RunOnThreads : public testing::TestWithParam<std::pair<ModelType, OptimizerType>> {
+ protected:
+  static std::vector<float> weights_after(Config config, int threads) {
+    const TempFolder folder;
+    config.threads = threads;
+    const TrainResult result = Trainer(config, run_options(folder.path("run"), false)).run();
+    const LoadedModel loaded =
+        load_model(result.checkpoint / model_file_name, DeviceContext::cpu(1), DType::f32);
+    return loaded.model->parameters().values().to_host<float>();
+  }
+};
+
+TEST_P(RunOnThreads, HasTheSameBitsOnAnyNumber) {
+  Config config = tiny_config(3);
+  config.model.type = GetParam().first;
+  config.optimizer.type = GetParam().second;
+  if (config.model.type != ModelType::perceiver_ar) {
+    config.model.cross_heads = ModelConfig().cross_heads;
+    config.model.cross_widening = ModelConfig().cross_widening;
+  }
+  config.model.input_channels = 96;
+  config.model.residual_dropout = 0.1;
+  config.model.layers = 2;
+  config.model.context_length = config.data.copy_length = 512;
+  config.model.latents = config.model.type == ModelType::perceiver_ar ? 128 : 512;
+  if (config.model.type == ModelType::transformer_xl) config.model.memory_length = 256;
+  const std::vector<float> alone = weights_after(config, 1);
+  for (const int threads : {2, 3, 8})
+    EXPECT_EQ(weights_after(config, threads), alone) << threads << " threads";
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, RunOnThreads,
+                         testing::Values(std::pair(ModelType::perceiver_ar, OptimizerType::adamw),
+                                         std::pair(ModelType::perceiver_ar, OptimizerType::adafactor),
+                                         std::pair(ModelType::perceiver_ar, OptimizerType::muon),
+                                         std::pair(ModelType::transformer, OptimizerType::lamb),
+                                         std::pair(ModelType::transformer_xl, OptimizerType::sgd)));
+
 TEST(Resume, InDoublePrecision) {
   const TempFolder folder;
   Config config = tiny_config(4);
