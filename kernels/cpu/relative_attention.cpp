@@ -24,6 +24,10 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 
+// GCC 12 takes the undefined registers of AVX-512 intrinsics, of which Eigen's exp is made, for mistakes (bug
+// 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+
 namespace perceiver::kernels::cpu {
 namespace {
 
