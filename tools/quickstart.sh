@@ -112,8 +112,8 @@ photos=/usr/share/backgrounds/mate/nature
 run=runs/quickstart_image
 learn configs/quickstart_image.yaml $photos $run
 echo "Samples, and a photograph completed from its upper half:"
-$perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --out $run/samples.png
-$perceiver sample --checkpoint $run --count 4 --temperature 0.9 --top-p 0.9 --seed 1 --prompt-file $photos/Dune.jpg \
+$perceiver sample --checkpoint $run --count 4 --top-p 0.98 --seed 1 --out $run/samples.png
+$perceiver sample --checkpoint $run --count 4 --top-p 0.98 --seed 1 --prompt-file $photos/Dune.jpg \
   --prompt-rows 8 --out $run/completions.png
 
 echo
