@@ -2,7 +2,7 @@
 # From a fresh Debian or Ubuntu to three trained models and their samples: installs the dependencies and builds (three to
 # six minutes on two cores, longer with GPU code: where there is a GPU and nvcc). First shows what the models in models/
 # make (a quarter of a minute). Then, for text (the King James Bible), pictures (crops of photographs) and music (a game's
-# tunes), all from Debian packages, it trains for 35 or 45 seconds, text and music from the models in models/ and
+# tunes), all from Debian packages, it trains for 30 or 35 seconds, text and music from the models in models/ and
 # pictures from scratch, scores on held-out data and samples (three minutes).
 #   tools/quickstart.sh [TEXT_FILE]      (your own text instead, and nothing else)
 set -eu
@@ -31,11 +31,11 @@ debian() {
   DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends $missing
 }
 
-# learn CONFIG DATA RUN [OPTION...]: a fresh run of 45 seconds, in which the whole schedule of the learning rate fits on any machine
+# learn CONFIG DATA RUN [OPTION...]: a fresh run of 30 seconds, in which the whole schedule of the learning rate fits on any machine
 learn() {
   config=$1; data=$2; folder=$3; shift 3
   rm -rf "$folder"
-  $perceiver train "$config" --set data.train="$data" --run "$folder" --set schedule.until=45s --set train.max_minutes=0 "$@"
+  $perceiver train "$config" --set data.train="$data" --run "$folder" --set schedule.until=30s --set train.max_minutes=0 "$@"
 }
 
 # shipped: samples of the models that come with the program. Pictures take longest, so they have a core of their own.
@@ -122,7 +122,7 @@ debian openttd-openmsx
 tunes=/usr/share/games/openttd/baseset/openmsx
 run=runs/quickstart_music
 start_from chorale $run --set data.train=$tunes --set "data.options={transpose: 3, stretch: 0.05}" --set data.validation_fraction=0.1 \
-  --set eval.max_documents=2 --set model.max_wavelength=1024
+  --set eval.max_documents=2 --set model.max_wavelength=1024 --set schedule.until=30s
 echo "A continuation of the first eight seconds of a tune, as MIDI and as a piano roll:"
 for ending in mid png; do
   $perceiver sample --checkpoint $run --tokens 400 --temperature 0.9 --top-p 0.9 --seed 1 \
