@@ -14,8 +14,6 @@ mkdir -p "$folder"
   "$perceiver" data build --modality image --size "$size" --order "$order" --input "$pictures" --output "$folder/shards"
 resume=""
 [ ! -e "$folder/run" ] || resume=--resume
-# What the tokens are, the shards know.
-"$perceiver" train "$configs/tiny_imagenet$size.yaml" --run "$folder/run" $resume --set data.train="$folder/shards" \
-  --set "data.options={mirror: true}" "$@"
+"$perceiver" train "$configs/tiny_imagenet$size.yaml" --run "$folder/run" $resume --set data.train="$folder/shards" "$@"
 "$perceiver" eval "$folder/run" --split validation --stride "${STRIDE:-256}"
 "$perceiver" sample "$folder/run" --count 16 --batch 16 --seed 1 --out "$folder/samples.png"

@@ -22,10 +22,6 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 
-// GCC 12 takes the undefined registers of AVX-512 intrinsics, of which Eigen's exp is made, for mistakes (bug
-// 105593).
-#pragma GCC diagnostic ignored "-Wuninitialized"
-
 namespace perceiver::kernels::cpu {
 namespace {
 
@@ -98,12 +94,11 @@ bool hide(const Head<T>& head, const BlockLimits& limits, int64_t key_begin, int
 }
 
 /// exp(scores - shift), and exactly 0 for hidden ones, for which Eigen's vectorised exp would give the
-/// smallest normal number. (As an operand of select it would not be vectorised.)
+/// smallest normal number.
 template <typename T>
 Lanes<T> exponential(const LanesMap<T>& scores, const Lanes<T>& shift, bool some_hidden) {
-  const Lanes<T> result = (scores - shift).exp();
-  if (!some_hidden) return result;
-  return (scores == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), result);
+  if (!some_hidden) return (scores - shift).exp();
+  return (scores == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), (scores - shift).exp());
 }
 
 struct ForwardTag;
@@ -132,8 +127,7 @@ void forward_block(const Head<T>& head, int64_t query) {
     // A row without visible keys so far keeps -infinity; subtracting 0 from its scores leaves them hidden.
     const Lanes<T> shift =
         (new_largest == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), new_largest);
-    const Lanes<T> shrunk = (largest - shift).exp();
-    const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), shrunk);
+    const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), (largest - shift).exp());
     largest = new_largest;
     sum *= correction;
     for (int64_t n = 0; n < keys; ++n) {

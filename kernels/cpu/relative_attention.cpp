@@ -24,10 +24,6 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 
-// GCC 12 takes the undefined registers of AVX-512 intrinsics, of which Eigen's exp is made, for mistakes (bug
-// 105593).
-#pragma GCC diagnostic ignored "-Wuninitialized"
-
 namespace perceiver::kernels::cpu {
 namespace {
 
@@ -139,8 +135,7 @@ void tile_scores(const RelativeHead<T>& head, const QueryBlock<T>& block, const 
 /// exp(scores - shift), exactly 0 for hidden ones.
 template <typename T>
 Lanes<T> exponential(const LanesMap<T>& scores, const Lanes<T>& shift) {
-  const Lanes<T> result = (scores - shift).exp();  // as an operand of select it would not be vectorised
-  return (scores == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), result);
+  return (scores == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), (scores - shift).exp());
 }
 
 /// values *= the dropout factors of the tile.
@@ -181,8 +176,7 @@ void forward_block(const RelativeHead<T>& head, int64_t query) {
     // A row that sees nothing so far keeps -infinity; its scores stay hidden whatever is subtracted.
     const Lanes<T> shift =
         (new_largest == -std::numeric_limits<T>::infinity()).select(Lanes<T>::Zero(), new_largest);
-    const Lanes<T> shrunk = (largest - shift).exp();
-    const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), shrunk);
+    const Lanes<T> correction = (largest == new_largest).select(Lanes<T>::Ones(), (largest - shift).exp());
     largest = new_largest;
     sum *= correction;
     for (int64_t n = 0; n < tile.keys; ++n) {

@@ -507,8 +507,7 @@ std::vector<ConfigKey> train_keys() {
            "What several ranks divide among them instead of each keeping all of it: nothing; the state of "
            "the optimizer, the master weights and the moving average (optimizer); the sums of gradients too "
            "(gradients). The last two need optimizer.type adam, adamw or sgd; muon divides its momentum and "
-           "its "
-           "matrix products, other optimizers keep all. "
+           "its matrix products, other optimizers keep all. "
            "Losses agree within rounding."),
       bind(MEMBER(train.context_shards), between(1, 4096),
            "Ranks that share the context of each example: each reads its part, and all compute the latents. "

@@ -14,8 +14,8 @@ namespace {
 constexpr double kMomentum = 0.95;
 constexpr int kIterations = 5;
 constexpr double kStepOfAdam = 0.2;  // the usual root mean square of an update of Adam
-/// Elements of the matrices that are multiplied at once: enough to fill a GPU, without doubling the memory of
-/// a large model.
+/// Elements of the matrices that a rank multiplies at once: enough to fill a GPU, without doubling the memory
+/// of a large model.
 constexpr int64_t kMostElements = int64_t{1} << 24;
 
 bool is_hidden_matrix(const ParameterInfo& info) {
@@ -68,12 +68,13 @@ std::vector<Group> groups_of(const ParameterStore& parameters, int64_t most_elem
   std::vector<Group> groups;
   for (const ParameterInfo& info : parameters.infos()) {
     if (!is_hidden_matrix(info)) continue;
-    auto group = std::find_if(groups.begin(), groups.end(),
-                              [&](const Group& each) { return each.has_room(info, most_elements); });
-    if (group == groups.end())
-      group = groups.insert(
-          group, {.rows = info.shape[0], .columns = info.shape[1], .matrices = {}, .momentum = {}});
-    group->matrices.push_back(info);
+    const auto group = std::find_if(groups.begin(), groups.end(),
+                                    [&](const Group& each) { return each.has_room(info, most_elements); });
+    if (group == groups.end()) {
+      groups.push_back({.rows = info.shape[0], .columns = info.shape[1], .matrices = {info}, .momentum = {}});
+    } else {
+      group->matrices.push_back(info);
+    }
   }
   return groups;
 }

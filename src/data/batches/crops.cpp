@@ -63,6 +63,7 @@ void CropSampler::fill_mirrored(const Row& row, int64_t index, Batch& batch) con
   PERCEIVER_ASSERT(document.size() == mirror.size() + 1);  // SOS, and no EOS
   data_.read(split_, row.document, 0, std::ssize(document), document.data());
   std::vector<int32_t> tokens;
+  tokens.reserve(static_cast<size_t>(row.count + 1));
   for (int64_t i = row.first; i <= row.first + row.count; ++i)
     tokens.push_back(document[i == 0 ? 0 : 1 + static_cast<size_t>(mirror[static_cast<size_t>(i - 1)])]);
   fill_row(data_, split_, tokens, row, index, batch);
