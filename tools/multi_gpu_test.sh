@@ -43,6 +43,15 @@ train bf16_ranks 40 --gpus "$ranks"
 check "bf16" near bf16 bf16_ranks 2e-2
 train again 40 --gpus "$ranks"
 check "the same bits twice" same bf16_ranks again 40
+muon="$f32 --set optimizer.type=muon"
+train muon 40 $muon
+for shard in none optimizer gradients; do
+  train muon_$shard 40 $muon --gpus "$ranks" --set train.shard=$shard
+  check "muon, shard $shard: the losses of one GPU" near muon muon_$shard 1e-3
+done
+train muon_moving 20 $muon --gpus "$ranks" --set train.shard=optimizer
+train muon_moving 40 $muon --resume
+check "muon, $ranks GPUs, then 1: the losses of one" near muon muon_moving 1e-3
 train half 20 --gpus "$ranks"
 train half 40 --gpus "$ranks" --resume
 check "the same bits after a checkpoint" same bf16_ranks half 40
