@@ -9,9 +9,9 @@ set -eu
 cd "$(dirname "$0")/.."
 perceiver=${1:-build}/perceiver
 longest=${2:-131072}
-first_steps=${FIRST_STEPS:-2000}
-steps=${STEPS:-800}
-last_steps=${LAST_STEPS:-4000}
+first_steps=${FIRST_STEPS:-1500}
+steps=${STEPS:-300}
+last_steps=${LAST_STEPS:-12000}
 sequences=${SEQUENCES:-16}
 runs=${RUNS:-runs/copy}
 
