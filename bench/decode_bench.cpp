@@ -1,7 +1,8 @@
-// decode_bench [--slots=N] [configuration ...]: times the fused decode step alone, replayed as a CUDA graph,
-// for the three configurations of configs/bench with full context and latents and 1, 8 and 64 slots, and as
-// "NAME-tokens" for one slot whose context is kept as tokens. First checks slot 0 and the last slot against
-// the plain reference. Prints one line per run; exits with 1 if a check fails.
+// decode_bench [--slots=N] [--weights=bfloat16|fp8|int8] [configuration ...]: times the fused decode step
+// alone, replayed as a CUDA graph, for the three configurations of configs/bench with full context and
+// latents and 1, 8 and 64 slots, and as "NAME-tokens" for one slot whose context is kept as tokens. First
+// checks slot 0 and the last slot against the plain reference. Prints one line per run; exits with 1 if a
+// check fails.
 #include <cstdio>
 #include <map>
 #include <string>
@@ -126,17 +127,25 @@ bool run(const Launch& launch, const std::string& name, const DecodeShape& shape
   return good;
 }
 
+const std::map<std::string, DType> kWeights{
+    {"bfloat16", DType::bf16}, {"fp8", DType::e4m3}, {"int8", DType::i8}};
+
 int main_of(int count, char** words) {
   int64_t most_slots = 64;
+  DType weights = DType::bf16;
   std::vector<std::string> names;
   for (int i = 1; i < count; ++i) {
     const std::string word = words[i];
     if (word.starts_with("--slots=")) {
       most_slots = std::stol(word.substr(8));
+    } else if (word.starts_with("--weights=") && kWeights.contains(word.substr(10))) {
+      weights = kWeights.at(word.substr(10));
     } else if (kShapes.contains(word)) {
       names.push_back(word);
     } else {
-      std::fprintf(stderr, "decode_bench [--slots=most] [imagenet64|copy131k|music4k[-tokens]] ...\n");
+      std::fprintf(stderr,
+                   "decode_bench [--slots=most] [--weights=bfloat16|fp8|int8] "
+                   "[imagenet64|copy131k|music4k[-tokens]] ...\n");
       return 2;
     }
   }
@@ -151,7 +160,11 @@ int main_of(int count, char** words) {
   require_cuda(cudaStreamCreate(&stream), "stream");
   launch.stream = stream;
   bool good = true;
-  for (const std::string& name : names) good = run(launch, name, kShapes.at(name), most_slots) && good;
+  for (const std::string& name : names) {
+    DecodeShape shape = kShapes.at(name);
+    shape.weights = weights;
+    good = run(launch, name, shape, most_slots) && good;
+  }
   cudaStreamDestroy(stream);
   return good ? 0 : 1;
 }

@@ -55,7 +55,6 @@ struct DecodeArguments {
   int cross_hidden, self_hidden, query_offset;
   Activation activation, query_activation;
   bool query_residual;
-  bool e4m3;  // weights of eight bits: e4m3, not i8
   AttentionShape cross_shape, self_shape;
 
   const bf16* token_embedding;

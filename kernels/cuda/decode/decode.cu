@@ -80,29 +80,29 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
 
 #endif
 
-/// kByTable: for one slot, whose context is kept as tokens. kBytes: of a weight.
-template <int kSlots, bool kByTable, int kBytes>
+/// kByTable: for one slot, whose context is kept as tokens.
+template <int kSlots, bool kByTable, DType kWeights>
 __global__ void __launch_bounds__(kDecodeThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArguments a) {
 #if defined(PERCEIVER_DECODE_SM90)
   extern __shared__ __align__(128) unsigned char memory[];
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
   const DecodeLayout layout(a.slots, a.cross_blocks, a.layers, kByTable ? a.table_bytes : 0);
-  set_up_block<kSlots, kByTable, kBytes>(a, layout, memory);
+  set_up_block<kSlots, kByTable, kWeights>(a, layout, memory);
   if (threadIdx.x >= kConsumers) {
     set_registers<DecodeRegisters<kSlots>::kProducer, false>();
     if (threadIdx.x / 32 == kProducerWarp) {
-      std::conditional_t<kByTable, TableProducer<kBytes>, DecodeProducer<kBytes>> producer(
+      std::conditional_t<kByTable, TableProducer<kWeights>, DecodeProducer<kWeights>> producer(
           a, shared, shared_address(memory + layout.ring));
       run(a, shared, memory, layout, producer);
     } else if constexpr (kSlots == 1) {
-      SingleSlotEpilogue<kBytes> epilogue(a, shared, memory, layout);
+      SingleSlotEpilogue<kWeights> epilogue(a, shared, memory, layout);
       run(a, shared, memory, layout, epilogue);
     }
   } else {
     set_registers<DecodeRegisters<kSlots>::kConsumer, true>();
-    std::conditional_t<kSlots == 1, SingleSlotConsumer<kByTable, kBytes>,
-                       MultiSlotConsumer<std::max(kSlots, 8), kBytes>>
+    std::conditional_t<kSlots == 1, SingleSlotConsumer<kByTable, kWeights>,
+                       MultiSlotConsumer<std::max(kSlots, 8), kWeights>>
         consumer(a, shared, memory, layout);
     run(a, shared, memory, layout, consumer);
   }
@@ -190,17 +190,24 @@ bool counts_fit(const DecodeStep& k) {
 }
 
 /// Compiled for the smallest of 1, 8, 16, 32 and 64 slots that is enough.
-template <int kBytes>
+template <DType kWeights>
 auto kernel_with(const DecodeStep& k) {
-  if (by_table(k)) return decode_kernel<1, true, kBytes>;
-  if (k.slots == 1) return decode_kernel<1, false, kBytes>;
-  if (k.slots <= 8) return decode_kernel<8, false, kBytes>;
-  if (k.slots <= 16) return decode_kernel<16, false, kBytes>;
-  if (k.slots <= 32) return decode_kernel<32, false, kBytes>;
-  return decode_kernel<64, false, kBytes>;
+  if (by_table(k)) return decode_kernel<1, true, kWeights>;
+  if (k.slots == 1) return decode_kernel<1, false, kWeights>;
+  if (k.slots <= 8) return decode_kernel<8, false, kWeights>;
+  if (k.slots <= 16) return decode_kernel<16, false, kWeights>;
+  if (k.slots <= 32) return decode_kernel<32, false, kWeights>;
+  return decode_kernel<64, false, kWeights>;
 }
 auto kernel_of(const DecodeStep& k) {
-  return is_narrow(k.weight_type) ? kernel_with<1>(k) : kernel_with<2>(k);
+  switch (k.weight_type) {
+    case DType::i8:
+      return kernel_with<DType::i8>(k);
+    case DType::e4m3:
+      return kernel_with<DType::e4m3>(k);
+    default:
+      return kernel_with<DType::bf16>(k);
+  }
 }
 
 }  // namespace

@@ -28,8 +28,8 @@ struct InputRows {
   int pitch;        // bytes
 };
 
-/// kSlots: 8, 16, 32 or 64, at least the slots of the step. kBytes: of a weight.
-template <int kSlots, int kBytes>
+/// kSlots: 8, 16, 32 or 64, at least the slots of the step.
+template <int kSlots, DType kWeights>
 class MultiSlotConsumer {
   static constexpr int kHalves = kSlots / 8;  // of the 16 rows of an A
   static constexpr int kRowTiles = kSlots < 16 ? 1 : kSlots / 16;
@@ -288,11 +288,11 @@ class MultiSlotConsumer {
   __device__ __forceinline__ void multiply_tile(int columns, const uint4 (&a)[kBlocks][kHalves],
                                                 float (&c)[kChains][kRowTiles][4]) {
     const uint32_t row =
-        ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kWeightPitch<kBytes> +
-                                      lane_ % 4 * 8 * kBytes);
+        ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kWeightPitch<kWeights> +
+                                      lane_ % 4 * 8 * kWeightBytes<kWeights>);
     mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
     uint4 w[kBlocks];
-    load_weights<kBytes>(row, warp_, kConsumerWarps, columns, a_.e4m3, w);
+    load_weights<kWeights>(row, warp_, kConsumerWarps, columns, w);
     mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
     cursor_.advance(a_.stages);
 #pragma unroll
@@ -349,7 +349,7 @@ class MultiSlotConsumer {
       r.bias.x = __bfloat162float(bias[0]);
       if (r.row + 1 < p.rows) r.bias.y = __bfloat162float(bias[1]);
     }
-    if (kBytes == 1) {
+    if (is_narrow(kWeights)) {
       const float* scale = narrow_scales(p.linear, p.rows, p.columns) + r.row;
       r.scale.x = scale[0];
       if (r.row + 1 < p.rows) r.scale.y = scale[1];
@@ -378,7 +378,7 @@ class MultiSlotConsumer {
 
   __device__ void write_outputs(const Product& p, const AttentionPlan& plan, const OutputPair& r,
                                 float2 x) const {
-    if (kBytes == 1) x.x *= r.scale.x, x.y *= r.scale.y;
+    if (is_narrow(kWeights)) x.x *= r.scale.x, x.y *= r.scale.y;
     x.x += r.bias.x + r.residual.x, x.y += r.bias.y + r.residual.y;
     if (p.output == Output::hidden || p.output == Output::latent_activated)
       x = {activated(p.activation, x.x), activated(p.activation, x.y)};

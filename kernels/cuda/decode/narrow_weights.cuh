@@ -9,10 +9,13 @@
 
 namespace perceiver::kernels::cuda {
 
-/// Bytes between the rows of a tile of weights of kBytes. The padding lets the lanes of an access, four to a
-/// row, hit different banks.
-template <int kBytes>
-inline constexpr int kWeightPitch = kBytes == 2 ? kRowPitch : kTileColumns + 32;
+template <DType kWeights>
+inline constexpr int kWeightBytes = is_narrow(kWeights) ? 1 : 2;
+
+/// Bytes between the rows of a tile of weights. The padding lets the lanes of an access, four to a row, hit
+/// different banks.
+template <DType kWeights>
+inline constexpr int kWeightPitch = is_narrow(kWeights) ? kTileColumns + 32 : kRowPitch;
 
 /// The scales of weights of eight bits.
 __device__ inline const float* narrow_scales(const DecodeLinear& linear, int rows, int columns) {
@@ -52,9 +55,10 @@ __device__ inline uint2 widen_int8(uint32_t x) {
 
 /// A lane's 8 neighbouring weights of each of kCount blocks of 32 columns, of which those that start at or
 /// past `columns` are zeros. `row`: where the lane's weights of block 0 are.
-template <int kBytes, int kCount>
-__device__ __forceinline__ void load_weights(uint32_t row, int first_block, int step, int columns, bool e4m3,
+template <DType kWeights, int kCount>
+__device__ __forceinline__ void load_weights(uint32_t row, int first_block, int step, int columns,
                                              uint4 (&w)[kCount]) {
+  constexpr int kBytes = kWeightBytes<kWeights>;
   const auto place = [&](int b) {
     return row + static_cast<uint32_t>((first_block + b * step) * 32 * kBytes);
   };
@@ -79,7 +83,7 @@ __device__ __forceinline__ void load_weights(uint32_t row, int first_block, int 
         w[b] = {low.x, low.y, high.x, high.y};
       }
     };
-    if (e4m3) {
+    if constexpr (kWeights == DType::e4m3) {
       widen_all([](uint32_t x) { return widen_e4m3(x); });
     } else {
       widen_all([](uint32_t x) { return widen_int8(x); });

@@ -13,9 +13,9 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// kBytes: of a weight.
-template <int kBytes>
+template <DType kWeights>
 class DecodeProducer {
+  static constexpr int kBytes = kWeightBytes<kWeights>;
   // With more than kPaceSlack stages free, copies are not delayed; otherwise those of kPaceDepth stages are
   // in flight, as many bytes with either type of weights.
   static constexpr int kPaceSlack = 6, kPaceDepth = 2 / kBytes;
@@ -46,7 +46,8 @@ class DecodeProducer {
         if (lane_ == 0) mbarrier_expect_tx(full, rows * bytes);
         __syncwarp();
         if (lane_ < rows)
-          bulk_load(stage() + lane_ * kWeightPitch<kBytes>, row + column * kBytes, full, bytes, evict_first_);
+          bulk_load(stage() + lane_ * kWeightPitch<kWeights>, row + column * kBytes, full, bytes,
+                    evict_first_);
         end_stage(full);
       }
     }
@@ -86,7 +87,7 @@ class DecodeProducer {
     const int line = lane_ % 16 * 128;
     if (norm != nullptr && line < p.columns * 2) prefetch_l2(norm + line);
     if (bias != nullptr && lane_ == 0) prefetch_l2(bias + tiles.begin * kTileRows * 2);
-    if (kBytes == 1 && lane_ < 2) {
+    if (is_narrow(kWeights) && lane_ < 2) {
       const int first = tiles.begin * kTileRows, last = min(p.rows, tiles.end * kTileRows) - 1;
       prefetch_l2(narrow_scales(p.linear, p.rows, p.columns) + (lane_ == 0 ? first : last));
     }

@@ -64,22 +64,24 @@ __device__ inline void prefetch_embedding(const DecodeArguments& a, int thread) 
 }
 
 /// Brings this block's rows of a weight into the L2 cache.
-template <int kBytes>
+template <DType kWeights>
 __device__ inline void prefetch_rows(const void* weight, int rows, int columns) {
   const Share tiles((rows + kTileRows - 1) / kTileRows);
   const int begin = tiles.begin * kTileRows, end = min(rows, tiles.end * kTileRows);
   if (begin >= end) return;
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(
-                   static_cast<const char*>(weight) + static_cast<int64_t>(begin) * columns * kBytes),
-               "r"((end - begin) * columns * kBytes)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(
+          static_cast<const char*>(weight) + static_cast<int64_t>(begin) * columns * kWeightBytes<kWeights>),
+      "r"((end - begin) * columns * kWeightBytes<kWeights>)
+      : "memory");
 }
 
 /// Prefetches what the producer will copy as soon as it has the tables.
-template <int kBytes>
+template <DType kWeights>
 __device__ inline void prefetch_weights(const DecodeArguments& a) {
-  if (a.context_kv != nullptr) prefetch_rows<kBytes>(a.cross[0].kv.weight, 2 * a.cross_shape.width, a.input);
-  prefetch_rows<kBytes>(a.cross[0].q.weight, a.cross_shape.width, a.latent);
+  if (a.context_kv != nullptr)
+    prefetch_rows<kWeights>(a.cross[0].kv.weight, 2 * a.cross_shape.width, a.input);
+  prefetch_rows<kWeights>(a.cross[0].q.weight, a.cross_shape.width, a.latent);
 }
 
 template <typename Table>
@@ -105,7 +107,7 @@ __device__ inline void make_barriers(const DecodeArguments& a, DecodeShared& sha
 
 /// Initialises what lasts in shared memory: mbarriers, plans, tables. Not inlined, so that it does not
 /// constrain the registers of the roles.
-template <int kSlots, bool kByTable, int kBytes>
+template <int kSlots, bool kByTable, DType kWeights>
 __device__ __noinline__ void set_up_block(const DecodeArguments& a, const DecodeLayout& layout,
                                           unsigned char* memory) {
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
@@ -116,7 +118,7 @@ __device__ __noinline__ void set_up_block(const DecodeArguments& a, const Decode
   }
   if (kSlots == 1 && threadIdx.x == 32) begin_step(a, shared);
   if (kByTable && blockIdx.x == 0 && threadIdx.x == kConsumers + 64) write_new_token(a);
-  if (threadIdx.x == kConsumers + 32) prefetch_weights<kBytes>(a);
+  if (threadIdx.x == kConsumers + 32) prefetch_weights<kWeights>(a);
   make_plans<kByTable>(a, shared);
   prefetch_embedding(a, static_cast<int>(threadIdx.x) - 128);
   if (threadIdx.x < kConsumers) {

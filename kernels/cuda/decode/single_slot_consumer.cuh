@@ -10,17 +10,17 @@
 
 #include "kernels/cuda/decode/grid_barrier.cuh"
 #include "kernels/cuda/decode/head_attention.cuh"
-#include "kernels/cuda/decode/narrow_weights.cuh"
+#include "kernels/cuda/decode/held_products.cuh"
 #include "kernels/cuda/decode/single_slot_epilogue.cuh"
 #include "kernels/cuda/decode/table_attention.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// kByTable: the context is kept as tokens. kBytes: of a weight.
-template <bool kByTable, int kBytes>
+/// kByTable: the context is kept as tokens.
+template <bool kByTable, DType kWeights>
 class SingleSlotConsumer {
-  static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
+  using Products = HeldProducts<kWeights>;
   static constexpr int kSums = kPassSums;
 
  public:
@@ -36,6 +36,7 @@ class SingleSlotConsumer {
         lane_(thread_ % 32),
         replica_(static_cast<int>(blockIdx.x) % kReplicas),
         inputs_(reinterpret_cast<unsigned char*>(memory + layout.rows) + warp_ * kInputBytes),
+        products_(inputs_),
         flag_(shared.first_flag) {
     self_piece_ = find_piece(shared.self, first_piece(shared.self));
     cross_piece_ = find_piece(shared.cross, first_piece(shared.cross));
@@ -163,7 +164,8 @@ class SingleSlotConsumer {
         if (is_norm(p)) x = normalise(x, valid, p.columns, norm);
         packed = {pack(x.x, x.y), pack(x.z, x.w)};
       }
-      write_inputs(0, packed);
+      uint2 tiles[1] = {packed};
+      products_.store_inputs(tiles);
     }
     __syncwarp();
   }
@@ -186,15 +188,8 @@ class SingleSlotConsumer {
     receive(from, flag_ - 1, packed);
 #pragma unroll
     for (int j = 0; j < kHeldStages; ++j)
-      write_inputs(j, column(begin + j) < p.columns ? packed[j] : uint2{0, 0});
-  }
-
-  __device__ void write_inputs(int tile, uint2 packed) {
-    // Of every 4 words, 0 and 2 are for one column of B and 1 and 3 for the other, and are stored together.
-    uint32_t* to =
-        reinterpret_cast<uint32_t*>(inputs_ + tile * (kInputBytes / kHeldStages) + lane_ / 2 * 16) +
-        lane_ % 2;
-    to[0] = packed.x, to[2] = packed.y;
+      if (column(begin + j) >= p.columns) packed[j] = {0, 0};
+    products_.store_inputs(packed);
   }
 
   /// Over all columns. The sums are taken about the mean of the previous LayerNorm, to avoid cancellation.
@@ -250,10 +245,10 @@ class SingleSlotConsumer {
       for (int begin = 0; begin < passes.column_tiles; begin += kHeldStages) {
         const bool by_columns = passes.column_tiles > 1;
         const int stages = by_columns ? min(kHeldStages, passes.column_tiles - begin) : count;
-        uint4 w[kHeldStages][kBlocks];
+        typename Products::Weights w[kHeldStages];
         load_weights(p, stages, begin, w);
         if (first == tiles.begin || passes.column_tiles > kHeldStages) receive_inputs(p, norm, begin);
-        multiply_stages(stages, by_columns, w, sums);
+        products_.multiply(stages, by_columns, w, sums);
       }
       write_sums(sums);
     }
@@ -271,78 +266,23 @@ class SingleSlotConsumer {
 
   /// The weights of the next stages; zeros where there are no columns.
   __device__ __forceinline__ void load_weights(const Product& p, int stages, int begin,
-                                               uint4 (&w)[kHeldStages][kBlocks]) {
+                                               typename Products::Weights (&w)[kHeldStages]) {
 #pragma unroll
     for (int i = 0; i < kHeldStages; ++i) {
       if (i >= stages) {
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b) w[i][b] = {0, 0, 0, 0};
+        Products::clear(w[i]);
         continue;
       }
       const int tile = p.columns > kTileColumns ? begin + i : 0;
       const int columns = p.columns - tile * kTileColumns;
       const uint32_t row =
-          ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kWeightPitch<kBytes> +
-                                        lane_ % 4 * 8 * kBytes);
+          ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kWeightPitch<kWeights> +
+                                        lane_ % 4 * 8 * kWeightBytes<kWeights>);
       mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
-      cuda::load_weights<kBytes>(row, warp_, kConsumerWarps, columns, a_.e4m3, w[i]);
+      Products::load(row, warp_, columns, w[i]);
       mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
       cursor_.advance(a_.stages);
     }
-  }
-
-  /// Adds each stage's products to its own sum, or, `by_columns`, all of them to the first sum, each stage
-  /// with its own columns. A thread's 16 bytes of weights are its part of A: rows 0 to 7 are the outputs with
-  /// one half of the columns, 8 to 15 with the other half; two columns of B are the inputs of the halves. The
-  /// sum of output lane / 4 is in lanes 0, 4, 8, ...
-  __device__ __forceinline__ void multiply_stages(int stages, bool by_columns,
-                                                  const uint4 (&w)[kHeldStages][kBlocks],
-                                                  float (&sums)[kHeldStages]) const {
-    float c[kHeldStages][4] = {};
-    if (by_columns) {
-      uint2 x[kHeldStages][kBlocks];
-#pragma unroll
-      for (int i = 0; i < kHeldStages; ++i) read_inputs(i, x[i]);
-      multiply_all(
-          w, [&](int i, int b) { return x[i][b]; }, c);
-      sums[0] += (total(c[0]) + total(c[1])) + (total(c[2]) + total(c[3]));
-      return;
-    }
-    uint2 x[kBlocks];
-    read_inputs(0, x);
-    if (stages == 1) {
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) multiply_block(w[0][b], x[b], c[b % 2]);
-      sums[0] += total(c[0]) + total(c[1]);
-      return;
-    }
-    multiply_all(
-        w, [&](int, int b) { return x[b]; }, c);
-#pragma unroll
-    for (int i = 0; i < kHeldStages; ++i) sums[i] += total(c[i]);
-  }
-
-  template <typename Inputs>
-  __device__ static __forceinline__ void multiply_all(const uint4 (&w)[kHeldStages][kBlocks], Inputs&& inputs,
-                                                      float (&c)[kHeldStages][4]) {
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b)
-#pragma unroll
-      for (int i = 0; i < kHeldStages; ++i) multiply_block(w[i][b], inputs(i, b), c[i]);
-  }
-  __device__ static void multiply_block(const uint4& w, uint2 x, float (&c)[4]) {
-    multiply_add(c, {w.x, w.y, w.z, w.w}, x.x, x.y);
-  }
-  __device__ static float total(const float (&c)[4]) {
-    return c[0] + c[3];
-  }
-
-  /// The inputs of one tile; the unused columns of B are copies of the first two.
-  __device__ void read_inputs(int tile, uint2 (&x)[kBlocks]) const {
-    const uint32_t from = shared_address(inputs_) + static_cast<uint32_t>(tile * (kInputBytes / kHeldStages) +
-                                                                          lane_ % 4 * 16 + lane_ / 4 % 2 * 8);
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) x[b] = load_shared_pair(from + static_cast<uint32_t>(b) * 64);
   }
 
   // ------------------------------------------------------- combining attention
@@ -437,8 +377,9 @@ class SingleSlotConsumer {
   uint32_t ring_;
   int thread_, warp_, lane_;
   int replica_;            // that this block reads
-  unsigned char* inputs_;  // this warp's, [kHeldStages, 128] bf16
-  uint32_t flag_;          // of what this phase publishes
+  unsigned char* inputs_;  // this warp's kInputBytes
+  Products products_;
+  uint32_t flag_;  // of what this phase publishes
   int latents_buffer_ = 0, moments_buffer_ = 0, merge_buffer_ = 0, partials_buffer_ = 0;
   float center_ = 0;
   Piece self_piece_, cross_piece_;

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/decode/flagged_buffers.cuh"
-#include "kernels/cuda/decode/narrow_weights.cuh"
+#include "kernels/cuda/decode/held_products.cuh"
 #include "kernels/cuda/decode/phase.cuh"
 #include "kernels/cuda/decode/work_split.cuh"
 #include "kernels/cuda/support/activation.cuh"
@@ -12,7 +12,6 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-inline constexpr int kHeldStages = 4;  // of weights, in registers
 /// Floats of the sums of a pass: [tile, warp, 8].
 inline constexpr int kPassSums = kHeldStages * kConsumerWarps * kTileRows;
 
@@ -28,8 +27,8 @@ __device__ inline bool writes_latents(const Product& p) {
   return p.output <= ProductOutput::latent_activated;
 }
 
-/// Both halves of each warp do the same and each writes its own replica. kBytes: of a weight.
-template <int kBytes>
+/// Both halves of each warp do the same and each writes its own replica.
+template <DType kWeights>
 class SingleSlotEpilogue {
  public:
   __device__ SingleSlotEpilogue(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
@@ -94,7 +93,7 @@ class SingleSlotEpilogue {
       r.bias[0] = __ldg(bias);
       if (r.row + 1 < p.rows) r.bias[1] = __ldg(bias + 1);
     }
-    if (kBytes == 1) {
+    if (is_narrow(kWeights)) {
       const float* scale = narrow_scales(p.linear, p.rows, p.columns) + r.row;
       r.scale[0] = __ldg(scale);
       if (r.row + 1 < p.rows) r.scale[1] = __ldg(scale + 1);
@@ -152,7 +151,7 @@ class SingleSlotEpilogue {
   }
 
   __device__ void write_outputs(const Product& p, const OutputPair& r, float2 x) {
-    if (kBytes == 1) x.x *= r.scale[0], x.y *= r.scale[1];
+    if (is_narrow(kWeights)) x.x *= r.scale[0], x.y *= r.scale[1];
     x.x += __uint_as_float(static_cast<uint32_t>(r.bias[0]) << 16);
     x.y += __uint_as_float(static_cast<uint32_t>(r.bias[1]) << 16);
     if (p.output == Output::hidden) return publish(r.to, pack_pair(activate(p.activation, x)), flag_);

@@ -45,12 +45,12 @@ __device__ inline void write_new_token(const DecodeArguments& a) {
 }
 
 /// Skips attention over the context, which has no cache.
-template <int kBytes>
-class TableProducer : public DecodeProducer<kBytes> {
+template <DType kWeights>
+class TableProducer : public DecodeProducer<kWeights> {
  public:
-  using DecodeProducer<kBytes>::DecodeProducer;
+  using DecodeProducer<kWeights>::DecodeProducer;
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    if (p.kv_index == 0) DecodeProducer<kBytes>::attention(p, plan);
+    if (p.kv_index == 0) DecodeProducer<kWeights>::attention(p, plan);
   }
 };
 

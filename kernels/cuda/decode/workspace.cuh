@@ -168,7 +168,6 @@ inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stage
   a.activation = k.activation;
   a.query_activation = k.query_activation;
   a.query_residual = k.query_residual;
-  a.e4m3 = k.weight_type == DType::e4m3;
   a.cross_shape = cross_shape(k);
   a.self_shape = self_shape(k);
   a.token_embedding = static_cast<const bf16*>(k.token_embedding);
