@@ -88,7 +88,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
   extern __shared__ __align__(128) unsigned char memory[];
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
   const DecodeLayout layout(a.slots, a.cross_blocks, a.layers, kByTable ? a.table_bytes : 0);
-  set_up_block<kSlots, kByTable, kWeights>(a, layout, memory);
+  set_up_block<kSlots, kByTable, kWeights>(a, memory + layout.cross_table, memory + layout.self_table,
+                                           memory);
   if (threadIdx.x >= kConsumers) {
     set_registers<DecodeRegisters<kSlots>::kProducer, false>();
     if (threadIdx.x / 32 == kProducerWarp) {

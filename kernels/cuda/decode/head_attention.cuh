@@ -59,38 +59,47 @@ class DecodeHeadAttention {
     const int new_row = plan_.new_row[0] - begin, stride = kHeadTiles * kHeadTileRows;
     const bool has_new_row =
         new_row >= 0 && new_row % stride < kHeadRows && plan_.new_row[0] < (tile + count) * kHeadTileRows;
+    // The first rows are in registers before the query arrives, the others while their predecessors are
+    // added.
+    Fragments next;
+    uint32_t place = load_tiles(min(kHeadTiles, count), plan_.rows[0] - begin, cursor, next);
     uint32_t query[4][2];
     uint4 new_chunk{0, 0, 0, 0};
     receive_query(head, has_new_row, query, new_chunk);
     Sum sum;
 #pragma unroll 1
     for (int t = 0; t < count; t += kHeadTiles) {
-      const int tiles = min(kHeadTiles, count - t);
-      const int rows = min(plan_.rows[0] - begin - t * kHeadTileRows, kHeadRows);
-      const uint32_t place = wait_for_tiles(tiles, cursor);
+      const int tiles = min(kHeadTiles, count - t), left = count - t - kHeadTiles;
+      const int rows = plan_.rows[0] - begin - t * kHeadTileRows;
       const bool mine = warp_ / 4 < tiles && rows > 0;
-      if (mine) {
-        if (has_new_row && new_row / stride == t / kHeadTiles)
-          write_new_row(place, new_row % stride, new_chunk);
-        add(query, rows, load(place, rows), sum);
+      if (mine && has_new_row && new_row / stride == t / kHeadTiles) {
+        write_new_row(place, new_row % stride, new_chunk);
+        next = load(place, rows);
       }
+      const Fragments f = next;
       release(tiles, cursor);
+      if (left > 0) place = load_tiles(min(kHeadTiles, left), rows - stride, cursor, next);
+      if (mine) add(query, rows, f, sum);
     }
     merge_and_publish(head, sum);
   }
 
-  /// Returns the address of this warp's 16 rows.
-  __device__ __forceinline__ uint32_t wait_for_tiles(int tiles, const RingCursor& cursor) const {
+  /// Waits for the next tiles and loads this warp's 16 rows, of which the first `rows` are valid; returns
+  /// their address. Without a tile of its own it loads another's, since registers that are set under a
+  /// condition would be kept for all phases.
+  __device__ __forceinline__ uint32_t load_tiles(int tiles, int rows, const RingCursor& cursor,
+                                                 Fragments& f) const {
     RingCursor at = cursor;
     uint32_t place = 0;
 #pragma unroll
     for (int t = 0; t < kHeadTiles; ++t) {
       if (t >= tiles) break;
       mbarrier_wait(shared_address(&shared_.full[at.stage]), at.parity);
-      if (t == warp_ / 4)
+      if (t <= warp_ / 4)
         place = ring_ + static_cast<uint32_t>(at.stage * kStageBytes + warp_ % 4 * kHeadRows * kHeadRowBytes);
       at.advance(a_.stages);
     }
+    f = load(place, rows);
     return place;
   }
   __device__ __forceinline__ void release(int tiles, RingCursor& cursor) const {
@@ -116,7 +125,7 @@ class DecodeHeadAttention {
       load_matrices(f.keys[i], row + chunk);
       load_matrices_transposed(f.values[i], row + kHeadValues + chunk);
     }
-    if (rows == kHeadRows) return f;
+    if (rows >= kHeadRows) return f;
     const uint32_t low = mask(lane_ % 4 * 2, rows), high = mask(lane_ % 4 * 2 + 8, rows);
 #pragma unroll
     for (int i = 0; i < 4; ++i)

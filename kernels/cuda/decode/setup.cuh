@@ -108,8 +108,8 @@ __device__ inline void make_barriers(const DecodeArguments& a, DecodeShared& sha
 /// Initialises what lasts in shared memory: mbarriers, plans, tables. Not inlined, so that it does not
 /// constrain the registers of the roles.
 template <int kSlots, bool kByTable, DType kWeights>
-__device__ __noinline__ void set_up_block(const DecodeArguments& a, const DecodeLayout& layout,
-                                          unsigned char* memory) {
+__device__ __noinline__ void set_up_block(const DecodeArguments& a, unsigned char* cross_table,
+                                          unsigned char* self_table, unsigned char* memory) {
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
   if (threadIdx.x / 32 == kProducerWarp) {
     if (threadIdx.x % 32 == 0) make_barriers(a, shared);
@@ -122,8 +122,8 @@ __device__ __noinline__ void set_up_block(const DecodeArguments& a, const Decode
   make_plans<kByTable>(a, shared);
   prefetch_embedding(a, static_cast<int>(threadIdx.x) - 128);
   if (threadIdx.x < kConsumers) {
-    copy_table(a.cross, a.cross_blocks, memory + layout.cross_table);
-    copy_table(a.self, a.layers, memory + layout.self_table);
+    copy_table(a.cross, a.cross_blocks, cross_table);
+    copy_table(a.self, a.layers, self_table);
   }
   SetupBarriers::plans_are_ready();
   SetupBarriers::wait_for_ring();

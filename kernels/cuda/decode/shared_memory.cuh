@@ -16,13 +16,20 @@ struct AttentionPlan {
   int new_row[kMaxSlots];           // the row that this step writes
 };
 
+/// With one slot: where the partials of 8 channels of a head are.
+struct HeadPiece {
+  const uint64_t* words;
+  int channel, count;
+};
+
 struct DecodeShared {
   uint64_t full[kMaxStages], empty[kMaxStages];
   AttentionPlan cross, self;
   int position[kMaxSlots];
   // With one slot:
   uint64_t sums_full[2], sums_empty[2];
-  float2 moments[2][kConsumerWarps];  // LayerNorm: a warp's sums of values and squares, double-buffered
+  float2 moments[2][kConsumerWarps];    // LayerNorm: a warp's sums of values and squares, double-buffered
+  HeadPiece pieces[2][kConsumerWarps];  // each warp's first, of self- and cross-attention
   uint32_t first_flag;
   bool clears;
 };

@@ -38,8 +38,11 @@ class SingleSlotConsumer {
         inputs_(reinterpret_cast<unsigned char*>(memory + layout.rows) + warp_ * kInputBytes),
         products_(inputs_),
         flag_(shared.first_flag) {
-    self_piece_ = find_piece(shared.self, first_piece(shared.self));
-    cross_piece_ = find_piece(shared.cross, first_piece(shared.cross));
+    if (lane_ == 0) {
+      shared.pieces[0][warp_] = find_piece(shared.self, first_piece(shared.self));
+      shared.pieces[1][warp_] = find_piece(shared.cross, first_piece(shared.cross));
+    }
+    __syncwarp();
     if (shared.clears) clear_words();
   }
 
@@ -240,7 +243,7 @@ class SingleSlotConsumer {
     for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
       const int count = min(passes.tiles, tiles.end - first);
       float sums[kHeldStages] = {};
-      mbarrier_wait(shared_address(&shared_.sums_empty[sums_cursor_.stage]), sums_cursor_.parity ^ 1);
+      wait_for_epilogue(first == tiles.begin);
 #pragma unroll 1
       for (int begin = 0; begin < passes.column_tiles; begin += kHeldStages) {
         const bool by_columns = passes.column_tiles > 1;
@@ -252,6 +255,15 @@ class SingleSlotConsumer {
       }
       write_sums(sums);
     }
+  }
+
+  /// Until there is room for the next sums; `all`: until all outputs have been published. Other blocks wait
+  /// for these, and the epilogue's accesses to shared memory would queue behind those to the next weights,
+  /// which the words that this phase waits for leave time for.
+  __device__ void wait_for_epilogue(bool all) const {
+    RingCursor last = sums_cursor_;
+    if (all) last.stage ^= 1, last.parity ^= last.stage;
+    mbarrier_wait(shared_address(&shared_.sums_empty[last.stage]), all ? last.parity : last.parity ^ 1);
   }
 
   /// Sums of tiles that the pass does not have are 0, and never read.
@@ -287,12 +299,7 @@ class SingleSlotConsumer {
 
   // ------------------------------------------------------- combining attention
 
-  /// The partials of 8 channels of a head.
-  struct Piece {
-    const uint64_t* words;
-    int channel, count;
-  };
-  __device__ Piece find_piece(const AttentionPlan& plan, int piece) const {
+  __device__ HeadPiece find_piece(const AttentionPlan& plan, int piece) const {
     const AttentionShape& shape = plan.shape;
     const int head = piece * 8 / shape.head_dim, group = head / shape.group, within = head % shape.group;
     const int tiles = plan.tiles_before[1], total = tiles * shape.groups;
@@ -310,7 +317,7 @@ class SingleSlotConsumer {
   /// This block's share of the channels, 8 at a time: each by one warp, or by all where there are many
   /// partials.
   __device__ __forceinline__ void combine(bool cross, const AttentionPlan& plan) {
-    Piece piece = cross ? cross_piece_ : self_piece_;
+    HeadPiece piece = shared_.pieces[cross ? 1 : 0][warp_];
     const Share pieces(plan.shape.width / 8);
     const bool together = plan.shape.separate_combine;
 #pragma unroll 1
@@ -330,8 +337,8 @@ class SingleSlotConsumer {
 
   /// Partials first + lane / 4, + step, ..., in batches of kBatch.
   template <int kBatch>
-  __device__ __forceinline__ PairSum combine_piece(const AttentionShape& shape, const Piece& piece, int first,
-                                                   int step) const {
+  __device__ __forceinline__ PairSum combine_piece(const AttentionShape& shape, const HeadPiece& piece,
+                                                   int first, int step) const {
     const int stride = shape.group * (shape.head_dim + 2);
     PairSum sum;
 #pragma unroll 1
@@ -382,7 +389,6 @@ class SingleSlotConsumer {
   uint32_t flag_;  // of what this phase publishes
   int latents_buffer_ = 0, moments_buffer_ = 0, merge_buffer_ = 0, partials_buffer_ = 0;
   float center_ = 0;
-  Piece self_piece_, cross_piece_;
   RingCursor cursor_, sums_cursor_;
 };
 

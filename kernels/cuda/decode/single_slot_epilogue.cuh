@@ -54,9 +54,9 @@ class SingleSlotEpilogue {
           load_operands(p, plan, first - tiles.begin, first, min(passes.tiles, tiles.end - first));
       mbarrier_wait(shared_address(&shared_.sums_full[cursor_.stage]), cursor_.parity);
       const float2 sum = total(result.tile);
+      if (result.valid) write_outputs(p, result, sum);
       mbarrier_arrive_warp(shared_address(&shared_.sums_empty[cursor_.stage]));
       cursor_.advance(2);
-      if (result.valid) write_outputs(p, result, sum);
     }
     if (writes_latents(p)) latents_buffer_ ^= 1;
   }
@@ -65,18 +65,16 @@ class SingleSlotEpilogue {
   using Output = ProductOutput;
   static constexpr int kFirst = kConsumers + 32;  // thread
 
-  /// Two neighbouring outputs: all that is known before their sums. Conversions come later, so that the warp
-  /// does not wait for the loads.
+  /// Two neighbouring outputs: all that is known before their sums. The warp waits for what it loads: the
+  /// sums come much later.
   struct OutputPair {
     bool valid = false;
-    int tile, row;  // tile: within the pass
-    bool second;    // of the block's two groups of kHeldStages tiles
-    uint16_t bias[2] = {0, 0};
-    float scale[2] = {1, 1};  // of weights of eight bits
-    bool rotates = false, negative = false;
-    float cosine, sine, factor;  // factor: scales queries
-    uint64_t* to = nullptr;      // the words of this lane's replica
-    uint32_t* cache = nullptr;   // where keys and values go as well
+    int tile, row;                           // tile: within the pass
+    bool second;                             // of the block's two groups of kHeldStages tiles
+    float2 bias{0, 0}, scale{1, 1};          // scale: of weights of eight bits
+    float cosine = 1, sine = 0, factor = 1;  // factor: scales queries
+    uint64_t* to = nullptr;                  // the words of this lane's replica
+    uint32_t* cache = nullptr;               // where keys and values go as well
   };
 
   /// What the pass needs besides the sums. `before`: tiles of the block's share before the pass.
@@ -89,14 +87,14 @@ class SingleSlotEpilogue {
     r.second = ((before + r.tile) & kHeldStages) != 0;
     if (!r.valid) return r;
     if (p.linear.bias != nullptr) {
-      const unsigned short* bias = static_cast<const unsigned short*>(p.linear.bias) + r.row;
-      r.bias[0] = __ldg(bias);
-      if (r.row + 1 < p.rows) r.bias[1] = __ldg(bias + 1);
+      const bf16* bias = static_cast<const bf16*>(p.linear.bias) + r.row;
+      r.bias.x = __bfloat162float(__ldg(bias));
+      if (r.row + 1 < p.rows) r.bias.y = __bfloat162float(__ldg(bias + 1));
     }
     if (is_narrow(kWeights)) {
       const float* scale = narrow_scales(p.linear, p.rows, p.columns) + r.row;
-      r.scale[0] = __ldg(scale);
-      if (r.row + 1 < p.rows) r.scale[1] = __ldg(scale + 1);
+      r.scale.x = __ldg(scale);
+      if (r.row + 1 < p.rows) r.scale.y = __ldg(scale + 1);
     }
     const FlaggedBuffers& to = a_.flagged;
     if (writes_latents(p)) {
@@ -134,8 +132,8 @@ class SingleSlotEpilogue {
     if (column >= shape.rotary_heads * shape.head_dim || channel >= 2 * shape.bands) return;
     const int position = shared_.position[0] + p.position_offset;
     const int64_t entry = static_cast<int64_t>(abs(position)) * shape.bands + channel / 2;
-    r.rotates = true, r.negative = position < 0;
     r.cosine = __ldg(shape.cosine + entry), r.sine = __ldg(shape.sine + entry);
+    if (position < 0) r.sine = -r.sine;
   }
 
   /// The sum of the consumer warps' sums, in warp order.
@@ -151,9 +149,8 @@ class SingleSlotEpilogue {
   }
 
   __device__ void write_outputs(const Product& p, const OutputPair& r, float2 x) {
-    if (is_narrow(kWeights)) x.x *= r.scale[0], x.y *= r.scale[1];
-    x.x += __uint_as_float(static_cast<uint32_t>(r.bias[0]) << 16);
-    x.y += __uint_as_float(static_cast<uint32_t>(r.bias[1]) << 16);
+    if (is_narrow(kWeights)) x.x *= r.scale.x, x.y *= r.scale.y;
+    x.x += r.bias.x, x.y += r.bias.y;
     if (p.output == Output::hidden) return publish(r.to, pack_pair(activate(p.activation, x)), flag_);
     if (writes_latents(p)) {
       if (p.output == Output::latent_activated) x = activate(p.activation, x);
@@ -169,10 +166,7 @@ class SingleSlotEpilogue {
       if (shared_.self.rows[0] > 0) write_logits(p, r, x);
       return;
     }
-    if (r.rotates) {
-      const float sine = r.negative ? -r.sine : r.sine;
-      x = {x.x * r.cosine - x.y * sine, x.y * r.cosine + x.x * sine};
-    }
+    x = {x.x * r.cosine - x.y * r.sine, x.y * r.cosine + x.x * r.sine};
     if (r.row < p.query_rows) {
       return publish(r.to, x.x * r.factor, x.y * r.factor, flag_);
     }
