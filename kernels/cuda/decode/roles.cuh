@@ -25,6 +25,13 @@ __device__ inline void consumer_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
 }
 
+/// With one slot: the epilogue's warps arrive when they have published the outputs of a phase.
+struct EpilogueBarrier {
+  static constexpr int kThreads = kConsumers + kEpilogueWarps * 32;
+  __device__ static void arrive() { asm volatile("bar.arrive 4, %0;" ::"n"(kThreads) : "memory"); }
+  __device__ static void wait() { asm volatile("bar.sync 4, %0;" ::"n"(kThreads) : "memory"); }
+};
+
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define PERCEIVER_DECODE_SM90 1
 

@@ -31,9 +31,8 @@ class SingleSlotConsumer {
         sums_(reinterpret_cast<float*>(memory + layout.sums)),
         table_(memory + layout.table),
         ring_(shared_address(memory + layout.ring)),
-        thread_(static_cast<int>(threadIdx.x)),
-        warp_(thread_ / 32),
-        lane_(thread_ % 32),
+        warp_(static_cast<int>(threadIdx.x) / 32),
+        lane_(static_cast<int>(threadIdx.x) % 32),
         replica_(static_cast<int>(blockIdx.x) % kReplicas),
         inputs_(reinterpret_cast<unsigned char*>(memory + layout.rows) + warp_ * kInputBytes),
         products_(inputs_),
@@ -50,8 +49,9 @@ class SingleSlotConsumer {
   __device__ void arrive() { ++flag_; }
   __device__ void swap_latents() {}
   __device__ void end() {
+    wait_for_epilogue();
     consumer_barrier();
-    if (thread_ == 0) end_step(a_);
+    if (threadIdx.x == 0) end_step(a_);
   }
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan&) {
@@ -68,14 +68,14 @@ class SingleSlotConsumer {
     const FlaggedInputs inputs{
         a_.flagged.new_kv + static_cast<int64_t>(p.kv_index) * a_.flagged.new_kv_stride,
         p.kv_index == 0 ? flag_ - 1 : shared_.first_flag, flag_ - 1, flag_};
+    wait_for_epilogue();
+    int buffer = 0;  // barriers of all consumers lie between two phases of attention
     if (kByTable && p.kv_index > 0) {
       DecodeTableAttention(a_, shared_, table_, p.kv_index - 1, inputs).run();
     } else if (plan.shape.by_head) {
-      DecodeHeadAttention(a_, shared_, ring_, inputs_, warp_partials(), partials_buffer_, plan, inputs)
-          .run(cursor_);
+      DecodeHeadAttention(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs).run(cursor_);
     } else {
-      DecodeAttention<true>(a_, shared_, ring_, warp_partials(), partials_buffer_, p.cache, plan, inputs)
-          .run(cursor_);
+      DecodeAttention<true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan, inputs).run(cursor_);
     }
     ++flag_;
     combine(p.kv_index > 0, plan);
@@ -101,8 +101,8 @@ class SingleSlotConsumer {
 
   /// Before the first step of an epoch, whose flags start over.
   __device__ void clear_words() {
-    for (int i = static_cast<int>(blockIdx.x) * kConsumers + thread_; i < a_.flagged.words;
-         i += static_cast<int>(gridDim.x) * kConsumers)
+    for (int i = static_cast<int>(blockIdx.x) * kConsumers + static_cast<int>(threadIdx.x);
+         i < a_.flagged.words; i += static_cast<int>(gridDim.x) * kConsumers)
       a_.flagged.latents[0][i] = 0;
     GridBarrier grid(a_.arrivals);
     grid.arrive();
@@ -239,11 +239,12 @@ class SingleSlotConsumer {
   __device__ __forceinline__ void multiply(const Product& p, const Share& tiles) {
     const Passes passes(p);
     const Norm norm = load_norm(p);
+    wait_for_epilogue();
 #pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {
       const int count = min(passes.tiles, tiles.end - first);
       float sums[kHeldStages] = {};
-      wait_for_epilogue(first == tiles.begin);
+      mbarrier_wait(shared_address(&shared_.sums_empty[sums_cursor_.stage]), sums_cursor_.parity ^ 1);
 #pragma unroll 1
       for (int begin = 0; begin < passes.column_tiles; begin += kHeldStages) {
         const bool by_columns = passes.column_tiles > 1;
@@ -255,15 +256,15 @@ class SingleSlotConsumer {
       }
       write_sums(sums);
     }
+    publishing_ = true;
   }
 
-  /// Until there is room for the next sums; `all`: until all outputs have been published. Other blocks wait
-  /// for these, and the epilogue's accesses to shared memory would queue behind those to the next weights,
-  /// which the words that this phase waits for leave time for.
-  __device__ void wait_for_epilogue(bool all) const {
-    RingCursor last = sums_cursor_;
-    if (all) last.stage ^= 1, last.parity ^= last.stage;
-    mbarrier_wait(shared_address(&shared_.sums_empty[last.stage]), all ? last.parity : last.parity ^ 1);
+  /// Until the outputs of the last product have been published. Other blocks wait for these, and the
+  /// epilogue's accesses to shared memory would queue behind those to the next weights or keys, for which
+  /// there is time until other blocks have published what this phase needs.
+  __device__ void wait_for_epilogue() {
+    if (publishing_) EpilogueBarrier::wait();
+    publishing_ = false;
   }
 
   /// Sums of tiles that the pass does not have are 0, and never read.
@@ -323,9 +324,9 @@ class SingleSlotConsumer {
 #pragma unroll 1
     for (int i = first_piece(plan); i < pieces.end;) {
       // Batches of 3 keep the partials of all 132 blocks of an H100 in flight together.
-      const PairSum sum = together
-                              ? merge_warps(combine_piece<3>(plan.shape, piece, warp_ * 8, kConsumers / 4))
-                              : combine_piece<1>(plan.shape, piece, 0, 8);
+      const PairSum sum =
+          together ? merge_warps(combine_piece<3>(plan.shape, piece, warp_ * 8, kConsumers / 4), i % 2)
+                   : combine_piece<1>(plan.shape, piece, 0, 8);
       const float inverse = sum.denominator > 0 ? __frcp_rn(sum.denominator) : 0;
       if (lane_ < 4 * kReplicas && (!together || warp_ == 0))
         publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4,
@@ -364,10 +365,9 @@ class SingleSlotConsumer {
     return sum;
   }
 
-  /// The first warp gets the sum of all. Double-buffered, since the other warps go on.
-  __device__ PairSum merge_warps(PairSum sum) {
-    float4* to = reinterpret_cast<float4*>(sums_ + 2 * kSums) + merge_buffer_ * kMergeQuadruples;
-    merge_buffer_ ^= 1;
+  /// The first warp gets the sum of all. `buffer` alternates, since the other warps go on.
+  __device__ PairSum merge_warps(PairSum sum, int buffer) const {
+    float4* to = reinterpret_cast<float4*>(sums_ + 2 * kSums) + buffer * kMergeQuadruples;
     if (lane_ < 4) to[warp_ * 4 + lane_] = {sum.out.x, sum.out.y, sum.largest, sum.denominator};
     consumer_barrier();
     if (warp_ > 0) return sum;
@@ -382,13 +382,14 @@ class SingleSlotConsumer {
   float* sums_;
   unsigned char* table_;
   uint32_t ring_;
-  int thread_, warp_, lane_;
+  int warp_, lane_;
   int replica_;            // that this block reads
   unsigned char* inputs_;  // this warp's kInputBytes
   Products products_;
   uint32_t flag_;  // of what this phase publishes
-  int latents_buffer_ = 0, moments_buffer_ = 0, merge_buffer_ = 0, partials_buffer_ = 0;
+  int latents_buffer_ = 0, moments_buffer_ = 0;
   float center_ = 0;
+  bool publishing_ = false;  // the epilogue, what this warp has not waited for
   RingCursor cursor_, sums_cursor_;
 };
 

@@ -54,10 +54,11 @@ class SingleSlotEpilogue {
           load_operands(p, plan, first - tiles.begin, first, min(passes.tiles, tiles.end - first));
       mbarrier_wait(shared_address(&shared_.sums_full[cursor_.stage]), cursor_.parity);
       const float2 sum = total(result.tile);
-      if (result.valid) write_outputs(p, result, sum);
       mbarrier_arrive_warp(shared_address(&shared_.sums_empty[cursor_.stage]));
       cursor_.advance(2);
+      if (result.valid) write_outputs(p, result, sum);
     }
+    if (tiles.begin < tiles.end) EpilogueBarrier::arrive();
     if (writes_latents(p)) latents_buffer_ ^= 1;
   }
 
