@@ -68,7 +68,10 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
   while (program.next(phase)) {
     const AttentionPlan& plan = phase.cross ? shared.cross : shared.self;
     if (phase.attends) {
+      const bool aside = Role::kNeedsRegisters && phase.product.kv_index > 0;
+      if (aside) program.put_aside(role.place_aside());
       role.attention(phase.product, plan);
+      if (aside) program.take_back(role.place_aside());
     } else {
       role.product(phase.product, plan);
     }

@@ -2,11 +2,10 @@
 // of 64 channels. What counts is the latency from the query's arrival to the partial, for a few hundred rows:
 // in plain code (attention.cuh) that is some 600 instructions, here 150.
 //
-// Up to four tiles are processed together; a warp takes 16 rows of every two, its parts, and has keys and
-// values in registers before the query arrives. Scores: the keys are the rows of A, the query fills the
-// columns of B, even ones with its upper 16 bits, odd ones with the remainder, for some 16 bits of mantissa
-// in all. Output: the softmax weights are rows 0 (upper bits) and 8 (remainder) of A, the values are B. The
-// warp that holds the row that this step writes receives it with the query and first puts it into the tile.
+// A warp takes 16 rows of every two tiles. Scores: the keys are the rows of A, the query fills the columns of
+// B, even ones with its upper 16 bits, odd ones with the remainder, for some 16 bits of mantissa in all.
+// Output: the softmax weights are rows 0 (upper bits) and 8 (remainder) of A, the values are B. The warp that
+// holds the row that this step writes receives it with the query and first puts it into the tile.
 //
 // A tile is two TMA boxes, 64 rows of 128 bytes each of keys and of values, whose 16-byte chunks are swizzled
 // by an exclusive or with bits 7 to 9 of the address: stages are aligned to less than 1024 bytes.
@@ -46,118 +45,58 @@ class DecodeHeadAttention {
   }
 
  private:
-  using Fragments = uint32_t[4][4];  // of keys or values of a part
+  struct Fragments {
+    uint32_t keys[4][4], values[4][4];
+  };
   struct Sum {
     float largest = kLowestScore, denominator = 0;  // of this lane's rows: lane / 4 and lane / 4 + 8
     float out[8][4] = {};
-
-    __device__ __forceinline__ void scale(float factor) {
-      denominator *= factor;
-#pragma unroll
-      for (int j = 0; j < 8; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) out[j][e] *= factor;
-    }
   };
 
   __device__ __forceinline__ void read(int head, int tile, int count, RingCursor& cursor) {
-    const int begin =
-        tile * kHeadTileRows + warp_ / kHeadTileWarps * kHeadTileRows + warp_ % kHeadTileWarps * kHeadRows;
+    const int begin = tile * kHeadTileRows + warp_ / 4 * kHeadTileRows + warp_ % 4 * kHeadRows;
     // The new row, counted from this warp's first row; whether this warp will have it.
-    const int new_row = plan_.new_row[0] - begin;
-    const bool has_new_row = new_row >= 0 && new_row % kHeadStride < kHeadRows &&
-                             plan_.new_row[0] < (tile + count) * kHeadTileRows;
-    uint32_t query[4][2] = {};
+    const int new_row = plan_.new_row[0] - begin, stride = kHeadTiles * kHeadTileRows;
+    const bool has_new_row =
+        new_row >= 0 && new_row % stride < kHeadRows && plan_.new_row[0] < (tile + count) * kHeadTileRows;
+    uint32_t query[4][2];
     uint4 new_chunk{0, 0, 0, 0};
+    receive_query(head, has_new_row, query, new_chunk);
     Sum sum;
 #pragma unroll 1
     for (int t = 0; t < count; t += kHeadTiles) {
-      const int tiles = min(kHeadTiles, count - t), first = begin + t * kHeadTileRows;
-      int rows[kHeadParts];
-#pragma unroll
-      for (int i = 0; i < kHeadParts; ++i)
-        rows[i] = tile_of(i) < tiles ? plan_.rows[0] - first - i * kHeadStride : 0;
-      Fragments keys[kHeadParts], values[kHeadParts];
-      wait_for_tiles(tiles, cursor);
-      load_keys(tiles, cursor, keys);
-      if (t == 0) receive_query(head, has_new_row, query, new_chunk);
-      const int new_in_tiles = new_row - t * kHeadTileRows;
-      if (has_new_row && new_in_tiles >= 0 && new_in_tiles < kHeadParts * kHeadStride) {
-        write_new_row(place_of(tile_of(new_in_tiles / kHeadStride), cursor), new_in_tiles % kHeadStride,
-                      new_chunk);
-        load_keys(tiles, cursor, keys);
+      const int tiles = min(kHeadTiles, count - t);
+      const int rows = min(plan_.rows[0] - begin - t * kHeadTileRows, kHeadRows);
+      const uint32_t place = wait_for_tiles(tiles, cursor);
+      const bool mine = warp_ / 4 < tiles && rows > 0;
+      if (mine) {
+        if (has_new_row && new_row / stride == t / kHeadTiles)
+          write_new_row(place, new_row % stride, new_chunk);
+        add(query, rows, load(place, rows), sum);
       }
-      float2 x[kHeadParts];
-      compute_scores(query, keys, rows, x);
-      load_values(tiles, rows, cursor, values);
-      add(x, values, t > 0, sum);
       release(tiles, cursor);
     }
     merge_and_publish(head, sum);
   }
 
-  /// Of this warp's rows of a part, among the next tiles.
-  __device__ int tile_of(int part) const {
-    return part * (kConsumerWarps / kHeadTileWarps) + warp_ / kHeadTileWarps;
-  }
-
-  /// The address of this warp's rows of one of the next tiles.
-  __device__ __forceinline__ uint32_t place_of(int tile, const RingCursor& cursor) const {
-    int stage = cursor.stage + tile;
-    if (stage >= a_.stages) stage -= a_.stages;
-    return ring_ +
-           static_cast<uint32_t>(stage * kStageBytes + warp_ % kHeadTileWarps * kHeadRows * kHeadRowBytes);
-  }
-
-  __device__ __forceinline__ void wait_for_tiles(int tiles, RingCursor at) const {
-#pragma unroll 1
-    for (int t = 0; t < tiles; ++t) {
+  /// Returns the address of this warp's 16 rows.
+  __device__ __forceinline__ uint32_t wait_for_tiles(int tiles, const RingCursor& cursor) const {
+    RingCursor at = cursor;
+    uint32_t place = 0;
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) {
+      if (t >= tiles) break;
       mbarrier_wait(shared_address(&shared_.full[at.stage]), at.parity);
+      if (t == warp_ / 4)
+        place = ring_ + static_cast<uint32_t>(at.stage * kStageBytes + warp_ % 4 * kHeadRows * kHeadRowBytes);
       at.advance(a_.stages);
     }
+    return place;
   }
-
-  /// This warp's rows of the next tiles, as A. Where there are none they are others', since registers that
-  /// are set under a condition would be kept for all phases.
-  __device__ __forceinline__ void load_keys(int tiles, const RingCursor& cursor,
-                                            Fragments (&keys)[kHeadParts]) const {
-#pragma unroll
-    for (int p = 0; p < kHeadParts; ++p) {
-      const uint32_t row = row_address(p, tiles, cursor);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) load_matrices(keys[p][i], row + chunk_of(row, i));
-    }
-  }
-
-  /// As B. Values of rows that do not exist become 0, since the memory there may hold NaNs.
-  __device__ __forceinline__ void load_values(int tiles, const int (&rows)[kHeadParts],
-                                              const RingCursor& cursor,
-                                              Fragments (&values)[kHeadParts]) const {
-#pragma unroll
-    for (int p = 0; p < kHeadParts; ++p) {
-      const uint32_t row = row_address(p, tiles, cursor);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        load_matrices_transposed(values[p][i], row + kHeadValues + chunk_of(row, i));
-      if (rows[p] >= kHeadRows) continue;
-      const uint32_t low = mask(lane_ % 4 * 2, rows[p]), high = mask(lane_ % 4 * 2 + 8, rows[p]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        values[p][i][0] &= low, values[p][i][1] &= high, values[p][i][2] &= low, values[p][i][3] &= high;
-    }
-  }
-  /// Of this lane's row.
-  __device__ uint32_t row_address(int part, int tiles, const RingCursor& cursor) const {
-    return place_of(min(tile_of(part), tiles - 1), cursor) +
-           static_cast<uint32_t>(lane_ % 16 * kHeadRowBytes);
-  }
-  __device__ uint32_t chunk_of(uint32_t row, int i) const {
-    return chunk_offset(row, static_cast<uint32_t>(2 * i + lane_ / 16));
-  }
-
   __device__ __forceinline__ void release(int tiles, RingCursor& cursor) const {
-#pragma unroll 1
-    for (int t = 0; t < tiles; ++t) {
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) {
+      if (t >= tiles) break;
       mbarrier_arrive_warp(shared_address(&shared_.empty[cursor.stage]));
       cursor.advance(a_.stages);
     }
@@ -167,6 +106,23 @@ class DecodeHeadAttention {
     return (chunk ^ (row >> 7 & 7)) * 16;
   }
 
+  /// Values of rows that do not exist become 0, since the memory there may hold NaNs.
+  __device__ __forceinline__ Fragments load(uint32_t place, int rows) const {
+    Fragments f;
+    const uint32_t row = place + static_cast<uint32_t>(lane_ % 16 * kHeadRowBytes);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t chunk = chunk_offset(row, static_cast<uint32_t>(2 * i + lane_ / 16));
+      load_matrices(f.keys[i], row + chunk);
+      load_matrices_transposed(f.values[i], row + kHeadValues + chunk);
+    }
+    if (rows == kHeadRows) return f;
+    const uint32_t low = mask(lane_ % 4 * 2, rows), high = mask(lane_ % 4 * 2 + 8, rows);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      f.values[i][0] &= low, f.values[i][1] &= high, f.values[i][2] &= low, f.values[i][3] &= high;
+    return f;
+  }
   /// Of the two rows from `row` on.
   __device__ static uint32_t mask(int row, int rows) {
     return (row < rows ? 0xFFFFu : 0u) | (row + 1 < rows ? 0xFFFF0000u : 0u);
@@ -210,47 +166,35 @@ class DecodeHeadAttention {
     __syncwarp();
   }
 
-  /// Of rows lane / 4 and lane / 4 + 8 of each part. Upper bits and remainder of the query, two chains each.
-  __device__ __forceinline__ void compute_scores(const uint32_t (&query)[4][2],
-                                                 const Fragments (&keys)[kHeadParts],
-                                                 const int (&rows)[kHeadParts],
-                                                 float2 (&x)[kHeadParts]) const {
+  /// This warp's rows; the first `rows` are valid.
+  __device__ __forceinline__ void add(const uint32_t (&query)[4][2], int rows, const Fragments& f,
+                                      Sum& sum) const {
+    float scores[2][4] = {};
 #pragma unroll
-    for (int p = 0; p < kHeadParts; ++p) {
-      float c[2][4] = {};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) multiply_add(c[i % 2], keys[p][i], query[i][0], query[i][1]);
-      x[p] = {(c[0][0] + c[1][0]) + (c[0][1] + c[1][1]), (c[0][2] + c[1][2]) + (c[0][3] + c[1][3])};
-      if (lane_ / 4 >= rows[p]) x[p].x = kLowestScore;
-      if (lane_ / 4 + 8 >= rows[p]) x[p].y = kLowestScore;
-    }
-  }
-
-  /// `again`: others came before.
-  __device__ __forceinline__ void add(const float2 (&x)[kHeadParts], const Fragments (&values)[kHeadParts],
-                                      bool again, Sum& sum) const {
-    float largest = sum.largest;
-#pragma unroll
-    for (int p = 0; p < kHeadParts; ++p) largest = fmaxf(largest, fmaxf(x[p].x, x[p].y));
+    for (int i = 0; i < 4; ++i) multiply_add(scores[i % 2], f.keys[i], query[i][0], query[i][1]);
+    // Rows lane / 4 and lane / 4 + 8: upper bits and remainder of the query, two chains each.
+    float first = (scores[0][0] + scores[1][0]) + (scores[0][1] + scores[1][1]);
+    float second = (scores[0][2] + scores[1][2]) + (scores[0][3] + scores[1][3]);
+    if (lane_ / 4 >= rows) first = kLowestScore;
+    if (lane_ / 4 + 8 >= rows) second = kLowestScore;
+    float largest = fmaxf(first, second);
 #pragma unroll
     for (int offset = 4; offset < 32; offset *= 2)
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
-    if (again) sum.scale(exp2_fast(sum.largest - largest));
+    largest = fmaxf(largest, sum.largest);
+    const float shrink = exp2_fast(sum.largest - largest);
+    first = exp2_fast(first - largest), second = exp2_fast(second - largest);
     sum.largest = largest;
+    sum.denominator = sum.denominator * shrink + (first + second);
+    uint32_t weights[4];
+    make_weights(first, second, weights);
 #pragma unroll
-    for (int p = 0; p < kHeadParts; ++p) {
-      const float first = weight(x[p].x, largest), second = weight(x[p].y, largest);
-      sum.denominator += first + second;
-      uint32_t weights[4];
-      make_weights(first, second, weights);
+    for (int j = 0; j < 8; ++j)
 #pragma unroll
-      for (int j = 0; j < 8; ++j)
-        multiply_add(sum.out[j], weights, values[p][j / 2][j % 2 * 2], values[p][j / 2][j % 2 * 2 + 1]);
-    }
-  }
-  /// 0 of rows that do not exist, even where a warp has no other.
-  __device__ static float weight(float score, float largest) {
-    return score == kLowestScore ? 0 : exp2_fast(score - largest);
+      for (int e = 0; e < 4; ++e) sum.out[j][e] *= shrink;
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      multiply_add(sum.out[j], weights, f.values[j / 2][j % 2 * 2], f.values[j / 2][j % 2 * 2 + 1]);
   }
 
   /// As A; its rows other than 0 and 8 are unused copies.
@@ -282,16 +226,11 @@ class DecodeHeadAttention {
       if (lane_ == 0) *reinterpret_cast<float2*>(own + kHeadWidth) = {sum.largest, sum.denominator};
     }
     consumer_barrier();
-    // Each warp merges 8 channels of all warps.
-    const float* part = parts + lane_ / 4 * partial_stride(plan_.shape);
-    const float2 weight = *reinterpret_cast<const float2*>(part + kHeadWidth);
-    const int channel = warp_ * 8 + lane_ % 4 * 2;
-    PairSum all{*reinterpret_cast<const float2*>(part + channel), weight.x, weight.y};
-    all.merge();
+    if (warp_ > 0) return;
     uint64_t* to = partial_words(a_, plan_.shape, head, static_cast<int>(blockIdx.x));
-    if (lane_ < 4) publish(to + channel, all.out.x, all.out.y, inputs_.partial_flag);
-    if (warp_ == 0 && lane_ == 4)
-      publish(to + kHeadWidth, all.largest, all.denominator, inputs_.partial_flag);
+    merge_warp_partials(parts, kConsumerWarps, kHeadWidth, lane_, [&](float2 pair, int channel) {
+      publish(to + channel, pair.x, pair.y, inputs_.partial_flag);
+    });
   }
 
   const DecodeArguments& a_;

@@ -54,6 +54,8 @@ class MultiSlotConsumer {
         tile_in_pass_(thread_ / 4 / a.slots) {}
 
   /// Ends a phase whose results other blocks read in the next.
+  static constexpr bool kNeedsRegisters = false;
+  __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() { grid_.arrive(); }
   __device__ void swap_latents() { latents_buffer_ ^= 1; }
   __device__ void end() {}

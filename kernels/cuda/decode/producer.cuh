@@ -29,6 +29,8 @@ class DecodeProducer {
         slack_(min(kPaceSlack, a.stages - kMinStages)),
         evict_first_(evict_first()) {}
 
+  static constexpr bool kNeedsRegisters = false;
+  __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() {}
   __device__ void swap_latents() {}
   __device__ void end() {}

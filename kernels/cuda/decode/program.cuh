@@ -2,6 +2,7 @@
 // what the producer copies is what the consumers use.
 #pragma once
 
+#include "kernels/cuda/decode/aside.cuh"
 #include "kernels/cuda/decode/phase.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -31,8 +32,8 @@ class DecodeProgram {
         query_layer(phase);
         return true;
       case Section::blocks:
-        phase.cross = in_cross_;
-        if (in_cross_) {
+        phase.cross = in_cross_ != 0;
+        if (in_cross_ != 0) {
           cross_block(phase);
         } else {
           self_block(phase);
@@ -50,6 +51,14 @@ class DecodeProgram {
         break;
     }
     return false;
+  }
+
+  static constexpr int kAsideBytes = 5 * 4;
+  __device__ void put_aside(uint32_t at) const {
+    cuda::put_aside(at, section_, step_, block_cross_, block_self_, in_cross_);
+  }
+  __device__ void take_back(uint32_t at) {
+    cuda::take_back(at, section_, step_, block_cross_, block_self_, in_cross_);
   }
 
  private:
@@ -168,13 +177,13 @@ class DecodeProgram {
   __device__ void next_block() {
     step_ = 0;
     const bool extra =
-        !in_cross_ && block_cross_ + 1 < a_.cross_blocks && a_.cross_after[block_cross_] == block_self_;
+        in_cross_ == 0 && block_cross_ + 1 < a_.cross_blocks && a_.cross_after[block_cross_] == block_self_;
     if (extra) {
       ++block_cross_;
-      in_cross_ = true;
+      in_cross_ = 1;
       return;
     }
-    in_cross_ = false;
+    in_cross_ = 0;
     if (++block_self_ == a_.layers) section_ = Section::output;
   }
 
@@ -192,7 +201,7 @@ class DecodeProgram {
   const DecodeSelf* self_;
   Section section_ = Section::inputs;
   int step_ = 0, block_cross_ = 0, block_self_ = -1;
-  bool in_cross_ = true;
+  int in_cross_ = 1;
 };
 
 #endif

@@ -24,13 +24,9 @@ inline constexpr int kStageBytes = kTileRows * kRowPitch;
 inline constexpr int kCacheTileBytes = 16384;  // a tile of keys and values
 inline constexpr int kMinStages = 4, kMaxStages = 16;
 
-// Tiles of one head (head_attention.cuh): channels; rows of a tile and of a warp; warps of a tile. A part is
-// the tiles of which every warp has rows, and a warp's rows of one part and the next are kHeadStride apart.
+// Tiles of one head (head_attention.cuh): channels; rows of a tile and of a warp; tiles processed together.
 inline constexpr int kHeadWidth = 64, kHeadTileRows = 64, kHeadRows = 16;
-inline constexpr int kHeadTileWarps = kHeadTileRows / kHeadRows;
-inline constexpr int kHeadStride = kConsumerWarps * kHeadRows;
-inline constexpr int kHeadParts = 2;  // processed together
-inline constexpr int kHeadTiles = kHeadParts * kHeadStride / kHeadTileRows;
+inline constexpr int kHeadTiles = kConsumerWarps * kHeadRows / kHeadTileRows;
 inline constexpr int kHeadRowBytes = kHeadWidth * 2;
 inline constexpr uint32_t kHeadValues =
     kHeadTileRows * kHeadRowBytes;  // offset of the values: after the keys

@@ -11,6 +11,7 @@
 #include "kernels/cuda/decode/grid_barrier.cuh"
 #include "kernels/cuda/decode/head_attention.cuh"
 #include "kernels/cuda/decode/held_products.cuh"
+#include "kernels/cuda/decode/program.cuh"
 #include "kernels/cuda/decode/single_slot_epilogue.cuh"
 #include "kernels/cuda/decode/table_attention.cuh"
 
@@ -24,6 +25,10 @@ class SingleSlotConsumer {
   static constexpr int kSums = kPassSums;
 
  public:
+  /// Attention over the context, whose variables and the program's are put aside meanwhile.
+  static constexpr bool kNeedsRegisters = kByTable;
+  __device__ uint32_t place_aside() const { return shared_address(shared_.aside[warp_]); }
+
   __device__ SingleSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                 const DecodeLayout& layout)
       : a_(a),
@@ -38,6 +43,7 @@ class SingleSlotConsumer {
         products_(inputs_),
         flag_(shared.first_flag) {
     if (lane_ == 0) {
+      shared.centers[warp_] = 0;
       shared.pieces[0][warp_] = find_piece(shared.self, first_piece(shared.self));
       shared.pieces[1][warp_] = find_piece(shared.cross, first_piece(shared.cross));
     }
@@ -71,7 +77,12 @@ class SingleSlotConsumer {
     wait_for_epilogue();
     int buffer = 0;  // barriers of all consumers lie between two phases of attention
     if (kByTable && p.kv_index > 0) {
+      const uint32_t at = place_aside() + DecodeProgram::kAsideBytes;
+      put_aside(at, flag_, latents_buffer_, moments_buffer_, cursor_.stage, cursor_.parity,
+                sums_cursor_.stage, sums_cursor_.parity);
       DecodeTableAttention(a_, shared_, table_, p.kv_index - 1, inputs).run();
+      take_back(at, flag_, latents_buffer_, moments_buffer_, cursor_.stage, cursor_.parity,
+                sums_cursor_.stage, sums_cursor_.parity);
     } else if (plan.shape.by_head) {
       DecodeHeadAttention(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs).run(cursor_);
     } else {
@@ -162,9 +173,10 @@ class SingleSlotConsumer {
         if (valid)
           packed = receive_pairs(a_.flagged.attended + replica_ * a_.flagged.attended_stride + column(0) / 2);
       } else {
+        const float center = shared_.centers[warp_];
         float4 x{0, 0, 0, 0};
         if (valid) x = is_latent(p) ? receive_latents() : embed();
-        if (is_norm(p)) x = normalise(x, valid, p.columns, norm);
+        if (is_norm(p)) x = normalise(x, valid, p.columns, norm, center);
         packed = {pack(x.x, x.y), pack(x.z, x.w)};
       }
       uint2 tiles[1] = {packed};
@@ -196,8 +208,8 @@ class SingleSlotConsumer {
   }
 
   /// Over all columns. The sums are taken about the mean of the previous LayerNorm, to avoid cancellation.
-  __device__ float4 normalise(float4 x, bool valid, int columns, const Norm& norm) {
-    float4 d{x.x - center_, x.y - center_, x.z - center_, x.w - center_};
+  __device__ float4 normalise(float4 x, bool valid, int columns, const Norm& norm, float center) {
+    float4 d{x.x - center, x.y - center, x.z - center, x.w - center};
     if (!valid) d = {0, 0, 0, 0};
     float sum = (d.x + d.y) + (d.z + d.w), squares = (d.x * d.x + d.y * d.y) + (d.z * d.z + d.w * d.w);
 #pragma unroll
@@ -218,7 +230,7 @@ class SingleSlotConsumer {
     }
     const float inverse = 1.0f / static_cast<float>(columns), mean = sum * inverse;
     const float rstd = rsqrtf(fmaxf(squares * inverse - mean * mean, 0.0f) + kNormEpsilon);
-    center_ += mean;
+    if (lane_ == 0) shared_.centers[warp_] = center + mean;
     const float2 s0 = unpack(norm.scale.x), s1 = unpack(norm.scale.y);
     const float2 o0 = unpack(norm.offset.x), o1 = unpack(norm.offset.y);
     return {(d.x - mean) * rstd * s0.x + o0.x, (d.y - mean) * rstd * s0.y + o0.y,
@@ -388,7 +400,6 @@ class SingleSlotConsumer {
   Products products_;
   uint32_t flag_;  // of what this phase publishes
   int latents_buffer_ = 0, moments_buffer_ = 0;
-  float center_ = 0;
   bool publishing_ = false;  // the epilogue, what this warp has not waited for
   RingCursor cursor_, sums_cursor_;
 };

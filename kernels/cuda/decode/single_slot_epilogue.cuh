@@ -40,6 +40,8 @@ class SingleSlotEpilogue {
         replica_((static_cast<int>(threadIdx.x) - kFirst) / 16),
         flag_(shared.first_flag) {}
 
+  static constexpr bool kNeedsRegisters = false;
+  __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() { ++flag_; }
   __device__ void swap_latents() {}
   __device__ void end() {}
