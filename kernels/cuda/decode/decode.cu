@@ -61,11 +61,25 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
                                     const DecodeLayout& layout, Role& role) {
   DecodeProgram program(a, reinterpret_cast<const DecodeCross*>(memory + layout.cross_table),
                         reinterpret_cast<const DecodeSelf*>(memory + layout.self_table));
-  Phase phase;
+  const uint32_t warp = threadIdx.x / 32;
+  // What a phase is and where the program stands: in registers, or for roles without any to spare in shared
+  // memory.
+  Phase own;
+  Phase& phase = Role::kPhaseInShared ? *reinterpret_cast<Phase*>(shared.phases[warp % kConsumerWarps]) : own;
   // An empty branch, at which the compiler drops everything that the loop does not need: with 8 slots it
   // spills 65 registers without it, 9 with it (nvcc 13.0).
   if (threadIdx.x == 0) asm volatile("" ::: "memory");
-  while (program.next(phase)) {
+  const uint32_t at = shared_address(shared.aside[warp % kConsumerWarps]);
+  if (Role::kPhaseInShared) program.put_aside(at);
+  const auto next = [&] {
+    if (!Role::kPhaseInShared) return program.next(phase);
+    program.take_back(at);
+    __syncwarp();
+    const bool more = program.next(phase);
+    program.put_aside(at);
+    return more;
+  };
+  while (next()) {
     const AttentionPlan& plan = phase.cross ? shared.cross : shared.self;
     if (phase.attends) {
       const bool aside = Role::kNeedsRegisters && phase.product.kv_index > 0;

@@ -1,7 +1,7 @@
 // The barrier over the whole grid of the fused decode step.
 #pragma once
 
-#include "kernels/cuda/decode/roles.cuh"
+#include "kernels/cuda/decode/shared_memory.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
@@ -11,7 +11,8 @@ namespace perceiver::kernels::cuda {
 /// first warp has the most to do between the halves.
 class GridBarrier {
  public:
-  __device__ explicit GridBarrier(unsigned long long* arrivals) : arrivals_(arrivals) {
+  __device__ GridBarrier(const DecodeArguments& a, DecodeShared& shared)
+      : arrivals_(a.arrivals), target_(shared.arrivals_target) {
     if (threadIdx.x != kLeader) return;
     const unsigned long long now = load();
     target_ = now - now % gridDim.x;
@@ -25,7 +26,7 @@ class GridBarrier {
   }
   __device__ void wait() {
     if (threadIdx.x == kLeader)
-      while (load() < target_) {
+      for (const unsigned long long target = target_; load() < target;) {
       }
     consumer_barrier();
   }
@@ -39,7 +40,7 @@ class GridBarrier {
     return value;
   }
   unsigned long long* arrivals_;
-  unsigned long long target_ = 0;  // of the leader
+  unsigned long long& target_;  // in shared memory, since it is the leader's alone
 };
 
 #endif

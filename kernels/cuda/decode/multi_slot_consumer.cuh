@@ -37,13 +37,15 @@ class MultiSlotConsumer {
   static constexpr int kTogether = kSlots == 8 ? 4 : kSlots == 16 ? 2 : 1;  // tile columns whose A is held
   static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;        // of 32 columns, of a warp
   static constexpr int kPassTiles = 64 / kSlots;
+  // What the outputs need besides their sums is loaded before the products, unless these need all registers.
+  static constexpr bool kLateOperands = kSlots == 64;
 
  public:
   __device__ MultiSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                const DecodeLayout& layout)
       : a_(a),
         shared_(shared),
-        grid_(a.arrivals),
+        grid_(a, shared),
         rows_(reinterpret_cast<bf16*>(memory + layout.rows)),
         sums_(reinterpret_cast<float*>(memory + layout.sums)),
         ring_(shared_address(memory + layout.ring)),
@@ -54,7 +56,7 @@ class MultiSlotConsumer {
         tile_in_pass_(thread_ / 4 / a.slots) {}
 
   /// Ends a phase whose results other blocks read in the next.
-  static constexpr bool kNeedsRegisters = false;
+  static constexpr bool kNeedsRegisters = false, kPhaseInShared = true;
   __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() { grid_.arrive(); }
   __device__ void swap_latents() { latents_buffer_ ^= 1; }
@@ -62,8 +64,8 @@ class MultiSlotConsumer {
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
-    OutputPair result = load_operands(p, plan, tiles, tiles.begin);
-    load_residual(p, result);
+    OutputPair result;
+    if (!kLateOperands) result = load_operands(p, plan, tiles, tiles.begin);
     const InputRows input = prepare_input(p, plan, tiles);
     if (tiles.begin == tiles.end) return;
     uint4 a[kTogether][kBlocks][kHalves];  // this thread's part of A
@@ -72,10 +74,10 @@ class MultiSlotConsumer {
     for (int first = tiles.begin; first < tiles.end; first += kPassTiles) {
       if (first > tiles.begin) {
         consumer_barrier();  // the sums have been read
-        result = load_operands(p, plan, tiles, first);
-        load_residual(p, result);
+        if (!kLateOperands) result = load_operands(p, plan, tiles, first);
       }
       multiply(p, input, min(kPassTiles, tiles.end - first), a);
+      if (kLateOperands) result = load_operands(p, plan, tiles, first);
       consumer_barrier();
       if (result.valid) write_outputs(p, plan, result, total(result.tile));
     }
@@ -357,6 +359,7 @@ class MultiSlotConsumer {
       if (r.row + 1 < p.rows) r.scale.y = scale[1];
     }
     if (p.output == Output::attention && active(slot_)) load_rotation(p, plan, r);
+    if (p.output == Output::latent_add) load_residual(p, r);
     return r;
   }
 
@@ -374,8 +377,7 @@ class MultiSlotConsumer {
   /// All products whose outputs are the latents are divided alike, so this thread wrote what it loads, and
   /// need not wait for other blocks.
   __device__ void load_residual(const Product& p, OutputPair& r) const {
-    if (r.valid && p.output == Output::latent_add)
-      r.residual = __ldcg(reinterpret_cast<const float2*>(latents() + slot_ * p.rows + r.row));
+    r.residual = __ldcg(reinterpret_cast<const float2*>(latents() + slot_ * p.rows + r.row));
   }
 
   __device__ void write_outputs(const Product& p, const AttentionPlan& plan, const OutputPair& r,

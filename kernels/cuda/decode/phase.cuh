@@ -1,7 +1,7 @@
 // What a phase of the fused decode step is: the instruction that program.cuh hands to every role.
 #pragma once
 
-#include "kernels/cuda/decode/arguments.cuh"
+#include "kernels/cuda/decode/shared_memory.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
@@ -33,6 +33,8 @@ struct Phase {
   bool swaps_latents;  // the latents are now in the other buffer
   Product product;
 };
+
+static_assert(sizeof(Phase) <= kPhaseBytes);
 
 #endif
 }  // namespace perceiver::kernels::cuda

@@ -29,7 +29,7 @@ class DecodeProducer {
         slack_(min(kPaceSlack, a.stages - kMinStages)),
         evict_first_(evict_first()) {}
 
-  static constexpr bool kNeedsRegisters = false;
+  static constexpr bool kNeedsRegisters = false, kPhaseInShared = false;
   __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() {}
   __device__ void swap_latents() {}

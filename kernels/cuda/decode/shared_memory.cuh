@@ -22,15 +22,20 @@ struct HeadPiece {
   int channel, count;
 };
 
+inline constexpr int kPhaseBytes = 128;
+
 struct DecodeShared {
   uint64_t full[kMaxStages], empty[kMaxStages];
   AttentionPlan cross, self;
   int position[kMaxSlots];
+  unsigned long long arrivals_target;  // grid_barrier.cuh
+  // Of the consumers, where registers are short: a Phase each, and what aside.cuh puts there.
+  uint64_t phases[kConsumerWarps][kPhaseBytes / 8];
+  uint32_t aside[kConsumerWarps][16];
   // With one slot:
   uint64_t sums_full[2], sums_empty[2];
   float2 moments[2][kConsumerWarps];    // LayerNorm: a warp's sums of values and squares, double-buffered
   HeadPiece pieces[2][kConsumerWarps];  // each warp's first, of self- and cross-attention
-  uint32_t aside[kConsumerWarps][16];   // aside.cuh: the program's variables, the consumer's
   float centers[kConsumerWarps];        // what each warp takes LayerNorm's sums about
   uint32_t first_flag;
   bool clears;

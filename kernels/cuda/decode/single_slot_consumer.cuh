@@ -26,7 +26,7 @@ class SingleSlotConsumer {
 
  public:
   /// Attention over the context, whose variables and the program's are put aside meanwhile.
-  static constexpr bool kNeedsRegisters = kByTable;
+  static constexpr bool kNeedsRegisters = kByTable, kPhaseInShared = kByTable;
   __device__ uint32_t place_aside() const { return shared_address(shared_.aside[warp_]); }
 
   __device__ SingleSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
@@ -115,7 +115,7 @@ class SingleSlotConsumer {
     for (int i = static_cast<int>(blockIdx.x) * kConsumers + static_cast<int>(threadIdx.x);
          i < a_.flagged.words; i += static_cast<int>(gridDim.x) * kConsumers)
       a_.flagged.latents[0][i] = 0;
-    GridBarrier grid(a_.arrivals);
+    GridBarrier grid(a_, shared_);
     grid.arrive();
     grid.wait();
   }

@@ -40,7 +40,7 @@ class SingleSlotEpilogue {
         replica_((static_cast<int>(threadIdx.x) - kFirst) / 16),
         flag_(shared.first_flag) {}
 
-  static constexpr bool kNeedsRegisters = false;
+  static constexpr bool kNeedsRegisters = false, kPhaseInShared = false;
   __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() { ++flag_; }
   __device__ void swap_latents() {}
