@@ -268,25 +268,33 @@ class MultiSlotConsumer {
     }
   }
 
-  /// This thread's part of A for kTogether tiles of columns.
+  /// This thread's part of A for kTogether tiles of columns. Rows past the last slot are copies of its row,
+  /// whose products are not stored; past the last column there are no products.
   __device__ __forceinline__ void load_inputs(const Product& p, const InputRows& input, int begin,
                                               uint4 (&a)[kTogether][kBlocks][kHalves]) const {
+    const int columns = p.columns;
+    const auto load_all = [&](auto&& load) {
 #pragma unroll
-    for (int j = 0; j < kTogether; ++j)
+      for (int j = 0; j < kTogether; ++j) {
+        const bool exists = (begin + j) * kTileColumns < columns;
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        const int column = (begin + j) * kTileColumns + (warp_ + b * kConsumerWarps) * 32 + lane_ % 4 * 8;
+        for (int b = 0; b < kBlocks; ++b) {
+          const int column = (begin + j) * kTileColumns + (warp_ + b * kConsumerWarps) * 32 + lane_ % 4 * 8;
 #pragma unroll
-        for (int h = 0; h < kHalves; ++h) {
-          const int slot = h * 8 + lane_ / 4;
-          uint4& words = a[j][b][h];
-          words = {0, 0, 0, 0};
-          if (slot >= a_.slots || column >= p.columns) continue;
-          const int offset = slot * input.pitch + column * 2;
-          words = input.shared != 0 ? load_shared(input.shared + static_cast<uint32_t>(offset))
-                                    : load_l2(input.memory + offset / 2);
+          for (int h = 0; h < kHalves; ++h) {
+            a[j][b][h] = {0, 0, 0, 0};
+            if (exists)
+              a[j][b][h] = load(min(h * 8 + lane_ / 4, a_.slots - 1) * input.pitch +
+                                (column < columns ? column : 0) * 2);
+          }
         }
       }
+    };
+    if (input.shared != 0) {
+      load_all([&](int offset) { return load_shared(input.shared + static_cast<uint32_t>(offset)); });
+    } else {
+      load_all([&](int offset) { return load_l2(input.memory + offset / 2); });
+    }
   }
 
   __device__ __forceinline__ void multiply_tile(int columns, const uint4 (&a)[kBlocks][kHalves],
