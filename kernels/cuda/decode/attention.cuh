@@ -112,36 +112,49 @@ class DecodeAttention {
     AttentionSum sum;
     float query[8];
     uint4 key[kRows], value[kRows];
-    for (int t = tile; t < tile + count; t += kTiles) {
-      const int first = t * shape_.tile_rows, tiles = min(kTiles, tile + count - t);
-      load_tiles(tiles, key, value, cursor);
-      if (t == tile) load_query(slot, column, has_new_row ? new_row - begin : -1, query);
+    load_tiles(min(kTiles, count), key, value, cursor);
+    load_query(slot, column, has_new_row ? new_row - begin : -1, query);
+#pragma unroll 1
+    for (int t = tile;; t += kTiles) {
+      const int first = t * shape_.tile_rows, left = tile + count - t;
+      // The next rows are on their way from shared memory while these are added.
+      uint4 next_key[kRows], next_value[kRows];
+      load_tiles(min(kTiles, left - kTiles), next_key, next_value, cursor);
       const int new_row_in_tiles = new_row - first;
-      if (new_row_in_tiles >= 0 && new_row_in_tiles < tiles * shape_.tile_rows)
+      if (new_row_in_tiles >= 0 && new_row_in_tiles < min(kTiles, left) * shape_.tile_rows)
         insert_new_row(new_row_in_tiles, slot, column, key, value);
-      add(query, min(rows - first, tiles * shape_.tile_rows), key, value, sum);
+      add(query, min(rows - first, min(kTiles, left) * shape_.tile_rows), key, value, sum);
+      if (left <= kTiles) break;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) key[i] = next_key[i], value[i] = next_value[i];
     }
     merge_and_store(slot, group, sum);
   }
 
   /// This thread's row i, counted from the first tile's first row.
-  __device__ int row(int i) const { return i / 2 * shape_.tile_rows + first_row_ + i % 2 * teams_per_head_; }
+  __device__ int row(int i) const {
+    return i / 2 * shape_.tile_rows + first_row_ + i % 2 * teams_per_head_;
+  }
 
-  /// This thread's part of the next tiles.
+  /// This thread's part of the next `tiles`, which may be none. In place of what is not there it reads the
+  /// plan, since registers that are set under a condition would be kept for all phases.
   __device__ __forceinline__ void load_tiles(int tiles, uint4 (&key)[kRows], uint4 (&value)[kRows],
                                              RingCursor& cursor) const {
+    static_assert(offsetof(DecodeShared, cross) % sizeof(uint4) == 0);
     const uint32_t pitch = static_cast<uint32_t>(shape_.group * shape_.head_dim) * 4;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      if (t >= tiles) break;
+      const bool exists = t < tiles;
       const uint32_t tile = ring_ + cursor.stage * kStageBytes + static_cast<uint32_t>(channel_) * 2;
-      mbarrier_wait(shared_address(&shared_.full[cursor.stage]), cursor.parity);
+      if (exists) mbarrier_wait(shared_address(&shared_.full[cursor.stage]), cursor.parity);
 #pragma unroll
       for (int i = 2 * t; i < 2 * t + 2; ++i) {
-        const uint32_t at = tile + static_cast<uint32_t>(first_row_ + i % 2 * teams_per_head_) * pitch;
+        const uint32_t row = static_cast<uint32_t>(first_row_ + i % 2 * teams_per_head_);
+        const uint32_t at = exists ? tile + row * pitch : shared_address(&shared_.cross);
         key[i] = load_shared(at);
-        value[i] = load_shared(at + pitch / 2);
+        value[i] = load_shared(exists ? at + pitch / 2 : at);
       }
+      if (!exists) continue;
       mbarrier_arrive_warp(shared_address(&shared_.empty[cursor.stage]));
       cursor.advance(a_.stages);
     }

@@ -19,7 +19,6 @@ class DecodeProducer {
   // With more than kPaceSlack stages free, copies are not delayed; otherwise those of kPaceDepth stages are
   // in flight, as many bytes with either type of weights.
   static constexpr int kPaceSlack = 6, kPaceDepth = 2 / kBytes;
-  static constexpr int kTilesAhead = 16;  // 35 MB of all blocks
 
  public:
   __device__ DecodeProducer(const DecodeArguments& a, DecodeShared& shared, uint32_t ring)
@@ -62,7 +61,6 @@ class DecodeProducer {
     const bf16* cache = p.cache;
     const AttentionShape& shape = plan.shape;
     const int *tiles_before = plan.tiles_before, *rows = plan.rows;
-    if (shape.groups == 1) prefetch_tiles(cache, plan);
     int slot = 0;
     for (int i = plan.begin; i < plan.end; ++i) {
       while (i >= tiles_before[slot + 1] * shape.groups) ++slot;
@@ -96,21 +94,6 @@ class DecodeProducer {
       prefetch_l2(narrow_scales(p.linear, p.rows, p.columns) + (lane_ == 0 ? first : last));
     }
   }
-  /// Brings tiles into the L2 cache for which the ring has no room before the consumers get to this phase:
-  /// with several slots memory would idle during the products.
-  __device__ void prefetch_tiles(const bf16* cache, const AttentionPlan& plan) const {
-    const AttentionShape& shape = plan.shape;
-    const int i = plan.begin + a_.stages - kPaceSlack + lane_;
-    if (lane_ >= kTilesAhead || i >= plan.end) return;
-    int slot = 0;
-    while (i >= plan.tiles_before[slot + 1]) ++slot;
-    const int first = (i - plan.tiles_before[slot]) * shape.tile_rows;
-    const int64_t row = static_cast<int64_t>(slot) * shape.ring_rows + first;
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(cache + row * (2 * shape.width)),
-                 "r"(min(shape.tile_rows, plan.rows[slot] - first) * shape.width * 4)
-                 : "memory");
-  }
-
   __device__ uint32_t stage() const { return ring_ + cursor_.stage * kStageBytes; }
 
   /// Waits until the consumers are done with the next stage; returns its `full` mbarrier.
