@@ -59,7 +59,7 @@ struct FlaggedInputs {
 
 /// kFlagged: with one slot, through flagged buffers; otherwise through the workspace's plain arrays. `parts`:
 /// two buffers of kWarpPartialFloats, used alternately (`buffer`).
-template <bool kFlagged>
+template <bool kFlagged, bool kEarly>
 class DecodeAttention {
  public:
   __device__ DecodeAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring, float* parts,
@@ -117,14 +117,14 @@ class DecodeAttention {
 #pragma unroll 1
     for (int t = tile;; t += kTiles) {
       const int first = t * shape_.tile_rows, left = tile + count - t;
-      // The next rows are on their way from shared memory while these are added.
       uint4 next_key[kRows], next_value[kRows];
-      load_tiles(min(kTiles, left - kTiles), next_key, next_value, cursor);
+      if (kEarly) load_tiles(min(kTiles, left - kTiles), next_key, next_value, cursor);
       const int new_row_in_tiles = new_row - first;
       if (new_row_in_tiles >= 0 && new_row_in_tiles < min(kTiles, left) * shape_.tile_rows)
         insert_new_row(new_row_in_tiles, slot, column, key, value);
       add(query, min(rows - first, min(kTiles, left) * shape_.tile_rows), key, value, sum);
       if (left <= kTiles) break;
+      if (!kEarly) load_tiles(min(kTiles, left - kTiles), next_key, next_value, cursor);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) key[i] = next_key[i], value[i] = next_value[i];
     }

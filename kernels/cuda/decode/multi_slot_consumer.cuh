@@ -56,7 +56,7 @@ class MultiSlotConsumer {
         tile_in_pass_(thread_ / 4 / a.slots) {}
 
   /// Ends a phase whose results other blocks read in the next.
-  static constexpr bool kNeedsRegisters = false, kPhaseInShared = true;
+  static constexpr bool kNeedsRegisters = false, kPhaseInShared = kSlots >= 16;
   __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() { grid_.arrive(); }
   __device__ void swap_latents() { latents_buffer_ ^= 1; }
@@ -84,7 +84,7 @@ class MultiSlotConsumer {
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    DecodeAttention<false> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache, plan);
+    DecodeAttention<false, kSlots >= 16> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache, plan);
     grid_.wait();
     work.run(cursor_);
   }

@@ -26,7 +26,7 @@ class SingleSlotConsumer {
 
  public:
   /// Attention over the context, whose variables and the program's are put aside meanwhile.
-  static constexpr bool kNeedsRegisters = kByTable, kPhaseInShared = kByTable;
+  static constexpr bool kNeedsRegisters = kByTable, kPhaseInShared = kByTable && is_narrow(kWeights);
   __device__ uint32_t place_aside() const { return shared_address(shared_.aside[warp_]); }
 
   __device__ SingleSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
@@ -86,7 +86,8 @@ class SingleSlotConsumer {
     } else if (plan.shape.by_head) {
       DecodeHeadAttention(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs).run(cursor_);
     } else {
-      DecodeAttention<true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan, inputs).run(cursor_);
+      DecodeAttention<true, false>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan, inputs)
+          .run(cursor_);
     }
     ++flag_;
     combine(p.kv_index > 0, plan);
