@@ -1,4 +1,6 @@
-// Variables put aside in shared memory while an attention needs the registers.
+// What the roles of the fused decode step keep in shared memory where registers are short. What the compiler
+// spills instead, to local memory, is read again in every phase, and a read can take as long as one from the
+// L2 cache: shared memory leaves little of L1, and every wait at the grid barrier clears it.
 #pragma once
 
 #include "kernels/cuda/decode/shared_memory.cuh"
@@ -6,9 +8,13 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// Puts variables of 4 bytes, the same in all lanes of the warp, at an address in shared memory. What the
-/// compiler spills to local memory instead is read again in every phase, and each read can take as long as
-/// one from the L2 cache, since shared memory leaves little of L1.
+/// What a role is short of registers for; by default nothing.
+struct RoleRegisters {
+  static constexpr bool kPhaseInShared = false;    // phases: they and the program are in shared memory
+  static constexpr bool kAsideForContext = false;  // attention over the context: the program is put aside
+};
+
+/// Puts variables of 4 bytes, the same in all lanes of the warp, at an address in shared memory.
 template <typename... Values>
 __device__ __forceinline__ void put_aside(uint32_t at, const Values&... values) {
   uint32_t offset = 0;
@@ -21,6 +27,7 @@ __device__ __forceinline__ void put_aside(uint32_t at, const Values&... values) 
   __syncwarp();
 }
 
+/// Sets them to what put_aside() put there.
 template <typename... Values>
 __device__ __forceinline__ void take_back(uint32_t at, Values&... values) {
   uint32_t offset = 0;

@@ -58,7 +58,8 @@ struct FlaggedInputs {
 };
 
 /// kFlagged: with one slot, through flagged buffers; otherwise through the workspace's plain arrays. `parts`:
-/// two buffers of kWarpPartialFloats, used alternately (`buffer`).
+/// two buffers of kWarpPartialFloats, used alternately (`buffer`). kEarly: the next rows are on their way
+/// from shared memory while those before are added, which 64 slots gain 3% by and 8 slots lose 1%.
 template <bool kFlagged, bool kEarly>
 class DecodeAttention {
  public:

@@ -30,11 +30,10 @@
 // copies.
 //
 // Weights of eight bits (narrow_weights.cuh) lie in the same tiles, of half the bytes, so that phases, tiles
-// and the depth of the ring in phases stay what they are; the consumers make bf16 of them as they take them
-// from the ring, and the epilogue multiplies sums by the scales of rows. One instance of the kernel reads
-// both integers and e4m3. A step is no faster for it: of imagenet64 897 us instead of 795 on an H200. The
-// bytes are not what bounds it there, and a conversion takes 4 to 5 instructions a pair of weights, on
-// processors that the consumers share with the epilogue: about 3000 cycles a layer, as many as a layer lost.
+// and the depth of the ring in phases stay what they are; the epilogue multiplies sums by the scales of rows.
+// With one slot, integers are multiplied as they are (held_products.cuh) and e4m3 as f16; with several slots
+// the consumers make bf16 of both as they take them from the ring. A step is not faster for half the bytes:
+// they are not what bounds it, and the conversion of e4m3 takes about 1000 cycles of a phase of 4 tiles.
 //
 // A context kept as tokens is attended to by table (table_attention.cuh): that phase takes nothing from the
 // ring, which is shorter, 7 stages at 259 ids.
@@ -56,36 +55,36 @@ namespace {
 
 #ifdef PERCEIVER_DECODE_SM90
 
+/// `aside`: where the program is between phases, if they are in shared memory.
+template <typename Role>
+__device__ __forceinline__ bool next_phase(DecodeProgram& program, Phase& phase, uint32_t aside) {
+  if (!Role::kPhaseInShared) return program.next(phase);
+  program.take_back(aside);
+  __syncwarp();  // all lanes are done with the phase before
+  const bool more = program.next(phase);
+  program.put_aside(aside);
+  return more;
+}
+
 template <typename Role>
 __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                     const DecodeLayout& layout, Role& role) {
   DecodeProgram program(a, reinterpret_cast<const DecodeCross*>(memory + layout.cross_table),
                         reinterpret_cast<const DecodeSelf*>(memory + layout.self_table));
-  const uint32_t warp = threadIdx.x / 32;
-  // What a phase is and where the program stands: in registers, or for roles without any to spare in shared
-  // memory.
+  const uint32_t warp = threadIdx.x / 32 % kConsumerWarps, aside = shared_address(shared.aside[warp]);
   Phase own;
-  Phase& phase = Role::kPhaseInShared ? *reinterpret_cast<Phase*>(shared.phases[warp % kConsumerWarps]) : own;
+  Phase& phase = Role::kPhaseInShared ? *reinterpret_cast<Phase*>(shared.phases[warp]) : own;
   // An empty branch, at which the compiler drops everything that the loop does not need: with 8 slots it
-  // spills 65 registers without it, 9 with it (nvcc 13.0).
+  // spilled 65 registers without it (nvcc 13.0).
   if (threadIdx.x == 0) asm volatile("" ::: "memory");
-  const uint32_t at = shared_address(shared.aside[warp % kConsumerWarps]);
-  if (Role::kPhaseInShared) program.put_aside(at);
-  const auto next = [&] {
-    if (!Role::kPhaseInShared) return program.next(phase);
-    program.take_back(at);
-    __syncwarp();
-    const bool more = program.next(phase);
-    program.put_aside(at);
-    return more;
-  };
-  while (next()) {
+  if (Role::kPhaseInShared) program.put_aside(aside);
+  while (next_phase<Role>(program, phase, aside)) {
     const AttentionPlan& plan = phase.cross ? shared.cross : shared.self;
     if (phase.attends) {
-      const bool aside = Role::kNeedsRegisters && phase.product.kv_index > 0;
-      if (aside) program.put_aside(role.place_aside());
+      const bool needs_registers = Role::kAsideForContext && phase.product.kv_index > 0;
+      if (needs_registers) program.put_aside(aside);
       role.attention(phase.product, plan);
-      if (aside) program.take_back(role.place_aside());
+      if (needs_registers) program.take_back(aside);
     } else {
       role.product(phase.product, plan);
     }

@@ -5,7 +5,7 @@
 // - bf16: by bf16, sums in f32. Rows 0 to 7 of A are the outputs with the lower 4 of a lane's weights, 8 to
 //   15 with the upper 4; two columns of B are the inputs of these halves.
 // - e4m3: as f16, one instruction a pair, by f16 inputs relative to the largest of the warp's; exact, but for
-//   inputs below 2^-29 of it. Otherwise like bf16.
+//   inputs below 2^-30 of it. Otherwise like bf16.
 // - i8: by integers of two digits of 8 bits, in two columns of B, sums in s32. Inputs are relative to a power
 //   of two for the warp: bf16 numbers down to 1/64 of its largest input are exact, smaller ones are rounded
 //   to as fine a step as that of a bf16 number of that size. Rows 8 to 15 of A are a second tile or, if

@@ -10,6 +10,7 @@
 // workspace.
 #pragma once
 
+#include "kernels/cuda/decode/aside.cuh"
 #include "kernels/cuda/decode/attention.cuh"
 #include "kernels/cuda/decode/grid_barrier.cuh"
 #include "kernels/cuda/decode/narrow_weights.cuh"
@@ -30,7 +31,7 @@ struct InputRows {
 
 /// kSlots: 8, 16, 32 or 64, at least the slots of the step.
 template <int kSlots, DType kWeights>
-class MultiSlotConsumer {
+class MultiSlotConsumer : public RoleRegisters {
   static constexpr int kHalves = kSlots / 8;  // of the 16 rows of an A
   static constexpr int kRowTiles = kSlots < 16 ? 1 : kSlots / 16;
   static constexpr int kChains = kSlots == 8 ? 4 : 1;                       // of dependent products
@@ -41,6 +42,8 @@ class MultiSlotConsumer {
   static constexpr bool kLateOperands = kSlots == 64;
 
  public:
+  static constexpr bool kPhaseInShared = kSlots >= 16;
+
   __device__ MultiSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                const DecodeLayout& layout)
       : a_(a),
@@ -56,8 +59,6 @@ class MultiSlotConsumer {
         tile_in_pass_(thread_ / 4 / a.slots) {}
 
   /// Ends a phase whose results other blocks read in the next.
-  static constexpr bool kNeedsRegisters = false, kPhaseInShared = kSlots >= 16;
-  __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() { grid_.arrive(); }
   __device__ void swap_latents() { latents_buffer_ ^= 1; }
   __device__ void end() {}

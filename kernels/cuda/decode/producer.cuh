@@ -5,6 +5,7 @@
 // the cache row that this step writes, for which the consumers substitute the new one.
 #pragma once
 
+#include "kernels/cuda/decode/aside.cuh"
 #include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/phase.cuh"
 #include "kernels/cuda/decode/work_split.cuh"
@@ -14,7 +15,7 @@ namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
 template <DType kWeights>
-class DecodeProducer {
+class DecodeProducer : public RoleRegisters {
   static constexpr int kBytes = kWeightBytes<kWeights>;
   // With more than kPaceSlack stages free, copies are not delayed; otherwise those of kPaceDepth stages are
   // in flight, as many bytes with either type of weights.
@@ -29,8 +30,6 @@ class DecodeProducer {
         slack_(min(kPaceSlack, a.stages - kMinStages)),
         evict_first_(evict_first()) {}
 
-  static constexpr bool kNeedsRegisters = false, kPhaseInShared = false;
-  __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() {}
   __device__ void swap_latents() {}
   __device__ void end() {}

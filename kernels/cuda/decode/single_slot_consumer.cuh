@@ -20,14 +20,12 @@ namespace perceiver::kernels::cuda {
 
 /// kByTable: the context is kept as tokens.
 template <bool kByTable, DType kWeights>
-class SingleSlotConsumer {
+class SingleSlotConsumer : public RoleRegisters {
   using Products = HeldProducts<kWeights>;
   static constexpr int kSums = kPassSums;
 
  public:
-  /// Attention over the context, whose variables and the program's are put aside meanwhile.
-  static constexpr bool kNeedsRegisters = kByTable, kPhaseInShared = kByTable && is_narrow(kWeights);
-  __device__ uint32_t place_aside() const { return shared_address(shared_.aside[warp_]); }
+  static constexpr bool kPhaseInShared = kByTable && is_narrow(kWeights), kAsideForContext = kByTable;
 
   __device__ SingleSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                 const DecodeLayout& layout)
@@ -77,7 +75,7 @@ class SingleSlotConsumer {
     wait_for_epilogue();
     int buffer = 0;  // barriers of all consumers lie between two phases of attention
     if (kByTable && p.kv_index > 0) {
-      const uint32_t at = place_aside() + DecodeProgram::kAsideBytes;
+      const uint32_t at = shared_address(shared_.aside[warp_]) + DecodeProgram::kAsideBytes;
       put_aside(at, flag_, latents_buffer_, moments_buffer_, cursor_.stage, cursor_.parity,
                 sums_cursor_.stage, sums_cursor_.parity);
       DecodeTableAttention(a_, shared_, table_, p.kv_index - 1, inputs).run();
@@ -86,7 +84,7 @@ class SingleSlotConsumer {
     } else if (plan.shape.by_head) {
       DecodeHeadAttention(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs).run(cursor_);
     } else {
-      DecodeAttention<true, false>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan, inputs)
+      DecodeAttention<true, true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan, inputs)
           .run(cursor_);
     }
     ++flag_;

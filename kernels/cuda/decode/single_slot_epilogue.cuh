@@ -3,6 +3,7 @@
 // consumers are at the next phase. What an output needs besides its sum is loaded before the sum arrives.
 #pragma once
 
+#include "kernels/cuda/decode/aside.cuh"
 #include "kernels/cuda/decode/flagged_buffers.cuh"
 #include "kernels/cuda/decode/held_products.cuh"
 #include "kernels/cuda/decode/phase.cuh"
@@ -29,7 +30,7 @@ __device__ inline bool writes_latents(const Product& p) {
 
 /// Both halves of each warp do the same and each writes its own replica.
 template <DType kWeights>
-class SingleSlotEpilogue {
+class SingleSlotEpilogue : public RoleRegisters {
  public:
   __device__ SingleSlotEpilogue(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                 const DecodeLayout& layout)
@@ -40,8 +41,6 @@ class SingleSlotEpilogue {
         replica_((static_cast<int>(threadIdx.x) - kFirst) / 16),
         flag_(shared.first_flag) {}
 
-  static constexpr bool kNeedsRegisters = false, kPhaseInShared = false;
-  __device__ static uint32_t place_aside() { return 0; }
   __device__ void arrive() { ++flag_; }
   __device__ void swap_latents() {}
   __device__ void end() {}

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cmath>
 #include <functional>
 #include <string>
 
@@ -427,14 +428,43 @@ TEST_F(CudaDecode, NarrowTokens) {
 }
 
 TEST_F(CudaDecode, NarrowRepeatable) {
-  for (const int64_t slots : {1, 6, 40})
-    check_repeatable({.slots = slots,
-                      .latent = 512,
-                      .self_heads = 8,
-                      .context_rows = 600,
-                      .latent_rows = 300,
-                      .weights = DType::e4m3},
-                     50);
+  for (const DType weights : kNarrow)
+    for (const int64_t slots : {1, 6, 40})
+      check_repeatable({.slots = slots,
+                        .latent = 512,
+                        .self_heads = 8,
+                        .context_rows = 600,
+                        .latent_rows = 300,
+                        .weights = weights},
+                       50);
+}
+
+// More tiles than a warp holds at once: of outputs, in several passes, and of inputs, with a scale for each
+// four.
+TEST_F(CudaDecode, ManyTiles) {
+  for (const DType weights : {DType::bf16, DType::e4m3, DType::i8})
+    for (const int64_t slots : {1, 3})
+      check({.slots = slots,
+             .vocabulary = 9001,
+             .latent = 1024,
+             .self_heads = 16,
+             .cross_widening = 3,
+             .self_widening = 7,
+             .weights = weights});
+}
+
+// Scaled inputs do not turn what is no number into one.
+TEST_F(CudaDecode, NotANumber) {
+  for (const DType weights : {DType::bf16, DType::e4m3, DType::i8})
+    for (const Bits value : {Bits{0x7FC0}, Bits{0xFF80}}) {  // not a number, minus infinity
+      HostDecode host({.weights = weights}, 11);
+      host.arrays[0][static_cast<size_t>(host.tokens[0] * host.shape.input + 5)] = value;
+      const DeviceDecode device(launch(), host, 1);
+      if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
+      kernels::cuda::decode_step(launch(), device.step);
+      synchronize();
+      for (const float logit : device.logits->read()) ASSERT_TRUE(std::isnan(logit)) << logit;
+    }
 }
 
 /// When the flags start over, words of the previous epoch are not taken for new ones.
