@@ -60,9 +60,11 @@ template <typename Role>
 __device__ __forceinline__ bool next_phase(DecodeProgram& program, Phase& phase, uint32_t aside) {
   if (!Role::kPhaseInShared) return program.next(phase);
   program.take_back(aside);
-  __syncwarp();  // all lanes are done with the phase before
-  const bool more = program.next(phase);
-  program.put_aside(aside);
+  Phase next;
+  const bool more = program.next(next);
+  program.put_aside(aside);  // after which all lanes are done with the phase before
+  if (threadIdx.x % 32 == 0) phase = next;
+  __syncwarp();
   return more;
 }
 
