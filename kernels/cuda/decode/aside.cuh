@@ -17,6 +17,7 @@ struct RoleRegisters {
 /// Puts variables of 4 bytes, the same in all lanes of the warp, at an address in shared memory.
 template <typename... Values>
 __device__ __forceinline__ void put_aside(uint32_t at, const Values&... values) {
+  __syncwarp();  // all lanes have taken back what was there
   uint32_t offset = 0;
   const auto put = [&](auto value) {
     static_assert(sizeof(value) == 4);
