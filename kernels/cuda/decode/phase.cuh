@@ -34,7 +34,7 @@ struct Phase {
   Product product;
 };
 
-static_assert(sizeof(Phase) <= kPhaseBytes);
+static_assert(sizeof(Phase) == kPhaseBytes);
 
 #endif
 }  // namespace perceiver::kernels::cuda

@@ -22,7 +22,9 @@ struct HeadPiece {
   int channel, count;
 };
 
-inline constexpr int kPhaseBytes = 128;
+/// Of a Phase; and of what is put aside, for a warp. With 60 layers and one slot 256 bytes are left before
+/// the ring would have a stage less.
+inline constexpr int kPhaseBytes = 88, kAsideWords = 12;
 
 struct DecodeShared {
   uint64_t full[kMaxStages], empty[kMaxStages];
@@ -31,7 +33,7 @@ struct DecodeShared {
   unsigned long long arrivals_target;  // grid_barrier.cuh
   // Of the consumers, where registers are short: a Phase each, and what aside.cuh puts there.
   uint64_t phases[kConsumerWarps][kPhaseBytes / 8];
-  uint32_t aside[kConsumerWarps][16];
+  uint32_t aside[kConsumerWarps][kAsideWords];
   // With one slot:
   uint64_t sums_full[2], sums_empty[2];
   float2 moments[2][kConsumerWarps];    // LayerNorm: a warp's sums of values and squares, double-buffered

@@ -75,6 +75,7 @@ class SingleSlotConsumer : public RoleRegisters {
     wait_for_epilogue();
     int buffer = 0;  // barriers of all consumers lie between two phases of attention
     if (kByTable && p.kv_index > 0) {
+      static_assert(DecodeProgram::kAsideBytes + 7 * 4 <= kAsideWords * 4);
       const uint32_t at = shared_address(shared_.aside[warp_]) + DecodeProgram::kAsideBytes;
       put_aside(at, flag_, latents_buffer_, moments_buffer_, cursor_.stage, cursor_.parity,
                 sums_cursor_.stage, sums_cursor_.parity);
