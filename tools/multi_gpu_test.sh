@@ -24,15 +24,15 @@ train() {
 }
 # near A B TOLERANCE: the losses of two runs
 near() { python3 "$source/tools/compare_losses.py" "$@"; }
-# close A B TOLERANCE: two texts that differ in numbers alone, by a fraction of each (bf16 sums of other batches round differently)
+# close A B TOLERANCE: texts that differ only in decimals, by a fraction of each (bf16 sums of other batches round differently)
 close() {
   python3 - "$@" << 'END'
 import re, sys
-NUMBER = r"\d+\.\d+|\d+"
+DECIMAL = r"\d+\.\d+"
 one, other = (open(name).read() for name in sys.argv[1:3])
-numbers = zip(re.findall(NUMBER, one), re.findall(NUMBER, other))
+numbers = zip(re.findall(DECIMAL, one), re.findall(DECIMAL, other))
 alike = all(abs(float(x) - float(y)) <= float(sys.argv[3]) * float(x) for x, y in numbers)
-sys.exit(0 if alike and re.sub(NUMBER, "#", one) == re.sub(NUMBER, "#", other) else 1)
+sys.exit(0 if alike and re.sub(DECIMAL, "#", one) == re.sub(DECIMAL, "#", other) else 1)
 END
 }
 same() { cmp "$1"/checkpoints/step-*"$3"/model.safetensors "$2"/checkpoints/step-*"$3"/model.safetensors && cmp "$1"/checkpoints/step-*"$3"/optimizer.safetensors "$2"/checkpoints/step-*"$3"/optimizer.safetensors; }

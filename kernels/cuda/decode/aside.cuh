@@ -3,6 +3,8 @@
 // L2 cache: shared memory leaves little of L1, and every wait at the grid barrier clears it.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/decode/shared_memory.cuh"
 
 namespace perceiver::kernels::cuda {

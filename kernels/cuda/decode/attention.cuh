@@ -9,6 +9,8 @@
 // from neighbouring blocks and are combined in their order.
 #pragma once
 
+#include <cstddef>
+
 #include "kernels/cuda/decode/flagged_buffers.cuh"
 #include "kernels/cuda/decode/loads.cuh"
 #include "kernels/cuda/decode/partials.cuh"
@@ -59,7 +61,7 @@ struct FlaggedInputs {
 
 /// kFlagged: with one slot, through flagged buffers; otherwise through the workspace's plain arrays. `parts`:
 /// two buffers of kWarpPartialFloats, used alternately (`buffer`). kEarly: the next rows are on their way
-/// from shared memory while those before are added, which 64 slots gain 3% by and 8 slots lose 1%.
+/// from shared memory while those before are added, by which 64 slots gain 3% and 8 slots lose 1%.
 template <bool kFlagged, bool kEarly>
 class DecodeAttention {
  public:
@@ -137,7 +139,7 @@ class DecodeAttention {
     return i / 2 * shape_.tile_rows + first_row_ + i % 2 * teams_per_head_;
   }
 
-  /// This thread's part of the next `tiles`, which may be none. In place of what is not there it reads the
+  /// This thread's part of the next `tiles`, which may be none. Where there is no tile it reads the
   /// plan, since registers that are set under a condition would be kept for all phases.
   __device__ __forceinline__ void load_tiles(int tiles, uint4 (&key)[kRows], uint4 (&value)[kRows],
                                              RingCursor& cursor) const {

@@ -4,17 +4,15 @@
 //
 // - bf16: by bf16, sums in f32. Rows 0 to 7 of A are the outputs with the lower 4 of a lane's weights, 8 to
 //   15 with the upper 4; two columns of B are the inputs of these halves.
-// - e4m3: as f16, one instruction a pair, by f16 inputs relative to the largest of the warp's; exact, but for
+// - e4m3: as f16, one instruction a pair, by f16 inputs scaled by the warp's largest; exact, except for
 //   inputs below 2^-30 of it. Otherwise like bf16.
-// - i8: by integers of two digits of 8 bits, in two columns of B, sums in s32. Inputs are relative to a power
-//   of two for the warp: bf16 numbers down to 1/64 of its largest input are exact, smaller ones are rounded
-//   to as fine a step as that of a bf16 number of that size. Rows 8 to 15 of A are a second tile or, if
-//   there is none, other columns, whose digits are two further columns of B.
+// - i8: by integers of two digits of 8 bits, in two columns of B, sums in s32. A power of two scales a warp's
+//   inputs: bf16 numbers down to 1/64 of the largest are exact, smaller ones are rounded to bf16's step at
+//   1/64. Rows 8 to 15 of A are a second tile or, if there is none, other columns, whose digits are two
+//   further columns of B.
 //
 // Inputs lie in shared memory, 256 bytes per warp and tile of columns.
 #pragma once
-
-#include <type_traits>
 
 #include "kernels/cuda/decode/narrow_weights.cuh"
 
@@ -40,7 +38,7 @@ struct InputScale {
   float in, out;  // multiply inputs; the sums of products
 
   /// `packed`: pairs of bf16, this lane's. The largest input of the warp will be in [2^kExponent,
-  /// 2^(kExponent + 1)). Sums of inputs that are not finite are not numbers.
+  /// 2^(kExponent + 1)). With a NaN or an infinity among the inputs the sums are NaN.
   template <int kExponent, int kCount>
   __device__ static InputScale of(const uint2 (&packed)[kCount]) {
     uint32_t most = 0;
@@ -69,17 +67,7 @@ class HeldProducts {
 
   /// `row`: the address of this lane's weights of column 0. Weights past `columns` are 0.
   __device__ static __forceinline__ void load(uint32_t row, int warp, int columns, Weights& w) {
-#pragma unroll
-    for (int b = 0; b < kHeldBlocks; ++b) {
-      const int block = warp + b * kConsumerWarps;
-      w[b] = {0, 0, 0, 0};
-      if (block * 32 < columns)
-        w[b] = load_block(row + static_cast<uint32_t>(block * 32 * kWeightBytes<kWeights>));
-    }
-  }
-  __device__ static void clear(Weights& w) {
-#pragma unroll
-    for (int b = 0; b < kHeldBlocks; ++b) w[b] = {0, 0, 0, 0};
+    load_blocks<kWeights>(row, warp, kConsumerWarps, columns, w, read_block);
   }
 
   /// Stores 4 neighbouring inputs of each tile of columns, as pairs of bf16.
@@ -123,7 +111,7 @@ class HeldProducts {
   }
 
  private:
-  __device__ static __forceinline__ uint4 load_block(uint32_t from) {
+  __device__ static __forceinline__ uint4 read_block(uint32_t from) {
     if constexpr (kWeights == DType::bf16) return load_shared(from);
     const uint2 codes = load_shared_pair(from);
     return {half_pair(codes.x), half_pair(codes.x >> 16), half_pair(codes.y), half_pair(codes.y >> 16)};
@@ -195,16 +183,7 @@ class HeldProducts<DType::i8> {
       : inputs_(inputs), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
   __device__ static __forceinline__ void load(uint32_t row, int warp, int columns, Weights& w) {
-#pragma unroll
-    for (int b = 0; b < kHeldBlocks; ++b) {
-      const int block = warp + b * kConsumerWarps;
-      w[b] = {0, 0};
-      if (block * 32 < columns) w[b] = load_shared_pair(row + static_cast<uint32_t>(block * 32));
-    }
-  }
-  __device__ static void clear(Weights& w) {
-#pragma unroll
-    for (int b = 0; b < kHeldBlocks; ++b) w[b] = {0, 0};
+    load_blocks<DType::i8>(row, warp, kConsumerWarps, columns, w, load_shared_pair);
   }
 
   /// As two digits: x = (256 * upper + lower) * scale_, [block, digit, 32] bytes of a tile.

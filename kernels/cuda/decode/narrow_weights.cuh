@@ -53,40 +53,34 @@ __device__ inline uint2 widen_int8(uint32_t x) {
           subtract_pair(__byte_perm(low, kExponents, 0x4342), __byte_perm(sign, kExponents, 0x4342))};
 }
 
-/// A lane's 8 neighbouring weights of each of kCount blocks of 32 columns, of which those that start at or
-/// past `columns` are zeros. `row`: where the lane's weights of block 0 are.
+/// A lane's 8 neighbouring weights of each of kCount blocks of 32 columns, as `read` takes them from an
+/// address in shared memory; zeros for blocks that start at or past `columns`. `row`: where the lane's
+/// weights of block 0 are.
+template <DType kWeights, typename Block, int kCount, typename Read>
+__device__ __forceinline__ void load_blocks(uint32_t row, int first_block, int step, int columns,
+                                            Block (&w)[kCount], Read&& read) {
+#pragma unroll
+  for (int b = 0; b < kCount; ++b) {
+    const int column = (first_block + b * step) * 32;
+    w[b] = {};
+    if (column < columns) w[b] = read(row + static_cast<uint32_t>(column * kWeightBytes<kWeights>));
+  }
+}
+
+/// The same as bf16.
 template <DType kWeights, int kCount>
 __device__ __forceinline__ void load_weights(uint32_t row, int first_block, int step, int columns,
                                              uint4 (&w)[kCount]) {
-  constexpr int kBytes = kWeightBytes<kWeights>;
-  const auto place = [&](int b) {
-    return row + static_cast<uint32_t>((first_block + b * step) * 32 * kBytes);
-  };
-  const auto valid = [&](int b) { return (first_block + b * step) * 32 < columns; };
-  if constexpr (kBytes == 2) {
-#pragma unroll
-    for (int b = 0; b < kCount; ++b) {
-      w[b] = {0, 0, 0, 0};
-      if (valid(b)) w[b] = load_shared(place(b));
-    }
+  if constexpr (kWeights == DType::bf16) {
+    load_blocks<kWeights>(row, first_block, step, columns, w, load_shared);
   } else {
     uint2 packed[kCount];
+    load_blocks<kWeights>(row, first_block, step, columns, packed, load_shared_pair);
+    constexpr auto widen = kWeights == DType::e4m3 ? widen_e4m3 : widen_int8;
 #pragma unroll
     for (int b = 0; b < kCount; ++b) {
-      packed[b] = {0, 0};
-      if (valid(b)) packed[b] = load_shared_pair(place(b));
-    }
-    const auto widen_all = [&](auto&& widen) {
-#pragma unroll
-      for (int b = 0; b < kCount; ++b) {
-        const uint2 low = widen(packed[b].x), high = widen(packed[b].y);
-        w[b] = {low.x, low.y, high.x, high.y};
-      }
-    };
-    if constexpr (kWeights == DType::e4m3) {
-      widen_all([](uint32_t x) { return widen_e4m3(x); });
-    } else {
-      widen_all([](uint32_t x) { return widen_int8(x); });
+      const uint2 low = widen(packed[b].x), high = widen(packed[b].y);
+      w[b] = {low.x, low.y, high.x, high.y};
     }
   }
 }

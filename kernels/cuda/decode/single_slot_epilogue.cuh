@@ -67,8 +67,7 @@ class SingleSlotEpilogue : public RoleRegisters {
   using Output = ProductOutput;
   static constexpr int kFirst = kConsumers + 32;  // thread
 
-  /// Two neighbouring outputs: all that is known before their sums. The warp waits for what it loads: the
-  /// sums come much later.
+  /// Two neighbouring outputs: all that is known before their sums, which come much later than these loads.
   struct OutputPair {
     bool valid = false;
     int tile, row;                           // tile: within the pass

@@ -453,7 +453,7 @@ TEST_F(CudaDecode, ManyTiles) {
              .weights = weights});
 }
 
-// Scaled inputs do not turn what is no number into one.
+// Scaling the inputs does not hide a NaN or an infinity.
 TEST_F(CudaDecode, NotANumber) {
   for (const DType weights : {DType::bf16, DType::e4m3, DType::i8})
     for (const Bits value : {Bits{0x7FC0}, Bits{0xFF80}}) {  // not a number, minus infinity
