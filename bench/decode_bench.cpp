@@ -1,10 +1,12 @@
-// decode_bench [--slots=N] [--weights=bfloat16|fp8|int8] [configuration ...]: times the fused decode step
-// alone, replayed as a CUDA graph, for the three configurations of configs/bench with full context and
-// latents and 1, 8 and 64 slots, and as "NAME-tokens" for one slot whose context is kept as tokens. First
+// decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [configuration ...]: times the fused decode
+// step alone, replayed as a CUDA graph, for the three configurations of configs/bench with full context and
+// latents and each number of slots, and as "NAME-tokens" for one slot whose context is kept as tokens. First
 // checks slot 0 and the last slot against the plain reference. Prints one line per run; exits with 1 if a
 // check fails.
 #include <cstdio>
+#include <cstdlib>
 #include <map>
+#include <sstream>
 #include <string>
 
 #include "tests/support/decode_reference.h"
@@ -88,7 +90,8 @@ double median_microseconds(const Launch& launch, const DecodeStep& step) {
   return static_cast<double>(times[times.size() / 2]);
 }
 
-bool run(const Launch& launch, const std::string& name, const DecodeShape& shape, int64_t most_slots) {
+bool run(const Launch& launch, const std::string& name, const DecodeShape& shape,
+         const std::vector<int64_t>& all_slots) {
   HostDecode host(shape, 7);
   const auto context = static_cast<int32_t>(shape.context_rows),
              latents = static_cast<int32_t>(shape.latent_rows);
@@ -97,8 +100,8 @@ bool run(const Launch& launch, const std::string& name, const DecodeShape& shape
   host.fill_caches();
   bool good = true;
   DecodeReference::Row expected;
-  for (const int64_t slots : {1, 8, 64}) {
-    if (slots > most_slots || (shape.tokens && slots > 1)) break;
+  for (const int64_t slots : all_slots) {
+    if (shape.tokens && slots > 1) continue;
     const DeviceDecode device(launch, host, slots);
     if (!kernels::decode_supports(launch, device.step)) {
       std::printf("%s: no fused decode step for this GPU and shape\n", name.c_str());
@@ -127,24 +130,36 @@ bool run(const Launch& launch, const std::string& name, const DecodeShape& shape
   return good;
 }
 
+/// Of "1,8,64"; empty if it is not a list of counts.
+std::vector<int64_t> counts(const std::string& list) {
+  std::vector<int64_t> all;
+  std::istringstream words(list);
+  for (std::string word; std::getline(words, word, ',');) {
+    const long count = std::strtol(word.c_str(), nullptr, 10);
+    if (count < 1) return {};
+    all.push_back(count);
+  }
+  return all;
+}
+
 const std::map<std::string, DType> kWeights{
     {"bfloat16", DType::bf16}, {"fp8", DType::e4m3}, {"int8", DType::i8}};
 
 int main_of(int count, char** words) {
-  int64_t most_slots = 64;
+  std::vector<int64_t> slots{1, 8, 64};
   DType weights = DType::bf16;
   std::vector<std::string> names;
   for (int i = 1; i < count; ++i) {
     const std::string word = words[i];
-    if (word.starts_with("--slots=")) {
-      most_slots = std::stol(word.substr(8));
+    if (word.starts_with("--slots=") && !counts(word.substr(8)).empty()) {
+      slots = counts(word.substr(8));
     } else if (word.starts_with("--weights=") && kWeights.contains(word.substr(10))) {
       weights = kWeights.at(word.substr(10));
     } else if (kShapes.contains(word)) {
       names.push_back(word);
     } else {
       std::fprintf(stderr,
-                   "decode_bench [--slots=most] [--weights=bfloat16|fp8|int8] "
+                   "decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] "
                    "[imagenet64|copy131k|music4k[-tokens]] ...\n");
       return 2;
     }
@@ -163,7 +178,7 @@ int main_of(int count, char** words) {
   for (const std::string& name : names) {
     DecodeShape shape = kShapes.at(name);
     shape.weights = weights;
-    good = run(launch, name, shape, most_slots) && good;
+    good = run(launch, name, shape, slots) && good;
   }
   cudaStreamDestroy(stream);
   return good ? 0 : 1;

@@ -16,6 +16,7 @@
 #include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/norm_row.cuh"
 #include "kernels/cuda/decode/phase.cuh"
+#include "kernels/cuda/decode/single_slot_epilogue.cuh"
 #include "kernels/cuda/decode/work_split.cuh"
 #include "kernels/cuda/support/activation.cuh"
 
@@ -38,6 +39,7 @@ class MultiSlotConsumer : public RoleRegisters {
   static constexpr int kTogether = kSlots == 8 ? 4 : kSlots == 16 ? 2 : 1;  // tile columns whose A is held
   static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;        // of 32 columns, of a warp
   static constexpr int kPassTiles = 64 / kSlots;
+  static constexpr bool kHeld = kSlots == 8;  // weights are in registers before the inputs arrive
   // What the outputs need besides their sums is loaded before the products, unless these need all registers.
   static constexpr bool kLateOperands = kSlots == 64;
 
@@ -65,8 +67,9 @@ class MultiSlotConsumer : public RoleRegisters {
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
+    if constexpr (kHeld) return held_product(p, plan, tiles);
     OutputPair result;
-    if (!kLateOperands) result = load_operands(p, plan, tiles, tiles.begin);
+    if (!kLateOperands) result = load_operands(p, plan, tiles.begin, min(kPassTiles, tiles.end - tiles.begin));
     const InputRows input = prepare_input(p, plan, tiles);
     if (tiles.begin == tiles.end) return;
     uint4 a[kTogether][kBlocks][kHalves];  // this thread's part of A
@@ -75,10 +78,10 @@ class MultiSlotConsumer : public RoleRegisters {
     for (int first = tiles.begin; first < tiles.end; first += kPassTiles) {
       if (first > tiles.begin) {
         consumer_barrier();  // the sums have been read
-        if (!kLateOperands) result = load_operands(p, plan, tiles, first);
+        if (!kLateOperands) result = load_operands(p, plan, first, min(kPassTiles, tiles.end - first));
       }
       multiply(p, input, min(kPassTiles, tiles.end - first), a);
-      if (kLateOperands) result = load_operands(p, plan, tiles, first);
+      if (kLateOperands) result = load_operands(p, plan, first, min(kPassTiles, tiles.end - first));
       consumer_barrier();
       if (result.valid) write_outputs(p, plan, result, total(result.tile));
     }
@@ -269,6 +272,106 @@ class MultiSlotConsumer : public RoleRegisters {
     }
   }
 
+  using Inputs = uint4[kTogether][kBlocks][kHalves];
+
+  __device__ __forceinline__ void held_product(const Product& p, const AttentionPlan& plan,
+                                               const Share& tiles) {
+    const Passes passes(p);
+    const bool by_columns = passes.column_tiles > 1;
+    int count = min(passes.tiles, tiles.end - tiles.begin);
+    int stages = by_columns && count > 0 ? min(kHeldStages, passes.column_tiles) : count;
+    uint4 w[2][kBlocks];
+    load_two(p, stages, 0, w);
+    OutputPair result = load_operands(p, plan, tiles.begin, count);
+    const InputRows input = prepare_input(p, plan, tiles);
+    if (count == 0) return;
+    Inputs a;
+    load_inputs(p, input, 0, a);
+#pragma unroll 1
+    for (int first = tiles.begin;;) {
+      float sums[kHeldStages][2] = {};
+#pragma unroll 1
+      for (int begin = 0;;) {
+        if (by_columns) {
+          multiply_held<true>(p, stages, begin, w, a, sums);
+        } else {
+          multiply_held<false>(p, stages, begin, w, a, sums);
+        }
+        begin += kHeldStages;
+        if (begin >= passes.column_tiles) break;
+        stages = min(kHeldStages, passes.column_tiles - begin);
+        load_two(p, stages, begin, w);
+        load_inputs(p, input, begin, a);
+      }
+      write_held_sums(count, sums);
+      consumer_barrier();
+      if (result.valid) write_outputs(p, plan, result, total(result.tile));
+      first += passes.tiles;
+      if (first >= tiles.end) return;
+      consumer_barrier();  // the sums have been read
+      count = min(passes.tiles, tiles.end - first);
+      stages = by_columns ? min(kHeldStages, passes.column_tiles) : count;
+      result = load_operands(p, plan, first, count);
+      load_two(p, stages, 0, w);
+      if (passes.column_tiles > kHeldStages) load_inputs(p, input, 0, a);
+    }
+  }
+
+  __device__ __forceinline__ void load_two(const Product& p, int stages, int begin,
+                                           uint4 (&w)[2][kBlocks]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) load_held(p, i < stages, begin + i, w[i]);
+  }
+
+  /// The weights of the next stage; zeros where there is none.
+  __device__ __forceinline__ void load_held(const Product& p, bool exists, int column_tile,
+                                            uint4 (&w)[kBlocks]) {
+    if (!exists) {
+#pragma unroll
+      for (uint4& block : w) block = {};
+      return;
+    }
+    const int columns = p.columns > kTileColumns ? p.columns - column_tile * kTileColumns : p.columns;
+    const uint32_t row =
+        ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kWeightPitch<kWeights> +
+                                      lane_ % 4 * 8 * kWeightBytes<kWeights>);
+    mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
+    cuda::load_weights<kWeights>(row, warp_, kConsumerWarps, columns, w);
+    mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
+    cursor_.advance(a_.stages);
+  }
+
+  /// Adds each tile's products to its own sums, or, `by_columns`, all of them to the first.
+  template <bool kByColumns>
+  __device__ __forceinline__ void multiply_held(const Product& p, int stages, int begin,
+                                                uint4 (&w)[2][kBlocks], const Inputs& a,
+                                                float (&sums)[kHeldStages][2]) {
+#pragma unroll
+    for (int i = 0; i < kHeldStages; ++i) {
+      if (i >= stages) break;
+      float c[kChains][4] = {};
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+        const uint4 x = a[kByColumns ? i : 0][b][0];
+        multiply_add(c[2 * b % kChains], {x.x, 0, x.y, 0}, w[i % 2][b].x, w[i % 2][b].y);
+        multiply_add(c[(2 * b + 1) % kChains], {x.z, 0, x.w, 0}, w[i % 2][b].z, w[i % 2][b].w);
+      }
+      if (i + 2 < kHeldStages) load_held(p, i + 2 < stages, begin + i + 2, w[i % 2]);
+      const float2 sum{(c[0][0] + c[1][0]) + (c[2][0] + c[3][0]), (c[0][1] + c[1][1]) + (c[2][1] + c[3][1])};
+      sums[kByColumns ? 0 : i][0] += sum.x, sums[kByColumns ? 0 : i][1] += sum.y;
+    }
+  }
+
+  __device__ __forceinline__ void write_held_sums(int count, const float (&sums)[kHeldStages][2]) const {
+    const int slot = lane_ / 4;
+    if (slot >= a_.slots) return;
+    float* to = sums_ + (warp_ * a_.slots + slot) * kTileRows + lane_ % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < kHeldStages; ++i)
+      if (i < count)
+        *reinterpret_cast<float2*>(to + i * kConsumerWarps * a_.slots * kTileRows) = {sums[i][0], sums[i][1]};
+  }
+
   /// This thread's part of A for kTogether tiles of columns. Rows past the last slot are copies of its row,
   /// whose products are not stored; past the last column there are no products.
   __device__ __forceinline__ void load_inputs(const Product& p, const InputRows& input, int begin,
@@ -350,12 +453,12 @@ class MultiSlotConsumer : public RoleRegisters {
 
   /// What the epilogue of the pass needs that does not depend on this step's phases: loaded before waiting
   /// for them.
-  __device__ OutputPair load_operands(const Product& p, const AttentionPlan& plan, const Share& tiles,
-                                      int first) const {
+  __device__ OutputPair load_operands(const Product& p, const AttentionPlan& plan, int first,
+                                      int count) const {
     OutputPair r;
     r.tile = tile_in_pass_;
     r.row = (first + r.tile) * kTileRows + thread_ % 4 * 2;
-    r.valid = r.tile < kPassTiles && first + r.tile < tiles.end && r.row < p.rows;
+    r.valid = r.tile < count && r.row < p.rows;
     if (!r.valid) return r;
     if (p.linear.bias != nullptr) {
       const bf16* bias = static_cast<const bf16*>(p.linear.bias) + r.row;
