@@ -13,6 +13,7 @@ namespace perceiver::kernels::cuda {
 using bf16 = __nv_bfloat16;
 
 inline constexpr int kMaxSlots = 64;
+inline constexpr int kFewSlots = 8;  // up to which partials of attention go through flagged buffers
 inline constexpr int kMaxChannels = 1024;  // of what is normalised
 
 /// Self- or cross-attention. Its keys and values are read in tiles of `tile_rows` rows by `group` heads.
@@ -32,17 +33,18 @@ struct AttentionShape {
 /// Copies of each vector that all blocks read.
 inline constexpr int kReplicas = 2 * kEpilogueWarps;
 
-/// The flagged buffers through which blocks exchange the vectors of one slot (flagged_buffers.cuh). The
-/// replicas of a vector are `stride` words apart.
+/// The flagged buffers through which blocks exchange the vectors of one slot, and partials and results of
+/// attention with few slots (flagged_buffers.cuh). The replicas of a vector are `stride` words apart.
 struct FlaggedBuffers {
   uint64_t* latents[2];  // [replicas, Z] f32
   uint64_t* queries;     // [max(Z, A)] f32
   uint64_t* new_kv;      // [1 + X, max(Z, A)] pairs of bf16: new keys, then values, of self and cross blocks
-  uint64_t* partials;    // [groups + grid, group, head_dim + 2] f32: sums, then maximum and denominator
-  uint64_t* attended;    // [replicas, max(Z, A) / 2] pairs of bf16
+  uint64_t* partials;    // [S * groups + grid, group, head_dim + 2] f32: sums, then maximum and denominator
+  uint64_t* attended;    // [replicas, S, max(Z, A) / 2] pairs of bf16
   uint64_t* hidden;      // [replicas, widest hidden / 2] pairs of bf16
   int latent_stride, attended_stride, hidden_stride, new_kv_stride;
-  int words;  // of all buffers, which start with the latents
+  uint64_t* begin;
+  int words;  // of all buffers
 };
 
 inline constexpr uint32_t kFlagsPerStep = 1024;
@@ -78,7 +80,7 @@ struct DecodeArguments {
   bf16* hidden;                         // [S, widest hidden]
   bf16* rows[2];           // [S, widest input]: inputs of products that do not fit in shared memory
   float* partials;         // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
-  FlaggedBuffers flagged;  // with one slot, in place of the arrays above
+  FlaggedBuffers flagged;  // in place of the arrays above
 
   CUtensorMap self_tiles;  // of self_kv as [layers, ring_rows, 2 * Z], where attention is by head
   int cross_after[kMaxDecodeCrosses];

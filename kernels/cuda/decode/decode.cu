@@ -90,7 +90,7 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
     } else {
       role.product(phase.product, plan);
     }
-    if (phase.publishes) role.arrive();
+    if (phase.publishes) role.arrive(phase.attends);
     if (phase.swaps_latents) role.swap_latents();
   }
   role.end();

@@ -17,7 +17,7 @@
 // Without an active slot attention depends on nothing, and results may be torn; they are never read.
 #pragma once
 
-#include "kernels/cuda/decode/shared_memory.cuh"
+#include "kernels/cuda/decode/grid_barrier.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
@@ -95,6 +95,14 @@ __device__ inline void begin_step(const DecodeArguments& a, DecodeShared& shared
   const unsigned long long step = finished / gridDim.x;
   shared.first_flag = static_cast<uint32_t>(step % kDecodeEpoch) * kFlagsPerStep + 1;
   shared.clears = step > 0 && step % kDecodeEpoch == 0;
+}
+/// Before the first step of an epoch, whose flags start over. By all consumers.
+__device__ inline void clear_words(const DecodeArguments& a, GridBarrier& grid) {
+  for (int i = static_cast<int>(blockIdx.x) * kConsumers + static_cast<int>(threadIdx.x); i < a.flagged.words;
+       i += static_cast<int>(gridDim.x) * kConsumers)
+    a.flagged.begin[i] = 0;
+  grid.arrive();
+  grid.wait();
 }
 __device__ inline void end_step(const DecodeArguments& a) {
   asm volatile("red.relaxed.gpu.global.add.u64 [%0], 1;" ::"l"(a.finished_blocks) : "memory");

@@ -12,7 +12,7 @@
 
 #include "kernels/cuda/decode/aside.cuh"
 #include "kernels/cuda/decode/attention.cuh"
-#include "kernels/cuda/decode/grid_barrier.cuh"
+#include "kernels/cuda/decode/combine.cuh"
 #include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/norm_row.cuh"
 #include "kernels/cuda/decode/phase.cuh"
@@ -58,12 +58,26 @@ class MultiSlotConsumer : public RoleRegisters {
         warp_(thread_ / 32),
         lane_(thread_ % 32),
         slot_(thread_ / 4 % a.slots),
-        tile_in_pass_(thread_ / 4 / a.slots) {}
+        tile_in_pass_(thread_ / 4 / a.slots),
+        flag_(kHeld ? shared.first_flag : 0) {
+    if (!kHeld) return;
+    if (lane_ == 0) {
+      shared.pieces[0][warp_] = first_piece(shared.self);
+      shared.pieces[1][warp_] = first_piece(shared.cross);
+    }
+    __syncwarp();
+    if (shared.clears) clear_words(a, grid_);
+  }
 
   /// Ends a phase whose results other blocks read in the next.
-  __device__ void arrive() { grid_.arrive(); }
+  __device__ void arrive(bool attended) {
+    ++flag_;
+    if (!kHeld || !attended) grid_.arrive();
+  }
   __device__ void swap_latents() { latents_buffer_ ^= 1; }
-  __device__ void end() {}
+  __device__ void end() {
+    if (kHeld && threadIdx.x == 0) end_step(a_);
+  }
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
@@ -88,9 +102,15 @@ class MultiSlotConsumer : public RoleRegisters {
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    DecodeAttention<false, kSlots >= 16> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache, plan);
+    DecodeAttention<false, kHeld, kSlots >= 16> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache, plan,
+                                                     {.partial_flag = flag_});
     grid_.wait();
     work.run(cursor_);
+    if (kHeld) {
+      if (plan.shape.warps > 1) consumer_barrier();  // the sums of warps have been read
+      ++flag_;
+      combine_pieces(p.kv_index > 0, plan);
+    }
   }
 
  private:
@@ -120,22 +140,14 @@ class MultiSlotConsumer : public RoleRegisters {
       grid_.wait();
       return {a_.hidden, 0, p.columns * 2};
     }
-    const bool attended = p.input == Input::attended;
-    const bool through_workspace = kSlots > 8 || (attended && plan.shape.separate_combine);
-    if (!through_workspace) {
-      const bool needed = tiles.begin < tiles.end;
-      if (attended) {
-        grid_.wait();
-        if (needed) combine_all(plan);
-      } else {
-        make_rows(p, needed ? warp_ : a_.slots, kConsumerWarps, rows_, kRowPitch / 2);
-      }
+    if constexpr (kHeld) {
+      make_rows(p, tiles.begin < tiles.end ? warp_ : a_.slots, kConsumerWarps, rows_, kRowPitch / 2);
       consumer_barrier();
       return {rows_, shared_address(rows_), kRowPitch};
     }
     bf16* rows = a_.rows[rows_buffer_];
     rows_buffer_ ^= 1;
-    if (attended) {
+    if (p.input == Input::attended) {
       grid_.wait();
       combine_share(plan, rows);
     } else {
@@ -175,16 +187,6 @@ class MultiSlotConsumer : public RoleRegisters {
                   static_cast<int64_t>(a_.table_position[slot * a_.position_tables + t]) * a_.input,
               a_.input);
     row.round();
-  }
-
-  /// All heads of all slots, into shared memory.
-  __device__ void combine_all(const AttentionPlan& plan) {
-    const AttentionShape& shape = plan.shape;
-#pragma unroll 1
-    for (int i = warp_; i < a_.slots * shape.heads; i += kConsumerWarps) {
-      const int slot = i / shape.heads, head = i % shape.heads;
-      combine<false>(plan, slot, head, rows_ + slot * (kRowPitch / 2) + head * shape.head_dim);
-    }
   }
 
   /// This block's share of the heads of all slots; a head by one warp where that keeps all warps busy, else
@@ -248,6 +250,36 @@ class MultiSlotConsumer : public RoleRegisters {
     }
   }
 
+  /// Warps that combine a piece together, so that each has some 16 partials.
+  __device__ int piece_warps() const { return kConsumerWarps >> (32 - __clz(a_.slots - 1)); }
+  __device__ HeadPiece first_piece(const AttentionPlan& plan) const {
+    const Share pieces(a_.slots * (plan.shape.width / 8));
+    return piece_or_none(plan, pieces.begin + warp_ / piece_warps(), pieces);
+  }
+  __device__ HeadPiece piece_or_none(const AttentionPlan& plan, int i, const Share& pieces) const {
+    if (i >= pieces.end) return {nullptr, 0, 0};
+    return find_piece<false>(a_, plan, i);
+  }
+
+  /// This block's share of the channels of all slots, 8 at a time.
+  __device__ __forceinline__ void combine_pieces(bool cross, const AttentionPlan& plan) {
+    const Share pieces(a_.slots * (plan.shape.width / 8));
+    const int warps = piece_warps(), together = kConsumerWarps / warps;
+    HeadPiece piece = shared_.pieces[cross ? 1 : 0][warp_];
+    float4* parts = reinterpret_cast<float4*>(reinterpret_cast<unsigned char*>(sums_) +
+                                              DecodeLayout::merge_offset(a_.slots));
+#pragma unroll 1
+    for (int first = pieces.begin, buffer = 0; first < pieces.end; first += together, buffer ^= 1) {
+      const int i = first + warp_ / warps;
+      PairSum sum = combine_piece<3>(plan.shape, piece, lane_, warp_ % warps * 8, warps * 8, flag_ - 1);
+      if (warps > 1) sum = merge_warps(sum, parts + buffer * kMergeQuadruples, warp_, lane_, warps);
+      if (i < pieces.end && warp_ % warps == 0 && lane_ < 4 * kReplicas)
+        publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4, quotient(sum),
+                flag_);
+      if (first + together < pieces.end) piece = piece_or_none(plan, i + together, pieces);
+    }
+  }
+
   // ---------------------------------------------------------------- products
 
   /// Multiplies this warp's columns of `count` tiles; leaves the sums in shared memory, [tile, warp, slot,
@@ -283,10 +315,15 @@ class MultiSlotConsumer : public RoleRegisters {
     uint4 w[2][kBlocks];
     load_two(p, stages, 0, w);
     OutputPair result = load_operands(p, plan, tiles.begin, count);
-    const InputRows input = prepare_input(p, plan, tiles);
+    InputRows input{};
+    if (p.input != Input::attended) input = prepare_input(p, plan, tiles);
     if (count == 0) return;
     Inputs a;
-    load_inputs(p, input, 0, a);
+    if (p.input == Input::attended) {
+      receive_attended(p, a);
+    } else {
+      load_inputs(p, input, 0, a);
+    }
 #pragma unroll 1
     for (int first = tiles.begin;;) {
       float sums[kHeldStages][2] = {};
@@ -339,6 +376,28 @@ class MultiSlotConsumer : public RoleRegisters {
     cuda::load_weights<kWeights>(row, warp_, kConsumerWarps, columns, w);
     mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
     cursor_.advance(a_.stages);
+  }
+
+  /// This thread's part of A, from the flagged buffer.
+  __device__ __forceinline__ void receive_attended(const Product& p, Inputs& a) const {
+    const int slot = min(lane_ / 4, a_.slots - 1);
+    const uint64_t* from = a_.flagged.attended +
+                           static_cast<int>(blockIdx.x) % kReplicas * a_.flagged.attended_stride +
+                           slot * (p.columns / 2);
+    const uint64_t* places[2 * kBlocks];
+    uint2 words[2 * kBlocks];
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      const int column = (warp_ + b * kConsumerWarps) * 32 + lane_ % 4 * 8;
+      places[2 * b] = from + (column < p.columns ? column : 0) / 2;
+      places[2 * b + 1] = places[2 * b] + 2;
+    }
+    receive(places, flag_ - 1, words);
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j)
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b)
+        a[j][b][0] = {words[2 * b].x, words[2 * b].y, words[2 * b + 1].x, words[2 * b + 1].y};
   }
 
   /// Adds each tile's products to its own sums, or, `by_columns`, all of them to the first.
@@ -541,6 +600,7 @@ class MultiSlotConsumer : public RoleRegisters {
   uint32_t ring_;
   int thread_, warp_, lane_;
   int slot_, tile_in_pass_;  // of the outputs that this thread writes
+  uint32_t flag_;            // with few slots: of what this phase publishes
   int latents_buffer_ = 0, rows_buffer_ = 0, partials_buffer_ = 0;
   RingCursor cursor_;
 };

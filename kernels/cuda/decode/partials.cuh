@@ -31,7 +31,7 @@ __device__ inline float* partial_result(const DecodeArguments& a, const Attentio
          static_cast<int64_t>(slot * shape.groups + group + block) * shape.group * partial_stride(shape);
 }
 
-/// The same for one slot, in the flagged buffer.
+/// The same in the flagged buffer; groups are counted over all slots.
 __device__ inline uint64_t* partial_words(const DecodeArguments& a, const AttentionShape& shape, int group,
                                           int block) {
   return a.flagged.partials + static_cast<int64_t>(group + block) * shape.group * partial_words_stride(shape);

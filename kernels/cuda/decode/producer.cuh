@@ -30,7 +30,7 @@ class DecodeProducer : public RoleRegisters {
         slack_(min(kPaceSlack, a.stages - kMinStages)),
         evict_first_(evict_first()) {}
 
-  __device__ void arrive() {}
+  __device__ void arrive(bool) {}
   __device__ void swap_latents() {}
   __device__ void end() {}
 

@@ -116,7 +116,7 @@ __device__ __noinline__ void set_up_block(const DecodeArguments& a, unsigned cha
     __syncwarp();
     return SetupBarriers::ring_is_ready();
   }
-  if (kSlots == 1 && threadIdx.x == 32) begin_step(a, shared);
+  if (kSlots <= kFewSlots && threadIdx.x == 32) begin_step(a, shared);
   if (kByTable && blockIdx.x == 0 && threadIdx.x == kConsumers + 64) write_new_token(a);
   if (threadIdx.x == kConsumers + 32) prefetch_weights<kWeights>(a);
   make_plans<kByTable>(a, shared);

@@ -16,7 +16,7 @@ struct AttentionPlan {
   int new_row[kMaxSlots];           // the row that this step writes
 };
 
-/// With one slot: where the partials of 8 channels of a head are.
+/// Where the partials of 8 channels of a head are (combine.cuh).
 struct HeadPiece {
   const uint64_t* words;
   int channel, count;
@@ -34,13 +34,13 @@ struct DecodeShared {
   // Of the consumers, where registers are short: a Phase each, and what aside.cuh puts there.
   uint64_t phases[kConsumerWarps][kPhaseBytes / 8];
   uint32_t aside[kConsumerWarps][kAsideWords];
+  HeadPiece pieces[2][kConsumerWarps];  // with few slots: each warp's first, of self- and cross-attention
+  uint32_t first_flag;
+  bool clears;
   // With one slot:
   uint64_t sums_full[2], sums_empty[2];
   float2 moments[2][kConsumerWarps];    // LayerNorm: a warp's sums of values and squares, double-buffered
-  HeadPiece pieces[2][kConsumerWarps];  // each warp's first, of self- and cross-attention
   float centers[kConsumerWarps];        // what each warp takes LayerNorm's sums about
-  uint32_t first_flag;
-  bool clears;
 };
 
 /// Inputs of one warp's columns of 4 tiles, for one slot.
@@ -70,16 +70,21 @@ struct DecodeLayout {
     return slots > 1 ? slots * kRowPitch : kConsumerWarps * kInputBytes;
   }
   /// Each warp's outputs of one pass of a product, or attention's partials, in the same place; with one slot
-  /// side by side.
+  /// side by side. Then, with few slots, what combining needs.
   __host__ __device__ static int sums_bytes(int slots) {
-    const int products = pass_tiles(slots) * kConsumerWarps * slots * kTileRows * 4;
-    if (slots == 1) return products + kMergeBytes + kWarpPartialBytes;
-    return products > kWarpPartialBytes ? products : kWarpPartialBytes;
+    if (slots == 1) return 2 * product_bytes(1) + kMergeBytes + kWarpPartialBytes;
+    return merge_offset(slots) + (slots <= kFewSlots ? kMergeBytes : 0);
   }
-  /// Tiles of 8 outputs in one pass: at most 64 (tile, slot) pairs, so that each thread has one pair of
-  /// outputs.
+  __host__ __device__ static int merge_offset(int slots) {
+    return product_bytes(slots) > kWarpPartialBytes ? product_bytes(slots) : kWarpPartialBytes;
+  }
+  /// Tiles of 8 outputs in one pass: at most 64 (tile, slot) pairs, so that each thread has at most one pair
+  /// of outputs.
   __host__ __device__ static int pass_tiles(int slots) {
-    return slots <= 8 ? 8 : slots <= 16 ? 4 : slots <= 32 ? 2 : 1;
+    return slots <= 16 ? 4 : slots <= 32 ? 2 : 1;
+  }
+  __host__ __device__ static int product_bytes(int slots) {
+    return pass_tiles(slots) * kConsumerWarps * slots * kTileRows * 4;
   }
 };
 

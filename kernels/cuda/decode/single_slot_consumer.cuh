@@ -8,7 +8,7 @@
 // memory. Attention's split-KV partials are combined in a phase of their own, 8 channels at a time.
 #pragma once
 
-#include "kernels/cuda/decode/grid_barrier.cuh"
+#include "kernels/cuda/decode/combine.cuh"
 #include "kernels/cuda/decode/head_attention.cuh"
 #include "kernels/cuda/decode/held_products.cuh"
 #include "kernels/cuda/decode/program.cuh"
@@ -42,15 +42,17 @@ class SingleSlotConsumer : public RoleRegisters {
         flag_(shared.first_flag) {
     if (lane_ == 0) {
       shared.centers[warp_] = 0;
-      shared.pieces[0][warp_] = find_piece(shared.self, first_piece(shared.self));
-      shared.pieces[1][warp_] = find_piece(shared.cross, first_piece(shared.cross));
+      shared.pieces[0][warp_] = find_piece<true>(a, shared.self, first_piece(shared.self));
+      shared.pieces[1][warp_] = find_piece<true>(a, shared.cross, first_piece(shared.cross));
     }
     __syncwarp();
-    if (shared.clears) clear_words();
+    if (!shared.clears) return;
+    GridBarrier grid(a, shared);
+    clear_words(a, grid);
   }
 
   /// Ends a phase.
-  __device__ void arrive() { ++flag_; }
+  __device__ void arrive(bool) { ++flag_; }
   __device__ void swap_latents() {}
   __device__ void end() {
     wait_for_epilogue();
@@ -85,7 +87,7 @@ class SingleSlotConsumer : public RoleRegisters {
     } else if (plan.shape.by_head) {
       DecodeHeadAttention(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs).run(cursor_);
     } else {
-      DecodeAttention<true, true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan, inputs)
+      DecodeAttention<true, true, true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan, inputs)
           .run(cursor_);
     }
     ++flag_;
@@ -101,6 +103,9 @@ class SingleSlotConsumer : public RoleRegisters {
     uint2 scale{0, 0}, offset{0, 0};
   };
 
+  __device__ float4* merged_parts(int buffer) const {
+    return reinterpret_cast<float4*>(sums_ + 2 * kSums) + buffer * kMergeQuadruples;
+  }
   __device__ float* warp_partials() const { return sums_ + 2 * kSums + kMergeBytes / 4; }
   __device__ bool active() const { return shared_.self.rows[0] > 0; }
   __device__ static bool is_latent(const Product& p) {
@@ -108,16 +113,6 @@ class SingleSlotConsumer : public RoleRegisters {
   }
   __device__ static bool is_norm(const Product& p) {
     return p.input == Input::latent_norm || p.input == Input::embedding_norm;
-  }
-
-  /// Before the first step of an epoch, whose flags start over.
-  __device__ void clear_words() {
-    for (int i = static_cast<int>(blockIdx.x) * kConsumers + static_cast<int>(threadIdx.x);
-         i < a_.flagged.words; i += static_cast<int>(gridDim.x) * kConsumers)
-      a_.flagged.latents[0][i] = 0;
-    GridBarrier grid(a_, shared_);
-    grid.arrive();
-    grid.wait();
   }
 
   // ------------------------------------------------------------------ inputs
@@ -313,17 +308,6 @@ class SingleSlotConsumer : public RoleRegisters {
 
   // ------------------------------------------------------- combining attention
 
-  __device__ HeadPiece find_piece(const AttentionPlan& plan, int piece) const {
-    const AttentionShape& shape = plan.shape;
-    const int head = piece * 8 / shape.head_dim, group = head / shape.group, within = head % shape.group;
-    const int tiles = plan.tiles_before[1], total = tiles * shape.groups;
-    if (tiles == 0) return {nullptr, 0, 0};
-    const unsigned blocks = static_cast<unsigned>(plan.blocks);
-    const int first = Share::owner(group * tiles, total, blocks);
-    const int last = Share::owner(group * tiles + tiles - 1, total, blocks);
-    return {partial_words(a_, shape, group, first) + within * (shape.head_dim + 2),
-            piece * 8 % shape.head_dim, last - first + 1};
-  }
   __device__ int first_piece(const AttentionPlan& plan) const {
     return Share(plan.shape.width / 8).begin + (plan.shape.separate_combine ? 0 : warp_);
   }
@@ -337,57 +321,16 @@ class SingleSlotConsumer : public RoleRegisters {
 #pragma unroll 1
     for (int i = first_piece(plan); i < pieces.end;) {
       // Batches of 3 keep the partials of all 132 blocks of an H100 in flight together.
-      const PairSum sum =
-          together ? merge_warps(combine_piece<3>(plan.shape, piece, warp_ * 8, kConsumers / 4), i % 2)
-                   : combine_piece<1>(plan.shape, piece, 0, 8);
-      const float inverse = sum.denominator > 0 ? __frcp_rn(sum.denominator) : 0;
+      const PairSum sum = together ? merge_warps(combine_piece<3>(plan.shape, piece, lane_, warp_ * 8,
+                                                                  kConsumers / 4, flag_ - 1),
+                                                 merged_parts(i % 2), warp_, lane_, kConsumerWarps)
+                                   : combine_piece<1>(plan.shape, piece, lane_, 0, 8, flag_ - 1);
       if (lane_ < 4 * kReplicas && (!together || warp_ == 0))
-        publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4,
-                pack(sum.out.x * inverse, sum.out.y * inverse), flag_);
+        publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4, quotient(sum),
+                flag_);
       i += together ? 1 : kConsumerWarps;
-      if (i < pieces.end) piece = find_piece(plan, i);
+      if (i < pieces.end) piece = find_piece<true>(a_, plan, i);
     }
-  }
-
-  /// Partials first + lane / 4, + step, ..., in batches of kBatch.
-  template <int kBatch>
-  __device__ __forceinline__ PairSum combine_piece(const AttentionShape& shape, const HeadPiece& piece,
-                                                   int first, int step) const {
-    const int stride = shape.group * (shape.head_dim + 2);
-    PairSum sum;
-#pragma unroll 1
-    for (int i = first + lane_ / 4; i < piece.count; i += kBatch * step) {
-      const uint64_t* places[2 * kBatch];
-      uint2 words[2 * kBatch];
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        const int part = i + b * step < piece.count ? i + b * step : i;
-        const uint64_t* from = piece.words + static_cast<int64_t>(part) * stride;
-        places[2 * b] = from + piece.channel + lane_ % 4 * 2, places[2 * b + 1] = from + shape.head_dim;
-      }
-      receive(places, flag_ - 1, words);
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        if (i + b * step >= piece.count) break;
-        const float2 weight = floats(words[2 * b + 1]);
-        sum.add(floats(words[2 * b]), weight.x, weight.y);
-      }
-    }
-    __syncwarp();
-    sum.merge();
-    return sum;
-  }
-
-  /// The first warp gets the sum of all. `buffer` alternates, since the other warps go on.
-  __device__ PairSum merge_warps(PairSum sum, int buffer) const {
-    float4* to = reinterpret_cast<float4*>(sums_ + 2 * kSums) + buffer * kMergeQuadruples;
-    if (lane_ < 4) to[warp_ * 4 + lane_] = {sum.out.x, sum.out.y, sum.largest, sum.denominator};
-    consumer_barrier();
-    if (warp_ > 0) return sum;
-    const float4 part = to[lane_];
-    sum = PairSum{{part.x, part.y}, part.z, part.w};
-    sum.merge();
-    return sum;
   }
 
   const DecodeArguments& a_;

@@ -41,7 +41,7 @@ class SingleSlotEpilogue : public RoleRegisters {
         replica_((static_cast<int>(threadIdx.x) - kFirst) / 16),
         flag_(shared.first_flag) {}
 
-  __device__ void arrive() { ++flag_; }
+  __device__ void arrive(bool) { ++flag_; }
   __device__ void swap_latents() {}
   __device__ void end() {}
   __device__ void attention(const Product&, const AttentionPlan&) { ++flag_; }

@@ -82,32 +82,34 @@ inline AttentionShape self_shape(const DecodeStep& k) {
   return attention_shape(k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, k.slots == 1);
 }
 
-/// Offsets of the workspace's arrays, in bytes. With one slot the arrays are flagged buffers of 8-byte words.
+/// Offsets of the workspace's arrays, in bytes. With one slot the arrays are flagged buffers of 8-byte words,
+/// with few slots `rows` (the results of attention) and partials.
 struct DecodeWorkspace {
   int64_t cross_table, self_table, latents[2], queries, hidden, rows[2], partials, new_kv, bytes;
   int64_t hidden_stride, rows_stride, new_kv_stride;  // words
 
   DecodeWorkspace(const DecodeStep& k, int blocks) {
     int64_t at = kCountBytes;
-    const bool flagged = k.slots == 1;
+    const bool flagged = k.slots == 1, few = k.slots <= kFewSlots;
     const auto take = [&](int64_t count, int64_t size) {
       const int64_t begin = at;
-      at += align_256(count * (flagged ? 8 : size));
+      at += align_256(count * size);
       return begin;
     };
+    const int64_t value = flagged ? 8 : 4, part = few ? 8 : 4;
     cross_table = at, at += align_256(k.cross_blocks * static_cast<int64_t>(sizeof(DecodeCross)));
     self_table = at, at += align_256(k.layers * static_cast<int64_t>(sizeof(DecodeSelf)));
     const int64_t z = k.latent_channels, a = k.attention_width, copies = flagged ? kReplicas : k.slots;
     new_kv_stride = std::max(z, a);
     hidden_stride = std::max(k.cross_widening, k.self_widening) * z / 2;
     rows_stride = std::max({z, a, k.input_channels}) / 2;
-    for (int64_t& part : latents) part = take(copies * z, 4);
-    queries = take(k.slots * std::max(z, a), 4);
-    hidden = take(copies * hidden_stride, 4);
-    for (int64_t& part : rows) part = take(copies * rows_stride, 4);
+    for (int64_t& buffer : latents) buffer = take(copies * z, value);
+    queries = take(k.slots * std::max(z, a), value);
+    hidden = take(copies * hidden_stride, value);
+    for (int64_t& buffer : rows) buffer = take((few ? kReplicas : 1) * k.slots * rows_stride, part);
     new_kv = take(flagged ? (1 + k.cross_blocks) * new_kv_stride : 0, 8);
     partials = take(
-        std::max(partial_floats(k, cross_shape(k), blocks), partial_floats(k, self_shape(k), blocks)), 4);
+        std::max(partial_floats(k, cross_shape(k), blocks), partial_floats(k, self_shape(k), blocks)), part);
     bytes = at;
   }
 
@@ -121,6 +123,7 @@ inline FlaggedBuffers flagged_buffers(const DecodeStep& k, const DecodeWorkspace
   const auto words = [&](int64_t offset) {
     return reinterpret_cast<uint64_t*>(static_cast<unsigned char*>(k.workspace) + offset);
   };
+  const int64_t begin = k.slots == 1 ? at.latents[0] : at.rows[0];
   return {.latents = {words(at.latents[0]), words(at.latents[1])},
           .queries = words(at.queries),
           .new_kv = words(at.new_kv),
@@ -128,10 +131,11 @@ inline FlaggedBuffers flagged_buffers(const DecodeStep& k, const DecodeWorkspace
           .attended = words(at.rows[0]),
           .hidden = words(at.hidden),
           .latent_stride = static_cast<int>(k.latent_channels),
-          .attended_stride = static_cast<int>(at.rows_stride),
+          .attended_stride = static_cast<int>(k.slots * at.rows_stride),
           .hidden_stride = static_cast<int>(at.hidden_stride),
           .new_kv_stride = static_cast<int>(at.new_kv_stride),
-          .words = static_cast<int>((at.bytes - at.latents[0]) / 8)};
+          .begin = words(begin),
+          .words = static_cast<int>((at.bytes - begin) / 8)};
 }
 
 inline void point_to_workspace(const DecodeStep& k, const DecodeWorkspace& at, DecodeArguments& a) {
