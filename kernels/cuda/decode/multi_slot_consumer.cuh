@@ -132,6 +132,9 @@ class MultiSlotConsumer : public RoleRegisters {
     return a_.latents[latents_buffer_];
   }
 
+  /// With few slots, of the number of warps for each: 4, 2 or 1.
+  __device__ int log_slot_warps() const { return 3 - (32 - __clz(a_.slots - 1)); }
+
   // ------------------------------------------------------------------ inputs
 
   /// Waits for the previous phase and returns where the inputs are.
@@ -139,11 +142,6 @@ class MultiSlotConsumer : public RoleRegisters {
     if (p.input == Input::hidden) {
       grid_.wait();
       return {a_.hidden, 0, p.columns * 2};
-    }
-    if constexpr (kHeld) {
-      make_rows(p, tiles.begin < tiles.end ? warp_ : a_.slots, kConsumerWarps, rows_, kRowPitch / 2);
-      consumer_barrier();
-      return {rows_, shared_address(rows_), kRowPitch};
     }
     bf16* rows = a_.rows[rows_buffer_];
     rows_buffer_ ^= 1;
@@ -161,23 +159,63 @@ class MultiSlotConsumer : public RoleRegisters {
 
   /// The rows of slots `first`, first + step, ...
   __device__ void make_rows(const Product& p, int first, int step, bf16* to, int pitch) {
-    NormRow row;
-    const bool norm = p.input == Input::latent_norm || p.input == Input::embedding_norm;
+    NormRow<1> row(0);
+    const bool norm = is_norm(p);
     if (norm && first < a_.slots) row.load_norm(p.norm, p.columns);
     grid_.wait();
 #pragma unroll 1
     for (int slot = first; slot < a_.slots; slot += step) {
-      if (p.input == Input::latent || p.input == Input::latent_norm) {
-        row.load(latents() + slot * p.columns, p.columns);
-      } else {
-        embed(slot, row);
-      }
-      if (norm) row.normalise(p.columns);
+      load_row(p, slot, row);
+      if (norm) row.normalise(row.moments(p.columns), p.columns);
       row.store(to + slot * pitch, p.columns);
     }
   }
 
-  __device__ void embed(int slot, NormRow& row) const {
+  /// With few slots: the rows of all slots, into shared memory, each by kWarps warps.
+  template <int kWarps>
+  __device__ void make_few_rows(const Product& p) {
+    const int slot = warp_ / kWarps;
+    NormRow<kWarps> row(warp_ % kWarps);
+    const bool norm = is_norm(p), exists = slot < a_.slots;
+    if (norm && exists) row.load_norm(p.norm, p.columns);
+    grid_.wait();
+    if (exists) {
+      load_row(p, slot, row);
+    } else {
+      row.clear();
+    }
+    if (norm) {
+      float2 moments = row.moments(p.columns);
+      if (kWarps > 1) moments = merge_moments(moments, p.columns, row);
+      row.normalise(moments, p.columns);
+    }
+    if (exists) row.store(rows_ + slot * (kRowPitch / 2), p.columns);
+    consumer_barrier();
+  }
+  template <int kWarps>
+  __device__ float2 merge_moments(float2 own, int columns, const NormRow<kWarps>& row) const {
+    if (lane_ == 0) shared_.moments[0][warp_] = own;
+    consumer_barrier();
+    float2 parts[kWarps];
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) parts[w] = shared_.moments[0][warp_ / kWarps * kWarps + w];
+    return row.merge(parts, columns);
+  }
+
+  __device__ static bool is_norm(const Product& p) {
+    return p.input == Input::latent_norm || p.input == Input::embedding_norm;
+  }
+  template <int kWarps>
+  __device__ void load_row(const Product& p, int slot, NormRow<kWarps>& row) const {
+    if (p.input == Input::latent || p.input == Input::latent_norm) {
+      row.load(latents() + slot * p.columns, p.columns);
+    } else {
+      embed(slot, row);
+    }
+  }
+
+  template <int kWarps>
+  __device__ void embed(int slot, NormRow<kWarps>& row) const {
     row.clear();
     if (!active(slot)) return;
     row.add(a_.token_embedding + static_cast<int64_t>(a_.token[slot]) * a_.input, a_.input);
@@ -251,7 +289,7 @@ class MultiSlotConsumer : public RoleRegisters {
   }
 
   /// Warps that combine a piece together, so that each has some 16 partials.
-  __device__ int piece_warps() const { return kConsumerWarps >> (32 - __clz(a_.slots - 1)); }
+  __device__ int piece_warps() const { return 1 << log_slot_warps(); }
   __device__ HeadPiece first_piece(const AttentionPlan& plan) const {
     const Share pieces(a_.slots * (plan.shape.width / 8));
     return piece_or_none(plan, pieces.begin + warp_ / piece_warps(), pieces);
@@ -315,14 +353,27 @@ class MultiSlotConsumer : public RoleRegisters {
     uint4 w[2][kBlocks];
     load_two(p, stages, 0, w);
     OutputPair result = load_operands(p, plan, tiles.begin, count);
-    InputRows input{};
-    if (p.input != Input::attended) input = prepare_input(p, plan, tiles);
+    if (p.input == Input::hidden) {
+      grid_.wait();
+    } else if (p.input != Input::attended) {
+      if (count == 0) {
+        grid_.wait();
+      } else if (log_slot_warps() == 2) {
+        make_few_rows<4>(p);
+      } else if (log_slot_warps() == 1) {
+        make_few_rows<2>(p);
+      } else {
+        make_few_rows<1>(p);
+      }
+    }
     if (count == 0) return;
     Inputs a;
-    if (p.input == Input::attended) {
+    if (p.input == Input::hidden) {
+      load_hidden(p, 0, a);
+    } else if (p.input == Input::attended) {
       receive_attended(p, a);
     } else {
-      load_inputs(p, input, 0, a);
+      read_rows(p, a);
     }
 #pragma unroll 1
     for (int first = tiles.begin;;) {
@@ -338,7 +389,7 @@ class MultiSlotConsumer : public RoleRegisters {
         if (begin >= passes.column_tiles) break;
         stages = min(kHeldStages, passes.column_tiles - begin);
         load_two(p, stages, begin, w);
-        load_inputs(p, input, begin, a);
+        load_hidden(p, begin, a);
       }
       write_held_sums(count, sums);
       consumer_barrier();
@@ -350,7 +401,7 @@ class MultiSlotConsumer : public RoleRegisters {
       stages = by_columns ? min(kHeldStages, passes.column_tiles) : count;
       result = load_operands(p, plan, first, count);
       load_two(p, stages, 0, w);
-      if (passes.column_tiles > kHeldStages) load_inputs(p, input, 0, a);
+      if (passes.column_tiles > kHeldStages) load_hidden(p, 0, a);
     }
   }
 
@@ -378,7 +429,34 @@ class MultiSlotConsumer : public RoleRegisters {
     cursor_.advance(a_.stages);
   }
 
-  /// This thread's part of A, from the flagged buffer.
+  /// This thread's first column of a block of 32, or 0 where there are no columns, whose weights are 0.
+  __device__ int column_of(int block, int columns) const {
+    const int column = (warp_ + block * kConsumerWarps) * 32 + lane_ % 4 * 8;
+    return column < columns ? column : 0;
+  }
+  /// This thread's part of A, whose rows past the last slot are copies of its row: from shared memory,
+  __device__ __forceinline__ void read_rows(const Product& p, Inputs& a) const {
+    const uint32_t row = shared_address(rows_) + static_cast<uint32_t>(min(lane_ / 4, a_.slots - 1) * kRowPitch);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      const uint4 x = load_shared(row + static_cast<uint32_t>(column_of(b, p.columns)) * 2);
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) a[j][b][0] = x;
+    }
+  }
+  /// from the hidden layer, kHeldStages tiles of columns from `begin` on,
+  __device__ __forceinline__ void load_hidden(const Product& p, int begin, Inputs& a) const {
+    const bf16* row = a_.hidden + min(lane_ / 4, a_.slots - 1) * p.columns + begin * kTileColumns;
+    const int columns = p.columns - begin * kTileColumns;
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j)
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+        const int column = column_of(b, columns - j * kTileColumns);
+        a[j][b][0] = load_l2(row + (j * kTileColumns < columns ? j * kTileColumns + column : column));
+      }
+  }
+  /// from the flagged buffer.
   __device__ __forceinline__ void receive_attended(const Product& p, Inputs& a) const {
     const int slot = min(lane_ / 4, a_.slots - 1);
     const uint64_t* from = a_.flagged.attended +
@@ -388,8 +466,7 @@ class MultiSlotConsumer : public RoleRegisters {
     uint2 words[2 * kBlocks];
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
-      const int column = (warp_ + b * kConsumerWarps) * 32 + lane_ % 4 * 8;
-      places[2 * b] = from + (column < p.columns ? column : 0) / 2;
+      places[2 * b] = from + column_of(b, p.columns) / 2;
       places[2 * b + 1] = places[2 * b] + 2;
     }
     receive(places, flag_ - 1, words);

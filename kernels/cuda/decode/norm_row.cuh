@@ -6,10 +6,15 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// A row held by one warp; a lane has 4 neighbouring channels of every 128.
+/// A row held by kWarps neighbouring warps, each of which has every kWarps-th 128 channels; a lane has 4
+/// neighbouring ones of these.
+template <int kWarps>
 class NormRow {
  public:
-  static constexpr int kPacks = kMaxChannels / 128;
+  static constexpr int kPacks = kMaxChannels / 128 / kWarps;
+
+  /// `warp`: among those of the row.
+  __device__ explicit NormRow(int warp) : warp_(warp) {}
 
   /// Loads the parameters, before waiting for the values.
   __device__ void load_norm(const DecodeNorm& norm, int columns) {
@@ -49,19 +54,37 @@ class NormRow {
       x_[p] = {low.x, low.y, high.x, high.y};
     }
   }
-  __device__ void normalise(int columns) {
-    const float inverse = 1.0f / static_cast<float>(columns);
+  /// Mean, and sum of squares about it, of this warp's channels.
+  __device__ float2 moments(int columns) const {
     float sum = 0, squares = 0;
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) sum += (x_[p].x + x_[p].y) + (x_[p].z + x_[p].w);
-    const float mean = warp_sum(sum) * inverse;
+    const float mean = warp_sum(sum) * inverse(channels_of(warp_, columns));
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       if (column(p) >= columns) continue;
       const float a = x_[p].x - mean, b = x_[p].y - mean, c = x_[p].z - mean, d = x_[p].w - mean;
       squares += (a * a + b * b) + (c * c + d * d);
     }
-    const float rstd = rsqrtf(warp_sum(squares) * inverse + kNormEpsilon);
+    return {mean, warp_sum(squares)};
+  }
+  /// The same of the whole row, from those of its warps.
+  __device__ static float2 merge(const float2 (&parts)[kWarps], int columns) {
+    const float per_channel = inverse(columns);
+    float2 all{0, 0};
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w)
+      all.x += parts[w].x * (static_cast<float>(channels_of(w, columns)) * per_channel);
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      const float away = parts[w].x - all.x;
+      all.y += parts[w].y + away * away * static_cast<float>(channels_of(w, columns));
+    }
+    return all;
+  }
+  /// `moments`: of the whole row.
+  __device__ void normalise(float2 moments, int columns) {
+    const float mean = moments.x, rstd = rsqrtf(moments.y * inverse(columns) + kNormEpsilon);
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
       const float2 s0 = unpack(scale_[p].x), s1 = unpack(scale_[p].y);
@@ -80,10 +103,20 @@ class NormRow {
   }
 
  private:
-  __device__ static int column(int p) {
-    return p * 128 + static_cast<int>(threadIdx.x) % 32 * 4;
+  /// The lane's first channel of a pack.
+  __device__ int column(int p) const {
+    return (p * kWarps + warp_) * 128 + static_cast<int>(threadIdx.x) % 32 * 4;
+  }
+  __device__ static int channels_of(int warp, int columns) {
+    if (kWarps == 1) return columns;
+    const int whole = columns / 128, last = whole % kWarps == warp ? columns % 128 : 0;
+    return (whole + kWarps - 1 - warp) / kWarps * 128 + last;
+  }
+  __device__ static float inverse(int channels) {
+    return channels > 0 ? 1.0f / static_cast<float>(channels) : 0;
   }
 
+  int warp_;
   float4 x_[kPacks];
   uint2 scale_[kPacks] = {}, offset_[kPacks] = {};
 };
