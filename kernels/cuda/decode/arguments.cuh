@@ -13,7 +13,7 @@ namespace perceiver::kernels::cuda {
 using bf16 = __nv_bfloat16;
 
 inline constexpr int kMaxSlots = 64;
-inline constexpr int kFewSlots = 8;  // up to which partials of attention go through flagged buffers
+inline constexpr int kFewSlots = 8;        // up to which partials of attention go through flagged buffers
 inline constexpr int kMaxChannels = 1024;  // of what is normalised
 
 /// Self- or cross-attention. Its keys and values are read in tiles of `tile_rows` rows by `group` heads.

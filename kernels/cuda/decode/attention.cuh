@@ -59,10 +59,11 @@ struct FlaggedInputs {
   uint32_t row_flag = 0, query_flag = 0, partial_flag = 0;
 };
 
-/// kFlagged: with one slot, queries and new rows come through flagged buffers; otherwise through the workspace's
-/// plain arrays. kFlaggedPartials: likewise partials. `parts`: two buffers of kWarpPartialFloats, used alternately
-/// (`buffer`). kEarly: the next rows are on their way from shared memory while those before are added, by which
-/// 64 slots gain 3% and 8 slots lose 1%.
+/// kFlagged: with one slot, queries and new rows come through flagged buffers; otherwise through the
+/// workspace's plain arrays. kFlaggedPartials: likewise partials. `parts`: two buffers of kWarpPartialFloats,
+/// used alternately
+/// (`buffer`). kEarly: the next rows are on their way from shared memory while those before are added, by
+/// which 64 slots gain 3% and 8 slots lose 1%.
 template <bool kFlagged, bool kFlaggedPartials, bool kEarly>
 class DecodeAttention {
  public:
@@ -268,7 +269,8 @@ class DecodeAttention {
   __device__ void store_pair(float2 pair, int channel, int slot, int group) const {
     const int block = static_cast<int>(blockIdx.x);
     if constexpr (kFlaggedPartials) {
-      uint64_t* to = partial_words(a_, shape_, kFlagged ? group : slot * shape_.groups + group, block) + head_in_group_ * partial_words_stride(shape_);
+      uint64_t* to = partial_words(a_, shape_, kFlagged ? group : slot * shape_.groups + group, block) +
+                     head_in_group_ * partial_words_stride(shape_);
       publish(to + channel, pair.x, pair.y, inputs_.partial_flag);
     } else {
       float* to = partial_result(a_, shape_, slot, group, block) + head_in_group_ * partial_stride(shape_);

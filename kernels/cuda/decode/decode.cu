@@ -43,7 +43,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cuda/decode/multi_slot_consumer.cuh"
+#include "kernels/cuda/decode/few_slots_consumer.cuh"
+#include "kernels/cuda/decode/many_slots_consumer.cuh"
 #include "kernels/cuda/decode/producer.cuh"
 #include "kernels/cuda/decode/program.cuh"
 #include "kernels/cuda/decode/setup.cuh"
@@ -96,6 +97,11 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
   role.end();
 }
 
+template <int kSlots, bool kByTable, DType kWeights>
+using Consumer = std::conditional_t<kSlots == 1, SingleSlotConsumer<kByTable, kWeights>,
+                                    std::conditional_t<kSlots <= kFewSlots, FewSlotsConsumer<kWeights>,
+                                                       ManySlotsConsumer<std::max(kSlots, 16), kWeights>>>;
+
 #endif
 
 /// kByTable: for one slot, whose context is kept as tokens.
@@ -120,9 +126,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
     }
   } else {
     set_registers<DecodeRegisters<kSlots>::kConsumer, true>();
-    std::conditional_t<kSlots == 1, SingleSlotConsumer<kByTable, kWeights>,
-                       MultiSlotConsumer<std::max(kSlots, 8), kWeights>>
-        consumer(a, shared, memory, layout);
+    Consumer<kSlots, kByTable, kWeights> consumer(a, shared, memory, layout);
     run(a, shared, memory, layout, consumer);
   }
 #endif

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "kernels/cuda/decode/narrow_weights.cuh"
+#include "kernels/cuda/decode/phase.cuh"
 
 namespace perceiver::kernels::cuda {
 
@@ -23,6 +24,14 @@ inline constexpr int kHeldBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32
 inline constexpr int kHeldInputBytes = kInputBytes / kHeldStages;       // of a warp and tile
 
 #ifdef PERCEIVER_DECODE_SM90
+
+/// A pass computes kHeldStages tiles of outputs, or one that has several tiles of columns.
+struct Passes {
+  int column_tiles, tiles;
+  __device__ explicit Passes(const Product& p)
+      : column_tiles((p.columns + kTileColumns - 1) / kTileColumns),
+        tiles(column_tiles == 1 ? kHeldStages : 1) {}
+};
 
 /// c [16, 8] += a [16, 16] · b [16, 8], of f16.
 __device__ inline void multiply_add_f16(float (&c)[4], const uint4& a, uint2 b) {

@@ -53,6 +53,13 @@ __device__ inline uint2 widen_int8(uint32_t x) {
           subtract_pair(__byte_perm(low, kExponents, 0x4342), __byte_perm(sign, kExponents, 0x4342))};
 }
 
+/// The address of a lane's weights of column 0 of a tile in the ring.
+template <DType kWeights>
+__device__ __forceinline__ uint32_t lane_weights(uint32_t ring, int stage, int lane) {
+  return ring + static_cast<uint32_t>(stage * kStageBytes + lane / 4 * kWeightPitch<kWeights> +
+                                      lane % 4 * 8 * kWeightBytes<kWeights>);
+}
+
 /// A lane's 8 neighbouring weights of each of kCount blocks of 32 columns, as `read` takes them from an
 /// address in shared memory; zeros for blocks that start at or past `columns`. `row`: where the lane's
 /// weights of block 0 are.

@@ -34,13 +34,13 @@ struct DecodeShared {
   // Of the consumers, where registers are short: a Phase each, and what aside.cuh puts there.
   uint64_t phases[kConsumerWarps][kPhaseBytes / 8];
   uint32_t aside[kConsumerWarps][kAsideWords];
-  HeadPiece pieces[2][kConsumerWarps];  // with few slots: each warp's first, of self- and cross-attention
-  uint32_t first_flag;
-  bool clears;
   // With one slot:
   uint64_t sums_full[2], sums_empty[2];
   float2 moments[2][kConsumerWarps];    // LayerNorm: a warp's sums of values and squares, double-buffered
+  HeadPiece pieces[2][kConsumerWarps];  // with few slots: each warp's first, of self- and cross-attention
   float centers[kConsumerWarps];        // what each warp takes LayerNorm's sums about
+  uint32_t first_flag;
+  bool clears;
 };
 
 /// Inputs of one warp's columns of 4 tiles, for one slot.
@@ -80,9 +80,7 @@ struct DecodeLayout {
   }
   /// Tiles of 8 outputs in one pass: at most 64 (tile, slot) pairs, so that each thread has at most one pair
   /// of outputs.
-  __host__ __device__ static int pass_tiles(int slots) {
-    return slots <= 16 ? 4 : slots <= 32 ? 2 : 1;
-  }
+  __host__ __device__ static int pass_tiles(int slots) { return slots <= 16 ? 4 : slots <= 32 ? 2 : 1; }
   __host__ __device__ static int product_bytes(int slots) {
     return pass_tiles(slots) * kConsumerWarps * slots * kTileRows * 4;
   }

@@ -3,7 +3,7 @@
 // that it multiplies, its weights are in registers by then, and the warps meet only for the sums of
 // LayerNorm. Their sums of products go to the epilogue warps (single_slot_epilogue.cuh).
 //
-// Columns are divided among warps as in multi_slot_consumer.cuh, blocks of 32 out of every tile of 1024; a
+// Columns are divided among warps as in few_slots_consumer.cuh, blocks of 32 out of every tile of 1024; a
 // lane receives 4 neighbouring ones of a tile and stores them, as bf16, in the warp's own part of shared
 // memory. Attention's split-KV partials are combined in a phase of their own, 8 channels at a time.
 #pragma once
@@ -296,9 +296,7 @@ class SingleSlotConsumer : public RoleRegisters {
       }
       const int tile = p.columns > kTileColumns ? begin + i : 0;
       const int columns = p.columns - tile * kTileColumns;
-      const uint32_t row =
-          ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + lane_ / 4 * kWeightPitch<kWeights> +
-                                        lane_ % 4 * 8 * kWeightBytes<kWeights>);
+      const uint32_t row = lane_weights<kWeights>(ring_, cursor_.stage, lane_);
       mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
       Products::load(row, warp_, columns, w[i]);
       mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
@@ -321,13 +319,14 @@ class SingleSlotConsumer : public RoleRegisters {
 #pragma unroll 1
     for (int i = first_piece(plan); i < pieces.end;) {
       // Batches of 3 keep the partials of all 132 blocks of an H100 in flight together.
-      const PairSum sum = together ? merge_warps(combine_piece<3>(plan.shape, piece, lane_, warp_ * 8,
-                                                                  kConsumers / 4, flag_ - 1),
-                                                 merged_parts(i % 2), warp_, lane_, kConsumerWarps)
-                                   : combine_piece<1>(plan.shape, piece, lane_, 0, 8, flag_ - 1);
+      const PairSum sum =
+          together
+              ? merge_warps(combine_piece<3>(plan.shape, piece, lane_, warp_ * 8, kConsumers / 4, flag_ - 1),
+                            merged_parts(i % 2), warp_, lane_, kConsumerWarps)
+              : combine_piece<1>(plan.shape, piece, lane_, 0, 8, flag_ - 1);
       if (lane_ < 4 * kReplicas && (!together || warp_ == 0))
-        publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4, quotient(sum),
-                flag_);
+        publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4,
+                quotient(sum), flag_);
       i += together ? 1 : kConsumerWarps;
       if (i < pieces.end) piece = find_piece<true>(a_, plan, i);
     }

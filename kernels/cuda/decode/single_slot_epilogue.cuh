@@ -16,14 +16,6 @@ namespace perceiver::kernels::cuda {
 /// Floats of the sums of a pass: [tile, warp, 8].
 inline constexpr int kPassSums = kHeldStages * kConsumerWarps * kTileRows;
 
-/// A pass computes kHeldStages tiles of outputs, or one that has several tiles of columns.
-struct Passes {
-  int column_tiles, tiles;
-  __device__ explicit Passes(const Product& p)
-      : column_tiles((p.columns + kTileColumns - 1) / kTileColumns),
-        tiles(column_tiles == 1 ? kHeldStages : 1) {}
-};
-
 __device__ inline bool writes_latents(const Product& p) {
   return p.output <= ProductOutput::latent_activated;
 }

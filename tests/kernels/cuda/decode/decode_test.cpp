@@ -170,6 +170,10 @@ TEST_F(CudaDecode, Widths) {
 TEST_F(CudaDecode, Slots) {
   for (const int64_t slots : {2, 3, 7, 8, 9, 16, 17, 32, 33, 64}) check({.slots = slots});
   check({.slots = 5, .input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 8});
+  for (const int64_t slots : {2, 4, 6})  // more than one warp to a head, and to a row
+    check({.slots = slots, .input = 1024, .latent = 768, .attention = 256, .cross_heads = 2, .self_heads = 6});
+  for (const int64_t slots : {2, 3, 8})
+    check({.slots = slots, .input = 96, .latent = 160, .attention = 32, .cross_heads = 1, .self_heads = 5});
   check({.slots = 64, .input = 256, .latent = 512, .attention = 256, .cross_heads = 2, .self_heads = 16});
   check({.slots = 20, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
 }
@@ -467,10 +471,40 @@ TEST_F(CudaDecode, NotANumber) {
     }
 }
 
+/// A slot whose numbers are lost does not touch the others.
+TEST_F(CudaDecode, NotANumberInOneSlot) {
+  for (const DType weights : {DType::bf16, DType::i8})
+    for (const int64_t slots : {3, 10}) {
+      const DecodeShape shape{.slots = slots, .latent = 192, .self_heads = 6, .weights = weights};
+      const auto logits_of = [&](bool lost) {
+        HostDecode host(shape, 11);
+        for (int64_t s = 0; s < slots; ++s) host.tokens[static_cast<size_t>(s)] = s == 1 ? 0 : 1;
+        if (lost) host.arrays[0][5] = 0x7FC0;  // token 0, not a number
+        const DeviceDecode device(launch(), host, slots);
+        if (!supported(device.step)) return std::vector<float>{};
+        kernels::cuda::decode_step(launch(), device.step);
+        synchronize();
+        return device.logits->read();
+      };
+      const std::vector<float> expected = logits_of(false), found = logits_of(true);
+      if (expected.empty()) GTEST_SKIP() << "no fused decode step on this GPU";
+      for (size_t i = 0; i < found.size(); ++i) {
+        if (static_cast<int64_t>(i) / shape.vocabulary == 1) {
+          ASSERT_TRUE(std::isnan(found[i])) << i;
+        } else {
+          ASSERT_EQ(found[i], expected[i]) << i;
+        }
+      }
+    }
+}
+
 /// When the flags start over, words of the previous epoch are not taken for new ones.
-TEST_F(CudaDecode, Epochs) {
-  HostDecode host({.layers = 3}, 9);
-  const DeviceDecode device(launch(), host, 1);
+class CudaDecodeEpochs : public CudaDecode, public ::testing::WithParamInterface<int64_t> {};
+INSTANTIATE_TEST_SUITE_P(Slots, CudaDecodeEpochs, ::testing::Values(1, 3));
+
+TEST_P(CudaDecodeEpochs, StartOver) {
+  HostDecode host({.slots = GetParam(), .layers = 3}, 9);
+  const DeviceDecode device(launch(), host, GetParam());
   if (!supported(device.step)) GTEST_SKIP() << "no fused decode step on this GPU";
   const std::vector<float> expected = [&] {
     kernels::cuda::decode_step(launch(), device.step);

@@ -1,0 +1,318 @@
+// The consumers of the fused decode step for 2 to 8 slots. With so few, the chain of the phases counts as
+// much as the bytes: a warp takes the first two stages of its weights into registers before it waits for the
+// inputs, and the others while it multiplies; split-KV partials and the combined results of attention go
+// through flagged buffers, without a barrier; otherwise a barrier over the grid lies between phases.
+//
+// A product multiplies the block's tiles of 8 outputs with the inputs of all slots on the tensor cores: slots
+// are rows 0 to 7 of A, outputs the columns of B. The columns of a tile are divided among the warps in blocks
+// of 32; within a block a thread's 8 neighbouring elements serve as its share of two k16 steps, in A and B
+// alike, so that both are read in 16-byte accesses. The sums of the warps are added in warp order. Every
+// block normalises the latents of all slots itself, into shared memory: each slot's by 4, 2 or 1 warps.
+#pragma once
+
+#include "kernels/cuda/decode/attention.cuh"
+#include "kernels/cuda/decode/combine.cuh"
+#include "kernels/cuda/decode/held_products.cuh"
+#include "kernels/cuda/decode/slot_consumer.cuh"
+
+namespace perceiver::kernels::cuda {
+#ifdef PERCEIVER_DECODE_SM90
+
+template <DType kWeights>
+class FewSlotsConsumer : public SlotConsumer {
+ public:
+  __device__ FewSlotsConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
+                              const DecodeLayout& layout)
+      : SlotConsumer(a, shared, memory, layout),
+        rows_(reinterpret_cast<bf16*>(memory + layout.rows)),
+        merged_parts_(reinterpret_cast<float4*>(memory + layout.sums + DecodeLayout::merge_offset(a.slots))),
+        flag_(shared.first_flag) {
+    if (lane_ == 0) {
+      shared.pieces[0][warp_] = first_piece(shared.self);
+      shared.pieces[1][warp_] = first_piece(shared.cross);
+    }
+    __syncwarp();
+    if (shared.clears) clear_words(a, grid_);
+  }
+
+  /// Ends a phase whose results other blocks read in the next.
+  __device__ void arrive(bool attended) {
+    ++flag_;
+    if (!attended) grid_.arrive();
+  }
+  __device__ void end() {
+    if (thread_ == 0) end_step(a_);
+  }
+
+  __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
+    DecodeAttention<false, true, false> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache, plan,
+                                             {.partial_flag = flag_});
+    grid_.wait();
+    work.run(cursor_);
+    if (plan.shape.warps > 1) consumer_barrier();  // the sums of warps have been read
+    ++flag_;
+    combine(p.kv_index > 0, plan);
+  }
+
+  __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
+    const Share tiles((p.rows + kTileRows - 1) / kTileRows);
+    const Passes passes(p);
+    const bool by_columns = passes.column_tiles > 1;
+    int count = min(passes.tiles, tiles.end - tiles.begin);
+    int stages = by_columns && count > 0 ? min(kHeldStages, passes.column_tiles) : count;
+    Weights w[kStagesAhead];
+    load_first_weights(p, stages, 0, w);
+    OutputPair result = load_operands<kWeights>(p, plan, tiles.begin, count);
+    wait_for_inputs(p, count > 0);
+    if (count == 0) return;
+    Inputs x;
+    take_inputs(p, x);
+#pragma unroll 1
+    for (int first = tiles.begin;;) {
+      float sums[kHeldStages][2] = {};
+#pragma unroll 1
+      for (int begin = 0;;) {
+        if (by_columns) {
+          multiply<true>(p, stages, begin, w, x, sums);
+        } else {
+          multiply<false>(p, stages, begin, w, x, sums);
+        }
+        begin += kHeldStages;
+        if (begin >= passes.column_tiles) break;
+        stages = min(kHeldStages, passes.column_tiles - begin);
+        load_first_weights(p, stages, begin, w);
+        load_hidden(p, begin, x);
+      }
+      write_sums(count, sums);
+      consumer_barrier();
+      if (result.valid) write_outputs<kWeights>(p, plan, result, total(result.tile));
+      first += passes.tiles;
+      if (first >= tiles.end) return;
+      consumer_barrier();  // the sums have been read
+      count = min(passes.tiles, tiles.end - first);
+      stages = by_columns ? min(kHeldStages, passes.column_tiles) : count;
+      result = load_operands<kWeights>(p, plan, first, count);
+      load_first_weights(p, stages, 0, w);
+      if (passes.column_tiles > kHeldStages) load_hidden(p, 0, x);
+    }
+  }
+
+ private:
+  static constexpr int kStagesAhead = 2;  // of weights in registers
+  static constexpr int kChains = 4;       // of dependent products
+  /// This thread's part of B, and of A for tiles of columns; rows past the last slot are copies of its row,
+  /// whose products are not stored.
+  using Weights = uint4[kBlocks];
+  using Inputs = uint4[kHeldStages][kBlocks];
+
+  /// Of the number of warps for each slot: 2, 1 or 0.
+  __device__ int log_slot_warps() const {
+    return 3 - (32 - __clz(a_.slots - 1));
+  }
+  __device__ int row_of_lane() const {
+    return min(lane_ / 4, a_.slots - 1);
+  }
+
+  // ------------------------------------------------------------------ inputs
+
+  /// The results of attention are waited for where they are received.
+  __device__ __forceinline__ void wait_for_inputs(const Product& p, bool needed) {
+    if (p.input == Input::attended) return;
+    if (p.input == Input::hidden || !needed) return grid_.wait();
+    switch (log_slot_warps()) {
+      case 2:
+        return make_rows<4>(p);
+      case 1:
+        return make_rows<2>(p);
+      default:
+        return make_rows<1>(p);
+    }
+  }
+
+  /// Waits, and makes the rows of all slots in shared memory, each by kWarps warps.
+  template <int kWarps>
+  __device__ void make_rows(const Product& p) {
+    const int slot = warp_ / kWarps;
+    NormRow<kWarps> row(warp_ % kWarps);
+    const bool norm = is_norm(p), exists = slot < a_.slots;
+    if (norm && exists) row.load_norm(p.norm, p.columns);
+    grid_.wait();
+    if (exists) {
+      load_row(p, slot, row);
+    } else {
+      row.clear();
+    }
+    if (norm) {
+      float2 moments = row.moments(p.columns);
+      if (kWarps > 1) moments = merge_moments(moments, p.columns, row);
+      row.normalise(moments, p.columns);
+    }
+    if (exists) row.store(rows_ + slot * (kRowPitch / 2), p.columns);
+    consumer_barrier();
+  }
+  template <int kWarps>
+  __device__ float2 merge_moments(float2 own, int columns, const NormRow<kWarps>& row) const {
+    if (lane_ == 0) shared_.moments[0][warp_] = own;
+    consumer_barrier();
+    float2 parts[kWarps];
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) parts[w] = shared_.moments[0][warp_ / kWarps * kWarps + w];
+    return row.merge(parts, columns);
+  }
+
+  __device__ __forceinline__ void take_inputs(const Product& p, Inputs& x) const {
+    if (p.input == Input::hidden) {
+      load_hidden(p, 0, x);
+    } else if (p.input == Input::attended) {
+      receive_attended(p, x);
+    } else {
+      read_rows(p, x);
+    }
+  }
+
+  /// This thread's first column of a block of 32, or 0 where there are no columns, whose weights are 0.
+  __device__ int column_of(int block, int columns) const {
+    const int column = (warp_ + block * kConsumerWarps) * 32 + lane_ % 4 * 8;
+    return column < columns ? column : 0;
+  }
+
+  /// One tile of columns, as the first of x; the others are copies, since registers that are set under a
+  /// condition would be kept for all phases.
+  __device__ static void set_all(int block, const uint4& value, Inputs& x) {
+#pragma unroll
+    for (int j = 0; j < kHeldStages; ++j) x[j][block] = value;
+  }
+
+  __device__ __forceinline__ void read_rows(const Product& p, Inputs& x) const {
+    const uint32_t row = shared_address(rows_) + static_cast<uint32_t>(row_of_lane() * kRowPitch);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b)
+      set_all(b, load_shared(row + static_cast<uint32_t>(column_of(b, p.columns)) * 2), x);
+  }
+
+  __device__ __forceinline__ void receive_attended(const Product& p, Inputs& x) const {
+    const uint64_t* from = a_.flagged.attended +
+                           static_cast<int>(blockIdx.x) % kReplicas * a_.flagged.attended_stride +
+                           row_of_lane() * (p.columns / 2);
+    const uint64_t* places[2 * kBlocks];
+    uint2 words[2 * kBlocks];
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      places[2 * b] = from + column_of(b, p.columns) / 2;
+      places[2 * b + 1] = places[2 * b] + 2;
+    }
+    receive(places, flag_ - 1, words);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b)
+      set_all(b, {words[2 * b].x, words[2 * b].y, words[2 * b + 1].x, words[2 * b + 1].y}, x);
+  }
+
+  /// kHeldStages tiles of columns from `begin` on.
+  __device__ __forceinline__ void load_hidden(const Product& p, int begin, Inputs& x) const {
+    const bf16* row = a_.hidden + row_of_lane() * p.columns + begin * kTileColumns;
+    const int columns = p.columns - begin * kTileColumns;
+#pragma unroll
+    for (int j = 0; j < kHeldStages; ++j)
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+        const int column = column_of(b, columns - j * kTileColumns);
+        x[j][b] = load_l2(row + (j * kTileColumns < columns ? j * kTileColumns + column : column));
+      }
+  }
+
+  // ---------------------------------------------------------------- products
+
+  __device__ __forceinline__ void load_first_weights(const Product& p, int stages, int begin,
+                                                     Weights (&w)[kStagesAhead]) {
+#pragma unroll
+    for (int i = 0; i < kStagesAhead; ++i) load_weights(p, i < stages, begin + i, w[i]);
+  }
+
+  /// The weights of the next stage; zeros where there is none.
+  __device__ __forceinline__ void load_weights(const Product& p, bool exists, int column_tile, Weights& w) {
+    if (!exists) {
+#pragma unroll
+      for (uint4& block : w) block = {};
+      return;
+    }
+    const int columns = p.columns > kTileColumns ? p.columns - column_tile * kTileColumns : p.columns;
+    mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
+    cuda::load_weights<kWeights>(lane_weights<kWeights>(ring_, cursor_.stage, lane_), warp_, kConsumerWarps,
+                                 columns, w);
+    mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
+    cursor_.advance(a_.stages);
+  }
+
+  /// Adds each tile's products to its own sums, or, kByColumns, all of them to the first.
+  template <bool kByColumns>
+  __device__ __forceinline__ void multiply(const Product& p, int stages, int begin,
+                                           Weights (&w)[kStagesAhead], const Inputs& x,
+                                           float (&sums)[kHeldStages][2]) {
+#pragma unroll
+    for (int i = 0; i < kHeldStages; ++i) {
+      if (i >= stages) break;
+      Weights& held = w[i % kStagesAhead];
+      float c[kChains][4] = {};
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+        const uint4 a = x[kByColumns ? i : 0][b];
+        multiply_add(c[2 * b % kChains], {a.x, 0, a.y, 0}, held[b].x, held[b].y);
+        multiply_add(c[(2 * b + 1) % kChains], {a.z, 0, a.w, 0}, held[b].z, held[b].w);
+      }
+      if (i + kStagesAhead < kHeldStages)
+        load_weights(p, i + kStagesAhead < stages, begin + i + kStagesAhead, held);
+      sums[kByColumns ? 0 : i][0] += (c[0][0] + c[1][0]) + (c[2][0] + c[3][0]);
+      sums[kByColumns ? 0 : i][1] += (c[0][1] + c[1][1]) + (c[2][1] + c[3][1]);
+    }
+  }
+
+  /// In shared memory, [tile, warp, slot, 8].
+  __device__ __forceinline__ void write_sums(int count, const float (&sums)[kHeldStages][2]) const {
+    const int slot = lane_ / 4;
+    if (slot >= a_.slots) return;
+    float* to = sums_ + (warp_ * a_.slots + slot) * kTileRows + lane_ % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < kHeldStages; ++i)
+      if (i < count)
+        *reinterpret_cast<float2*>(to + i * kConsumerWarps * a_.slots * kTileRows) = {sums[i][0], sums[i][1]};
+  }
+
+  // ------------------------------------------------------- combining attention
+
+  /// Of all slots; each piece by as many warps as a slot has, so that each warp receives some 16 partials.
+  __device__ Share pieces_of(const AttentionPlan& plan) const {
+    return Share(a_.slots * (plan.shape.width / 8));
+  }
+  __device__ HeadPiece first_piece(const AttentionPlan& plan) const {
+    const Share pieces = pieces_of(plan);
+    return piece_or_none(plan, pieces.begin + (warp_ >> log_slot_warps()), pieces);
+  }
+  __device__ HeadPiece piece_or_none(const AttentionPlan& plan, int i, const Share& pieces) const {
+    if (i >= pieces.end) return {nullptr, 0, 0};
+    return find_piece<false>(a_, plan, i);
+  }
+
+  /// This block's share of the pieces.
+  __device__ __forceinline__ void combine(bool cross, const AttentionPlan& plan) {
+    const Share pieces = pieces_of(plan);
+    const int warps = 1 << log_slot_warps(), together = kConsumerWarps / warps, part = warp_ % warps;
+    HeadPiece piece = shared_.pieces[cross ? 1 : 0][warp_];
+#pragma unroll 1
+    for (int first = pieces.begin, buffer = 0; first < pieces.end; first += together, buffer ^= 1) {
+      const int i = first + warp_ / warps;
+      PairSum sum = combine_piece<3>(plan.shape, piece, lane_, part * 8, warps * 8, flag_ - 1);
+      if (warps > 1) sum = merge_warps(sum, merged_parts_ + buffer * kMergeQuadruples, warp_, lane_, warps);
+      if (i < pieces.end && part == 0 && lane_ < 4 * kReplicas)
+        publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4,
+                quotient(sum), flag_);
+      if (first + together < pieces.end) piece = piece_or_none(plan, i + together, pieces);
+    }
+  }
+
+  bf16* rows_;
+  float4* merged_parts_;
+  uint32_t flag_;  // of what this phase publishes
+};
+
+#endif
+}  // namespace perceiver::kernels::cuda
