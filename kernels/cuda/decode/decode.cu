@@ -7,18 +7,19 @@
 // - The producer warp (producer.cuh) streams the block's share of all weights and caches through a ring of
 //   stages in shared memory (ring.cuh), in the order of the phases (program.cuh) but without waiting for
 //   them: 12 stages of 16.5 KiB, 26 MB over the GPU, a whole layer ahead.
-// - The consumer warps go from phase to phase: with several slots by grid barriers (multi_slot_consumer.cuh),
-//   with one by flagged buffers (single_slot_consumer.cuh, flagged_buffers.cuh). While they wait, the ring
-//   fills.
+// - The consumer warps go from phase to phase: with one slot by flagged buffers (single_slot_consumer.cuh,
+//   flagged_buffers.cuh), with 9 to 64 by barriers over the grid (many_slots_consumer.cuh), with 2 to 8 by
+//   these, but for attention's results, which go through flagged buffers (few_slots_consumer.cuh). While they
+//   wait, the ring fills.
 // - With one slot, the epilogue warps (single_slot_epilogue.cuh) publish a phase's outputs while the
-// consumers
-//   are at the next.
+// consumers are
+//   at the next.
 //
 // Phases: Linear_z with the context's new keys and values; then per block q (or qkv); attention; the combine
-// of its split-KV partials and the output projection, with one slot as two phases; MLP up; MLP down; finally
-// the logits. Outputs are divided among blocks in tiles of 8 rows (16 KiB at width 1024): 3, 1, 4 and 1 (of 4
-// stages) per block and layer, attention 2 tiles of 64 rows of one head. The latents stay in f32; each block
-// that needs a LayerNorm computes it itself, up to 8 slots.
+// of its split-KV partials and the output projection, with up to 8 slots as two phases; MLP up; MLP down;
+// finally the logits. Outputs are divided among blocks in tiles of 8 rows (16 KiB at width 1024): 3, 1, 4 and
+// 1 (of 4 stages) per block and layer, attention 2 tiles of 64 rows of one head. The latents stay in f32;
+// each block that needs a LayerNorm computes it itself, up to 8 slots.
 //
 // Floors at 3.0 TB/s: imagenet64 1.84 GB, 614 us; music4k 0.45 GB, 149 us; copy131k 0.74 GB, 247 us with a
 // cached context. Measured on an H100, one slot: 843, 196 and 283 us, 73, 76 and 87%. A layer is bound by the

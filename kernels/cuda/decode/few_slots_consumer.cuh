@@ -98,7 +98,7 @@ class FewSlotsConsumer : public SlotConsumer {
   }
 
  private:
-  static constexpr int kStagesAhead = 2;  // of weights in registers
+  static constexpr int kStagesAhead = 4;  // of weights in registers
   static constexpr int kChains = 4;       // of dependent products
   /// This thread's part of B, and of A for tiles of columns; rows past the last slot are copies of its row,
   /// whose products are not stored.

@@ -15,6 +15,9 @@
 // - Hidden, attended, partials, queries, new keys and values: between two writes lie two phases that write
 //   latents, and the latents of the first cannot be complete before the readers are done.
 // Without an active slot attention depends on nothing, and results may be torn; they are never read.
+//
+// With 2 to 8 slots only partials and attended are flagged. Between two writes of these lie barriers over the
+// grid.
 #pragma once
 
 #include "kernels/cuda/decode/grid_barrier.cuh"

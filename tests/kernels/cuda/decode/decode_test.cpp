@@ -171,7 +171,8 @@ TEST_F(CudaDecode, Slots) {
   for (const int64_t slots : {2, 3, 7, 8, 9, 16, 17, 32, 33, 64}) check({.slots = slots});
   check({.slots = 5, .input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 8});
   for (const int64_t slots : {2, 4, 6})  // more than one warp to a head, and to a row
-    check({.slots = slots, .input = 1024, .latent = 768, .attention = 256, .cross_heads = 2, .self_heads = 6});
+    check(
+        {.slots = slots, .input = 1024, .latent = 768, .attention = 256, .cross_heads = 2, .self_heads = 6});
   for (const int64_t slots : {2, 3, 8})
     check({.slots = slots, .input = 96, .latent = 160, .attention = 32, .cross_heads = 1, .self_heads = 5});
   check({.slots = 64, .input = 256, .latent = 512, .attention = 256, .cross_heads = 2, .self_heads = 16});
