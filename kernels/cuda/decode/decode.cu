@@ -193,8 +193,8 @@ bool attention_fits(const DecodeStep& k, int64_t width, int64_t heads, int64_t r
   if (head_dim != 32 && head_dim != 64 && head_dim != 128) return false;
   if (rotary.bands > 0 && (rotary.cosine == nullptr || rotary.sine == nullptr || 2 * rotary.bands > head_dim))
     return false;
-  // The smallest tile has 2 rows of all heads or 32 of one.
-  return k.slots * heads * ring_rows * blocks < int64_t{1} << 31;
+  // A tile has at least 32 pairs of a row and a head; work_split.cuh multiplies tiles by blocks.
+  return k.slots * heads * (ring_rows / 32 + 1) * blocks < int64_t{1} << 31;
 }
 
 /// The context, in whichever form it is kept.

@@ -10,8 +10,7 @@
 // Nothing is overwritten before it is read, since every block waits for all of the latents whenever a phase's
 // inputs are latents, and these depend on all that was read before:
 // - Latents alternate between two buffers. Whoever writes one has read the other, to which every reader of
-// the
-//   first has contributed.
+//   the first has contributed.
 // - Hidden, attended, partials, queries, new keys and values: between two writes lie two phases that write
 //   latents, and the latents of the first cannot be complete before the readers are done.
 // Without an active slot attention depends on nothing, and results may be torn; they are never read.

@@ -560,6 +560,7 @@ TEST_F(CudaDecode, Unsupported) {
   EXPECT_TRUE(
       refused([](DecodeStep& s) { s.output.weight = static_cast<const Bits*>(s.output.weight) + 1; }));
   EXPECT_TRUE(refused([](DecodeStep& s) { s.context_kv = nullptr; }));
+  EXPECT_FALSE(refused([](DecodeStep& s) { s.slots = 64, s.context_rows = 131072; }));
 }
 
 TEST_F(CudaDecode, TokensUnsupported) {
