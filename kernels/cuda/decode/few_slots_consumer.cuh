@@ -23,7 +23,7 @@ class FewSlotsConsumer : public SlotConsumer {
  public:
   __device__ FewSlotsConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                               const DecodeLayout& layout)
-      : SlotConsumer(a, shared, memory, layout),
+      : SlotConsumer(a, shared, memory, layout, a.slots),
         rows_(reinterpret_cast<bf16*>(memory + layout.rows)),
         merged_parts_(reinterpret_cast<float4*>(memory + layout.sums + DecodeLayout::merge_offset(a.slots))),
         flag_(shared.first_flag) {
@@ -62,7 +62,7 @@ class FewSlotsConsumer : public SlotConsumer {
     int stages = by_columns && count > 0 ? min(kHeldStages, passes.column_tiles) : count;
     Weights w[kStagesAhead];
     load_first_weights(p, stages, 0, w);
-    OutputPair result = load_operands<kWeights>(p, plan, tiles.begin, count);
+    OutputPair result = load_operands<kWeights>(p, plan, tiles.begin, count, first_tile_);
     wait_for_inputs(p, count > 0);
     if (count == 0) return;
     Inputs x;
@@ -85,13 +85,13 @@ class FewSlotsConsumer : public SlotConsumer {
       }
       write_sums(count, sums);
       consumer_barrier();
-      if (result.valid) write_outputs<kWeights>(p, plan, result, total(result.tile));
+      if (result.valid) write_outputs<kWeights>(p, plan, result, total<kConsumerWarps>(result.tile));
       first += passes.tiles;
       if (first >= tiles.end) return;
       consumer_barrier();  // the sums have been read
       count = min(passes.tiles, tiles.end - first);
       stages = by_columns ? min(kHeldStages, passes.column_tiles) : count;
-      result = load_operands<kWeights>(p, plan, first, count);
+      result = load_operands<kWeights>(p, plan, first, count, first_tile_);
       load_first_weights(p, stages, 0, w);
       if (passes.column_tiles > kHeldStages) load_hidden(p, 0, x);
     }

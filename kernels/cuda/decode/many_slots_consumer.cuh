@@ -15,19 +15,27 @@ namespace perceiver::kernels::cuda {
 /// kSlots: 16, 32 or 64, at least the slots of the step.
 template <int kSlots, DType kWeights>
 class ManySlotsConsumer : public SlotConsumer {
-  static constexpr int kHalves = kSlots / 8, kRowTiles = kSlots / 16;  // of 8 and of 16 rows of A
-  static constexpr int kTogether = kSlots == 16 ? 2 : 1;               // tile columns whose A is held
-  static constexpr int kPassTiles = 64 / kSlots;
-  // What the outputs need besides their sums is loaded before the products, unless these need all registers.
-  static constexpr bool kLateOperands = kSlots == 64;
-  using Inputs = uint4[kTogether][kBlocks][kHalves];  // this thread's part of A
+  // The warps divide the columns among themselves; with 64 slots 4 sets of warps have 16 slots each.
+  static constexpr int kParts = DecodeLayout::parts(kSlots), kSets = kConsumerWarps / kParts;
+  static constexpr int kRowTiles = kSlots / 16 / kSets;           // of 16 slots, of a warp
+  static constexpr int kWarpBlocks = kTileColumns / 32 / kParts;  // of 32 columns, of a warp and tile
+  static constexpr int kTogether = kSlots == 16 ? 4 : 1;          // tiles of columns whose A is held
+  static constexpr int kChains = kSlots == 16 ? 4 : 2;            // of dependent products
+  static constexpr int kPassTiles = DecodeLayout::pass_tiles(kSlots);
+  static constexpr int kPairs = kPassTiles * kSlots * 4 / kConsumers;  // of outputs, of a thread and pass
+  // Where A takes most registers it is loaded in each pass; and what the outputs need besides their sums
+  // after the products, if all, otherwise before these.
+  static constexpr bool kReloads = kSlots != 32, kLateOperands = kSlots == 64;
+  using Inputs = uint4[kTogether][kWarpBlocks][2 * kRowTiles];  // this thread's part of A
 
  public:
   static constexpr bool kPhaseInShared = true;
 
   __device__ ManySlotsConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                const DecodeLayout& layout)
-      : SlotConsumer(a, shared, memory, layout) {}
+      : SlotConsumer(a, shared, memory, layout, kSlots),
+        part_(warp_ / kSets),
+        first_row_(warp_ % kSets * 16 + lane_ / 4) {}
 
   /// Ends a phase whose results other blocks read in the next.
   __device__ void arrive(bool) { grid_.arrive(); }
@@ -35,22 +43,31 @@ class ManySlotsConsumer : public SlotConsumer {
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
     const Share tiles((p.rows + kTileRows - 1) / kTileRows);
-    OutputPair result;
-    if (!kLateOperands) result = load_pass(p, plan, tiles, tiles.begin);
+    OutputPair results[kPairs];
+    if (!kLateOperands) load_pass(p, plan, tiles, tiles.begin, results);
     const InputRows input = prepare_input(p, plan);
     if (tiles.begin == tiles.end) return;
-    Inputs a;
-    load_inputs(p, input, 0, a);  // on every path, or its registers would be kept for all phases
+    Inputs kept;
+    if (!kReloads) load_inputs(p, input, 0, kept);
 #pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += kPassTiles) {
       if (first > tiles.begin) {
         consumer_barrier();  // the sums have been read
-        if (!kLateOperands) result = load_pass(p, plan, tiles, first);
+        if (!kLateOperands) load_pass(p, plan, tiles, first, results);
       }
-      multiply(p, input, min(kPassTiles, tiles.end - first), a);
-      if (kLateOperands) result = load_pass(p, plan, tiles, first);
+      const int count = min(kPassTiles, tiles.end - first);
+      if constexpr (kReloads) {
+        Inputs a;
+        load_inputs(p, input, 0, a);
+        multiply(p, input, count, false, a);
+      } else {
+        multiply(p, input, count, first > tiles.begin, kept);
+      }
+      if (kLateOperands) load_pass(p, plan, tiles, first, results);
       consumer_barrier();
-      if (result.valid) write_outputs<kWeights>(p, plan, result, total(result.tile));
+#pragma unroll
+      for (const OutputPair& result : results)
+        if (result.valid) write_outputs<kWeights>(p, plan, result, total<kParts>(result.tile));
     }
   }
 
@@ -67,9 +84,12 @@ class ManySlotsConsumer : public SlotConsumer {
     int pitch;  // elements
   };
 
-  __device__ OutputPair load_pass(const Product& p, const AttentionPlan& plan, const Share& tiles,
-                                  int first) const {
-    return load_operands<kWeights>(p, plan, first, min(kPassTiles, tiles.end - first));
+  __device__ __forceinline__ void load_pass(const Product& p, const AttentionPlan& plan, const Share& tiles,
+                                            int first, OutputPair (&results)[kPairs]) const {
+    const int count = min(kPassTiles, tiles.end - first);
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i)
+      results[i] = load_operands<kWeights>(p, plan, first, count, first_tile_ + i * (kPassTiles / kPairs));
   }
 
   // ------------------------------------------------------------------ inputs
@@ -171,17 +191,18 @@ class ManySlotsConsumer : public SlotConsumer {
 
   // ---------------------------------------------------------------- products
 
-  /// Multiplies this warp's columns of `count` tiles; leaves the sums in shared memory, [tile, warp, slot,
-  /// 8].
-  __device__ __forceinline__ void multiply(const Product& p, const InputRows& input, int count, Inputs& a) {
+  /// Multiplies this warp's slots and columns of `count` tiles; leaves the sums in shared memory. `later`:
+  /// `a` holds the columns that the pass before has left, not the first.
+  __device__ __forceinline__ void multiply(const Product& p, const InputRows& input, int count, bool later,
+                                           Inputs& a) {
     const int column_tiles = (p.columns + kTileColumns - 1) / kTileColumns;
     const bool keeps = column_tiles <= kTogether;
 #pragma unroll 1
     for (int tile = 0; tile < count; ++tile) {
-      float c[kRowTiles][4] = {};
+      float c[kChains][kRowTiles][4] = {};
 #pragma unroll 1
       for (int begin = 0; begin < column_tiles; begin += kTogether) {
-        if (!keeps) load_inputs(p, input, begin, a);
+        if (!keeps && (later || tile + begin > 0)) load_inputs(p, input, begin, a);
 #pragma unroll
         for (int j = 0; j < kTogether; ++j) {
           if (begin + j >= column_tiles) break;
@@ -193,57 +214,61 @@ class ManySlotsConsumer : public SlotConsumer {
   }
 
   /// This thread's part of A for kTogether tiles of columns. Rows past the last slot are copies of its row,
-  /// whose products are not stored; past the last column there are no products.
+  /// whose products are not stored; past the last column weights are 0.
   __device__ __forceinline__ void load_inputs(const Product& p, const InputRows& input, int begin,
                                               Inputs& a) const {
-    const int columns = p.columns;
 #pragma unroll
     for (int j = 0; j < kTogether; ++j) {
-      const bool exists = (begin + j) * kTileColumns < columns;
+      const bool exists = (begin + j) * kTileColumns < p.columns;
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        const int column = (begin + j) * kTileColumns + (warp_ + b * kConsumerWarps) * 32 + lane_ % 4 * 8;
+      for (int b = 0; b < kWarpBlocks; ++b) {
+        const int column = (begin + j) * kTileColumns + (part_ + b * kParts) * 32 + lane_ % 4 * 8;
 #pragma unroll
-        for (int h = 0; h < kHalves; ++h) {
+        for (int h = 0; h < 2 * kRowTiles; ++h) {
           a[j][b][h] = {0, 0, 0, 0};
           if (exists)
-            a[j][b][h] = load_l2(input.memory + min(h * 8 + lane_ / 4, a_.slots - 1) * input.pitch +
-                                 (column < columns ? column : 0));
+            a[j][b][h] = load_l2(input.memory + min(first_row_ + h * 8, a_.slots - 1) * input.pitch +
+                                 (column < p.columns ? column : 0));
         }
       }
     }
   }
 
-  __device__ __forceinline__ void multiply_tile(int columns, const uint4 (&a)[kBlocks][kHalves],
-                                                float (&c)[kRowTiles][4]) {
+  __device__ __forceinline__ void multiply_tile(int columns, const uint4 (&a)[kWarpBlocks][2 * kRowTiles],
+                                                float (&c)[kChains][kRowTiles][4]) {
+    const uint32_t row = lane_weights<kWeights>(ring_, cursor_.stage, lane_);
     mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
-    uint4 w[kBlocks];
-    load_weights<kWeights>(lane_weights<kWeights>(ring_, cursor_.stage, lane_), warp_, kConsumerWarps,
-                           columns, w);
+#pragma unroll
+    for (int first = 0; first < kWarpBlocks; first += kBlocks) {
+      uint4 w[kBlocks];
+      load_weights<kWeights>(row, part_ + first * kParts, kParts, columns, w);
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+        for (int m = 0; m < kRowTiles; ++m) {
+          const uint4 low = a[first + b][2 * m], high = a[first + b][2 * m + 1];
+          multiply_add(c[2 * b % kChains][m], {low.x, high.x, low.y, high.y}, w[b].x, w[b].y);
+          multiply_add(c[(2 * b + 1) % kChains][m], {low.z, high.z, low.w, high.w}, w[b].z, w[b].w);
+        }
+    }
     mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
     cursor_.advance(a_.stages);
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-      if ((warp_ + b * kConsumerWarps) * 32 >= columns) break;
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        const uint4 low = a[b][2 * m], high = a[b][2 * m + 1];
-        multiply_add(c[m], {low.x, high.x, low.y, high.y}, w[b].x, w[b].y);
-        multiply_add(c[m], {low.z, high.z, low.w, high.w}, w[b].z, w[b].w);
-      }
-    }
   }
 
-  __device__ void write_sums(int tile, const float (&c)[kRowTiles][4]) const {
-    float* to = sums_ + (tile * kConsumerWarps + warp_) * a_.slots * kTileRows + lane_ % 4 * 2;
+  __device__ void write_sums(int tile, const float (&c)[kChains][kRowTiles][4]) const {
+    float* to = sums_ + (tile * kParts + part_) * a_.slots * kTileRows + lane_ % 4 * 2;
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      const int slot = h * 8 + lane_ / 4, m = h / 2, e = h % 2 * 2;
+    for (int h = 0; h < 2 * kRowTiles; ++h) {
+      const int slot = first_row_ + h * 8;
       if (slot >= a_.slots) continue;
-      *reinterpret_cast<float2*>(to + slot * kTileRows) = {c[m][e], c[m][e + 1]};
+      float2 sum{0, 0};
+#pragma unroll
+      for (int i = 0; i < kChains; ++i) sum.x += c[i][h / 2][h % 2 * 2], sum.y += c[i][h / 2][h % 2 * 2 + 1];
+      *reinterpret_cast<float2*>(to + slot * kTileRows) = sum;
     }
   }
 
+  int part_, first_row_;  // of the warp's columns; of A, of this thread
   int rows_buffer_ = 0;
 };
 

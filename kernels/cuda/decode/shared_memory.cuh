@@ -78,11 +78,15 @@ struct DecodeLayout {
   __host__ __device__ static int merge_offset(int slots) {
     return product_bytes(slots) > kWarpPartialBytes ? product_bytes(slots) : kWarpPartialBytes;
   }
-  /// Tiles of 8 outputs in one pass: at most 64 (tile, slot) pairs, so that each thread has at most one pair
-  /// of outputs.
-  __host__ __device__ static int pass_tiles(int slots) { return slots <= 16 ? 4 : slots <= 32 ? 2 : 1; }
+  /// Tiles of 8 outputs between two barriers of a block.
+  __host__ __device__ static constexpr int pass_tiles(int slots) { return slots > 16 && slots <= 32 ? 2 : 4; }
+  /// Warps that divide the columns of a slot among themselves.
+  __host__ __device__ static constexpr int parts(int slots) {
+    return slots <= 32 ? kConsumerWarps : kConsumerWarps / 4;
+  }
+  /// Of the sums of a pass.
   __host__ __device__ static int product_bytes(int slots) {
-    return pass_tiles(slots) * kConsumerWarps * slots * kTileRows * 4;
+    return pass_tiles(slots) * parts(slots) * slots * kTileRows * 4;
   }
 };
 

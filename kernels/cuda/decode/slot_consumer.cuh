@@ -23,8 +23,9 @@ class SlotConsumer : public RoleRegisters {
 
   static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
 
+  /// Four threads write the outputs of a slot in a tile; `slots_apart`: into which they are divided.
   __device__ SlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
-                          const DecodeLayout& layout)
+                          const DecodeLayout& layout, int slots_apart)
       : a_(a),
         shared_(shared),
         grid_(a, shared),
@@ -33,8 +34,8 @@ class SlotConsumer : public RoleRegisters {
         thread_(static_cast<int>(threadIdx.x)),
         warp_(thread_ / 32),
         lane_(thread_ % 32),
-        slot_(thread_ / 4 % a.slots),
-        tile_in_pass_(thread_ / 4 / a.slots) {}
+        slot_(thread_ / 4 % slots_apart),
+        first_tile_(thread_ / 4 / slots_apart) {}
 
   __device__ bool active(int slot) const { return shared_.self.rows[slot] > 0; }
   __device__ float* latents() const { return a_.latents[latents_buffer_]; }
@@ -79,12 +80,12 @@ class SlotConsumer : public RoleRegisters {
   /// What the epilogue of the pass needs that does not depend on this step's phases: loaded before waiting
   /// for them.
   template <DType kWeights>
-  __device__ OutputPair load_operands(const Product& p, const AttentionPlan& plan, int first,
-                                      int count) const {
+  __device__ OutputPair load_operands(const Product& p, const AttentionPlan& plan, int first, int count,
+                                      int tile) const {
     OutputPair r;
-    r.tile = tile_in_pass_;
+    r.tile = tile;
     r.row = (first + r.tile) * kTileRows + thread_ % 4 * 2;
-    r.valid = r.tile < count && r.row < p.rows;
+    r.valid = r.tile < count && r.row < p.rows && slot_ < a_.slots;
     if (!r.valid) return r;
     if (p.linear.bias != nullptr) {
       const bf16* bias = static_cast<const bf16*>(p.linear.bias) + r.row;
@@ -160,13 +161,14 @@ class SlotConsumer : public RoleRegisters {
     *reinterpret_cast<uint32_t*>(p.cache + row * (2 * shape.width) + r.row - p.query_rows) = pack(x.x, x.y);
   }
 
-  /// The sum of the warps' sums, in warp order.
+  /// The sum of kParts sums, [tile, part, slot, 8], in their order.
+  template <int kParts>
   __device__ float2 total(int tile) const {
-    const float* from = sums_ + (tile * kConsumerWarps * a_.slots + slot_) * kTileRows + thread_ % 4 * 2;
+    const float* from = sums_ + (tile * kParts * a_.slots + slot_) * kTileRows + thread_ % 4 * 2;
     float2 sum{0, 0};
 #pragma unroll
-    for (int w = 0; w < kConsumerWarps; ++w) {
-      const float2 part = *reinterpret_cast<const float2*>(from + w * a_.slots * kTileRows);
+    for (int i = 0; i < kParts; ++i) {
+      const float2 part = *reinterpret_cast<const float2*>(from + i * a_.slots * kTileRows);
       sum.x += part.x, sum.y += part.y;
     }
     return sum;
@@ -178,7 +180,7 @@ class SlotConsumer : public RoleRegisters {
   float* sums_;
   uint32_t ring_;
   int thread_, warp_, lane_;
-  int slot_, tile_in_pass_;  // of the outputs that this thread writes
+  int slot_, first_tile_;  // of the outputs that this thread writes; the tile within the pass
   int latents_buffer_ = 0, partials_buffer_ = 0;
   RingCursor cursor_;
 };
