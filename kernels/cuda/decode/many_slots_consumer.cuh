@@ -15,18 +15,16 @@ namespace perceiver::kernels::cuda {
 /// kSlots: 16, 32 or 64, at least the slots of the step.
 template <int kSlots, DType kWeights>
 class ManySlotsConsumer : public SlotConsumer {
-  // The warps divide the columns among themselves; with 64 slots 4 sets of warps have 16 slots each.
+  // Sets of warps have 16 slots each; the warps of a set divide the columns among themselves.
   static constexpr int kParts = DecodeLayout::parts(kSlots), kSets = kConsumerWarps / kParts;
-  static constexpr int kRowTiles = kSlots / 16 / kSets;           // of 16 slots, of a warp
-  static constexpr int kWarpBlocks = kTileColumns / 32 / kParts;  // of 32 columns, of a warp and tile
-  static constexpr int kTogether = kSlots == 16 ? 4 : 1;          // tiles of columns whose A is held
-  static constexpr int kChains = kSlots == 16 ? 4 : 2;            // of dependent products
-  static constexpr int kPassTiles = DecodeLayout::pass_tiles(kSlots);
+  static constexpr int kWarpBlocks = kTileColumns / 32 / kParts;       // of 32 columns, of a warp and tile
+  static constexpr int kTogether = kSlots == 16 ? 4 : 1;               // tiles of columns whose A is held
+  static constexpr int kChains = kSlots == 64 ? 2 : 4;                 // of dependent products
   static constexpr int kPairs = kPassTiles * kSlots * 4 / kConsumers;  // of outputs, of a thread and pass
-  // Where A takes most registers it is loaded in each pass; and what the outputs need besides their sums
-  // after the products, if all, otherwise before these.
-  static constexpr bool kReloads = kSlots != 32, kLateOperands = kSlots == 64;
-  using Inputs = uint4[kTogether][kWarpBlocks][2 * kRowTiles];  // this thread's part of A
+  // What the outputs need besides their sums is loaded before the products, unless these need all registers.
+  static constexpr bool kLateOperands = kSlots == 64;
+  using Inputs = uint4[kTogether][kWarpBlocks][2];  // this thread's part of A
+  static_assert(kSlots == 16 * kSets);
 
  public:
   static constexpr bool kPhaseInShared = true;
@@ -47,22 +45,13 @@ class ManySlotsConsumer : public SlotConsumer {
     if (!kLateOperands) load_pass(p, plan, tiles, tiles.begin, results);
     const InputRows input = prepare_input(p, plan);
     if (tiles.begin == tiles.end) return;
-    Inputs kept;
-    if (!kReloads) load_inputs(p, input, 0, kept);
 #pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += kPassTiles) {
       if (first > tiles.begin) {
         consumer_barrier();  // the sums have been read
         if (!kLateOperands) load_pass(p, plan, tiles, first, results);
       }
-      const int count = min(kPassTiles, tiles.end - first);
-      if constexpr (kReloads) {
-        Inputs a;
-        load_inputs(p, input, 0, a);
-        multiply(p, input, count, false, a);
-      } else {
-        multiply(p, input, count, first > tiles.begin, kept);
-      }
+      multiply(p, input, min(kPassTiles, tiles.end - first));
       if (kLateOperands) load_pass(p, plan, tiles, first, results);
       consumer_barrier();
 #pragma unroll
@@ -191,18 +180,18 @@ class ManySlotsConsumer : public SlotConsumer {
 
   // ---------------------------------------------------------------- products
 
-  /// Multiplies this warp's slots and columns of `count` tiles; leaves the sums in shared memory. `later`:
-  /// `a` holds the columns that the pass before has left, not the first.
-  __device__ __forceinline__ void multiply(const Product& p, const InputRows& input, int count, bool later,
-                                           Inputs& a) {
+  /// Multiplies this warp's slots and columns of `count` tiles; leaves the sums in shared memory.
+  __device__ __forceinline__ void multiply(const Product& p, const InputRows& input, int count) {
     const int column_tiles = (p.columns + kTileColumns - 1) / kTileColumns;
     const bool keeps = column_tiles <= kTogether;
+    Inputs a;
+    load_inputs(p, input, 0, a);
 #pragma unroll 1
     for (int tile = 0; tile < count; ++tile) {
-      float c[kChains][kRowTiles][4] = {};
+      float c[kChains][4] = {};
 #pragma unroll 1
       for (int begin = 0; begin < column_tiles; begin += kTogether) {
-        if (!keeps && (later || tile + begin > 0)) load_inputs(p, input, begin, a);
+        if (!keeps && tile + begin > 0) load_inputs(p, input, begin, a);
 #pragma unroll
         for (int j = 0; j < kTogether; ++j) {
           if (begin + j >= column_tiles) break;
@@ -224,7 +213,7 @@ class ManySlotsConsumer : public SlotConsumer {
       for (int b = 0; b < kWarpBlocks; ++b) {
         const int column = (begin + j) * kTileColumns + (part_ + b * kParts) * 32 + lane_ % 4 * 8;
 #pragma unroll
-        for (int h = 0; h < 2 * kRowTiles; ++h) {
+        for (int h = 0; h < 2; ++h) {
           a[j][b][h] = {0, 0, 0, 0};
           if (exists)
             a[j][b][h] = load_l2(input.memory + min(first_row_ + h * 8, a_.slots - 1) * input.pitch +
@@ -234,8 +223,8 @@ class ManySlotsConsumer : public SlotConsumer {
     }
   }
 
-  __device__ __forceinline__ void multiply_tile(int columns, const uint4 (&a)[kWarpBlocks][2 * kRowTiles],
-                                                float (&c)[kChains][kRowTiles][4]) {
+  __device__ __forceinline__ void multiply_tile(int columns, const uint4 (&a)[kWarpBlocks][2],
+                                                float (&c)[kChains][4]) {
     const uint32_t row = lane_weights<kWeights>(ring_, cursor_.stage, lane_);
     mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
 #pragma unroll
@@ -243,27 +232,25 @@ class ManySlotsConsumer : public SlotConsumer {
       uint4 w[kBlocks];
       load_weights<kWeights>(row, part_ + first * kParts, kParts, columns, w);
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b)
-#pragma unroll
-        for (int m = 0; m < kRowTiles; ++m) {
-          const uint4 low = a[first + b][2 * m], high = a[first + b][2 * m + 1];
-          multiply_add(c[2 * b % kChains][m], {low.x, high.x, low.y, high.y}, w[b].x, w[b].y);
-          multiply_add(c[(2 * b + 1) % kChains][m], {low.z, high.z, low.w, high.w}, w[b].z, w[b].w);
-        }
+      for (int b = 0; b < kBlocks; ++b) {
+        const uint4 low = a[first + b][0], high = a[first + b][1];
+        multiply_add(c[2 * b % kChains], {low.x, high.x, low.y, high.y}, w[b].x, w[b].y);
+        multiply_add(c[(2 * b + 1) % kChains], {low.z, high.z, low.w, high.w}, w[b].z, w[b].w);
+      }
     }
     mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
     cursor_.advance(a_.stages);
   }
 
-  __device__ void write_sums(int tile, const float (&c)[kChains][kRowTiles][4]) const {
+  __device__ void write_sums(int tile, const float (&c)[kChains][4]) const {
     float* to = sums_ + (tile * kParts + part_) * a_.slots * kTileRows + lane_ % 4 * 2;
 #pragma unroll
-    for (int h = 0; h < 2 * kRowTiles; ++h) {
+    for (int h = 0; h < 2; ++h) {
       const int slot = first_row_ + h * 8;
       if (slot >= a_.slots) continue;
       float2 sum{0, 0};
 #pragma unroll
-      for (int i = 0; i < kChains; ++i) sum.x += c[i][h / 2][h % 2 * 2], sum.y += c[i][h / 2][h % 2 * 2 + 1];
+      for (int i = 0; i < kChains; ++i) sum.x += c[i][2 * h], sum.y += c[i][2 * h + 1];
       *reinterpret_cast<float2*>(to + slot * kTileRows) = sum;
     }
   }

@@ -43,6 +43,8 @@ struct DecodeShared {
   bool clears;
 };
 
+inline constexpr int kPassTiles = 4;  // of outputs, between two barriers of a block
+
 /// Inputs of one warp's columns of 4 tiles, for one slot.
 inline constexpr int kInputBytes = 1024;
 
@@ -78,15 +80,13 @@ struct DecodeLayout {
   __host__ __device__ static int merge_offset(int slots) {
     return product_bytes(slots) > kWarpPartialBytes ? product_bytes(slots) : kWarpPartialBytes;
   }
-  /// Tiles of 8 outputs between two barriers of a block.
-  __host__ __device__ static constexpr int pass_tiles(int slots) { return slots > 16 && slots <= 32 ? 2 : 4; }
   /// Warps that divide the columns of a slot among themselves.
   __host__ __device__ static constexpr int parts(int slots) {
-    return slots <= 32 ? kConsumerWarps : kConsumerWarps / 4;
+    return slots <= 16 ? kConsumerWarps : slots <= 32 ? kConsumerWarps / 2 : kConsumerWarps / 4;
   }
   /// Of the sums of a pass.
   __host__ __device__ static int product_bytes(int slots) {
-    return pass_tiles(slots) * parts(slots) * slots * kTileRows * 4;
+    return kPassTiles * parts(slots) * slots * kTileRows * 4;
   }
 };
 
