@@ -24,7 +24,7 @@ struct AttentionShape {
   int warps;     // of a block that share a head
   bool by_head;  // head_attention.cuh: tiles are TMA boxes of self_tiles
   int ring_rows;
-  bool separate_combine;  // split-KV partials are combined in a phase of their own, not by every reader
+  bool many_partials;  // with one slot, of a head: all warps of a block combine them together
   int bands, rotary_heads;
   const float* cosine;
   const float* sine;

@@ -307,7 +307,7 @@ class SingleSlotConsumer : public RoleRegisters {
   // ------------------------------------------------------- combining attention
 
   __device__ int first_piece(const AttentionPlan& plan) const {
-    return Share(plan.shape.width / 8).begin + (plan.shape.separate_combine ? 0 : warp_);
+    return Share(plan.shape.width / 8).begin + (plan.shape.many_partials ? 0 : warp_);
   }
 
   /// This block's share of the channels, 8 at a time: each by one warp, or by all where there are many
@@ -315,7 +315,7 @@ class SingleSlotConsumer : public RoleRegisters {
   __device__ __forceinline__ void combine(bool cross, const AttentionPlan& plan) {
     HeadPiece piece = shared_.pieces[cross ? 1 : 0][warp_];
     const Share pieces(plan.shape.width / 8);
-    const bool together = plan.shape.separate_combine;
+    const bool together = plan.shape.many_partials;
 #pragma unroll 1
     for (int i = first_piece(plan); i < pieces.end;) {
       // Batches of 3 keep the partials of all 132 blocks of an H100 in flight together.

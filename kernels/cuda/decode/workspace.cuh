@@ -35,7 +35,7 @@ inline AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring
   shape.warps = std::max(1, kConsumerWarps / shape.group);
   shape.by_head = split_heads && shape.head_dim == 64;
   shape.ring_rows = static_cast<int>(ring_rows);
-  shape.separate_combine = !split_heads;
+  shape.many_partials = !split_heads;
   shape.bands = static_cast<int>(rotary.bands);
   shape.rotary_heads = static_cast<int>(rotary.heads);
   shape.cosine = static_cast<const float*>(rotary.cosine);
