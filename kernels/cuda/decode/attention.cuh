@@ -60,10 +60,9 @@ struct FlaggedInputs {
 };
 
 /// kFlagged: with one slot, queries and new rows come through flagged buffers; otherwise through the
-/// workspace's plain arrays. kFlaggedPartials: likewise partials. `parts`: two buffers of kWarpPartialFloats,
-/// used alternately
-/// (`buffer`). kEarly: the next rows are on their way from shared memory while those before are added, by
-/// which 64 slots gain 3% and 8 slots lose 1%.
+/// workspace's plain arrays. kFlaggedPartials: likewise partials. `parts`: two buffers of
+/// kWarpPartialFloats, used alternately (`buffer`). kEarly: the next rows are on their way from shared memory
+/// while those before are added, by which 64 slots gain 3% and 8 slots lose 1%.
 template <bool kFlagged, bool kFlaggedPartials, bool kEarly>
 class DecodeAttention {
  public:

@@ -12,8 +12,7 @@
 //   these, but for attention's results, which go through flagged buffers (few_slots_consumer.cuh). While they
 //   wait, the ring fills.
 // - With one slot, the epilogue warps (single_slot_epilogue.cuh) publish a phase's outputs while the
-// consumers are
-//   at the next.
+//   consumers are at the next.
 //
 // Phases: Linear_z with the context's new keys and values; then per block q (or qkv); attention; the combine
 // of its split-KV partials and the output projection, with up to 8 slots as two phases; MLP up; MLP down;

@@ -1,6 +1,6 @@
 // The consumers of the fused decode step for 2 to 8 slots. With so few, the chain of the phases counts as
-// much as the bytes: a warp takes the first two stages of its weights into registers before it waits for the
-// inputs, and the others while it multiplies; split-KV partials and the combined results of attention go
+// much as the bytes: a warp takes four stages of its weights into registers before it waits for the
+// inputs; split-KV partials and the combined results of attention go
 // through flagged buffers, without a barrier; otherwise a barrier over the grid lies between phases.
 //
 // A product multiplies the block's tiles of 8 outputs with the inputs of all slots on the tensor cores: slots
@@ -60,8 +60,8 @@ class FewSlotsConsumer : public SlotConsumer {
     const bool by_columns = passes.column_tiles > 1;
     int count = min(passes.tiles, tiles.end - tiles.begin);
     int stages = by_columns && count > 0 ? min(kHeldStages, passes.column_tiles) : count;
-    Weights w[kStagesAhead];
-    load_first_weights(p, stages, 0, w);
+    Weights w[kHeldStages];
+    load_weights(p, stages, 0, w);
     OutputPair result = load_operands<kWeights>(p, plan, tiles.begin, count, first_tile_);
     wait_for_inputs(p, count > 0);
     if (count == 0) return;
@@ -73,14 +73,14 @@ class FewSlotsConsumer : public SlotConsumer {
 #pragma unroll 1
       for (int begin = 0;;) {
         if (by_columns) {
-          multiply<true>(p, stages, begin, w, x, sums);
+          multiply<true>(stages, w, x, sums);
         } else {
-          multiply<false>(p, stages, begin, w, x, sums);
+          multiply<false>(stages, w, x, sums);
         }
         begin += kHeldStages;
         if (begin >= passes.column_tiles) break;
         stages = min(kHeldStages, passes.column_tiles - begin);
-        load_first_weights(p, stages, begin, w);
+        load_weights(p, stages, begin, w);
         load_hidden(p, begin, x);
       }
       write_sums(count, sums);
@@ -92,14 +92,13 @@ class FewSlotsConsumer : public SlotConsumer {
       count = min(passes.tiles, tiles.end - first);
       stages = by_columns ? min(kHeldStages, passes.column_tiles) : count;
       result = load_operands<kWeights>(p, plan, first, count, first_tile_);
-      load_first_weights(p, stages, 0, w);
+      load_weights(p, stages, 0, w);
       if (passes.column_tiles > kHeldStages) load_hidden(p, 0, x);
     }
   }
 
  private:
-  static constexpr int kStagesAhead = 4;  // of weights in registers
-  static constexpr int kChains = 4;       // of dependent products
+  static constexpr int kChains = 4;  // of dependent products
   /// This thread's part of B, and of A for tiles of columns; rows past the last slot are copies of its row,
   /// whose products are not stored.
   using Weights = uint4[kBlocks];
@@ -222,14 +221,14 @@ class FewSlotsConsumer : public SlotConsumer {
 
   // ---------------------------------------------------------------- products
 
-  __device__ __forceinline__ void load_first_weights(const Product& p, int stages, int begin,
-                                                     Weights (&w)[kStagesAhead]) {
+  /// The weights of the next `stages`; zeros for the others.
+  __device__ __forceinline__ void load_weights(const Product& p, int stages, int begin,
+                                               Weights (&w)[kHeldStages]) {
 #pragma unroll
-    for (int i = 0; i < kStagesAhead; ++i) load_weights(p, i < stages, begin + i, w[i]);
+    for (int i = 0; i < kHeldStages; ++i) load_stage(p, i < stages, begin + i, w[i]);
   }
 
-  /// The weights of the next stage; zeros where there is none.
-  __device__ __forceinline__ void load_weights(const Product& p, bool exists, int column_tile, Weights& w) {
+  __device__ __forceinline__ void load_stage(const Product& p, bool exists, int column_tile, Weights& w) {
     if (!exists) {
 #pragma unroll
       for (uint4& block : w) block = {};
@@ -245,22 +244,18 @@ class FewSlotsConsumer : public SlotConsumer {
 
   /// Adds each tile's products to its own sums, or, kByColumns, all of them to the first.
   template <bool kByColumns>
-  __device__ __forceinline__ void multiply(const Product& p, int stages, int begin,
-                                           Weights (&w)[kStagesAhead], const Inputs& x,
-                                           float (&sums)[kHeldStages][2]) {
+  __device__ static __forceinline__ void multiply(int stages, const Weights (&w)[kHeldStages],
+                                                  const Inputs& x, float (&sums)[kHeldStages][2]) {
 #pragma unroll
     for (int i = 0; i < kHeldStages; ++i) {
       if (i >= stages) break;
-      Weights& held = w[i % kStagesAhead];
       float c[kChains][4] = {};
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
         const uint4 a = x[kByColumns ? i : 0][b];
-        multiply_add(c[2 * b % kChains], {a.x, 0, a.y, 0}, held[b].x, held[b].y);
-        multiply_add(c[(2 * b + 1) % kChains], {a.z, 0, a.w, 0}, held[b].z, held[b].w);
+        multiply_add(c[2 * b % kChains], {a.x, 0, a.y, 0}, w[i][b].x, w[i][b].y);
+        multiply_add(c[(2 * b + 1) % kChains], {a.z, 0, a.w, 0}, w[i][b].z, w[i][b].w);
       }
-      if (i + kStagesAhead < kHeldStages)
-        load_weights(p, i + kStagesAhead < stages, begin + i + kStagesAhead, held);
       sums[kByColumns ? 0 : i][0] += (c[0][0] + c[1][0]) + (c[2][0] + c[3][0]);
       sums[kByColumns ? 0 : i][1] += (c[0][1] + c[1][1]) + (c[2][1] + c[3][1]);
     }
