@@ -3,11 +3,13 @@
 // latents and each number of slots, and as "NAME-tokens" for one slot whose context is kept as tokens. First
 // checks slot 0 and the last slot against the plain reference. Prints one line per run; exits with 1 if a
 // check fails.
+#include <charconv>
 #include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <sstream>
 #include <string>
+#include <system_error>
+#include <vector>
 
 #include "tests/support/decode_reference.h"
 #include "tests/support/device_decode.h"
@@ -130,16 +132,18 @@ bool run(const Launch& launch, const std::string& name, const DecodeShape& shape
   return good;
 }
 
-/// Of "1,8,64"; empty if it is not a list of counts.
-std::vector<int64_t> counts(const std::string& list) {
-  std::vector<int64_t> all;
+/// Reads "1,8,64"; false if it is not a list of positive numbers.
+bool read_counts(const std::string& list, std::vector<int64_t>& counts) {
+  counts.clear();
   std::istringstream words(list);
   for (std::string word; std::getline(words, word, ',');) {
-    const long count = std::strtol(word.c_str(), nullptr, 10);
-    if (count < 1) return {};
-    all.push_back(count);
+    int64_t count = 0;
+    const char* end = word.data() + word.size();
+    const auto [stop, error] = std::from_chars(word.data(), end, count);
+    if (error != std::errc() || stop != end || count < 1) return false;
+    counts.push_back(count);
   }
-  return all;
+  return !counts.empty();
 }
 
 const std::map<std::string, DType> kWeights{
@@ -151,8 +155,8 @@ int main_of(int count, char** words) {
   std::vector<std::string> names;
   for (int i = 1; i < count; ++i) {
     const std::string word = words[i];
-    if (word.starts_with("--slots=") && !counts(word.substr(8)).empty()) {
-      slots = counts(word.substr(8));
+    if (word.starts_with("--slots=") && read_counts(word.substr(8), slots)) {
+      continue;
     } else if (word.starts_with("--weights=") && kWeights.contains(word.substr(10))) {
       weights = kWeights.at(word.substr(10));
     } else if (kShapes.contains(word)) {

@@ -43,8 +43,8 @@ struct FlaggedBuffers {
   uint64_t* attended;    // [replicas, S, max(Z, A) / 2] pairs of bf16
   uint64_t* hidden;      // [replicas, widest hidden / 2] pairs of bf16
   int latent_stride, attended_stride, hidden_stride, new_kv_stride;
-  uint64_t* begin;
-  int words;  // of all buffers
+  uint64_t* begin;  // of all buffers, which lie one after the other
+  int words;        // of all buffers
 };
 
 inline constexpr uint32_t kFlagsPerStep = 1024;
@@ -80,7 +80,7 @@ struct DecodeArguments {
   bf16* hidden;                         // [S, widest hidden]
   bf16* rows[2];           // [S, widest input]: inputs of products that do not fit in shared memory
   float* partials;         // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
-  FlaggedBuffers flagged;  // in place of the arrays above
+  FlaggedBuffers flagged;  // with one slot in place of the arrays above, with few of `rows` and `partials`
 
   CUtensorMap self_tiles;  // of self_kv as [layers, ring_rows, 2 * Z], where attention is by head
   int cross_after[kMaxDecodeCrosses];

@@ -98,9 +98,9 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
 }
 
 template <int kSlots, bool kByTable, DType kWeights>
-using Consumer = std::conditional_t<kSlots == 1, SingleSlotConsumer<kByTable, kWeights>,
-                                    std::conditional_t<kSlots <= kFewSlots, FewSlotsConsumer<kWeights>,
-                                                       ManySlotsConsumer<std::max(kSlots, 16), kWeights>>>;
+using Consumer = std::conditional_t<
+    kSlots == 1, SingleSlotConsumer<kByTable, kWeights>,
+    std::conditional_t<kSlots <= kFewSlots, FewSlotsConsumer<kWeights>, ManySlotsConsumer<kSlots, kWeights>>>;
 
 #endif
 
@@ -217,7 +217,7 @@ template <DType kWeights>
 auto kernel_with(const DecodeStep& k) {
   if (by_table(k)) return decode_kernel<1, true, kWeights>;
   if (k.slots == 1) return decode_kernel<1, false, kWeights>;
-  if (k.slots <= 8) return decode_kernel<8, false, kWeights>;
+  if (k.slots <= kFewSlots) return decode_kernel<kFewSlots, false, kWeights>;
   if (k.slots <= 16) return decode_kernel<16, false, kWeights>;
   if (k.slots <= 32) return decode_kernel<32, false, kWeights>;
   return decode_kernel<64, false, kWeights>;

@@ -61,7 +61,7 @@ class FewSlotsConsumer : public SlotConsumer {
     int count = min(passes.tiles, tiles.end - tiles.begin);
     int stages = by_columns && count > 0 ? min(kHeldStages, passes.column_tiles) : count;
     Weights w[kHeldStages];
-    load_weights(p, stages, 0, w);
+    take_weights(p, stages, 0, w);
     OutputPair result = load_operands<kWeights>(p, plan, tiles.begin, count, first_tile_);
     wait_for_inputs(p, count > 0);
     if (count == 0) return;
@@ -80,7 +80,7 @@ class FewSlotsConsumer : public SlotConsumer {
         begin += kHeldStages;
         if (begin >= passes.column_tiles) break;
         stages = min(kHeldStages, passes.column_tiles - begin);
-        load_weights(p, stages, begin, w);
+        take_weights(p, stages, begin, w);
         load_hidden(p, begin, x);
       }
       write_sums(count, sums);
@@ -92,7 +92,7 @@ class FewSlotsConsumer : public SlotConsumer {
       count = min(passes.tiles, tiles.end - first);
       stages = by_columns ? min(kHeldStages, passes.column_tiles) : count;
       result = load_operands<kWeights>(p, plan, first, count, first_tile_);
-      load_weights(p, stages, 0, w);
+      take_weights(p, stages, 0, w);
       if (passes.column_tiles > kHeldStages) load_hidden(p, 0, x);
     }
   }
@@ -101,8 +101,8 @@ class FewSlotsConsumer : public SlotConsumer {
   static constexpr int kChains = 4;  // of dependent products
   /// This thread's part of B, and of A for tiles of columns; rows past the last slot are copies of its row,
   /// whose products are not stored.
-  using Weights = uint4[kBlocks];
-  using Inputs = uint4[kHeldStages][kBlocks];
+  using Weights = uint4[kHeldBlocks];
+  using Inputs = uint4[kHeldStages][kHeldBlocks];
 
   /// Of the number of warps for each slot: 2, 1 or 0.
   __device__ int log_slot_warps() const {
@@ -185,7 +185,7 @@ class FewSlotsConsumer : public SlotConsumer {
   __device__ __forceinline__ void read_rows(const Product& p, Inputs& x) const {
     const uint32_t row = shared_address(rows_) + static_cast<uint32_t>(row_of_lane() * kRowPitch);
 #pragma unroll
-    for (int b = 0; b < kBlocks; ++b)
+    for (int b = 0; b < kHeldBlocks; ++b)
       set_all(b, load_shared(row + static_cast<uint32_t>(column_of(b, p.columns)) * 2), x);
   }
 
@@ -193,16 +193,16 @@ class FewSlotsConsumer : public SlotConsumer {
     const uint64_t* from = a_.flagged.attended +
                            static_cast<int>(blockIdx.x) % kReplicas * a_.flagged.attended_stride +
                            row_of_lane() * (p.columns / 2);
-    const uint64_t* places[2 * kBlocks];
-    uint2 words[2 * kBlocks];
+    const uint64_t* places[2 * kHeldBlocks];
+    uint2 words[2 * kHeldBlocks];
 #pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
+    for (int b = 0; b < kHeldBlocks; ++b) {
       places[2 * b] = from + column_of(b, p.columns) / 2;
       places[2 * b + 1] = places[2 * b] + 2;
     }
     receive(places, flag_ - 1, words);
 #pragma unroll
-    for (int b = 0; b < kBlocks; ++b)
+    for (int b = 0; b < kHeldBlocks; ++b)
       set_all(b, {words[2 * b].x, words[2 * b].y, words[2 * b + 1].x, words[2 * b + 1].y}, x);
   }
 
@@ -213,7 +213,7 @@ class FewSlotsConsumer : public SlotConsumer {
 #pragma unroll
     for (int j = 0; j < kHeldStages; ++j)
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
+      for (int b = 0; b < kHeldBlocks; ++b) {
         const int column = column_of(b, columns - j * kTileColumns);
         x[j][b] = load_l2(row + (j * kTileColumns < columns ? j * kTileColumns + column : column));
       }
@@ -222,13 +222,13 @@ class FewSlotsConsumer : public SlotConsumer {
   // ---------------------------------------------------------------- products
 
   /// The weights of the next `stages`; zeros for the others.
-  __device__ __forceinline__ void load_weights(const Product& p, int stages, int begin,
+  __device__ __forceinline__ void take_weights(const Product& p, int stages, int begin,
                                                Weights (&w)[kHeldStages]) {
 #pragma unroll
-    for (int i = 0; i < kHeldStages; ++i) load_stage(p, i < stages, begin + i, w[i]);
+    for (int i = 0; i < kHeldStages; ++i) take_stage(p, i < stages, begin + i, w[i]);
   }
 
-  __device__ __forceinline__ void load_stage(const Product& p, bool exists, int column_tile, Weights& w) {
+  __device__ __forceinline__ void take_stage(const Product& p, bool exists, int column_tile, Weights& w) {
     if (!exists) {
 #pragma unroll
       for (uint4& block : w) block = {};
@@ -236,8 +236,8 @@ class FewSlotsConsumer : public SlotConsumer {
     }
     const int columns = p.columns > kTileColumns ? p.columns - column_tile * kTileColumns : p.columns;
     mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
-    cuda::load_weights<kWeights>(lane_weights<kWeights>(ring_, cursor_.stage, lane_), warp_, kConsumerWarps,
-                                 columns, w);
+    load_weights<kWeights>(lane_weights<kWeights>(ring_, cursor_.stage, lane_), warp_, kConsumerWarps,
+                           columns, w);
     mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
     cursor_.advance(a_.stages);
   }
@@ -251,7 +251,7 @@ class FewSlotsConsumer : public SlotConsumer {
       if (i >= stages) break;
       float c[kChains][4] = {};
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
+      for (int b = 0; b < kHeldBlocks; ++b) {
         const uint4 a = x[kByColumns ? i : 0][b];
         multiply_add(c[2 * b % kChains], {a.x, 0, a.y, 0}, w[i][b].x, w[i][b].y);
         multiply_add(c[(2 * b + 1) % kChains], {a.z, 0, a.w, 0}, w[i][b].z, w[i][b].w);

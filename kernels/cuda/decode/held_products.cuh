@@ -21,7 +21,8 @@ namespace perceiver::kernels::cuda {
 
 inline constexpr int kHeldStages = 4;                                   // of weights, in registers
 inline constexpr int kHeldBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
-inline constexpr int kHeldInputBytes = kInputBytes / kHeldStages;       // of a warp and tile
+static_assert(kHeldStages <= kPassTiles);
+inline constexpr int kHeldInputBytes = kInputBytes / kHeldStages;  // of a warp and tile
 
 #ifdef PERCEIVER_DECODE_SM90
 

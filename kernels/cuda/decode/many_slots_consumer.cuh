@@ -1,9 +1,9 @@
 // The consumers of the fused decode step for 9 to 64 slots, with a barrier over the grid between phases. What
 // counts are the bytes of the caches.
 //
-// Products as in few_slots_consumer.cuh, with more rows of A, and weights that are multiplied as they are
-// taken from the ring. Each block normalises or combines its share of the inputs and publishes it in the
-// workspace.
+// Products as in few_slots_consumer.cuh, but with the 16 slots of a set of warps as the rows of A, and
+// weights that are multiplied as they are taken from the ring. Each block normalises or combines its share of
+// the inputs and publishes it in the workspace.
 #pragma once
 
 #include "kernels/cuda/decode/attention.cuh"
@@ -19,12 +19,13 @@ class ManySlotsConsumer : public SlotConsumer {
   static constexpr int kParts = DecodeLayout::parts(kSlots), kSets = kConsumerWarps / kParts;
   static constexpr int kWarpBlocks = kTileColumns / 32 / kParts;       // of 32 columns, of a warp and tile
   static constexpr int kTogether = kSlots == 16 ? 4 : 1;               // tiles of columns whose A is held
+  static constexpr int kBlocks = 4;                                    // whose weights are loaded together
   static constexpr int kChains = kSlots == 64 ? 2 : 4;                 // of dependent products
   static constexpr int kPairs = kPassTiles * kSlots * 4 / kConsumers;  // of outputs, of a thread and pass
   // What the outputs need besides their sums is loaded before the products, unless these need all registers.
   static constexpr bool kLateOperands = kSlots == 64;
   using Inputs = uint4[kTogether][kWarpBlocks][2];  // this thread's part of A
-  static_assert(kSlots == 16 * kSets);
+  static_assert(kSlots == 16 * kSets && kWarpBlocks % kBlocks == 0);
 
  public:
   static constexpr bool kPhaseInShared = true;

@@ -21,11 +21,10 @@ class SlotConsumer : public RoleRegisters {
   using Input = ProductInput;
   using Output = ProductOutput;
 
-  static constexpr int kBlocks = kTileColumns / 32 / kConsumerWarps;  // of 32 columns, of a warp and tile
-
-  /// Four threads write the outputs of a slot in a tile; `slots_apart`: into which they are divided.
+  /// Four threads write the outputs of a slot in a tile; `pass_slots`: slots among which the threads are
+  /// divided.
   __device__ SlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
-                          const DecodeLayout& layout, int slots_apart)
+                          const DecodeLayout& layout, int pass_slots)
       : a_(a),
         shared_(shared),
         grid_(a, shared),
@@ -34,8 +33,8 @@ class SlotConsumer : public RoleRegisters {
         thread_(static_cast<int>(threadIdx.x)),
         warp_(thread_ / 32),
         lane_(thread_ % 32),
-        slot_(thread_ / 4 % slots_apart),
-        first_tile_(thread_ / 4 / slots_apart) {}
+        slot_(thread_ / 4 % pass_slots),
+        first_tile_(thread_ / 4 / pass_slots) {}
 
   __device__ bool active(int slot) const { return shared_.self.rows[slot] > 0; }
   __device__ float* latents() const { return a_.latents[latents_buffer_]; }
