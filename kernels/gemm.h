@@ -72,9 +72,86 @@ struct BiasActivationBackward {
   int64_t stride = 0;  // identity: row stride of d_out, whose padding must be finite; 0: columns
 };
 
+/// out = activation(pre), pre [rows, columns] = x [rows, depth] · weightᵀ + bias.
+struct LinearActivation {
+  DType type;
+  int64_t rows, columns, depth;
+  const void* x;
+  const void* weight;  // [columns, depth]
+  const void* bias = nullptr;
+  Activation activation;
+  void* pre;
+  void* out;  // may be `pre`, which is then not kept
+};
+
+/// Backward of an activation [rows, columns] and the linear layer that reads it: d_pre = (d_out [rows, depth]
+/// · weight) * activation'; d_bias (+)= column sums of d_pre.
+struct LinearActivationBackward {
+  DType type;
+  int64_t rows, columns, depth;
+  const void* d_out;
+  const void* weight;  // [depth, columns]
+  Activation activation;
+  const void* kept;  // as in BiasActivationBackward
+  void* d_pre;
+  void* d_bias = nullptr;  // null: not wanted
+  bool accumulate_bias = false;
+};
+
+/// The products and element-wise passes that those two are.
+constexpr Gemm product_of(const LinearActivation& k) {
+  return {.type = k.type,
+          .out_type = k.type,
+          .transpose_b = true,
+          .m = k.rows,
+          .n = k.columns,
+          .k = k.depth,
+          .a = k.x,
+          .lda = k.depth,
+          .b = k.weight,
+          .ldb = k.depth,
+          .c = k.pre,
+          .ldc = k.columns,
+          .bias = k.bias};
+}
+constexpr BiasActivation activation_of(const LinearActivation& k) {
+  return {.type = k.type,
+          .rows = k.rows,
+          .columns = k.columns,
+          .activation = k.activation,
+          .pre = k.pre,
+          .out = k.out};
+}
+constexpr Gemm product_of(const LinearActivationBackward& k) {
+  return {.type = k.type,
+          .out_type = k.type,
+          .m = k.rows,
+          .n = k.columns,
+          .k = k.depth,
+          .a = k.d_out,
+          .lda = k.depth,
+          .b = k.weight,
+          .ldb = k.columns,
+          .c = k.d_pre,
+          .ldc = k.columns};
+}
+constexpr BiasActivationBackward activation_of(const LinearActivationBackward& k) {
+  return {.type = k.type,
+          .rows = k.rows,
+          .columns = k.columns,
+          .activation = k.activation,
+          .kept = k.kept,
+          .d_out = k.d_pre,
+          .d_pre = k.d_pre,
+          .d_bias = k.d_bias,
+          .accumulate_bias = k.accumulate_bias};
+}
+
 PERCEIVER_KERNEL(gemm, Gemm)
 PERCEIVER_KERNEL(skinny_gemm, SkinnyGemm)
 PERCEIVER_KERNEL(bias_activation, BiasActivation)
 PERCEIVER_KERNEL(bias_activation_backward, BiasActivationBackward)
+PERCEIVER_KERNEL(linear_activation, LinearActivation)
+PERCEIVER_KERNEL(linear_activation_backward, LinearActivationBackward)
 
 }  // namespace perceiver::kernels

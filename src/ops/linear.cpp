@@ -9,62 +9,57 @@
 namespace perceiver::ops {
 namespace {
 
-/// d_weight (+)= d_preᵀ · x and d_x (+)= d_pre · weight.
-void backward_products(Tape& tape, const Variable& x, const LinearParameters& parameters,
-                       const Tensor& d_pre) {
-  const DType type = d_pre.dtype();
-  const Tensor& weight = parameters.weight.value;
-  const int64_t rows = d_pre.shape()[0], out = weight.shape()[0], in = weight.shape()[1];
-  if (const GradientTarget d_weight = tape.target(parameters.weight)) {
-    const Tensor values = x.read();
-    kernels::gemm(tape.launch(), {.type = type,
-                                  .out_type = d_weight.tensor.dtype(),
-                                  .transpose_a = true,
-                                  .m = out,
-                                  .n = in,
-                                  .k = rows,
-                                  .a = d_pre.data(),
-                                  .lda = out,
-                                  .b = values.data(),
-                                  .ldb = in,
-                                  .c = d_weight.tensor.data(),
-                                  .ldc = in,
-                                  .accumulate = d_weight.accumulate});
-  }
-  if (const GradientTarget d_x = tape.target(x)) {
-    kernels::gemm(tape.launch(), {.type = type,
-                                  .out_type = type,
-                                  .m = rows,
-                                  .n = in,
-                                  .k = out,
-                                  .a = d_pre.data(),
-                                  .lda = out,
-                                  .b = weight.data(),
-                                  .ldb = in,
-                                  .c = d_x.tensor.data(),
-                                  .ldc = in,
-                                  .accumulate = d_x.accumulate});
-  }
+/// d_weight (+)= d_preᵀ · x.
+void weight_gradient(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& d_pre) {
+  const GradientTarget d_weight = tape.target(parameters.weight);
+  if (!d_weight) return;
+  const int64_t out = parameters.weight.shape()[0], in = parameters.weight.shape()[1];
+  const Tensor values = x.read();
+  kernels::gemm(tape.launch(), {.type = d_pre.dtype(),
+                                .out_type = d_weight.tensor.dtype(),
+                                .transpose_a = true,
+                                .m = out,
+                                .n = in,
+                                .k = d_pre.shape()[0],
+                                .a = d_pre.data(),
+                                .lda = out,
+                                .b = values.data(),
+                                .ldb = in,
+                                .c = d_weight.tensor.data(),
+                                .ldc = in,
+                                .accumulate = d_weight.accumulate});
 }
 
-/// Applies `activation` to `pre`, in place if backward does not need `pre`.
-Variable activate(Tape& tape, const Variable& pre, Activation activation) {
-  const bool in_place = !tape.recording() || kernels::derives_from_output(activation);
-  const Tensor& in = pre.value;
-  const auto apply = [&tape, in, activation](const Tensor& out) {
-    kernels::bias_activation(tape.launch(), {.type = in.dtype(),
-                                             .rows = in.shape()[0],
-                                             .columns = in.shape()[1],
-                                             .activation = activation,
-                                             .pre = in.data(),
-                                             .out = out.data()});
-    return out;
-  };
-  if (in_place) return {apply(in), pre.gradient};
-  const auto out_of_place = [&tape, in, apply] {
-    return apply(Tensor::empty(tape.context(), in.dtype(), in.shape()));
-  };
-  return {out_of_place(), pre.gradient, std::make_shared<const std::function<Tensor()>>(out_of_place)};
+/// d_x (+)= d_pre · weight.
+void input_gradient(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& d_pre) {
+  const GradientTarget d_x = tape.target(x);
+  if (!d_x) return;
+  const int64_t out = parameters.weight.shape()[0], in = parameters.weight.shape()[1];
+  kernels::gemm(tape.launch(), {.type = d_pre.dtype(),
+                                .out_type = d_pre.dtype(),
+                                .m = d_pre.shape()[0],
+                                .n = in,
+                                .k = out,
+                                .a = d_pre.data(),
+                                .lda = out,
+                                .b = parameters.weight.value.data(),
+                                .ldb = in,
+                                .c = d_x.tensor.data(),
+                                .ldc = in,
+                                .accumulate = d_x.accumulate});
+}
+
+/// d_bias (+)= column sums of d_out.
+void bias_gradient(Tape& tape, const LinearParameters& parameters, const Tensor& d_out) {
+  const GradientTarget d_bias = tape.target(parameters.bias);
+  if (!d_bias) return;
+  kernels::bias_activation_backward(tape.launch(), {.type = d_out.dtype(),
+                                                    .rows = d_out.shape()[0],
+                                                    .columns = d_out.shape()[1],
+                                                    .activation = Activation::identity,
+                                                    .d_out = d_out.data(),
+                                                    .d_bias = d_bias.tensor.data(),
+                                                    .accumulate_bias = d_bias.accumulate});
 }
 
 /// pre = x · weightᵀ + bias.
@@ -87,6 +82,44 @@ void product(Tape& tape, const Variable& x, const LinearParameters& parameters, 
                                 .c = pre.data(),
                                 .ldc = out,
                                 .bias = bias});
+}
+
+/// activation(pre) with pre = x · weightᵀ + bias, in place if backward does not need `pre`. Without a
+/// gradient.
+Variable activated(Tape& tape, const Variable& x, const LinearParameters& parameters, Activation activation,
+                   const Tensor& pre) {
+  const bool in_place = !tape.recording() || kernels::derives_from_output(activation);
+  const Tensor out = in_place ? pre : Tensor::empty(tape.context(), pre.dtype(), pre.shape());
+  const auto apply = [&tape, pre, activation](const Tensor& to) {
+    kernels::bias_activation(tape.launch(), {.type = pre.dtype(),
+                                             .rows = pre.shape()[0],
+                                             .columns = pre.shape()[1],
+                                             .activation = activation,
+                                             .pre = pre.data(),
+                                             .out = to.data()});
+    return to;
+  };
+  if (tape.batch_invariant()) {
+    product(tape, x, parameters, pre);
+    apply(out);
+  } else {
+    const Tensor weight = wide_weight(tape, parameters, pre.dtype());
+    kernels::linear_activation(tape.launch(), {.type = pre.dtype(),
+                                               .rows = pre.shape()[0],
+                                               .columns = pre.shape()[1],
+                                               .depth = x.shape()[1],
+                                               .x = x.value.data(),
+                                               .weight = weight.data(),
+                                               .bias = parameters.bias.value.data(),
+                                               .activation = activation,
+                                               .pre = pre.data(),
+                                               .out = out.data()});
+  }
+  if (in_place) return {out, nullptr};
+  const auto again = [&tape, pre, apply] {
+    return apply(Tensor::empty(tape.context(), pre.dtype(), pre.shape()));
+  };
+  return {out, nullptr, std::make_shared<const std::function<Tensor()>>(again)};
 }
 
 void check_linear(const Tape& tape, const Tensor& x, const LinearParameters& parameters) {
@@ -127,39 +160,76 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
   if (activation == Activation::identity && multiplies_in_fp8(tape, x, parameters))
     return fp8_linear(tape, x, parameters);
   const Variable pre = tape.result(x.value.dtype(), {x.shape()[0], weight.shape()[0]});
-  product(tape, x, parameters, pre.value);
-  const bool changes = activation != Activation::identity;
-  const Variable y = changes ? activate(tape, pre, activation) : pre;
-  tape.record("linear", y,
-              [&tape, x = x.kept(), parameters, activation, changes, kept = changes ? pre.value : Tensor(),
-               d_y = y.gradient] {
-                const Tensor d_out = d_y->tensor;
-                // In place unless another gradient shares the storage, which `d_y` and `d_out` hold.
-                const bool in_place = !changes || d_out.shared_by(2);
-                const Tensor d_pre =
-                    in_place ? d_out : Tensor::empty(tape.context(), d_out.dtype(), d_out.shape());
-                const GradientTarget d_bias = tape.target(parameters.bias);
-                kernels::bias_activation_backward(tape.launch(), {.type = d_out.dtype(),
-                                                                  .rows = d_out.shape()[0],
-                                                                  .columns = d_out.shape()[1],
-                                                                  .activation = activation,
-                                                                  .kept = kept.data(),
-                                                                  .d_out = d_out.data(),
-                                                                  .d_pre = changes ? d_pre.data() : nullptr,
-                                                                  .d_bias = d_bias.tensor.data(),
-                                                                  .accumulate_bias = d_bias.accumulate});
-                backward_products(tape, x, parameters, d_pre);
-              });
+  if (activation == Activation::identity) {
+    product(tape, x, parameters, pre.value);
+    tape.record("linear", pre, [&tape, x = x.kept(), parameters, d_y = pre.gradient] {
+      const Tensor d_out = d_y->tensor;
+      bias_gradient(tape, parameters, d_out);
+      weight_gradient(tape, x, parameters, d_out);
+      input_gradient(tape, x, parameters, d_out);
+    });
+    return pre;
+  }
+  Variable y = activated(tape, x, parameters, activation, pre.value);
+  y.gradient = pre.gradient;
+  tape.record("linear", y, [&tape, x = x.kept(), parameters, activation, kept = pre.value, d_y = y.gradient] {
+    const Tensor d_out = d_y->tensor;
+    // In place unless another gradient shares the storage, which `d_y` and `d_out` hold.
+    const Tensor d_pre =
+        d_out.shared_by(2) ? d_out : Tensor::empty(tape.context(), d_out.dtype(), d_out.shape());
+    const GradientTarget d_bias = tape.target(parameters.bias);
+    kernels::bias_activation_backward(tape.launch(), {.type = d_out.dtype(),
+                                                      .rows = d_out.shape()[0],
+                                                      .columns = d_out.shape()[1],
+                                                      .activation = activation,
+                                                      .kept = kept.data(),
+                                                      .d_out = d_out.data(),
+                                                      .d_pre = d_pre.data(),
+                                                      .d_bias = d_bias.tensor.data(),
+                                                      .accumulate_bias = d_bias.accumulate});
+    weight_gradient(tape, x, parameters, d_pre);
+    input_gradient(tape, x, parameters, d_pre);
+  });
   return y;
 }
 
 Variable feed_forward(Tape& tape, const Variable& x, const LinearParameters& first, Activation activation,
                       const LinearParameters& second) {
-  const bool in_fp8 = multiplies_in_fp8(tape, x, first) && second.fp8 && second.weight.shape()[0] % 16 == 0;
-  if (!in_fp8) return linear(tape, linear(tape, x, first, activation), second);
+  if (activation == Activation::identity) return linear(tape, linear(tape, x, first), second);
+  const DType type = x.value.dtype();
+  const int64_t rows = x.shape()[0], hidden_columns = first.weight.shape()[0];
   check_linear(tape, x.value, first);
-  check_columns(tape, "linear", "weight", second.weight.value, x.value.dtype(), first.weight.shape()[0]);
-  return fp8_feed_forward(tape, x, first, activation, second);
+  check_columns(tape, "linear", "weight", second.weight.value, type, hidden_columns);
+  if (multiplies_in_fp8(tape, x, first) && second.fp8 && second.weight.shape()[0] % 16 == 0)
+    return fp8_feed_forward(tape, x, first, activation, second);
+  const Tensor pre = Tensor::empty(tape.context(), type, {rows, hidden_columns});
+  const Variable hidden = activated(tape, x, first, activation, pre);
+  check_linear(tape, hidden.value, second);
+  const Variable y = tape.result(type, {rows, second.weight.shape()[0]});
+  product(tape, hidden, second, y.value);
+  tape.record(
+      "feed_forward", y,
+      [&tape, x = x.kept(), first, activation, kept = pre, hidden = hidden.kept(), second, d_y = y.gradient] {
+        const Tensor d_out = d_y->tensor;
+        bias_gradient(tape, second, d_out);
+        weight_gradient(tape, hidden, second, d_out);
+        const Tensor d_pre = Tensor::empty(tape.context(), kept.dtype(), kept.shape());
+        const GradientTarget d_bias = tape.target(first.bias);
+        kernels::linear_activation_backward(tape.launch(), {.type = kept.dtype(),
+                                                            .rows = kept.shape()[0],
+                                                            .columns = kept.shape()[1],
+                                                            .depth = d_out.shape()[1],
+                                                            .d_out = d_out.data(),
+                                                            .weight = second.weight.value.data(),
+                                                            .activation = activation,
+                                                            .kept = kept.data(),
+                                                            .d_pre = d_pre.data(),
+                                                            .d_bias = d_bias.tensor.data(),
+                                                            .accumulate_bias = d_bias.accumulate});
+        weight_gradient(tape, x, first, d_pre);
+        input_gradient(tape, x, first, d_pre);
+      });
+  return y;
 }
 
 }  // namespace perceiver::ops

@@ -3,15 +3,10 @@
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/attention/choice.h"
 #include "kernels/cuda/attention/cudnn_attention.h"
+#include "kernels/cuda/hopper/device.h"
 
 namespace perceiver::kernels::cuda {
 namespace {
-
-#ifdef PERCEIVER_HOPPER
-constexpr bool kHopperBuilt = true;
-#else
-constexpr bool kHopperBuilt = false;
-#endif
 
 bool aligned(const void* pointer, int64_t stride) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && stride % 8 == 0;
@@ -39,18 +34,10 @@ bool portable_possible(const AttentionBackward& a) {
          aligned(a.d_k, a.forward.kv_stride) && aligned(a.d_v, a.forward.kv_stride);
 }
 
-int capability() {
-  int device = 0, major = 0, minor = 0;
-  check(cudaGetDevice(&device), "current device");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
-  return major * 10 + minor;
-}
-
 /// wgmma and setmaxnreg exist in compute capability 9.0 only.
 bool hopper_possible(const Attention& k) {
-  return kHopperBuilt && (k.head_dim == 64 || k.head_dim == 128) && k.keys > 0 && portable_possible(k) &&
-         capability() == 90;
+  return hopper::built() && (k.head_dim == 64 || k.head_dim == 128) && k.keys > 0 && portable_possible(k) &&
+         hopper::on_hopper();
 }
 bool hopper_possible(const AttentionBackward& a) {
   return hopper_possible(a.forward) && aligned(a.d_out, a.forward.out_stride) &&
@@ -126,8 +113,9 @@ void attention(const Launch& launch, const Attention& k) {
 const char* attention_obstacle(AttentionKernel kernel, DType type, int64_t head_dim) {
   if (kernel == AttentionKernel::automatic || kernel == AttentionKernel::reference) return nullptr;
   if (kernel == AttentionKernel::hopper) {
-    if (!kHopperBuilt) return "this build has no Hopper kernels (PERCEIVER_CUDA_ARCHITECTURES without 90a)";
-    if (capability() != 90) return "it needs a GPU of compute capability 9.0 (Hopper)";
+    if (!hopper::built())
+      return "this build has no Hopper kernels (PERCEIVER_CUDA_ARCHITECTURES without 90a)";
+    if (!hopper::on_hopper()) return "it needs a GPU of compute capability 9.0 (Hopper)";
   }
   if (type != DType::bf16) return "it computes in bfloat16 only";
   if (kernel == AttentionKernel::hopper)

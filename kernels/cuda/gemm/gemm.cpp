@@ -13,6 +13,7 @@
 #include <mutex>
 
 #include "base/check.h"
+#include "kernels/cuda/gemm/hopper_gemm.h"
 #include "kernels/cuda/support/errors.h"
 #include "kernels/fp8.h"
 #include "kernels/gemm.h"
@@ -204,9 +205,32 @@ void multiply(const Launch& launch, const Key& key, const Operands& operands) {
       "matrix product");
 }
 
+/// Where columns are no multiple of 8, cuBLASLt takes kernels without tensor memory access, which are four to
+/// six times slower, even if rows are aligned.
+bool try_hopper(const Launch& launch, const Gemm& g) {
+  if (g.n % 8 == 0 && g.k % 8 == 0) return false;
+  if (g.type != DType::bf16 || g.out_type != DType::bf16 || g.transpose_a || g.batch > 1) return false;
+  const HopperGemm product{.m = g.m,
+                           .n = g.n,
+                           .k = g.k,
+                           .a = g.a,
+                           .lda = g.lda,
+                           .b = g.b,
+                           .ldb = g.ldb,
+                           .transpose_b = g.transpose_b,
+                           .out = g.c,
+                           .ldc = g.ldc,
+                           .bias = g.bias,
+                           .addend = g.accumulate ? g.c : nullptr};
+  if (!hopper_gemm_possible(product)) return false;
+  hopper_gemm(launch, product);
+  return true;
+}
+
 }  // namespace
 
 void gemm(const Launch& launch, const Gemm& g) {
+  if (try_hopper(launch, g)) return;
   const bool rounds = g.type == DType::f32 && launch.matmul_precision == MatmulPrecision::tf32;
   const cudaDataType_t type = data_type(g.type);
   const auto bytes = static_cast<int64_t>(size_of(g.type)),

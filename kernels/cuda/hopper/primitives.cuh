@@ -225,6 +225,7 @@ __device__ inline void clear_accumulator(float (&c)[kCount]) {
   PERCEIVER_C8(mode, c, i), PERCEIVER_C8(mode, c, i + 8), PERCEIVER_C8(mode, c, i + 16), \
       PERCEIVER_C8(mode, c, i + 24)
 #define PERCEIVER_C64(mode, c) PERCEIVER_C32(mode, c, 0), PERCEIVER_C32(mode, c, 32)
+#define PERCEIVER_C128(mode, c) PERCEIVER_C64(mode, c), PERCEIVER_C32(mode, c, 64), PERCEIVER_C32(mode, c, 96)
 #define PERCEIVER_32                                                                                \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
   "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -232,6 +233,12 @@ __device__ inline void clear_accumulator(float (&c)[kCount]) {
   PERCEIVER_32                                                                         \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PERCEIVER_128                                                                          \
+  PERCEIVER_64                                                                                 \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, "    \
+  "%81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, " \
+  "%99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, "  \
+  "%114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 // `add` is the text of a constant: 0 overwrites C.
 #define PERCEIVER_WGMMA(shape, c, operands, add, tail) \
   "{\n.reg .pred add;\nsetp.ne.b32 add, " add          \
@@ -264,6 +271,20 @@ __device__ inline void wgmma(float (&c)[64], uint64_t a, uint64_t b) {
   }
 }
 
+/// The same with n = 256, and B MN-major if kTransposed.
+template <bool kAdd, bool kTransposed>
+__device__ inline void wgmma(float (&c)[128], uint64_t a, uint64_t b) {
+  if constexpr (kAdd) {
+    asm volatile(PERCEIVER_WGMMA("m64n256k16", PERCEIVER_128, "%128, %129", "1", "0, %130")
+                 : PERCEIVER_C128("+f", c)
+                 : "l"(a), "l"(b), "n"(kTransposed));
+  } else {
+    asm volatile(PERCEIVER_WGMMA("m64n256k16", PERCEIVER_128, "%128, %129", "0", "0, %130")
+                 : PERCEIVER_C128("=f", c)
+                 : "l"(a), "l"(b), "n"(kTransposed));
+  }
+}
+
 /// A from registers, B from shared memory, K-major.
 template <bool kAdd>
 __device__ inline void wgmma(float (&c)[32], const uint32_t* a, uint64_t b) {
@@ -293,8 +314,10 @@ __device__ inline void wgmma_mn_major(float (&c)[64], const uint32_t* a, uint64_
 #undef PERCEIVER_C8
 #undef PERCEIVER_C32
 #undef PERCEIVER_C64
+#undef PERCEIVER_C128
 #undef PERCEIVER_32
 #undef PERCEIVER_64
+#undef PERCEIVER_128
 #undef PERCEIVER_WGMMA
 
 /// Calls body.template operator()<kAdd>(step) for steps 0 to kSteps - 1, without kAdd at the first.

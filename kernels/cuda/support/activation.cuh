@@ -43,10 +43,10 @@ __device__ inline float activated(Activation activation, float x) {
   return x;
 }
 
-/// Within two ulps, and 0 for 0.
+/// Within two ulps, and 0 for what is smaller than the smallest normal number.
 __device__ inline float fast_sqrt(float x) {
   float root;
-  asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
   return root;
 }
 

@@ -1,6 +1,9 @@
 // CUDA kernels of skinny GEMM and of bias and activation against the CPU's in f64.
 #include <gtest/gtest.h>
 
+#include <optional>
+
+#include "kernels/cuda/gemm/gemm.h"
 #include "kernels/dequantize.h"
 #include "kernels/gemm.h"
 #include "tests/support/cuda_check.h"
@@ -9,7 +12,18 @@ namespace perceiver::testing {
 namespace {
 
 template <typename T>
-class CudaGemm : public CudaKernelTest<T> {};
+class CudaGemm : public CudaKernelTest<T> {
+ protected:
+  /// For kernels that may call cuBLASLt.
+  Launch products_launch() {
+    Launch launch = this->launch();
+    launch.gemm_context = &context_.emplace();
+    return launch;
+  }
+
+ private:
+  std::optional<kernels::cuda::GemmContext> context_;
+};
 TYPED_TEST_SUITE(CudaGemm, ElementTypes);
 
 TYPED_TEST(CudaGemm, SkinnyGemm) {
@@ -246,6 +260,151 @@ TYPED_TEST(CudaGemm, BiasActivationBackward) {
       check_bias_backward<TypeParam>(this->launch(), c, activation, true, false);
       check_bias_backward<TypeParam>(this->launch(), c, activation, true, true);
       check_bias_backward<TypeParam>(this->launch(), c, activation, false, false);
+    }
+}
+
+/// Products with columns that are no multiple of 8 in rows that are: logits of odd vocabularies.
+TYPED_TEST(CudaGemm, ProductsWithRaggedColumns) {
+  using T = TypeParam;
+  const Launch launch = this->products_launch();
+  for (const auto& [m, n, k, transposed] :
+       {std::tuple{300, 259, 72, true}, {130, 264, 259, false}, {3, 5, 3, true}, {700, 41, 41, false}})
+    for (const bool accumulate : {false, true}) {
+      const auto padded = [](int64_t columns) { return (columns + 7) / 8 * 8; };
+      const int64_t lda = padded(k), ldb = transposed ? padded(k) : padded(n), ldc = padded(n);
+      const Values a = random_values<T>(m * lda, 1), b = random_values<T>((transposed ? n : k) * ldb, 2),
+                   old = random_values<T>(m * ldc, 3);
+      Values expected(old);
+      kernels::Gemm product{.type = DType::f64,
+                            .out_type = DType::f64,
+                            .transpose_b = transposed,
+                            .m = m,
+                            .n = n,
+                            .k = k,
+                            .a = a.data(),
+                            .lda = lda,
+                            .b = b.data(),
+                            .ldb = ldb,
+                            .c = expected.data(),
+                            .ldc = ldc,
+                            .accumulate = accumulate};
+      kernels::cpu::gemm(product);
+      const Array<T> a_a(a), a_b(b), a_c(old);
+      product.type = product.out_type = kType<T>;
+      product.a = a_a.data(), product.b = a_b.data(), product.c = a_c.data();
+      kernels::cuda::gemm(launch, product);
+      const Values c = a_c.read();
+      expect_close(c, expected, {2 * bound_of<T>().relative, 1e-4}, "products");
+      for (int64_t i = 0; i < m * ldc; ++i)
+        ASSERT_TRUE(i % ldc < n || c[static_cast<size_t>(i)] == old[static_cast<size_t>(i)])
+            << "padding " << i;
+    }
+}
+
+/// Rows and columns beyond and within tiles of 128 x 256, more tiles than a wave of blocks, columns that are
+/// no multiple of 8, and what is not aligned.
+struct ProductCase {
+  int64_t rows, columns, depth, shift = 0;
+};
+const ProductCase kProductCases[] = {{300, 520, 200},  {128, 256, 64}, {1, 8, 8},
+                                     {2500, 2304, 72}, {65, 41, 33},   {40, 264, 136, 1}};
+
+template <typename T>
+void check_linear_activation(const Launch& launch, const ProductCase& c, Activation activation, bool keeps) {
+  const int64_t n = c.rows * c.columns;
+  const Values x = random_values<T>(c.rows * c.depth, 1),
+               weight = random_values<T>(c.columns * c.depth, 2, 1 / std::sqrt(c.depth)),
+               bias = random_values<T>(c.columns, 3);
+  Values pre(static_cast<size_t>(n)), out(static_cast<size_t>(n));
+  kernels::cpu::linear_activation({.type = DType::f64,
+                                   .rows = c.rows,
+                                   .columns = c.columns,
+                                   .depth = c.depth,
+                                   .x = x.data(),
+                                   .weight = weight.data(),
+                                   .bias = bias.data(),
+                                   .activation = activation,
+                                   .pre = pre.data(),
+                                   .out = out.data()});
+  const Array<T> a_x(x, c.shift), a_weight(weight, c.shift), a_bias(bias), a_pre(n, c.shift),
+      a_out(n, c.shift);
+  kernels::linear_activation(launch, {.type = kType<T>,
+                                      .rows = c.rows,
+                                      .columns = c.columns,
+                                      .depth = c.depth,
+                                      .x = a_x.data(),
+                                      .weight = a_weight.data(),
+                                      .bias = a_bias.data(),
+                                      .activation = activation,
+                                      .pre = keeps ? a_pre.data() : a_out.data(),
+                                      .out = a_out.data()});
+  // An activation's argument is rounded, and squared ReLU's slope grows with it.
+  const Bound bound{3 * bound_of<T>().relative, 3 * bound_of<T>().absolute};
+  if (keeps) expect_close(a_pre.read(), pre, bound_of<T>(), "pre");
+  expect_close(a_out.read(), out, bound, "out");
+}
+
+TYPED_TEST(CudaGemm, LinearActivation) {
+  const Launch launch = this->products_launch();
+  for (const ProductCase& c : kProductCases)
+    for (const Activation activation : kActivations) {
+      if (activation == Activation::identity) continue;
+      check_linear_activation<TypeParam>(launch, c, activation, true);
+      check_linear_activation<TypeParam>(launch, c, activation, false);
+    }
+}
+
+template <typename T>
+void check_linear_activation_backward(const Launch& launch, const ProductCase& c, Activation activation,
+                                      bool with_bias, bool accumulate) {
+  const int64_t n = c.rows * c.columns;
+  const Values d_out = random_values<T>(c.rows * c.depth, 1),
+               weight = random_values<T>(c.depth * c.columns, 2, 1 / std::sqrt(c.depth)),
+               old = random_values<float>(c.columns, 3);
+  Values kept = random_values<T>(n, 4);
+  if (kernels::derives_from_output(activation))
+    for (double& value : kept) value = std::max(0.0, value);
+  Values d_pre(static_cast<size_t>(n)), d_bias(old);
+  kernels::cpu::linear_activation_backward({.type = DType::f64,
+                                            .rows = c.rows,
+                                            .columns = c.columns,
+                                            .depth = c.depth,
+                                            .d_out = d_out.data(),
+                                            .weight = weight.data(),
+                                            .activation = activation,
+                                            .kept = kept.data(),
+                                            .d_pre = d_pre.data(),
+                                            .d_bias = d_bias.data(),
+                                            .accumulate_bias = accumulate});
+  const Array<T> a_d_out(d_out, c.shift), a_weight(weight, c.shift), a_kept(kept, c.shift),
+      a_d_pre(n, c.shift);
+  const Array<float> a_d_bias(old);
+  kernels::linear_activation_backward(launch, {.type = kType<T>,
+                                               .rows = c.rows,
+                                               .columns = c.columns,
+                                               .depth = c.depth,
+                                               .d_out = a_d_out.data(),
+                                               .weight = a_weight.data(),
+                                               .activation = activation,
+                                               .kept = a_kept.data(),
+                                               .d_pre = a_d_pre.data(),
+                                               .d_bias = with_bias ? a_d_bias.data() : nullptr,
+                                               .accumulate_bias = accumulate});
+  const Bound bound{2 * bound_of<T>().relative, 2 * bound_of<T>().absolute};
+  expect_close(a_d_pre.read(), d_pre, bound, "d_pre");
+  // Of numbers that were rounded twice.
+  const Bound of_sums{bound.relative, sizeof(T) == 2 ? 3e-3 : 2e-5};
+  expect_close(a_d_bias.read(), with_bias ? d_bias : old, of_sums, "d_bias");
+}
+
+TYPED_TEST(CudaGemm, LinearActivationBackward) {
+  const Launch launch = this->products_launch();
+  for (const ProductCase& c : kProductCases)
+    for (const Activation activation : kActivations) {
+      if (activation == Activation::identity) continue;
+      check_linear_activation_backward<TypeParam>(launch, c, activation, true, false);
+      check_linear_activation_backward<TypeParam>(launch, c, activation, true, true);
+      check_linear_activation_backward<TypeParam>(launch, c, activation, false, false);
     }
 }
 

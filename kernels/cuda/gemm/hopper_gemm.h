@@ -1,0 +1,39 @@
+// Matrix products of bf16 on Hopper whose epilogues do what follows a product (hopper_gemm.cu).
+#pragma once
+
+#include "kernels/gemm.h"
+
+namespace perceiver::kernels::cuda {
+
+/// out [m, n] = f(A [m, k] · op(B) [k, n] + bias [n]), row-major, bf16. The sums are of f32 and rounded to
+/// bf16 before f, so that f gives what a kernel of its own would. To keep instances few, an activation needs
+/// `transpose_b`, its derivative a B that is not transposed.
+struct HopperGemm {
+  int64_t m, n, k;
+  const void* a;
+  int64_t lda;
+  const void* b;
+  int64_t ldb;
+  bool transpose_b;  // B is [n, k], else [k, n]
+  void* out;
+  int64_t ldc;
+  const void* bias = nullptr;
+  Activation activation = Activation::identity;
+  // What follows is of m rows and n columns, its rows as far apart as those of `out`.
+  void* pre = nullptr;           // the sums before the activation, where they are wanted as well
+  const void* kept = nullptr;    // f multiplies by the derivative of the activation instead, as in
+                                 // BiasActivationBackward
+  float* column_sums = nullptr;  // with `kept`: [hopper_gemm_sums(m), n], sums of `out` over 128 rows each
+  const void* addend = nullptr;  // f adds it; may be `out`
+};
+
+constexpr int64_t hopper_gemm_sums(int64_t m) {
+  return (m + 127) / 128;
+}
+
+/// Whether the build, the device, and the alignment of the operands allow it.
+bool hopper_gemm_possible(const HopperGemm& g);
+
+void hopper_gemm(const Launch& launch, const HopperGemm& g);
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,56 @@
+// Linear layers with an activation: on Hopper in the product's epilogue (hopper_gemm.cu), elsewhere by a pass
+// of their own.
+#include "kernels/cuda/gemm/hopper_gemm.h"
+#include "kernels/cuda/support/column_sums.cuh"
+#include "kernels/gemm.h"
+
+namespace perceiver::kernels::cuda {
+namespace {
+
+HopperGemm hopper_product(const Gemm& g, void* out, Activation activation) {
+  return {.m = g.m,
+          .n = g.n,
+          .k = g.k,
+          .a = g.a,
+          .lda = g.lda,
+          .b = g.b,
+          .ldb = g.ldb,
+          .transpose_b = g.transpose_b,
+          .out = out,
+          .ldc = g.ldc,
+          .bias = g.bias,
+          .activation = activation};
+}
+
+}  // namespace
+
+void linear_activation(const Launch& launch, const LinearActivation& k) {
+  const Gemm product = product_of(k);
+  HopperGemm fused = hopper_product(product, k.out, k.activation);
+  if (k.out != k.pre) fused.pre = k.pre;
+  if (k.type == DType::bf16 && hopper_gemm_possible(fused)) return hopper_gemm(launch, fused);
+  cuda::gemm(launch, product);
+  cuda::bias_activation(launch, activation_of(k));
+}
+
+void linear_activation_backward(const Launch& launch, const LinearActivationBackward& k) {
+  const Gemm product = product_of(k);
+  const int64_t parts = hopper_gemm_sums(k.rows);
+  HopperGemm fused = hopper_product(product, k.d_pre, k.activation);
+  fused.kept = k.kept;
+  if (k.d_bias != nullptr) fused.column_sums = static_cast<float*>(launch.workspace);
+  if (k.type != DType::bf16 || parts > parts_that_fit(launch, k.columns) || !hopper_gemm_possible(fused)) {
+    cuda::gemm(launch, product);
+    return cuda::bias_activation_backward(launch, activation_of(k));
+  }
+  hopper_gemm(launch, fused);
+  if (k.d_bias == nullptr) return;
+  sum_parts(launch, {.parts = fused.column_sums,
+                     .count = parts,
+                     .stride = k.columns,
+                     .columns = k.columns,
+                     .target = {static_cast<float*>(k.d_bias), nullptr},
+                     .accumulate = {k.accumulate_bias, false}});
+}
+
+}  // namespace perceiver::kernels::cuda
