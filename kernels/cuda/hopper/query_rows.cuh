@@ -94,6 +94,21 @@ class QueryRows {
     }
   }
 
+  /// Likewise of the first kColumns keys of a tile, where there is no key mask.
+  template <int kColumns>
+  __device__ void hide_beyond_limits(int t, float (&s)[kKeys / 2]) const {
+    const int thread_key = tile_.first_key + t * kKeys + lane() % 4 * 2;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int limit = limit_[r] - thread_key;
+#pragma unroll
+      for (int n = 0; n < kColumns / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (n * 8 + e >= limit) s[n * 4 + r * 2 + e] = -INFINITY;
+    }
+  }
+
  private:
   const Attention& a_;
   const QueryTile& tile_;
