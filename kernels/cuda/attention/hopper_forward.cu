@@ -1,23 +1,28 @@
 // Attention forward on Hopper (compute capability 9.0a), after FlashAttention-3 (Shah et al. 2024).
 //
-// A block owns 128 queries of one head and iterates over tiles of 128 keys from the last visible one down, so
-// that the tiles that need masking come first. One producer warpgroup: a single thread loads Q once, and K
-// and V by TMA into pipelines of stages. Two consumer warpgroups of 64 queries each: S = Q K^T (wgmma
-// m64n128k16, both operands from shared memory), online softmax in base 2, O += P V with P from registers and
-// V as an MN-major operand. S of a tile is issued while O += P V of the previous tile is still in flight, so
-// the softmax overlaps the tensor cores; the other warpgroup fills the remaining gaps.
+// One block per multiprocessor computes tiles of 128 queries of one head, one after another (Schedule). For
+// each it iterates over tiles of 128 keys from the last visible one down, so that the tiles that need masking
+// come first. One producer warpgroup: a single thread loads Q by TMA into two buffers, and K and V into
+// pipelines of stages; it runs ahead into the next tile of queries. Two consumer warpgroups of 64 queries
+// each: S = Q K^T (wgmma m64n128k16, both operands from shared memory), online softmax in base 2, O += P V
+// with P from registers and V as an MN-major operand. S of a tile is issued together with O += P V of the
+// previous one, which remains in flight up to the maxima of S. Between tiles of queries the first S of the
+// next is computed while O is written. The warpgroups wait for each other only through the stages, so one
+// fills the gaps of the other.
 //
 // Tiles start at the example's first key, so only limits, ends and key masks need masking.
 //
-// Head widths D = 64 and 128. Shared memory: 128 rows of Q and kStages * 256 rows of K and V, D bf16 each:
-// 144 KiB at D = 64 (4 stages), 160 KiB at D = 128 (2 stages). Registers of a consumer thread: S 64, P 32, O
-// D / 2, of 240.
+// Head widths D = 64 and 128. Shared memory: two buffers of Q and one of O of 128 rows, and kStages * 256
+// rows of K and V, D bf16 each: 176 KiB at D = 64 (4 stages), 224 KiB at D = 128 (2 stages). Registers of a
+// consumer thread: S 64, P 32, O D / 2, of 240.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/hopper_launch.cuh"
 #include "kernels/cuda/hopper/primitives.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
+#include "kernels/cuda/hopper/uniform_products.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
@@ -30,24 +35,83 @@ constexpr float kLn2 = 0.693147180559945f;
 struct ForwardArguments {
   CUtensorMap q, k, v;
   Attention a;
-  float scale_log2;  // of the softmax, times log2(e)
+  float scale_log2;   // of the softmax, times log2(e)
+  int section_heads;  // Schedule
+};
+
+/// The tiles of queries that a block computes. With a causal mask later tiles are longer, so the tiles of a
+/// section of heads are dealt to the blocks from the last ones of each head on, in an even number of rounds
+/// of alternating direction. The places without a tile in a section's last rounds fall to other blocks in the
+/// next. A section is small enough for its K and V to remain in the L2 cache.
+class Schedule {
+ public:
+  __device__ explicit Schedule(const ForwardArguments& arguments)
+      : heads_(static_cast<int>(arguments.a.heads)),
+        all_heads_(heads_ * static_cast<int>(arguments.a.batch)),
+        head_tiles_(static_cast<int>(arguments.a.queries + kQueries - 1) / kQueries),
+        section_heads_(arguments.section_heads),
+        blocks_(static_cast<int>(gridDim.x)),
+        place_(static_cast<int>(blockIdx.x)) {
+    const int section_tiles = section_heads_ * head_tiles_;
+    rounds_ = (section_tiles + 2 * blocks_ - 1) / (2 * blocks_) * 2;
+    idle_ = rounds_ * blocks_ - section_tiles;
+  }
+
+  /// Goes to the block's next tile, if there is one.
+  __device__ bool advance() {
+    while (section_ < all_heads_) {
+      const int index = round_ * blocks_ + (round_ % 2 == 0 ? place_ : blocks_ - 1 - place_);
+      const int heads = min(section_heads_, all_heads_ - section_);
+      head_ = section_ + index % heads;
+      tile_ = head_tiles_ - 1 - index / heads;
+      next_round();
+      if (tile_ >= 0) return true;
+    }
+    return false;
+  }
+  __device__ QueryTile tile(const Attention& a) const {
+    return QueryTile(a, tile_, head_ % heads_, head_ / heads_);
+  }
+
+ private:
+  __device__ void next_round() {
+    if (++round_ < rounds_) return;
+    round_ = 0;
+    section_ += section_heads_;
+    place_ = (place_ + idle_) % blocks_;
+  }
+
+  const int heads_, all_heads_, head_tiles_, section_heads_, blocks_;
+  int rounds_, idle_;                    // of a section: rounds, places without a tile
+  int place_, section_ = 0, round_ = 0;  // section_: its first head
+  int head_ = 0, tile_ = 0;
+};
+
+/// What the producer tells the consumers of a tile of queries.
+struct Work {
+  QueryTile tile;
+  int key_tiles;   // at least 1, which is hidden where the queries see nothing; 0: there are no more tiles
+  bool narrow[2];  // the 64 queries of this warpgroup see at most the first half of the last key tile
 };
 
 template <int kD>
 struct Shape {
   static constexpr int D = kD, kStages = D == 64 ? 4 : 2, kTiles = D / kTileColumns;
   static constexpr uint32_t kTileBytes = kQueries * kRowBytes;  // of 64 columns
-  static constexpr uint32_t kBytes = kTiles * kTileBytes;       // of Q, and of a stage of K or V
-  static constexpr uint32_t kQ = 0, kK = kBytes, kV = kK + kStages * kBytes,
-                            kBarriers = kV + kStages * kBytes;
-  // mbarriers: one for Q, then K full, K empty, V full, V empty of each stage.
-  static constexpr uint32_t kSharedBytes = kBarriers + 8 * (1 + 4 * kStages);
+  static constexpr uint32_t kBytes = kTiles * kTileBytes;       // of a buffer of Q or O, a stage of K or V
+  static constexpr uint32_t kQ = 0, kK = 2 * kBytes, kV = kK + kStages * kBytes, kOut = kV + kStages * kBytes,
+                            kBarriers = kOut + kBytes;
+  // mbarriers: full and empty of each buffer of Q, then of each stage of K, then of V.
+  static constexpr uint32_t kWork = kBarriers + 8 * (4 + 4 * kStages);
+  static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(Work);
   static_assert(kQueries == kKeys);
 };
 
 template <typename S>
 class ForwardBlock {
   static constexpr int D = S::D, kStages = S::kStages;
+  using Ring = PipelineState<kStages>;
+  using Rows = QueryRows<kKeys>;
 
  public:
   __device__ ForwardBlock(const ForwardArguments& arguments, unsigned char* memory)
@@ -55,22 +119,10 @@ class ForwardBlock {
         a_(arguments.a),
         memory_(memory),
         shared_(shared_address(memory)),
-        // Longest rows first.
-        tile_(arguments.a, static_cast<int>(gridDim.x - 1 - blockIdx.x), static_cast<int>(blockIdx.y),
-              static_cast<int>(blockIdx.z)),
-        key_tiles_(tile_.key_tiles<kKeys>()) {}
+        group_(uniform(consumer_warp() / 4)) {}
 
   __device__ void run() {
-    if (threadIdx.x == 0) {
-      mbarrier_init(q_barrier(), 1);
-      for (int stage = 0; stage < kStages; ++stage) {
-        mbarrier_init(k_full(stage), 1);
-        mbarrier_init(k_empty(stage), kConsumerArrivals);
-        mbarrier_init(v_full(stage), 1);
-        mbarrier_init(v_empty(stage), kConsumerArrivals);
-      }
-      fence_mbarrier_init();
-    }
+    if (threadIdx.x == 0) init_barriers();
     __syncthreads();
     if (threadIdx.x < kWarpgroup) {
       warpgroup_reg_dealloc<kProducerRegisters>();
@@ -82,166 +134,264 @@ class ForwardBlock {
   }
 
  private:
-  __device__ uint32_t q_barrier() const { return shared_ + S::kBarriers; }
-  __device__ uint32_t barrier(int kind, int stage) const {
-    return shared_ + S::kBarriers + 8 * (1 + kind * kStages + stage);
+  __device__ uint32_t barrier(int index) const { return shared_ + S::kBarriers + 8 * index; }
+  __device__ uint32_t q_full(int buffer) const { return barrier(buffer); }
+  __device__ uint32_t q_empty(int buffer) const { return barrier(2 + buffer); }
+  __device__ uint32_t k_full(int stage) const { return barrier(4 + stage); }
+  __device__ uint32_t k_empty(int stage) const { return barrier(4 + kStages + stage); }
+  __device__ uint32_t v_full(int stage) const { return barrier(4 + 2 * kStages + stage); }
+  __device__ uint32_t v_empty(int stage) const { return barrier(4 + 3 * kStages + stage); }
+
+  __device__ uint32_t q_buffer(int buffer) const { return shared_ + S::kQ + buffer * S::kBytes; }
+  __device__ uint32_t k_stage(int stage) const { return shared_ + S::kK + stage * S::kBytes; }
+  __device__ uint32_t v_stage(int stage) const { return shared_ + S::kV + stage * S::kBytes; }
+  __device__ Work& work(int buffer) const { return reinterpret_cast<Work*>(memory_ + S::kWork)[buffer]; }
+
+  __device__ void init_barriers() const {
+    for (int buffer = 0; buffer < 2; ++buffer) {
+      mbarrier_init(q_full(buffer), 1);
+      mbarrier_init(q_empty(buffer), kConsumerArrivals);
+    }
+    for (int stage = 0; stage < kStages; ++stage) {
+      mbarrier_init(k_full(stage), 1);
+      mbarrier_init(k_empty(stage), kConsumerArrivals);
+      mbarrier_init(v_full(stage), 1);
+      mbarrier_init(v_empty(stage), kConsumerArrivals);
+    }
+    fence_mbarrier_init();
   }
-  __device__ uint32_t k_full(int stage) const { return barrier(0, stage); }
-  __device__ uint32_t k_empty(int stage) const { return barrier(1, stage); }
-  __device__ uint32_t v_full(int stage) const { return barrier(2, stage); }
-  __device__ uint32_t v_empty(int stage) const { return barrier(3, stage); }
 
   // --- Producer thread.
 
-  __device__ void load_rows(uint32_t target, const CUtensorMap* map, uint32_t barrier, int row) const {
-    mbarrier_expect_tx(barrier, S::kBytes);
-    tma_load_tiles<S::kTiles>(target, S::kTileBytes, map, barrier, tile_.head * D, row, tile_.example);
-    mbarrier_arrive(barrier);
+  __device__ void produce() const {
+    PipelineState<2> buffers;
+    Ring ring;
+    for (Schedule schedule(args_); schedule.advance(); buffers.advance()) {
+      const QueryTile tile = schedule.tile(a_);
+      const int seen = tile.key_tiles<kKeys>(), key_tiles = max(seen, 1);
+      // Where no key is seen, rows beyond the last key, which TMA makes zeros.
+      const int first_row = seen > 0 ? tile.first_key : static_cast<int>(a_.keys);
+      const uint32_t full = q_full(buffers.stage);
+      mbarrier_wait(q_empty(buffers.stage), buffers.phase ^ 1);
+      start_load(q_buffer(buffers.stage), &args_.q, full, tile, tile.first_query);
+      describe(tile, key_tiles, work(buffers.stage));
+      mbarrier_arrive(full);
+      for (int t = key_tiles - 1; t >= 0; --t, ring.advance()) {
+        const int row = first_row + t * kKeys;
+        mbarrier_wait(k_empty(ring.stage), ring.phase ^ 1);
+        start_load(k_stage(ring.stage), &args_.k, k_full(ring.stage), tile, row);
+        mbarrier_arrive(k_full(ring.stage));
+        mbarrier_wait(v_empty(ring.stage), ring.phase ^ 1);
+        start_load(v_stage(ring.stage), &args_.v, v_full(ring.stage), tile, row);
+        mbarrier_arrive(v_full(ring.stage));
+      }
+    }
+    mbarrier_wait(q_empty(buffers.stage), buffers.phase ^ 1);
+    work(buffers.stage).key_tiles = 0;
+    mbarrier_arrive(q_full(buffers.stage));
   }
 
-  __device__ void produce() const {
-    if (key_tiles_ == 0) return;
-    load_rows(shared_ + S::kQ, &args_.q, q_barrier(), tile_.first_query);
-    PipelineState<kStages> ring;
-    for (int t = key_tiles_ - 1; t >= 0; --t, ring.advance()) {
-      const int row = tile_.first_key + t * kKeys;
-      mbarrier_wait(k_empty(ring.stage), ring.phase ^ 1);
-      load_rows(shared_ + S::kK + ring.stage * S::kBytes, &args_.k, k_full(ring.stage), row);
-      mbarrier_wait(v_empty(ring.stage), ring.phase ^ 1);
-      load_rows(shared_ + S::kV + ring.stage * S::kBytes, &args_.v, v_full(ring.stage), row);
+  __device__ void start_load(uint32_t target, const CUtensorMap* map, uint32_t full, const QueryTile& tile,
+                             int row) const {
+    mbarrier_expect_tx(full, S::kBytes);
+    tma_load_tiles<S::kTiles>(target, S::kTileBytes, map, full, tile.head * D, row, tile.example);
+  }
+
+  __device__ void describe(const QueryTile& tile, int key_tiles, Work& work) const {
+    work.tile = tile;
+    work.key_tiles = key_tiles;
+    const int32_t* limits = tile.limits(a_);
+    const int half = tile.first_key + (key_tiles - 1) * kKeys + kKeys / 2;
+    for (int group = 0; group < 2; ++group) {
+      const int last = min(tile.query_count, group * 64 + 64) - 1;
+      work.narrow[group] = min(limits[last], tile.key_end) <= half;
     }
   }
 
   // --- Consumer warpgroups.
 
-  __device__ uint32_t q_tile() const { return shared_ + S::kQ + consumer_warp() / 4 * 64 * kRowBytes; }
-
   __device__ void consume() {
+    PipelineState<2> buffers;
+    float s[64];
+    uint32_t p[32] = {};
+    bool first = true;
+    clear();
+    for (; wait_for_work(buffers); buffers.advance(), first = false) {
+      // The last product of the previous tile, and zeros before the first: the compiler serialises all wgmma
+      // where one is issued conditionally.
+      issue_values(p);
+      issue_scores(s, buffers.stage);
+      const Rows rows(a_, work(buffers.stage).tile, consumer_warp());
+      wgmma_wait<1>();
+      if (!first) {
+        release_values();
+        epilogue(buffers.stage ^ 1);
+      }
+      wgmma_wait<0>();
+      compute_tile(rows, buffers.stage, s, p);
+    }
+    if (first) return;
+    issue_values(p);
+    wgmma_wait<0>();
+    release_values();
+    epilogue(buffers.stage ^ 1);
+  }
+
+  /// Whether there is another tile of queries.
+  __device__ bool wait_for_work(const PipelineState<2>& buffers) const {
+    mbarrier_wait(q_full(buffers.stage), buffers.phase);
+    return uniform(work(buffers.stage).key_tiles) > 0;
+  }
+
+  /// From the first scores, which are complete, up to all but the last product with V.
+  __device__ void compute_tile(const Rows& rows, int buffer, float (&s)[64], uint32_t (&p)[32]) {
+    int t = static_cast<int>(uniform(work(buffer).key_tiles)) - 1;
+    release_scores(s);
+    clear();
+    if (uniform(work(buffer).narrow[group_])) {
+      hide<kKeys / 2>(rows, t, s);
+      softmax<kKeys / 2, true>(s, p);
+    } else {
+      hide<kKeys>(rows, t, s);
+      softmax<kKeys, true>(s, p);
+    }
+    while (--t >= 0) {
+      issue_scores(s, buffer);
+      issue_values(p);
+      wgmma_wait<1>();
+      release_scores(s);
+      if (!rows.sees_all(t)) hide<kKeys>(rows, t, s);
+      softmax<kKeys, false>(s, p);
+    }
+  }
+
+  __device__ void clear() {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       largest_[r] = -INFINITY;
       sum_[r] = 0;
     }
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) out_[i] = 0;
-    const QueryRows<kKeys> rows(a_, tile_, consumer_warp());
-    if (key_tiles_ > 0) mainloop(rows);
-    epilogue(rows);
+    clear_accumulator(out_);
   }
 
-  __device__ void mainloop(const QueryRows<kKeys>& rows) {
-    PipelineState<kStages> k_ring, v_ring;
-    float s[64];
-    uint32_t p[32];
-    mbarrier_wait(q_barrier(), 0);
-    issue_scores(s, k_ring);
-    wgmma_wait<0>();
-    wgmma_fence_operand(s);
-    mbarrier_arrive_warp(k_empty(k_ring.stage));
-    k_ring.advance();
-    float correction[2];
-    softmax(rows, key_tiles_ - 1, s, correction);
-    pack_a_fragment(s, p);
-    for (int t = key_tiles_ - 2; t >= 0; --t) {
-      issue_scores(s, k_ring);
-      issue_values(p, v_ring);
-      wgmma_wait<1>();
-      wgmma_fence_operand(s);
-      mbarrier_arrive_warp(k_empty(k_ring.stage));
-      k_ring.advance();
-      softmax(rows, t, s, correction);
-      wgmma_wait<0>();
-      wgmma_fence_operand(out_);
-      mbarrier_arrive_warp(v_empty(v_ring.stage));
-      v_ring.advance();
-#pragma unroll
-      for (int i = 0; i < D / 2; ++i) out_[i] *= correction[i % 4 / 2];
-      pack_a_fragment(s, p);
-    }
-    issue_values(p, v_ring);
-    wgmma_wait<0>();
-    wgmma_fence_operand(out_);
-    mbarrier_arrive_warp(v_empty(v_ring.stage));
-  }
-
-  __device__ void issue_scores(float (&s)[64], const PipelineState<kStages>& ring) {
-    mbarrier_wait(k_full(ring.stage), ring.phase);
+  __device__ void issue_scores(float (&s)[64], int buffer) {
+    mbarrier_wait(k_full(k_ring_.stage), k_ring_.phase);
     wgmma_fence();
-    mm_abt<D>(s, q_tile(), S::kTileBytes, shared_ + S::kK + ring.stage * S::kBytes, S::kTileBytes);
+    uniform_mm_abt<D>(s, q_buffer(buffer) + group_ * 64 * kRowBytes, S::kTileBytes, k_stage(k_ring_.stage),
+                      S::kTileBytes);
     wgmma_commit();
   }
+  __device__ void release_scores(float (&s)[64]) {
+    wgmma_fence_operand(s);
+    mbarrier_arrive_warp(k_empty(k_ring_.stage));
+    k_ring_.advance();
+  }
 
-  __device__ void issue_values(uint32_t (&p)[32], const PipelineState<kStages>& ring) {
-    mbarrier_wait(v_full(ring.stage), ring.phase);
+  __device__ void issue_values(uint32_t (&p)[32]) {
+    mbarrier_wait(v_full(v_ring_.stage), v_ring_.phase);
     wgmma_fence_operand(out_);
     wgmma_fence_operand(p);
     wgmma_fence();
-    mma_ab<kKeys / 16>(out_, p, shared_ + S::kV + ring.stage * S::kBytes, S::kTileBytes);
+    uniform_mma_ab<kKeys / 16>(out_, p, v_stage(v_ring_.stage), S::kTileBytes);
     wgmma_commit();
   }
+  __device__ void release_values() {
+    wgmma_fence_operand(out_);
+    mbarrier_arrive_warp(v_empty(v_ring_.stage));
+    v_ring_.advance();
+  }
 
-  /// Turns scores into exponentials relative to the row's running maximum; `correction` rescales earlier
-  /// sums.
-  __device__ void softmax(const QueryRows<kKeys>& rows, int t, float (&s)[64], float (&correction)[2]) {
-    if (rows.sees_all(t)) return softmax<false>(s, correction);
+  /// Sets the scores of hidden keys among the first kColumns of a tile to -infinity.
+  template <int kColumns>
+  __device__ void hide(const Rows& rows, int t, float (&s)[64]) const {
+    if (a_.key_mask == nullptr) return rows.template hide_beyond_limits<kColumns>(t, s);
     rows.hide(t, s);
-    softmax<true>(s, correction);
   }
 
-  template <bool kMasked>
-  __device__ void softmax(float (&s)[64], float (&correction)[2]) {
+  /// Turns the scores of the first kColumns keys of a tile into exponentials relative to the row's running
+  /// maximum; keys beyond count as hidden. After a warpgroup's first tile it waits for the product with V in
+  /// flight, to rescale its result.
+  template <int kColumns, bool kFirst>
+  __device__ void softmax(const float (&s)[64], uint32_t (&p)[32]) {
+    float largest[2] = {largest_[0], largest_[1]};
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n)
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        largest[r] = fmaxf(largest[r], fmaxf(s[n * 4 + r * 2], s[n * 4 + r * 2 + 1]));
+#pragma unroll
+    for (int mask = 1; mask <= 2; ++mask)
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        largest[r] = fmaxf(largest[r], __shfl_xor_sync(0xFFFFFFFFu, largest[r], mask));
+    float shift[2], correction[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float largest = largest_[r];
-#pragma unroll
-      for (int n = 0; n < 16; ++n) largest = fmaxf(largest, fmaxf(s[n * 4 + r * 2], s[n * 4 + r * 2 + 1]));
-      largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 2));
       // The maximum of a row without a visible key yet is -infinity; subtracting 0 keeps its scores masked.
-      const float shift = kMasked && largest == -INFINITY ? 0.0f : largest * args_.scale_log2;
-      correction[r] = exp2_fast(largest_[r] * args_.scale_log2 - shift);
-      largest_[r] = largest;
-      float sum = 0;
-#pragma unroll
-      for (int n = 0; n < 16; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& x = s[n * 4 + r * 2 + e];
-          x = exp2_fast(fmaf(x, args_.scale_log2, -shift));
-          sum += x;
-        }
-      sum_[r] = sum_[r] * correction[r] + sum;
+      shift[r] = largest[r] == -INFINITY ? 0.0f : largest[r] * args_.scale_log2;
+      correction[r] = exp2_fast(largest_[r] * args_.scale_log2 - shift[r]);
+      largest_[r] = largest[r];
     }
+    if (!kFirst) {
+      wgmma_wait<0>();
+      release_values();
+    }
+    float sum[2] = {};
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float x0 = exp2_fast(fmaf(s[n * 4 + r * 2], args_.scale_log2, -shift[r]));
+        const float x1 = exp2_fast(fmaf(s[n * 4 + r * 2 + 1], args_.scale_log2, -shift[r]));
+        sum[r] += x0;
+        sum[r] += x1;
+        p[n * 2 + r] = pack(x0, x1);
+      }
+#pragma unroll
+    for (int i = kColumns / 4; i < 32; ++i) p[i] = 0;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) sum_[r] = sum_[r] * correction[r] + sum[r];
+#pragma unroll
+    for (int i = 0; i < D / 2; ++i) out_[i] *= correction[i % 4 / 2];
   }
 
-  __device__ void epilogue(const QueryRows<kKeys>& rows) {
-    float inverse[2];
+  /// Of the tile in `buffer`, which it releases.
+  __device__ void epilogue(int buffer) {
+    const QueryTile tile = work(buffer).tile;
+    // A row that sees a key has a sum of 1 or more, since its largest score adds 1: the fast functions, which
+    // do not branch, are as good as exact there.
+    float inverse[2], lse[2];
+#pragma unroll
+    for (int mask = 1; mask <= 2; ++mask)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) sum_[r] += __shfl_xor_sync(0xFFFFFFFFu, sum_[r], mask);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      sum_[r] += __shfl_xor_sync(0xFFFFFFFFu, sum_[r], 1);
-      sum_[r] += __shfl_xor_sync(0xFFFFFFFFu, sum_[r], 2);
       const bool blind = !(sum_[r] > 0);
-      inverse[r] = blind ? 0.0f : 1.0f / sum_[r];
-      if (rows.row(r) < tile_.query_count && lane() % 4 == 0)
-        static_cast<float*>(a_.lse)[tile_.statistic(a_, rows.row(r))] =
-            blind ? INFINITY : (largest_[r] * args_.scale_log2 + log2f(sum_[r])) * kLn2;
+      inverse[r] = blind ? 0.0f : __fdividef(1.0f, sum_[r]);
+      lse[r] = blind ? INFINITY : (largest_[r] * args_.scale_log2 + __log2f(sum_[r])) * kLn2;
     }
-    // All four warps have read Q, whose shared memory the epilogue reuses.
-    named_barrier_sync(1 + consumer_warp() / 4);
+    const int thread_row = consumer_warp() * 16 + lane() / 4;
+    float* statistics = static_cast<float*>(a_.lse) + tile.statistic(a_, thread_row);
+    if (lane() % 4 == 0) {
+      if (thread_row < tile.query_count) statistics[0] = lse[0];
+      if (thread_row + 8 < tile.query_count) statistics[8] = lse[1];
+    }
     const int row = consumer_warp() * 16;
     __nv_bfloat16* target = static_cast<__nv_bfloat16*>(a_.out) +
-                            (tile_.example * a_.queries + tile_.first_query + row) * a_.out_stride +
-                            tile_.head * D;
-    store_rows<D>(out_, inverse[0], inverse[1], memory_ + S::kQ, S::kTileBytes, row, target, a_.out_stride,
-                  tile_.query_count - row);
+                            (tile.example * a_.queries + tile.first_query + row) * a_.out_stride +
+                            tile.head * D;
+    store_rows<D>(out_, inverse[0], inverse[1], memory_ + S::kOut, S::kTileBytes, row, target, a_.out_stride,
+                  tile.query_count - row);
+    mbarrier_arrive_warp(q_empty(buffer));
   }
 
   const ForwardArguments& args_;
   const Attention& a_;
   unsigned char* memory_;
   const uint32_t shared_;
-  const QueryTile tile_;
-  const int key_tiles_;
+  const int group_;       // of the consumers
+  Ring k_ring_, v_ring_;  // of the consumers
   float largest_[2], sum_[2];
   float out_[D / 2];
 };
@@ -263,8 +413,11 @@ void launch_forward(const Launch& launch, const Attention& k) {
   a.v = key_rows_map(k, k.v, kKeys);
   a.a = k;
   a.scale_log2 = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(k.head_dim)));
+  const int64_t head_tiles = ceil_div(k.queries, kQueries);
+  const int64_t blocks = std::min<int64_t>(launch.sm_count, head_tiles * k.heads * k.batch);
+  a.section_heads = static_cast<int>(std::max<int64_t>(2 * blocks / head_tiles, 1));
   launch_attention(launch, "attention_hopper_forward_kernel", attention_hopper_forward_kernel<S>,
-                   query_grid(k), S::kSharedBytes, a);
+                   dim3(static_cast<unsigned>(blocks)), S::kSharedBytes, a);
 }
 
 }  // namespace
