@@ -19,6 +19,7 @@
 #include "kernels/cuda/hopper/device.h"
 #include "kernels/cuda/hopper/roles.cuh"
 #include "kernels/cuda/hopper/tensor_map.h"
+#include "kernels/cuda/hopper/uniform_products.cuh"
 #include "kernels/cuda/support/activation.cuh"
 #include "kernels/cuda/support/vector.cuh"
 
@@ -224,19 +225,20 @@ class GemmBlock {
   template <bool kFirst>
   __device__ void multiply_stage(float (&c)[128], int slab, const PipelineState<kStages>& ring) const {
     mbarrier_wait(full(ring.stage), ring.phase);
-    const uint32_t a = a_stage(ring.stage) + slab * kSlabRows * kRowBytes, b = b_stage(ring.stage);
+    const uint64_t a = k_major_descriptor(uniform(a_stage(ring.stage) + slab * kSlabRows * kRowBytes));
+    const uint64_t b = b_descriptor(uniform(b_stage(ring.stage)));
+    constexpr uint32_t kBStep = kTransposeB ? k_step_offset(1) : 16 * kRowBytes;
     if constexpr (!kFirst) wgmma_fence_operand(c);
     wgmma_fence();
-    wgmma<!kFirst, !kTransposeB>(c, k_major_descriptor(a), b_descriptor(b, 0));
+    wgmma<!kFirst, !kTransposeB>(c, a, b);
 #pragma unroll
     for (int step = 1; step < kDepth / 16; ++step)
-      wgmma<true, !kTransposeB>(c, k_major_descriptor(a + k_step_offset(step)), b_descriptor(b, step));
+      wgmma<true, !kTransposeB>(c, advanced(a, k_step_offset(step)), advanced(b, step * kBStep));
     wgmma_commit();
   }
 
-  __device__ uint64_t b_descriptor(uint32_t b, int step) const {
-    if constexpr (kTransposeB) return k_major_descriptor(b + k_step_offset(step));
-    return mn_major_descriptor(b + static_cast<uint32_t>(step) * 16 * kRowBytes, kDepth * kRowBytes);
+  __device__ static uint64_t b_descriptor(uint32_t b) {
+    return kTransposeB ? k_major_descriptor(b) : mn_major_descriptor(b, kDepth * kRowBytes);
   }
 
   /// Tells both blocks' loading threads: half of a stage's B comes from the other block.
