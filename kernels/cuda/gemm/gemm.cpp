@@ -144,7 +144,8 @@ void choose_algorithm(cublasLtHandle_t handle, const Key& key, uint64_t workspac
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.align_a);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.align_c);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.align_c);
-  // Parts of a sum over k are added in f32: rounded to bf16 each, they would cost more than the result's rounding.
+  // Parts of a sum over k are added in f32: rounded to bf16 each, they would cost more than the result's
+  // rounding.
   set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
       uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
   cublasLtMatmulHeuristicResult_t proposal{};

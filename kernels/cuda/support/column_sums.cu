@@ -10,6 +10,7 @@ constexpr int kSumBlocks = 3;  // per SM, as many as the registers allow
 
 __global__ void __launch_bounds__(1024) sum_parts_kernel(PartSums s) {
   constexpr int kTile = 32;
+  constexpr int kTogether = 12;  // loads of a thread in flight: their latency is most of the kernel's time
   __shared__ float shared[kTile][kTile + 1];
   float* target = blockIdx.y == 0 ? s.target[0] : s.target[1];
   const bool accumulate = blockIdx.y == 0 ? s.accumulate[0] : s.accumulate[1];
@@ -18,8 +19,16 @@ __global__ void __launch_bounds__(1024) sum_parts_kernel(PartSums s) {
   const float* from = s.parts + blockIdx.y * s.columns + column;
   float sum = 0;
   if (column < s.columns) {
-#pragma unroll 4
-    for (int64_t part = threadIdx.y; part < s.count; part += kTile) sum += from[part * s.stride];
+    for (int64_t first = threadIdx.y; first < s.count; first += kTile * kTogether) {
+      float values[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int64_t part = first + i * kTile;
+        values[i] = part < s.count ? from[part * s.stride] : 0.0f;
+      }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) sum += values[i];
+    }
   }
   shared[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();

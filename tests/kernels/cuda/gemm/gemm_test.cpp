@@ -340,8 +340,18 @@ void check_linear_activation(const Launch& launch, const ProductCase& c, Activat
                                       .out = a_out.data()});
   // An activation's argument is rounded, and squared ReLU's slope grows with it.
   const Bound bound{3 * bound_of<T>().relative, 3 * bound_of<T>().absolute};
-  if (keeps) expect_close(a_pre.read(), pre, bound_of<T>(), "pre");
   expect_close(a_out.read(), out, bound, "out");
+  if (!keeps) return;
+  expect_close(a_pre.read(), pre, bound_of<T>(), "pre");
+  // Backward computes the activation again where only its argument is kept.
+  const Array<T> a_again(n, c.shift);
+  kernels::bias_activation(launch, {.type = kType<T>,
+                                    .rows = c.rows,
+                                    .columns = c.columns,
+                                    .activation = activation,
+                                    .pre = a_pre.data(),
+                                    .out = a_again.data()});
+  EXPECT_EQ(a_again.read(), a_out.read());
 }
 
 TYPED_TEST(CudaGemm, LinearActivation) {

@@ -1,0 +1,238 @@
+// product_bench [ROWS WIDTH]...: times the products of a layer of WIDTH channels for ROWS rows in bfloat16,
+// on a GPU of compute capability 9.0 (default: 8192 1024, 32768 1024, 16384 512). Each by cuBLASLt and by the
+// library's own kernel (kernels/cuda/gemm/hopper_gemm.cu); the two of the feed-forward layer that an
+// activation follows also with squared ReLU, or its derivative and the bias gradient, by a product and a
+// pass, and in the product's epilogue. Prints microseconds: medians of rounds in turns, of launches over
+// operands that rotate.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdio>
+#include <functional>
+#include <random>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kernels/cuda/gemm/hopper_gemm.h"
+#include "kernels/cuda/hopper/device.h"
+#include "kernels/cuda/support/errors.h"
+#include "kernels/gemm.h"
+#include "perceiver/experimental/device_context.h"
+#include "perceiver/experimental/tensor.h"
+
+namespace perceiver {
+namespace {
+
+using kernels::cuda::check;
+
+constexpr int kSets = 3, kRounds = 7;
+constexpr size_t kMostLaunches = 60;
+constexpr double kRoundFlops = 1e12;
+
+/// Numbers of about unit size, of random bits: products of zeros take less power. Activations' results are
+/// positive.
+Tensor random_matrix(DeviceContext& context, int64_t rows, int64_t columns, bool positive = false) {
+  const Tensor matrix = Tensor::empty(context, DType::bf16, {rows, columns});
+  std::vector<uint16_t> bits(static_cast<size_t>(rows * columns));
+  std::minstd_rand random(static_cast<unsigned>(rows + columns));
+  for (uint16_t& x : bits) x = static_cast<uint16_t>((random() & (positive ? 0xff : 0x80ff)) | 0x3f00);
+  matrix.copy_from_host(std::as_bytes(std::span(bits)));
+  return matrix;
+}
+
+/// What a product reads and writes.
+struct Operands {
+  Tensor a, b, out, kept;
+};
+
+struct Product {
+  const char* name;
+  int64_t rows, columns, depth;
+  bool transpose_b;
+  enum { alone, activation, derivative } follows;
+};
+
+using Run = std::function<void(const Operands&)>;
+
+class Bench {
+ public:
+  explicit Bench(DeviceContext& context) : context_(context), launch_(context.launch()) {
+    for (cudaEvent_t& event : events_) check(cudaEventCreate(&event), "event");
+  }
+  ~Bench() {
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+  }
+  Bench(const Bench&) = delete;
+  Bench& operator=(const Bench&) = delete;
+
+  void run(const Product& p) {
+    bias_ = random_matrix(context_, 1, p.columns);
+    d_bias_ = Tensor::empty(context_, DType::f32, {p.columns});
+    std::vector<Operands> sets;
+    for (int i = 0; i < kSets; ++i)
+      sets.push_back(
+          {random_matrix(context_, p.rows, p.depth),
+           p.transpose_b ? random_matrix(context_, p.columns, p.depth)
+                         : random_matrix(context_, p.depth, p.columns),
+           Tensor::empty(context_, DType::bf16, {p.rows, p.columns}),
+           p.follows == Product::derivative ? random_matrix(context_, p.rows, p.columns, true) : Tensor()});
+    std::vector<Run> runs{[&](const Operands& o) { library(p, o); }, [&](const Operands& o) { own(p, o); }};
+    if (p.follows != Product::alone) {
+      runs.push_back([&](const Operands& o) { library(p, o), pass(p, o); });
+      runs.push_back([&](const Operands& o) { fused(p, o); });
+    }
+    std::printf("%-22s [%ld, %ld] x %ld:", p.name, static_cast<long>(p.rows), static_cast<long>(p.columns),
+                static_cast<long>(p.depth));
+    static constexpr const char* kNames[] = {"cuBLASLt", "own", "cuBLASLt and a pass", "in one"};
+    const std::vector<double> times = medians(p, sets, runs);
+    for (size_t i = 0; i < runs.size(); ++i) std::printf("  %s %.1f", kNames[i], times[i]);
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+
+ private:
+  kernels::Gemm product(const Product& p, const Operands& o) const {
+    return {.type = DType::bf16,
+            .out_type = DType::bf16,
+            .transpose_b = p.transpose_b,
+            .m = p.rows,
+            .n = p.columns,
+            .k = p.depth,
+            .a = o.a.data(),
+            .lda = p.depth,
+            .b = o.b.data(),
+            .ldb = p.transpose_b ? p.depth : p.columns,
+            .c = o.out.data(),
+            .ldc = p.columns,
+            .bias = p.transpose_b ? bias_.data() : nullptr};
+  }
+  void library(const Product& p, const Operands& o) const { kernels::cuda::gemm(launch_, product(p, o)); }
+  void own(const Product& p, const Operands& o) const {
+    const kernels::Gemm g = product(p, o);
+    kernels::cuda::hopper_gemm(launch_, {.m = g.m,
+                                         .n = g.n,
+                                         .k = g.k,
+                                         .a = g.a,
+                                         .lda = g.lda,
+                                         .b = g.b,
+                                         .ldb = g.ldb,
+                                         .transpose_b = g.transpose_b,
+                                         .out = g.c,
+                                         .ldc = g.ldc,
+                                         .bias = g.bias});
+  }
+  void pass(const Product& p, const Operands& o) const {
+    if (p.follows == Product::activation)
+      return kernels::cuda::bias_activation(launch_, activation_of(forward(p, o)));
+    kernels::cuda::bias_activation_backward(launch_, activation_of(backward(p, o)));
+  }
+  void fused(const Product& p, const Operands& o) const {
+    if (p.follows == Product::activation) return kernels::cuda::linear_activation(launch_, forward(p, o));
+    kernels::cuda::linear_activation_backward(launch_, backward(p, o));
+  }
+  kernels::LinearActivation forward(const Product& p, const Operands& o) const {
+    return {.type = DType::bf16,
+            .rows = p.rows,
+            .columns = p.columns,
+            .depth = p.depth,
+            .x = o.a.data(),
+            .weight = o.b.data(),
+            .bias = bias_.data(),
+            .activation = Activation::squared_relu,
+            .pre = o.out.data(),
+            .out = o.out.data()};
+  }
+  kernels::LinearActivationBackward backward(const Product& p, const Operands& o) const {
+    return {.type = DType::bf16,
+            .rows = p.rows,
+            .columns = p.columns,
+            .depth = p.depth,
+            .d_out = o.a.data(),
+            .weight = o.b.data(),
+            .activation = Activation::squared_relu,
+            .kept = o.kept.data(),
+            .d_pre = o.out.data(),
+            .d_bias = d_bias_.data()};
+  }
+
+  std::vector<double> medians(const Product& p, const std::vector<Operands>& sets,
+                              const std::vector<Run>& runs) const {
+    const double flops = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns * p.depth);
+    const size_t launches =
+        std::clamp<size_t>(static_cast<size_t>(kRoundFlops / flops), kSets, kMostLaunches);
+    std::vector<std::vector<double>> times(runs.size());
+    for (int round = -1; round < kRounds; ++round)
+      for (size_t i = 0; i < runs.size(); ++i) {
+        const double time = seconds(sets, runs[i], launches) / static_cast<double>(launches) * 1e6;
+        if (round >= 0) times[i].push_back(time);
+      }
+    std::vector<double> result;
+    for (std::vector<double>& all : times) {
+      std::sort(all.begin(), all.end());
+      result.push_back(all[all.size() / 2]);
+    }
+    return result;
+  }
+  double seconds(const std::vector<Operands>& sets, const Run& run, size_t launches) const {
+    const auto stream = static_cast<cudaStream_t>(launch_.stream);
+    check(cudaEventRecord(events_[0], stream), "event");
+    for (size_t i = 0; i < launches; ++i) run(sets[i % sets.size()]);
+    check(cudaEventRecord(events_[1], stream), "event");
+    check(cudaEventSynchronize(events_[1]), "event");
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, events_[0], events_[1]), "event");
+    return static_cast<double>(milliseconds) / 1000;
+  }
+
+  DeviceContext& context_;
+  const Launch launch_;
+  std::array<cudaEvent_t, 2> events_{};
+  Tensor bias_, d_bias_;
+};
+
+/// The products of a layer, forward and towards its input.
+void run_layer(Bench& bench, int64_t rows, int64_t width) {
+  const int64_t hidden = 4 * width;
+  bench.run({"queries, keys, values", rows, 3 * width, width, true, Product::alone});
+  bench.run({"attention's output", rows, width, width, true, Product::alone});
+  bench.run({"hidden layer", rows, hidden, width, true, Product::activation});
+  bench.run({"its output", rows, width, hidden, true, Product::alone});
+  bench.run({"d hidden", rows, hidden, width, false, Product::derivative});
+  bench.run({"d of its input", rows, width, hidden, false, Product::alone});
+  bench.run({"d attended", rows, width, width, false, Product::alone});
+  bench.run({"d of QKV's input", rows, width, 3 * width, false, Product::alone});
+}
+
+int run(std::span<char*> words) {
+  std::vector<int64_t> sizes;
+  for (const std::string_view word : words) {
+    int64_t size = 0;
+    const char* end = word.data() + word.size();
+    const auto [stop, error] = std::from_chars(word.data(), end, size);
+    if (error == std::errc() && stop == end && size > 0 && size % 8 == 0) sizes.push_back(size);
+  }
+  if (sizes.size() != words.size() || sizes.size() % 2 != 0) {
+    std::fprintf(stderr, "product_bench [ROWS WIDTH]...: multiples of 8\n");
+    return 2;
+  }
+  if (sizes.empty()) sizes = {8192, 1024, 32768, 1024, 16384, 512};
+  const std::shared_ptr<DeviceContext> context = DeviceContext::cuda();
+  if (!kernels::cuda::hopper::built() || !kernels::cuda::hopper::on_hopper()) {
+    std::fprintf(stderr, "product_bench needs a GPU of compute capability 9.0, and a build for 90a\n");
+    return 1;
+  }
+  std::printf("%s, microseconds\n", context->name().c_str());
+  Bench bench(*context);
+  for (size_t i = 0; i < sizes.size(); i += 2) run_layer(bench, sizes[i], sizes[i + 1]);
+  return 0;
+}
+
+}  // namespace
+}  // namespace perceiver
+
+int main(int count, char** words) {
+  return perceiver::run(std::span(words, static_cast<size_t>(count)).subspan(1));
+}
