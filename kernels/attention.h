@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/embedding.h"
 
 namespace perceiver::kernels {
 
@@ -46,6 +47,14 @@ struct Attention {
   MaskShape mask = MaskShape::general;  ///< must agree with the arrays above
 };
 
+/// A rotation (Rotary) that made q or k of what their gradients are wanted of.
+struct AttentionRotary {
+  const int32_t* positions = nullptr;  // [batch * rows]; null: none
+  const void* cosine = nullptr;        // [positions, bands], accumulation type
+  const void* sine = nullptr;
+  int64_t bands = 0, heads = 0;  // rotated pairs of channels; the first heads are rotated
+};
+
 /// Gradients of the above; all overwritten.
 struct AttentionBackward {
   Attention forward;
@@ -53,9 +62,32 @@ struct AttentionBackward {
   void* d_q;          // stride of q
   void* d_k;
   void* d_v;  // stride of k, v
+  AttentionRotary q_rotary = {}, k_rotary = {};
   /// CUDA: attention_backward_workspace() bytes, aligned to 256; null where that is 0.
   void* scratch = nullptr;
 };
+
+/// The inverse rotation of the gradients of `rows` rows of each example, in place.
+inline Rotary inverse_rotation(const AttentionBackward& a, const AttentionRotary& rotary, int64_t rows,
+                               int64_t stride, void* gradient) {
+  return {.type = a.forward.type,
+          .rows = a.forward.batch * rows,
+          .row_stride = stride,
+          .heads = rotary.heads,
+          .head_dim = a.forward.head_dim,
+          .bands = rotary.bands,
+          .x = gradient,
+          .positions = rotary.positions,
+          .cosine = rotary.cosine,
+          .sine = rotary.sine,
+          .direction = -1};
+}
+inline Rotary inverse_q_rotation(const AttentionBackward& a) {
+  return inverse_rotation(a, a.q_rotary, a.forward.queries, a.forward.q_stride, a.d_q);
+}
+inline Rotary inverse_k_rotation(const AttentionBackward& a) {
+  return inverse_rotation(a, a.k_rotary, a.forward.keys, a.forward.kv_stride, a.d_k);
+}
 
 /// Attention of `queries` rows of each slot over the first `count[s]` rows of the slot's KV cache (a ring
 /// buffer), all visible to all queries; scale 1/sqrt(head_dim), softmax in the accumulation type, 0 where

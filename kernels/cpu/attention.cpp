@@ -276,6 +276,8 @@ void attention(const Attention& k) {
 
 void attention_backward(const AttentionBackward& k) {
   with_type(k.forward.type, [&]<typename T>() { backward<T>(k); });
+  if (k.q_rotary.positions != nullptr) rotary(inverse_q_rotation(k));
+  if (k.k_rotary.positions != nullptr) rotary(inverse_k_rotation(k));
 }
 
 }  // namespace perceiver::kernels::cpu

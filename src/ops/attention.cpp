@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "ops/attention_launch.h"
 #include "ops/checks.h"
+#include "ops/rotary_launch.h"
 
 namespace perceiver::ops {
 namespace {
@@ -80,6 +81,37 @@ void check_limits(const Tape& tape, const AttentionInputs& in, const AttentionMa
                mask.key_mask.shape().text(), in.batch, keys);
 }
 
+bool rotates(const AttentionInputs& in) {
+  return in.rotary.bands > 0 && in.rotary.heads > 0;
+}
+
+/// Heads of queries and keys that are side by side and rotated by the same positions are twice as many heads.
+bool side_by_side(const AttentionInputs& in) {
+  return in.q.value.data() == in.kv.value.data() && in.k_column == in.q_column + in.heads * in.head_dim &&
+         in.rotary.heads == in.heads && in.query_positions.data() == in.key_positions.data();
+}
+
+void rotate(Tape& tape, const AttentionInputs& in) {
+  check_rotary(tape, in.q.value, in.q_column, in.head_dim, in.rotary, in.query_positions);
+  check_rotary(tape, in.kv.value, in.k_column, in.head_dim, in.rotary, in.key_positions);
+  RotaryTable table = in.rotary;
+  if (side_by_side(in)) {
+    table.heads *= 2;
+  } else {
+    launch_rotary(tape, in.kv.value, in.k_column, in.head_dim, table, in.key_positions);
+  }
+  launch_rotary(tape, in.q.value, in.q_column, in.head_dim, table, in.query_positions);
+}
+
+kernels::AttentionRotary rotation(const AttentionInputs& in, const Tensor& positions) {
+  if (!rotates(in)) return {};
+  return {.positions = positions.as<int32_t>(),
+          .cosine = in.rotary.cosine.data(),
+          .sine = in.rotary.sine.data(),
+          .bands = in.rotary.bands,
+          .heads = in.rotary.heads};
+}
+
 /// Memory for the whole gradient of a matrix of heads: its own place, if nothing else wrote there.
 Tensor place_for(Tape& tape, const Variable& x, const Tensor& value) {
   const bool own = x.gradient && !x.gradient->written && !x.gradient->preallocated;
@@ -134,7 +166,9 @@ void launch_attention_backward(Tape& tape, const AttentionInputs& in, const Atte
                                        .d_out = d_out.data(),
                                        .d_q = column_of(d_q, in.q_column),
                                        .d_k = column_of(d_kv, in.k_column),
-                                       .d_v = column_of(d_kv, in.v_column)};
+                                       .d_v = column_of(d_kv, in.v_column),
+                                       .q_rotary = rotation(in, in.query_positions),
+                                       .k_rotary = rotation(in, in.key_positions)};
   const int64_t bytes = kernels::attention_backward_workspace(tape.launch(), arguments);
   const Tensor scratch = bytes > 0 ? Tensor::empty(tape.context(), DType::u8, {bytes}) : Tensor();
   arguments.scratch = scratch.data();
@@ -145,6 +179,7 @@ void launch_attention_backward(Tape& tape, const AttentionInputs& in, const Atte
 
 Variable attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask) {
   check_attention(tape, in, mask);
+  if (rotates(in)) rotate(tape, in);
   const int64_t rows = in.q.shape()[0];
   const Variable out = tape.result(in.q.value.dtype(), {rows, in.heads * in.head_dim});
   const Tensor lse = Tensor::empty(tape.context(), accumulation_type(out.value.dtype()),

@@ -146,6 +146,52 @@ TEST(Attention, Gradients) {
   }
 }
 
+ops::RotaryTable rotary_table(int64_t positions, int64_t bands, int64_t heads) {
+  return {random_tensor({positions, bands}, 11), random_tensor({positions, bands}, 12), bands, heads};
+}
+
+// Queries and keys of one matrix with the same positions and others, all heads and some, and of two matrices.
+TEST(Attention, RotatesFirst) {
+  const ops::AttentionMask mask = ops::causal_mask(cpu(), 2, 3);
+  const Tensor positions = ints({0, 1, 2, 4, 0, -3}), others = ints({1, 1, 0, 2, 2, 3});
+  for (const bool packed : {true, false})
+    for (const int64_t heads : {2, 1})
+      for (const Tensor& key_positions : {positions, others}) {
+        const ops::RotaryTable table = rotary_table(5, 2, heads);
+        const int64_t own = packed ? 24 : 8, kv_column = packed ? 8 : 0;
+        const auto attend = [&](Tape& tape, const std::vector<Variable>& in, bool first) {
+          const Variable q = ops::linear(tape, in[0], {in[1], {}});
+          const Variable kv = packed ? q : ops::linear(tape, in[0], {in[2], {}});
+          ops::AttentionInputs inputs{.q = q,
+                                      .kv = kv,
+                                      .q_column = 0,
+                                      .k_column = kv_column,
+                                      .v_column = kv_column + 8,
+                                      .batch = 2,
+                                      .heads = 2,
+                                      .head_dim = 4};
+          if (first) {
+            ops::rotary(tape, q, 0, 4, table, positions);
+            ops::rotary(tape, kv, kv_column, 4, table, key_positions);
+          } else {
+            inputs.rotary = table;
+            inputs.query_positions = positions;
+            inputs.key_positions = key_positions;
+          }
+          return ops::attention(tape, inputs, mask);
+        };
+        const std::vector<Tensor> values{random_tensor({6, 5}, 1), random_tensor({own, 5}, 2),
+                                         random_tensor({16, 5}, 3)};
+        check_gradients([&](Tape& tape, const std::vector<Variable>& in) { return attend(tape, in, false); },
+                        packed ? std::vector(values.begin(), values.end() - 1) : values);
+        Tape tape(cpu(), false);
+        const std::vector<Variable> constants{Tape::constant(values[0]), Tape::constant(values[1]),
+                                              Tape::constant(values[2])};
+        EXPECT_EQ(attend(tape, constants, false).value.to_host<double>(),
+                  attend(tape, constants, true).value.to_host<double>());
+      }
+}
+
 TEST(Attention, FloatStaysCloseToDoubleWithExtremeScores) {
   const AttentionCase c{2, 2, 32, 70, 200, false, true, false, false};
   const int64_t width = c.heads * c.head_dim;

@@ -135,6 +135,10 @@ struct AttentionInputs {
   int64_t q_column = 0, k_column = 0, v_column = 0;
   int64_t batch = 0, heads = 0, head_dim = 0;
   AttentionBackend backend = AttentionBackend::automatic;
+  /// With bands: queries and keys are rotated first, in place, as by `rotary`. Nothing else may read them.
+  RotaryTable rotary = {};
+  Tensor query_positions = {};  ///< i32 [batch * queries]
+  Tensor key_positions = {};    ///< i32 [batch * keys]
 };
 
 /// [batch * queries, heads * head_dim]: softmax(q kᵀ / sqrt(head_dim)) v of each head, without a score matrix

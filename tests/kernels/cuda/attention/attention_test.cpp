@@ -17,6 +17,7 @@ namespace {
 using kernels::AttentionKernel;
 
 using Doubles = std::vector<double>;
+using Ints = std::vector<int32_t>;
 
 float to_bf16(double value) {
   return __bfloat162float(__float2bfloat16(static_cast<float>(value)));
@@ -33,6 +34,7 @@ struct Problem {
   std::vector<int32_t> first = {}, limit = {};  // first: may be empty
   std::vector<uint8_t> key_mask = {};           // may be empty
   double magnitude = 1;                         // of queries and keys
+  int64_t bands = 0, rotated_heads = 0;         // of gradients
   Doubles q_matrix = {}, kv_matrix = {}, d_out = {};
 
   int64_t width() const { return heads * head_dim; }
@@ -95,6 +97,28 @@ struct Problem {
   double d_out_at(int64_t b, int64_t h, int64_t i, int64_t c) const {
     return d_out[(b * queries + i) * out_stride() + h * head_dim + c];
   }
+  /// Positions of rows, some negative, and angles for them.
+  Ints positions(int64_t rows) const {
+    Ints all;
+    for (int64_t r = 0; r < batch * rows; ++r)
+      all.push_back(static_cast<int32_t>(r * 7 % kPositions) * (r % 5 == 0 ? -1 : 1));
+    return all;
+  }
+  template <typename T>
+  std::vector<T> angles(bool cosines) const {
+    std::vector<T> all;
+    for (int64_t i = 0; i < kPositions * bands; ++i) {
+      const float angle = 0.37f * static_cast<float>(i);
+      all.push_back(static_cast<T>(cosines ? std::cos(angle) : std::sin(angle)));
+    }
+    return all;
+  }
+  kernels::AttentionRotary rotation(const int32_t* at, const void* cosine, const void* sine) const {
+    if (bands == 0) return {};
+    return {.positions = at, .cosine = cosine, .sine = sine, .bands = bands, .heads = rotated_heads};
+  }
+  static constexpr int64_t kPositions = 61;
+
   bool visible(int64_t b, int64_t i, int64_t n) const {
     if (n < (first.empty() ? 0 : first[b]) || n >= limit[b * queries + i]) return false;
     return key_mask.empty() || key_mask[b * keys + n] != 0 || (self_visible && n == i);
@@ -144,15 +168,34 @@ Result on_cpu(const Problem& p) {
   k.lse = lse.data();
   kernels::cpu::attention(k);
   Doubles d_q(p.q_matrix.size()), d_kv(p.kv_matrix.size());
+  const Ints q_positions = p.positions(p.queries), k_positions = p.positions(p.keys);
+  const Doubles cosine = p.angles<double>(true), sine = p.angles<double>(false);
   kernels::cpu::attention_backward({.forward = k,
                                     .d_out = p.d_out.data(),
                                     .d_q = d_q.data() + p.q_column(),
                                     .d_k = d_kv.data() + p.k_column(),
-                                    .d_v = d_kv.data() + p.v_column()});
+                                    .d_v = d_kv.data() + p.v_column(),
+                                    .q_rotary = p.rotation(q_positions.data(), cosine.data(), sine.data()),
+                                    .k_rotary = p.rotation(k_positions.data(), cosine.data(), sine.data())});
   return {columns(out, p.out_stride(), 0, p.width()), lse,
           columns(d_q, p.q_stride(), p.q_column(), p.width()),
           columns(d_kv, p.kv_stride(), p.k_column(), p.width()),
           columns(d_kv, p.kv_stride(), p.v_column(), p.width())};
+}
+
+/// The inverse rotation of a compact gradient, in bf16.
+void rotate_back(const Problem& p, const Ints& positions, Doubles& gradient) {
+  const std::vector<float> cosine = p.angles<float>(true), sine = p.angles<float>(false);
+  for (size_t row = 0; row < positions.size(); ++row)
+    for (int64_t h = 0; h < p.rotated_heads; ++h)
+      for (int64_t band = 0; band < p.bands; ++band) {
+        double* pair = gradient.data() + static_cast<int64_t>(row) * p.width() + h * p.head_dim + 2 * band;
+        const int64_t at = std::abs(positions[row]) * p.bands + band;
+        const double c = cosine[at], s = positions[row] < 0 ? sine[at] : -sine[at];
+        const double even = pair[0], odd = pair[1];
+        pair[0] = to_bf16(even * c - odd * s);
+        pair[1] = to_bf16(odd * c + even * s);
+      }
 }
 
 /// The plain bf16 implementation.
@@ -214,6 +257,8 @@ Result plainly(const Problem& p) {
           r.d_v[(b * p.keys + n) * c_all + h * d + c] = to_bf16(d_v[n * d + c]);
         }
     }
+  rotate_back(p, p.positions(p.queries), r.d_q);
+  rotate_back(p, p.positions(p.keys), r.d_k);
   return r;
 }
 
@@ -229,6 +274,10 @@ class OnDevice {
         first_(p.first),
         limit_(p.limit),
         key_mask_(p.key_mask),
+        q_positions_(p.positions(p.queries)),
+        k_positions_(p.positions(p.keys)),
+        cosine_(p.angles<float>(true)),
+        sine_(p.angles<float>(false)),
         out_(p.batch * p.queries * p.out_stride()),
         lse_(p.batch * p.heads * p.queries),
         d_q_(p.q_matrix.size()),
@@ -252,6 +301,8 @@ class OnDevice {
     a.d_q = d_q_.data() + p_.q_column();
     a.d_k = d_kv + p_.k_column();
     a.d_v = d_kv + p_.v_column();
+    a.q_rotary = p_.rotation(q_positions_.data(), cosine_.data(), sine_.data());
+    a.k_rotary = p_.rotation(k_positions_.data(), cosine_.data(), sine_.data());
     return a;
   }
 
@@ -328,6 +379,8 @@ class OnDevice {
   DeviceArray<T> q_, kv_, d_out_;
   DeviceArray<int32_t> first_, limit_;
   DeviceArray<uint8_t> key_mask_;
+  DeviceArray<int32_t> q_positions_, k_positions_;
+  DeviceArray<float> cosine_, sine_;
   DeviceArray<T> out_;
   DeviceArray<float> lse_;
   DeviceArray<T> d_q_, d_kv_;
@@ -453,6 +506,22 @@ TEST_F(CudaAttention, PackedMatrix) {
     p.first = {0, 130};
     check_fast(p.causal().mask(0.5).fill());
   }
+}
+
+TEST_F(CudaAttention, RotatedGradients) {
+  for (const int64_t d : {32, 64, 128})
+    for (const bool packed : {true, false}) {
+      SCOPED_TRACE(d);
+      Problem p{.queries = 200, .keys = packed ? 200 : 330, .head_dim = d, .packed = packed};
+      p.causal();
+      for (const auto& [bands, heads] :
+           {std::pair{d / 4, int64_t{2}}, {d / 2, int64_t{1}}, {3, int64_t{2}}}) {
+        p.bands = bands, p.rotated_heads = heads;
+        check_fast(p.fill());
+      }
+      p.kernel = AttentionKernel::reference;
+      check(p);
+    }
 }
 
 TEST_F(CudaAttention, RowsWithoutKeys) {
