@@ -15,13 +15,13 @@
 // Head widths D = 64 and 128. Shared memory: two buffers of Q and one of O of 128 rows, and kStages * 256
 // rows of K and V, D bf16 each: 176 KiB at D = 64 (4 stages), 224 KiB at D = 128 (2 stages). Registers of a
 // consumer thread: S 64, P 32, O D / 2, of 240.
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/hopper_launch.cuh"
 #include "kernels/cuda/hopper/primitives.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
+#include "kernels/cuda/hopper/schedule.cuh"
 #include "kernels/cuda/hopper/uniform_products.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -37,54 +37,6 @@ struct ForwardArguments {
   Attention a;
   float scale_log2;   // of the softmax, times log2(e)
   int section_heads;  // Schedule
-};
-
-/// The tiles of queries that a block computes. With a causal mask later tiles are longer, so the tiles of a
-/// section of heads are dealt to the blocks from the last ones of each head on, in an even number of rounds
-/// of alternating direction. The places without a tile in a section's last rounds fall to other blocks in the
-/// next. A section is small enough for its K and V to remain in the L2 cache.
-class Schedule {
- public:
-  __device__ explicit Schedule(const ForwardArguments& arguments)
-      : heads_(static_cast<int>(arguments.a.heads)),
-        all_heads_(heads_ * static_cast<int>(arguments.a.batch)),
-        head_tiles_(static_cast<int>(arguments.a.queries + kQueries - 1) / kQueries),
-        section_heads_(arguments.section_heads),
-        blocks_(static_cast<int>(gridDim.x)),
-        place_(static_cast<int>(blockIdx.x)) {
-    const int section_tiles = section_heads_ * head_tiles_;
-    rounds_ = (section_tiles + 2 * blocks_ - 1) / (2 * blocks_) * 2;
-    idle_ = rounds_ * blocks_ - section_tiles;
-  }
-
-  /// Goes to the block's next tile, if there is one.
-  __device__ bool advance() {
-    while (section_ < all_heads_) {
-      const int index = round_ * blocks_ + (round_ % 2 == 0 ? place_ : blocks_ - 1 - place_);
-      const int heads = min(section_heads_, all_heads_ - section_);
-      head_ = section_ + index % heads;
-      tile_ = head_tiles_ - 1 - index / heads;
-      next_round();
-      if (tile_ >= 0) return true;
-    }
-    return false;
-  }
-  __device__ QueryTile tile(const Attention& a) const {
-    return QueryTile(a, tile_, head_ % heads_, head_ / heads_);
-  }
-
- private:
-  __device__ void next_round() {
-    if (++round_ < rounds_) return;
-    round_ = 0;
-    section_ += section_heads_;
-    place_ = (place_ + idle_) % blocks_;
-  }
-
-  const int heads_, all_heads_, head_tiles_, section_heads_, blocks_;
-  int rounds_, idle_;                    // of a section: rounds, places without a tile
-  int place_, section_ = 0, round_ = 0;  // section_: its first head
-  int head_ = 0, tile_ = 0;
 };
 
 /// What the producer tells the consumers of a tile of queries.
@@ -166,8 +118,8 @@ class ForwardBlock {
   __device__ void produce() const {
     PipelineState<2> buffers;
     Ring ring;
-    for (Schedule schedule(args_); schedule.advance(); buffers.advance()) {
-      const QueryTile tile = schedule.tile(a_);
+    for (Schedule schedule(a_, args_.section_heads); schedule.advance(); buffers.advance()) {
+      const QueryTile tile = schedule.tile();
       const int seen = tile.key_tiles<kKeys>(), key_tiles = max(seen, 1);
       // Where no key is seen, rows beyond the last key, which TMA makes zeros.
       const int first_row = seen > 0 ? tile.first_key : static_cast<int>(a_.keys);
@@ -413,11 +365,10 @@ void launch_forward(const Launch& launch, const Attention& k) {
   a.v = key_rows_map(k, k.v, kKeys);
   a.a = k;
   a.scale_log2 = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(k.head_dim)));
-  const int64_t head_tiles = ceil_div(k.queries, kQueries);
-  const int64_t blocks = std::min<int64_t>(launch.sm_count, head_tiles * k.heads * k.batch);
-  a.section_heads = static_cast<int>(std::max<int64_t>(2 * blocks / head_tiles, 1));
-  launch_attention(launch, "attention_hopper_forward_kernel", attention_hopper_forward_kernel<S>,
-                   dim3(static_cast<unsigned>(blocks)), S::kSharedBytes, a);
+  const PersistentGrid grid(launch, k, k.queries, k.keys);
+  a.section_heads = grid.section_heads;
+  launch_attention(launch, "attention_hopper_forward_kernel", attention_hopper_forward_kernel<S>, grid.blocks,
+                   S::kSharedBytes, a);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // How the Hopper attention kernels are launched: tensor maps of their matrices, grid, shared memory.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/hopper/roles.cuh"
@@ -22,6 +24,19 @@ inline dim3 query_grid(const Attention& k) {
   return dim3(static_cast<unsigned>(ceil_div(k.queries, 128)), static_cast<unsigned>(k.heads),
               static_cast<unsigned>(k.batch));
 }
+
+/// Blocks that stay, one on a multiprocessor, and compute tiles of 128 of the `rows` of each head, which read
+/// two matrices of `others` rows. They take the tiles by sections of heads: as many as make two rounds, but
+/// not more than 32 MiB of those matrices, which remain in the L2 cache.
+struct PersistentGrid {
+  PersistentGrid(const Launch& launch, const Attention& k, int64_t rows, int64_t others) {
+    const int64_t head_tiles = ceil_div(rows, 128), head_bytes = others * k.head_dim * 4;
+    blocks = static_cast<int>(std::min<int64_t>(launch.sm_count, head_tiles * k.heads * k.batch));
+    const int64_t heads = std::min(2 * blocks / head_tiles, (int64_t{32} << 20) / head_bytes);
+    section_heads = static_cast<int>(std::max<int64_t>(heads, 1));
+  }
+  int blocks, section_heads;
+};
 
 /// `kernel` on blocks of kThreads threads with `shared_bytes` of dynamic shared memory.
 template <typename Arguments>
