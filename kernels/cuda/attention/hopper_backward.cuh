@@ -1,18 +1,22 @@
 // What the Hopper backward kernels (hopper_dkdv.cu, hopper_dq.cu) share.
 //
 // Like the forward kernel, they have a producer warpgroup that loads tiles by TMA into a pipeline of stages
-// and two consumer warpgroups (wgmma). A block keeps 128 rows of its own side, 64 to a warpgroup, and
-// iterates over tiles of 64 rows of the other side. While the registers of one tile's S and dP become P and
-// dS, the tensor cores run products of the same warpgroup: the gradients of the previous tile, and for dQ
-// also S of the next. At D = 64 the own rows are register operands throughout, which leaves the bandwidth of
-// shared memory to the other operand. (dK and dV at D = 128 need too many registers for that: there the
-// compiler itself would wait for each product.)
+// and two consumer warpgroups (wgmma). A block stays and takes one tile of 128 rows of its own side after
+// another, 64 to a warpgroup; for each it iterates over tiles of 64 rows of the other side. While the
+// registers of one tile's S and dP become P and dS, the tensor cores run products of the same warpgroup: for
+// dQ S of the next tile, for dK and dV the gradients of the previous one (D = 64), or dP and the product with
+// P (D = 128). At D = 64 the own rows are register operands throughout, which leaves the bandwidth of shared
+// memory to the other operand.
+//
+// A warpgroup issues each product unconditionally, and waits for the last ones of a tile before it passes
+// over stages that it does not see: they may need the stage that those products still read.
 #pragma once
 
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/hopper/primitives.cuh"
 #include "kernels/cuda/hopper/roles.cuh"
+#include "kernels/cuda/hopper/uniform_products.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 
@@ -25,6 +29,7 @@ struct BackwardArguments {
   AttentionBackward a;
   float scale, scale_log2;
   int query_tiles, key_tiles;  // of kQueries, of 128
+  int section_heads;           // PersistentGrid
   float* statistics;           // [batch, heads, query_tiles, 2, kQueries]: LSE in base 2, delta
   int32_t* limits;             // [batch, query_tiles, kQueries], at most `keys`
   int* next_item;              // of dK and dV's dynamic tile scheduler
@@ -44,18 +49,19 @@ struct BackwardShape {
 template <int D, bool kRegisters>
 struct OwnRows {
   __device__ void load(uint32_t) {}
-  /// c = own rows · other rowsᵀ.
-  __device__ void multiply(float (&c)[32], uint32_t tiles, uint32_t other, uint32_t other_bytes) const {
-    mm_abt<D>(c, tiles + static_cast<uint32_t>(consumer_warp() / 4 * 64 * kRowBytes), kOwnTileBytes, other,
-              other_bytes);
+  /// c = own rows · other rowsᵀ, of warpgroup `group`.
+  __device__ void multiply(float (&c)[32], uint32_t tiles, int group, uint32_t other,
+                           uint32_t other_bytes) const {
+    uniform_mm_abt<D>(c, tiles + static_cast<uint32_t>(group) * 64 * kRowBytes, kOwnTileBytes, other,
+                      other_bytes);
   }
   __device__ void fence_operand() {}
 };
 template <>
 struct OwnRows<64, true> {
   __device__ void load(uint32_t tiles) { load_a_fragment(operand_, tiles, consumer_warp() * 16); }
-  __device__ void multiply(float (&c)[32], uint32_t, uint32_t other, uint32_t other_bytes) const {
-    mm_abt<4>(c, operand_, other, other_bytes);
+  __device__ void multiply(float (&c)[32], uint32_t, int, uint32_t other, uint32_t other_bytes) const {
+    uniform_mm_abt<4>(c, operand_, other, other_bytes);
   }
   __device__ void fence_operand() { wgmma_fence_operand(operand_); }
   uint32_t operand_[16];
@@ -63,8 +69,8 @@ struct OwnRows<64, true> {
 
 // Instantiated beside their kernels for BackwardShape<64> and BackwardShape<128>.
 template <typename S>
-void launch_dkdv(const Launch& launch, const BackwardArguments& arguments);
+void launch_dkdv(const Launch& launch, BackwardArguments arguments);
 template <typename S>
-void launch_dq(const Launch& launch, const BackwardArguments& arguments);
+void launch_dq(const Launch& launch, BackwardArguments arguments);
 
 }  // namespace perceiver::kernels::cuda::hopper

@@ -1,20 +1,28 @@
 // dK and dV of attention on Hopper (compute capability 9.0a); see hopper_backward.cuh.
 //
-// A block owns 128 keys, 64 to a warpgroup, and iterates over the tiles of 64 queries that see them. Scores
-// are held transposed, S^T = K Q^T and dP^T = V dO^T (keys by rows), so that P^T and dS^T are register
-// operands of dV += P^T dO and dK += dS^T Q. Blocks are persistent and fetch the next key tile from a
-// counter; its K and V are loaded into the other of two slots while the current one is in use.
+// Persistent blocks compute tiles of 128 keys, 64 to a warpgroup, and iterate over the tiles of 64 queries
+// that see them. Scores are held transposed, S^T = K Q^T and dP^T = V dO^T (keys by rows), so that P^T and
+// dS^T are register operands of dV += P^T dO and dK += dS^T Q. Blocks fetch the next key tile from a counter;
+// its K and V are loaded into the other of two slots while the current one is in use. Between key tiles the
+// first S and dP of the next are computed while dK and dV are written. A warpgroup passes over query tiles
+// that see none of its 64 keys.
 //
-// Registers of a consumer thread, of 240: dK and dV D / 2 each, S^T and dP^T 32 each, P^T and dS^T 16 each,
-// at D = 64 also K and V, 16 each. Shared memory: two slots of K and V, kStages stages of Q, dO, LSE, delta
-// and limits: 166 KiB at D = 64 (6 stages), 194 KiB at D = 128 (2 stages).
-#include <algorithm>
-
+// Registers of a consumer thread, of 240: dK and dV D / 2 each, S^T and dP^T 32 each. At D = 64 P^T and dS^T,
+// 16 each, and K and V, 16 each; at D = 128 P^T and dS^T take the place of S^T and dP^T. Shared memory: two
+// slots of K and V, kStages stages of Q, dO, LSE, delta and limits: 166 KiB at D = 64 (6 stages), 194 KiB at
+// D = 128 (2 stages).
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 namespace {
+
+/// A tile of keys of one example and head.
+struct KeyItem {
+  int example, head;  // head < 0: no more work
+  int first_key;
+  int first_tile[2];  // the first query tile that sees any key of this warpgroup, or else the last one
+};
 
 template <typename S>
 struct DkDvLayout {
@@ -27,12 +35,7 @@ struct DkDvLayout {
   static constexpr uint32_t kBarriers = kFirstStage + kStages * kStageBytes;
   // mbarriers: full and empty of each slot, full and empty of each stage. Then each slot's item.
   static constexpr uint32_t kItems = kBarriers + 8 * (4 + 2 * kStages);
-  static constexpr uint32_t kSharedBytes = kItems + 2 * 8;
-};
-
-/// A key tile of a head, and the first query tile that sees any of it.
-struct KeyItem {
-  int index, first_tile;  // index < 0: no more work
+  static constexpr uint32_t kSharedBytes = kItems + 2 * sizeof(KeyItem);
 };
 
 template <typename S>
@@ -42,7 +45,11 @@ class DkDvBlock {
 
  public:
   __device__ DkDvBlock(const BackwardArguments& arguments, unsigned char* memory)
-      : args_(arguments), a_(arguments.a.forward), memory_(memory), shared_(shared_address(memory)) {}
+      : args_(arguments),
+        a_(arguments.a.forward),
+        memory_(memory),
+        shared_(shared_address(memory)),
+        group_(uniform(consumer_warp() / 4)) {}
 
   __device__ void run() {
     if (threadIdx.x == 0) {
@@ -81,64 +88,77 @@ class DkDvBlock {
   __device__ const int* limits(int i) const {
     return reinterpret_cast<const int*>(statistics(i) + 2 * kQueries);
   }
-  __device__ KeyItem* item_slot(int i) const { return reinterpret_cast<KeyItem*>(memory_ + L::kItems) + i; }
-
-  __device__ int key_tile(int item) const { return item % args_.key_tiles; }
-  __device__ int head(int item) const { return item / args_.key_tiles % static_cast<int>(a_.heads); }
-  __device__ int example(int item) const { return item / args_.key_tiles / static_cast<int>(a_.heads); }
+  __device__ KeyItem& item_slot(int i) const { return reinterpret_cast<KeyItem*>(memory_ + L::kItems)[i]; }
 
   // --- Producer warp.
 
   __device__ void produce() const {
-    const int items = args_.key_tiles * static_cast<int>(a_.heads * a_.batch);
     PipelineState<2> slots;
     PipelineState<kStages> stages;
-    for (;; slots.advance()) {
-      int item = 0;
-      if (lane() == 0) item = atomicAdd(args_.next_item, 1);
-      item = __shfl_sync(0xFFFFFFFFu, item, 0);
+    const int items = args_.key_tiles * static_cast<int>(a_.heads * a_.batch);
+    int index = fetch();
+    for (; broadcast(index) < items; slots.advance()) {
+      const KeyItem item = find_item(broadcast(index));
+      index = fetch();
       mbarrier_wait(slot_empty(slots.stage), slots.phase ^ 1);
-      if (item >= items) break;
-      const int first_tile = first_query_tile(item);
-      if (lane() == 0) load_keys(slots.stage, {item, first_tile});
-      for (int tile = first_tile; tile < args_.query_tiles; ++tile, stages.advance()) {
+      if (lane() == 0) load_keys(slots.stage, item);
+      for (int tile = item.first_tile[0]; tile < args_.query_tiles; ++tile, stages.advance()) {
         mbarrier_wait(stage_empty(stages.stage), stages.phase ^ 1);
         if (lane() == 0) load_queries(stages.stage, item, tile);
       }
     }
+    mbarrier_wait(slot_empty(slots.stage), slots.phase ^ 1);
     if (lane() != 0) return;
-    *item_slot(slots.stage) = {-1, 0};
+    item_slot(slots.stage).head = -1;
     mbarrier_arrive(slot_full(slots.stage));
   }
 
-  __device__ int first_query_tile(int item) const {
-    const int32_t* limits = args_.limits + example(item) * args_.query_tiles * kQueries;
-    const int first_key = key_tile(item) * kKeyTile;
+  /// The next item's index, in lane 0. It is fetched ahead of its use.
+  __device__ int fetch() const { return lane() == 0 ? atomicAdd(args_.next_item, 1) : 0; }
+  __device__ static int broadcast(int x) { return __shfl_sync(0xFFFFFFFFu, x, 0); }
+
+  /// With a causal mask the first key tiles take longest: those of a section of heads come first, so that
+  /// short ones are left to even out the blocks' ends. A section's Q and dO remain in the L2 cache.
+  __device__ KeyItem find_item(int index) const {
+    const int heads = static_cast<int>(a_.heads), section_items = args_.section_heads * args_.key_tiles;
+    const int first_head = index / section_items * args_.section_heads, place = index % section_items;
+    const int section_heads = min(args_.section_heads, heads * static_cast<int>(a_.batch) - first_head);
+    const int head = first_head + place % section_heads;
+    KeyItem item{head / heads, head % heads, place / section_heads * kKeyTile, {}};
+    for (int group = 0; group < 2; ++group)
+      item.first_tile[group] = first_query_tile(item.example, item.first_key + group * 64);
+    return item;
+  }
+
+  __device__ int first_query_tile(int example, int first_key) const {
+    const int32_t* limits = args_.limits + example * args_.query_tiles * kQueries;
     for (int from = 0;; from += 32) {
       const int tile = from + lane();
       const int last = min((tile + 1) * kQueries, static_cast<int>(a_.queries)) - 1;
       const bool sees = tile >= args_.query_tiles || limits[last] > first_key;
       const uint32_t found = __ballot_sync(0xFFFFFFFFu, sees);
-      if (found != 0) return min(from + __ffs(static_cast<int>(found)) - 1, args_.query_tiles);
+      if (found != 0) return min(from + __ffs(static_cast<int>(found)), args_.query_tiles) - 1;
     }
   }
 
-  __device__ void load_keys(int slot, KeyItem item) const {
-    const int column = head(item.index) * D, row = key_tile(item.index) * kKeyTile, b = example(item.index);
-    *item_slot(slot) = item;
+  __device__ void load_keys(int slot, const KeyItem& item) const {
+    const int column = item.head * D, row = item.first_key;
+    item_slot(slot) = item;
     mbarrier_expect_tx(slot_full(slot), L::kSlotBytes);
-    tma_load_tiles<S::kTiles>(k_slot(slot), kOwnTileBytes, &args_.k, slot_full(slot), column, row, b);
-    tma_load_tiles<S::kTiles>(v_slot(slot), kOwnTileBytes, &args_.v, slot_full(slot), column, row, b);
+    tma_load_tiles<S::kTiles>(k_slot(slot), kOwnTileBytes, &args_.k, slot_full(slot), column, row,
+                              item.example);
+    tma_load_tiles<S::kTiles>(v_slot(slot), kOwnTileBytes, &args_.v, slot_full(slot), column, row,
+                              item.example);
     mbarrier_arrive(slot_full(slot));
   }
 
-  __device__ void load_queries(int stage, int item, int tile) const {
-    const int column = head(item) * D, row = tile * kQueries, b = example(item);
+  __device__ void load_queries(int stage, const KeyItem& item, int tile) const {
+    const int column = item.head * D, row = tile * kQueries, b = item.example;
     const uint32_t full = stage_full(stage), after_tiles = q_stage(stage) + 2 * S::kQueryBytes;
     mbarrier_expect_tx(full, L::kLoadedBytes);
     tma_load_tiles<S::kTiles>(q_stage(stage), S::kQueryTileBytes, &args_.q, full, column, row, b);
     tma_load_tiles<S::kTiles>(d_out_stage(stage), S::kQueryTileBytes, &args_.d_out, full, column, row, b);
-    const int64_t tile_of_head = (static_cast<int64_t>(b) * a_.heads + head(item)) * args_.query_tiles + tile;
+    const int64_t tile_of_head = (static_cast<int64_t>(b) * a_.heads + item.head) * args_.query_tiles + tile;
     bulk_load(after_tiles, args_.statistics + tile_of_head * (2 * kQueries), full, L::kStatisticsBytes);
     bulk_load(after_tiles + L::kStatisticsBytes,
               args_.limits + (static_cast<int64_t>(b) * args_.query_tiles + tile) * kQueries, full,
@@ -150,85 +170,110 @@ class DkDvBlock {
 
   __device__ void consume() {
     PipelineState<2> slots;
-    PipelineState<kStages> stages;
-    for (;; slots.advance()) {
-      mbarrier_wait(slot_full(slots.stage), slots.phase);
-      const KeyItem item = *item_slot(slots.stage);
-      if (item.index < 0) return;
-      find_keys(item.index);
-      mainloop(slots.stage, item.first_tile, stages);
-      // All four warps have read K and V, whose shared memory the epilogue reuses.
-      named_barrier_sync(1 + consumer_warp() / 4);
-      epilogue(slots.stage, item.index);
-      fence_proxy_async();
-      mbarrier_arrive_warp(slot_empty(slots.stage));
+    float s[32], d_p[32];
+    bool first = true;
+    clear();
+    for (; wait_for_item(slots); slots.advance(), first = false) {
+      const KeyItem& item = item_slot(slots.stage);
+      slot_ = slots.stage;
+      find_keys(item);
+      k_.load(k_slot(slot_));
+      v_.load(v_slot(slot_));
+      finish_gradients(first);
+      pass_over_hidden(item);
+      wait_for_stage();
+      issue_scores(s);
+      issue_probability_gradients(d_p);
+      wgmma_wait<2>();  // Tells the compiler that dK and dV are complete.
+      if (!first) epilogue(slot_ ^ 1);
+      wgmma_wait<0>();
+      clear();
+      const int tile = static_cast<int>(uniform(item.first_tile[group_]));
+      if constexpr (D == 64) {
+        mainloop_overlapped(tile, s, d_p);
+      } else {
+        mainloop_few_registers(tile, s, d_p);
+      }
     }
+    finish_gradients(first);
+    if (!first) epilogue(slots.stage ^ 1);
+  }
+
+  /// Whether there is another item.
+  __device__ bool wait_for_item(const PipelineState<2>& slots) const {
+    mbarrier_wait(slot_full(slots.stage), slots.phase);
+    return static_cast<int>(uniform(item_slot(slots.stage).head)) >= 0;
   }
 
   /// Which of this thread's keys exist and pass the key mask.
-  __device__ void find_keys(int item) {
-    const int b = example(item), first = a_.first == nullptr ? 0 : a_.first[b];
+  __device__ void find_keys(const KeyItem& item) {
+    const int b = item.example, first = a_.first == nullptr ? 0 : a_.first[b];
     bool all = true;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      key_[r] = key_tile(item) * kKeyTile + consumer_warp() * 16 + r * 8 + lane() / 4;
+      key_[r] = item.first_key + consumer_warp() * 16 + r * 8 + lane() / 4;
       exists_[r] = key_[r] >= first && key_[r] < a_.keys;
       seen_[r] = exists_[r] && (a_.key_mask == nullptr || a_.key_mask[b * a_.keys + key_[r]] != 0);
       all = all && seen_[r];
     }
     all_seen_ = __all_sync(0xFFFFFFFFu, all);
-    warp_end_ = key_tile(item) * kKeyTile + consumer_warp() * 16 + 16;
+    warp_end_ = item.first_key + consumer_warp() * 16 + 16;
   }
 
-  __device__ void mainloop(int slot, int first_tile, PipelineState<kStages>& stages) {
-#pragma unroll
-    for (int i = 0; i < D / 2; ++i) d_k_[i] = d_v_[i] = 0;
-    if (first_tile >= args_.query_tiles) return;
-    slot_ = slot;
-    k_.load(k_slot(slot));
-    v_.load(v_slot(slot));
-    if constexpr (D == 64) {
-      mainloop_overlapped(first_tile, stages);
-    } else {
-      mainloop_few_registers(first_tile, stages);
+  __device__ void pass_over_hidden(const KeyItem& item) {
+    const int end = static_cast<int>(uniform(item.first_tile[group_]));
+    for (int tile = static_cast<int>(uniform(item.first_tile[0])); tile < end; ++tile) {
+      wait_for_stage();
+      mbarrier_arrive_warp(stage_empty(stages_.stage));
+      stages_.advance();
     }
-    wgmma_wait<0>();
+  }
+
+  __device__ void clear() {
+    clear_accumulator(d_k_);
+    clear_accumulator(d_v_);
+  }
+
+  __device__ void wait_for_stage() const {
+    mbarrier_wait(stage_full(stages_.stage), stages_.phase);
+  }
+
+  __device__ void release_previous() {
     wgmma_fence_operand(d_k_);
     wgmma_fence_operand(d_v_);
     mbarrier_arrive_warp(stage_empty(previous_));
   }
 
-  __device__ void wait_for(const PipelineState<kStages>& stages) const {
-    mbarrier_wait(stage_full(stages.stage), stages.phase);
+  /// Waits for the last products, before the stages that the next item passes over.
+  __device__ void finish_gradients(bool none) {
+    wgmma_wait<0>();
+    if (!none) release_previous();
   }
 
-  /// The gradient products of the previous tile run while P and dS are computed.
-  __device__ void mainloop_overlapped(int tile, PipelineState<kStages>& stages) {
-    float s[32], d_p[32];
+  /// From the first S and dP, which are complete, up to the last products, which are issued. The gradient
+  /// products of a tile run while P and dS of the next are computed.
+  __device__ void mainloop_overlapped(int tile, float (&s)[32], float (&d_p)[32]) {
     uint32_t p[16], d_s[16];
-    wait_for(stages);
-    issue_scores(s, stages.stage);
-    issue_probability_gradients(d_p, stages.stage);
-    wgmma_wait<0>();
-    softmax_and_gradients(tile, stages.stage, s, d_p);
+    softmax_and_gradients(tile, stages_.stage, s, d_p);
     pack_both(s, d_p, p, d_s);
-    previous_ = stages.stage;
-    stages.advance();
-    for (++tile; tile < args_.query_tiles; ++tile, stages.advance()) {
-      wait_for(stages);
-      issue_scores(s, stages.stage);
-      issue_probability_gradients(d_p, stages.stage);
-      add_gradients(previous_, p, d_s);
+    next_stage();
+    for (++tile; tile < args_.query_tiles; ++tile) {
+      wait_for_stage();
+      issue_scores(s);
+      issue_probability_gradients(d_p);
+      issue_gradients(p, d_s);
       wgmma_wait<1>();
-      softmax_and_gradients(tile, stages.stage, s, d_p);
+      softmax_and_gradients(tile, stages_.stage, s, d_p);
       wgmma_wait<0>();
-      wgmma_fence_operand(d_k_);
-      wgmma_fence_operand(d_v_);
-      mbarrier_arrive_warp(stage_empty(previous_));
-      previous_ = stages.stage;
+      release_previous();
       pack_both(s, d_p, p, d_s);
+      next_stage();
     }
-    add_gradients(previous_, p, d_s);
+    issue_gradients(p, d_s);
+  }
+  __device__ void next_stage() {
+    previous_ = stages_.stage;
+    stages_.advance();
   }
 
   /// Turns S and dP, whose products have completed, into P and dS.
@@ -248,58 +293,57 @@ class DkDvBlock {
     wgmma_fence_operand(d_s);
   }
 
-  /// Keeps P only as rounded; S overlaps the gradient products of the previous tile.
-  __device__ void mainloop_few_registers(int tile, PipelineState<kStages>& stages) {
-    float s[32], d_p[32];
+  /// The same at D = 128. Keeps P only as rounded; its product runs while dS is computed.
+  __device__ void mainloop_few_registers(int tile, float (&s)[32], float (&d_p)[32]) {
     uint32_t p[16], d_s[16];
-    previous_ = -1;
-    for (; tile < args_.query_tiles; ++tile, stages.advance()) {
-      const int stage = stages.stage;
-      wait_for(stages);
-      issue_scores(s, stage);
-      if (previous_ >= 0) {
-        wgmma_wait<1>();
-        wgmma_fence_operand(d_k_);
-        wgmma_fence_operand(d_v_);
-        mbarrier_arrive_warp(stage_empty(previous_));
-      }
-      issue_probability_gradients(d_p, stage);
+    for (;;) {
       wgmma_wait<1>();
       wgmma_fence_operand(s);
-      probabilities(tile, stage, s);
+      probabilities(tile, stages_.stage, s);
       pack_a_fragment(s, p);
-      wgmma_fence_operand(p);
-      wgmma_fence();
-      mma_ab<4>(d_v_, p, d_out_stage(stage), S::kQueryTileBytes);
-      wgmma_commit();
+      issue_product(d_v_, p, d_out_stage(stages_.stage));
       wgmma_wait<1>();
       wgmma_fence_operand(d_p);
-      score_gradients(stage, p, d_p, d_s);
-      wgmma_fence_operand(d_s);
-      wgmma_fence();
-      mma_ab<4>(d_k_, d_s, q_stage(stage), S::kQueryTileBytes);
-      wgmma_commit();
-      previous_ = stage;
+      score_gradients(stages_.stage, p, d_p, d_s);
+      issue_product(d_k_, d_s, q_stage(stages_.stage));
+      next_stage();
+      if (++tile >= args_.query_tiles) break;
+      wait_for_stage();
+      wgmma_wait<1>();  // P and S share registers, dS and dP too.
+      issue_scores(s);
+      wgmma_wait<1>();
+      release_previous();
+      issue_probability_gradients(d_p);
     }
   }
 
-  __device__ void add_gradients(int stage, uint32_t (&p)[16], uint32_t (&d_s)[16]) {
+  /// The gradient products of the tile in stage previous_.
+  __device__ void issue_gradients(uint32_t (&p)[16], uint32_t (&d_s)[16]) {
+    wgmma_fence_operand(d_v_);
+    wgmma_fence_operand(d_k_);
     wgmma_fence();
-    mma_ab<4>(d_v_, p, d_out_stage(stage), S::kQueryTileBytes);
-    mma_ab<4>(d_k_, d_s, q_stage(stage), S::kQueryTileBytes);
+    uniform_mma_ab<4>(d_v_, p, d_out_stage(previous_), S::kQueryTileBytes);
+    uniform_mma_ab<4>(d_k_, d_s, q_stage(previous_), S::kQueryTileBytes);
+    wgmma_commit();
+  }
+  __device__ void issue_product(float (&c)[D / 2], uint32_t (&a)[16], uint32_t b) {
+    wgmma_fence_operand(c);
+    wgmma_fence_operand(a);
+    wgmma_fence();
+    uniform_mma_ab<4>(c, a, b, S::kQueryTileBytes);
     wgmma_commit();
   }
 
-  __device__ void issue_scores(float (&s)[32], int stage) {
+  __device__ void issue_scores(float (&s)[32]) {
     k_.fence_operand();
     wgmma_fence();
-    k_.multiply(s, k_slot(slot_), q_stage(stage), S::kQueryTileBytes);
+    k_.multiply(s, k_slot(slot_), group_, q_stage(stages_.stage), S::kQueryTileBytes);
     wgmma_commit();
   }
-  __device__ void issue_probability_gradients(float (&d_p)[32], int stage) {
+  __device__ void issue_probability_gradients(float (&d_p)[32]) {
     v_.fence_operand();
     wgmma_fence();
-    v_.multiply(d_p, v_slot(slot_), d_out_stage(stage), S::kQueryTileBytes);
+    v_.multiply(d_p, v_slot(slot_), group_, d_out_stage(stages_.stage), S::kQueryTileBytes);
     wgmma_commit();
   }
 
@@ -360,16 +404,22 @@ class DkDvBlock {
     }
   }
 
-  __device__ void epilogue(int slot, int item) const {
-    const int row = consumer_warp() * 16, key = key_tile(item) * kKeyTile + row;
+  /// Writes dK and dV of the item in `slot`, which it releases.
+  __device__ void epilogue(int slot) const {
+    const KeyItem& item = item_slot(slot);
+    const int row = consumer_warp() * 16, key = item.first_key + row;
     const int64_t offset =
-        (static_cast<int64_t>(example(item)) * a_.keys + key) * a_.kv_stride + head(item) * D;
+        (static_cast<int64_t>(item.example) * a_.keys + key) * a_.kv_stride + item.head * D;
     const int left = static_cast<int>(a_.keys) - key;
+    // All four warps have read K and V, whose shared memory is reused.
+    named_barrier_sync(1 + group_);
     unsigned char* k = memory_ + slot * L::kSlotBytes;
     store_rows<D>(d_k_, args_.scale, args_.scale, k, kOwnTileBytes, row,
                   static_cast<__nv_bfloat16*>(args_.a.d_k) + offset, a_.kv_stride, left);
     store_rows<D>(d_v_, 1.0f, 1.0f, k + S::kKeyBytes, kOwnTileBytes, row,
                   static_cast<__nv_bfloat16*>(args_.a.d_v) + offset, a_.kv_stride, left);
+    fence_proxy_async();
+    mbarrier_arrive_warp(slot_empty(slot));
   }
 
   const BackwardArguments& args_;
@@ -378,8 +428,10 @@ class DkDvBlock {
   const uint32_t shared_;
   int key_[2], warp_end_;
   bool exists_[2], seen_[2], all_seen_;
-  int slot_;
-  int previous_;  // stage of the previous tile, whose products may be in flight, or -1
+  const int group_;                // of the consumers
+  PipelineState<kStages> stages_;  // of the consumers
+  int slot_;                       // of K and V
+  int previous_;                   // stage of the previous tile
   OwnRows<D, D == 64> k_, v_;
   float d_k_[D / 2], d_v_[D / 2];
 };
@@ -396,15 +448,15 @@ __global__ void __launch_bounds__(kThreads, 1)
 }  // namespace
 
 template <typename S>
-void launch_dkdv(const Launch& launch, const BackwardArguments& arguments) {
+void launch_dkdv(const Launch& launch, BackwardArguments arguments) {
   const Attention& k = arguments.a.forward;
-  const int64_t items = arguments.key_tiles * k.heads * k.batch;
-  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(items, launch.sm_count)));
-  launch_attention(launch, "attention_hopper_dkdv_kernel", attention_hopper_dkdv_kernel<S>, grid,
+  const PersistentGrid grid(launch, k, k.keys, k.queries);
+  arguments.section_heads = grid.section_heads;
+  launch_attention(launch, "attention_hopper_dkdv_kernel", attention_hopper_dkdv_kernel<S>, grid.blocks,
                    DkDvLayout<S>::kSharedBytes, arguments);
 }
 
-template void launch_dkdv<BackwardShape<64>>(const Launch&, const BackwardArguments&);
-template void launch_dkdv<BackwardShape<128>>(const Launch&, const BackwardArguments&);
+template void launch_dkdv<BackwardShape<64>>(const Launch&, BackwardArguments);
+template void launch_dkdv<BackwardShape<128>>(const Launch&, BackwardArguments);
 
 }  // namespace perceiver::kernels::cuda::hopper

@@ -1,31 +1,48 @@
 // dQ of attention on Hopper (compute capability 9.0a); see hopper_backward.cuh.
 //
-// A block owns 128 queries, 64 to a warpgroup, and iterates over tiles of 64 keys from the last visible one
-// down, as the forward kernel: S = Q K^T, dP = dO V^T, dQ += dS K with dS from registers. Shared memory: Q,
-// dO and kStages stages of K and V: 160 KiB at D = 64 (8 stages), 192 KiB at D = 128 (4 stages).
+// Persistent blocks compute tiles of 128 queries, 64 to a warpgroup, in the order of Schedule. For each they
+// iterate over tiles of 64 keys from the last visible one down, as the forward kernel: S = Q K^T,
+// dP = dO V^T, dQ += dS K with dS from registers. S is issued a tile ahead, and is in flight while P and dS
+// are computed. Between tiles of queries the first S and dP of the next are computed while dQ is written. A
+// warpgroup passes over key tiles that none of its 64 queries sees.
+//
+// Registers of a consumer thread, of 240: two S 32 each, dP 32, dS 16, dQ D / 2, at D = 64 also Q and dO, 16
+// each. Shared memory: Q, dO, dQ, and kStages stages of K and V: 176 KiB at D = 64 (8 stages), 224 KiB at
+// D = 128 (4 stages; a warpgroup holds up to three). Q and dO of the next tile are loaded once those of this
+// one are in registers, or at D = 128 once its last S and dP are complete.
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
+#include "kernels/cuda/hopper/schedule.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 namespace {
+
+/// What the producer tells the consumers of a tile of queries.
+struct DqWork {
+  QueryTile tile;
+  int key_tiles;       // at least 1, which is hidden where the queries see nothing; 0: no more work
+  int group_tiles[2];  // of these, the first ones that a query of this warpgroup sees; at least 1
+};
 
 template <typename S>
 struct DqLayout {
   static constexpr int kStages = S::D == 64 ? 8 : 4;
   static constexpr uint32_t kOwnBytes = S::kTiles * kOwnTileBytes;
   static constexpr uint32_t kKeyTileBytes = S::kKeys * kRowBytes, kKeyBytes = S::kTiles * kKeyTileBytes;
-  static constexpr uint32_t kQ = 0, kDOut = kOwnBytes, kFirstStage = 2 * kOwnBytes,
-                            kStageBytes = 2 * kKeyBytes;
-  // mbarriers: one for Q and dO, then full and empty of each stage.
+  static constexpr uint32_t kQ = 0, kDOut = kOwnBytes, kDQ = 2 * kOwnBytes;
+  static constexpr uint32_t kFirstStage = 3 * kOwnBytes, kStageBytes = 2 * kKeyBytes;  // K, V
+  // mbarriers: full and empty of Q and dO, then of each stage. Then the works of this tile and the next.
   static constexpr uint32_t kBarriers = kFirstStage + kStages * kStageBytes;
-  static constexpr uint32_t kSharedBytes = kBarriers + 8 * (1 + 2 * kStages);
+  static constexpr uint32_t kWork = kBarriers + 8 * (2 + 2 * kStages);
+  static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(DqWork);
 };
 
 template <typename S>
 class DqBlock {
   using L = DqLayout<S>;
   static constexpr int D = S::D, kKeys = S::kKeys, kStages = L::kStages;
+  using Rows = QueryRows<kKeys>;
 
  public:
   __device__ DqBlock(const BackwardArguments& arguments, unsigned char* memory)
@@ -33,20 +50,10 @@ class DqBlock {
         a_(arguments.a.forward),
         memory_(memory),
         shared_(shared_address(memory)),
-        // Longest rows first.
-        tile_(a_, static_cast<int>(gridDim.x - 1 - blockIdx.x), static_cast<int>(blockIdx.y),
-              static_cast<int>(blockIdx.z)),
-        key_tiles_(tile_.key_tiles<kKeys>()) {}
+        group_(uniform(consumer_warp() / 4)) {}
 
   __device__ void run() {
-    if (threadIdx.x == 0) {
-      mbarrier_init(own_barrier(), 1);
-      for (int i = 0; i < kStages; ++i) {
-        mbarrier_init(full(i), 1);
-        mbarrier_init(empty(i), kConsumerArrivals);
-      }
-      fence_mbarrier_init();
-    }
+    if (threadIdx.x == 0) init_barriers();
     __syncthreads();
     if (threadIdx.x < kWarpgroup) {
       warpgroup_reg_dealloc<kProducerRegisters>();
@@ -58,140 +65,249 @@ class DqBlock {
   }
 
  private:
-  __device__ uint32_t own_barrier() const { return shared_ + L::kBarriers; }
-  __device__ uint32_t full(int i) const { return shared_ + L::kBarriers + 8 * (1 + i); }
-  __device__ uint32_t empty(int i) const { return shared_ + L::kBarriers + 8 * (1 + kStages + i); }
-  __device__ uint32_t k_stage(int i) const { return shared_ + L::kFirstStage + i * L::kStageBytes; }
-  __device__ uint32_t v_stage(int i) const { return k_stage(i) + L::kKeyBytes; }
+  __device__ uint32_t barrier(int index) const { return shared_ + L::kBarriers + 8 * index; }
+  __device__ uint32_t own_full() const { return barrier(0); }
+  __device__ uint32_t own_empty() const { return barrier(1); }
+  __device__ uint32_t full(int stage) const { return barrier(2 + stage); }
+  __device__ uint32_t empty(int stage) const { return barrier(2 + kStages + stage); }
+
+  __device__ uint32_t k_stage(int stage) const { return shared_ + L::kFirstStage + stage * L::kStageBytes; }
+  __device__ uint32_t v_stage(int stage) const { return k_stage(stage) + L::kKeyBytes; }
+  __device__ DqWork& work(uint32_t parity) const {
+    return reinterpret_cast<DqWork*>(memory_ + L::kWork)[parity];
+  }
+
+  __device__ void init_barriers() const {
+    mbarrier_init(own_full(), 1);
+    mbarrier_init(own_empty(), kConsumerArrivals);
+    for (int stage = 0; stage < kStages; ++stage) {
+      mbarrier_init(full(stage), 1);
+      mbarrier_init(empty(stage), kConsumerArrivals);
+    }
+    fence_mbarrier_init();
+  }
+
+  // --- Producer thread.
 
   __device__ void produce() const {
-    if (key_tiles_ == 0) return;
-    const int column = tile_.head * D;
-    mbarrier_expect_tx(own_barrier(), 2 * L::kOwnBytes);
-    tma_load_tiles<S::kTiles>(shared_ + L::kQ, kOwnTileBytes, &args_.q_rows, own_barrier(), column,
-                              tile_.first_query, tile_.example);
-    tma_load_tiles<S::kTiles>(shared_ + L::kDOut, kOwnTileBytes, &args_.d_out_rows, own_barrier(), column,
-                              tile_.first_query, tile_.example);
-    mbarrier_arrive(own_barrier());
+    uint32_t parity = 0;  // of the number of the tile of queries
     PipelineState<kStages> ring;
-    for (int t = key_tiles_ - 1; t >= 0; --t, ring.advance()) {
-      const int row = tile_.first_key + t * kKeys;
-      mbarrier_wait(empty(ring.stage), ring.phase ^ 1);
-      mbarrier_expect_tx(full(ring.stage), L::kStageBytes);
-      tma_load_tiles<S::kTiles>(k_stage(ring.stage), L::kKeyTileBytes, &args_.k_rows, full(ring.stage),
-                                column, row, tile_.example);
-      tma_load_tiles<S::kTiles>(v_stage(ring.stage), L::kKeyTileBytes, &args_.v_rows, full(ring.stage),
-                                column, row, tile_.example);
-      mbarrier_arrive(full(ring.stage));
+    for (Schedule schedule(a_, args_.section_heads); schedule.advance(); parity ^= 1) {
+      const QueryTile tile = schedule.tile();
+      const int seen = tile.key_tiles<kKeys>(), key_tiles = max(seen, 1);
+      // Where no key is seen, rows beyond the last key, which TMA makes zeros.
+      const int first_row = seen > 0 ? tile.first_key : static_cast<int>(a_.keys);
+      mbarrier_wait(own_empty(), parity ^ 1);
+      load_own(tile);
+      describe(tile, key_tiles, work(parity));
+      mbarrier_arrive(own_full());
+      for (int t = key_tiles - 1; t >= 0; --t, ring.advance()) {
+        mbarrier_wait(empty(ring.stage), ring.phase ^ 1);
+        load_keys(ring.stage, tile, first_row + t * kKeys);
+      }
+    }
+    mbarrier_wait(own_empty(), parity ^ 1);
+    work(parity).key_tiles = 0;
+    mbarrier_arrive(own_full());
+  }
+
+  __device__ void load_own(const QueryTile& tile) const {
+    const int column = tile.head * D;
+    mbarrier_expect_tx(own_full(), 2 * L::kOwnBytes);
+    tma_load_tiles<S::kTiles>(shared_ + L::kQ, kOwnTileBytes, &args_.q_rows, own_full(), column,
+                              tile.first_query, tile.example);
+    tma_load_tiles<S::kTiles>(shared_ + L::kDOut, kOwnTileBytes, &args_.d_out_rows, own_full(), column,
+                              tile.first_query, tile.example);
+  }
+  __device__ void load_keys(int stage, const QueryTile& tile, int row) const {
+    const int column = tile.head * D;
+    mbarrier_expect_tx(full(stage), L::kStageBytes);
+    tma_load_tiles<S::kTiles>(k_stage(stage), L::kKeyTileBytes, &args_.k_rows, full(stage), column, row,
+                              tile.example);
+    tma_load_tiles<S::kTiles>(v_stage(stage), L::kKeyTileBytes, &args_.v_rows, full(stage), column, row,
+                              tile.example);
+    mbarrier_arrive(full(stage));
+  }
+
+  __device__ void describe(const QueryTile& tile, int key_tiles, DqWork& work) const {
+    work.tile = tile;
+    work.key_tiles = key_tiles;
+    const int32_t* limits = tile.limits(a_);
+    for (int group = 0; group < 2; ++group) {
+      const int last = min(tile.query_count, group * 64 + 64) - 1;
+      const int keys = min(limits[last], tile.key_end) - tile.first_key;
+      work.group_tiles[group] = max(keys + kKeys - 1, kKeys) / kKeys;
     }
   }
+
+  // --- Consumer warpgroups.
 
   __device__ void consume() {
-    const QueryRows<kKeys> rows(a_, tile_, consumer_warp());
+    uint32_t parity = 0;
+    float s[2][32], d_p[32];
     clear_accumulator(d_q_);
-    if (key_tiles_ > 0) mainloop(rows);
-    // All four warps have read Q, whose shared memory the epilogue reuses.
-    named_barrier_sync(1 + consumer_warp() / 4);
-    const int row = consumer_warp() * 16;
-    __nv_bfloat16* target = static_cast<__nv_bfloat16*>(args_.a.d_q) +
-                            (tile_.example * a_.queries + tile_.first_query + row) * a_.q_stride +
-                            tile_.head * D;
-    store_rows<D>(d_q_, args_.scale, args_.scale, memory_ + L::kQ, kOwnTileBytes, row, target, a_.q_stride,
-                  tile_.query_count - row);
+    bool first = true;
+    for (; wait_for_work(parity); parity ^= 1, first = false) {
+      const Rows rows(a_, work(parity).tile, consumer_warp());
+      load_statistics(rows, work(parity).tile);
+      q_.load(shared_ + L::kQ);
+      d_out_.load(shared_ + L::kDOut);
+      finish_gradients(first);
+      pass_over_hidden(work(parity));
+      mbarrier_wait(full(ring_.stage), ring_.phase);
+      issue_scores(s[0], ring_.stage);
+      issue_probability_gradients(d_p, ring_.stage);
+      wgmma_wait<2>();  // Tells the compiler that dQ is complete.
+      if (!first) epilogue(work(parity ^ 1).tile);
+      // The producer also describes the next tile in place of the previous one, whose dQ has been written.
+      if constexpr (D == 64) mbarrier_arrive_warp(own_empty());
+      wgmma_wait<0>();
+      clear_accumulator(d_q_);
+      compute_tile(rows, static_cast<int>(uniform(work(parity).group_tiles[group_])), s, d_p);
+    }
+    finish_gradients(first);
+    if (!first) epilogue(work(parity ^ 1).tile);
   }
 
-  /// LSE in base 2 (which 0) or delta (1) of row r; rows past the last query lie in the padding.
-  __device__ float statistic(const QueryRows<kKeys>& rows, int which, int r) const {
-    const int query = tile_.first_query + rows.row(r);
-    const int64_t tile = (static_cast<int64_t>(tile_.example) * a_.heads + tile_.head) * args_.query_tiles +
-                         query / S::kQueries;
-    if (query >= a_.queries) return which == 0 ? INFINITY : 0.0f;
-    return args_.statistics[(tile * 2 + which) * S::kQueries + query % S::kQueries];
+  /// Whether there is another tile of queries.
+  __device__ bool wait_for_work(uint32_t parity) const {
+    mbarrier_wait(own_full(), parity);
+    return uniform(work(parity).key_tiles) > 0;
   }
 
-  __device__ void mainloop(const QueryRows<kKeys>& rows) {
-    float lse[2], delta[2];
+  /// LSE in base 2 and delta; rows past the last query lie in the padding.
+  __device__ void load_statistics(const Rows& rows, const QueryTile& tile) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      lse[r] = statistic(rows, 0, r);
-      delta[r] = statistic(rows, 1, r);
+      const int query = tile.first_query + rows.row(r);
+      const int64_t place = (static_cast<int64_t>(tile.example) * a_.heads + tile.head) * args_.query_tiles +
+                            query / S::kQueries;
+      const float* statistics = args_.statistics + place * 2 * S::kQueries + query % S::kQueries;
+      lse_[r] = query < a_.queries ? statistics[0] : INFINITY;
+      delta_[r] = query < a_.queries ? statistics[S::kQueries] : 0.0f;
     }
-    mbarrier_wait(own_barrier(), 0);
-    q_.load(shared_ + L::kQ);
-    d_out_.load(shared_ + L::kDOut);
-    float s[2][32], d_p[32];
-    PipelineState<kStages> ring;
+  }
+
+  __device__ void pass_over_hidden(const DqWork& work) {
+    for (int t = uniform(work.key_tiles); t > static_cast<int>(uniform(work.group_tiles[group_])); --t) {
+      mbarrier_wait(full(ring_.stage), ring_.phase);
+      mbarrier_arrive_warp(empty(ring_.stage));
+      ring_.advance();
+    }
+  }
+
+  /// From the first S and dP, which are complete, up to the last product with K, which is issued.
+  __device__ void compute_tile(const Rows& rows, int key_tiles, float (&s)[2][32], float (&d_p)[32]) {
+    uint32_t d_s[16];
     previous_ = -1;
-    current_ = ring.stage;
-    mbarrier_wait(full(current_), ring.phase);
-    ring.advance();
-    issue(q_, shared_ + L::kQ, s[0], k_stage(current_));
-    issue(d_out_, shared_ + L::kDOut, d_p, v_stage(current_));
-    wgmma_wait<0>();  // In the loop one more group is in flight.
-    int t = key_tiles_ - 1;
+    current_ = ring_.stage;
+    ring_.advance();
+    int t = key_tiles - 1;
     for (; t > 1; t -= 2) {
-      step<true>(rows, t, ring, lse, delta, s[0], s[1], d_p);
-      step<true>(rows, t - 1, ring, lse, delta, s[1], s[0], d_p);
+      step(rows, t, s[0], s[1], d_p, d_s);
+      step(rows, t - 1, s[1], s[0], d_p, d_s);
     }
     if (t == 1) {
-      step<true>(rows, 1, ring, lse, delta, s[0], s[1], d_p);
-      step<false>(rows, 0, ring, lse, delta, s[1], s[0], d_p);
+      step(rows, 1, s[0], s[1], d_p, d_s);
+      score_gradients<0>(rows, 0, s[1], d_p, d_s);
     } else {
-      step<false>(rows, 0, ring, lse, delta, s[0], s[1], d_p);
+      score_gradients<0>(rows, 0, s[0], d_p, d_s);
     }
-    wgmma_wait<0>();
-    wgmma_fence_operand(d_q_);
+    previous_ = current_;
+    issue_gradients(d_s);
   }
 
-  /// Processes the tile in stage current_, whose S and dP have been issued; issues those of the next tile.
-  template <bool kMore>
-  __device__ void step(const QueryRows<kKeys>& rows, int t, PipelineState<kStages>& ring,
-                       const float (&lse)[2], const float (&delta)[2], float (&s)[32], float (&s_next)[32],
-                       float (&d_p)[32]) {
-    const int next = ring.stage;
-    if constexpr (kMore) {
-      mbarrier_wait(full(next), ring.phase);
-      ring.advance();
-      issue(q_, shared_ + L::kQ, s_next, k_stage(next));
-    }
-    wgmma_wait<1 + kMore>();  // S and dP are done; in flight: dQ of the previous tile, the next S.
+  /// Waits for the last product with K, before the stages that the next tile passes over.
+  __device__ void finish_gradients(bool none) {
+    wgmma_wait<0>();
+    if (!none) release_previous();
+  }
+
+  /// Computes dS of the tile in stage current_, whose S and dP have been issued, and issues its product with
+  /// K, and S and dP of the next tile.
+  __device__ void step(const Rows& rows, int t, float (&s)[32], float (&s_next)[32], float (&d_p)[32],
+                       uint32_t (&d_s)[16]) {
+    const int next = ring_.stage;
+    mbarrier_wait(full(next), ring_.phase);
+    ring_.advance();
+    issue_scores(s_next, next);
+    score_gradients<1>(rows, t, s, d_p, d_s);
+    issue_probability_gradients(d_p, next);
+    previous_ = current_;
+    issue_gradients(d_s);
+    current_ = next;
+  }
+
+  /// dS from S and dP. In flight are also the previous product with K, which is complete on return, and
+  /// kLater groups of products that were issued after it. Without later ones these S and dP are the last.
+  template <int kLater>
+  __device__ void score_gradients(const Rows& rows, int t, float (&s)[32], float (&d_p)[32],
+                                  uint32_t (&d_s)[16]) {
+    wgmma_wait<kLater + 1>();
     wgmma_fence_operand(s);
     wgmma_fence_operand(d_p);
-    if (!rows.sees_all(t)) rows.hide(t, s);
+    if constexpr (D != 64 && kLater == 0) mbarrier_arrive_warp(own_empty());
+    if (!rows.sees_all(t)) hide(rows, t, s);
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
-      const float p = exp2_fast(fmaf(s[i], args_.scale_log2, -lse[i % 4 / 2]));
-      s[i] = p * (d_p[i] - delta[i % 4 / 2]);
+      const float p = exp2_fast(fmaf(s[i], args_.scale_log2, -lse_[i % 4 / 2]));
+      s[i] = p * (d_p[i] - delta_[i % 4 / 2]);
     }
-    wgmma_wait<kMore>();
-    wgmma_fence_operand(d_q_);
-    if (previous_ >= 0) mbarrier_arrive_warp(empty(previous_));
-    uint32_t d_s[16];
+    wgmma_wait<kLater>();
+    if (previous_ >= 0) release_previous();
     pack_a_fragment(s, d_s);
-    wgmma_fence_operand(d_s);
-    if constexpr (kMore) issue(d_out_, shared_ + L::kDOut, d_p, v_stage(next));
-    wgmma_fence();
-    mma_ab<4>(d_q_, d_s, k_stage(current_), L::kKeyTileBytes);
-    wgmma_commit();
-    previous_ = current_;
-    if constexpr (kMore) current_ = next;
   }
 
-  __device__ void issue(OwnRows<D, D == 64>& own, uint32_t tiles, float (&c)[32], uint32_t other) {
-    own.fence_operand();
+  /// Sets the scores of hidden keys to -infinity.
+  __device__ void hide(const Rows& rows, int t, float (&s)[32]) const {
+    if (a_.key_mask == nullptr) return rows.template hide_beyond_limits<kKeys>(t, s);
+    rows.hide(t, s);
+  }
+
+  __device__ void issue_scores(float (&s)[32], int stage) {
+    q_.fence_operand();
     wgmma_fence();
-    own.multiply(c, tiles, other, L::kKeyTileBytes);
+    q_.multiply(s, shared_ + L::kQ, group_, k_stage(stage), L::kKeyTileBytes);
     wgmma_commit();
+  }
+  __device__ void issue_probability_gradients(float (&d_p)[32], int stage) {
+    d_out_.fence_operand();
+    wgmma_fence();
+    d_out_.multiply(d_p, shared_ + L::kDOut, group_, v_stage(stage), L::kKeyTileBytes);
+    wgmma_commit();
+  }
+  /// dQ += dS K of stage previous_.
+  __device__ void issue_gradients(uint32_t (&d_s)[16]) {
+    wgmma_fence_operand(d_q_);
+    wgmma_fence_operand(d_s);
+    wgmma_fence();
+    uniform_mma_ab<4>(d_q_, d_s, k_stage(previous_), L::kKeyTileBytes);
+    wgmma_commit();
+  }
+  __device__ void release_previous() {
+    wgmma_fence_operand(d_q_);
+    mbarrier_arrive_warp(empty(previous_));
+  }
+
+  /// Writes dQ of the tile.
+  __device__ void epilogue(const QueryTile& tile) const {
+    const int row = consumer_warp() * 16;
+    __nv_bfloat16* target = static_cast<__nv_bfloat16*>(args_.a.d_q) +
+                            (tile.example * a_.queries + tile.first_query + row) * a_.q_stride +
+                            tile.head * D;
+    store_rows<D>(d_q_, args_.scale, args_.scale, memory_ + L::kDQ, kOwnTileBytes, row, target, a_.q_stride,
+                  tile.query_count - row);
   }
 
   const BackwardArguments& args_;
   const Attention& a_;
   unsigned char* memory_;
   const uint32_t shared_;
-  const QueryTile tile_;
-  const int key_tiles_;
-  int previous_, current_;  // stages; previous_ -1 before the second tile
+  const int group_;              // of the consumers
+  PipelineState<kStages> ring_;  // of the consumers
+  int previous_, current_;       // stages; previous_ -1 where its product with K is complete
   OwnRows<D, D == 64> q_, d_out_;
+  float lse_[2], delta_[2];
   float d_q_[D / 2];
 };
 
@@ -207,12 +323,15 @@ __global__ void __launch_bounds__(kThreads, 1)
 }  // namespace
 
 template <typename S>
-void launch_dq(const Launch& launch, const BackwardArguments& arguments) {
-  launch_attention(launch, "attention_hopper_dq_kernel", attention_hopper_dq_kernel<S>,
-                   query_grid(arguments.a.forward), DqLayout<S>::kSharedBytes, arguments);
+void launch_dq(const Launch& launch, BackwardArguments arguments) {
+  const Attention& k = arguments.a.forward;
+  const PersistentGrid grid(launch, k, k.queries, k.keys);
+  arguments.section_heads = grid.section_heads;
+  launch_attention(launch, "attention_hopper_dq_kernel", attention_hopper_dq_kernel<S>, grid.blocks,
+                   DqLayout<S>::kSharedBytes, arguments);
 }
 
-template void launch_dq<BackwardShape<64>>(const Launch&, const BackwardArguments&);
-template void launch_dq<BackwardShape<128>>(const Launch&, const BackwardArguments&);
+template void launch_dq<BackwardShape<64>>(const Launch&, BackwardArguments);
+template void launch_dq<BackwardShape<128>>(const Launch&, BackwardArguments);
 
 }  // namespace perceiver::kernels::cuda::hopper

@@ -19,12 +19,6 @@ inline CUtensorMap key_rows_map(const Attention& k, const void* data, int64_t bo
   return tensor_map(data, k.batch, k.keys, k.heads * k.head_dim, k.kv_stride, box_rows);
 }
 
-/// One block for each tile of 128 queries (QueryTile), head and example.
-inline dim3 query_grid(const Attention& k) {
-  return dim3(static_cast<unsigned>(ceil_div(k.queries, 128)), static_cast<unsigned>(k.heads),
-              static_cast<unsigned>(k.batch));
-}
-
 /// Blocks that stay, one on a multiprocessor, and compute tiles of 128 of the `rows` of each head, which read
 /// two matrices of `others` rows. They take the tiles by sections of heads: as many as make two rounds, but
 /// not more than 32 MiB of those matrices, which remain in the L2 cache.
@@ -40,12 +34,12 @@ struct PersistentGrid {
 
 /// `kernel` on blocks of kThreads threads with `shared_bytes` of dynamic shared memory.
 template <typename Arguments>
-void launch_attention(const Launch& launch, const char* name, void (*kernel)(Arguments), dim3 grid,
+void launch_attention(const Launch& launch, const char* name, void (*kernel)(Arguments), int blocks,
                       uint32_t shared_bytes, const Arguments& arguments) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shared_bytes)),
         name);
-  kernel<<<grid, kThreads, shared_bytes, stream_of(launch)>>>(arguments);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, shared_bytes, stream_of(launch)>>>(arguments);
   check_launch(name);
 }
 

@@ -328,27 +328,6 @@ __device__ inline void for_each_k_step(Body&& body) {
   for (int step = 1; step < kSteps; ++step) body.template operator()<true>(step);
 }
 
-/// C [64, N] = A · Bᵀ over D columns; tiles of A are a_bytes apart, those of B b_bytes. (mm_abt overwrites,
-/// mma_ab accumulates: ThunderKittens' names.)
-template <int D, int kCount>
-__device__ inline void mm_abt(float (&c)[kCount], uint32_t a, uint32_t a_bytes, uint32_t b,
-                              uint32_t b_bytes) {
-  for_each_k_step<D / 16>([&]<bool kAdd>(int step) {
-    const uint32_t tile = static_cast<uint32_t>(step / 4), column = k_step_offset(step % 4);
-    wgmma<kAdd>(c, k_major_descriptor(a + tile * a_bytes + column),
-                k_major_descriptor(b + tile * b_bytes + column));
-  });
-}
-
-/// The same with A [64, 16 * kSteps] in registers (load_a_fragment).
-template <int kSteps>
-__device__ inline void mm_abt(float (&c)[32], const uint32_t (&a)[kSteps * 4], uint32_t b, uint32_t b_bytes) {
-  for_each_k_step<kSteps>([&]<bool kAdd>(int step) {
-    const uint32_t place = b + static_cast<uint32_t>(step / 4) * b_bytes + k_step_offset(step % 4);
-    wgmma<kAdd>(c, a + step * 4, k_major_descriptor(place));
-  });
-}
-
 /// Loads 16 rows of a tile of 64 columns, from `row` on, as the calling warp's part of operand A.
 __device__ inline void load_a_fragment(uint32_t (&a)[16], uint32_t tile, int row) {
   const LaneAddress<kTileColumns, Cover::rows> address(tile + static_cast<uint32_t>(row) * kRowBytes);
@@ -359,16 +338,6 @@ __device__ inline void load_a_fragment(uint32_t (&a)[16], uint32_t tile, int row
 #pragma unroll
     for (int i = 0; i < 4; ++i) a[step * 4 + i] = four[i];
   }
-}
-
-/// C [64, N] += A [64, 16 * kSteps] · B, with A in registers and B [16 * kSteps, N] a tile.
-template <int kSteps, int kCount>
-__device__ inline void mma_ab(float (&c)[kCount], const uint32_t (&a)[kSteps * 4], uint32_t b,
-                              uint32_t b_bytes) {
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step)
-    wgmma_mn_major(c, a + step * 4,
-                   mn_major_descriptor(b + static_cast<uint32_t>(step) * 16 * kRowBytes, b_bytes));
 }
 
 /// An accumulator as operand A of the next product, rounded to bf16.

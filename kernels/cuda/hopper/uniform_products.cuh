@@ -19,7 +19,8 @@ __device__ inline uint64_t advanced(uint64_t descriptor, uint32_t bytes) {
   return (descriptor & 0xFFFFFFFF00000000u) | (static_cast<uint32_t>(descriptor) + (bytes >> 4));
 }
 
-/// mm_abt with both operands in shared memory.
+/// C [64, N] = A · Bᵀ over D columns; tiles of A are a_bytes apart, those of B b_bytes. (mm_abt overwrites,
+/// mma_ab accumulates: ThunderKittens' names.)
 template <int D, int kCount>
 __device__ inline void uniform_mm_abt(float (&c)[kCount], uint32_t a, uint32_t a_bytes, uint32_t b,
                                       uint32_t b_bytes) {
@@ -30,7 +31,18 @@ __device__ inline void uniform_mm_abt(float (&c)[kCount], uint32_t a, uint32_t a
   });
 }
 
-/// mma_ab.
+/// The same with A [64, 16 * kSteps] in registers (load_a_fragment).
+template <int kSteps, int kCount>
+__device__ inline void uniform_mm_abt(float (&c)[kCount], const uint32_t (&a)[kSteps * 4], uint32_t b,
+                                      uint32_t b_bytes) {
+  const uint64_t of_b = k_major_descriptor(uniform(b));
+  for_each_k_step<kSteps>([&]<bool kAdd>(int step) {
+    const uint32_t tile = static_cast<uint32_t>(step / 4), column = k_step_offset(step % 4);
+    wgmma<kAdd>(c, a + step * 4, advanced(of_b, tile * b_bytes + column));
+  });
+}
+
+/// C [64, N] += A [64, 16 * kSteps] · B, with A in registers and B [16 * kSteps, N] a tile.
 template <int kSteps, int kCount>
 __device__ inline void uniform_mma_ab(float (&c)[kCount], const uint32_t (&a)[kSteps * 4], uint32_t b,
                                       uint32_t b_bytes) {
