@@ -142,9 +142,8 @@ void attention_backward(const Launch& launch, const AttentionBackward& a) {
   const int64_t wanted = cuda::attention_backward_workspace(launch, a);
   if (wanted > 0 && a.scratch != nullptr) scratch = {a.scratch, wanted};
   const AttentionKernel kernel = choose(a, launch.sm_count);
-  if (kernel == AttentionKernel::hopper) {
-    attention_hopper_backward(launch, a, scratch);
-  } else if (kernel == AttentionKernel::cudnn) {
+  if (kernel == AttentionKernel::hopper) return attention_hopper_backward(launch, a, scratch);
+  if (kernel == AttentionKernel::cudnn) {
     attention_cudnn_backward(launch, a, scratch.data, scratch.bytes);
   } else if (kernel == AttentionKernel::portable) {
     attention_portable_backward(launch, a, scratch);

@@ -13,6 +13,7 @@
 // D = 128 (2 stages).
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
+#include "kernels/cuda/hopper/rotate_rows.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 namespace {
@@ -404,12 +405,13 @@ class DkDvBlock {
     }
   }
 
-  /// Writes dK and dV of the item in `slot`, which it releases.
-  __device__ void epilogue(int slot) const {
+  /// Rotates dK of the item in `slot` back, writes dK and dV, and releases the slot.
+  __device__ void epilogue(int slot) {
     const KeyItem& item = item_slot(slot);
     const int row = consumer_warp() * 16, key = item.first_key + row;
-    const int64_t offset =
-        (static_cast<int64_t>(item.example) * a_.keys + key) * a_.kv_stride + item.head * D;
+    const int64_t first = item.example * a_.keys;
+    const int64_t offset = (first + key) * a_.kv_stride + item.head * D;
+    rotate_rows_back<D>(d_k_, args_.a.k_rotary, item.head, first + key + lane() / 4, first + a_.keys);
     const int left = static_cast<int>(a_.keys) - key;
     // All four warps have read K and V, whose shared memory is reused.
     named_barrier_sync(1 + group_);

@@ -13,6 +13,7 @@
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
+#include "kernels/cuda/hopper/rotate_rows.cuh"
 #include "kernels/cuda/hopper/schedule.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
@@ -289,12 +290,14 @@ class DqBlock {
     mbarrier_arrive_warp(empty(previous_));
   }
 
-  /// Writes dQ of the tile.
-  __device__ void epilogue(const QueryTile& tile) const {
+  /// Rotates dQ of the tile back and writes it.
+  __device__ void epilogue(const QueryTile& tile) {
     const int row = consumer_warp() * 16;
-    __nv_bfloat16* target = static_cast<__nv_bfloat16*>(args_.a.d_q) +
-                            (tile.example * a_.queries + tile.first_query + row) * a_.q_stride +
-                            tile.head * D;
+    const int64_t first = tile.example * a_.queries + tile.first_query;
+    rotate_rows_back<D>(d_q_, args_.a.q_rotary, tile.head, first + row + lane() / 4,
+                        first + tile.query_count);
+    __nv_bfloat16* target =
+        static_cast<__nv_bfloat16*>(args_.a.d_q) + (first + row) * a_.q_stride + tile.head * D;
     store_rows<D>(d_q_, args_.scale, args_.scale, memory_ + L::kDQ, kOwnTileBytes, row, target, a_.q_stride,
                   tile.query_count - row);
   }

@@ -1,5 +1,5 @@
-// The inverse rotation (Rotary) of gradients in wgmma's accumulator layout, where a pair of channels belongs to
-// one thread.
+// The inverse rotation (Rotary) of gradients in wgmma's accumulator layout, where a pair of channels belongs
+// to one thread.
 #pragma once
 
 #include "kernels/attention.h"
@@ -10,8 +10,8 @@ namespace perceiver::kernels::cuda::hopper {
 /// Rotates back a warp's 16 rows of head `head`, D channels. The thread's two rows are `row` and `row` + 8 of
 /// `rotary.positions`, of which those from `end` on do not exist.
 template <int D>
-__device__ inline void rotate_rows_back(float (&c)[D / 2], const AttentionRotary& rotary, int head, int64_t row,
-                                        int64_t end) {
+__device__ inline void rotate_rows_back(float (&c)[D / 2], const AttentionRotary& rotary, int head,
+                                        int64_t row, int64_t end) {
   if (rotary.positions == nullptr || head >= rotary.heads) return;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -26,9 +26,9 @@ __device__ inline void rotate_rows_back(float (&c)[D / 2], const AttentionRotary
       if (n * 4 + lane() % 4 >= rotary.bands) continue;
       float& even = c[n * 4 + r * 2];
       float& odd = c[n * 4 + r * 2 + 1];
-      const float e = even, o = odd, s = direction * sine[n * 4];
-      even = e * cosine[n * 4] - o * s;
-      odd = o * cosine[n * 4] + e * s;
+      const float e = even, o = odd, cos = cosine[n * 4], sin = direction * sine[n * 4];
+      even = e * cos - o * sin;
+      odd = o * cos + e * sin;
     }
   }
 }
