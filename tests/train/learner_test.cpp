@@ -121,7 +121,7 @@ TEST(Learner, NamesTheFirstOperationThatIsNotFinite) {
   const auto before = store.values().to_host<float>();
   const StepReport report = single.learner->step(0, single.batch);
   EXPECT_FALSE(report.finite);
-  EXPECT_THAT(report.offender, HasSubstr("forward of linear in self.0"));
+  EXPECT_THAT(report.offender, HasSubstr("forward of feed_forward in self.0"));
   EXPECT_EQ(store.values().to_host<float>(), before);
   EXPECT_EQ(single.learner->updates(), 0);
 }

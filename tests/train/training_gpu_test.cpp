@@ -272,7 +272,8 @@ TEST(Training, AStepThatIsNotFiniteChangesNothing) {
   for (int64_t step = 1; step < 4; ++step) {
     const StepReport report = learner.step(step, batch);
     EXPECT_FALSE(report.finite);
-    EXPECT_NE(report.offender.find("forward of linear in self.0"), std::string::npos) << report.offender;
+    EXPECT_NE(report.offender.find("forward of feed_forward in self.0"), std::string::npos)
+        << report.offender;
     EXPECT_EQ(learner.updates(), 1);
   }
   model.parameters().values().copy_from_host(std::as_bytes(std::span<const float>(good)));

@@ -213,7 +213,8 @@ void multiply(const Launch& launch, const Key& key, const Operands& operands) {
 /// six times slower, even if rows are aligned.
 bool try_hopper(const Launch& launch, const Gemm& g) {
   if (g.n % 8 == 0 && g.k % 8 == 0) return false;
-  if (g.type != DType::bf16 || g.out_type != DType::bf16 || g.transpose_a || g.batch > 1) return false;
+  if (g.type != DType::bf16 || g.out_type != DType::bf16 || g.transpose_a || g.batch > 1 || g.accumulate)
+    return false;
   const HopperGemm product{.m = g.m,
                            .n = g.n,
                            .k = g.k,
@@ -224,8 +225,7 @@ bool try_hopper(const Launch& launch, const Gemm& g) {
                            .transpose_b = g.transpose_b,
                            .out = g.c,
                            .ldc = g.ldc,
-                           .bias = g.bias,
-                           .addend = g.accumulate ? g.c : nullptr};
+                           .bias = g.bias};
   if (!hopper_gemm_possible(product)) return false;
   hopper_gemm(launch, product);
   return true;

@@ -57,8 +57,7 @@ struct GemmArguments {
   __nv_bfloat16* out;
   int64_t ldc;
   __nv_bfloat16* pre;
-  const __nv_bfloat16* other;  // what the epilogue reads
-  bool derives;                // from it; otherwise it is added
+  const __nv_bfloat16* kept;
   float* column_sums;
 };
 
@@ -88,9 +87,8 @@ class Tiles {
   int pairs_, columns_, index_;
 };
 
-/// What follows a product: its activation, with or without the sums themselves, the derivative of one, or an
-/// addition.
-enum class Finish { activation, both, derivative, addition };
+/// What follows a product: its activation, with or without the sums themselves, or the derivative of one.
+enum class Finish { activation, both, derivative };
 
 /// Calls body.template operator()<kActivation>().
 template <typename Body>
@@ -273,11 +271,9 @@ class GemmBlock {
 
   /// Branches once on what is to be done, so that the loop over rows has no branches.
   __device__ void finish() const {
-    if (args_.other != nullptr && !args_.derives)
-      return finish_tiles<Finish::addition, Activation::identity>();
     with_activation(args_.activation, [&]<Activation kActivation>() {
       if constexpr (!kTransposeB) {
-        if (args_.derives) return finish_tiles<Finish::derivative, kActivation>();
+        if (args_.kept != nullptr) return finish_tiles<Finish::derivative, kActivation>();
         finish_tiles<Finish::activation, Activation::identity>();
       } else {
         if (args_.pre != nullptr) return finish_tiles<Finish::both, kActivation>();
@@ -330,8 +326,7 @@ class GemmBlock {
       const int64_t place = (at.row + row) * args_.ldc + column;
       float x[kWidth], y[kWidth];
       cuda::load(slab_chunk(slab, row), x);
-      if constexpr (kFinish == Finish::derivative || kFinish == Finish::addition)
-        read(args_.other + place, column, y);
+      if constexpr (kFinish == Finish::derivative) read(args_.kept + place, column, y);
       if constexpr (kFinish == Finish::both) write(args_.pre + place, column, x);
       finish_row<kFinish, kActivation>(x, y, sum);
       write(args_.out + place, column, x);
@@ -342,10 +337,10 @@ class GemmBlock {
   /// the sums under way: a row is some 65 instructions of a warp, of which there is one for each scheduler.
   template <Finish kFinish, Activation kActivation>
   __device__ void finish_whole_slab(const Tile& at, int slab, uint32_t phase, float (&sum)[kWidth]) const {
-    constexpr bool kReads = kFinish == Finish::derivative || kFinish == Finish::addition;
+    constexpr bool kReads = kFinish == Finish::derivative;
     const int64_t place = (at.row + finisher_warp()) * args_.ldc + at.column + lane() * kWidth;
     const int64_t step = kFinisherWarps * args_.ldc;
-    const __nv_bfloat16* from = args_.other + place;
+    const __nv_bfloat16* from = args_.kept + place;
     __nv_bfloat16* to = args_.out + place;
     __nv_bfloat16* pre = args_.pre + place;
     // A lane reads what it has copied itself.
@@ -387,8 +382,6 @@ class GemmBlock {
       if constexpr (kFinish == Finish::derivative) {
         x[j] *= derivative(kActivation, y[j]);
         sum[j] += x[j];
-      } else if constexpr (kFinish == Finish::addition) {
-        x[j] += y[j];
       } else {
         x[j] = activated(kActivation, x[j]);
       }
@@ -470,7 +463,7 @@ CUtensorMap matrix_map(const void* data, int64_t rows, int64_t columns, int64_t 
 bool hopper_gemm_possible(const HopperGemm& g) {
   const auto rows = [](int64_t stride) { return stride % kWidth == 0; };
   return hopper::built() && hopper::on_hopper() && g.m > 0 && g.n > 0 && g.k > 0 && g.m <= INT32_MAX &&
-         aligned({g.a, g.b, g.out, g.pre, g.kept, g.addend}) && rows(g.lda) && rows(g.ldb) && rows(g.ldc);
+         aligned({g.a, g.b, g.out, g.pre, g.kept}) && rows(g.lda) && rows(g.ldb) && rows(g.ldc);
 }
 
 void hopper_gemm(const Launch& launch, const HopperGemm& g) {
@@ -489,8 +482,7 @@ void hopper_gemm(const Launch& launch, const HopperGemm& g) {
   a.out = static_cast<__nv_bfloat16*>(g.out);
   a.ldc = g.ldc;
   a.pre = static_cast<__nv_bfloat16*>(g.pre);
-  a.other = static_cast<const __nv_bfloat16*>(g.kept != nullptr ? g.kept : g.addend);
-  a.derives = g.kept != nullptr;
+  a.kept = static_cast<const __nv_bfloat16*>(g.kept);
   a.column_sums = g.column_sums;
   if (g.transpose_b) return launch_gemm<true>(launch, a);
   launch_gemm<false>(launch, a);

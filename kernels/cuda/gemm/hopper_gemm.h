@@ -24,7 +24,6 @@ struct HopperGemm {
   const void* kept = nullptr;    // f multiplies by the derivative of the activation instead, as in
                                  // BiasActivationBackward
   float* column_sums = nullptr;  // with `kept`: [hopper_gemm_sums(m), n], sums of `out` over 128 rows each
-  const void* addend = nullptr;  // f adds it; may be `out`
 };
 
 constexpr int64_t hopper_gemm_sums(int64_t m) {

@@ -340,9 +340,12 @@ void check_linear_activation(const Launch& launch, const ProductCase& c, Activat
                                       .out = a_out.data()});
   // An activation's argument is rounded, and squared ReLU's slope grows with it.
   const Bound bound{3 * bound_of<T>().relative, 3 * bound_of<T>().absolute};
-  expect_close(a_out.read(), out, bound, "out");
+  // For what is not aligned, cuBLASLt has kernels that round sums to bf16 before they add the bias.
+  const bool aligned = c.shift == 0 && c.columns % 8 == 0 && c.depth % 8 == 0;
+  const double rounding = aligned || sizeof(T) > 2 ? 0 : 3e-3;
+  expect_close(a_out.read(), out, {bound.relative, bound.absolute + rounding}, "out");
   if (!keeps) return;
-  expect_close(a_pre.read(), pre, bound_of<T>(), "pre");
+  expect_close(a_pre.read(), pre, {bound_of<T>().relative, bound_of<T>().absolute + rounding}, "pre");
   // Backward computes the activation again where only its argument is kept.
   const Array<T> a_again(n, c.shift);
   kernels::bias_activation(launch, {.type = kType<T>,
