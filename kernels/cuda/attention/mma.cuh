@@ -18,12 +18,6 @@ __device__ inline void copy_async(uint32_t target, const void* source, bool vali
                : "memory");
 }
 
-/// The first `bytes` of 16, the rest zeros.
-__device__ inline void copy_async_part(uint32_t target, const void* source, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes)
-               : "memory");
-}
-
 /// Likewise 4 or 8 bytes.
 template <int kBytes>
 __device__ inline void copy_async_small(uint32_t target, const void* source, bool valid) {

@@ -9,8 +9,8 @@
 // tile costs the tensor cores nothing but its products and some 300 cycles of rounding.
 //
 // Tiles of 8 pairs of rows by all columns follow one another, so that a wave reads few rows of A and B from
-// L2. Shared memory: 3 stages of 48 KiB of A and B, 64 KiB of rounded results, 2 KiB of bias, 3 KiB of column
-// sums. Registers of a multiplying thread: 128 sums, of 208.
+// L2. Shared memory: 3 stages of 48 KiB of A and B, 64 KiB of rounded results, 12 KiB of what the epilogue
+// reads, 2 KiB of bias, 3 KiB of column sums. Registers of a multiplying thread: 128 sums, of 192.
 #include "kernels/cuda/gemm/hopper_gemm.h"
 
 #include <algorithm>
@@ -44,8 +44,8 @@ constexpr int kWidth = 8;                                  // elements of an acc
 constexpr int kAhead = 8;                                  // rows of a finishing warp that are on their way
 constexpr uint32_t kBiasBytes = kColumns * sizeof(float);  // of a slab
 constexpr uint32_t kSlabs = kStages * kStageBytes, kBias = kSlabs + 2 * kSlabBytes,
-                   kSums = kBias + 2 * kBiasBytes, kOther = kSums + kFinisherWarps * kColumns * sizeof(float),
-                   kBarriers = kOther + kFinisherWarps * kAhead * kColumns * 2;
+                   kSums = kBias + 2 * kBiasBytes, kKept = kSums + kFinisherWarps * kColumns * sizeof(float),
+                   kBarriers = kKept + kFinisherWarps * kAhead * kColumns * 2;
 // mbarriers: full and empty of each stage, then of each slab.
 constexpr uint32_t kGemmSharedBytes = kBarriers + 8 * (2 * kStages + 4);
 
@@ -334,7 +334,7 @@ class GemmBlock {
   }
 
   /// The same without tests of rows and columns, and with the copies of kAhead rows of what it reads beside
-  /// the sums under way: a row is some 65 instructions of a warp, of which there is one for each scheduler.
+  /// the sums under way: a row is some 85 instructions of a warp, of which there is one for each scheduler.
   template <Finish kFinish, Activation kActivation>
   __device__ void finish_whole_slab(const Tile& at, int slab, uint32_t phase, float (&sum)[kWidth]) const {
     constexpr bool kReads = kFinish == Finish::derivative;
@@ -344,7 +344,7 @@ class GemmBlock {
     __nv_bfloat16* to = args_.out + place;
     __nv_bfloat16* pre = args_.pre + place;
     // A lane reads what it has copied itself.
-    unsigned char* ring = memory_ + kOther + (finisher_warp() * kAhead * 32 + lane()) * kWidth * 2;
+    unsigned char* ring = memory_ + kKept + (finisher_warp() * kAhead * 32 + lane()) * kWidth * 2;
     const auto read_ahead = [&](int row, int slot) {
       if (row < kSlabRows) copy_async(shared_address(ring + slot * kColumns * 2), from, true);
       copy_commit();

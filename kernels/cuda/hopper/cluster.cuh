@@ -1,5 +1,4 @@
-// Clusters of thread blocks, and TMA that they share: loads that reach several blocks, stores, and mbarriers
-// of other blocks.
+// Clusters of thread blocks: loads that reach several of them, and mbarriers of other blocks.
 #pragma once
 
 #include "kernels/cuda/hopper/primitives.cuh"
@@ -42,24 +41,6 @@ __device__ inline void tma_load_multicast(uint32_t target, const CUtensorMap* ma
       "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(target),
       "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(0), "h"(blocks)
       : "memory");
-}
-
-/// Writes a box to a matrix; what lies outside it is not written. The calling thread's stores form groups.
-__device__ inline void tma_store(const CUtensorMap* map, uint32_t source, int column, int row) {
-  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
-               "r"(source), "r"(column), "r"(row), "r"(0)
-               : "memory");
-}
-__device__ inline void tma_store_commit() {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-/// Waits until this thread's stores have read shared memory.
-__device__ inline void tma_store_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-/// Waits until this thread's stores are complete.
-__device__ inline void tma_store_wait() {
-  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 /// Four 8x8 matrices of 16-bit elements from registers to shared memory; the inverse of load_matrices.
