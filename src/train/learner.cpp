@@ -59,7 +59,11 @@ Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& r
     shared_ = Tensor::zeros(context, DType::f64, {kShared});
     all_totals_ = Tensor::zeros(context, DType::f64, {kTotals});
   }
-  slices_ = exchange_ ? exchange_->slices() : std::vector{whole_slice(model.parameters())};
+  if (exchange_) {
+    slices_ = exchange_->slices();
+  } else {
+    slices_.push_back(whole_slice(model.parameters()));
+  }
   const int64_t elements = exchange_ ? exchange_->partition().state_elements : model.parameters().size();
   if (config.train.precision == Precision::fp8) fp8_ = std::make_unique<Fp8State>(model, ranks_.all);
   optimizer_ = make_optimizer(config.optimizer, context, model.parameters(), slices_, elements,
