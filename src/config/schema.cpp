@@ -556,7 +556,9 @@ std::vector<ConfigKey> eval_keys() {
            "Latents used in evaluation, for transformer_xl the length of a segment; 0 = model.latents."),
       bind(MEMBER(eval.memory_length), between(0, most_tokens),
            "transformer_xl: memory in evaluation, tokens; 0 = model.memory_length."),
-      bind(MEMBER(eval.batch), between(0, 1 << 20), "Windows per batch in evaluation; 0 = train.batch."),
+      bind(MEMBER(eval.batch), between(0, 1 << 20),
+           "Windows per batch in evaluation, on each rank; 0 = the sequences that a rank trains on at once: "
+           "train.batch, divided by train.micro_batches and among the ranks."),
   };
 }
 

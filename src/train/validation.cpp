@@ -6,13 +6,21 @@
 namespace perceiver {
 namespace {
 
-EvaluationOptions evaluation_options(const Config& config) {
+/// By default as many as this rank trains on at once, so that validation needs no more memory than training.
+int64_t windows_at_once(const Config& config, const LearnerRanks& ranks) {
+  if (config.eval.batch > 0) return config.eval.batch;
+  return ranks.all ? ranks.share.count : config.train.batch / config.train.micro_batches;
+}
+
+EvaluationOptions evaluation_options(const Config& config, const LearnerRanks& ranks) {
   EvaluationOptions options;
   options.stride = config.eval.stride;
   options.latents = config.eval.latents;
   options.memory_length = config.eval.memory_length;
-  options.batch = config.eval.batch > 0 ? config.eval.batch : config.train.batch;
+  options.batch = windows_at_once(config, ranks);
   options.max_documents = config.eval.max_documents;
+  options.world = ranks.world;
+  options.context_group = ranks.context_group.get();
   return options;
 }
 
@@ -40,13 +48,10 @@ Validate make_validation(const Config& config, std::function<bool()> cancelled) 
   const auto poll = [cancelled = std::move(cancelled)](int64_t, int64_t) {
     if (cancelled && cancelled()) throw Cancelled();
   };
-  return [options = evaluation_options(config), poll](
-             const PerceiverAR& model, const Dataset& data,
-             const LearnerRanks& ranks) mutable -> std::optional<ValidationScore> {
-    options.world = ranks.world;
-    options.context_group = ranks.context_group.get();
+  return [config, poll](const PerceiverAR& model, const Dataset& data,
+                        const LearnerRanks& ranks) -> std::optional<ValidationScore> {
     try {
-      return score_of(evaluate(model, data, Split::validation, options, poll));
+      return score_of(evaluate(model, data, Split::validation, evaluation_options(config, ranks), poll));
     } catch (const Cancelled&) {
       return std::nullopt;
     }

@@ -36,6 +36,23 @@ TEST(Validation, ScoresAsTheEvalSectionAsks) {
   EXPECT_EQ(score->unit, expected.unit);
 }
 
+TEST(Validation, ScoresAsManyWindowsAtOnceAsTrainingHasExamples) {
+  Subject subject;
+  subject.config.eval.batch = 0;
+  subject.config.train.batch = 6;
+  subject.config.train.micro_batches = 2;
+  int batches = 0, polls = 0;
+  EvaluationOptions options;
+  options.batch = 3;
+  options.max_documents = 12;
+  const auto count = [&batches](int64_t, int64_t) { ++batches; };
+  evaluate(subject.model, *subject.data, Split::validation, options, count);
+  const Validate validate = make_validation(subject.config, [&] { return ++polls, false; });
+  EXPECT_TRUE(validate(subject.model, *subject.data, {}));
+  EXPECT_EQ(polls, batches);
+  EXPECT_GT(batches, 1);
+}
+
 TEST(Validation, GivesUpOnceItIsCancelled) {
   const Subject subject;
   int polls = 0;
