@@ -441,13 +441,18 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
 #endif
 }
 
+/// Tiles of the clusters.
+int64_t pairs_of_tiles(int64_t m, int64_t n) {
+  return ceil_div(m, kCluster * kRows) * ceil_div(n, kColumns);
+}
+
 template <bool kTransposeB>
 void launch_gemm(const Launch& launch, const GemmArguments& arguments) {
   constexpr auto kKernel = hopper_gemm_kernel<kTransposeB>;
   constexpr const char* kName = "hopper_gemm";
   check(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kGemmSharedBytes), kName);
-  const int64_t tiles = ceil_div(arguments.m, kCluster * kRows) * ceil_div(arguments.n, kColumns);
-  const int64_t clusters = std::min<int64_t>(tiles, launch.sm_count / kCluster);
+  const int64_t clusters =
+      std::min<int64_t>(pairs_of_tiles(arguments.m, arguments.n), launch.sm_count / kCluster);
   kKernel<<<static_cast<unsigned>(clusters * kCluster), kThreads, kGemmSharedBytes, stream_of(launch)>>>(
       arguments);
   check_launch(kName);
@@ -464,6 +469,10 @@ bool hopper_gemm_possible(const HopperGemm& g) {
   const auto rows = [](int64_t stride) { return stride % kWidth == 0; };
   return hopper::built() && hopper::on_hopper() && g.m > 0 && g.n > 0 && g.k > 0 && g.m <= INT32_MAX &&
          aligned({g.a, g.b, g.out, g.pre, g.kept}) && rows(g.lda) && rows(g.ldb) && rows(g.ldc);
+}
+
+bool hopper_gemm_fills(const Launch& launch, int64_t m, int64_t n) {
+  return 2 * pairs_of_tiles(m, n) >= launch.sm_count / kCluster;
 }
 
 void hopper_gemm(const Launch& launch, const HopperGemm& g) {

@@ -33,6 +33,10 @@ constexpr int64_t hopper_gemm_sums(int64_t m) {
 /// Whether the build, the device, and the alignment of the operands allow it.
 bool hopper_gemm_possible(const HopperGemm& g);
 
+/// Whether its tiles keep at least half of the GPU busy. A result of fewer takes as long as one tile, where
+/// cuBLASLt has smaller tiles.
+bool hopper_gemm_fills(const Launch& launch, int64_t m, int64_t n);
+
 void hopper_gemm(const Launch& launch, const HopperGemm& g);
 
 }  // namespace perceiver::kernels::cuda

@@ -1,5 +1,5 @@
-// Linear layers with an activation: on Hopper in the product's epilogue (hopper_gemm.cu), elsewhere by a pass
-// of their own.
+// Linear layers with an activation: on Hopper in the product's epilogue (hopper_gemm.cu), elsewhere, and for
+// few rows, by a pass of their own.
 #include "kernels/cuda/gemm/hopper_gemm.h"
 #include "kernels/cuda/support/column_sums.cuh"
 #include "kernels/gemm.h"
@@ -22,13 +22,17 @@ HopperGemm hopper_product(const Gemm& g, void* out, Activation activation) {
           .activation = activation};
 }
 
+bool suits(const Launch& launch, DType type, const HopperGemm& g) {
+  return type == DType::bf16 && hopper_gemm_fills(launch, g.m, g.n) && hopper_gemm_possible(g);
+}
+
 }  // namespace
 
 void linear_activation(const Launch& launch, const LinearActivation& k) {
   const Gemm product = product_of(k);
   HopperGemm fused = hopper_product(product, k.out, k.activation);
   if (k.out != k.pre) fused.pre = k.pre;
-  if (k.type == DType::bf16 && hopper_gemm_possible(fused)) return hopper_gemm(launch, fused);
+  if (suits(launch, k.type, fused)) return hopper_gemm(launch, fused);
   cuda::gemm(launch, product);
   cuda::bias_activation(launch, activation_of(k));
 }
@@ -39,7 +43,7 @@ void linear_activation_backward(const Launch& launch, const LinearActivationBack
   HopperGemm fused = hopper_product(product, k.d_pre, k.activation);
   fused.kept = k.kept;
   if (k.d_bias != nullptr) fused.column_sums = static_cast<float*>(launch.workspace);
-  if (k.type != DType::bf16 || parts > parts_that_fit(launch, k.columns) || !hopper_gemm_possible(fused)) {
+  if (parts > parts_that_fit(launch, k.columns) || !suits(launch, k.type, fused)) {
     cuda::gemm(launch, product);
     return cuda::bias_activation_backward(launch, activation_of(k));
   }
