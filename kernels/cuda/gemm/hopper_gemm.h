@@ -26,6 +26,7 @@ struct HopperGemm {
   float* column_sums = nullptr;  // with `kept`: [hopper_gemm_sums(m), n], sums of `out` over 128 rows each
 };
 
+/// Parts that the column sums of m rows are left in.
 constexpr int64_t hopper_gemm_sums(int64_t m) {
   return (m + 127) / 128;
 }
