@@ -111,18 +111,7 @@ class Bench {
   }
   void library(const Product& p, const Operands& o) const { kernels::cuda::gemm(launch_, product(p, o)); }
   void own(const Product& p, const Operands& o) const {
-    const kernels::Gemm g = product(p, o);
-    kernels::cuda::hopper_gemm(launch_, {.m = g.m,
-                                         .n = g.n,
-                                         .k = g.k,
-                                         .a = g.a,
-                                         .lda = g.lda,
-                                         .b = g.b,
-                                         .ldb = g.ldb,
-                                         .transpose_b = g.transpose_b,
-                                         .out = g.c,
-                                         .ldc = g.ldc,
-                                         .bias = g.bias});
+    kernels::cuda::hopper_gemm(launch_, kernels::cuda::hopper_product(product(p, o)));
   }
   void pass(const Product& p, const Operands& o) const {
     if (p.follows == Product::activation)

@@ -1,4 +1,5 @@
 #include "nn/blocks.h"
+#include "ops/attention_launch.h"
 #include "ops/projection.h"
 #include "ops/wide_weight.h"
 
@@ -23,19 +24,6 @@ void declare_packed_linear(ParameterStore& store, ops::LinearParameters& linear,
 Variable run_branch(Tape& tape, const Variable& x, Recompute recompute,
                     std::function<Variable(Tape&, const Variable&)> branch) {
   return recompute == Recompute::attention_mlp ? recomputed(tape, x, std::move(branch)) : branch(tape, x);
-}
-
-/// Queries and keys are side by side: where all heads are rotated by the same positions, they are twice as
-/// many heads of one operation.
-void rotate_queries_and_keys(Tape& tape, const Variable& qkv, int64_t heads, int64_t head_dim,
-                             const BlockPass& pass) {
-  ops::RotaryTable table = pass.rotary;
-  if (table.heads == heads && pass.query_positions.data() == pass.key_positions.data()) {
-    table.heads = 2 * heads;
-    return ops::rotary(tape, qkv, 0, head_dim, table, pass.query_positions);
-  }
-  ops::rotary(tape, qkv, 0, head_dim, table, pass.query_positions);
-  ops::rotary(tape, qkv, heads * head_dim, head_dim, table, pass.key_positions);
 }
 
 int64_t per_example(const Variable& z, const BlockPass& pass) {
@@ -77,25 +65,24 @@ Variable SelfBlock::plain(Tape& tape, const Variable& z, const BlockPass& pass) 
 Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
   const Variable qkv = ops::linear(tape, normal, qkv_);
+  const ops::AttentionInputs inputs{.q = qkv,
+                                    .kv = qkv,
+                                    .q_column = 0,
+                                    .k_column = width_,
+                                    .v_column = 2 * width_,
+                                    .batch = pass.batch,
+                                    .heads = heads_,
+                                    .head_dim = head_dim,
+                                    .backend = pass.attention,
+                                    .rotary = pass.rotary,
+                                    .query_positions = pass.query_positions,
+                                    .key_positions = pass.key_positions};
   if (pass.cache != nullptr && pass.cache->decode) {
-    rotate_queries_and_keys(tape, qkv, heads_, head_dim, pass);
+    ops::rotate_inputs(tape, inputs);
     write_cache(tape, *pass.cache, qkv, width_);
     return ops::linear(tape, attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary), out_);
   }
-  const Variable attended = ops::attention(tape,
-                                           {.q = qkv,
-                                            .kv = qkv,
-                                            .q_column = 0,
-                                            .k_column = width_,
-                                            .v_column = 2 * width_,
-                                            .batch = pass.batch,
-                                            .heads = heads_,
-                                            .head_dim = head_dim,
-                                            .backend = pass.attention,
-                                            .rotary = pass.rotary,
-                                            .query_positions = pass.query_positions,
-                                            .key_positions = pass.key_positions},
-                                           pass.mask);
+  const Variable attended = ops::attention(tape, inputs, pass.mask);
   if (pass.cache != nullptr)
     write_cache(tape, *pass.cache, qkv, width_);  // keys as attention has rotated them
   return ops::linear(tape, attended, out_);

@@ -91,18 +91,6 @@ bool side_by_side(const AttentionInputs& in) {
          in.rotary.heads == in.heads && in.query_positions.data() == in.key_positions.data();
 }
 
-void rotate(Tape& tape, const AttentionInputs& in) {
-  check_rotary(tape, in.q.value, in.q_column, in.head_dim, in.rotary, in.query_positions);
-  check_rotary(tape, in.kv.value, in.k_column, in.head_dim, in.rotary, in.key_positions);
-  RotaryTable table = in.rotary;
-  if (side_by_side(in)) {
-    table.heads *= 2;
-  } else {
-    launch_rotary(tape, in.kv.value, in.k_column, in.head_dim, table, in.key_positions);
-  }
-  launch_rotary(tape, in.q.value, in.q_column, in.head_dim, table, in.query_positions);
-}
-
 kernels::AttentionRotary rotation(const AttentionInputs& in, const Tensor& positions) {
   if (!rotates(in)) return {};
   return {.positions = positions.as<int32_t>(),
@@ -153,6 +141,19 @@ kernels::AttentionKernel attention_kernel(AttentionBackend backend) {
   throw_failure("internal error: unknown attention backend {}", static_cast<int>(backend));
 }
 
+void rotate_inputs(Tape& tape, const AttentionInputs& in) {
+  if (!rotates(in)) return;
+  check_rotary(tape, in.q.value, in.q_column, in.head_dim, in.rotary, in.query_positions);
+  check_rotary(tape, in.kv.value, in.k_column, in.head_dim, in.rotary, in.key_positions);
+  RotaryTable table = in.rotary;
+  if (side_by_side(in)) {
+    table.heads *= 2;
+  } else {
+    launch_rotary(tape, in.kv.value, in.k_column, in.head_dim, table, in.key_positions);
+  }
+  launch_rotary(tape, in.q.value, in.q_column, in.head_dim, table, in.query_positions);
+}
+
 void launch_attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask, void* out,
                       void* lse) {
   kernels::attention(tape.launch(), arguments_of(in, mask, out, lse));
@@ -179,7 +180,7 @@ void launch_attention_backward(Tape& tape, const AttentionInputs& in, const Atte
 
 Variable attention(Tape& tape, const AttentionInputs& in, const AttentionMask& mask) {
   check_attention(tape, in, mask);
-  if (rotates(in)) rotate(tape, in);
+  rotate_inputs(tape, in);
   const int64_t rows = in.q.shape()[0];
   const Variable out = tape.result(in.q.value.dtype(), {rows, in.heads * in.head_dim});
   const Tensor lse = Tensor::empty(tape.context(), accumulation_type(out.value.dtype()),

@@ -89,6 +89,7 @@ Variable sharded_attention(Tape& tape, const AttentionInputs& in, const Attentio
                            const KeyShards& shards) {
   PERCEIVER_ASSERT(shards.group != nullptr && (!tape.recording() || in.q.gradient != in.kv.gradient));
   check_attention(tape, in, mask);
+  rotate_inputs(tape, in);
   Communicator& group = *shards.group;
   const int64_t rows = in.q.shape()[0];
   const Variable out = tape.result(in.q.value.dtype(), {rows, in.heads * in.head_dim});

@@ -49,20 +49,33 @@ struct Result {
   std::vector<double> out, d_q, d_kv;
 };
 
+/// The numbers from `begin` to before `end`, for each example.
+Tensor positions(int64_t begin, int64_t end) {
+  std::vector<int32_t> all;
+  for (int64_t b = 0; b < kBatch; ++b)
+    for (int64_t i = begin; i < end; ++i) all.push_back(static_cast<int32_t>(i));
+  return Tensor::from_host<int32_t>(testing::cpu(), {static_cast<int64_t>(all.size())}, all);
+}
+
 /// Attention to the keys [begin, end), given the gradient of a result times `share`.
-Result attend(int64_t begin, int64_t end, const ops::KeyShards& shards, double share) {
+Result attend(int64_t begin, int64_t end, const ops::KeyShards& shards, double share, bool rotates) {
   const std::shared_ptr<DeviceContext> context = DeviceContext::cpu(1);
   const Tensor all = random_tensor({kBatch * kKeys, 2 * kWidth}, 2);
   const Variable q = Tape::leaf(random_tensor({kBatch * kQueries, kWidth}, 1)),
                  kv = Tape::leaf(keys_of(all, begin, end));
-  const ops::AttentionInputs inputs{.q = q,
-                                    .kv = kv,
-                                    .q_column = 0,
-                                    .k_column = 0,
-                                    .v_column = kWidth,
-                                    .batch = kBatch,
-                                    .heads = kHeads,
-                                    .head_dim = kHeadDim};
+  ops::AttentionInputs inputs{.q = q,
+                              .kv = kv,
+                              .q_column = 0,
+                              .k_column = 0,
+                              .v_column = kWidth,
+                              .batch = kBatch,
+                              .heads = kHeads,
+                              .head_dim = kHeadDim};
+  if (rotates) {
+    inputs.rotary = ops::make_rotary_table(*context, DType::f64, kKeys, kHeads, kHeadDim);
+    inputs.query_positions = positions(kKeys - kQueries, kKeys);
+    inputs.key_positions = positions(begin, end);
+  }
   Tape tape(*context, true);
   const ops::AttentionMask mask = mask_of(begin, end);
   const Variable out = shards.group == nullptr ? ops::attention(tape, inputs, mask)
@@ -79,24 +92,24 @@ void expect_near(const std::vector<double>& actual, const std::vector<double>& e
 }
 
 /// The results of all ranks. The first has fewer keys than the others.
-std::vector<Result> attend_on(int ranks, bool replicates) {
+std::vector<Result> attend_on(int ranks, bool replicates, bool rotates) {
   std::vector<Result> results(static_cast<size_t>(ranks));
   run_ranks(ranks, [&](ThreadWorld& world) {
     const auto group = world.communicator(testing::cpu(), true);
     const int64_t r = world.rank(), begin = r * r * kKeys / (ranks * ranks),
                   end = (r + 1) * (r + 1) * kKeys / (ranks * ranks);
     results[static_cast<size_t>(r)] =
-        attend(begin, end, {.group = group.get(), .replicates_d_q = replicates}, 1.0 / ranks);
+        attend(begin, end, {.group = group.get(), .replicates_d_q = replicates}, 1.0 / ranks, rotates);
   });
   return results;
 }
 
-TEST(ShardedAttention, EqualsAttentionOnOneRank) {
-  const Result whole = attend(0, kKeys, {}, 1);
+void expect_attention_on_one_rank(bool rotates) {
+  const Result whole = attend(0, kKeys, {}, 1, rotates);
   for (const int ranks : {1, 2, 3, 4})
     for (const bool replicates : {false, true}) {
       SCOPED_TRACE(ranks);
-      const std::vector<Result> results = attend_on(ranks, replicates);
+      const std::vector<Result> results = attend_on(ranks, replicates, rotates);
       std::vector<double> d_q(whole.d_q.size(), 0);
       for (int r = 0; r < ranks; ++r) {
         const Result& own = results[static_cast<size_t>(r)];
@@ -113,6 +126,13 @@ TEST(ShardedAttention, EqualsAttentionOnOneRank) {
       }
       expect_near(d_q, whole.d_q);
     }
+}
+
+TEST(ShardedAttention, EqualsAttentionOnOneRank) {
+  expect_attention_on_one_rank(false);
+}
+TEST(ShardedAttention, RotatesAsOnOneRank) {
+  expect_attention_on_one_rank(true);
 }
 
 TEST(ShardedAttention, FloatsAverageTheirGradients) {

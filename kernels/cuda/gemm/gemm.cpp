@@ -1,7 +1,8 @@
 // Matrix products by cuBLASLt, 8-bit ones too. Row-major C = op(A) · op(B) is column-major Cᵀ = op(B)ᵀ ·
 // op(A)ᵀ, so the operands are swapped and nothing is transposed. Descriptors and the algorithm (the first one
 // that the heuristic proposes: timings play no part, so results repeat from run to run) are chosen once per
-// shape, alignment and type and cached; after that a product is one call, safe for graph capture.
+// shape, alignment and type and cached; after that a product is one call, safe for graph capture. Products
+// with columns that are no multiple of 8 are left to hopper_gemm.cu where it can run.
 #include "kernels/cuda/gemm/gemm.h"
 
 #include <cublasLt.h>
@@ -215,17 +216,7 @@ bool try_hopper(const Launch& launch, const Gemm& g) {
   if (g.n % 8 == 0 && g.k % 8 == 0) return false;
   if (g.type != DType::bf16 || g.out_type != DType::bf16 || g.transpose_a || g.batch > 1 || g.accumulate)
     return false;
-  const HopperGemm product{.m = g.m,
-                           .n = g.n,
-                           .k = g.k,
-                           .a = g.a,
-                           .lda = g.lda,
-                           .b = g.b,
-                           .ldb = g.ldb,
-                           .transpose_b = g.transpose_b,
-                           .out = g.c,
-                           .ldc = g.ldc,
-                           .bias = g.bias};
+  const HopperGemm product = hopper_product(g);
   if (!hopper_gemm_possible(product)) return false;
   hopper_gemm(launch, product);
   return true;

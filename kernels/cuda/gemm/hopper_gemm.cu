@@ -5,8 +5,8 @@
 // warpgroups. Two multiply 64 rows by 256 columns each (wgmma m64n256k16), add the bias, round to bf16 and
 // leave the result, a slab, in shared memory. Of the other one, a thread loads A and B by TMA into kStages
 // stages of 64 in depth, and three warps do the rest: they read the rounded rows, apply what follows, sum
-// columns and write to global memory, 16 bytes a thread and row, while the others are at the next tile. So a
-// tile costs the tensor cores nothing but its products and some 300 cycles of rounding.
+// columns and write to global memory, 16 bytes a thread and row, while the others are at the next tile. What
+// the tensor cores wait for between tiles is the rounding alone.
 //
 // Tiles of 8 pairs of rows by all columns follow one another, so that a wave reads few rows of A and B from
 // L2. Shared memory: 3 stages of 48 KiB of A and B, 64 KiB of rounded results, 12 KiB of what the epilogue

@@ -26,6 +26,21 @@ struct HopperGemm {
   float* column_sums = nullptr;  // with `kept`: [hopper_gemm_sums(m), n], sums of `out` over 128 rows each
 };
 
+/// A product without what follows it.
+inline HopperGemm hopper_product(const Gemm& g) {
+  return {.m = g.m,
+          .n = g.n,
+          .k = g.k,
+          .a = g.a,
+          .lda = g.lda,
+          .b = g.b,
+          .ldb = g.ldb,
+          .transpose_b = g.transpose_b,
+          .out = g.c,
+          .ldc = g.ldc,
+          .bias = g.bias};
+}
+
 /// Parts that the column sums of m rows are left in.
 constexpr int64_t hopper_gemm_sums(int64_t m) {
   return (m + 127) / 128;

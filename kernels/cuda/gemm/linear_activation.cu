@@ -7,21 +7,7 @@
 namespace perceiver::kernels::cuda {
 namespace {
 
-HopperGemm hopper_product(const Gemm& g, void* out, Activation activation) {
-  return {.m = g.m,
-          .n = g.n,
-          .k = g.k,
-          .a = g.a,
-          .lda = g.lda,
-          .b = g.b,
-          .ldb = g.ldb,
-          .transpose_b = g.transpose_b,
-          .out = out,
-          .ldc = g.ldc,
-          .bias = g.bias,
-          .activation = activation};
-}
-
+/// Whether the epilogue's kernel can run, and has enough to do.
 bool suits(const Launch& launch, DType type, const HopperGemm& g) {
   return type == DType::bf16 && hopper_gemm_fills(launch, g.m, g.n) && hopper_gemm_possible(g);
 }
@@ -30,7 +16,9 @@ bool suits(const Launch& launch, DType type, const HopperGemm& g) {
 
 void linear_activation(const Launch& launch, const LinearActivation& k) {
   const Gemm product = product_of(k);
-  HopperGemm fused = hopper_product(product, k.out, k.activation);
+  HopperGemm fused = hopper_product(product);
+  fused.out = k.out;
+  fused.activation = k.activation;
   if (k.out != k.pre) fused.pre = k.pre;
   if (suits(launch, k.type, fused)) return hopper_gemm(launch, fused);
   cuda::gemm(launch, product);
@@ -40,7 +28,8 @@ void linear_activation(const Launch& launch, const LinearActivation& k) {
 void linear_activation_backward(const Launch& launch, const LinearActivationBackward& k) {
   const Gemm product = product_of(k);
   const int64_t parts = hopper_gemm_sums(k.rows);
-  HopperGemm fused = hopper_product(product, k.d_pre, k.activation);
+  HopperGemm fused = hopper_product(product);
+  fused.activation = k.activation;
   fused.kept = k.kept;
   if (k.d_bias != nullptr) fused.column_sums = static_cast<float*>(launch.workspace);
   if (parts > parts_that_fit(launch, k.columns) || !suits(launch, k.type, fused)) {
