@@ -63,6 +63,15 @@ struct Fp8Gemm {
   const void* bias = nullptr;
 };
 
+/// fp8_quantize of what fp8_gemm gives, in one pass: y = activation(product), or with `quantize.x`, product *
+/// activation'(quantize.x). The product is rounded to `product.type` in between. `quantize` has the
+/// product's shape and no d_out; product.c may be null: the product is not wanted. On a GPU A is e4m3 in the
+/// first form, e5m2 in the second, and so are the codes; B is e4m3, and x is aligned to 16 bytes.
+struct Fp8GemmQuantize {
+  Fp8Gemm product;
+  Fp8Quantize quantize;
+};
+
 /// The end of a step: peak = max(largest of all ranks, peak * kFp8Decay), largest = 0, and the scale becomes
 /// the power of two that leaves a peak of headroom. An infinite magnitude counts as 0. Site i is e5m2 where
 /// i % 3 is 2. Nothing if `scalars` says that the step is not finite, but for largest = 0. Without `scalars`
@@ -97,12 +106,14 @@ constexpr Fp8Format fp8_format_of_site(int64_t site) {
   return site % 3 == 2 ? Fp8Format::e5m2 : Fp8Format::e4m3;
 }
 
-/// Why the launch's device cannot multiply in 8 bits: a phrase that follows its name, or null where it can.
 #ifdef PERCEIVER_CUDA
 namespace cuda {
 const char* fp8_obstacle();
-}
+bool fp8_gemm_quantizes(const Launch& launch, int64_t m, int64_t n);
+}  // namespace cuda
 #endif
+
+/// Why the launch's device cannot multiply in 8 bits: a phrase that follows its name, or null where it can.
 inline const char* fp8_obstacle(const Launch& launch) {
 #ifdef PERCEIVER_CUDA
   if (launch.device.kind == DeviceKind::cuda) return cuda::fp8_obstacle();
@@ -111,8 +122,18 @@ inline const char* fp8_obstacle(const Launch& launch) {
   return nullptr;
 }
 
+/// Whether fp8_gemm_quantize can compute a product [m, n] here, and gains by it.
+inline bool fp8_gemm_quantizes(const Launch& launch, int64_t m, int64_t n) {
+#ifdef PERCEIVER_CUDA
+  if (launch.device.kind == DeviceKind::cuda) return cuda::fp8_gemm_quantizes(launch, m, n);
+#endif
+  (void)launch, (void)m, (void)n;
+  return true;
+}
+
 PERCEIVER_KERNEL(fp8_quantize, Fp8Quantize)
 PERCEIVER_KERNEL(fp8_gemm, Fp8Gemm)
+PERCEIVER_KERNEL(fp8_gemm_quantize, Fp8GemmQuantize)
 PERCEIVER_KERNEL(fp8_rescale, Fp8Rescale)
 
 }  // namespace perceiver::kernels

@@ -82,6 +82,7 @@ void quantize(const Fp8Quantize& k) {
 
 struct FirstOperand;
 struct SecondOperand;
+struct Product;
 
 /// The numbers of an operand times `factor`. In aligned memory, again.
 template <typename Operand, typename T>
@@ -158,6 +159,18 @@ void fp8_quantize(const Fp8Quantize& k) {
 void fp8_gemm(const Fp8Gemm& g) {
   PERCEIVER_ASSERT(g.type == g.out_type);
   with_type(g.type, [&]<typename T>() { multiply<T>(g); });
+}
+
+void fp8_gemm_quantize(const Fp8GemmQuantize& k) {
+  Fp8Gemm product = k.product;
+  Fp8Quantize quantize = k.quantize;
+  const size_t elements = static_cast<size_t>(product.m * product.n);
+  with_type(product.type, [&]<typename T>() {
+    if (product.c == nullptr) product.c = scratch<Product, T>(elements);
+  });
+  fp8_gemm(product);
+  (quantize.x == nullptr ? quantize.x : quantize.d_out) = product.c;
+  fp8_quantize(quantize);
 }
 
 void fp8_rescale(const Fp8Rescale& k) {

@@ -5,6 +5,7 @@ namespace perceiver::ops {
 namespace {
 
 using kernels::Fp8Format;
+using kernels::Fp8Gemm;
 using kernels::Fp8Quantize;
 
 enum Operand : int64_t { kInput, kWeight, kGradient };
@@ -19,10 +20,10 @@ struct Quantised {
 
 enum class Layout { rows, columns, both };
 
-/// Quantises with the scale of the operand's site, which it sets first where that is still to be done. `what`
-/// has the source.
-Quantised quantise(Tape& tape, const LinearParameters& parameters, Operand operand, Layout layout,
-                   Fp8Quantize what) {
+/// Where an operand of `what`'s shape goes, with the scale of its site: completes `what`, which has the
+/// source.
+Quantised target(Tape& tape, const LinearParameters& parameters, Operand operand, Layout layout,
+                 Fp8Quantize& what) {
   const Fp8Layer& layer = *parameters.fp8;
   const Fp8Recipe& recipe = *layer.recipe;
   const int64_t site = layer.first_site + operand;
@@ -38,19 +39,29 @@ Quantised quantise(Tape& tape, const LinearParameters& parameters, Operand opera
   what.largest = recipe.largest.as<float>() + recipe.rank * recipe.sites() + site;
   what.out = result.rows.data();
   what.transposed = result.columns.data();
-  if (recipe.calibrating) {
-    Fp8Quantize measure = what;
-    measure.column_sums = nullptr;
-    kernels::fp8_quantize(tape.launch(), measure);
-    kernels::fp8_rescale(tape.launch(), {.sites = 1,
-                                         .first = site,
-                                         .all_sites = recipe.sites(),
-                                         .ranks = recipe.ranks,
-                                         .rank = recipe.rank,
-                                         .scales = recipe.scales.as<float>(),
-                                         .largest = recipe.largest.as<float>(),
-                                         .peaks = recipe.peaks.as<float>()});
-  }
+  return result;
+}
+
+/// Sets the scale of a site that has none yet.
+void calibrate(Tape& tape, const Fp8Layer& layer, Operand operand, const Fp8Quantize& what) {
+  const Fp8Recipe& recipe = *layer.recipe;
+  Fp8Quantize measure = what;
+  measure.column_sums = nullptr;
+  kernels::fp8_quantize(tape.launch(), measure);
+  kernels::fp8_rescale(tape.launch(), {.sites = 1,
+                                       .first = layer.first_site + operand,
+                                       .all_sites = recipe.sites(),
+                                       .ranks = recipe.ranks,
+                                       .rank = recipe.rank,
+                                       .scales = recipe.scales.as<float>(),
+                                       .largest = recipe.largest.as<float>(),
+                                       .peaks = recipe.peaks.as<float>()});
+}
+
+Quantised quantise(Tape& tape, const LinearParameters& parameters, Operand operand, Layout layout,
+                   Fp8Quantize what) {
+  const Quantised result = target(tape, parameters, operand, layout, what);
+  if (parameters.fp8->recipe->calibrating) calibrate(tape, *parameters.fp8, operand, what);
   kernels::fp8_quantize(tape.launch(), what);
   return result;
 }
@@ -64,72 +75,124 @@ Fp8Quantize source(const Tensor& x) {
   return what;
 }
 
-Quantised quantise_input(Tape& tape, const LinearParameters& parameters, const Fp8Quantize& what) {
-  return quantise(tape, parameters, kInput, tape.recording() ? Layout::both : Layout::rows, what);
+/// The sums of what is quantised, a gradient, are that of the bias.
+void add_bias_gradient(Tape& tape, const LinearParameters& parameters, Fp8Quantize& what) {
+  const GradientTarget d_bias = tape.target(parameters.bias);
+  what.column_sums = d_bias.tensor.data();
+  what.accumulate_sums = d_bias.accumulate;
+}
+
+/// Of an input, which backward reads transposed.
+Layout input_layout(const Tape& tape) {
+  return tape.recording() ? Layout::both : Layout::rows;
 }
 
 /// The gradient of the layer's result; also writes that of the bias.
 Quantised quantise_gradient(Tape& tape, const LinearParameters& parameters, Fp8Quantize what) {
-  const GradientTarget d_bias = tape.target(parameters.bias);
-  what.column_sums = d_bias.tensor.data();
-  what.accumulate_sums = d_bias.accumulate;
+  add_bias_gradient(tape, parameters, what);
   return quantise(tape, parameters, kGradient, Layout::both, what);
+}
+
+Quantised quantise_weight(Tape& tape, const LinearParameters& parameters, Layout layout) {
+  return quantise(tape, parameters, kWeight, layout, source(parameters.weight.value));
+}
+
+/// A · Bᵀ of the codes of `a` and `b`, to where c points.
+Fp8Gemm product_of(DType type, const Quantised& a, const Tensor& a_codes, const Quantised& b,
+                   const Tensor& b_codes) {
+  return {.type = type,
+          .out_type = type,
+          .m = a_codes.shape()[0],
+          .n = b_codes.shape()[0],
+          .k = a_codes.shape()[1],
+          .a_format = a.format,
+          .b_format = b.format,
+          .a = a_codes.data(),
+          .a_inverse = a.inverse,
+          .b = b_codes.data(),
+          .b_inverse = b.inverse,
+          .c = nullptr};
+}
+
+/// x · weightᵀ + bias.
+Fp8Gemm forward_product(const Quantised& x, const Quantised& weight, const LinearParameters& parameters) {
+  Fp8Gemm product = product_of(parameters.weight.value.dtype(), x, x.rows, weight, weight.rows);
+  product.bias = parameters.bias.value.data();
+  return product;
 }
 
 /// y = x · weightᵀ + bias.
 void product(Tape& tape, const Quantised& x, const LinearParameters& parameters, const Tensor& y) {
-  const Quantised weight = quantise(tape, parameters, kWeight, Layout::rows, source(parameters.weight.value));
-  kernels::fp8_gemm(tape.launch(), {.type = y.dtype(),
-                                    .out_type = y.dtype(),
-                                    .m = y.shape()[0],
-                                    .n = y.shape()[1],
-                                    .k = x.rows.shape()[1],
-                                    .a = x.rows.data(),
-                                    .a_inverse = x.inverse,
-                                    .b = weight.rows.data(),
-                                    .b_inverse = weight.inverse,
-                                    .c = y.data(),
-                                    .bias = parameters.bias.value.data()});
+  const Quantised weight = quantise_weight(tape, parameters, Layout::rows);
+  Fp8Gemm product = forward_product(x, weight, parameters);
+  product.c = y.data();
+  kernels::fp8_gemm(tape.launch(), product);
 }
 
 /// d_weight (+)= dᵀ · x. A sum over all rows, so it is summed precisely.
 void weight_gradient(Tape& tape, const Quantised& d, const Quantised& x, const LinearParameters& parameters) {
   const GradientTarget d_weight = tape.target(parameters.weight);
   if (!d_weight) return;
-  kernels::fp8_gemm(tape.launch(), {.type = parameters.weight.value.dtype(),
-                                    .out_type = d_weight.tensor.dtype(),
-                                    .m = d.columns.shape()[0],
-                                    .n = x.columns.shape()[0],
-                                    .k = x.columns.shape()[1],
-                                    .a_format = d.format,
-                                    .b_format = x.format,
-                                    .a = d.columns.data(),
-                                    .a_inverse = d.inverse,
-                                    .b = x.columns.data(),
-                                    .b_inverse = x.inverse,
-                                    .c = d_weight.tensor.data(),
-                                    .accumulate = d_weight.accumulate,
-                                    .precise = true});
+  Fp8Gemm product = product_of(parameters.weight.value.dtype(), d, d.columns, x, x.columns);
+  product.out_type = d_weight.tensor.dtype();
+  product.c = d_weight.tensor.data();
+  product.accumulate = d_weight.accumulate;
+  product.precise = true;
+  kernels::fp8_gemm(tape.launch(), product);
 }
 
 /// d_x (+)= d · weight.
 void input_gradient(Tape& tape, const Quantised& d, const LinearParameters& parameters,
                     const GradientTarget& d_x) {
-  const Quantised weight =
-      quantise(tape, parameters, kWeight, Layout::columns, source(parameters.weight.value));
-  kernels::fp8_gemm(tape.launch(), {.type = d_x.tensor.dtype(),
-                                    .out_type = d_x.tensor.dtype(),
-                                    .m = d.rows.shape()[0],
-                                    .n = weight.columns.shape()[0],
-                                    .k = d.rows.shape()[1],
-                                    .a_format = d.format,
-                                    .b_format = weight.format,
-                                    .a = d.rows.data(),
-                                    .a_inverse = d.inverse,
-                                    .b = weight.columns.data(),
-                                    .b_inverse = weight.inverse,
-                                    .c = d_x.tensor.data(),
-                                    .accumulate = d_x.accumulate});
+  const Quantised weight = quantise_weight(tape, parameters, Layout::columns);
+  Fp8Gemm product = product_of(d_x.tensor.dtype(), d, d.rows, weight, weight.columns);
+  product.c = d_x.tensor.data();
+  product.accumulate = d_x.accumulate;
+  kernels::fp8_gemm(tape.launch(), product);
+}
+
+/// Whether a product [m, n] is quantised with the scale of a site of `layer` as it is computed. Calibration
+/// has to see it first.
+bool in_one_pass(const Tape& tape, const Fp8Layer& layer, int64_t m, int64_t n) {
+  return !layer.recipe->calibrating && kernels::fp8_gemm_quantizes(tape.launch(), m, n);
+}
+
+/// The hidden layer of a feed-forward layer, the input of its `second` one; pre = x · firstᵀ + bias, which is
+/// allocated.
+Quantised hidden_layer(Tape& tape, const Quantised& x, const LinearParameters& first, Activation activation,
+                       const LinearParameters& second, const Tensor& pre) {
+  Fp8Quantize activated = source(pre);
+  activated.activation = activation;
+  if (!in_one_pass(tape, *second.fp8, pre.shape()[0], pre.shape()[1])) {
+    product(tape, x, first, pre);
+    return quantise(tape, second, kInput, input_layout(tape), activated);
+  }
+  activated.x = nullptr;
+  const Quantised weight = quantise_weight(tape, first, Layout::rows);
+  const Quantised hidden = target(tape, second, kInput, input_layout(tape), activated);
+  Fp8Gemm product = forward_product(x, weight, first);
+  if (tape.recording()) product.c = pre.data();
+  kernels::fp8_gemm_quantize(tape.launch(), {product, activated});
+  return hidden;
+}
+
+/// The gradient of `pre` from that of the second layer's result, and that of the first layer's bias.
+Quantised hidden_gradient(Tape& tape, const Quantised& d, const LinearParameters& first,
+                          Activation activation, const LinearParameters& second, const Tensor& pre) {
+  Fp8Quantize derived = source(pre);
+  derived.activation = activation;
+  if (!in_one_pass(tape, *first.fp8, pre.shape()[0], pre.shape()[1])) {
+    const GradientTarget d_hidden{Tensor::empty(tape.context(), pre.dtype(), pre.shape())};
+    input_gradient(tape, d, second, d_hidden);
+    derived.d_out = d_hidden.tensor.data();
+    return quantise_gradient(tape, first, derived);
+  }
+  const Quantised weight = quantise_weight(tape, second, Layout::columns);
+  add_bias_gradient(tape, first, derived);
+  const Quantised d_pre = target(tape, first, kGradient, Layout::both, derived);
+  kernels::fp8_gemm_quantize(tape.launch(),
+                             {product_of(pre.dtype(), d, d.rows, weight, weight.columns), derived});
+  return d_pre;
 }
 
 /// What backward keeps of an input: its transposed copy.
@@ -146,7 +209,7 @@ bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParamete
 }
 
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters) {
-  const Quantised input = quantise_input(tape, parameters, source(x.value));
+  const Quantised input = quantise(tape, parameters, kInput, input_layout(tape), source(x.value));
   const Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
   product(tape, input, parameters, y.value);
   tape.record("linear", y, [&tape, x = x.gradient_only(), input = kept(input), parameters, d_y = y.gradient] {
@@ -161,12 +224,9 @@ Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters&
                           const LinearParameters& second) {
   const DType type = x.value.dtype();
   const int64_t rows = x.shape()[0];
-  const Quantised input = quantise_input(tape, first, source(x.value));
+  const Quantised input = quantise(tape, first, kInput, input_layout(tape), source(x.value));
   const Tensor pre = Tensor::empty(tape.context(), type, {rows, first.weight.shape()[0]});
-  product(tape, input, first, pre);
-  Fp8Quantize activated = source(pre);
-  activated.activation = activation;
-  const Quantised hidden = quantise_input(tape, second, activated);
+  const Quantised hidden = hidden_layer(tape, input, first, activation, second, pre);
   const Variable y = tape.result(type, {rows, second.weight.shape()[0]});
   product(tape, hidden, second, y.value);
   tape.record("feed_forward", y,
@@ -174,12 +234,7 @@ Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters&
                activation, second, d_y = y.gradient] {
                 const Quantised d = quantise_gradient(tape, second, source(d_y->tensor));
                 weight_gradient(tape, d, hidden, second);
-                const GradientTarget d_hidden{Tensor::empty(tape.context(), pre.dtype(), pre.shape())};
-                input_gradient(tape, d, second, d_hidden);
-                Fp8Quantize derived = source(pre);
-                derived.activation = activation;
-                derived.d_out = d_hidden.tensor.data();
-                const Quantised d_pre = quantise_gradient(tape, first, derived);
+                const Quantised d_pre = hidden_gradient(tape, d, first, activation, second, pre);
                 weight_gradient(tape, d_pre, input, first);
                 if (const GradientTarget d_x = tape.target(x)) input_gradient(tape, d_pre, first, d_x);
               });

@@ -11,8 +11,7 @@
 // Column sums: over a thread's 4 rows, then the 4 rows of threads of a warp by shuffles, then the 8 warps in
 // order; one part per tile goes to the workspace, and column_sums.cu adds the parts. The order depends on the
 // shape and the workspace's size alone.
-#include <cuda_fp8.h>
-
+#include "kernels/cuda/fp8/codes.cuh"
 #include "kernels/cuda/support/activation.cuh"
 #include "kernels/cuda/support/column_sums.cuh"
 #include "kernels/fp8.h"
@@ -29,7 +28,6 @@ constexpr int kWords = kTileRows / kThreadRows;  // of a column of the tile
 constexpr int kChunk = 16;                       // bytes of an access
 
 using Packed = Pack<__nv_bfloat16, kVector>;
-using Codes = uint32_t[kThreadRows][2];  // 4 neighbouring columns in a word
 
 /// What a thread read of one operand.
 struct Rows {
@@ -41,17 +39,6 @@ struct Rows {
     for (int r = 0; r < kThreadRows; ++r) packs[r] = load_pack<kVector>(from + r * columns);
   }
 };
-
-/// Four numbers times `scale`, not a number where they are not finite: a clamped infinity would go unnoticed
-/// (y * 0 is 0 or not a number).
-template <__nv_fp8_interpretation_t kFormat>
-__device__ inline uint32_t encode(const float* y, float scale) {
-  const auto pair = [&](int i) -> uint32_t {
-    return __nv_cvt_float2_to_fp8x2({fmaf(y[i], 0.0f, y[i] * scale), fmaf(y[i + 1], 0.0f, y[i + 1] * scale)},
-                                    __NV_SATFINITE, kFormat);
-  };
-  return pair(0) | pair(2) << 16;
-}
 
 /// What a thread found in its rows.
 struct Found {
@@ -103,9 +90,7 @@ __device__ inline void raise_largest(float most, float* largest) {
   if (threadIdx.x != 0) return;
 #pragma unroll
   for (int warp = 1; warp < kThreads / 32; ++warp) most = fmaxf(most, parts[warp]);
-  // Magnitudes are ordered like their bits. The read spares most blocks the atomic.
-  if (most > *static_cast<volatile float*>(largest))
-    atomicMax(reinterpret_cast<int*>(largest), __float_as_int(most));
+  raise(largest, most);
 }
 
 __device__ inline int word_at(int column, int word) {
@@ -116,15 +101,7 @@ __device__ inline void write_transposed(const Fp8Quantize& k, const Codes& codes
                                         int64_t first_column, int lane, int word) {
   __shared__ alignas(16) uint32_t tile[kTileColumns * kWords];
 #pragma unroll
-  for (int half = 0; half < 2; ++half)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      // Byte i of each of the four rows.
-      const uint32_t selector = static_cast<uint32_t>(i | (4 + i) << 4);
-      const uint32_t low = __byte_perm(codes[0][half], codes[1][half], selector);
-      const uint32_t high = __byte_perm(codes[2][half], codes[3][half], selector);
-      tile[word_at(lane * kVector + 4 * half + i, word)] = __byte_perm(low, high, 0x5410);
-    }
+  for (int i = 0; i < kVector; ++i) tile[word_at(lane * kVector + i, word)] = transposed_word(codes, i);
   __syncthreads();
   constexpr int kChunks = kTileRows / kChunk;
   for (int i = static_cast<int>(threadIdx.x); i < kTileColumns * kChunks; i += kThreads) {

@@ -1,5 +1,5 @@
 // The instructions of compute capability 9.0a that the Hopper kernels share: mbarriers, TMA loads, warpgroup
-// matrix products (wgmma), and register reallocation (setmaxnreg).
+// matrix products (wgmma) of bf16 and 8-bit operands, and register reallocation (setmaxnreg).
 //
 // Tiles in shared memory are as TMA writes them with its 128-byte swizzle: rows of 64 bf16 (128 bytes) whose
 // 16-byte chunks are XORed with the row number modulo 8; aligned to 1024 bytes. A matrix with more columns is
@@ -240,10 +240,15 @@ __device__ inline void clear_accumulator(float (&c)[kCount]) {
   "%99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, "  \
   "%114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 // `add` is the text of a constant: 0 overwrites C.
+#define PERCEIVER_WGMMA_OF(shape_and_types, c, operands, add, tail) \
+  "{\n.reg .pred add;\nsetp.ne.b32 add, " add                       \
+  ", 0;\n"                                                          \
+  "wgmma.mma_async.sync.aligned." shape_and_types " {" c "}, " operands ", add, 1, 1" tail ";\n}\n"
 #define PERCEIVER_WGMMA(shape, c, operands, add, tail) \
-  "{\n.reg .pred add;\nsetp.ne.b32 add, " add          \
-  ", 0;\n"                                             \
-  "wgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 {" c "}, " operands ", add, 1, 1, " tail ";\n}\n"
+  PERCEIVER_WGMMA_OF(shape ".f32.bf16.bf16", c, operands, add, ", " tail)
+// 8-bit operands have to be K-major.
+#define PERCEIVER_WGMMA_FP8(types, c, operands, add) \
+  PERCEIVER_WGMMA_OF("m64n256k32.f32." types, c, operands, add, "")
 
 /// A and B from shared memory, both K-major. Without kAdd C is overwritten.
 template <bool kAdd>
@@ -285,6 +290,30 @@ __device__ inline void wgmma(float (&c)[128], uint64_t a, uint64_t b) {
   }
 }
 
+/// C [64, 256] = A [64, 32] · B [32, 256] with 32 columns of 8 bits instead: A of e5m2, or of e4m3, B of
+/// e4m3. k_major_descriptor and k_step_offset hold for rows of 128 such columns. Products are summed with
+/// about 14 bits.
+template <bool kAdd, bool kE5m2>
+__device__ inline void wgmma_fp8(float (&c)[128], uint64_t a, uint64_t b) {
+  if constexpr (kAdd && kE5m2) {
+    asm volatile(PERCEIVER_WGMMA_FP8("e5m2.e4m3", PERCEIVER_128, "%128, %129", "1")
+                 : PERCEIVER_C128("+f", c)
+                 : "l"(a), "l"(b));
+  } else if constexpr (kAdd) {
+    asm volatile(PERCEIVER_WGMMA_FP8("e4m3.e4m3", PERCEIVER_128, "%128, %129", "1")
+                 : PERCEIVER_C128("+f", c)
+                 : "l"(a), "l"(b));
+  } else if constexpr (kE5m2) {
+    asm volatile(PERCEIVER_WGMMA_FP8("e5m2.e4m3", PERCEIVER_128, "%128, %129", "0")
+                 : PERCEIVER_C128("=f", c)
+                 : "l"(a), "l"(b));
+  } else {
+    asm volatile(PERCEIVER_WGMMA_FP8("e4m3.e4m3", PERCEIVER_128, "%128, %129", "0")
+                 : PERCEIVER_C128("=f", c)
+                 : "l"(a), "l"(b));
+  }
+}
+
 /// A from registers, B from shared memory, K-major.
 template <bool kAdd>
 __device__ inline void wgmma(float (&c)[32], const uint32_t* a, uint64_t b) {
@@ -319,6 +348,8 @@ __device__ inline void wgmma_mn_major(float (&c)[64], const uint32_t* a, uint64_
 #undef PERCEIVER_64
 #undef PERCEIVER_128
 #undef PERCEIVER_WGMMA
+#undef PERCEIVER_WGMMA_FP8
+#undef PERCEIVER_WGMMA_OF
 
 /// Calls body.template operator()<kAdd>(step) for steps 0 to kSteps - 1, without kAdd at the first.
 template <int kSteps, typename Body>

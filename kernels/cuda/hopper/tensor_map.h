@@ -13,4 +13,7 @@ namespace perceiver::kernels::cuda::hopper {
 CUtensorMap tensor_map(const void* data, int64_t batch, int64_t rows, int64_t columns, int64_t stride,
                        int64_t box_rows, int64_t pitch = 0);
 
+/// The same of a matrix [rows, columns] of bytes without gaps, in boxes of 128 columns.
+CUtensorMap byte_tensor_map(const void* data, int64_t rows, int64_t columns, int64_t box_rows);
+
 }  // namespace perceiver::kernels::cuda::hopper

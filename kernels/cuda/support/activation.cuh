@@ -73,6 +73,25 @@ __device__ inline float derivative(Activation activation, float x) {
   return 1;
 }
 
+/// Branches once: calls body.template operator()<kActivation>().
+template <typename Body>
+__device__ void with_activation(Activation activation, Body&& body) {
+  switch (activation) {
+    case Activation::identity:
+      return body.template operator()<Activation::identity>();
+    case Activation::squared_relu:
+      return body.template operator()<Activation::squared_relu>();
+    case Activation::relu:
+      return body.template operator()<Activation::relu>();
+    case Activation::silu:
+      return body.template operator()<Activation::silu>();
+    case Activation::gelu:
+      return body.template operator()<Activation::gelu>();
+    case Activation::gelu_exact:
+      return body.template operator()<Activation::gelu_exact>();
+  }
+}
+
 /// Branches once for N elements.
 template <int N>
 __device__ inline void activate(Activation activation, float (&x)[N]) {

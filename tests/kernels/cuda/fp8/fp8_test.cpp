@@ -190,6 +190,113 @@ TEST_F(CudaFp8, Products) {
       }
 }
 
+/// A product whose result is quantised: 8-bit operands that are small integers, so that sums are exact.
+struct QuantisedProduct {
+  int64_t m, n, k;
+  Activation activation;
+  bool derivative;
+
+  Fp8Format format() const { return derivative ? Fp8Format::e5m2 : Fp8Format::e4m3; }
+  /// 0, 1, 2 or 3 of either sign.
+  std::vector<uint8_t> codes(int64_t count, Fp8Format of, uint32_t seed) const {
+    std::mt19937 generator(seed);
+    const uint8_t e4m3[] = {0, 0x38, 0x40, 0x44}, e5m2[] = {0, 0x3c, 0x40, 0x42};
+    std::vector<uint8_t> all(static_cast<size_t>(count));
+    for (uint8_t& code : all) {
+      const uint32_t random = static_cast<uint32_t>(generator());
+      code = static_cast<uint8_t>((random & 0x80) | (of == Fp8Format::e4m3 ? e4m3 : e5m2)[random % 4]);
+    }
+    return all;
+  }
+};
+
+struct QuantisedResults {
+  Quantised quantised;
+  Values product;
+};
+
+QuantisedResults multiply_and_quantise(const Launch& launch, const QuantisedProduct& p, bool in_one_pass) {
+  const DeviceArray<uint8_t> a(p.codes(p.m * p.k, p.format(), 1)), b(p.codes(p.n * p.k, Fp8Format::e4m3, 2));
+  const DeviceArray<float> a_inverse(std::vector<float>{0.25f}), b_inverse(std::vector<float>{0.0625f}),
+      scale(std::vector<float>{kScale}), largest(std::vector<float>{0}),
+      sums(std::vector<float>(static_cast<size_t>(p.n), 2));
+  const auto elements = static_cast<size_t>(p.m * p.n);
+  const Array<bf16> bias(random_values<bf16>(p.n, 3)), argument(random_values<bf16>(p.m * p.n, 4)),
+      product(Values(elements, 0));
+  const DeviceArray<uint8_t> out(elements), transposed(elements);
+  kernels::Fp8GemmQuantize k{.product = {.type = DType::bf16,
+                                         .out_type = DType::bf16,
+                                         .m = p.m,
+                                         .n = p.n,
+                                         .k = p.k,
+                                         .a_format = p.format(),
+                                         .a = a.data(),
+                                         .a_inverse = a_inverse.data(),
+                                         .b = b.data(),
+                                         .b_inverse = b_inverse.data(),
+                                         .c = product.data(),
+                                         .bias = p.derivative ? nullptr : bias.data()},
+                             .quantize = {.type = DType::bf16,
+                                          .rows = p.m,
+                                          .columns = p.n,
+                                          .activation = p.activation,
+                                          .x = p.derivative ? argument.data() : nullptr,
+                                          .format = p.format(),
+                                          .scale = scale.data(),
+                                          .largest = largest.data(),
+                                          .out = out.data(),
+                                          .transposed = transposed.data(),
+                                          .column_sums = p.derivative ? sums.data() : nullptr,
+                                          .accumulate_sums = true}};
+  if (in_one_pass) {
+    kernels::cuda::fp8_gemm_quantize(launch, k);
+  } else {
+    kernels::cuda::fp8_gemm(launch, k.product);
+    (p.derivative ? k.quantize.d_out : k.quantize.x) = k.product.c;
+    kernels::cuda::fp8_quantize(launch, k.quantize);
+  }
+  const std::vector<float> read = sums.read();
+  return {{out.read(), transposed.read(), Values(read.begin(), read.end()), largest.read()[0]},
+          product.read()};
+}
+
+TEST_F(CudaFp8, ProductsAreQuantisedInTheirEpilogue) {
+  const auto context = gpu();
+  const Launch& here = context->launch();
+  if (!kernels::fp8_gemm_quantizes(here, 1 << 16, 1 << 10))
+    GTEST_SKIP() << context->name() << " has no products that quantise";
+  const QuantisedProduct cases[] = {{256, 256, 128, Activation::squared_relu, false},
+                                    {256, 512, 64, Activation::squared_relu, true},
+                                    {1040, 400, 272, Activation::gelu, false},
+                                    {1040, 400, 272, Activation::gelu, true},
+                                    {2064, 1104, 528, Activation::squared_relu, false},
+                                    {2064, 1104, 528, Activation::squared_relu, true},
+                                    {16, 16, 16, Activation::relu, false},
+                                    {16, 80, 48, Activation::relu, true},
+                                    {272, 272, 144, Activation::silu, false},
+                                    {272, 272, 144, Activation::silu, true},
+                                    {272, 272, 144, Activation::gelu_exact, false},
+                                    {272, 272, 144, Activation::gelu_exact, true}};
+  for (const int sm_count : {4, here.sm_count})  // many tiles for a block, and few
+    for (const QuantisedProduct& p : cases) {
+      Launch launch = here;
+      launch.sm_count = sm_count;
+      SCOPED_TRACE(::testing::Message() << p.m << ' ' << p.n << ' ' << p.k << ", activation "
+                                        << static_cast<int>(p.activation) << ", derivative " << p.derivative);
+      const QuantisedResults a = multiply_and_quantise(launch, p, true),
+                             b = multiply_and_quantise(launch, p, false);
+      EXPECT_EQ(a.quantised.out, b.quantised.out);
+      EXPECT_EQ(a.quantised.transposed, b.quantised.transposed);
+      EXPECT_EQ(a.quantised.largest, b.quantised.largest);
+      EXPECT_GT(a.quantised.largest, 0);
+      if (p.derivative) {
+        expect_close(a.quantised.sums, b.quantised.sums, {1e-4, 1e-5}, "column sums");
+      } else {
+        EXPECT_EQ(a.product, b.product);
+      }
+    }
+}
+
 TEST_F(CudaFp8, Rescales) {
   constexpr int64_t kSites = 300, kRanks = 3;
   std::mt19937 generator(1);
