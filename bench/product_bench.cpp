@@ -2,8 +2,8 @@
 // on a GPU of compute capability 9.0 (default: 8192 1024, 32768 1024, 16384 512). Each by cuBLASLt and by the
 // library's own kernel (kernels/cuda/gemm/hopper_gemm.cu); the two of the feed-forward layer that an
 // activation follows also with squared ReLU, or its derivative and the bias gradient, by a product and a
-// pass, and in the product's epilogue. Prints microseconds: medians of rounds in turns, of launches over
-// operands that rotate.
+// pass, and in the product's epilogue, and the same with 8-bit operands and results. Prints microseconds:
+// medians of rounds in turns, of launches over operands that rotate.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -19,6 +19,7 @@
 #include "kernels/cuda/gemm/hopper_gemm.h"
 #include "kernels/cuda/hopper/device.h"
 #include "kernels/cuda/support/errors.h"
+#include "kernels/fp8.h"
 #include "kernels/gemm.h"
 #include "perceiver/experimental/device_context.h"
 #include "perceiver/experimental/tensor.h"
@@ -43,9 +44,21 @@ Tensor random_matrix(DeviceContext& context, int64_t rows, int64_t columns, bool
   return matrix;
 }
 
+/// Codes of numbers between 0.5 and 2, of random bits and sign, in e4m3 or e5m2.
+Tensor random_codes(DeviceContext& context, int64_t rows, int64_t columns, kernels::Fp8Format format) {
+  const Tensor matrix = Tensor::empty(context, DType::u8, {rows, columns});
+  std::vector<uint8_t> codes(static_cast<size_t>(rows * columns));
+  std::minstd_rand random(static_cast<unsigned>(rows + columns));
+  const auto [mask, exponent] =
+      format == kernels::Fp8Format::e4m3 ? std::pair{0x8f, 0x30} : std::pair{0x87, 0x38};
+  for (uint8_t& x : codes) x = static_cast<uint8_t>((random() >> 8 & static_cast<unsigned>(mask)) | exponent);
+  matrix.copy_from_host(std::as_bytes(std::span(codes)));
+  return matrix;
+}
+
 /// What a product reads and writes.
 struct Operands {
-  Tensor a, b, out, kept;
+  Tensor a, b, out, kept, codes = {}, transposed = {};
 };
 
 struct Product {
@@ -73,27 +86,97 @@ class Bench {
     d_bias_ = Tensor::empty(context_, DType::f32, {p.columns});
     std::vector<Operands> sets;
     for (int i = 0; i < kSets; ++i)
-      sets.push_back(
-          {random_matrix(context_, p.rows, p.depth),
-           p.transpose_b ? random_matrix(context_, p.columns, p.depth)
-                         : random_matrix(context_, p.depth, p.columns),
-           Tensor::empty(context_, DType::bf16, {p.rows, p.columns}),
-           p.follows == Product::derivative ? random_matrix(context_, p.rows, p.columns, true) : Tensor()});
+      sets.push_back({.a = random_matrix(context_, p.rows, p.depth),
+                      .b = p.transpose_b ? random_matrix(context_, p.columns, p.depth)
+                                         : random_matrix(context_, p.depth, p.columns),
+                      .out = Tensor::empty(context_, DType::bf16, {p.rows, p.columns}),
+                      .kept = kept(p)});
     std::vector<Run> runs{[&](const Operands& o) { library(p, o); }, [&](const Operands& o) { own(p, o); }};
     if (p.follows != Product::alone) {
       runs.push_back([&](const Operands& o) { library(p, o), pass(p, o); });
       runs.push_back([&](const Operands& o) { fused(p, o); });
     }
+    print(p, sets, runs, {"cuBLASLt", "own", "cuBLASLt and a pass", "in one"});
+  }
+
+  /// The same with 8-bit operands and results; `p` is one that something follows.
+  void run_fp8(const Product& p) {
+    bias_ = random_matrix(context_, 1, p.columns);
+    d_bias_ = Tensor::empty(context_, DType::f32, {p.columns});
+    scales_ = Tensor::empty(context_, DType::f32, {2});
+    const float scale_and_largest[] = {1, 0};
+    scales_.copy_from_host(std::as_bytes(std::span(scale_and_largest)));
+    std::vector<Operands> sets;
+    for (int i = 0; i < kSets; ++i)
+      sets.push_back({.a = random_codes(context_, p.rows, p.depth, format(p)),
+                      .b = random_codes(context_, p.columns, p.depth, kernels::Fp8Format::e4m3),
+                      .out = Tensor::empty(context_, DType::bf16, {p.rows, p.columns}),
+                      .kept = kept(p),
+                      .codes = Tensor::empty(context_, DType::u8, {p.rows, p.columns}),
+                      .transposed = Tensor::empty(context_, DType::u8, {p.columns, p.rows})});
+    const auto product = [&](const Operands& o) {
+      kernels::cuda::fp8_gemm(launch_, quantising(p, o).product);
+    };
+    const std::vector<Run> runs{product, [&](const Operands& o) { product(o), fp8_pass(p, o); },
+                                [&](const Operands& o) { fp8_in_one(p, o); }};
+    print(p, sets, runs, {"8 bits: cuBLASLt", "cuBLASLt and a pass", "in one"});
+  }
+
+ private:
+  static kernels::Fp8Format format(const Product& p) {
+    return p.follows == Product::derivative ? kernels::Fp8Format::e5m2 : kernels::Fp8Format::e4m3;
+  }
+  Tensor kept(const Product& p) const {
+    return p.follows == Product::derivative ? random_matrix(context_, p.rows, p.columns, true) : Tensor();
+  }
+
+  void print(const Product& p, const std::vector<Operands>& sets, const std::vector<Run>& runs,
+             const std::vector<const char*>& names) const {
     std::printf("%-22s [%ld, %ld] x %ld:", p.name, static_cast<long>(p.rows), static_cast<long>(p.columns),
                 static_cast<long>(p.depth));
-    static constexpr const char* kNames[] = {"cuBLASLt", "own", "cuBLASLt and a pass", "in one"};
     const std::vector<double> times = medians(p, sets, runs);
-    for (size_t i = 0; i < runs.size(); ++i) std::printf("  %s %.1f", kNames[i], times[i]);
+    for (size_t i = 0; i < runs.size(); ++i) std::printf("  %s %.1f", names[i], times[i]);
     std::printf("\n");
     std::fflush(stdout);
   }
 
- private:
+  kernels::Fp8GemmQuantize quantising(const Product& p, const Operands& o) const {
+    const bool derivative = p.follows == Product::derivative;
+    return {.product = {.type = DType::bf16,
+                        .out_type = DType::bf16,
+                        .m = p.rows,
+                        .n = p.columns,
+                        .k = p.depth,
+                        .a_format = format(p),
+                        .a = o.a.data(),
+                        .a_inverse = scales_.as<float>(),
+                        .b = o.b.data(),
+                        .b_inverse = scales_.as<float>(),
+                        .c = o.out.data(),
+                        .bias = derivative ? nullptr : bias_.data()},
+            .quantize = {.type = DType::bf16,
+                         .rows = p.rows,
+                         .columns = p.columns,
+                         .activation = Activation::squared_relu,
+                         .x = derivative ? o.kept.data() : nullptr,
+                         .format = format(p),
+                         .scale = scales_.as<float>(),
+                         .largest = scales_.as<float>() + 1,
+                         .out = o.codes.data(),
+                         .transposed = o.transposed.data(),
+                         .column_sums = derivative ? d_bias_.data() : nullptr}};
+  }
+  void fp8_in_one(const Product& p, const Operands& o) const {
+    kernels::Fp8GemmQuantize both = quantising(p, o);
+    if (p.follows == Product::derivative) both.product.c = nullptr;
+    kernels::cuda::fp8_gemm_quantize(launch_, both);
+  }
+  void fp8_pass(const Product& p, const Operands& o) const {
+    kernels::Fp8Quantize quantize = quantising(p, o).quantize;
+    (p.follows == Product::derivative ? quantize.d_out : quantize.x) = o.out.data();
+    kernels::cuda::fp8_quantize(launch_, quantize);
+  }
+
   kernels::Gemm product(const Product& p, const Operands& o) const {
     return {.type = DType::bf16,
             .out_type = DType::bf16,
@@ -179,17 +262,22 @@ class Bench {
   DeviceContext& context_;
   const Launch launch_;
   std::array<cudaEvent_t, 2> events_{};
-  Tensor bias_, d_bias_;
+  Tensor bias_, d_bias_, scales_;
 };
 
 /// The products of a layer, forward and towards its input.
 void run_layer(Bench& bench, int64_t rows, int64_t width) {
   const int64_t hidden = 4 * width;
+  const bool fp8 = rows % 16 == 0 && width % 16 == 0;
   bench.run({"queries, keys, values", rows, 3 * width, width, true, Product::alone});
   bench.run({"attention's output", rows, width, width, true, Product::alone});
-  bench.run({"hidden layer", rows, hidden, width, true, Product::activation});
+  const Product activated{"hidden layer", rows, hidden, width, true, Product::activation};
+  bench.run(activated);
+  if (fp8) bench.run_fp8(activated);
   bench.run({"its output", rows, width, hidden, true, Product::alone});
-  bench.run({"d hidden", rows, hidden, width, false, Product::derivative});
+  const Product derivative{"d hidden", rows, hidden, width, false, Product::derivative};
+  bench.run(derivative);
+  if (fp8) bench.run_fp8(derivative);
   bench.run({"d of its input", rows, width, hidden, false, Product::alone});
   bench.run({"d attended", rows, width, width, false, Product::alone});
   bench.run({"d of QKV's input", rows, width, 3 * width, false, Product::alone});

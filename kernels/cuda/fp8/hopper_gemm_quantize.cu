@@ -39,50 +39,71 @@ struct QuantizeArguments : ProductArguments {
   float* column_sums;  // [units of rows, n]
 };
 
-/// A finishing warp's units.
+/// A finishing warp's units. To find a tile takes some hundred instructions, so it is done once a tile.
 class Units {
  public:
-  __device__ Units(const ProductArguments& a, int first) : tiles_(a), unit_(first) {}
+  __device__ Units(const ProductArguments& a, int first) : ahead_(a), unit_(first) {
+    next_tile();
+    next_tile();
+  }
 
-  __device__ bool done() const { return tiles_.done(); }
+  __device__ bool done() const { return done_; }
   __device__ void advance() {
     unit_ += kFinisherWarps;
     if (unit_ < kUnits) return;
     unit_ -= kUnits;
-    tiles_.advance();
     phase_ ^= 1;
+    next_tile();
   }
   __device__ int slab() const { return unit_ / kSlabTiles; }
   __device__ int slab_tile() const { return unit_ % kSlabTiles; }
   __device__ uint32_t phase() const { return phase_; }
   /// The first row and column of the unit.
   __device__ Tile at() const {
-    const Tile tile = tiles_.tile();
-    return {tile.row + slab() * kSlabRows, tile.column + slab_tile() * kTileColumns};
+    return {tile_.row + slab() * kSlabRows, tile_.column + slab_tile() * kTileColumns};
   }
-  /// This unit of the block's next tile.
-  __device__ Units in_next_tile() const {
-    Units next = *this;
-    next.tiles_.advance();
-    return next;
-  }
+  /// Whether the block has another tile, and the first column of this unit of it.
+  __device__ bool has_next() const { return !next_done_; }
+  __device__ int next_column() const { return next_.column + slab_tile() * kTileColumns; }
 
  private:
-  Tiles tiles_;
+  __device__ void next_tile() {
+    tile_ = next_;
+    done_ = next_done_;
+    next_done_ = ahead_.done();
+    if (next_done_) return;
+    next_ = ahead_.tile();
+    ahead_.advance();
+  }
+
+  Tiles ahead_;
+  Tile tile_{}, next_{};
+  bool done_ = false, next_done_ = false;
   int unit_;
   uint32_t phase_ = 0;
 };
+
+__device__ inline uint4 load_shared(uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(address)
+               : "memory");
+  return x;
+}
+__device__ inline void store_shared(uint32_t address, uint32_t x) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
 
 /// kDerivative: A and the result are e5m2.
 template <bool kDerivative>
 class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>> {
   static constexpr __nv_fp8_interpretation_t kFormat = kDerivative ? __NV_E5M2 : __NV_E4M3;
-  using Packed = Pack<__nv_bfloat16, kWidth>;
 
-  /// What a lane finds in a unit.
-  struct Found {
-    Codes codes;
-    float sums[kWidth] = {};
+  /// 8 bf16 each, of a lane in a pass.
+  struct Rows {
+    uint4 product[kLaneRows];
+    uint4 argument[kDerivative ? kLaneRows : 1];
   };
 
  public:
@@ -90,7 +111,10 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>> {
       : ProductBlock<Fp8Operands<kDerivative>>(arguments, memory),
         args_(arguments),
         column_(lane() % 8 * kWidth),
-        first_row_(lane() / 8 * kLaneRows) {}
+        first_row_(lane() / 8 * kLaneRows),
+        rows_place_(swizzled_offset(first_row_, column_ / kWidth)),
+        ahead_(shared_address(this->finisher_memory()) + this->finisher_warp() * kAhead * kPassBytes +
+               lane() * 16) {}
 
   __device__ void finish() const {
     with_activation(args_.activation, [&]<Activation kActivation>() { finish_units<kActivation>(); });
@@ -101,15 +125,18 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>> {
   __device__ void finish_units() const {
     const float scale = *args_.scale;
     float largest = 0;
+    for (int unit = this->finisher_warp(); unit < kUnits; unit += kFinisherWarps) {
+      const Units first(args_, unit);
+      hand_over(first, read_bias(first.at().column));
+    }
     Units units(args_, this->finisher_warp());
-    for (int unit = this->finisher_warp(); unit < kUnits; unit += kFinisherWarps)
-      hand_over(Units(args_, unit));
     for (int pass = 0; pass < kAhead; ++pass) read_ahead(place_of(units), pass);
     while (!units.done()) {
       Units next = units;
       next.advance();
+      const Bias bias = read_bias(units.has_next() ? units.next_column() : args_.n);
       finish_unit<kActivation>(units, place_of(next), scale, largest);
-      hand_over(units.in_next_tile());
+      hand_over(units, bias);
       units = next;
     }
     if constexpr (kDerivative) copy_wait<0>();
@@ -131,109 +158,166 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>> {
     const int column = at.column + column_;
     return {at.row + first_row_, column, column < args_.n ? args_.m - at.row : 0};
   }
+  /// By value: the choice between two addresses would put both into memory.
+  __device__ static Place either(bool first, const Place& a, const Place& b) {
+    return {first ? a.row : b.row, first ? a.column : b.column, first ? a.rows : b.rows};
+  }
   __device__ int64_t element(const Place& place, int pass, int row) const {
     return static_cast<int64_t>(place.row + pass * kPassRows + row) * args_.n + place.column;
   }
 
-  /// Gives a unit's part of a slab to the multiplying warpgroup, with the bias of its next tile.
-  __device__ void hand_over(const Units& next) const {
-    if (args_.bias != nullptr && !next.done()) {
-      const int column = next.at().column;
-      float* const bias = this->bias(next.slab()) + next.slab_tile() * kTileColumns;
-      for (int i = lane(); i < kTileColumns; i += 32)
-        bias[i] = column + i < args_.n ? to_float(args_.bias[column + i]) : 0.0f;
-    }
-    mbarrier_arrive_warp(this->slab_empty(next.slab()));
+  /// Of a lane's two columns.
+  struct Bias {
+    __nv_bfloat16 x[2];
+  };
+  __device__ Bias read_bias(int column) const {
+    Bias bias{};
+    column += 2 * lane();
+    if constexpr (!kDerivative)
+      if (args_.bias != nullptr && column < args_.n)
+        for (int i = 0; i < 2; ++i) bias.x[i] = args_.bias[column + i];
+    return bias;
+  }
+  /// Gives a unit's part of a slab to the multiplying warpgroup, with the bias of the next tile.
+  __device__ void hand_over(const Units& units, const Bias& bias) const {
+    if (!kDerivative && args_.bias != nullptr)
+      *reinterpret_cast<float2*>(this->bias(units.slab()) + units.slab_tile() * kTileColumns + 2 * lane()) = {
+          to_float(bias.x[0]), to_float(bias.x[1])};
+    mbarrier_arrive_warp(this->slab_empty(units.slab()));
   }
 
   /// A lane's own rows, which it reads itself.
-  __device__ unsigned char* ahead(int pass) const {
-    return this->finisher_memory() + (this->finisher_warp() * kAhead + pass % kAhead) * kPassBytes +
-           lane() * 16;
-  }
+  __device__ uint32_t ahead(int pass) const { return ahead_ + pass % kAhead * kPassBytes; }
   __device__ void read_ahead(const Place& place, int pass) const {
     if constexpr (!kDerivative) return;
     const bool inside = place.inside(pass);
 #pragma unroll
     for (int r = 0; r < kLaneRows; ++r)
-      copy_async(shared_address(ahead(pass) + r * 32 * 16),
-                 args_.argument + (inside ? element(place, pass, r) : 0), inside);
+      copy_async(ahead(pass) + r * 32 * 16, args_.argument + (inside ? element(place, pass, r) : 0), inside);
     copy_commit();
   }
 
   template <Activation kActivation>
   __device__ void finish_unit(const Units& units, const Place& next, float scale, float& largest) const {
     const Place place = place_of(units);
-    unsigned char* const tile = this->slab_tile(units.slab(), units.slab_tile());
-    Found found;
+    const uint32_t tile = shared_address(this->slab_tile(units.slab(), units.slab_tile()));
+    float sums[kWidth] = {};
+    Rows rows;
     mbarrier_wait(this->slab_full(units.slab()), units.phase());
+    load_rows(tile, 0, place, rows);
 #pragma unroll 1
     for (int pass = 0; pass < kPasses; ++pass) {
-      finish_rows<kActivation>(tile, place, pass, scale, found, largest);
-      read_ahead(pass < kPasses - kAhead ? place : next, (pass + kAhead) % kPasses);
-      __syncwarp();  // The rows have been read.
+      Codes codes;
+      finish_rows<kActivation>(rows, place, pass, scale, codes, sums, largest);
+      if (pass + 1 < kPasses)
+        load_rows(tile, pass + 1, either(pass + 1 < kPasses - kAhead, place, next), rows);
+      __syncwarp();  // The rows of this pass have been read.
+      const uint32_t words = column_bytes(tile, pass, column_) + first_row_;
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i)
-        *reinterpret_cast<uint32_t*>(column_bytes(tile, pass, column_ + i) + first_row_) =
-            transposed_word(found.codes, i);
+      for (int i = 0; i < kWidth; ++i) store_shared(words ^ i * kPassRows, transposed_word(codes, i));
     }
     __syncwarp();
     if (args_.transposed != nullptr) write_transposed(tile, place);
     if constexpr (kDerivative)
-      if (args_.column_sums != nullptr) write_sums(place, found.sums);
+      if (args_.column_sums != nullptr) write_sums(place, sums);
   }
 
-  /// Activates or differentiates a lane's rows of a pass, and writes them.
+  /// Reads a lane's rows of a pass, and lets those follow that take the place of what is read beside them:
+  /// kAhead passes later, of the unit `later`.
+  __device__ void load_rows(uint32_t tile, int pass, const Place& later, Rows& rows) const {
+#pragma unroll
+    for (int r = 0; r < kLaneRows; ++r)
+      rows.product[r] = load_shared((tile + pass * kPassBytes + rows_place_ ^ r * 16) + r * kRowBytes);
+    if constexpr (kDerivative) {
+      copy_wait<kAhead - 1>();
+#pragma unroll
+      for (int r = 0; r < kLaneRows; ++r) rows.argument[r] = load_shared(ahead(pass) + r * 32 * 16);
+      read_ahead(later, (pass + kAhead) % kPasses);
+    }
+  }
+
+  /// Activates or differentiates a lane's rows of a pass, and writes them. What is outside of the matrix is
+  /// computed as well, since a branch around it would keep the rows from being computed together; derivatives
+  /// are 0 there.
   template <Activation kActivation>
-  __device__ void finish_rows(const unsigned char* tile, const Place& place, int pass, float scale,
-                              Found& found, float& largest) const {
-    if constexpr (kDerivative) copy_wait<kAhead - 1>();
+  __device__ void finish_rows(const Rows& rows, const Place& place, int pass, float scale, Codes& codes,
+                              float (&sums)[kWidth], float& largest) const {
+    float most = 0;
 #pragma unroll
     for (int r = 0; r < kLaneRows; ++r) {
-      found.codes[r][0] = found.codes[r][1] = 0;
-      if (!place.inside(pass)) continue;
-      const uint32_t row = static_cast<uint32_t>(pass * kPassRows + first_row_ + r);
-      const Packed rounded = *reinterpret_cast<const Packed*>(tile + swizzled_offset(row, column_ / kWidth));
       float y[kWidth];
-      unpack(rounded, y);
+      unpack(rows.product[r], y);
       if constexpr (kDerivative) {
         float argument[kWidth];
-        cuda::load(reinterpret_cast<const __nv_bfloat16*>(ahead(pass) + r * 32 * 16), argument);
+        unpack(rows.argument[r], argument);
         differentiate_argument(kActivation, argument, y);
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) sums[j] += y[j];
       } else {
-        activate(kActivation, y);
+        activate_row<kActivation>(y);
       }
-#pragma unroll
-      for (int j = 0; j < kWidth; ++j) {
-        if constexpr (kDerivative) found.sums[j] += y[j];
-        largest = fmaxf(largest, fabsf(y[j]));
-      }
-      found.codes[r][0] = encode<kFormat>(y, scale);
-      found.codes[r][1] = encode<kFormat>(y + 4, scale);
-      const int64_t at = element(place, pass, r);
-      if (args_.product != nullptr) *reinterpret_cast<Packed*>(args_.product + at) = rounded;
-      if (args_.out != nullptr)
-        *reinterpret_cast<uint2*>(args_.out + at) = {found.codes[r][0], found.codes[r][1]};
+      codes[r][0] = encode<kFormat>(y, scale);
+      codes[r][1] = encode<kFormat>(y + 4, scale);
+      most = fmaxf(most, largest_of(y));
     }
+    const bool inside = place.inside(pass);
+    const int64_t first = element(place, pass, 0);
+#pragma unroll
+    for (int r = 0; r < kLaneRows; ++r) {
+      const int64_t at = first + r * static_cast<int64_t>(args_.n);
+      if (!kDerivative && inside && args_.product != nullptr)
+        *reinterpret_cast<uint4*>(args_.product + at) = rows.product[r];
+      if (inside && args_.out != nullptr)
+        *reinterpret_cast<uint2*>(args_.out + at) = {codes[r][0], codes[r][1]};
+    }
+    if (kDerivative || inside) largest = fmaxf(largest, most);
   }
 
-  /// Where the 16 rows of a column of a unit are. Of the lanes that write together, one in each vector of 8
-  /// columns, and of those that read together, two columns of all passes, each 8 have other banks.
-  __device__ static unsigned char* column_bytes(unsigned char* tile, int pass, int column) {
+  template <Activation kActivation>
+  __device__ static void activate_row(float (&y)[kWidth]) {
+    if constexpr (kActivation == Activation::squared_relu) {
+#pragma unroll
+      for (float& each : y) {
+        asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(each) : "f"(each));
+        each *= each;
+      }
+    } else {
+      activate(kActivation, y);
+    }
+  }
+  __device__ static void unpack(const uint4& packed, float (&x)[kWidth]) {
+    const uint32_t words[] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j)
+      x[j] = __uint_as_float(j % 2 == 0 ? words[j / 2] << 16 : words[j / 2] & 0xFFFF0000u);
+  }
+  __device__ static float largest_of(const float (&x)[kWidth]) {
+    const auto pair = [&](int j) { return fmaxf(fabsf(x[j]), fabsf(x[j + 1])); };
+    return fmaxf(fmaxf(pair(0), pair(2)), fmaxf(pair(4), pair(6)));
+  }
+
+  /// Where the 16 rows of a column of a unit are: bits 4 to 6 are those of the column XORed with its vector
+  /// of 8 and with the pass. Of the lanes that write together, one in each vector, and of those that read
+  /// together, two columns of all passes, each 8 have other banks.
+  __device__ static uint32_t column_bytes(uint32_t tile, int pass, int column) {
     const int vector = column / kWidth;
-    const int slot = vector * kWidth + ((column % kWidth) ^ vector ^ (2 * pass));
-    return tile + pass * kPassBytes + slot * kPassRows;
+    return tile + pass * kPassBytes +
+           (vector * kWidth + ((column % kWidth) ^ vector ^ (2 * pass))) * kPassRows;
   }
 
-  __device__ void write_transposed(unsigned char* tile, const Place& place) const {
+  __device__ void write_transposed(uint32_t tile, const Place& place) const {
+    constexpr int kColumns = 32 / kPasses;  // of all lanes
     const int pass = lane() % kPasses;
-    const int row = place.row - first_row_ + pass * kPassRows, first = place.column - column_;
+    const int row = place.row - first_row_ + pass * kPassRows, column = lane() / kPasses;
+    const int first = place.column - column_ + column;
+    uint4 bytes[kTileColumns / kColumns];
 #pragma unroll
-    for (int column = lane() / kPasses; column < kTileColumns; column += 32 / kPasses) {
-      if (row >= args_.m || first + column >= args_.n) continue;
-      *reinterpret_cast<uint4*>(args_.transposed + static_cast<int64_t>(first + column) * args_.m + row) =
-          *reinterpret_cast<const uint4*>(column_bytes(tile, pass, column));
-    }
+    for (int i = 0; i < kTileColumns / kColumns; ++i)
+      bytes[i] = load_shared(column_bytes(tile, pass, column + i * kColumns));
+    uint8_t* to = args_.transposed + static_cast<int64_t>(first) * args_.m + row;
+#pragma unroll
+    for (int i = 0; i < kTileColumns / kColumns; ++i, to += static_cast<int64_t>(kColumns) * args_.m)
+      if (row < args_.m && first + i * kColumns < args_.n) *reinterpret_cast<uint4*>(to) = bytes[i];
   }
 
   /// The sums of a unit's columns, over the four lanes that have each.
@@ -250,6 +334,9 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>> {
 
   const QuantizeArguments& args_;
   const int column_, first_row_;  // of this lane within a unit, of each pass
+  // In shared memory: its first row in a pass of a unit (the 16 bytes of the row r places later are there,
+  // but for their swizzle, XOR 16 r), and what it reads ahead.
+  const uint32_t rows_place_, ahead_;
 };
 
 template <bool kDerivative>
@@ -283,6 +370,7 @@ void fp8_gemm_quantize(const Launch& launch, const Fp8GemmQuantize& k) {
   require(g.m % 16 == 0 && g.n % 16 == 0 && g.k % 16 == 0, "multiples of 16 rows and columns");
   require(g.type == DType::bf16 && g.out_type == DType::bf16 && !g.accumulate && !g.precise, "other sums");
   require(q.d_out == nullptr && (derivative || q.column_sums == nullptr), "column sums without a derivative");
+  require(!derivative || (g.c == nullptr && g.bias == nullptr), "a derivative with its product or a bias");
   require(aligned({g.a, g.b, g.c, q.x, q.out, q.transposed}), "aligned operands");
   QuantizeArguments a{};
   a.a = byte_tensor_map(g.a, g.m, g.k, kRows);

@@ -249,6 +249,7 @@ QuantisedResults multiply_and_quantise(const Launch& launch, const QuantisedProd
                                           .column_sums = p.derivative ? sums.data() : nullptr,
                                           .accumulate_sums = true}};
   if (in_one_pass) {
+    if (p.derivative) k.product.c = nullptr;
     kernels::cuda::fp8_gemm_quantize(launch, k);
   } else {
     kernels::cuda::fp8_gemm(launch, k.product);
