@@ -46,6 +46,14 @@ struct Fp8Quantize {
   bool accumulate_sums = false;
 };
 
+/// fp8_quantize of `count` matrices (up to 65535) of type T in one launch, to e4m3, without activations,
+/// other operands and sums. `each` is in device memory; none has more than `most_elements`.
+struct Fp8QuantizeMany {
+  DType type;
+  const Fp8Quantize* each;
+  int64_t count, most_elements;
+};
+
 /// C [m, n] (+)= A [m, k] · B [n, k]ᵀ * a_inverse * b_inverse + bias [n]; C has `out_type`, the bias `type`.
 /// All sizes are multiples of 16; at most one operand is e5m2. `precise` sums in f32 throughout; otherwise
 /// (Hopper) the tensor cores keep about 14 bits of partial sums. A bias excludes `accumulate`.
@@ -133,6 +141,7 @@ inline bool fp8_gemm_quantizes(const Launch& launch, int64_t m, int64_t n) {
 }
 
 PERCEIVER_KERNEL(fp8_quantize, Fp8Quantize)
+PERCEIVER_KERNEL(fp8_quantize_many, Fp8QuantizeMany)
 PERCEIVER_KERNEL(fp8_gemm, Fp8Gemm)
 PERCEIVER_KERNEL(fp8_gemm_quantize, Fp8GemmQuantize)
 PERCEIVER_KERNEL(fp8_rescale, Fp8Rescale)

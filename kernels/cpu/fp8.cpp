@@ -156,6 +156,10 @@ void fp8_quantize(const Fp8Quantize& k) {
   with_type(k.type, [&]<typename T>() { quantize<T>(k); });
 }
 
+void fp8_quantize_many(const Fp8QuantizeMany& k) {
+  for (int64_t i = 0; i < k.count; ++i) fp8_quantize(k.each[i]);
+}
+
 void fp8_gemm(const Fp8Gemm& g) {
   PERCEIVER_ASSERT(g.type == g.out_type);
   with_type(g.type, [&]<typename T>() { multiply<T>(g); });

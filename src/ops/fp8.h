@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "perceiver/experimental/ops.h"
 
@@ -22,17 +23,40 @@ struct Fp8Recipe {
 
 namespace ops {
 
-/// Where the operands of a linear layer have their scales: x, weight and the gradient of the result.
+/// Where the operands of a linear layer have their scales: x, weight and the gradient of the result. And the
+/// weight in 8 bits (Fp8Weights).
 struct Fp8Layer {
   std::shared_ptr<const Fp8Recipe> recipe;
   int64_t first_site = 0;
+  Tensor weight_rows;     ///< u8 [out, in]; none where the layer does not multiply in 8 bits
+  Tensor weight_columns;  ///< u8 [in, out]
 };
 
 /// Sites of a layer.
 inline constexpr int64_t kFp8Sites = 3;
 
+/// The weights of some layers in 8 bits, for all passes of a step. Their layers refer to them (Fp8Layer); the
+/// i-th has its sites from i * kFp8Sites on.
+class Fp8Weights {
+ public:
+  Fp8Weights(DeviceContext& context, std::shared_ptr<const Fp8Recipe> recipe,
+             const std::vector<LinearParameters*>& layers);
+
+  /// Of the weights as they are, with the scales as they are; a recipe that calibrates sets these first.
+  void quantise() const;
+  int64_t bytes() const;
+
+ private:
+  DeviceContext& context_;
+  std::shared_ptr<const Fp8Recipe> recipe_;
+  std::vector<std::shared_ptr<const Fp8Layer>> layers_;
+  Tensor each_;  // kernels::Fp8Quantize of each weight
+  DType type_ = DType::f32;
+  int64_t count_ = 0, most_elements_ = 0;
+};
+
 /// Whether a pass multiplies these in 8 bits: one that trains (also when it runs again in backward), with
-/// rows and columns in multiples of 16.
+/// rows and columns in multiples of 16. The weights' codes are up to date.
 bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParameters& parameters);
 
 /// x · weightᵀ + bias.

@@ -18,7 +18,7 @@ struct Quantised {
   Fp8Format format = Fp8Format::e4m3;
 };
 
-enum class Layout { rows, columns, both };
+enum class Layout { rows, both };
 
 /// Where an operand of `what`'s shape goes, with the scale of its site: completes `what`, which has the
 /// source.
@@ -30,9 +30,8 @@ Quantised target(Tape& tape, const LinearParameters& parameters, Operand operand
   Quantised result;
   result.inverse = recipe.scales.as<float>() + kernels::fp8_inverse_of(site);
   result.format = kernels::fp8_format_of_site(site);
-  if (layout != Layout::columns)
-    result.rows = Tensor::empty(tape.context(), DType::u8, {what.rows, what.columns});
-  if (layout != Layout::rows)
+  result.rows = Tensor::empty(tape.context(), DType::u8, {what.rows, what.columns});
+  if (layout == Layout::both)
     result.columns = Tensor::empty(tape.context(), DType::u8, {what.columns, what.rows});
   what.format = result.format;
   what.scale = recipe.scales.as<float>() + kernels::fp8_scale_of(site);
@@ -93,8 +92,13 @@ Quantised quantise_gradient(Tape& tape, const LinearParameters& parameters, Fp8Q
   return quantise(tape, parameters, kGradient, Layout::both, what);
 }
 
-Quantised quantise_weight(Tape& tape, const LinearParameters& parameters, Layout layout) {
-  return quantise(tape, parameters, kWeight, layout, source(parameters.weight.value));
+Quantised weight_of(const LinearParameters& parameters) {
+  const Fp8Layer& layer = *parameters.fp8;
+  const int64_t site = layer.first_site + kWeight;
+  return {.rows = layer.weight_rows,
+          .columns = layer.weight_columns,
+          .inverse = layer.recipe->scales.as<float>() + kernels::fp8_inverse_of(site),
+          .format = kernels::fp8_format_of_site(site)};
 }
 
 /// A · Bᵀ of the codes of `a` and `b`, to where c points.
@@ -123,7 +127,7 @@ Fp8Gemm forward_product(const Quantised& x, const Quantised& weight, const Linea
 
 /// y = x · weightᵀ + bias.
 void product(Tape& tape, const Quantised& x, const LinearParameters& parameters, const Tensor& y) {
-  const Quantised weight = quantise_weight(tape, parameters, Layout::rows);
+  const Quantised weight = weight_of(parameters);
   Fp8Gemm product = forward_product(x, weight, parameters);
   product.c = y.data();
   kernels::fp8_gemm(tape.launch(), product);
@@ -144,7 +148,7 @@ void weight_gradient(Tape& tape, const Quantised& d, const Quantised& x, const L
 /// d_x (+)= d · weight.
 void input_gradient(Tape& tape, const Quantised& d, const LinearParameters& parameters,
                     const GradientTarget& d_x) {
-  const Quantised weight = quantise_weight(tape, parameters, Layout::columns);
+  const Quantised weight = weight_of(parameters);
   Fp8Gemm product = product_of(d_x.tensor.dtype(), d, d.rows, weight, weight.columns);
   product.c = d_x.tensor.data();
   product.accumulate = d_x.accumulate;
@@ -168,7 +172,7 @@ Quantised hidden_layer(Tape& tape, const Quantised& x, const LinearParameters& f
     return quantise(tape, second, kInput, input_layout(tape), activated);
   }
   activated.x = nullptr;
-  const Quantised weight = quantise_weight(tape, first, Layout::rows);
+  const Quantised weight = weight_of(first);
   const Quantised hidden = target(tape, second, kInput, input_layout(tape), activated);
   Fp8Gemm product = forward_product(x, weight, first);
   if (tape.recording()) product.c = pre.data();
@@ -187,7 +191,7 @@ Quantised hidden_gradient(Tape& tape, const Quantised& d, const LinearParameters
     derived.d_out = d_hidden.tensor.data();
     return quantise_gradient(tape, first, derived);
   }
-  const Quantised weight = quantise_weight(tape, second, Layout::columns);
+  const Quantised weight = weight_of(second);
   add_bias_gradient(tape, first, derived);
   const Quantised d_pre = target(tape, first, kGradient, Layout::both, derived);
   kernels::fp8_gemm_quantize(tape.launch(),
@@ -204,8 +208,7 @@ Quantised kept(const Quantised& x) {
 
 bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParameters& parameters) {
   if (!parameters.fp8 || !tape.training()) return false;
-  const Shape &in = x.shape(), &weight = parameters.weight.value.shape();
-  return in[0] % 16 == 0 && in[1] % 16 == 0 && weight[0] % 16 == 0;
+  return parameters.fp8->weight_rows && x.shape()[0] % 16 == 0;
 }
 
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters) {

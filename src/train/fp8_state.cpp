@@ -15,15 +15,16 @@ Fp8State::Fp8State(PerceiverAR& model, std::shared_ptr<Communicator> ranks)
   recipe_->scales = Tensor::from_host<float>(context, {sites, 2, 4}, ones);
   recipe_->largest = Tensor::zeros(context, DType::f32, {recipe_->ranks, sites});
   recipe_->peaks = Tensor::zeros(context, DType::f32, {sites});
-  int64_t site = 0;
-  for (ops::LinearParameters* layer : layers) {
-    layer->fp8 = std::make_shared<const ops::Fp8Layer>(recipe_, site);
-    site += ops::kFp8Sites;
-  }
+  weights_ = std::make_unique<ops::Fp8Weights>(context, recipe_, layers);
 }
 
 Fp8State::~Fp8State() {
   for (ops::LinearParameters* layer : model_.block_linears()) layer->fp8 = nullptr;
+}
+
+void Fp8State::start_pass() {
+  recipe_->calibrating = !calibrated_;
+  weights_->quantise();
 }
 
 void Fp8State::end_pass() {

@@ -27,8 +27,9 @@ class Fp8State {
   Fp8State(const Fp8State&) = delete;
   Fp8State& operator=(const Fp8State&) = delete;
 
-  /// Around the first micro-batch of a step: whether its pass sets scales. Such a pass is not to be recorded.
-  void start_pass() { recipe_->calibrating = !calibrated_; }
+  /// Around the first micro-batch of a step: the weights are quantised for all of them, and a first pass sets
+  /// scales. Such a pass is not to be recorded.
+  void start_pass();
   void end_pass();
   /// The end of a step, in stream order; collective.
   void rescale(const kernels::StepScalars* scalars);
@@ -38,6 +39,8 @@ class Fp8State {
 
   /// What a checkpoint keeps, by name; the same on every rank.
   std::vector<NamedTensor> tensors() const;
+  /// What it holds in device memory.
+  int64_t bytes() const { return weights_->bytes(); }
   /// Scales are there, restored into `tensors`.
   void set_calibrated() { calibrated_ = true; }
 
@@ -45,6 +48,7 @@ class Fp8State {
   PerceiverAR& model_;
   std::shared_ptr<Communicator> ranks_;
   std::shared_ptr<Fp8Recipe> recipe_;
+  std::unique_ptr<ops::Fp8Weights> weights_;
   bool calibrated_ = false;
 };
 

@@ -118,6 +118,7 @@ Learner::Bytes Learner::bytes() const {
               .memory = 2 * size(memory_.hidden)};
   for (const UpdatedSlice& slice : slices_)
     if (slice.values.dtype() != read.dtype()) bytes.weights += size(slice.values);
+  if (fp8_) bytes.weights += fp8_->bytes();
   if (exchange_) bytes.gradients = exchange_->gradient_bytes();
   const std::vector<NamedTensor> buffers = optimizer_->buffers();
   for (const NamedTensor& each : buffers.empty() ? optimizer_->state() : buffers)

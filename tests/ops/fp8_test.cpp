@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <optional>
 
 #include "tests/support/gradient_check.h"
 
@@ -34,10 +35,9 @@ std::vector<std::vector<float>> run(Activation activation, bool both, bool in_fp
   std::vector<Variable> leaves;
   for (const Tensor& each : values) leaves.push_back(Tape::leaf(each));
   ops::LinearParameters first{leaves[1], leaves[2]}, second{leaves[3], leaves[4]};
-  if (in_fp8) {
-    first.fp8 = std::make_shared<const ops::Fp8Layer>(recipe, 0);
-    second.fp8 = std::make_shared<const ops::Fp8Layer>(recipe, ops::kFp8Sites);
-  }
+  std::optional<ops::Fp8Weights> weights;
+  if (in_fp8) weights.emplace(cpu(), recipe, std::vector{&first, &second});
+  if (in_fp8) weights->quantise();
   const auto layer = [&](Tape& tape, const Variable& x) {
     return both ? ops::feed_forward(tape, x, first, activation, second) : ops::linear(tape, x, first);
   };
@@ -104,7 +104,7 @@ TEST(Fp8Linear, OnlyWhereItFitsAndTrains) {
   const auto recipe = recipe_for(ops::kFp8Sites);
   const auto used = [&](int64_t rows, int64_t in, int64_t out, bool training) {
     ops::LinearParameters layer{Tape::leaf(numbers({out, in}, 1)), {}};
-    layer.fp8 = std::make_shared<const ops::Fp8Layer>(recipe, 0);
+    const ops::Fp8Weights weights(cpu(), recipe, {&layer});
     const Tape tape(cpu(), true, training);
     return ops::multiplies_in_fp8(tape, Tape::leaf(numbers({rows, in}, 2)), layer);
   };

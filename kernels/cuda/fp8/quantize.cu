@@ -134,14 +134,12 @@ __device__ inline void write_sums(const float (&thread_sums)[kVector], int64_t f
   part[first_column + column] = total;
 }
 
-/// Tiles of rows from `first_tile` on. `parts`: null, or [tiles of this launch, columns]. Sizes are multiples
-/// of 16, so that a thread's rows and columns are all inside of the matrix or all outside.
+/// One tile. `part`: null, or where its column sums go, [columns]. Sizes are multiples of 16, so that a
+/// thread's rows and columns are all inside of the matrix or all outside.
 template <__nv_fp8_interpretation_t kFormat, bool kDerivative>
-__global__ void __launch_bounds__(kThreads, kDerivative ? 4 : 5)
-    quantize_kernel(Fp8Quantize k, int64_t first_tile, float* parts) {
+__device__ inline void quantize_tile(const Fp8Quantize& k, int64_t first_row, int64_t first_column,
+                                     float* part) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes, word = static_cast<int>(threadIdx.x) / kLanes;
-  const int64_t first_row = (first_tile + blockIdx.y) * kTileRows;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kTileColumns;
   const int64_t row = first_row + word * kThreadRows, column = first_column + lane * kVector;
   Found found;
   if (row < k.rows && column < k.columns) {
@@ -155,8 +153,28 @@ __global__ void __launch_bounds__(kThreads, kDerivative ? 4 : 5)
     }
   }
   if (k.transposed != nullptr) write_transposed(k, found.codes, first_row, first_column, lane, word);
-  if (parts != nullptr) write_sums(found.sums, first_column, k.columns, lane, parts + blockIdx.y * k.columns);
+  if (part != nullptr) write_sums(found.sums, first_column, k.columns, lane, part);
   raise_largest(found.largest, k.largest);
+}
+
+/// Tiles of rows from `first_tile` on. `parts`: null, or [tiles of this launch, columns].
+template <__nv_fp8_interpretation_t kFormat, bool kDerivative>
+__global__ void __launch_bounds__(kThreads, kDerivative ? 4 : 5)
+    quantize_kernel(Fp8Quantize k, int64_t first_tile, float* parts) {
+  quantize_tile<kFormat, kDerivative>(k, (first_tile + blockIdx.y) * kTileRows,
+                                      static_cast<int64_t>(blockIdx.x) * kTileColumns,
+                                      parts != nullptr ? parts + blockIdx.y * k.columns : nullptr);
+}
+
+/// A matrix for each row of the grid, whose blocks share its tiles.
+__global__ void __launch_bounds__(kThreads, 5) quantize_many_kernel(const Fp8Quantize* each) {
+  const Fp8Quantize k = each[blockIdx.y];
+  const int64_t across = (k.columns + kTileColumns - 1) / kTileColumns,
+                tiles = (k.rows + kTileRows - 1) / kTileRows * across;
+  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    if (tile >= gridDim.x) __syncthreads();  // The tile before may still be read from shared memory.
+    quantize_tile<__NV_E4M3, false>(k, tile / across * kTileRows, tile % across * kTileColumns, nullptr);
+  }
 }
 
 template <__nv_fp8_interpretation_t kFormat>
@@ -193,6 +211,15 @@ void fp8_quantize(const Launch& launch, const Fp8Quantize& k) {
       k.column_sums == nullptr ? kMostTiles : std::min(kMostTiles, parts_that_fit(launch, k.columns));
   for (int64_t first = 0; first < tiles; first += step)
     quantize_tiles(launch, k, first, std::min(step, tiles - first));
+}
+
+void fp8_quantize_many(const Launch& launch, const Fp8QuantizeMany& k) {
+  require(k.type == DType::bf16, "bf16 matrices");
+  if (k.count == 0) return;
+  const dim3 grid(static_cast<unsigned>(ceil_div(k.most_elements, int64_t{kTileRows} * kTileColumns)),
+                  static_cast<unsigned>(k.count));
+  quantize_many_kernel<<<grid, kThreads, 0, stream_of(launch)>>>(k.each);
+  check_launch("fp8_quantize_many");
 }
 
 }  // namespace perceiver::kernels::cuda

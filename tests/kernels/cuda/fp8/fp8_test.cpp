@@ -117,6 +117,43 @@ TEST_F(CudaFp8, Quantises) {
   }
 }
 
+TEST_F(CudaFp8, QuantisesManyInOneLaunch) {
+  // Of the last one a block takes several tiles: they are more than its elements suggest.
+  const std::pair<int64_t, int64_t> shapes[] = {{1024, 256}, {16, 16}, {400, 1040}, {16, 4096}};
+  std::vector<std::unique_ptr<Array<bf16>>> x;
+  std::vector<std::unique_ptr<DeviceArray<uint8_t>>> out, transposed;
+  const DeviceArray<float> scale(std::vector<float>{kScale}), largest(std::vector<float>(4, 0));
+  std::vector<kernels::Fp8Quantize> each;
+  for (size_t i = 0; i < std::size(shapes); ++i) {
+    const auto [rows, columns] = shapes[i];
+    const auto elements = static_cast<size_t>(rows * columns);
+    x.push_back(std::make_unique<Array<bf16>>(random_values<bf16>(rows * columns, static_cast<uint32_t>(i))));
+    out.push_back(std::make_unique<DeviceArray<uint8_t>>(elements));
+    transposed.push_back(std::make_unique<DeviceArray<uint8_t>>(elements));
+    each.push_back({.type = DType::bf16,
+                    .rows = rows,
+                    .columns = columns,
+                    .x = x[i]->data(),
+                    .format = Fp8Format::e4m3,
+                    .scale = scale.data(),
+                    .largest = largest.data() + i,
+                    .out = out[i]->data(),
+                    .transposed = transposed[i]->data()});
+  }
+  const DeviceArray<kernels::Fp8Quantize> device_each(each);
+  kernels::cuda::fp8_quantize_many(launch(), {.type = DType::bf16,
+                                              .each = device_each.data(),
+                                              .count = static_cast<int64_t>(each.size()),
+                                              .most_elements = 3 * 8192});
+  for (size_t i = 0; i < each.size(); ++i) {
+    const Values values = x[i]->read();
+    const Quantised alone = on_gpu(launch(), {each[i].rows, each[i].columns}, values, values);
+    EXPECT_EQ(out[i]->read(), alone.out) << i;
+    EXPECT_EQ(transposed[i]->read(), alone.transposed) << i;
+    EXPECT_EQ(largest.read()[i], alone.largest) << i;
+  }
+}
+
 TEST_F(CudaFp8, WhatIsNotFiniteStaysSo) {
   Values x = random_values<bf16>(256, 1);
   x[0] = std::numeric_limits<double>::infinity();
