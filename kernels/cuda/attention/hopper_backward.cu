@@ -26,6 +26,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 template <typename S>
 __global__ void __launch_bounds__(256)
     attention_hopper_preprocess_kernel(const __grid_constant__ BackwardArguments a) {
+  start_after_earlier_kernels();
   constexpr int kLanes = S::D / 8, kQueries = S::kQueries;
   const Attention& k = a.a.forward;
   const int64_t row = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / kLanes;
@@ -112,9 +113,9 @@ void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch s
   const Attention& k = a.forward;
   const BackwardArguments arguments = make_arguments<S>(a, scratch);
   const int64_t lanes = k.batch * k.heads * padded_queries<S>(k) * (S::D / 8);
-  attention_hopper_preprocess_kernel<S>
-      <<<static_cast<unsigned>(ceil_div(lanes, 256)), 256, 0, stream_of(launch)>>>(arguments);
-  check_launch("attention_hopper_preprocess_kernel");
+  launch_dependent<attention_hopper_preprocess_kernel<S>>(launch, "attention_hopper_preprocess_kernel",
+                                                          static_cast<unsigned>(ceil_div(lanes, 256)), 256, 0,
+                                                          arguments);
   launch_dkdv<S>(launch, arguments);
   launch_dq<S>(launch, arguments);
 }

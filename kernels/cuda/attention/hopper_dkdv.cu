@@ -65,6 +65,7 @@ class DkDvBlock {
       fence_mbarrier_init();
     }
     __syncthreads();
+    start_after_earlier_kernels();
     if (threadIdx.x < kWarpgroup) {
       warpgroup_reg_dealloc<kProducerRegisters>();
       if (threadIdx.x < 32) produce();
@@ -454,8 +455,8 @@ void launch_dkdv(const Launch& launch, BackwardArguments arguments) {
   const Attention& k = arguments.a.forward;
   const PersistentGrid grid(launch, k, k.keys, k.queries);
   arguments.section_heads = grid.section_heads;
-  launch_attention(launch, "attention_hopper_dkdv_kernel", attention_hopper_dkdv_kernel<S>, grid.blocks,
-                   DkDvLayout<S>::kSharedBytes, arguments);
+  launch_attention<attention_hopper_dkdv_kernel<S>>(launch, "attention_hopper_dkdv_kernel", grid.blocks,
+                                                    DkDvLayout<S>::kSharedBytes, arguments);
 }
 
 template void launch_dkdv<BackwardShape<64>>(const Launch&, BackwardArguments);

@@ -319,7 +319,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     attention_hopper_dq_kernel(const __grid_constant__ BackwardArguments a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
+  let_next_kernel_start();
   DqBlock<S>(a, memory).run();
+  // It reads nothing of the kernel before it, dK and dV, which itself starts after what both depend on: so it
+  // runs beside the last tiles of that one. But it may not end sooner, for what follows depends on both.
+  wait_for_earlier_kernels();
 #endif
 }
 
@@ -330,8 +334,8 @@ void launch_dq(const Launch& launch, BackwardArguments arguments) {
   const Attention& k = arguments.a.forward;
   const PersistentGrid grid(launch, k, k.queries, k.keys);
   arguments.section_heads = grid.section_heads;
-  launch_attention(launch, "attention_hopper_dq_kernel", attention_hopper_dq_kernel<S>, grid.blocks,
-                   DqLayout<S>::kSharedBytes, arguments);
+  launch_attention<attention_hopper_dq_kernel<S>>(launch, "attention_hopper_dq_kernel", grid.blocks,
+                                                  DqLayout<S>::kSharedBytes, arguments);
 }
 
 template void launch_dq<BackwardShape<64>>(const Launch&, BackwardArguments);

@@ -76,6 +76,7 @@ class ForwardBlock {
   __device__ void run() {
     if (threadIdx.x == 0) init_barriers();
     __syncthreads();
+    start_after_earlier_kernels();
     if (threadIdx.x < kWarpgroup) {
       warpgroup_reg_dealloc<kProducerRegisters>();
       if (threadIdx.x == 0) produce();
@@ -367,8 +368,8 @@ void launch_forward(const Launch& launch, const Attention& k) {
   a.scale_log2 = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(k.head_dim)));
   const PersistentGrid grid(launch, k, k.queries, k.keys);
   a.section_heads = grid.section_heads;
-  launch_attention(launch, "attention_hopper_forward_kernel", attention_hopper_forward_kernel<S>, grid.blocks,
-                   S::kSharedBytes, a);
+  launch_attention<attention_hopper_forward_kernel<S>>(launch, "attention_hopper_forward_kernel", grid.blocks,
+                                                       S::kSharedBytes, a);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/hopper/roles.cuh"
 #include "kernels/cuda/hopper/tensor_map.h"
+#include "kernels/cuda/support/dependent_launch.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 
@@ -32,15 +33,14 @@ struct PersistentGrid {
   int blocks, section_heads;
 };
 
-/// `kernel` on blocks of kThreads threads with `shared_bytes` of dynamic shared memory.
-template <typename Arguments>
-void launch_attention(const Launch& launch, const char* name, void (*kernel)(Arguments), int blocks,
-                      uint32_t shared_bytes, const Arguments& arguments) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+/// kKernel on blocks of kThreads threads with `shared_bytes` of dynamic shared memory.
+template <auto kKernel, typename Arguments>
+void launch_attention(const Launch& launch, const char* name, int blocks, uint32_t shared_bytes,
+                      const Arguments& arguments) {
+  check(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shared_bytes)),
         name);
-  kernel<<<static_cast<unsigned>(blocks), kThreads, shared_bytes, stream_of(launch)>>>(arguments);
-  check_launch(name);
+  launch_dependent<kKernel>(launch, name, static_cast<unsigned>(blocks), kThreads, shared_bytes, arguments);
 }
 
 }  // namespace perceiver::kernels::cuda::hopper

@@ -121,6 +121,7 @@ struct NonFinite {
 template <typename Term, typename T, int N>
 __global__ void __launch_bounds__(kSumThreads)
     sum_kernel(const T* x, int64_t elements, typename Term::Sum* parts) {
+  start_after_earlier_kernels();
   const int64_t vectors = elements / N;
   const int64_t end = vectors * (blockIdx.x + 1) / gridDim.x;
   typename Term::Sum sum = 0;
@@ -140,6 +141,7 @@ __global__ void __launch_bounds__(kSumThreads)
 template <typename Sum>
 __global__ void __launch_bounds__(kSumThreads)
     finish_sum_kernel(const Sum* parts, int64_t count, Sum* total) {
+  start_after_earlier_kernels();
   Sum sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += parts[i];
   sum = block_sum<kSumThreads>(sum);
@@ -153,13 +155,12 @@ void sum_all(const Launch& launch, DType type, const void* x, int64_t elements, 
   with_type(type, [&]<typename T>() {
     if (blocks == 0) return;
     with_width<T>(aligned({x}), [&]<int N>() {
-      sum_kernel<Term, T, N><<<static_cast<unsigned>(blocks), kSumThreads, 0, stream_of(launch)>>>(
-          static_cast<const T*>(x), elements, parts);
+      launch_dependent<sum_kernel<Term, T, N>>(launch, "sum", static_cast<unsigned>(blocks), kSumThreads, 0,
+                                               static_cast<const T*>(x), elements, parts);
     });
-    check_launch("sum");
   });
-  finish_sum_kernel<<<1, kSumThreads, 0, stream_of(launch)>>>(parts, blocks, total);
-  check_launch("sum");
+  launch_dependent<finish_sum_kernel<typename Term::Sum>>(launch, "sum", 1, kSumThreads, 0, parts, blocks,
+                                                          total);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/support/dependent_launch.cuh"
 #include "kernels/cuda/support/vector.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -15,6 +16,7 @@ inline constexpr int kElementwiseUnroll = 4;  // accesses of a thread that are i
 /// its first store, so an operation may work in place.
 template <typename Op, int N>
 __global__ void __launch_bounds__(kElementwiseThreads) elementwise_kernel(int64_t elements, Op op) {
+  start_after_earlier_kernels();
   if (!op.begin()) return;
   const int64_t vectors = elements / N;
   const int64_t first =
@@ -47,14 +49,13 @@ void for_each_element(const Launch& launch, int64_t elements, bool wide, const O
   constexpr int64_t kBlock = kElementwiseThreads * kElementwiseUnroll;
   if (wide) {
     const int64_t blocks = std::max<int64_t>(1, ceil_div(elements / N, kBlock));
-    elementwise_kernel<Op, N>
-        <<<static_cast<unsigned>(blocks), kElementwiseThreads, 0, stream_of(launch)>>>(elements, op);
+    launch_dependent<elementwise_kernel<Op, N>>(launch, name, static_cast<unsigned>(blocks),
+                                                kElementwiseThreads, 0, elements, op);
   } else {
-    elementwise_kernel<Op, 1>
-        <<<static_cast<unsigned>(ceil_div(elements, kBlock)), kElementwiseThreads, 0, stream_of(launch)>>>(
-            elements, op);
+    launch_dependent<elementwise_kernel<Op, 1>>(launch, name,
+                                                static_cast<unsigned>(ceil_div(elements, kBlock)),
+                                                kElementwiseThreads, 0, elements, op);
   }
-  check_launch(name);
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -5,6 +5,7 @@
 // rotated channels are read and written once; the cosines and sines of a position are shared by its heads and
 // come from the caches.
 #include "kernels/cuda/support/column_grid.cuh"
+#include "kernels/cuda/support/dependent_launch.cuh"
 #include "kernels/embedding.h"
 
 namespace perceiver::kernels::cuda {
@@ -13,6 +14,7 @@ namespace {
 /// kPairs pairs per access, or, kSingle, 1 pair read element by element where the layout is ragged.
 template <typename T, int kPairs, bool kSingle>
 __global__ void __launch_bounds__(ColumnGrid::kThreads) rotary_kernel(ColumnGrid grid, Rotary k) {
+  start_after_earlier_kernels();
   constexpr int kUnroll = ColumnGrid::kUnroll;
   constexpr int kAccess = kSingle ? 1 : 2 * kPairs, kAccesses = 2 * kPairs / kAccess;
   const int64_t vector = grid.vector();
@@ -61,8 +63,8 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads) rotary_kernel(ColumnGrid
 template <typename T, int kPairs, bool kSingle>
 void rotate(const Launch& launch, const Rotary& k) {
   const ColumnGrid grid(k.rows, k.heads * (k.bands / kPairs), streaming_blocks(launch));
-  rotary_kernel<T, kPairs, kSingle><<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(grid, k);
-  check_launch("rotary");
+  launch_dependent<rotary_kernel<T, kPairs, kSingle>>(launch, "rotary", grid.blocks(), ColumnGrid::threads(),
+                                                      0, grid, k);
 }
 
 }  // namespace

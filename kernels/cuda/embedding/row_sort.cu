@@ -226,10 +226,10 @@ void sort_pass(const Launch& launch, const SortPass& pass) {
   if (pass.from == nullptr) {
     count_kernel<kSteps><<<tiles, kSortThreads, counter, stream_of(launch)>>>(pass);
   } else {
-    launch_dependent<count_kernel<kSteps>>(launch, tiles, kSortThreads, counter, pass);
+    launch_dependent<count_kernel<kSteps>>(launch, "sort by id", tiles, kSortThreads, counter, pass);
   }
-  launch_dependent<scan_kernel>(launch, digit_blocks, kSortThreads, 0, pass);
-  launch_dependent<scatter_kernel<kSteps>>(launch, tiles, kSortThreads, counter + start, pass);
+  launch_dependent<scan_kernel>(launch, "sort by id", digit_blocks, kSortThreads, 0, pass);
+  launch_dependent<scatter_kernel<kSteps>>(launch, "sort by id", tiles, kSortThreads, counter + start, pass);
   check_launch("sort by id");
 }
 

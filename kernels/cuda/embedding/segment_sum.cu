@@ -96,7 +96,8 @@ void finish(const Launch& launch, const SegmentSum& sum, const AbsentRows& absen
   const int64_t clearing = absent.present == nullptr ? 0 : ceil_div(absent.table_rows, kFinishWarps);
   const auto blocks = static_cast<unsigned>(sum.chunks * groups + clearing);
   if (blocks == 0) return;
-  launch_dependent<finish_kernel<N>>(launch, blocks, kFinishThreads, 0, Finish{sum, absent, groups});
+  launch_dependent<finish_kernel<N>>(launch, "segment sums", blocks, kFinishThreads, 0,
+                                     Finish{sum, absent, groups});
 }
 
 }  // namespace

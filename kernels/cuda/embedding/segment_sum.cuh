@@ -329,7 +329,8 @@ void sum_chunks(const Launch& launch, const Source& source, SegmentSum& s) {
   s.head_ids = workspace.take<int32_t>(s.chunks);
   s.tail_ids = workspace.take<int32_t>(s.chunks);
   const int64_t blocks = ceil_div(s.chunks * s.slices, kChunkThreads / 32);
-  launch_dependent<chunk_kernel<Source>>(launch, static_cast<unsigned>(blocks), kChunkThreads, 0, s, source);
+  launch_dependent<chunk_kernel<Source>>(launch, "segment sums", static_cast<unsigned>(blocks), kChunkThreads,
+                                         0, s, source);
 }
 
 /// table (+)= sums of the source's rows by id.

@@ -389,8 +389,12 @@ void fp8_gemm_quantize(const Launch& launch, const Fp8GemmQuantize& k) {
   a.out = static_cast<uint8_t*>(q.out);
   a.transposed = static_cast<uint8_t*>(q.transposed);
   if (q.column_sums != nullptr) a.column_sums = static_cast<float*>(launch.workspace);
-  launch_product(launch, derivative ? gemm_quantize_kernel<true> : gemm_quantize_kernel<false>, a,
-                 kFinisherBytes, "fp8_gemm_quantize");
+  constexpr const char* kName = "fp8_gemm_quantize";
+  if (derivative) {
+    launch_product<gemm_quantize_kernel<true>>(launch, kName, a, kFinisherBytes);
+  } else {
+    launch_product<gemm_quantize_kernel<false>>(launch, kName, a, kFinisherBytes);
+  }
   if (q.column_sums == nullptr) return;
   sum_parts(launch, {.parts = a.column_sums,
                      .count = sum_parts_of(g.m),

@@ -14,6 +14,7 @@
 #include "kernels/cuda/fp8/codes.cuh"
 #include "kernels/cuda/support/activation.cuh"
 #include "kernels/cuda/support/column_sums.cuh"
+#include "kernels/cuda/support/dependent_launch.cuh"
 #include "kernels/fp8.h"
 
 namespace perceiver::kernels::cuda {
@@ -161,6 +162,7 @@ __device__ inline void quantize_tile(const Fp8Quantize& k, int64_t first_row, in
 template <__nv_fp8_interpretation_t kFormat, bool kDerivative>
 __global__ void __launch_bounds__(kThreads, kDerivative ? 4 : 5)
     quantize_kernel(Fp8Quantize k, int64_t first_tile, float* parts) {
+  start_after_earlier_kernels();
   quantize_tile<kFormat, kDerivative>(k, (first_tile + blockIdx.y) * kTileRows,
                                       static_cast<int64_t>(blockIdx.x) * kTileColumns,
                                       parts != nullptr ? parts + blockIdx.y * k.columns : nullptr);
@@ -177,18 +179,26 @@ __global__ void __launch_bounds__(kThreads, 5) quantize_many_kernel(const Fp8Qua
   }
 }
 
-template <__nv_fp8_interpretation_t kFormat>
-auto kernel_for(const Fp8Quantize& k) {
-  return k.d_out != nullptr ? quantize_kernel<kFormat, true> : quantize_kernel<kFormat, false>;
+/// Calls body.template operator()<quantize_kernel<...>>() with the one for `k`.
+template <typename Body>
+void with_kernel(const Fp8Quantize& k, Body&& body) {
+  const bool derivative = k.d_out != nullptr;
+  if (k.format == Fp8Format::e4m3) {
+    if (derivative) return body.template operator()<quantize_kernel<__NV_E4M3, true>>();
+    return body.template operator()<quantize_kernel<__NV_E4M3, false>>();
+  }
+  if (derivative) return body.template operator()<quantize_kernel<__NV_E5M2, true>>();
+  body.template operator()<quantize_kernel<__NV_E5M2, false>>();
 }
 
 /// Quantises `tiles` tiles of rows and adds up their column sums.
 void quantize_tiles(const Launch& launch, const Fp8Quantize& k, int64_t first_tile, int64_t tiles) {
   float* parts = k.column_sums != nullptr ? static_cast<float*>(launch.workspace) : nullptr;
   const dim3 grid(static_cast<unsigned>(ceil_div(k.columns, kTileColumns)), static_cast<unsigned>(tiles));
-  const auto kernel = k.format == Fp8Format::e4m3 ? kernel_for<__NV_E4M3>(k) : kernel_for<__NV_E5M2>(k);
-  kernel<<<grid, kThreads, 0, stream_of(launch)>>>(k, first_tile, parts);
-  check_launch("fp8_quantize");
+  with_kernel(
+      k, [&]<auto kKernel>() {
+        launch_dependent<kKernel>(launch, "fp8_quantize", grid, kThreads, 0, k, first_tile, parts);
+      });
   if (parts == nullptr) return;
   sum_parts(launch, {.parts = parts,
                      .count = tiles,

@@ -239,8 +239,9 @@ void hopper_gemm(const Launch& launch, const HopperGemm& g) {
   a.pre = static_cast<__nv_bfloat16*>(g.pre);
   a.kept = static_cast<const __nv_bfloat16*>(g.kept);
   a.column_sums = g.column_sums;
-  launch_product(launch, g.transpose_b ? hopper_gemm_kernel<true> : hopper_gemm_kernel<false>, a,
-                 kFinisherBytes, "hopper_gemm");
+  constexpr const char* kName = "hopper_gemm";
+  if (g.transpose_b) return launch_product<hopper_gemm_kernel<true>>(launch, kName, a, kFinisherBytes);
+  launch_product<hopper_gemm_kernel<false>>(launch, kName, a, kFinisherBytes);
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -16,7 +16,7 @@
 #include "kernels/cuda/hopper/cluster.cuh"
 #include "kernels/cuda/hopper/roles.cuh"
 #include "kernels/cuda/hopper/uniform_products.cuh"
-#include "kernels/cuda/support/common.cuh"
+#include "kernels/cuda/support/dependent_launch.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 
@@ -121,6 +121,7 @@ class ProductBlock {
       fence_mbarrier_init();
     }
     cluster_sync();
+    start_after_earlier_kernels();
     if (threadIdx.x < kWarpgroup) {
       warpgroup_reg_dealloc<kOtherRegisters>();
       if (threadIdx.x >= 32) {
@@ -284,17 +285,17 @@ inline int64_t pairs_of_tiles(int64_t m, int64_t n) {
   return ceil_div(m, kCluster * kRows) * ceil_div(n, kColumns);
 }
 
-/// Launches a kernel of ProductBlocks whose finishers have `finisher_bytes`.
-template <typename Arguments>
-void launch_product(const Launch& launch, void (*kernel)(Arguments), const Arguments& arguments,
-                    uint32_t finisher_bytes, const char* name) {
+/// Launches kKernel, one of ProductBlocks whose finishers have `finisher_bytes`.
+template <auto kKernel, typename Arguments>
+void launch_product(const Launch& launch, const char* name, const Arguments& arguments,
+                    uint32_t finisher_bytes) {
   const uint32_t bytes = kFinisherMemory + finisher_bytes;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+  check(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         name);
   const int64_t clusters =
       std::min<int64_t>(pairs_of_tiles(arguments.m, arguments.n), launch.sm_count / kCluster);
-  kernel<<<static_cast<unsigned>(clusters * kCluster), kThreads, bytes, stream_of(launch)>>>(arguments);
-  check_launch(name);
+  launch_dependent<kKernel>(launch, name, static_cast<unsigned>(clusters * kCluster), kThreads, bytes,
+                            arguments);
 }
 
 }  // namespace perceiver::kernels::cuda::hopper

@@ -18,6 +18,7 @@
 #include "kernels/cuda/norm/dropout.cuh"
 #include "kernels/cuda/support/column_sums.cuh"
 #include "kernels/cuda/support/constants.cuh"
+#include "kernels/cuda/support/dependent_launch.cuh"
 #include "kernels/norm.h"
 
 namespace perceiver::kernels::cuda {
@@ -92,6 +93,7 @@ struct Share {
 
 template <typename Shape>
 __global__ void __launch_bounds__(kBlock, Shape::kGroup == 32 ? 3 : 2) forward_kernel(ResidualLayerNorm k) {
+  start_after_earlier_kernels();
   using T = typename Shape::T;
   constexpr int N = Shape::N, kPacks = Shape::kPacks;
   const int64_t row =
@@ -388,6 +390,7 @@ __device__ inline void write_row(const ResidualLayerNormBackward& k, const Backw
 template <typename Shape, bool kDrops>
 __global__ void __launch_bounds__(kBackwardThreads<Shape>, kBackwardBlocks<Shape, kDrops>)
     backward_kernel(ResidualLayerNormBackward k, float* parts) {
+  start_after_earlier_kernels();
   constexpr int kGroups = kBackwardThreads<Shape> / Shape::kGroup;
   const DropoutFactors factors(k.mask);
   const int64_t step = static_cast<int64_t>(gridDim.x) * kGroups;
@@ -415,8 +418,8 @@ int64_t launch_backward(const Launch& launch, const ResidualLayerNormBackward& k
     check(cudaFuncSetAttribute(backward_kernel<Shape, kDrops>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                kBytes),
           "shared memory of layer_norm_backward");
-  backward_kernel<Shape, kDrops>
-      <<<static_cast<unsigned>(blocks), kThreads, kBytes, stream_of(launch)>>>(k, parts);
+  launch_dependent<backward_kernel<Shape, kDrops>>(launch, "layer_norm_backward",
+                                                   static_cast<unsigned>(blocks), kThreads, kBytes, k, parts);
   return blocks;
 }
 
@@ -468,9 +471,9 @@ void residual_layer_norm(const Launch& launch, const ResidualLayerNorm& k) {
     const bool wide = wide_rows<T>(k.columns, {k.residual, k.branch, k.sum, k.scale, k.offset, k.y});
     with_shape<T>(k.columns, wide, [&]<typename Shape>() {
       const int64_t blocks = ceil_div(k.rows, kBlock / Shape::kGroup);
-      forward_kernel<Shape><<<static_cast<unsigned>(blocks), kBlock, 0, stream_of(launch)>>>(k);
+      launch_dependent<forward_kernel<Shape>>(launch, "layer_norm", static_cast<unsigned>(blocks), kBlock, 0,
+                                              k);
     });
-    check_launch("layer_norm");
   });
 }
 
@@ -488,7 +491,6 @@ void residual_layer_norm_backward(const Launch& launch, const ResidualLayerNormB
       }
     });
   });
-  check_launch("layer_norm_backward");
   if (!wants_parts) return;
   sum_parts(launch, {.parts = parts,
                      .count = blocks,

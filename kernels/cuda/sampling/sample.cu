@@ -288,7 +288,7 @@ void sample(const Launch& launch, const Sample& k) {
   with_type(k.type, [&]<typename T>() {
     // A small vocabulary gets a small block: its warps synchronise often.
     const auto threads = static_cast<int>(std::min<int64_t>(kMaxThreads, ceil_div(k.vocabulary, 32) * 32));
-    launch_dependent<sample_kernel<T>>(launch, static_cast<unsigned>(k.slots), threads, 0, k);
+    launch_dependent<sample_kernel<T>>(launch, "sample", static_cast<unsigned>(k.slots), threads, 0, k);
   });
   check_launch("sample");
 }

@@ -3,12 +3,15 @@
 // are about blocks / (columns / 256) rows of f32, around a percent of the matrix.
 #include "kernels/cuda/support/column_sums.cuh"
 
+#include "kernels/cuda/support/dependent_launch.cuh"
+
 namespace perceiver::kernels::cuda {
 namespace {
 
 constexpr int kSumBlocks = 3;  // per SM, as many as the registers allow
 
 __global__ void __launch_bounds__(1024) sum_parts_kernel(PartSums s) {
+  start_after_earlier_kernels();
   constexpr int kTile = 32;
   constexpr int kTogether = 12;  // loads of a thread in flight: their latency is most of the kernel's time
   __shared__ float shared[kTile][kTile + 1];
@@ -41,6 +44,7 @@ __global__ void __launch_bounds__(1024) sum_parts_kernel(PartSums s) {
 template <typename T, int N>
 __global__ void __launch_bounds__(ColumnGrid::kThreads, kSumBlocks)
     sum_columns_kernel(ColumnGrid grid, const T* x, float* parts) {
+  start_after_earlier_kernels();
   const int64_t vector = grid.vector();
   float sum[N] = {};
   if (vector < grid.vectors) {
@@ -66,8 +70,7 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads, kSumBlocks)
 
 void sum_parts(const Launch& launch, const PartSums& sums) {
   const dim3 blocks(static_cast<unsigned>(ceil_div(sums.columns, 32)), 2);
-  sum_parts_kernel<<<blocks, dim3(32, 32), 0, stream_of(launch)>>>(sums);
-  check_launch("column sums");
+  launch_dependent<sum_parts_kernel>(launch, "column sums", blocks, dim3(32, 32), 0, sums);
 }
 
 void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns, int64_t stride,
@@ -80,11 +83,10 @@ void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns
       grid.row_blocks =
           static_cast<unsigned>(std::min<int64_t>(grid.row_blocks, parts_that_fit(launch, stride)));
       count = grid.row_blocks;
-      sum_columns_kernel<T, N><<<grid.blocks(), ColumnGrid::threads(), 0, stream_of(launch)>>>(
-          grid, static_cast<const T*>(x), parts);
+      launch_dependent<sum_columns_kernel<T, N>>(launch, "column sums", grid.blocks(), ColumnGrid::threads(),
+                                                 0, grid, static_cast<const T*>(x), parts);
     });
   });
-  check_launch("column sums");
   sum_parts(launch, {.parts = parts,
                      .count = count,
                      .stride = stride,

@@ -1,6 +1,6 @@
-// Chains of short kernels with programmatic dependent launch: each is launched while the previous one is
-// still running, which hides its start, and waits inside for its inputs. From compute capability 9.0 on;
-// elsewhere kernels follow one another as usual.
+// Chains of kernels with programmatic dependent launch: each is launched while the previous one is still
+// running, which hides its start, and waits inside for its inputs. From compute capability 9.0 on; elsewhere
+// kernels follow one another as usual.
 #pragma once
 
 #include "kernels/cuda/support/common.cuh"
@@ -23,6 +23,13 @@ __device__ inline void let_next_kernel_start() {
 #endif
 }
 
+/// How a kernel begins that has nothing to do before its inputs are complete. All its blocks have started by
+/// the time the next kernel's are scheduled, so that these take no place from them.
+__device__ inline void start_after_earlier_kernels() {
+  wait_for_earlier_kernels();
+  let_next_kernel_start();
+}
+
 /// Whether the kernel was compiled for an architecture on which it waits.
 inline bool waits_inside(const void* kernel) {
   cudaFuncAttributes attributes{};
@@ -30,22 +37,23 @@ inline bool waits_inside(const void* kernel) {
   return attributes.ptxVersion >= 90;
 }
 
-/// Launches a one-dimensional grid of a kernel that calls wait_for_earlier_kernels().
+/// Launches a kernel that calls wait_for_earlier_kernels(), in at least one block; a later kernel takes the
+/// end of this one for the end of all before it.
 template <auto kKernel, typename... Arguments>
-void launch_dependent(const Launch& launch, unsigned blocks, int threads, size_t shared_bytes,
+void launch_dependent(const Launch& launch, const char* name, dim3 blocks, dim3 threads, size_t shared_bytes,
                       const Arguments&... arguments) {
   static const bool overlaps = waits_inside(reinterpret_cast<const void*>(kKernel));
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.gridDim = blocks;
+  config.blockDim = threads;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream_of(launch);
   config.attrs = &attribute;
   config.numAttrs = overlaps ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kKernel, arguments...), "launching a kernel");
+  check(cudaLaunchKernelEx(&config, kKernel, arguments...), name);
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -252,7 +252,8 @@ struct QuantisedResults {
   Values product;
 };
 
-QuantisedResults multiply_and_quantise(const Launch& launch, const QuantisedProduct& p, bool in_one_pass) {
+QuantisedResults multiply_and_quantise(DeviceContext& context, const Launch& launch,
+                                       const QuantisedProduct& p, bool in_one_pass) {
   const DeviceArray<uint8_t> a(p.codes(p.m * p.k, p.format(), 1)), b(p.codes(p.n * p.k, Fp8Format::e4m3, 2));
   const DeviceArray<float> a_inverse(std::vector<float>{0.25f}), b_inverse(std::vector<float>{0.0625f}),
       scale(std::vector<float>{kScale}), largest(std::vector<float>{0}),
@@ -293,6 +294,7 @@ QuantisedResults multiply_and_quantise(const Launch& launch, const QuantisedProd
     (p.derivative ? k.quantize.d_out : k.quantize.x) = k.product.c;
     kernels::cuda::fp8_quantize(launch, k.quantize);
   }
+  context.synchronize();
   const std::vector<float> read = sums.read();
   return {{out.read(), transposed.read(), Values(read.begin(), read.end()), largest.read()[0]},
           product.read()};
@@ -321,8 +323,8 @@ TEST_F(CudaFp8, ProductsAreQuantisedInTheirEpilogue) {
       launch.sm_count = sm_count;
       SCOPED_TRACE(::testing::Message() << p.m << ' ' << p.n << ' ' << p.k << ", activation "
                                         << static_cast<int>(p.activation) << ", derivative " << p.derivative);
-      const QuantisedResults a = multiply_and_quantise(launch, p, true),
-                             b = multiply_and_quantise(launch, p, false);
+      const QuantisedResults a = multiply_and_quantise(*context, launch, p, true),
+                             b = multiply_and_quantise(*context, launch, p, false);
       EXPECT_EQ(a.quantised.out, b.quantised.out);
       EXPECT_EQ(a.quantised.transposed, b.quantised.transposed);
       EXPECT_EQ(a.quantised.largest, b.quantised.largest);
