@@ -15,6 +15,7 @@ using bf16 = __nv_bfloat16;
 inline constexpr int kMaxSlots = 64;
 inline constexpr int kFewSlots = 8;        // up to which partials of attention go through flagged buffers
 inline constexpr int kMaxChannels = 1024;  // of what is normalised
+inline constexpr int kDepthParts = 4;      // of the columns of a product (ProductShare)
 
 /// Self- or cross-attention. Its keys and values are read in tiles of `tile_rows` rows by `group` heads.
 struct AttentionShape {
@@ -77,8 +78,8 @@ struct DecodeArguments {
   unsigned long long* finished_blocks;  // over all steps
   float* latents[2];                    // [S, Z]; double-buffered for the layers of the query's MLP
   float* queries;                       // [S, max(Z, A)], rotated, times softmax scale times log2(e)
-  bf16* hidden;                         // [S, widest hidden]
-  bf16* rows[2];           // [S, widest input]: inputs of products that do not fit in shared memory
+  bf16* hidden;                         // [S, widest hidden]; with many slots as in input_tiles.cuh
+  bf16* rows[2];                        // with many slots [S, widest input], likewise: inputs of products
   float* partials;         // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
   FlaggedBuffers flagged;  // with one slot in place of the arrays above, with few of `rows` and `partials`
 
@@ -89,6 +90,9 @@ struct DecodeArguments {
   const bf16* context_table;  // [X, V, 2A]
   int32_t *context_tokens, *context_positions;
   int table_bytes;  // of shared memory
+
+  // With many slots, in the workspace, [kDepthParts - 1, S, Z]: parts of the last product of a layer.
+  float* latent_sums;
 };
 
 }  // namespace perceiver::kernels::cuda

@@ -6,7 +6,8 @@
 // step, its warps in three roles (roles.cuh):
 // - The producer warp (producer.cuh) streams the block's share of all weights and caches through a ring of
 //   stages in shared memory (ring.cuh), in the order of the phases (program.cuh) but without waiting for
-//   them: 12 stages of 16.5 KiB, 26 MB over the GPU, a whole layer ahead.
+//   them: 12 stages of 16.5 KiB, 26 MB over the GPU, a whole layer ahead. With 9 to 64 slots it copies the
+//   inputs of products as well, for which it waits (input_tiles.cuh).
 // - The consumer warps go from phase to phase: with one slot by flagged buffers (single_slot_consumer.cuh,
 //   flagged_buffers.cuh), with 9 to 64 by barriers over the grid (many_slots_consumer.cuh), with 2 to 8 by
 //   these, but for attention's results, which go through flagged buffers (few_slots_consumer.cuh). While they
@@ -38,8 +39,9 @@
 // A context kept as tokens is attended to by table (table_attention.cuh): that phase takes nothing from the
 // ring, which is shorter, 7 stages at 259 ids.
 //
-// Shared memory: ring 12 * 16896 bytes with one slot; inputs of products 2112 bytes per slot for 2 to 8
-// slots, 8 KiB for one; partial sums 9 to 16 KiB; tables of block weights, 96 bytes per layer.
+// Shared memory: ring 12 * 16896 bytes with one slot or many; inputs of products 2112 bytes per slot for 2 to
+// 8 slots, 8 KiB for one, in the ring for more; partial sums 9 to 16 KiB; tables of block weights, 96 bytes
+// per layer.
 #include <algorithm>
 #include <cmath>
 
@@ -117,7 +119,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
   if (threadIdx.x >= kConsumers) {
     set_registers<DecodeRegisters<kSlots>::kProducer, false>();
     if (threadIdx.x / 32 == kProducerWarp) {
-      std::conditional_t<kByTable, TableProducer<kWeights>, DecodeProducer<kWeights>> producer(
+      using Producer = DecodeProducer<kWeights, input_sets(kSlots)>;
+      std::conditional_t<kByTable, TableProducer<kWeights>, Producer> producer(
           a, shared, shared_address(memory + layout.ring));
       run(a, shared, memory, layout, producer);
     } else if constexpr (kSlots == 1) {
@@ -152,6 +155,11 @@ DeviceLimits device_limits(const Launch& launch) {
 int stages_of(const DecodeStep& k, const DeviceLimits& limits) {
   const DecodeLayout layout = layout_of(k, static_cast<int>(table_bytes(k, cross_shape(k).group)));
   return std::min(kMaxStages, (limits.shared_bytes - layout.ring) / kStageBytes);
+}
+
+/// With many slots a pass of at least one tile must fit.
+int min_stages(const DecodeStep& k) {
+  return std::max(kMinStages, input_stages(input_sets(static_cast<int>(k.slots))) + 1);
 }
 
 bool present(std::initializer_list<const void*> pointers) {
@@ -247,7 +255,7 @@ bool decode_supports(const Launch& launch, const DecodeStep& k) {
   if (!attention_fits(k, k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, blocks)) return false;
   if (!weights_present(k) || !present({k.self_kv, k.logits}) || !context_fits(k)) return false;
   const DeviceLimits limits = device_limits(launch);
-  return limits.major == 9 && limits.cooperative != 0 && stages_of(k, limits) >= kMinStages;
+  return limits.major == 9 && limits.cooperative != 0 && stages_of(k, limits) >= min_stages(k);
 }
 
 int64_t decode_workspace(const Launch& launch, const DecodeStep& k) {

@@ -62,7 +62,7 @@ class FewSlotsConsumer : public SlotConsumer {
     int stages = by_columns && count > 0 ? min(kHeldStages, passes.column_tiles) : count;
     Weights w[kHeldStages];
     take_weights(p, stages, 0, w);
-    OutputPair result = load_operands<kWeights>(p, plan, tiles.begin, count, first_tile_);
+    OutputPair results[] = {load_pair(p, plan, tiles.begin, count)};
     wait_for_inputs(p, count > 0);
     if (count == 0) return;
     Inputs x;
@@ -85,13 +85,15 @@ class FewSlotsConsumer : public SlotConsumer {
       }
       write_sums(count, sums);
       consumer_barrier();
-      if (result.valid) write_outputs<kWeights>(p, plan, result, total<kConsumerWarps>(result.tile));
+      if (results[0].valid)
+        write_outputs<kWeights, kConsumerWarps>(p, plan, results, latents(),
+                                                [&](int row) { return a_.hidden + slot_ * p.rows + row; });
       first += passes.tiles;
       if (first >= tiles.end) return;
       consumer_barrier();  // the sums have been read
       count = min(passes.tiles, tiles.end - first);
       stages = by_columns ? min(kHeldStages, passes.column_tiles) : count;
-      result = load_operands<kWeights>(p, plan, first, count, first_tile_);
+      results[0] = load_pair(p, plan, first, count);
       take_weights(p, stages, 0, w);
       if (passes.column_tiles > kHeldStages) load_hidden(p, 0, x);
     }
@@ -146,17 +148,8 @@ class FewSlotsConsumer : public SlotConsumer {
       if (kWarps > 1) moments = merge_moments(moments, p.columns, row);
       row.normalise(moments, p.columns);
     }
-    if (exists) row.store(rows_ + slot * (kRowPitch / 2), p.columns);
+    if (exists) row.store(p.columns, [&](int column) { return rows_ + slot * (kRowPitch / 2) + column; });
     consumer_barrier();
-  }
-  template <int kWarps>
-  __device__ float2 merge_moments(float2 own, int columns, const NormRow<kWarps>& row) const {
-    if (lane_ == 0) shared_.moments[0][warp_] = own;
-    consumer_barrier();
-    float2 parts[kWarps];
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) parts[w] = shared_.moments[0][warp_ / kWarps * kWarps + w];
-    return row.merge(parts, columns);
   }
 
   __device__ __forceinline__ void take_inputs(const Product& p, Inputs& x) const {
@@ -220,6 +213,13 @@ class FewSlotsConsumer : public SlotConsumer {
   }
 
   // ---------------------------------------------------------------- products
+
+  /// Most threads have no outputs, and need not wait for those that do.
+  __device__ __forceinline__ OutputPair load_pair(const Product& p, const AttentionPlan& plan, int first,
+                                                  int count) const {
+    if (first_tile_ >= count) return {};
+    return load_operands<kWeights>(p, plan, first, count, first_tile_);
+  }
 
   /// The weights of the next `stages`; zeros for the others.
   __device__ __forceinline__ void take_weights(const Product& p, int stages, int begin,

@@ -14,7 +14,7 @@ class GridBarrier {
   __device__ GridBarrier(const DecodeArguments& a, DecodeShared& shared)
       : arrivals_(a.arrivals), target_(shared.arrivals_target) {
     if (threadIdx.x != kLeader) return;
-    const unsigned long long now = load();
+    const unsigned long long now = load(arrivals_);
     target_ = now - now % gridDim.x;
   }
   /// Publishes what the consumers of this block wrote.
@@ -25,18 +25,26 @@ class GridBarrier {
     asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(arrivals_) : "memory");
   }
   __device__ void wait() {
-    if (threadIdx.x == kLeader)
-      for (const unsigned long long target = target_; load() < target;) {
-      }
+    if (threadIdx.x == kLeader) poll(arrivals_, target_);
     consumer_barrier();
+  }
+  /// Lets the producer wait, in place of the consumers; `arrived`: an mbarrier that tells it the target.
+  __device__ void delegate(uint32_t arrived) {
+    if (threadIdx.x == kLeader) hopper::mbarrier_arrive(arrived);
+    __syncwarp();
+  }
+  /// By one thread.
+  __device__ static void poll(const unsigned long long* arrivals, unsigned long long target) {
+    while (load(arrivals) < target) {
+    }
   }
 
  private:
   static constexpr unsigned kLeader = kConsumers - 32;
 
-  __device__ unsigned long long load() const {
+  __device__ static unsigned long long load(const unsigned long long* arrivals) {
     unsigned long long value;
-    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(arrivals_) : "memory");
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(arrivals) : "memory");
     return value;
   }
   unsigned long long* arrivals_;

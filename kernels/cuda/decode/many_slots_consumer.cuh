@@ -1,12 +1,20 @@
 // The consumers of the fused decode step for 9 to 64 slots, with a barrier over the grid between phases. What
-// counts are the bytes of the caches.
+// counts are the bytes of the caches, and how long each phase keeps memory waiting.
 //
-// Products as in few_slots_consumer.cuh, but with the 16 slots of a set of warps as the rows of A, and
-// weights that are multiplied as they are taken from the ring. Each block normalises or combines its share of
-// the inputs and publishes it in the workspace.
+// Products as in few_slots_consumer.cuh, but with the 16 slots of a set of warps as the rows of A. Each block
+// normalises or combines its share of the inputs and publishes it in the workspace; the producer copies them
+// all into the ring, after the weights of a pass and as soon as the barrier has been passed: 128 KiB with 64
+// slots and 1024 columns, which take 1,900 cycles, where loads into registers take 6,000 (H200). A warp
+// multiplies its columns of a stage of inputs by the weights of up to 4 tiles, which stay in the ring until
+// all inputs have come.
+//
+// The last product of a layer has up to 4 times as many columns. They are divided among 4 groups of blocks,
+// whose sums the next phase adds when it normalises the latents: a block reads 128 KiB of inputs for 4 tiles,
+// not 512 KiB for each.
 #pragma once
 
 #include "kernels/cuda/decode/attention.cuh"
+#include "kernels/cuda/decode/input_tiles.cuh"
 #include "kernels/cuda/decode/slot_consumer.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -17,47 +25,41 @@ template <int kSlots, DType kWeights>
 class ManySlotsConsumer : public SlotConsumer {
   // Sets of warps have 16 slots each; the warps of a set divide the columns among themselves.
   static constexpr int kParts = DecodeLayout::parts(kSlots), kSets = kConsumerWarps / kParts;
-  static constexpr int kWarpBlocks = kTileColumns / 32 / kParts;       // of 32 columns, of a warp and tile
-  static constexpr int kTogether = kSlots == 16 ? 4 : 1;               // tiles of columns whose A is held
-  static constexpr int kBlocks = 4;                                    // whose weights are loaded together
-  static constexpr int kChains = kSlots == 64 ? 2 : 4;                 // of dependent products
-  static constexpr int kPairs = kPassTiles * kSlots * 4 / kConsumers;  // of outputs, of a thread and pass
-  // What the outputs need besides their sums is loaded before the products, unless these need all registers.
-  static constexpr bool kLateOperands = kSlots == 64;
-  using Inputs = uint4[kTogether][kWarpBlocks][2];  // this thread's part of A
-  static_assert(kSlots == 16 * kSets && kWarpBlocks % kBlocks == 0);
+  static constexpr int kBlocks = kStageColumns<kSets> / kInputColumns / kParts;  // of a warp and stage
+  static constexpr int kPairs = kPassTiles * kSlots * 4 / kConsumers;            // of outputs, of a thread
+  static_assert(kSets == input_sets(kSlots) && kSlots == kSetSlots * kSets);
 
  public:
   static constexpr bool kPhaseInShared = true;
 
   __device__ ManySlotsConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                const DecodeLayout& layout)
-      : SlotConsumer(a, shared, memory, layout, kSlots),
-        part_(warp_ / kSets),
-        first_row_(warp_ % kSets * 16 + lane_ / 4) {}
+      : SlotConsumer(a, shared, memory, layout, kSlots), part_(warp_ / kSets), set_(warp_ % kSets) {
+    asm volatile("" : "+r"(ring_));  // else what it is made of is spilled
+  }
 
   /// Ends a phase whose results other blocks read in the next.
   __device__ void arrive(bool) { grid_.arrive(); }
   __device__ void end() {}
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
-    const Share tiles((p.rows + kTileRows - 1) / kTileRows);
+    const ProductShare share(p.rows, p.columns);
+    const int most = pass_tiles(a_.stages, kSets);
     OutputPair results[kPairs];
-    if (!kLateOperands) load_pass(p, plan, tiles, tiles.begin, results);
-    const InputRows input = prepare_input(p, plan);
-    if (tiles.begin == tiles.end) return;
+    prepare_input(p, plan, share);
+    load_pass(p, plan, share, share.tiles.begin, most, results);
+    if (p.input == Input::hidden) added_parts_ = share.parts - 1;
 #pragma unroll 1
-    for (int first = tiles.begin; first < tiles.end; first += kPassTiles) {
-      if (first > tiles.begin) {
+    for (int first = share.tiles.begin; first < share.tiles.end; first += most) {
+      if (first > share.tiles.begin) {
         consumer_barrier();  // the sums have been read
-        if (!kLateOperands) load_pass(p, plan, tiles, first, results);
+        load_pass(p, plan, share, first, most, results);
       }
-      multiply(p, input, min(kPassTiles, tiles.end - first));
-      if (kLateOperands) load_pass(p, plan, tiles, first, results);
+      multiply_pass(share, min(most, share.tiles.end - first));
       consumer_barrier();
-#pragma unroll
-      for (const OutputPair& result : results)
-        if (result.valid) write_outputs<kWeights>(p, plan, result, total<kParts>(result.tile));
+      float* to = share.part == 0 ? latents() : a_.latent_sums + (share.part - 1) * a_.slots * p.rows;
+      write_outputs<kWeights, kParts>(p, plan, results, to,
+                                      [&](int row) { return a_.hidden + input_place(slot_, row, p.rows); });
     }
   }
 
@@ -68,92 +70,87 @@ class ManySlotsConsumer : public SlotConsumer {
   }
 
  private:
-  /// Where the rows of inputs are in the workspace.
-  struct InputRows {
-    const bf16* memory;
-    int pitch;  // elements
-  };
-
-  __device__ __forceinline__ void load_pass(const Product& p, const AttentionPlan& plan, const Share& tiles,
-                                            int first, OutputPair (&results)[kPairs]) const {
-    const int count = min(kPassTiles, tiles.end - first);
+  __device__ __forceinline__ void load_pass(const Product& p, const AttentionPlan& plan,
+                                            const ProductShare& share, int first, int most,
+                                            OutputPair (&results)[kPairs]) const {
+    const int count = min(most, share.tiles.end - first);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i)
-      results[i] = load_operands<kWeights>(p, plan, first, count, first_tile_ + i * (kPassTiles / kPairs));
+      results[i] = load_operands<kWeights>(p, plan, first, count, first_tile_ + i * (kPassTiles / kPairs),
+                                           share.part == 0);
   }
 
   // ------------------------------------------------------------------ inputs
 
-  /// Waits for the previous phase and returns where the inputs are.
-  __device__ InputRows prepare_input(const Product& p, const AttentionPlan& plan) {
-    if (p.input == Input::hidden) {
-      grid_.wait();
-      return {a_.hidden, p.columns};
+  /// Waits for the previous phase, makes this block's share of the inputs, and lets the producer copy all of
+  /// them once they are there.
+  __device__ void prepare_input(const Product& p, const AttentionPlan& plan, const ProductShare& share) {
+    if (p.input != Input::hidden) {
+      bf16* rows = a_.rows[rows_buffer_];
+      rows_buffer_ ^= 1;
+      if (p.input == Input::attended) {
+        combine_share(plan, rows);
+      } else {
+        make_share(p, rows);
+      }
+      grid_.arrive();
     }
-    bf16* rows = a_.rows[rows_buffer_];
-    rows_buffer_ ^= 1;
-    if (p.input == Input::attended) {
-      grid_.wait();
-      combine_share(plan, rows);
-    } else {
-      make_share(p, rows);
-    }
-    grid_.arrive();
-    grid_.wait();
-    return {rows, p.columns};
+    if (share.empty()) return grid_.wait();
+    grid_.delegate(shared_address(&shared_.inputs_made));
   }
 
-  /// The rows of this block's slots, by its first warp.
+  /// The rows of this block's slots.
   __device__ void make_share(const Product& p, bf16* rows) {
-    NormRow<1> row(0);
+    NormRow<kConsumerWarps> row(warp_);
     const bool norm = is_norm(p);
-    const int first = warp_ == 0 ? static_cast<int>(blockIdx.x) : a_.slots;
+    const int first = static_cast<int>(blockIdx.x);
     if (norm && first < a_.slots) row.load_norm(p.norm, p.columns);
     grid_.wait();
 #pragma unroll 1
     for (int slot = first; slot < a_.slots; slot += static_cast<int>(gridDim.x)) {
       load_row(p, slot, row);
-      if (norm) row.normalise(row.moments(p.columns), p.columns);
-      row.store(rows + slot * p.columns, p.columns);
+      if (added_parts_ > 0) add_parts(p, slot, row);
+      if (norm) {
+        if (slot > first) consumer_barrier();  // the moments have been read
+        row.normalise(merge_moments(row.moments(p.columns), p.columns, row), p.columns);
+      }
+      row.store(p.columns, [&](int column) { return rows + input_place(slot, column, p.columns); });
     }
+    added_parts_ = 0;
   }
 
-  /// This block's share of the heads of all slots; a head by one warp where that keeps all warps busy, else
-  /// by all warps of a block.
+  /// Completes the latents of a slot.
+  __device__ void add_parts(const Product& p, int slot, NormRow<kConsumerWarps>& row) const {
+    row.template add_rows<kDepthParts - 1>(a_.latent_sums + slot * p.columns, a_.slots * p.columns,
+                                           added_parts_, p.columns);
+    row.store_values(latents() + slot * p.columns, p.columns);
+  }
+
+  /// Where the partials of a head are.
+  struct HeadParts {
+    const float* first;
+    int count;
+  };
+
+  /// Waits, and combines this block's share of the heads of all slots, each by one warp.
   __device__ void combine_share(const AttentionPlan& plan, bf16* rows) {
     const AttentionShape& shape = plan.shape;
-    const int count = a_.slots * shape.heads, blocks = static_cast<int>(gridDim.x);
-    const bool by_block = count < 4 * blocks;
-    const int first = static_cast<int>(blockIdx.x) + (by_block ? 0 : warp_ * blocks);
-    const int step = blocks * (by_block ? 1 : kConsumerWarps);
+    const int count = a_.slots * shape.heads, step = static_cast<int>(gridDim.x) * kConsumerWarps;
+    int i = static_cast<int>(blockIdx.x) + warp_ * static_cast<int>(gridDim.x);
+    HeadParts parts = i < count ? parts_of(plan, i) : HeadParts{nullptr, 0};
+    grid_.wait();
 #pragma unroll 1
-    for (int i = first; i < count; i += step) {
-      const int slot = i / shape.heads, head = i % shape.heads;
-      bf16* to = rows + slot * shape.width + head * shape.head_dim;
-      if (by_block) {
-        combine<true>(plan, slot, head, to);
-      } else {
-        combine<false>(plan, slot, head, to);
-      }
+    while (i < count) {
+      combine(shape, i, parts, rows);
+      i += step;
+      if (i < count) parts = parts_of(plan, i);
     }
   }
 
-  template <bool kByBlock>
-  __device__ void combine(const AttentionPlan& plan, int slot, int head, bf16* to) {
-    switch (plan.shape.head_dim) {
-      case 32:
-        return combine_head<1, kByBlock>(plan, slot, head, to);
-      case 64:
-        return combine_head<2, kByBlock>(plan, slot, head, to);
-      default:
-        return combine_head<4, kByBlock>(plan, slot, head, to);
-    }
-  }
-
-  template <int N, bool kByBlock>
-  __device__ void combine_head(const AttentionPlan& plan, int slot, int head, bf16* to) {
+  /// i: of all slots' heads.
+  __device__ HeadParts parts_of(const AttentionPlan& plan, int i) const {
     const AttentionShape& shape = plan.shape;
-    const int stride = partial_stride(shape);
+    const int slot = i / shape.heads, head = i % shape.heads;
     const int group = head / shape.group, within = head % shape.group;
     const int total = plan.tiles_before[a_.slots] * shape.groups;
     const unsigned blocks = static_cast<unsigned>(plan.blocks);
@@ -161,103 +158,120 @@ class ManySlotsConsumer : public SlotConsumer {
     const int begin = plan.tiles_before[slot] * shape.groups + group * tiles;
     const int first = tiles > 0 ? Share::owner(begin, total, blocks) : 0;
     const int count = tiles > 0 ? Share::owner(begin + tiles - 1, total, blocks) - first + 1 : 0;
-    const float* parts = partial_result(a_, shape, slot, group, first) + within * stride;
-    PartialSum<N, false> sum;
-    if constexpr (!kByBlock) {
-      sum.add(parts, shape.group * stride, 0, 1, count);
-      sum.write_quotient(to);
-    } else {
-      sum.add(parts, shape.group * stride, warp_, kConsumerWarps, count);
-      sum.write(sums_ + warp_ * stride);
-      consumer_barrier();
-      if (warp_ == 0) {
-        PartialSum<N, true> all;
-        all.add(sums_, stride, 0, 1, kConsumerWarps);
-        all.write_quotient(to);
-      }
-      consumer_barrier();
+    return {partial_result(a_, shape, slot, group, first) + within * partial_stride(shape), count};
+  }
+
+  __device__ void combine(const AttentionShape& shape, int i, const HeadParts& parts, bf16* rows) {
+    switch (shape.head_dim) {
+      case 32:
+        return combine_head<1>(shape, i, parts, rows);
+      case 64:
+        return combine_head<2>(shape, i, parts, rows);
+      default:
+        return combine_head<4>(shape, i, parts, rows);
     }
+  }
+
+  template <int N>
+  __device__ void combine_head(const AttentionShape& shape, int i, const HeadParts& parts, bf16* rows) {
+    PartialSum<N> sum;
+    sum.add(parts.first, shape.group * partial_stride(shape), parts.count);
+    const int column = i % shape.heads * shape.head_dim + lane_ * N;
+    sum.write_quotient(rows + input_place(i / shape.heads, column, shape.width));
   }
 
   // ---------------------------------------------------------------- products
 
+  // A tile's sums are those of two chains of dependent products.
+
   /// Multiplies this warp's slots and columns of `count` tiles; leaves the sums in shared memory.
-  __device__ __forceinline__ void multiply(const Product& p, const InputRows& input, int count) {
-    const int column_tiles = (p.columns + kTileColumns - 1) / kTileColumns;
-    const bool keeps = column_tiles <= kTogether;
-    Inputs a;
-    load_inputs(p, input, 0, a);
-#pragma unroll 1
-    for (int tile = 0; tile < count; ++tile) {
-      float c[kChains][4] = {};
-#pragma unroll 1
-      for (int begin = 0; begin < column_tiles; begin += kTogether) {
-        if (!keeps && tile + begin > 0) load_inputs(p, input, begin, a);
-#pragma unroll
-        for (int j = 0; j < kTogether; ++j) {
-          if (begin + j >= column_tiles) break;
-          multiply_tile(min(kTileColumns, p.columns - (begin + j) * kTileColumns), a[j], c);
-        }
-      }
-      write_sums(tile, c);
+  __device__ __forceinline__ void multiply_pass(const ProductShare& share, int count) {
+    switch (count) {
+      case 1:
+        return multiply_tiles<1>(share);
+      case 2:
+        return multiply_tiles<2>(share);
+      case 3:
+        return multiply_tiles<3>(share);
+      default:
+        return multiply_tiles<4>(share);
     }
   }
 
-  /// This thread's part of A for kTogether tiles of columns. Rows past the last slot are copies of its row,
-  /// whose products are not stored; past the last column weights are 0.
-  __device__ __forceinline__ void load_inputs(const Product& p, const InputRows& input, int begin,
-                                              Inputs& a) const {
+  template <int kTiles>
+  __device__ __forceinline__ void multiply_tiles(const ProductShare& share) {
+    float sums[kTiles][2][4] = {};
+#pragma unroll 1
+    for (int begin = share.first_column; begin < share.end_column; begin += kTileColumns)
+      multiply_columns(min(kTileColumns, share.end_column - begin), sums);
 #pragma unroll
-    for (int j = 0; j < kTogether; ++j) {
-      const bool exists = (begin + j) * kTileColumns < p.columns;
-#pragma unroll
-      for (int b = 0; b < kWarpBlocks; ++b) {
-        const int column = (begin + j) * kTileColumns + (part_ + b * kParts) * 32 + lane_ % 4 * 8;
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          a[j][b][h] = {0, 0, 0, 0};
-          if (exists)
-            a[j][b][h] = load_l2(input.memory + min(first_row_ + h * 8, a_.slots - 1) * input.pitch +
-                                 (column < p.columns ? column : 0));
-        }
-      }
-    }
+    for (int tile = 0; tile < kTiles; ++tile) write_sums(tile, sums[tile]);
   }
 
-  __device__ __forceinline__ void multiply_tile(int columns, const uint4 (&a)[kWarpBlocks][2],
-                                                float (&c)[kChains][4]) {
-    const uint32_t row = lane_weights<kWeights>(ring_, cursor_.stage, lane_);
+  /// A tile of columns.
+  template <int kTiles>
+  __device__ __forceinline__ void multiply_columns(int columns, float (&sums)[kTiles][2][4]) {
+    uint32_t weights[kTiles], empty[kTiles];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
+      weights[tile] = lane_weights<kWeights>(ring_, cursor_.stage, lane_);
+      empty[tile] = shared_address(&shared_.empty[cursor_.stage]);
+      cursor_.advance(a_.stages);
+    }
+    const int own_columns = set_ * kSetSlots < a_.slots ? columns : 0;
+#pragma unroll 1
+    for (int begin = 0; begin < columns; begin += kStageColumns<kSets>)
+      multiply_stage(begin, own_columns, weights, sums);
+#pragma unroll
+    for (const uint32_t stage : empty) mbarrier_arrive_warp(stage);
+  }
+
+  /// A stage of inputs, whose first column in the tile is `begin`. Elements at or past `columns` are zeros.
+  template <int kTiles>
+  __device__ __forceinline__ void multiply_stage(int begin, int columns, const uint32_t (&weights)[kTiles],
+                                                 float (&sums)[kTiles][2][4]) {
+    const uint32_t inputs =
+        ring_ + static_cast<uint32_t>(cursor_.stage * kStageBytes + set_ * kStageSetBytes<kSets> +
+                                      part_ * kInputTileBytes + lane_ * 16);
     mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
+    uint4 low[kBlocks] = {}, high[kBlocks] = {}, w[kTiles][kBlocks];
+    const int first_block = begin / kInputColumns + part_;
 #pragma unroll
-    for (int first = 0; first < kWarpBlocks; first += kBlocks) {
-      uint4 w[kBlocks];
-      load_weights<kWeights>(row, part_ + first * kParts, kParts, columns, w);
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        const uint4 low = a[first + b][0], high = a[first + b][1];
-        multiply_add(c[2 * b % kChains], {low.x, high.x, low.y, high.y}, w[b].x, w[b].y);
-        multiply_add(c[(2 * b + 1) % kChains], {low.z, high.z, low.w, high.w}, w[b].z, w[b].w);
-      }
+    for (int b = 0; b < kBlocks; ++b) {
+      if ((first_block + b * kParts) * kInputColumns >= columns) continue;
+      const uint32_t at = inputs + static_cast<uint32_t>(b * kParts * kInputTileBytes);
+      low[b] = load_shared(at), high[b] = load_shared(at + kInputTileBytes / 2);
     }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+      load_weights<kWeights>(weights[tile], first_block, kParts, columns, w[tile]);
     mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
     cursor_.advance(a_.stages);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const uint4 x = w[tile][b];
+        multiply_add(sums[tile][0], {low[b].x, high[b].x, low[b].y, high[b].y}, x.x, x.y);
+        multiply_add(sums[tile][1], {low[b].z, high[b].z, low[b].w, high[b].w}, x.z, x.w);
+      }
   }
 
-  __device__ void write_sums(int tile, const float (&c)[kChains][4]) const {
+  __device__ void write_sums(int tile, const float (&c)[2][4]) const {
     float* to = sums_ + (tile * kParts + part_) * a_.slots * kTileRows + lane_ % 4 * 2;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int slot = first_row_ + h * 8;
-      if (slot >= a_.slots) continue;
-      float2 sum{0, 0};
-#pragma unroll
-      for (int i = 0; i < kChains; ++i) sum.x += c[i][2 * h], sum.y += c[i][2 * h + 1];
-      *reinterpret_cast<float2*>(to + slot * kTileRows) = sum;
+      const int slot = set_ * kSetSlots + lane_ / 4 + h * 8;
+      if (slot < a_.slots)
+        *reinterpret_cast<float2*>(to + slot * kTileRows) = {c[0][2 * h] + c[1][2 * h],
+                                                             c[0][2 * h + 1] + c[1][2 * h + 1]};
     }
   }
 
-  int part_, first_row_;  // of the warp's columns; of A, of this thread
+  int part_, set_;  // of the columns of a stage, of the slots
   int rows_buffer_ = 0;
+  int added_parts_ = 0;  // that the latents lack
 };
 
 #endif

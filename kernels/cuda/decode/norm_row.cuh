@@ -42,6 +42,21 @@ class NormRow {
       x_[p].x += low.x, x_[p].y += low.y, x_[p].z += high.x, x_[p].w += high.y;
     }
   }
+  /// Adds the first `count` of at most kMost rows of values, `pitch` apart, whose loads wait for none before.
+  template <int kMost>
+  __device__ void add_rows(const float* rows, int pitch, int count, int columns) {
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int at = column(p) < columns ? column(p) : 0;
+      float4 y[kMost];
+#pragma unroll
+      for (int i = 0; i < kMost; ++i) y[i] = load_l2(rows + (i < count ? i : 0) * pitch + at);
+#pragma unroll
+      for (int i = 0; i < kMost; ++i)
+        if (i < count && column(p) < columns)
+          x_[p].x += y[i].x, x_[p].y += y[i].y, x_[p].z += y[i].z, x_[p].w += y[i].w;
+    }
+  }
   __device__ void clear() {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) x_[p] = {0, 0, 0, 0};
@@ -95,11 +110,18 @@ class NormRow {
       x_[p].w = (x_[p].w - mean) * rstd * s1.y + o1.y;
     }
   }
-  __device__ void store(bf16* row, int columns) const {
+  /// `place`: where the values from a column on go, of which 4 neighbouring ones lie together.
+  template <typename Place>
+  __device__ void store(int columns, Place&& place) const {
 #pragma unroll
     for (int p = 0; p < kPacks; ++p)
       if (column(p) < columns)
-        *reinterpret_cast<uint2*>(row + column(p)) = {pack(x_[p].x, x_[p].y), pack(x_[p].z, x_[p].w)};
+        *reinterpret_cast<uint2*>(place(column(p))) = {pack(x_[p].x, x_[p].y), pack(x_[p].z, x_[p].w)};
+  }
+  __device__ void store_values(float* row, int columns) const {
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p)
+      if (column(p) < columns) *reinterpret_cast<float4*>(row + column(p)) = x_[p];
   }
 
  private:

@@ -100,29 +100,21 @@ __device__ __forceinline__ void merge_warp_partials(const float* parts, int warp
   if (lane == 0) store(float2{largest, denominator}, head_dim);
 }
 
-/// Combines partials of one head, in shared memory or in the workspace; a lane has N = head_dim / 32
-/// channels.
-template <int N, bool kShared>
+/// Combines partials of one head in the workspace; a lane has N = head_dim / 32 channels.
+template <int N>
 class PartialSum {
  public:
-  /// Every step-th of the `count` partials that start at `parts`, `stride` floats apart, from `first` on.
-  __device__ void add(const float* parts, int64_t stride, int first, int step, int count) {
-    const int mine = first < count ? (count - first + step - 1) / step : 0;
-    parts += first * stride;
-    stride *= step;
+  /// `count` partials that start at `parts`, `stride` floats apart.
+  __device__ void add(const float* parts, int64_t stride, int count) {
 #pragma unroll 1
-    for (int block = 0; block < mine; block += 32)
-      add_block(parts + block * stride, stride, min(32, mine - block));
+    for (int block = 0; block < count; block += 32)
+      add_block(parts + block * stride, stride, min(32, count - block));
   }
-  __device__ void write(float* to) const {
-#pragma unroll
-    for (int i = 0; i < N; ++i) to[lane() * N + i] = out_[i];
-    if (lane() == 0) *reinterpret_cast<float2*>(to + 32 * N) = {largest_, denominator_};
-  }
+  /// `to`: where this lane's channels go.
   __device__ void write_quotient(bf16* to) const {
     const float inverse = denominator_ > 0 ? __frcp_rn(denominator_) : 0;
 #pragma unroll
-    for (int i = 0; i < N; ++i) to[lane() * N + i] = __float2bfloat16_rn(out_[i] * inverse);
+    for (int i = 0; i < N; ++i) to[i] = __float2bfloat16_rn(out_[i] * inverse);
   }
 
  private:
@@ -134,7 +126,7 @@ class PartialSum {
 
   __device__ void add_block(const float* parts, int64_t stride, int count) {
     float2 own{kLowestScore, 0};
-    if (lane() < count) own = read(reinterpret_cast<const float2*>(parts + lane() * stride + 32 * N));
+    if (lane() < count) own = __ldcg(reinterpret_cast<const float2*>(parts + lane() * stride + 32 * N));
     alignas(16) float x[kUnroll][N];
     load(parts, stride, count, x);
     const float largest = fmaxf(largest_, warp_max(own.x)), factor = exp2_fast(largest_ - largest);
@@ -160,14 +152,9 @@ class PartialSum {
     for (int u = 0; u < kUnroll; ++u) {
       Channels& channels = *reinterpret_cast<Channels*>(x[u]);
       channels = Channels{};
-      if (u < count) channels = read(reinterpret_cast<const Channels*>(parts + u * stride));
+      if (u < count) channels = __ldcg(reinterpret_cast<const Channels*>(parts + u * stride));
     }
   }
-  template <typename Value>
-  __device__ static Value read(const Value* from) {
-    return kShared ? *from : __ldcg(from);
-  }
-
   float largest_ = kLowestScore, denominator_ = 0;
   float out_[N] = {};
 };

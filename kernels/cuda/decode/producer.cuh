@@ -3,9 +3,14 @@
 // is set up and waits for the block's tables and plans only after the first phase; from then on it waits for
 // free stages alone, never for another block: everything it reads was written before the kernel began, except
 // the cache row that this step writes, for which the consumers substitute the new one.
+//
+// With 9 to 64 slots it also copies the inputs of products, which other blocks made: in stages of their own,
+// after the weights of a pass. For these it waits at the barrier over the grid, in the consumers' place.
 #pragma once
 
 #include "kernels/cuda/decode/aside.cuh"
+#include "kernels/cuda/decode/grid_barrier.cuh"
+#include "kernels/cuda/decode/input_tiles.cuh"
 #include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/phase.cuh"
 #include "kernels/cuda/decode/work_split.cuh"
@@ -14,7 +19,8 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-template <DType kWeights>
+/// kSets: of inputs of products, which it copies as well; 0 for few slots.
+template <DType kWeights, int kSets>
 class DecodeProducer : public RoleRegisters {
   static constexpr int kBytes = kWeightBytes<kWeights>;
   // With more than kPaceSlack stages free, copies are not delayed; otherwise those of kPaceDepth stages are
@@ -35,22 +41,10 @@ class DecodeProducer : public RoleRegisters {
   __device__ void end() {}
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan&) {
-    const Share tiles((p.rows + kTileRows - 1) / kTileRows);
-    const char* weight = static_cast<const char*>(p.linear.weight);
-    if (tiles.begin < tiles.end) prefetch(p, tiles);
-    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-      const int rows = min(kTileRows, p.rows - tile * kTileRows);
-      const char* row = weight + static_cast<int64_t>(tile * kTileRows + lane_) * p.columns * kBytes;
-      for (int column = 0; column < p.columns; column += kTileColumns) {
-        const int bytes = min(kTileColumns, p.columns - column) * kBytes;
-        const uint32_t full = acquire();
-        if (lane_ == 0) mbarrier_expect_tx(full, rows * bytes);
-        __syncwarp();
-        if (lane_ < rows)
-          bulk_load(stage() + lane_ * kWeightPitch<kWeights>, row + column * kBytes, full, bytes,
-                    evict_first_);
-        end_stage(full);
-      }
+    if constexpr (kSets > 0) {
+      copy_passes(p);
+    } else {
+      copy_tiles(p);
     }
     if (!tables_ready_) SetupBarriers::wait_for_plans();
     tables_ready_ = true;
@@ -81,6 +75,88 @@ class DecodeProducer : public RoleRegisters {
   }
 
  private:
+  /// The weights, tile by tile.
+  __device__ __forceinline__ void copy_tiles(const Product& p) {
+    const Share tiles((p.rows + kTileRows - 1) / kTileRows);
+    const char* weight = static_cast<const char*>(p.linear.weight);
+    if (tiles.begin < tiles.end) prefetch(p, tiles);
+    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+      const int rows = min(kTileRows, p.rows - tile * kTileRows);
+      const char* row = weight + static_cast<int64_t>(tile * kTileRows + lane_) * p.columns * kBytes;
+      for (int column = 0; column < p.columns; column += kTileColumns) {
+        const int bytes = min(kTileColumns, p.columns - column) * kBytes;
+        const uint32_t full = acquire();
+        if (lane_ == 0) mbarrier_expect_tx(full, rows * bytes);
+        __syncwarp();
+        if (lane_ < rows)
+          bulk_load(stage() + lane_ * kWeightPitch<kWeights>, row + column * kBytes, full, bytes,
+                    evict_first_);
+        end_stage(full);
+      }
+    }
+  }
+
+  /// For each pass and tile of columns the weights, then the inputs.
+  __device__ __forceinline__ void copy_passes(const Product& p) {
+    const ProductShare share(p.rows, p.columns);
+    const bf16* inputs = a_.hidden;
+    if (p.input != ProductInput::hidden) inputs = a_.rows[rows_buffer_], rows_buffer_ ^= 1;
+    if (share.empty()) return;
+    prefetch(p, share.tiles);
+    const int most = pass_tiles(a_.stages, kSets);
+    bool waits = true;
+#pragma unroll 1
+    for (int first = share.tiles.begin; first < share.tiles.end; first += most) {
+      const int end = min(share.tiles.end, first + most);
+#pragma unroll 1
+      for (int column = share.first_column; column < share.end_column; column += kTileColumns) {
+#pragma unroll 1
+        for (int tile = first; tile < end; ++tile) copy_weights(p, tile, column);
+        if (waits) wait_for_inputs();
+        waits = false;
+        copy_inputs(p, inputs, column, min(share.end_column, column + kTileColumns));
+      }
+    }
+  }
+
+  /// At the barrier over the grid at which the consumers have arrived.
+  __device__ __forceinline__ void wait_for_inputs() {
+    mbarrier_wait(shared_address(&shared_.inputs_made), inputs_parity_);
+    inputs_parity_ ^= 1;
+    if (lane_ == 0) GridBarrier::poll(a_.arrivals, shared_.arrivals_target);
+    __syncwarp();
+    // Orders what other blocks wrote, as ordinary stores, before its copies.
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+  }
+
+  __device__ __forceinline__ void copy_weights(const Product& p, int tile, int column) {
+    const int rows = min(kTileRows, p.rows - tile * kTileRows);
+    const int bytes = min(kTileColumns, p.columns - column) * kBytes;
+    const char* from = static_cast<const char*>(p.linear.weight) +
+                       (static_cast<int64_t>(tile * kTileRows + lane_) * p.columns + column) * kBytes;
+    const uint32_t full = acquire();
+    if (lane_ == 0) mbarrier_expect_tx(full, rows * bytes);
+    __syncwarp();
+    if (lane_ < rows) bulk_load(stage() + lane_ * kWeightPitch<kWeights>, from, full, bytes, evict_first_);
+    end_stage(full);
+  }
+
+  /// Columns from `begin` to `end` of all slots; as fast as they come, since all blocks wait for them.
+  __device__ __forceinline__ void copy_inputs(const Product& p, const bf16* inputs, int begin, int end) {
+    const int sets = (a_.slots + kSetSlots - 1) / kSetSlots;
+#pragma unroll 1
+    for (int column = begin; column < end; column += kStageColumns<kSets>) {
+      const int bytes = min(kStageColumns<kSets>, end - column) / kInputColumns * kInputTileBytes;
+      const uint32_t full = acquire_at_once();
+      if (lane_ == 0) mbarrier_expect_tx(full, sets * bytes);
+      __syncwarp();
+      if (lane_ < sets)
+        bulk_load(stage() + lane_ * kStageSetBytes<kSets>,
+                  inputs + input_place(lane_ * kSetSlots, column, p.columns), full, bytes);
+      end_stage(full);
+    }
+  }
+
   /// Brings the small arrays that the consumers read themselves into the L2 cache.
   __device__ void prefetch(const Product& p, const Share& tiles) const {
     const char* bias = static_cast<const char*>(p.linear.bias);
@@ -93,12 +169,19 @@ class DecodeProducer : public RoleRegisters {
       prefetch_l2(narrow_scales(p.linear, p.rows, p.columns) + (lane_ == 0 ? first : last));
     }
   }
-  __device__ uint32_t stage() const { return ring_ + cursor_.stage * kStageBytes; }
+  __device__ uint32_t stage() const {
+    return ring_ + cursor_.stage * kStageBytes;
+  }
 
   /// Waits until the consumers are done with the next stage; returns its `full` mbarrier.
   __device__ uint32_t acquire() const {
     mbarrier_wait(shared_address(&shared_.empty[cursor_.stage]), cursor_.parity ^ 1);
     pace();
+    fence_proxy_async();
+    return shared_address(&shared_.full[cursor_.stage]);
+  }
+  __device__ uint32_t acquire_at_once() const {
+    mbarrier_wait(shared_address(&shared_.empty[cursor_.stage]), cursor_.parity ^ 1);
     fence_proxy_async();
     return shared_address(&shared_.full[cursor_.stage]);
   }
@@ -168,6 +251,8 @@ class DecodeProducer : public RoleRegisters {
   RingCursor cursor_;
   int issued_ = 0;
   bool tables_ready_ = false;  // awaited after the first phase
+  int rows_buffer_ = 0;
+  uint32_t inputs_parity_ = 0;
 };
 
 #endif

@@ -23,6 +23,7 @@ inline constexpr int kRowPitch = kTileColumns * 2 + 64;
 inline constexpr int kStageBytes = kTileRows * kRowPitch;
 inline constexpr int kCacheTileBytes = 16384;  // a tile of keys and values
 inline constexpr int kMinStages = 4, kMaxStages = 16;
+inline constexpr int kPassTiles = 4;  // of outputs, whose sums are added between two barriers of a block
 
 // Tiles of one head (head_attention.cuh): channels; rows of a tile and of a warp; tiles processed together.
 inline constexpr int kHeadWidth = 64, kHeadTileRows = 64, kHeadRows = 16;

@@ -16,7 +16,8 @@ inline constexpr int kDecodeThreads = kConsumers + 128;
 /// Registers of a thread.
 template <int kSlots>
 struct DecodeRegisters {
-  static constexpr int kConsumer = kSlots == 1 ? 208 : 224, kProducer = kSlots == 1 ? 88 : 56;
+  static constexpr bool kFew = kSlots > 1 && kSlots <= 8;  // the producer only copies weights and caches
+  static constexpr int kConsumer = kFew ? 224 : 208, kProducer = kFew ? 56 : 88;
   // 384 threads start with 168 registers each; asking for more in total would wait forever.
   static_assert(kConsumers * kConsumer + 128 * kProducer <= kDecodeThreads * 168);
 };

@@ -41,9 +41,8 @@ struct DecodeShared {
   float centers[kConsumerWarps];        // what each warp takes LayerNorm's sums about
   uint32_t first_flag;
   bool clears;
+  uint64_t inputs_made;  // with many slots, an mbarrier: the consumers have arrived at the barrier before it
 };
-
-inline constexpr int kPassTiles = 4;  // of outputs, between two barriers of a block
 
 /// Inputs of one warp's columns of 4 tiles, for one slot.
 inline constexpr int kInputBytes = 1024;

@@ -66,85 +66,132 @@ class SlotConsumer : public RoleRegisters {
     row.round();
   }
 
+  /// Mean, and sum of squares about it, of a row, from those of its warps.
+  template <int kWarps>
+  __device__ float2 merge_moments(float2 own, int columns, const NormRow<kWarps>& row) const {
+    if (lane_ == 0) shared_.moments[0][warp_] = own;
+    consumer_barrier();
+    float2 parts[kWarps];
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) parts[w] = shared_.moments[0][warp_ / kWarps * kWarps + w];
+    return row.merge(parts, columns);
+  }
+
   // ----------------------------------------------------------------- outputs
 
-  /// Two neighbouring outputs of a slot, which this thread writes.
+  /// Two neighbouring outputs of a slot, which this thread writes, and what they need besides their sums, as
+  /// it was loaded: nothing waits for it before the sums are there.
   struct OutputPair {
-    bool valid = false;
+    bool valid = false, rotated = false, backwards = false;
     int tile, row;  // tile: within the pass
-    float2 bias{0, 0}, rotation{1, 0}, residual{0, 0};
-    float2 scale{1, 1};  // of weights of eight bits
+    bf16 bias[2];
+    float cosine, sine;
+    float2 residual;
+    float scale[2];  // of weights of eight bits
   };
 
   /// What the epilogue of the pass needs that does not depend on this step's phases: loaded before waiting
-  /// for them.
+  /// for them. Where a pair is not valid it is another's. `whole`: these are the sums of all columns, or the
+  /// first part of them, to which the others are added.
   template <DType kWeights>
   __device__ OutputPair load_operands(const Product& p, const AttentionPlan& plan, int first, int count,
-                                      int tile) const {
+                                      int tile, bool whole = true) const {
     OutputPair r;
     r.tile = tile;
     r.row = (first + r.tile) * kTileRows + thread_ % 4 * 2;
     r.valid = r.tile < count && r.row < p.rows && slot_ < a_.slots;
-    if (!r.valid) return r;
-    if (p.linear.bias != nullptr) {
-      const bf16* bias = static_cast<const bf16*>(p.linear.bias) + r.row;
-      r.bias.x = __bfloat162float(bias[0]);
-      if (r.row + 1 < p.rows) r.bias.y = __bfloat162float(bias[1]);
+    const int row = r.valid ? r.row : 0, next = min(row + 1, p.rows - 1);
+    if (whole && p.linear.bias != nullptr) {
+      const bf16* bias = static_cast<const bf16*>(p.linear.bias);
+      r.bias[0] = bias[row], r.bias[1] = bias[next];
+    } else {
+      r.bias[0] = r.bias[1] = bf16{};
     }
     if (is_narrow(kWeights)) {
-      const float* scale = narrow_scales(p.linear, p.rows, p.columns) + r.row;
-      r.scale.x = scale[0];
-      if (r.row + 1 < p.rows) r.scale.y = scale[1];
+      const float* scale = narrow_scales(p.linear, p.rows, p.columns);
+      r.scale[0] = scale[row], r.scale[1] = scale[next];
     }
-    if (p.output == Output::attention && active(slot_)) load_rotation(p, plan, r);
-    if (p.output == Output::latent_add) load_residual(p, r);
+    if (p.output == Output::attention) load_rotation(p, plan, row, r);
+    r.residual = {0, 0};
+    if (whole && p.output == Output::latent_add) load_residual(p, row, r);
     return r;
   }
 
   /// Cosine and sine, where the outputs are rotated channels.
-  __device__ void load_rotation(const Product& p, const AttentionPlan& plan, OutputPair& r) const {
+  __device__ void load_rotation(const Product& p, const AttentionPlan& plan, int row, OutputPair& r) const {
     const AttentionShape& shape = plan.shape;
-    const int column = r.row < p.query_rows ? r.row : r.row - p.query_rows;
+    if (shape.bands == 0) return;
+    const int column = row < p.query_rows ? row : row - p.query_rows;
     const int head = column / shape.head_dim, channel = column % shape.head_dim;
-    if (column >= shape.width || head >= shape.rotary_heads || channel >= 2 * shape.bands) return;
-    const int position = shared_.position[slot_] + p.position_offset;
-    const int64_t entry = static_cast<int64_t>(abs(position)) * shape.bands + channel / 2;
-    r.rotation = {shape.cosine[entry], position < 0 ? -shape.sine[entry] : shape.sine[entry]};
+    r.rotated = r.valid && active(slot_) && column < shape.width && head < shape.rotary_heads &&
+                channel < 2 * shape.bands;
+    const int position = r.rotated ? shared_.position[slot_] + p.position_offset : 0;
+    r.backwards = position < 0;
+    const int64_t entry = static_cast<int64_t>(abs(position)) * shape.bands + (r.rotated ? channel / 2 : 0);
+    r.cosine = shape.cosine[entry], r.sine = shape.sine[entry];
   }
 
-  /// All products whose outputs are the latents are divided alike, so this thread wrote what it loads, and
-  /// need not wait for other blocks.
-  __device__ void load_residual(const Product& p, OutputPair& r) const {
-    r.residual = __ldcg(reinterpret_cast<const float2*>(latents() + slot_ * p.rows + r.row));
+  /// This block, if it did not write them itself, has waited for the latents at an earlier barrier.
+  __device__ void load_residual(const Product& p, int row, OutputPair& r) const {
+    const int slot = min(slot_, a_.slots - 1);
+    r.residual = __ldcg(reinterpret_cast<const float2*>(latents() + slot * p.rows + row));
   }
 
-  template <DType kWeights>
-  __device__ void write_outputs(const Product& p, const AttentionPlan& plan, const OutputPair& r,
-                                float2 x) const {
-    if (is_narrow(kWeights)) x.x *= r.scale.x, x.y *= r.scale.y;
-    x.x += r.bias.x + r.residual.x, x.y += r.bias.y + r.residual.y;
-    if (p.output == Output::hidden || p.output == Output::latent_activated)
-      x = {activated(p.activation, x.x), activated(p.activation, x.y)};
+  __device__ static float2 rotate(const OutputPair& r, float2 x) {
+    if (!r.rotated) return x;
+    const float sine = r.backwards ? -r.sine : r.sine;
+    return {x.x * r.cosine - x.y * sine, x.x * sine + x.y * r.cosine};
+  }
+
+  /// The outputs of a pass, from the sums in shared memory. `latents`: where those of latent and latent_add
+  /// go; `hidden`: where those of the hidden layer do, from a row on.
+  template <DType kWeights, int kParts, int N, typename Hidden>
+  __device__ __forceinline__ void write_outputs(const Product& p, const AttentionPlan& plan,
+                                                const OutputPair (&r)[N], float* latents,
+                                                Hidden&& hidden) const {
+    float x[2 * N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      float2 sum = r[i].valid ? total<kParts>(r[i].tile) : float2{0, 0};
+      if (is_narrow(kWeights)) sum.x *= r[i].scale[0], sum.y *= r[i].scale[1];
+      x[2 * i] = sum.x + __bfloat162float(r[i].bias[0]) + r[i].residual.x;
+      x[2 * i + 1] = sum.y + __bfloat162float(r[i].bias[1]) + r[i].residual.y;
+    }
+    const auto for_each = [&](auto&& write) {
+#pragma unroll
+      for (int i = 0; i < N; ++i)
+        if (r[i].valid) write(r[i], float2{x[2 * i], x[2 * i + 1]});
+    };
     switch (p.output) {
       case Output::latent:
       case Output::latent_add:
-        *reinterpret_cast<float2*>(latents() + slot_ * p.rows + r.row) = x;
-        return;
+        return for_each([&](const OutputPair& pair, float2 y) { write_latents(latents, p, pair, y); });
       case Output::latent_activated:
-        *reinterpret_cast<float2*>(a_.latents[latents_buffer_ ^ 1] + slot_ * p.rows + r.row) = x;
-        return;
+        activate(p.activation, x);
+        return for_each([&](const OutputPair& pair, float2 y) {
+          write_latents(a_.latents[latents_buffer_ ^ 1], p, pair, y);
+        });
       case Output::hidden:
-        *reinterpret_cast<uint32_t*>(a_.hidden + slot_ * p.rows + r.row) = pack(x.x, x.y);
-        return;
+        activate(p.activation, x);
+        return for_each([&](const OutputPair& pair, float2 y) {
+          *reinterpret_cast<uint32_t*>(hidden(pair.row)) = pack(y.x, y.y);
+        });
       case Output::logits:
-        if (!active(slot_)) return;
-        a_.logits[slot_ * p.rows + r.row] = x.x;
-        if (r.row + 1 < p.rows) a_.logits[slot_ * p.rows + r.row + 1] = x.y;
-        return;
+        return for_each([&](const OutputPair& pair, float2 y) { write_logits(p, pair, y); });
       case Output::attention:
-        return write_attention_outputs(
-            p, plan, r, {x.x * r.rotation.x - x.y * r.rotation.y, x.y * r.rotation.x + x.x * r.rotation.y});
+        return for_each([&](const OutputPair& pair, float2 y) {
+          write_attention_outputs(p, plan, pair, rotate(pair, y));
+        });
     }
+  }
+
+  __device__ void write_latents(float* to, const Product& p, const OutputPair& r, float2 x) const {
+    *reinterpret_cast<float2*>(to + slot_ * p.rows + r.row) = x;
+  }
+  __device__ void write_logits(const Product& p, const OutputPair& r, float2 x) const {
+    if (!active(slot_)) return;
+    a_.logits[slot_ * p.rows + r.row] = x.x;
+    if (r.row + 1 < p.rows) a_.logits[slot_ * p.rows + r.row + 1] = x.y;
   }
 
   __device__ void write_attention_outputs(const Product& p, const AttentionPlan& plan, const OutputPair& r,

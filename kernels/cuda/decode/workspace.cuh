@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/decode/input_tiles.cuh"
 #include "kernels/cuda/decode/shared_memory.cuh"
 #include "kernels/cuda/decode/table_attention.cuh"
 #include "kernels/cuda/hopper/tensor_map.h"
@@ -85,7 +86,7 @@ inline AttentionShape self_shape(const DecodeStep& k) {
 /// Offsets of the workspace's arrays, in bytes. With one slot the arrays are flagged buffers of 8-byte words,
 /// with few slots `rows` (the results of attention) and partials.
 struct DecodeWorkspace {
-  int64_t cross_table, self_table, latents[2], queries, hidden, rows[2], partials, new_kv, bytes;
+  int64_t cross_table, self_table, latents[2], latent_sums, queries, hidden, rows[2], partials, new_kv, bytes;
   int64_t hidden_stride, rows_stride, new_kv_stride;  // words
 
   DecodeWorkspace(const DecodeStep& k, int blocks) {
@@ -104,9 +105,11 @@ struct DecodeWorkspace {
     hidden_stride = std::max(k.cross_widening, k.self_widening) * z / 2;
     rows_stride = std::max({z, a, k.input_channels}) / 2;
     for (int64_t& buffer : latents) buffer = take(copies * z, value);
+    latent_sums = take(few ? 0 : (kDepthParts - 1) * k.slots * z, value);
     queries = take(k.slots * std::max(z, a), value);
-    hidden = take(copies * hidden_stride, value);
-    for (int64_t& buffer : rows) buffer = take((few ? kReplicas : 1) * k.slots * rows_stride, part);
+    const int64_t tiled = input_sets(static_cast<int>(k.slots)) * kSetSlots;  // rows of tiles of inputs
+    hidden = take((few ? copies : tiled) * hidden_stride, value);
+    for (int64_t& buffer : rows) buffer = take((few ? kReplicas * k.slots : tiled) * rows_stride, part);
     new_kv = take(flagged ? (1 + k.cross_blocks) * new_kv_stride : 0, 8);
     partials = take(
         std::max(partial_floats(k, cross_shape(k), blocks), partial_floats(k, self_shape(k), blocks)), part);
@@ -148,6 +151,7 @@ inline void point_to_workspace(const DecodeStep& k, const DecodeWorkspace& at, D
     a.latents[i] = reinterpret_cast<float*>(base + at.latents[i]);
     a.rows[i] = reinterpret_cast<bf16*>(base + at.rows[i]);
   }
+  a.latent_sums = reinterpret_cast<float*>(base + at.latent_sums);
   a.queries = reinterpret_cast<float*>(base + at.queries);
   a.hidden = reinterpret_cast<bf16*>(base + at.hidden);
   a.partials = reinterpret_cast<float*>(base + at.partials);

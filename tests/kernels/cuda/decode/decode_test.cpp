@@ -445,10 +445,10 @@ TEST_F(CudaDecode, NarrowRepeatable) {
 }
 
 // More tiles than a warp holds at once: of outputs, in several passes, and of inputs, with a scale for each
-// four.
+// four, or in up to four parts of different lengths.
 TEST_F(CudaDecode, ManyTiles) {
   for (const DType weights : {DType::bf16, DType::e4m3, DType::i8})
-    for (const int64_t slots : {1, 3})
+    for (const int64_t slots : {1, 3, 12, 40})
       check({.slots = slots,
              .vocabulary = 9001,
              .latent = 1024,
