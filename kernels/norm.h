@@ -38,7 +38,9 @@ struct ResidualLayerNorm {
 };
 
 /// d_x (+)= LayerNormBackward(d_y) + d_sum (null: none); d_scale, d_offset (+)= their gradients (null: not
-/// wanted). d_branch = dropout'(d_x) unless null (only without accumulate_x).
+/// wanted). d_branch = dropout'(d_x) unless null (only without accumulate_x). branch_sums [columns] = the
+/// column sums of d_branch, or where that is null, of d_x (null: not wanted). y = LayerNorm(x) once more, bit
+/// for bit (null: not wanted).
 struct ResidualLayerNormBackward {
   DType type;
   int64_t rows, columns;
@@ -56,6 +58,9 @@ struct ResidualLayerNormBackward {
   void* d_offset = nullptr;
   bool accumulate_scale = false;
   bool accumulate_offset = false;
+  void* branch_sums = nullptr;
+  const void* offset = nullptr;  // with `y`
+  void* y = nullptr;
 };
 
 /// y (+)= dropout(x), elementwise; y may be x.

@@ -52,13 +52,16 @@ void forward(const ResidualLayerNorm& k) {
 
 template <typename T>
 void backward_row(const ResidualLayerNormBackward& k, int64_t r, const ConstRow<T>& scale, Row<T> d_scale,
-                  Row<T> d_offset, T* work) {
+                  Row<T> d_offset, Row<T> branch_sums, T* work) {
   const int64_t columns = k.columns;
   const ConstRow<T> x(static_cast<const T*>(k.x) + r * columns, columns);
   const ConstRow<T> d_y(static_cast<const T*>(k.d_y) + r * columns, columns);
   const T mean = static_cast<const T*>(k.mean)[r], rstd = static_cast<const T*>(k.rstd)[r];
   Row<T> normal(work, columns), g(work + columns, columns);
   normal = (x - mean) * rstd;
+  if (k.y != nullptr)
+    Row<T>(static_cast<T*>(k.y) + r * columns, columns) =
+        (x - mean) * rstd * scale + ConstRow<T>(static_cast<const T*>(k.offset), columns);
   g = d_y * scale;
   d_scale += d_y * normal;
   d_offset += d_y;
@@ -71,10 +74,17 @@ void backward_row(const ResidualLayerNormBackward& k, int64_t r, const ConstRow<
   } else {
     d_x = g;
   }
-  if (k.d_branch == nullptr) return;
+  if (k.d_branch == nullptr) {
+    branch_sums += d_x;
+    return;
+  }
   dropout_factors(k.mask, r * columns, columns, normal.data());
-  Row<T>(static_cast<T*>(k.d_branch) + r * columns, columns) = d_x * normal;
+  Row<T> d_branch(static_cast<T*>(k.d_branch) + r * columns, columns);
+  d_branch = d_x * normal;
+  branch_sums += d_branch;
 }
+
+constexpr int64_t kRowSums = 3;  // d_scale, d_offset, branch_sums
 
 template <typename T>
 void finish(const T* sums, int64_t columns, int64_t offset, void* target, bool accumulate) {
@@ -82,26 +92,29 @@ void finish(const T* sums, int64_t columns, int64_t offset, void* target, bool a
   Row<T> total(static_cast<T*>(target), columns);
   if (!accumulate) total.setZero();
   for (int64_t part = 0; part < kReductionParts; ++part)
-    total += ConstRow<T>(sums + part * 2 * columns + offset, columns);
+    total += ConstRow<T>(sums + part * kRowSums * columns + offset, columns);
 }
 
 template <typename T>
 void backward(const ResidualLayerNormBackward& k) {
   const int64_t columns = k.columns;
   const ConstRow<T> scale(static_cast<const T*>(k.scale), columns);
-  T* sums = scratch<SumTag, T>(static_cast<size_t>(kReductionParts * 2 * columns));
+  T* sums = scratch<SumTag, T>(static_cast<size_t>(kReductionParts * kRowSums * columns));
   parallel_for(kReductionParts, 1, [&](int64_t begin, int64_t end) {
     T* work = scratch<FactorTag, T>(static_cast<size_t>(2 * columns));
     for (int64_t part = begin; part < end; ++part) {
-      Row<T> d_scale(sums + part * 2 * columns, columns), d_offset(sums + (part * 2 + 1) * columns, columns);
+      T* const own = sums + part * kRowSums * columns;
+      Row<T> d_scale(own, columns), d_offset(own + columns, columns), branch_sums(own + 2 * columns, columns);
       d_scale.setZero();
       d_offset.setZero();
+      branch_sums.setZero();
       for (int64_t r = k.rows * part / kReductionParts; r < k.rows * (part + 1) / kReductionParts; ++r)
-        backward_row<T>(k, r, scale, d_scale, d_offset, work);
+        backward_row<T>(k, r, scale, d_scale, d_offset, branch_sums, work);
     }
   });
   finish(sums, columns, 0, k.d_scale, k.accumulate_scale);
   finish(sums, columns, columns, k.d_offset, k.accumulate_offset);
+  finish(sums, columns, 2 * columns, k.branch_sums, false);
 }
 
 }  // namespace

@@ -39,18 +39,20 @@ GradientTarget Tape::target(const Variable& variable) {
     gradient.tensor = copy_of(gradient.tensor);
   const bool accumulate = gradient.written;
   gradient.written = true;
+  gradient.column_sums = {};
   if (offender_ != nullptr) written_.push_back(gradient.tensor);
   return {gradient.tensor, accumulate};
 }
 
-void Tape::give(const Variable& variable, const Tensor& tensor) {
+void Tape::give(const Variable& variable, const Tensor& tensor, const Tensor& column_sums) {
   if (!variable.gradient) return;
   Gradient& gradient = *variable.gradient;
   if (tensor.shape() != gradient.shape || tensor.dtype() != gradient.dtype)
     throw_user("gradient: {} {} given for one of {} {}", name_of(tensor.dtype()), tensor.shape().text(),
                name_of(gradient.dtype), gradient.shape.text());
-  if (gradient.written || gradient.preallocated) return add_to(target(variable), tensor);
+  if (gradient.written || gradient.preallocated) return write(target(variable), tensor);
   gradient.tensor = tensor;
+  gradient.column_sums = column_sums;
   gradient.written = true;
 }
 
@@ -68,7 +70,7 @@ Tensor Tape::copy_of(const Tensor& tensor) const {
   return result;
 }
 
-void Tape::add_to(const GradientTarget& target, const Tensor& tensor) const {
+void Tape::write(const GradientTarget& target, const Tensor& tensor) const {
   if (!target.accumulate) return copy(tensor, target.tensor);
   kernels::add(launch(), {.type = tensor.dtype(),
                           .elements = tensor.elements(),
@@ -123,21 +125,24 @@ Variable recomputed(Tape& tape, const Variable& input,
   Tape silent(tape.context(), false, tape.training(), start);
   silent.check_finite(tape.finite_check());
   silent.enter(tape.scope());
-  const Tensor value = block(silent, Tape::constant(input.value)).value;
+  const Variable result = block(silent, Tape::constant(input.value));
   tape.random() = silent.random();
 
-  const Variable output = Tape::leaf(value);
+  Variable output = Tape::leaf(result.value);
+  output.wants_column_sums = result.wants_column_sums;
   tape.record("recomputed block", output,
               [&tape, input = input.kept(), start, block = std::move(block), scope = tape.scope(),
                gradient = output.gradient] {
                 Tape inner(tape.context(), true, tape.training(), start);
                 inner.check_finite(tape.finite_check());
                 inner.enter(scope);
-                const Variable inner_input = Tape::leaf(input.read());
+                Variable inner_input = Tape::leaf(input.read());
+                inner_input.wants_column_sums = input.wants_column_sums;
                 const Variable inner_output = block(inner, inner_input);
-                inner.give(inner_output, gradient->tensor);
+                inner.give(inner_output, gradient->tensor, gradient->column_sums);
                 inner.backward();
-                if (inner_input.gradient->written) tape.give(input, inner_input.gradient->tensor);
+                const Gradient& d_input = *inner_input.gradient;
+                if (d_input.written) tape.give(input, d_input.tensor, d_input.column_sums);
               });
   return output;
 }

@@ -57,17 +57,46 @@ void normalise(Tape& tape, const Tensor& x, const NormParameters& norm, const St
   kernels::residual_layer_norm(tape.launch(), arguments);
 }
 
-/// Recomputes LayerNorm(x): one pass over memory instead of keeping it until backward.
-std::shared_ptr<const std::function<Tensor()>> recomputation(Tape& tape, const Tensor& x,
-                                                             const NormParameters& norm,
-                                                             const Statistics& statistics) {
-  if (!tape.recording()) return nullptr;
-  return std::make_shared<const std::function<Tensor()>>([&tape, x, norm, statistics] {
-    const Tensor y = Tensor::empty(tape.context(), x.dtype(), x.shape());
-    normalise(tape, x, norm, statistics, y);
-    return y;
-  });
+/// Lets `y` = LayerNorm(x) be made again: one pass over memory instead of keeping it until backward.
+void make_recomputable(Tape& tape, Variable& y, const Tensor& x, const NormParameters& norm,
+                       const Statistics& statistics) {
+  if (!tape.recording()) return;
+  y.restore = std::make_shared<Recomputation>();
+  y.restore->in_backward_of = y.gradient.get();
+  y.restore->value = [&tape, x, norm, statistics] {
+    const Tensor again = Tensor::empty(tape.context(), x.dtype(), x.shape());
+    normalise(tape, x, norm, statistics, again);
+    return again;
+  };
 }
+
+/// The launch of a backward, which also makes LayerNorm(x) for those that wait for it and, if wanted, the
+/// column sums of the branch's gradient.
+struct Backward {
+  std::shared_ptr<Recomputation> normal;
+  kernels::ResidualLayerNormBackward arguments;
+  Tensor y = {}, branch_sums = {};
+
+  Backward(Tape& tape, const Tensor& x, const NormParameters& norm, const Statistics& statistics,
+           const Gradient& d_y, std::shared_ptr<Recomputation> recomputation)
+      : normal(std::move(recomputation)),
+        arguments(backward_arguments(tape, x, norm, statistics, d_y.tensor)) {
+    if (normal->waiting.empty()) return;
+    y = Tensor::empty(tape.context(), x.dtype(), x.shape());
+    arguments.offset = norm.offset.value.data();
+    arguments.y = y.data();
+  }
+
+  void sum_branch(Tape& tape) {
+    branch_sums = Tensor::empty(tape.context(), accumulation_type(arguments.type), {arguments.columns});
+    arguments.branch_sums = branch_sums.data();
+  }
+  void run(Tape& tape) {
+    kernels::residual_layer_norm_backward(tape.launch(), arguments);
+    for (const auto& use : normal->waiting) use(y);
+    normal->waiting.clear();
+  }
+};
 
 }  // namespace
 
@@ -77,14 +106,16 @@ Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm) {
   Variable y = tape.result(in.dtype(), in.shape());
   const Statistics statistics = statistics_of(tape, in.dtype(), in.shape()[0]);
   normalise(tape, in, norm, statistics, y.value);
-  y.restore = recomputation(tape, in, norm, statistics);
-  tape.record("layer_norm", y, [&tape, x, norm, statistics, d_y = y.gradient] {
-    auto arguments = backward_arguments(tape, x.value, norm, statistics, d_y->tensor);
+  make_recomputable(tape, y, in, norm, statistics);
+  tape.record("layer_norm", y, [&tape, x, norm, statistics, d_y = y.gradient, normal = y.restore] {
+    Backward backward(tape, x.value, norm, statistics, *d_y, normal);
     GradientTarget d_x = tape.target(x);
     if (!d_x) d_x.tensor = Tensor::empty(tape.context(), x.value.dtype(), x.shape());  // of a constant
-    arguments.d_x = d_x.tensor.data();
-    arguments.accumulate_x = d_x.accumulate;
-    kernels::residual_layer_norm_backward(tape.launch(), arguments);
+    backward.arguments.d_x = d_x.tensor.data();
+    backward.arguments.accumulate_x = d_x.accumulate;
+    if (x.gradient && x.wants_column_sums) backward.sum_branch(tape);
+    backward.run(tape);
+    if (x.gradient) x.gradient->column_sums = backward.branch_sums;
   });
   return y;
 }
@@ -111,11 +142,12 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
                                                .y = out.normal.value.data(),
                                                .mean = statistics.mean.data(),
                                                .rstd = statistics.rstd.data()});
-  out.normal.restore = recomputation(tape, out.sum.value, norm, statistics);
+  make_recomputable(tape, out.normal, out.sum.value, norm, statistics);
   tape.record("residual_layer_norm", out.normal,
               [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), norm, mask,
-               statistics, sum = out.sum, d_y = out.normal.gradient] {
-                auto arguments = backward_arguments(tape, sum.value, norm, statistics, d_y->tensor);
+               statistics, sum = out.sum, d_y = out.normal.gradient, normal = out.normal.restore] {
+                Backward backward(tape, sum.value, norm, statistics, *d_y, normal);
+                kernels::ResidualLayerNormBackward& arguments = backward.arguments;
                 const Tensor d_sum = sum.gradient->written ? sum.gradient->tensor : Tensor();
                 const Tensor d_x = Tensor::empty(tape.context(), sum.value.dtype(), sum.shape());
                 const Tensor d_branch =
@@ -124,8 +156,9 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
                 arguments.d_x = d_x.data();
                 arguments.mask = mask;
                 arguments.d_branch = mask.threshold > 0 ? d_branch.data() : nullptr;
-                kernels::residual_layer_norm_backward(tape.launch(), arguments);
-                tape.give(branch, d_branch);
+                if (branch.gradient && branch.wants_column_sums) backward.sum_branch(tape);
+                backward.run(tape);
+                tape.give(branch, d_branch, backward.branch_sums);
                 tape.give(residual, d_x);
               });
   return out;

@@ -10,11 +10,10 @@ namespace perceiver::ops {
 namespace {
 
 /// d_weight (+)= d_preᵀ · x.
-void weight_gradient(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& d_pre) {
+void multiply_by_input(Tape& tape, const Tensor& x, const LinearParameters& parameters, const Tensor& d_pre) {
   const GradientTarget d_weight = tape.target(parameters.weight);
   if (!d_weight) return;
   const int64_t out = parameters.weight.shape()[0], in = parameters.weight.shape()[1];
-  const Tensor values = x.read();
   kernels::gemm(tape.launch(), {.type = d_pre.dtype(),
                                 .out_type = d_weight.tensor.dtype(),
                                 .transpose_a = true,
@@ -23,11 +22,20 @@ void weight_gradient(Tape& tape, const Variable& x, const LinearParameters& para
                                 .k = d_pre.shape()[0],
                                 .a = d_pre.data(),
                                 .lda = out,
-                                .b = values.data(),
+                                .b = x.data(),
                                 .ldb = in,
                                 .c = d_weight.tensor.data(),
                                 .ldc = in,
                                 .accumulate = d_weight.accumulate});
+}
+
+/// The same, once x is there. A step that looks for the operation at fault makes x at once, so that the
+/// operation is this one.
+void weight_gradient(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& d_pre) {
+  if (tape.finite_check() != nullptr) return multiply_by_input(tape, x.read(), parameters, d_pre);
+  x.read_later([&tape, parameters, d_pre](const Tensor& values) {
+    multiply_by_input(tape, values, parameters, d_pre);
+  });
 }
 
 /// d_x (+)= d_pre · weight.
@@ -49,10 +57,17 @@ void input_gradient(Tape& tape, const Variable& x, const LinearParameters& param
                                 .accumulate = d_x.accumulate});
 }
 
-/// d_bias (+)= column sums of d_out.
-void bias_gradient(Tape& tape, const LinearParameters& parameters, const Tensor& d_out) {
+/// A bias without an activation is what wants the column sums of its result's gradient.
+bool wants_column_sums(const LinearParameters& parameters) {
+  return parameters.bias.gradient != nullptr;
+}
+
+/// d_bias (+)= column sums of the gradient of the result.
+void bias_gradient(Tape& tape, const LinearParameters& parameters, const Gradient& d_y) {
   const GradientTarget d_bias = tape.target(parameters.bias);
   if (!d_bias) return;
+  if (d_y.column_sums) return tape.write(d_bias, d_y.column_sums);
+  const Tensor& d_out = d_y.tensor;
   kernels::bias_activation_backward(tape.launch(), {.type = d_out.dtype(),
                                                     .rows = d_out.shape()[0],
                                                     .columns = d_out.shape()[1],
@@ -119,7 +134,7 @@ Variable activated(Tape& tape, const Variable& x, const LinearParameters& parame
   const auto again = [&tape, pre, apply] {
     return apply(Tensor::empty(tape.context(), pre.dtype(), pre.shape()));
   };
-  return {out, nullptr, std::make_shared<const std::function<Tensor()>>(again)};
+  return {out, nullptr, std::make_shared<Recomputation>(Recomputation{again})};
 }
 
 void check_linear(const Tape& tape, const Tensor& x, const LinearParameters& parameters) {
@@ -159,12 +174,13 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
   check_linear(tape, x.value, parameters);
   if (activation == Activation::identity && multiplies_in_fp8(tape, x, parameters))
     return fp8_linear(tape, x, parameters);
-  const Variable pre = tape.result(x.value.dtype(), {x.shape()[0], weight.shape()[0]});
+  Variable pre = tape.result(x.value.dtype(), {x.shape()[0], weight.shape()[0]});
   if (activation == Activation::identity) {
+    pre.wants_column_sums = wants_column_sums(parameters);
     product(tape, x, parameters, pre.value);
     tape.record("linear", pre, [&tape, x = x.kept(), parameters, d_y = pre.gradient] {
       const Tensor d_out = d_y->tensor;
-      bias_gradient(tape, parameters, d_out);
+      bias_gradient(tape, parameters, *d_y);
       weight_gradient(tape, x, parameters, d_out);
       input_gradient(tape, x, parameters, d_out);
     });
@@ -205,13 +221,14 @@ Variable feed_forward(Tape& tape, const Variable& x, const LinearParameters& fir
   const Tensor pre = Tensor::empty(tape.context(), type, {rows, hidden_columns});
   const Variable hidden = activated(tape, x, first, activation, pre);
   check_linear(tape, hidden.value, second);
-  const Variable y = tape.result(type, {rows, second.weight.shape()[0]});
+  Variable y = tape.result(type, {rows, second.weight.shape()[0]});
+  y.wants_column_sums = wants_column_sums(second);
   product(tape, hidden, second, y.value);
   tape.record(
       "feed_forward", y,
       [&tape, x = x.kept(), first, activation, kept = pre, hidden = hidden.kept(), second, d_y = y.gradient] {
         const Tensor d_out = d_y->tensor;
-        bias_gradient(tape, second, d_out);
+        bias_gradient(tape, second, *d_y);
         weight_gradient(tape, hidden, second, d_out);
         const Tensor d_pre = Tensor::empty(tape.context(), kept.dtype(), kept.shape());
         const GradientTarget d_bias = tape.target(first.bias);

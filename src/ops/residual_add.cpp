@@ -11,7 +11,8 @@ Variable residual_add(Tape& tape, const Variable& residual, const Variable& bran
   check_activation(tape, "residual_add", "branch", in);
   if (residual.value) check_same(tape, "residual_add", "residual", residual.value, in);
   const kernels::DropoutMask mask = next_mask(tape, site);
-  const Variable sum = tape.result(in.dtype(), in.shape());
+  Variable sum = tape.result(in.dtype(), in.shape());
+  sum.wants_column_sums = branch.wants_column_sums && mask.threshold == 0;
   kernels::residual_layer_norm(tape.launch(), {.type = in.dtype(),
                                                .rows = in.shape()[0],
                                                .columns = in.shape()[1],
@@ -31,7 +32,7 @@ Variable residual_add(Tape& tape, const Variable& residual, const Variable& bran
                                                    .mask = mask,
                                                    .y = d_branch.data()});
                 }
-                tape.give(branch, d_branch);
+                tape.give(branch, d_branch, mask.threshold == 0 ? d_sum->column_sums : Tensor());
                 tape.give(residual, d_sum->tensor);
               });
   return sum;

@@ -57,6 +57,39 @@ TEST(ResidualLayerNorm, GradientsWithoutResidual) {
       {random_tensor({8, 6}, 2), random_tensor({6}, 3), random_tensor({6}, 4)});
 }
 
+// What LayerNorm's backward leaves to the linear layers around it: the column sums of the gradient of the one
+// before, and its own result for the one after.
+TEST(LayerNorm, GradientsOfTheLinearLayersAroundIt) {
+  for (const double rate : {0.0, 0.3}) {
+    const auto block = [rate](Tape& tape, const std::vector<Variable>& in) {
+      const Variable z = ops::linear(tape, in[0], {in[1], in[2]});
+      const Variable branch = ops::linear(tape, ops::layer_norm(tape, z, {in[3], in[4]}), {in[5], in[6]});
+      const auto [sum, normal] = ops::residual_layer_norm(tape, z, branch, {in[3], in[4]}, {rate, 24});
+      const Variable widened =
+          ops::feed_forward(tape, normal, {in[7], in[8]}, Activation::squared_relu, {in[9], in[10]});
+      return ops::layer_norm(tape, ops::residual_add(tape, sum, widened, {rate, 24}), {in[3], in[4]});
+    };
+    check_gradients(block, {random_tensor({8, 5}, 1), random_tensor({6, 5}, 2), random_tensor({6}, 3),
+                            random_tensor({6}, 4), random_tensor({6}, 5), random_tensor({6, 6}, 6),
+                            random_tensor({6}, 7), random_tensor({12, 6}, 8), random_tensor({12}, 9),
+                            random_tensor({6, 12}, 10), random_tensor({6}, 11)});
+  }
+}
+
+TEST(LayerNorm, ItsBackwardMakesTheValueThatWaits) {
+  Tape tape(cpu(), true);
+  const Variable x = Tape::leaf(random_tensor({3, 6}, 1)), scale = Tape::leaf(random_tensor({6}, 2)),
+                 offset = Tape::leaf(random_tensor({6}, 3)), weight = Tape::leaf(random_tensor({4, 6}, 4));
+  const Variable normal = ops::layer_norm(tape, x, {scale, offset});
+  int made = 0;
+  normal.restore->value = [&made, value = normal.value] { return ++made, value; };
+  const Variable y = ops::linear(tape, normal, {weight, {}});
+  tape.give(y, random_tensor({3, 4}, 5));
+  tape.backward();
+  EXPECT_EQ(made, 0) << "the value was made apart from backward";
+  EXPECT_TRUE(weight.gradient->written);
+}
+
 TEST(LayerNorm, GradientsOfTheParametersAlone) {
   const Tensor x = random_tensor({5, 4}, 1);
   check_gradients(

@@ -76,9 +76,11 @@ class PERCEIVER_API Tape {
   /// Where to write the gradient of `variable`; empty for constants. Each call must be followed by the write.
   GradientTarget target(const Variable& variable);
   /// Passes a finished tensor on as (part of) the gradient of `variable`, without a copy if it is the first
-  /// part. For a root: its gradient, before `backward`. Throws `user` if shape or type are not the
-  /// gradient's.
-  void give(const Variable& variable, const Tensor& gradient);
+  /// part. For a root: its gradient, before `backward`. `column_sums`: of the tensor, if they are known.
+  /// Throws `user` if shape or type are not the gradient's.
+  void give(const Variable& variable, const Tensor& gradient, const Tensor& column_sums = {});
+  /// target (+)= tensor, of the same shape and type.
+  void write(const GradientTarget& target, const Tensor& tensor) const;
   /// During backward: the finished gradient of an operation's output.
   const Tensor& gradient_of(const Variable& variable) const { return variable.gradient->tensor; }
 
@@ -118,7 +120,6 @@ class PERCEIVER_API Tape {
   /// A copy in stream order; by a kernel, so that a recorded step remains a chain of kernels.
   void copy(const Tensor& from, const Tensor& to) const;
   Tensor copy_of(const Tensor& tensor) const;
-  void add_to(const GradientTarget& target, const Tensor& tensor) const;
   void check(const Tensor& tensor, std::string_view direction, std::string_view name,
              const std::string& scope);
 

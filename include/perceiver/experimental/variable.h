@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "perceiver/experimental/tensor.h"
 
@@ -16,6 +17,17 @@ struct Gradient {
   DType dtype = DType::f32;
   bool written = false;
   bool preallocated = false;  ///< a parameter's, at a fixed place in the flat gradient buffer
+  /// [columns] in the accumulation type, where the operation that wrote `tensor` last left them.
+  Tensor column_sums = {};
+};
+
+/// How a value is made again, where that is cheap.
+struct Recomputation {
+  std::function<Tensor()> value;
+  /// Where the backward of the operation makes it anyway: the gradient of its result, without which it does
+  /// not run, and what waits for the value.
+  const Gradient* in_backward_of = nullptr;
+  std::vector<std::function<void(const Tensor&)>> waiting = {};
 };
 
 /// A tensor and, if one is wanted, its gradient. They are separate so that an operation's backward keeps
@@ -24,15 +36,24 @@ struct Variable {
   Tensor value;
   std::shared_ptr<Gradient> gradient;  ///< null for constants
 
-  /// Recomputes the value, if that is cheap: then backward need not keep it.
-  std::shared_ptr<const std::function<Tensor()>> restore = {};
+  /// Then backward need not keep the value.
+  std::shared_ptr<Recomputation> restore = {};
+  /// Whether the backward of the operation that made it reads Gradient::column_sums.
+  bool wants_column_sums = false;
 
   const Shape& shape() const { return value.shape(); }
   /// What to keep for a backward that reads the value.
-  Variable kept() const { return {restore ? Tensor() : value, gradient, restore}; }
+  Variable kept() const { return {restore ? Tensor() : value, gradient, restore, wants_column_sums}; }
   /// What to keep for a backward that only writes the gradient.
-  Variable gradient_only() const { return {Tensor(), gradient}; }
-  Tensor read() const { return value || !restore ? value : (*restore)(); }
+  Variable gradient_only() const { return {Tensor(), gradient, {}, wants_column_sums}; }
+  Tensor read() const { return value || !restore ? value : restore->value(); }
+  /// For a backward that writes this variable's gradient: calls `use` with the value, now or when a later
+  /// backward of the same pass makes it.
+  void read_later(std::function<void(const Tensor&)> use) const {
+    const bool made_later = !value && restore && gradient && restore->in_backward_of == gradient.get();
+    if (!made_later) return use(read());
+    restore->waiting.push_back(std::move(use));
+  }
 };
 
 }  // namespace perceiver

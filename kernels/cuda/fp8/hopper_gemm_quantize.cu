@@ -400,8 +400,8 @@ void fp8_gemm_quantize(const Launch& launch, const Fp8GemmQuantize& k) {
                      .count = sum_parts_of(g.m),
                      .stride = g.n,
                      .columns = g.n,
-                     .target = {static_cast<float*>(q.column_sums), nullptr},
-                     .accumulate = {q.accumulate_sums, false}});
+                     .target = {static_cast<float*>(q.column_sums)},
+                     .accumulate = {q.accumulate_sums}});
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -204,8 +204,8 @@ void quantize_tiles(const Launch& launch, const Fp8Quantize& k, int64_t first_ti
                      .count = tiles,
                      .stride = k.columns,
                      .columns = k.columns,
-                     .target = {static_cast<float*>(k.column_sums), nullptr},
-                     .accumulate = {k.accumulate_sums || first_tile > 0, false}});
+                     .target = {static_cast<float*>(k.column_sums)},
+                     .accumulate = {k.accumulate_sums || first_tile > 0}});
 }
 
 }  // namespace

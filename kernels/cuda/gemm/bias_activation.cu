@@ -121,8 +121,8 @@ void bias_activation_backward(const Launch& launch, const BiasActivationBackward
                        .count = count,
                        .stride = k.columns,
                        .columns = k.columns,
-                       .target = {d_bias, nullptr},
-                       .accumulate = {k.accumulate_bias, false}});
+                       .target = {d_bias},
+                       .accumulate = {k.accumulate_bias}});
 }
 
 }  // namespace perceiver::kernels::cuda

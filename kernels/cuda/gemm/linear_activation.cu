@@ -42,8 +42,8 @@ void linear_activation_backward(const Launch& launch, const LinearActivationBack
                      .count = parts,
                      .stride = k.columns,
                      .columns = k.columns,
-                     .target = {static_cast<float*>(k.d_bias), nullptr},
-                     .accumulate = {k.accumulate_bias, false}});
+                     .target = {static_cast<float*>(k.d_bias)},
+                     .accumulate = {k.accumulate_bias}});
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -5,12 +5,12 @@
 // first use; a reduction is shuffles within the warp. Mean and variance are two passes over the registers.
 // Memory: every operand is read or written once; scale and offset come from the L1 cache.
 //
-// Backward: a persistent grid walks over the rows and keeps its share of d_scale and d_offset in registers,
-// then writes one part [2, columns] per block into the workspace, and column_sums.cu adds the parts. Which
-// rows a block takes depends on the shape and the number of SMs alone. Rows in 16 bits come through a ring in
-// shared memory (cp.async), two rows ahead of the one being worked on: 96 bytes a thread and row, 147 KiB an
-// SM, of which up to 98 are in flight. A thread reads what it copied itself, so that the ring needs no
-// barrier. Registers would hold one row ahead.
+// Backward: a persistent grid walks over the rows and keeps its share of d_scale, d_offset and branch_sums in
+// registers, then writes one part [2 or 3, columns] per block into the workspace, and column_sums.cu adds the
+// parts. Which rows a block takes depends on the shape and the number of SMs alone. Rows in 16 bits come
+// through a ring in shared memory (cp.async), two rows ahead of the one being worked on: 96 bytes a thread
+// and row, 147 KiB an SM, of which up to 98 are in flight. A thread reads what it copied itself, so that the
+// ring needs no barrier. Registers would hold one row ahead.
 //
 // The add alone (no LayerNorm) is a flat elementwise kernel.
 #include "kernels/cuda/attention/mma.cuh"
@@ -285,35 +285,41 @@ __device__ inline float2 sum_pair(float2 x, int buffer) {
   return x;
 }
 
-/// A thread's sums of d_scale and d_offset.
+/// How many sums of a column are wanted: d_scale and d_offset, and maybe branch_sums.
+__host__ __device__ inline int column_sums_of(const ResidualLayerNormBackward& k) {
+  return k.branch_sums != nullptr ? 3 : 2;
+}
+
+/// A thread's sums of d_scale, d_offset and branch_sums.
 template <typename Shape>
 struct ColumnSums {
-  float sums[2][Shape::kPacks][Shape::N] = {};
+  float sums[3][Shape::kPacks][Shape::N] = {};
 
-  /// Writes the block's part; where a block holds several rows, the warps' sums are added in warp order.
-  __device__ void write(int64_t columns, float* parts) const {
-    parts += static_cast<int64_t>(blockIdx.x) * 2 * columns;
+  /// Writes the block's part, of the first `count` sums; where a block holds several rows, the warps' sums
+  /// are added in warp order.
+  __device__ void write(int count, int64_t columns, float* parts) const {
+    parts += static_cast<int64_t>(blockIdx.x) * count * columns;
     if constexpr (Shape::kGroup > 32) {
 #pragma unroll
-      for (int p = 0; p < Shape::kPacks; ++p) {
-        if (Shape::column(p) >= columns) continue;
-        store(parts + Shape::column(p), sums[0][p]);
-        store(parts + columns + Shape::column(p), sums[1][p]);
-      }
+      for (int which = 0; which < 3; ++which)
+#pragma unroll
+        for (int p = 0; p < Shape::kPacks; ++p)
+          if (which < count && Shape::column(p) < columns)
+            store(parts + which * columns + Shape::column(p), sums[which][p]);
     } else {
-      add_warps(columns, parts);
+      add_warps(count, columns, parts);
     }
   }
 
  private:
-  __device__ void add_warps(int64_t columns, float* parts) const {
+  __device__ void add_warps(int count, int64_t columns, float* parts) const {
     constexpr int kThreads = kBackwardThreads<Shape>;
-    __shared__ float total[2][32 * Shape::kPacks * Shape::N];
+    __shared__ float total[3][32 * Shape::kPacks * Shape::N];
     for (int warp = 0; warp < kThreads / 32; ++warp) {
       __syncthreads();
       if (static_cast<int>(threadIdx.x) / 32 != warp) continue;
 #pragma unroll
-      for (int which = 0; which < 2; ++which)
+      for (int which = 0; which < 3; ++which)
 #pragma unroll
         for (int p = 0; p < Shape::kPacks; ++p)
 #pragma unroll
@@ -323,10 +329,8 @@ struct ColumnSums {
           }
     }
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
-      parts[i] = total[0][i];
-      parts[columns + i] = total[1][i];
-    }
+    for (int64_t i = threadIdx.x; i < columns; i += kThreads)
+      for (int which = 0; which < count; ++which) parts[which * columns + i] = total[which][i];
   }
 };
 
@@ -357,7 +361,8 @@ __device__ inline float2 gather_row(const ResidualLayerNormBackward& k, const Ba
 
 template <typename Shape, bool kDrops>
 __device__ inline void write_row(const ResidualLayerNormBackward& k, const BackwardRow<Shape>& in,
-                                 int64_t row, float2 means, const DropoutFactors& factors) {
+                                 int64_t row, float2 means, const DropoutFactors& factors,
+                                 ColumnSums<Shape>& columns) {
   using T = typename Shape::T;
   constexpr int N = Shape::N;
 #pragma unroll
@@ -375,14 +380,37 @@ __device__ inline void write_row(const ResidualLayerNormBackward& k, const Backw
       if (k.d_sum != nullptr) d_x[i] += to_float(in.d_sum.packs[p].x[i]);
     }
     store(static_cast<T*>(k.d_x) + element, d_x);
-    if (k.d_branch == nullptr) continue;
-    if constexpr (kDrops) {
-      float factor[N];
-      factors.get(element, factor);
+    if (k.d_branch != nullptr) {
+      if constexpr (kDrops) {
+        float factor[N];
+        factors.get(element, factor);
 #pragma unroll
-      for (int i = 0; i < N; ++i) d_x[i] = rounded<T>(d_x[i]) * factor[i];
+        for (int i = 0; i < N; ++i) d_x[i] = rounded<T>(d_x[i]) * factor[i];
+      }
+      store(static_cast<T*>(k.d_branch) + element, d_x);
     }
-    store(static_cast<T*>(k.d_branch) + element, d_x);
+#pragma unroll
+    for (int i = 0; i < N; ++i) columns.sums[2][p][i] += d_x[i];
+  }
+}
+
+/// LayerNorm of the row, computed as forward does.
+template <typename Shape>
+__device__ inline void write_normal(const ResidualLayerNormBackward& k, const BackwardRow<Shape>& in,
+                                    int64_t row) {
+  using T = typename Shape::T;
+  constexpr int N = Shape::N;
+#pragma unroll
+  for (int p = 0; p < Shape::kPacks; ++p) {
+    const int64_t column = Shape::column(p);
+    if (column >= k.columns) continue;
+    float scale[N], offset[N], y[N];
+    load(static_cast<const T*>(k.scale) + column, scale);
+    load(static_cast<const T*>(k.offset) + column, offset);
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      y[i] = (to_float(in.x.packs[p].x[i]) - in.statistics.x) * in.statistics.y * scale[i] + offset[i];
+    store(static_cast<T*>(k.y) + row * k.columns + column, y);
   }
 }
 
@@ -400,9 +428,10 @@ __global__ void __launch_bounds__(kBackwardThreads<Shape>, kBackwardBlocks<Shape
   for (int buffer = 0; row < k.rows; row += step, buffer = 1 - buffer) {
     const BackwardRow<Shape> current = rows.take(row + step);
     const float2 means = gather_row(k, current, buffer, columns);
-    write_row<Shape, kDrops>(k, current, row, means, factors);
+    write_row<Shape, kDrops>(k, current, row, means, factors, columns);
+    if (k.y != nullptr) write_normal(k, current, row);
   }
-  if (parts != nullptr) columns.write(k.columns, parts);
+  if (parts != nullptr) columns.write(column_sums_of(k), k.columns, parts);
 }
 
 /// Returns the number of blocks, which is the number of parts.
@@ -410,8 +439,8 @@ template <typename Shape, bool kDrops>
 int64_t launch_backward(const Launch& launch, const ResidualLayerNormBackward& k, float* parts) {
   constexpr int kThreads = kBackwardThreads<Shape>;
   const int64_t resident = int64_t{launch.sm_count} * kBackwardBlocks<Shape, kDrops>;
-  const int64_t blocks =
-      std::min({resident, ceil_div(k.rows, kThreads / Shape::kGroup), parts_that_fit(launch, 2 * k.columns)});
+  const int64_t blocks = std::min({resident, ceil_div(k.rows, kThreads / Shape::kGroup),
+                                   parts_that_fit(launch, column_sums_of(k) * k.columns)});
   if (blocks == 0) return 0;
   constexpr int kBytes = BackwardRows<Shape>::kBytes;
   if (kBytes > 0)
@@ -478,11 +507,12 @@ void residual_layer_norm(const Launch& launch, const ResidualLayerNorm& k) {
 }
 
 void residual_layer_norm_backward(const Launch& launch, const ResidualLayerNormBackward& k) {
-  const bool wants_parts = k.d_scale != nullptr || k.d_offset != nullptr;
+  const bool wants_parts = k.d_scale != nullptr || k.d_offset != nullptr || k.branch_sums != nullptr;
   float* parts = wants_parts ? static_cast<float*>(launch.workspace) : nullptr;
   int64_t blocks = 0;
   with_type(k.type, [&]<typename T>() {
-    const bool wide = wide_rows<T>(k.columns, {k.x, k.scale, k.d_y, k.d_sum, k.d_x, k.d_branch});
+    const bool wide =
+        wide_rows<T>(k.columns, {k.x, k.scale, k.d_y, k.d_sum, k.d_x, k.d_branch, k.offset, k.y});
     with_backward_shape<T>(k.columns, wide, [&]<typename Shape>() {
       if (k.d_branch != nullptr && k.mask.threshold > 0) {
         blocks = launch_backward<Shape, true>(launch, k, parts);
@@ -494,9 +524,10 @@ void residual_layer_norm_backward(const Launch& launch, const ResidualLayerNormB
   if (!wants_parts) return;
   sum_parts(launch, {.parts = parts,
                      .count = blocks,
-                     .stride = 2 * k.columns,
+                     .stride = column_sums_of(k) * k.columns,
                      .columns = k.columns,
-                     .target = {static_cast<float*>(k.d_scale), static_cast<float*>(k.d_offset)},
+                     .target = {static_cast<float*>(k.d_scale), static_cast<float*>(k.d_offset),
+                                static_cast<float*>(k.branch_sums)},
                      .accumulate = {k.accumulate_scale, k.accumulate_offset}});
 }
 

@@ -560,8 +560,8 @@ void scale_columns_backward(const Launch& launch, const ScaleColumnsBackward& k)
                        .count = grid.row_blocks,
                        .stride = k.columns,
                        .columns = k.columns,
-                       .target = {static_cast<float*>(k.d_scale), nullptr},
-                       .accumulate = {k.accumulate_scale, false}});
+                       .target = {static_cast<float*>(k.d_scale)},
+                       .accumulate = {k.accumulate_scale}});
 }
 
 }  // namespace perceiver::kernels::cuda

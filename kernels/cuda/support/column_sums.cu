@@ -15,8 +15,11 @@ __global__ void __launch_bounds__(1024) sum_parts_kernel(PartSums s) {
   constexpr int kTile = 32;
   constexpr int kTogether = 12;  // loads of a thread in flight: their latency is most of the kernel's time
   __shared__ float shared[kTile][kTile + 1];
-  float* target = blockIdx.y == 0 ? s.target[0] : s.target[1];
-  const bool accumulate = blockIdx.y == 0 ? s.accumulate[0] : s.accumulate[1];
+  const auto own_of = [](const auto(&of)[3]) {
+    return blockIdx.y == 0 ? of[0] : blockIdx.y == 1 ? of[1] : of[2];
+  };
+  float* target = own_of(s.target);
+  const bool accumulate = own_of(s.accumulate);
   if (target == nullptr) return;
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kTile + threadIdx.x;
   const float* from = s.parts + blockIdx.y * s.columns + column;
@@ -69,7 +72,8 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads, kSumBlocks)
 }  // namespace
 
 void sum_parts(const Launch& launch, const PartSums& sums) {
-  const dim3 blocks(static_cast<unsigned>(ceil_div(sums.columns, 32)), 2);
+  const unsigned targets = sums.target[2] != nullptr ? 3 : sums.target[1] != nullptr ? 2 : 1;
+  const dim3 blocks(static_cast<unsigned>(ceil_div(sums.columns, 32)), targets);
   launch_dependent<sum_parts_kernel>(launch, "column sums", blocks, dim3(32, 32), 0, sums);
 }
 
@@ -91,8 +95,8 @@ void sum_columns(const Launch& launch, DType type, int64_t rows, int64_t columns
                      .count = count,
                      .stride = stride,
                      .columns = columns,
-                     .target = {target, nullptr},
-                     .accumulate = {accumulate, false}});
+                     .target = {target},
+                     .accumulate = {accumulate}});
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -10,8 +10,8 @@ namespace perceiver::kernels::cuda {
 struct PartSums {
   const float* parts;
   int64_t count, stride, columns;
-  float* target[2];
-  bool accumulate[2];
+  float* target[3];
+  bool accumulate[3];
 };
 void sum_parts(const Launch& launch, const PartSums& sums);
 

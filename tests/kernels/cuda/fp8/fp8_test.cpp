@@ -206,6 +206,7 @@ TEST_F(CudaFp8, Products) {
         const Values ones(expected.size(), 1);
         const Array<float> f32(ones);
         const Array<bf16> rounded(ones);
+        require_cuda(cudaDeviceSynchronize(), "the arrays");
         kernels::cuda::fp8_gemm(here, {.type = DType::bf16,
                                        .out_type = wide ? DType::f32 : DType::bf16,
                                        .m = m,
@@ -219,7 +220,6 @@ TEST_F(CudaFp8, Products) {
                                        .c = wide ? static_cast<void*>(f32.data()) : rounded.data(),
                                        .accumulate = true,
                                        .precise = wide});
-        context->synchronize();
         // The tensor cores' own sums have about 14 bits.
         const Bound bound = wide ? Bound{1e-3, 1e-3} : Bound{1.0 / 128, 2e-3};
         expect_close(wide ? f32.read() : rounded.read(), Values(expected.begin(), expected.end()), bound,
@@ -252,8 +252,7 @@ struct QuantisedResults {
   Values product;
 };
 
-QuantisedResults multiply_and_quantise(DeviceContext& context, const Launch& launch,
-                                       const QuantisedProduct& p, bool in_one_pass) {
+QuantisedResults multiply_and_quantise(const Launch& launch, const QuantisedProduct& p, bool in_one_pass) {
   const DeviceArray<uint8_t> a(p.codes(p.m * p.k, p.format(), 1)), b(p.codes(p.n * p.k, Fp8Format::e4m3, 2));
   const DeviceArray<float> a_inverse(std::vector<float>{0.25f}), b_inverse(std::vector<float>{0.0625f}),
       scale(std::vector<float>{kScale}), largest(std::vector<float>{0}),
@@ -286,6 +285,8 @@ QuantisedResults multiply_and_quantise(DeviceContext& context, const Launch& lau
                                           .transposed = transposed.data(),
                                           .column_sums = p.derivative ? sums.data() : nullptr,
                                           .accumulate_sums = true}};
+  // The context's stream waits for no other.
+  require_cuda(cudaDeviceSynchronize(), "the arrays");
   if (in_one_pass) {
     if (p.derivative) k.product.c = nullptr;
     kernels::cuda::fp8_gemm_quantize(launch, k);
@@ -294,7 +295,6 @@ QuantisedResults multiply_and_quantise(DeviceContext& context, const Launch& lau
     (p.derivative ? k.quantize.d_out : k.quantize.x) = k.product.c;
     kernels::cuda::fp8_quantize(launch, k.quantize);
   }
-  context.synchronize();
   const std::vector<float> read = sums.read();
   return {{out.read(), transposed.read(), Values(read.begin(), read.end()), largest.read()[0]},
           product.read()};
@@ -302,8 +302,7 @@ QuantisedResults multiply_and_quantise(DeviceContext& context, const Launch& lau
 
 TEST_F(CudaFp8, ProductsAreQuantisedInTheirEpilogue) {
   const auto context = gpu();
-  const Launch& here = context->launch();
-  if (!kernels::fp8_gemm_quantizes(here, 1 << 16, 1 << 10))
+  if (!kernels::fp8_gemm_quantizes(context->launch(), 1 << 16, 1 << 10))
     GTEST_SKIP() << context->name() << " has no products that quantise";
   const QuantisedProduct cases[] = {{256, 256, 128, Activation::squared_relu, false},
                                     {256, 512, 64, Activation::squared_relu, true},
@@ -317,14 +316,14 @@ TEST_F(CudaFp8, ProductsAreQuantisedInTheirEpilogue) {
                                     {272, 272, 144, Activation::silu, true},
                                     {272, 272, 144, Activation::gelu_exact, false},
                                     {272, 272, 144, Activation::gelu_exact, true}};
-  for (const int sm_count : {4, here.sm_count})  // many tiles for a block, and few
+  for (const int sm_count : {4, launch().sm_count})  // many tiles for a block, and few
     for (const QuantisedProduct& p : cases) {
-      Launch launch = here;
-      launch.sm_count = sm_count;
+      Launch here = context->launch();
+      here.sm_count = sm_count;
       SCOPED_TRACE(::testing::Message() << p.m << ' ' << p.n << ' ' << p.k << ", activation "
                                         << static_cast<int>(p.activation) << ", derivative " << p.derivative);
-      const QuantisedResults a = multiply_and_quantise(*context, launch, p, true),
-                             b = multiply_and_quantise(*context, launch, p, false);
+      const QuantisedResults a = multiply_and_quantise(here, p, true),
+                             b = multiply_and_quantise(here, p, false);
       EXPECT_EQ(a.quantised.out, b.quantised.out);
       EXPECT_EQ(a.quantised.transposed, b.quantised.transposed);
       EXPECT_EQ(a.quantised.largest, b.quantised.largest);

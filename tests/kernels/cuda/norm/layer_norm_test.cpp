@@ -197,7 +197,8 @@ void check_norm_backward(const Launch& launch, const NormBackwardCase& c) {
 
   const Array<T> a_x(x, c.shift), a_scale(scale), a_d_y(d_y, c.shift), a_d_sum(d_sum, c.shift),
       a_d_x(old, c.shift), a_d_branch(n, c.shift);
-  const Array<float> a_mean(mean), a_rstd(rstd), a_d_scale(old_scale), a_d_offset(old_offset);
+  const Array<float> a_mean(mean), a_rstd(rstd), a_d_scale(old_scale), a_d_offset(old_offset),
+      a_branch_sums(c.columns);
   kernels::residual_layer_norm_backward(launch, {.type = kType<T>,
                                                  .rows = c.rows,
                                                  .columns = c.columns,
@@ -214,12 +215,51 @@ void check_norm_backward(const Launch& launch, const NormBackwardCase& c) {
                                                  .d_scale = c.scale ? a_d_scale.data() : nullptr,
                                                  .d_offset = c.offset ? a_d_offset.data() : nullptr,
                                                  .accumulate_scale = c.accumulate,
-                                                 .accumulate_offset = c.accumulate});
+                                                 .accumulate_offset = c.accumulate,
+                                                 .branch_sums = c.offset ? a_branch_sums.data() : nullptr});
   const Bound bound{bound_of<T>().relative, 3e-5};
   expect_close(a_d_x.read(), d_x, bound, "d_x");
   if (c.d_branch) expect_close(a_d_branch.read(), branch_alone(a_d_x.read()), bound_of<T>(), "d_branch");
   expect_close(a_d_scale.read(), c.scale ? d_scale : old_scale, {1e-5, 3e-5}, "d_scale");
   expect_close(a_d_offset.read(), c.offset ? d_offset : old_offset, {1e-5, 3e-5}, "d_offset");
+  if (!c.offset) return;
+  const Values branch = c.d_branch ? a_d_branch.read() : a_d_x.read();
+  Values sums(static_cast<size_t>(c.columns));
+  for (size_t i = 0; i < branch.size(); ++i) sums[i % sums.size()] += branch[i];
+  // Those of the kernel are of what has not been rounded.
+  expect_close(a_branch_sums.read(), sums, {0, sizeof(T) == 2 ? 8e-3 : 3e-5}, "branch_sums");
+}
+
+TYPED_TEST(CudaNorm, BackwardMakesTheNormalOnceMoreBitForBit) {
+  using T = TypeParam;
+  for (const auto& [rows, columns] :
+       {std::pair<int64_t, int64_t>{70, 512}, {33, 1024}, {9, 8192}, {21, 259}}) {
+    const int64_t n = rows * columns;
+    const Array<T> x(random_values<T>(n, 1, 2, 0.5)), d_y(random_values<T>(n, 2)),
+        scale(random_values<T>(columns, 3)), offset(random_values<T>(columns, 4)), y(n), again(n), d_x(n);
+    const Array<float> mean(rows), rstd(rows);
+    kernels::residual_layer_norm(this->launch(), {.type = kType<T>,
+                                                  .rows = rows,
+                                                  .columns = columns,
+                                                  .residual = x.data(),
+                                                  .scale = scale.data(),
+                                                  .offset = offset.data(),
+                                                  .y = y.data(),
+                                                  .mean = mean.data(),
+                                                  .rstd = rstd.data()});
+    kernels::residual_layer_norm_backward(this->launch(), {.type = kType<T>,
+                                                           .rows = rows,
+                                                           .columns = columns,
+                                                           .x = x.data(),
+                                                           .scale = scale.data(),
+                                                           .mean = mean.data(),
+                                                           .rstd = rstd.data(),
+                                                           .d_y = d_y.data(),
+                                                           .d_x = d_x.data(),
+                                                           .offset = offset.data(),
+                                                           .y = again.data()});
+    EXPECT_EQ(again.bytes(), y.bytes()) << rows << " x " << columns;
+  }
 }
 
 TYPED_TEST(CudaNorm, LayerNormBackward) {
