@@ -61,7 +61,12 @@ class DqBlock {
       if (threadIdx.x == 0) produce();
     } else {
       warpgroup_reg_alloc<kConsumerRegisters>();
+      let_next_kernel_start();
       consume();
+      // It reads nothing of the kernel before it, dK and dV, which itself starts after what both depend on:
+      // so it runs beside the last tiles of that one. But it may not end sooner: what follows depends on
+      // both. The producer has no registers for this.
+      wait_for_earlier_kernels();
     }
   }
 
@@ -319,11 +324,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     attention_hopper_dq_kernel(const __grid_constant__ BackwardArguments a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
-  let_next_kernel_start();
   DqBlock<S>(a, memory).run();
-  // It reads nothing of the kernel before it, dK and dV, which itself starts after what both depend on: so it
-  // runs beside the last tiles of that one. But it may not end sooner, for what follows depends on both.
-  wait_for_earlier_kernels();
 #endif
 }
 
