@@ -30,11 +30,17 @@ void add_row(const ResidualLayerNorm& k, int64_t r, T* factors) {
   if (k.residual != nullptr) sum += ConstRow<T>(static_cast<const T*>(k.residual) + r * k.columns, k.columns);
 }
 
+/// y of one row. Not inlined, so that forward and backward round alike.
+template <typename T>
+[[gnu::noinline]] void normalise_row(const T* x, T mean, T rstd, const T* scale, const void* offset,
+                                     int64_t columns, T* y) {
+  Row<T>(y, columns) = (ConstRow<T>(x, columns) - mean) * rstd * ConstRow<T>(scale, columns) +
+                       ConstRow<T>(static_cast<const T*>(offset), columns);
+}
+
 template <typename T>
 void forward(const ResidualLayerNorm& k) {
   const T* input = static_cast<const T*>(k.branch != nullptr ? k.sum : k.residual);
-  const ConstRow<T> scale(static_cast<const T*>(k.scale), k.columns);
-  const ConstRow<T> offset(static_cast<const T*>(k.offset), k.columns);
   parallel_for(k.rows, 16, [&](int64_t begin, int64_t end) {
     T* factors = scratch<FactorTag, T>(static_cast<size_t>(k.columns));
     for (int64_t r = begin; r < end; ++r) {
@@ -43,7 +49,8 @@ void forward(const ResidualLayerNorm& k) {
       const ConstRow<T> x(input + r * k.columns, k.columns);
       const T mean = x.mean();
       const T rstd = T(1) / std::sqrt((x - mean).square().mean() + T(kEpsilon));
-      Row<T>(static_cast<T*>(k.y) + r * k.columns, k.columns) = (x - mean) * rstd * scale + offset;
+      normalise_row(input + r * k.columns, mean, rstd, static_cast<const T*>(k.scale), k.offset, k.columns,
+                    static_cast<T*>(k.y) + r * k.columns);
       static_cast<T*>(k.mean)[r] = mean;
       static_cast<T*>(k.rstd)[r] = rstd;
     }
@@ -60,8 +67,7 @@ void backward_row(const ResidualLayerNormBackward& k, int64_t r, const ConstRow<
   Row<T> normal(work, columns), g(work + columns, columns);
   normal = (x - mean) * rstd;
   if (k.y != nullptr)
-    Row<T>(static_cast<T*>(k.y) + r * columns, columns) =
-        (x - mean) * rstd * scale + ConstRow<T>(static_cast<const T*>(k.offset), columns);
+    normalise_row(x.data(), mean, rstd, scale.data(), k.offset, columns, static_cast<T*>(k.y) + r * columns);
   g = d_y * scale;
   d_scale += d_y * normal;
   d_offset += d_y;
@@ -74,14 +80,12 @@ void backward_row(const ResidualLayerNormBackward& k, int64_t r, const ConstRow<
   } else {
     d_x = g;
   }
-  if (k.d_branch == nullptr) {
-    branch_sums += d_x;
-    return;
+  Row<T> d_branch(static_cast<T*>(k.d_branch != nullptr ? k.d_branch : k.d_x) + r * columns, columns);
+  if (k.d_branch != nullptr) {
+    dropout_factors(k.mask, r * columns, columns, normal.data());
+    d_branch = d_x * normal;
   }
-  dropout_factors(k.mask, r * columns, columns, normal.data());
-  Row<T> d_branch(static_cast<T*>(k.d_branch) + r * columns, columns);
-  d_branch = d_x * normal;
-  branch_sums += d_branch;
+  if (k.branch_sums != nullptr) branch_sums += d_branch;
 }
 
 constexpr int64_t kRowSums = 3;  // d_scale, d_offset, branch_sums
