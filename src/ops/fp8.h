@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/fp8.h"
 #include "perceiver/experimental/ops.h"
 
 namespace perceiver {
@@ -19,21 +20,38 @@ struct Fp8Recipe {
   bool calibrating = false;
 
   int64_t sites() const { return peaks.elements(); }
+  const float* scale(int64_t site) const { return scales.as<float>() + kernels::fp8_scale_of(site); }
+  const float* inverse_scale(int64_t site) const {
+    return scales.as<float>() + kernels::fp8_inverse_of(site);
+  }
+  /// The magnitude that this rank raises.
+  float* own_largest(int64_t site) const { return largest.as<float>() + rank * sites() + site; }
+  /// Of `count` sites from `first` on. The caller adds what else it takes.
+  kernels::Fp8Rescale rescaling(int64_t first, int64_t count) const {
+    return {.sites = count,
+            .first = first,
+            .all_sites = sites(),
+            .ranks = ranks,
+            .rank = rank,
+            .scales = scales.as<float>(),
+            .largest = largest.as<float>(),
+            .peaks = peaks.as<float>()};
+  }
 };
 
 namespace ops {
 
-/// Where the operands of a linear layer have their scales: x, weight and the gradient of the result. And the
-/// weight in 8 bits (Fp8Weights).
+/// The operands of a linear layer, in the order of their sites.
+enum Fp8Operand : int64_t { kFp8Input, kFp8Weight, kFp8Gradient };
+inline constexpr int64_t kFp8Sites = 3;
+
+/// Where the operands of a linear layer have their scales, and the weight in 8 bits (Fp8Weights).
 struct Fp8Layer {
   std::shared_ptr<const Fp8Recipe> recipe;
   int64_t first_site = 0;
   Tensor weight_rows;     ///< u8 [out, in]; none where the layer does not multiply in 8 bits
   Tensor weight_columns;  ///< u8 [in, out]
 };
-
-/// Sites of a layer.
-inline constexpr int64_t kFp8Sites = 3;
 
 /// The weights of some layers in 8 bits, for all passes of a step. Their layers refer to them (Fp8Layer); the
 /// i-th has its sites from i * kFp8Sites on.

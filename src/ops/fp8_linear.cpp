@@ -8,8 +8,6 @@ using kernels::Fp8Format;
 using kernels::Fp8Gemm;
 using kernels::Fp8Quantize;
 
-enum Operand : int64_t { kInput, kWeight, kGradient };
-
 /// An 8-bit matrix and where its scale is.
 struct Quantised {
   Tensor rows;     ///< u8 [rows, columns], if wanted
@@ -22,42 +20,35 @@ enum class Layout { rows, both };
 
 /// Where an operand of `what`'s shape goes, with the scale of its site: completes `what`, which has the
 /// source.
-Quantised target(Tape& tape, const LinearParameters& parameters, Operand operand, Layout layout,
+Quantised target(Tape& tape, const LinearParameters& parameters, Fp8Operand operand, Layout layout,
                  Fp8Quantize& what) {
   const Fp8Layer& layer = *parameters.fp8;
   const Fp8Recipe& recipe = *layer.recipe;
   const int64_t site = layer.first_site + operand;
   Quantised result;
-  result.inverse = recipe.scales.as<float>() + kernels::fp8_inverse_of(site);
+  result.inverse = recipe.inverse_scale(site);
   result.format = kernels::fp8_format_of_site(site);
   result.rows = Tensor::empty(tape.context(), DType::u8, {what.rows, what.columns});
   if (layout == Layout::both)
     result.columns = Tensor::empty(tape.context(), DType::u8, {what.columns, what.rows});
   what.format = result.format;
-  what.scale = recipe.scales.as<float>() + kernels::fp8_scale_of(site);
-  what.largest = recipe.largest.as<float>() + recipe.rank * recipe.sites() + site;
+  what.scale = recipe.scale(site);
+  what.largest = recipe.own_largest(site);
   what.out = result.rows.data();
   what.transposed = result.columns.data();
   return result;
 }
 
 /// Sets the scale of a site that has none yet.
-void calibrate(Tape& tape, const Fp8Layer& layer, Operand operand, const Fp8Quantize& what) {
+void calibrate(Tape& tape, const Fp8Layer& layer, Fp8Operand operand, const Fp8Quantize& what) {
   const Fp8Recipe& recipe = *layer.recipe;
   Fp8Quantize measure = what;
   measure.column_sums = nullptr;
   kernels::fp8_quantize(tape.launch(), measure);
-  kernels::fp8_rescale(tape.launch(), {.sites = 1,
-                                       .first = layer.first_site + operand,
-                                       .all_sites = recipe.sites(),
-                                       .ranks = recipe.ranks,
-                                       .rank = recipe.rank,
-                                       .scales = recipe.scales.as<float>(),
-                                       .largest = recipe.largest.as<float>(),
-                                       .peaks = recipe.peaks.as<float>()});
+  kernels::fp8_rescale(tape.launch(), recipe.rescaling(layer.first_site + operand, 1));
 }
 
-Quantised quantise(Tape& tape, const LinearParameters& parameters, Operand operand, Layout layout,
+Quantised quantise(Tape& tape, const LinearParameters& parameters, Fp8Operand operand, Layout layout,
                    Fp8Quantize what) {
   const Quantised result = target(tape, parameters, operand, layout, what);
   if (parameters.fp8->recipe->calibrating) calibrate(tape, *parameters.fp8, operand, what);
@@ -89,15 +80,15 @@ Layout input_layout(const Tape& tape) {
 /// The gradient of the layer's result; also writes that of the bias.
 Quantised quantise_gradient(Tape& tape, const LinearParameters& parameters, Fp8Quantize what) {
   add_bias_gradient(tape, parameters, what);
-  return quantise(tape, parameters, kGradient, Layout::both, what);
+  return quantise(tape, parameters, kFp8Gradient, Layout::both, what);
 }
 
 Quantised weight_of(const LinearParameters& parameters) {
   const Fp8Layer& layer = *parameters.fp8;
-  const int64_t site = layer.first_site + kWeight;
+  const int64_t site = layer.first_site + kFp8Weight;
   return {.rows = layer.weight_rows,
           .columns = layer.weight_columns,
-          .inverse = layer.recipe->scales.as<float>() + kernels::fp8_inverse_of(site),
+          .inverse = layer.recipe->inverse_scale(site),
           .format = kernels::fp8_format_of_site(site)};
 }
 
@@ -169,11 +160,11 @@ Quantised hidden_layer(Tape& tape, const Quantised& x, const LinearParameters& f
   activated.activation = activation;
   if (!in_one_pass(tape, *second.fp8, pre.shape()[0], pre.shape()[1])) {
     product(tape, x, first, pre);
-    return quantise(tape, second, kInput, input_layout(tape), activated);
+    return quantise(tape, second, kFp8Input, input_layout(tape), activated);
   }
   activated.x = nullptr;
   const Quantised weight = weight_of(first);
-  const Quantised hidden = target(tape, second, kInput, input_layout(tape), activated);
+  const Quantised hidden = target(tape, second, kFp8Input, input_layout(tape), activated);
   Fp8Gemm product = forward_product(x, weight, first);
   if (tape.recording()) product.c = pre.data();
   kernels::fp8_gemm_quantize(tape.launch(), {product, activated});
@@ -193,7 +184,7 @@ Quantised hidden_gradient(Tape& tape, const Quantised& d, const LinearParameters
   }
   const Quantised weight = weight_of(second);
   add_bias_gradient(tape, first, derived);
-  const Quantised d_pre = target(tape, first, kGradient, Layout::both, derived);
+  const Quantised d_pre = target(tape, first, kFp8Gradient, Layout::both, derived);
   kernels::fp8_gemm_quantize(tape.launch(),
                              {product_of(pre.dtype(), d, d.rows, weight, weight.columns), derived});
   return d_pre;
@@ -212,7 +203,7 @@ bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParamete
 }
 
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters) {
-  const Quantised input = quantise(tape, parameters, kInput, input_layout(tape), source(x.value));
+  const Quantised input = quantise(tape, parameters, kFp8Input, input_layout(tape), source(x.value));
   const Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
   product(tape, input, parameters, y.value);
   tape.record("linear", y, [&tape, x = x.gradient_only(), input = kept(input), parameters, d_y = y.gradient] {
@@ -227,7 +218,7 @@ Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters&
                           const LinearParameters& second) {
   const DType type = x.value.dtype();
   const int64_t rows = x.shape()[0];
-  const Quantised input = quantise(tape, first, kInput, input_layout(tape), source(x.value));
+  const Quantised input = quantise(tape, first, kFp8Input, input_layout(tape), source(x.value));
   const Tensor pre = Tensor::empty(tape.context(), type, {rows, first.weight.shape()[0]});
   const Quantised hidden = hidden_layer(tape, input, first, activation, second, pre);
   const Variable y = tape.result(type, {rows, second.weight.shape()[0]});

@@ -10,24 +10,20 @@ namespace {
 
 using kernels::Fp8Quantize;
 
-/// Operand 1 of a layer, after its input.
-constexpr int64_t kWeightSite = 1;
-
 bool fits(const Shape& weight) {
   return weight[0] % 16 == 0 && weight[1] % 16 == 0;
 }
 
 Fp8Quantize quantisation(const Tensor& weight, const Fp8Layer& layer) {
-  const Fp8Recipe& recipe = *layer.recipe;
-  const int64_t site = layer.first_site + kWeightSite;
+  const int64_t site = layer.first_site + kFp8Weight;
   Fp8Quantize what{};
   what.type = weight.dtype();
   what.rows = weight.shape()[0];
   what.columns = weight.shape()[1];
   what.x = weight.data();
   what.format = kernels::fp8_format_of_site(site);
-  what.scale = recipe.scales.as<float>() + kernels::fp8_scale_of(site);
-  what.largest = recipe.largest.as<float>() + recipe.rank * recipe.sites() + site;
+  what.scale = layer.recipe->scale(site);
+  what.largest = layer.recipe->own_largest(site);
   what.out = layer.weight_rows.data();
   what.transposed = layer.weight_columns.data();
   PERCEIVER_ASSERT(reinterpret_cast<uintptr_t>(what.x) % 16 == 0);
@@ -70,13 +66,7 @@ void Fp8Weights::quantise() const {
   if (recipe_->calibrating) {
     // Sites of other operands have no magnitudes yet and remain as they are.
     kernels::fp8_quantize_many(context_.launch(), all);
-    kernels::fp8_rescale(context_.launch(), {.sites = recipe_->sites(),
-                                             .all_sites = recipe_->sites(),
-                                             .ranks = recipe_->ranks,
-                                             .rank = recipe_->rank,
-                                             .scales = recipe_->scales.as<float>(),
-                                             .largest = recipe_->largest.as<float>(),
-                                             .peaks = recipe_->peaks.as<float>()});
+    kernels::fp8_rescale(context_.launch(), recipe_->rescaling(0, recipe_->sites()));
   }
   kernels::fp8_quantize_many(context_.launch(), all);
 }

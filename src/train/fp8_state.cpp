@@ -34,14 +34,9 @@ void Fp8State::end_pass() {
 
 void Fp8State::rescale(const kernels::StepScalars* scalars) {
   if (ranks_) ranks_->all_gather(recipe_->largest);
-  kernels::fp8_rescale(model_.context().launch(), {.sites = recipe_->sites(),
-                                                   .all_sites = recipe_->sites(),
-                                                   .ranks = recipe_->ranks,
-                                                   .rank = recipe_->rank,
-                                                   .scales = recipe_->scales.as<float>(),
-                                                   .largest = recipe_->largest.as<float>(),
-                                                   .peaks = recipe_->peaks.as<float>(),
-                                                   .scalars = scalars});
+  kernels::Fp8Rescale rescaling = recipe_->rescaling(0, recipe_->sites());
+  rescaling.scalars = scalars;
+  kernels::fp8_rescale(model_.context().launch(), rescaling);
 }
 
 void Fp8State::forget_pass() {
