@@ -1,8 +1,12 @@
 // Records when each kernel of a program ran, those of CUDA graphs included, without changing the program: the
 // CUDA driver loads this library at its start (CUDA_INJECTION64_PATH) and calls InitializeInjection. At the
 // program's end a line for each kernel goes to the file that KERNEL_TIMELINE names: start and end in
-// nanoseconds, the stream, the name. timeline.py reads it. Each kernel takes some hundred nanoseconds longer
-// than without.
+// nanoseconds, the stream, the name. timeline.py reads it.
+//
+//   ninja -C build kernel_timeline
+//   CUDA_INJECTION64_PATH=build/bench/libkernel_timeline.so KERNEL_TIMELINE=/tmp/kernels.tsv \
+//       build/perceiver bench train --config configs/bench/small.yaml --steps 8
+//   bench/timeline/timeline.py /tmp/kernels.tsv
 #include <cupti.h>
 
 #include <algorithm>
@@ -13,6 +17,12 @@
 #include <vector>
 
 namespace {
+
+#if CUPTI_API_VERSION >= 130000
+using KernelActivity = CUpti_ActivityKernel10;
+#else
+using KernelActivity = CUpti_ActivityKernel9;
+#endif
 
 struct Kernel {
   uint64_t start, end;
@@ -43,7 +53,7 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
   CUpti_Activity* next = nullptr;
   while (cuptiActivityGetNextRecord(buffer, valid_bytes, &next) == CUPTI_SUCCESS) {
     if (next->kind != CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) continue;
-    const auto& kernel = *reinterpret_cast<const CUpti_ActivityKernel10*>(next);
+    const auto& kernel = *reinterpret_cast<const KernelActivity*>(next);
     record().kernels.push_back(
         {kernel.start, kernel.end, kernel.streamId, kernel.name != nullptr ? kernel.name : "?"});
   }

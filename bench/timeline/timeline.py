@@ -8,6 +8,7 @@ them, and the KERNELS (default 30) with the largest sums. A step begins with a k
 
 import collections
 import re
+import subprocess
 import sys
 
 
@@ -28,17 +29,15 @@ def read(path):
 
 
 def steps_of(kernels, count):
-    """The kernels of the last `count` whole steps, and the start of what follows them."""
+    """The kernels of the last `count` whole steps, and the first one of the next."""
     starts = [start for start, _, name in kernels if "step_control" in name]
     if len(starts) < count + 1:
-        sys.exit(f"{len(starts)} steps, too few: a step ends with the kernel step_control")
+        sys.exit(f"{len(starts)} steps, too few: {count + 1} are needed (kernel step_control, once a step)")
     first, last = starts[-count - 1], starts[-1]
-    return [k for k in kernels if first <= k[0] < last], last
+    return [k for k in kernels if first <= k[0] <= last]
 
 
 def demangled(names):
-    import subprocess
-
     try:
         text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
         return dict(zip(names, text.split("\n")))
@@ -51,29 +50,28 @@ def main():
         sys.exit(__doc__)
     most = int(sys.argv[2]) if len(sys.argv) > 2 else 30
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-    kernels, end = steps_of(read(sys.argv[1]), count)
+    kernels = steps_of(read(sys.argv[1]), count)
+    end = kernels[-1][0]
     names = demangled(sorted({name for _, _, name in kernels}))
     sums, launches = collections.Counter(), collections.Counter()
-    gaps, busy_until, before = [], kernels[0][0], "?"
-    busy = 0
+    gaps, busy, busy_until, before = [], 0, kernels[0][0], ""
     for start, stop, name in kernels:
         if start > busy_until:
             gaps.append((start - busy_until, before, name))
+        if start == end:
+            break
         busy += max(0, stop - max(start, busy_until))
         if stop > busy_until:
             busy_until, before = stop, name
         sums[name] += stop - start
         launches[name] += 1
-    if end > busy_until:
-        gaps.append((end - busy_until, before, "the next step"))
     step = (end - kernels[0][0]) / count / 1e3
-    print(f"step {step:.1f} us, kernels {len(kernels) / count:.0f}, running {busy / count / 1e3:.1f} us, "
+    print(f"step {step:.1f} us, kernels {sum(launches.values()) / count:.0f}, running {busy / count / 1e3:.1f} us, "
           f"sum of kernels {sum(sums.values()) / count / 1e3:.1f} us")
     for low, high in ((0, 500), (500, 1000), (1000, 1500), (1500, 2000), (2000, 5000), (5000, 10**12)):
         some = [gap for gap, _, _ in gaps if low < gap <= high]
-        print(f"gaps of {low / 1e3:g} to {high / 1e3:g} us: {len(some) / count:.1f}, {sum(some) / count / 1e3:.1f} us")
-    names["the next step"] = "the next step"
-    names["?"] = "?"
+        limit = f"{low / 1e3:g} to {high / 1e3:g} us" if high < 10**12 else f"more than {low / 1e3:g} us"
+        print(f"gaps of {limit}: {len(some) / count:.1f}, {sum(some) / count / 1e3:.1f} us")
     around = collections.defaultdict(list)
     for gap, first, second in gaps:
         around[(short(names[first]), short(names[second]))].append(gap)
