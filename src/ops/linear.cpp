@@ -216,7 +216,7 @@ Variable feed_forward(Tape& tape, const Variable& x, const LinearParameters& fir
   const int64_t rows = x.shape()[0], hidden_columns = first.weight.shape()[0];
   check_linear(tape, x.value, first);
   check_columns(tape, "linear", "weight", second.weight.value, type, hidden_columns);
-  if (multiplies_in_fp8(tape, x, first) && second.fp8 && second.weight.shape()[0] % 16 == 0)
+  if (multiplies_in_fp8(tape, x, first) && second.fp8 && second.fp8->weight_rows)
     return fp8_feed_forward(tape, x, first, activation, second);
   const Tensor pre = Tensor::empty(tape.context(), type, {rows, hidden_columns});
   const Variable hidden = activated(tape, x, first, activation, pre);

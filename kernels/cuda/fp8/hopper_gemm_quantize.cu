@@ -15,6 +15,7 @@
 #include "kernels/cuda/hopper/tensor_map.h"
 #include "kernels/cuda/support/activation.cuh"
 #include "kernels/cuda/support/column_sums.cuh"
+#include "kernels/cuda/support/shared_access.cuh"
 #include "kernels/cuda/support/vector.cuh"
 #include "kernels/fp8.h"
 
@@ -82,18 +83,6 @@ class Units {
   int unit_;
   uint32_t phase_ = 0;
 };
-
-__device__ inline uint4 load_shared(uint32_t address) {
-  uint4 x;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(address)
-               : "memory");
-  return x;
-}
-__device__ inline void store_shared(uint32_t address, uint32_t x) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
-}
 
 /// kDerivative: A and the result are e5m2.
 template <bool kDerivative>
