@@ -92,39 +92,20 @@ __device__ void with_activation(Activation activation, Body&& body) {
   }
 }
 
-/// Branches once for N elements.
 template <int N>
 __device__ inline void activate(Activation activation, float (&x)[N]) {
-#define PERCEIVER_CASE(name)                                                                \
-  case Activation::name:                                                                    \
-    _Pragma("unroll") for (int i = 0; i < N; ++i) x[i] = activated(Activation::name, x[i]); \
-    return;
-  switch (activation) {
-    PERCEIVER_CASE(identity)
-    PERCEIVER_CASE(squared_relu)
-    PERCEIVER_CASE(relu)
-    PERCEIVER_CASE(silu)
-    PERCEIVER_CASE(gelu)
-    PERCEIVER_CASE(gelu_exact)
-  }
-#undef PERCEIVER_CASE
+  with_activation(activation, [&]<Activation kActivation>() {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = activated(kActivation, x[i]);
+  });
 }
 
 template <int N>
 __device__ inline void differentiate(Activation activation, const float (&x)[N], float (&d)[N]) {
-#define PERCEIVER_CASE(name)                                                                  \
-  case Activation::name:                                                                      \
-    _Pragma("unroll") for (int i = 0; i < N; ++i) d[i] *= derivative(Activation::name, x[i]); \
-    return;
-  switch (activation) {
-    PERCEIVER_CASE(identity)
-    PERCEIVER_CASE(squared_relu)
-    PERCEIVER_CASE(relu)
-    PERCEIVER_CASE(silu)
-    PERCEIVER_CASE(gelu)
-    PERCEIVER_CASE(gelu_exact)
-  }
-#undef PERCEIVER_CASE
+  with_activation(activation, [&]<Activation kActivation>() {
+#pragma unroll
+    for (int i = 0; i < N; ++i) d[i] *= derivative(kActivation, x[i]);
+  });
 }
 
 /// d *= activation'(x), with the argument x for every activation.
