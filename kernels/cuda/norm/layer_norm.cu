@@ -6,13 +6,16 @@
 // Memory: every operand is read or written once; scale and offset come from the L1 cache.
 //
 // Backward: a persistent grid walks over the rows and keeps its share of d_scale, d_offset and branch_sums in
-// registers, then writes one part [2 or 3, columns] per block into the workspace, and column_sums.cu adds the
-// parts. Which rows a block takes depends on the shape and the number of SMs alone. Rows in 16 bits come
-// through a ring in shared memory (cp.async), two rows ahead of the one being worked on: 96 bytes a thread
-// and row, 147 KiB an SM, of which up to 98 are in flight. A thread reads what it copied itself, so that the
-// ring needs no barrier. Registers would hold one row ahead.
+// registers, then writes one part [2 or 3, columns] per block, which adds those of its rows at a time in
+// shared memory, into the workspace, and column_sums.cu adds the parts. Which rows a block takes depends on
+// the shape and the number of SMs alone. Rows in 16 bits come through a ring in shared memory (cp.async), two
+// rows ahead of the one being worked on: 96 bytes a thread and row, 147 KiB an SM, of which up to 98 are in
+// flight. A thread reads what it copied itself, so that the ring needs no barrier. Registers would hold one
+// row ahead.
 //
 // The add alone (no LayerNorm) is a flat elementwise kernel.
+#include <algorithm>
+
 #include "kernels/cuda/attention/mma.cuh"
 #include "kernels/cuda/elementwise/elementwise.cuh"
 #include "kernels/cuda/norm/dropout.cuh"
@@ -148,14 +151,18 @@ __global__ void __launch_bounds__(kBlock, Shape::kGroup == 32 ? 3 : 2) forward_k
   }
 }
 
-/// How the backward of a shape is launched: threads per block, and as many blocks per SM as the registers
-/// allow; the words of a dropout mask take registers too.
-template <typename Shape>
-constexpr int kBackwardThreads = Shape::kGroup == 32 ? 128 : Shape::kGroup;
-template <typename Shape, bool kDrops>
-constexpr int kBackwardBlocks =
-    Shape::kGroup == 512 ? 1
-                         : (sizeof(typename Shape::T) == 4 || kDrops ? 384 : 512) / kBackwardThreads<Shape>;
+/// How the backward of a shape is launched: as many threads on an SM as the registers allow (the words of a
+/// dropout mask take some too), in few blocks, since each writes a part of the sums.
+template <typename S, bool kDrops>
+struct BackwardLaunch {
+  using Shape = S;
+  static constexpr bool kFewRegisters = sizeof(typename Shape::T) == 2 && !kDrops;
+  static constexpr int kThreads = Shape::kGroup == 512                   ? 512
+                                  : Shape::kGroup == 64 && kFewRegisters ? 256
+                                                                         : 128;
+  static constexpr int kGroups = kThreads / Shape::kGroup;  // rows at a time
+  static constexpr int kBlocks = Shape::kGroup == 512 ? 1 : (kFewRegisters ? 512 : 384) / kThreads;
+};
 
 /// What backward reads for a row.
 template <typename Shape>
@@ -174,7 +181,9 @@ template <typename Shape>
 class RegisterRows {
  public:
   static constexpr int kBytes = 0;
-  __device__ RegisterRows(const ResidualLayerNormBackward& k, int64_t row, int64_t) : k_(k) { load(row); }
+  __device__ RegisterRows(const ResidualLayerNormBackward& k, int64_t row, int64_t, void*) : k_(k) {
+    load(row);
+  }
 
   /// The current row; `next` is the one after it.
   __device__ BackwardRow<Shape> take(int64_t next) {
@@ -197,17 +206,16 @@ class RegisterRows {
 };
 
 /// The rows of a thread, two ahead in shared memory: [stage, operand, pack, thread] of 16 bytes.
-template <typename Shape>
+template <typename Shape, int kThreads>
 class SharedRows {
   using Packed = Pack<typename Shape::T, Shape::N>;
-  static constexpr int kStages = 3, kThreads = kBackwardThreads<Shape>, kPacks = Shape::kPacks;
+  static constexpr int kStages = 3, kPacks = Shape::kPacks;
   static_assert(sizeof(Packed) == 16);
 
  public:
   static constexpr int kBytes = kStages * 3 * kPacks * kThreads * 16;
-  __device__ SharedRows(const ResidualLayerNormBackward& k, int64_t row, int64_t step) : k_(k), step_(step) {
-    extern __shared__ __align__(16) unsigned char memory[];
-    own_ = reinterpret_cast<Packed*>(memory) + threadIdx.x;
+  __device__ SharedRows(const ResidualLayerNormBackward& k, int64_t row, int64_t step, void* memory)
+      : k_(k), step_(step), own_(static_cast<Packed*>(memory) + threadIdx.x) {
     for (int ahead = 0; ahead + 1 < kStages; ++ahead, row += step) {
       start(row, ahead);
       statistics_[ahead] = statistics_of(k, row);
@@ -260,26 +268,30 @@ class SharedRows {
   float2 statistics_[kStages - 1];
 };
 
-template <typename Shape>
-using BackwardRows = std::conditional_t<sizeof(typename Shape::T) == 2 && Shape::N == 8, SharedRows<Shape>,
-                                        RegisterRows<Shape>>;
+template <typename L, typename Shape = typename L::Shape>
+using BackwardRows = std::conditional_t<sizeof(typename Shape::T) == 2 && Shape::N == 8,
+                                        SharedRows<Shape, L::kThreads>, RegisterRows<Shape>>;
 
 /// Two sums over the threads of a row, in each of them. Successive rows alternate between two buffers, so
 /// that one barrier per row is enough.
-template <typename Shape>
+template <typename L>
 __device__ inline float2 sum_pair(float2 x, int buffer) {
+  constexpr int kGroup = L::Shape::kGroup;
   x.x = warp_sum(x.x);
   x.y = warp_sum(x.y);
-  if constexpr (Shape::kGroup > 32) {
-    constexpr int kWarps = Shape::kGroup / 32;
-    __shared__ float2 parts[2][kWarps];
-    if (threadIdx.x % 32 == 0) parts[buffer][threadIdx.x / 32] = x;
-    __syncthreads();
-    x = parts[buffer][0];
+  if constexpr (kGroup > 32) {
+    constexpr int kWarps = kGroup / 32;
+    __shared__ float2 of_groups[L::kGroups][2][kWarps];
+    const int group = static_cast<int>(threadIdx.x) / kGroup;
+    float2(&parts)[kWarps] = of_groups[group][buffer];
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32 % kWarps] = x;
+    // The groups of a block may have different numbers of rows.
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(kGroup) : "memory");
+    x = parts[0];
 #pragma unroll
     for (int warp = 1; warp < kWarps; ++warp) {
-      x.x += parts[buffer][warp].x;
-      x.y += parts[buffer][warp].y;
+      x.x += parts[warp].x;
+      x.y += parts[warp].y;
     }
   }
   return x;
@@ -291,53 +303,53 @@ __host__ __device__ inline int column_sums_of(const ResidualLayerNormBackward& k
 }
 
 /// A thread's sums of d_scale, d_offset and branch_sums.
-template <typename Shape>
+template <typename L>
 struct ColumnSums {
+  using Shape = typename L::Shape;
+  static constexpr int kColumns = Shape::kGroup * Shape::kPacks * Shape::N;
+  static constexpr int kBytes = L::kGroups == 1 ? 0 : L::kGroups * 3 * kColumns * 4;
   float sums[3][Shape::kPacks][Shape::N] = {};
 
-  /// Writes the block's part, of the first `count` sums; where a block holds several rows, the warps' sums
-  /// are added in warp order.
-  __device__ void write(int count, int64_t columns, float* parts) const {
+  /// Writes the block's part, of the first `count` sums. `memory`: kBytes of shared memory.
+  __device__ void write(int count, int64_t columns, float* parts, float* memory) const {
     parts += static_cast<int64_t>(blockIdx.x) * count * columns;
-    if constexpr (Shape::kGroup > 32) {
-#pragma unroll
-      for (int which = 0; which < 3; ++which)
-#pragma unroll
-        for (int p = 0; p < Shape::kPacks; ++p)
-          if (which < count && Shape::column(p) < columns)
-            store(parts + which * columns + Shape::column(p), sums[which][p]);
+    if constexpr (L::kGroups == 1) {
+      write_own(count, columns, parts, columns);
     } else {
-      add_warps(count, columns, parts);
+      __syncthreads();
+      write_own(count, columns, memory + threadIdx.x / Shape::kGroup * (3 * kColumns), kColumns);
+      __syncthreads();
+      add_groups(count, columns, parts, memory);
     }
   }
 
  private:
-  __device__ void add_warps(int count, int64_t columns, float* parts) const {
-    constexpr int kThreads = kBackwardThreads<Shape>;
-    __shared__ float total[3][32 * Shape::kPacks * Shape::N];
-    for (int warp = 0; warp < kThreads / 32; ++warp) {
-      __syncthreads();
-      if (static_cast<int>(threadIdx.x) / 32 != warp) continue;
+  /// The sums lie `stride` columns apart.
+  __device__ void write_own(int count, int64_t columns, float* target, int64_t stride) const {
 #pragma unroll
-      for (int which = 0; which < 3; ++which)
+    for (int which = 0; which < 3; ++which)
 #pragma unroll
-        for (int p = 0; p < Shape::kPacks; ++p)
+      for (int p = 0; p < Shape::kPacks; ++p)
+        if (which < count && Shape::column(p) < columns)
+          store(target + which * stride + Shape::column(p), sums[which][p]);
+  }
+  /// In the order of the groups.
+  __device__ static void add_groups(int count, int64_t columns, float* parts, const float* memory) {
+    for (int which = 0; which < count; ++which)
+      for (int64_t i = threadIdx.x; i < columns; i += L::kThreads) {
+        const float* sum = memory + which * kColumns + i;
+        float total = sum[0];
 #pragma unroll
-          for (int i = 0; i < Shape::N; ++i) {
-            float& target = total[which][Shape::column(p) + i];
-            target = sums[which][p][i] + (warp == 0 ? 0 : target);
-          }
-    }
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < columns; i += kThreads)
-      for (int which = 0; which < count; ++which) parts[which * columns + i] = total[which][i];
+        for (int group = 1; group < L::kGroups; ++group) total += sum[group * 3 * kColumns];
+        parts[which * columns + i] = total;
+      }
   }
 };
 
 /// Adds a row to the column sums; returns the means of g = d_y * scale and of g * normal.
-template <typename Shape>
+template <typename L, typename Shape = typename L::Shape>
 __device__ inline float2 gather_row(const ResidualLayerNormBackward& k, const BackwardRow<Shape>& in,
-                                    int buffer, ColumnSums<Shape>& columns) {
+                                    int buffer, ColumnSums<L>& columns) {
   constexpr int N = Shape::N;
   float2 sums{0, 0};
 #pragma unroll
@@ -355,14 +367,14 @@ __device__ inline float2 gather_row(const ResidualLayerNormBackward& k, const Ba
       sums.y += g * normal;
     }
   }
-  sums = sum_pair<Shape>(sums, buffer);
+  sums = sum_pair<L>(sums, buffer);
   return {sums.x / static_cast<float>(k.columns), sums.y / static_cast<float>(k.columns)};
 }
 
-template <typename Shape, bool kDrops>
+template <bool kDrops, typename L, typename Shape = typename L::Shape>
 __device__ inline void write_row(const ResidualLayerNormBackward& k, const BackwardRow<Shape>& in,
                                  int64_t row, float2 means, const DropoutFactors& factors,
-                                 ColumnSums<Shape>& columns) {
+                                 ColumnSums<L>& columns) {
   using T = typename Shape::T;
   constexpr int N = Shape::N;
 #pragma unroll
@@ -414,41 +426,44 @@ __device__ inline void write_normal(const ResidualLayerNormBackward& k, const Ba
   }
 }
 
+template <typename L>
+constexpr int kBackwardBytes = std::max(BackwardRows<L>::kBytes, ColumnSums<L>::kBytes);
+
 /// kDrops: whether there is a dropout mask.
-template <typename Shape, bool kDrops>
-__global__ void __launch_bounds__(kBackwardThreads<Shape>, kBackwardBlocks<Shape, kDrops>)
+template <typename Shape, bool kDrops, typename L = BackwardLaunch<Shape, kDrops>>
+__global__ void __launch_bounds__(L::kThreads, L::kBlocks)
     backward_kernel(ResidualLayerNormBackward k, float* parts) {
   start_after_earlier_kernels();
-  constexpr int kGroups = kBackwardThreads<Shape> / Shape::kGroup;
+  extern __shared__ __align__(16) unsigned char memory[];
   const DropoutFactors factors(k.mask);
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kGroups;
-  ColumnSums<Shape> columns;
-  int64_t row = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / Shape::kGroup;
-  BackwardRows<Shape> rows(k, row, step);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * L::kGroups;
+  ColumnSums<L> columns;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * L::kGroups + threadIdx.x / Shape::kGroup;
+  BackwardRows<L> rows(k, row, step, memory);
   for (int buffer = 0; row < k.rows; row += step, buffer = 1 - buffer) {
     const BackwardRow<Shape> current = rows.take(row + step);
     const float2 means = gather_row(k, current, buffer, columns);
-    write_row<Shape, kDrops>(k, current, row, means, factors, columns);
+    write_row<kDrops>(k, current, row, means, factors, columns);
     if (k.y != nullptr) write_normal(k, current, row);
   }
-  if (parts != nullptr) columns.write(column_sums_of(k), k.columns, parts);
+  if (parts != nullptr) columns.write(column_sums_of(k), k.columns, parts, reinterpret_cast<float*>(memory));
 }
 
 /// Returns the number of blocks, which is the number of parts.
 template <typename Shape, bool kDrops>
 int64_t launch_backward(const Launch& launch, const ResidualLayerNormBackward& k, float* parts) {
-  constexpr int kThreads = kBackwardThreads<Shape>;
-  const int64_t resident = int64_t{launch.sm_count} * kBackwardBlocks<Shape, kDrops>;
-  const int64_t blocks = std::min({resident, ceil_div(k.rows, kThreads / Shape::kGroup),
-                                   parts_that_fit(launch, column_sums_of(k) * k.columns)});
+  using L = BackwardLaunch<Shape, kDrops>;
+  const int64_t resident = int64_t{launch.sm_count} * L::kBlocks;
+  const int64_t blocks = std::min(
+      {resident, ceil_div(k.rows, L::kGroups), parts_that_fit(launch, column_sums_of(k) * k.columns)});
   if (blocks == 0) return 0;
-  constexpr int kBytes = BackwardRows<Shape>::kBytes;
+  constexpr int kBytes = kBackwardBytes<L>;
   if (kBytes > 0)
     check(cudaFuncSetAttribute(backward_kernel<Shape, kDrops>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                kBytes),
           "shared memory of layer_norm_backward");
-  launch_dependent<backward_kernel<Shape, kDrops>>(launch, "layer_norm_backward",
-                                                   static_cast<unsigned>(blocks), kThreads, kBytes, k, parts);
+  launch_dependent<backward_kernel<Shape, kDrops>>(
+      launch, "layer_norm_backward", static_cast<unsigned>(blocks), L::kThreads, kBytes, k, parts);
   return blocks;
 }
 
