@@ -136,7 +136,7 @@ TEST(GpuAttentionBackend, HopperRefusesOtherWidthsAndTypes) {
   const auto context = gpu();
   ModelConfig config = gpu_model(AttentionBackend::hopper);
   EXPECT_THROW(check_attention_backend(config, *context, DType::f32), Error);
-  config.self_heads = 4;
+  config.self_heads = 32;
   EXPECT_THROW(check_attention_backend(config, *context, DType::bf16), Error);
 }
 

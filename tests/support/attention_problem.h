@@ -36,7 +36,7 @@ struct AttentionProblem {
   std::vector<double> q_matrix = {}, kv_matrix = {}, d_out = {};
 
   int64_t width() const { return heads * head_dim; }
-  int64_t gap() const { return type == DType::bf16 && head_dim % 16 == 0 ? 8 : 3; }
+  int64_t gap() const { return type == DType::bf16 && head_dim % 8 == 0 ? 8 : 3; }
   int64_t q_stride() const { return packed ? 3 * width() + 4 * gap() : width() + 2 * gap(); }
   int64_t kv_stride() const { return packed ? q_stride() : 2 * width() + 3 * gap(); }
   int64_t q_column() const { return gap(); }

@@ -13,10 +13,18 @@ bool aligned(const void* pointer, int64_t stride) {
 }
 
 /// The tensor-core kernels load and store 8 elements at a time.
-bool portable_possible(const Attention& k) {
-  return k.type == DType::bf16 && k.queries > 0 && k.head_dim % 16 == 0 && k.head_dim <= 128 &&
+bool tensor_cores_possible(const Attention& k) {
+  return k.type == DType::bf16 && k.queries > 0 && k.head_dim % 8 == 0 && k.head_dim <= 128 &&
          aligned(k.q, k.q_stride) && aligned(k.k, k.kv_stride) && aligned(k.v, k.kv_stride) &&
          aligned(k.out, k.out_stride);
+}
+bool gradients_aligned(const AttentionBackward& a) {
+  return aligned(a.d_out, a.forward.out_stride) && aligned(a.d_q, a.forward.q_stride) &&
+         aligned(a.d_k, a.forward.kv_stride) && aligned(a.d_v, a.forward.kv_stride);
+}
+
+bool portable_possible(const Attention& k) {
+  return tensor_cores_possible(k) && k.head_dim % 16 == 0;
 }
 
 /// For wide heads the backward kernel needs more shared memory than some GPUs have.
@@ -29,32 +37,24 @@ bool portable_backward_fits(const AttentionBackward& a) {
 }
 
 bool portable_possible(const AttentionBackward& a) {
-  return portable_possible(a.forward) && portable_backward_fits(a) &&
-         aligned(a.d_out, a.forward.out_stride) && aligned(a.d_q, a.forward.q_stride) &&
-         aligned(a.d_k, a.forward.kv_stride) && aligned(a.d_v, a.forward.kv_stride);
+  return portable_possible(a.forward) && portable_backward_fits(a) && gradients_aligned(a);
 }
 
 /// wgmma and setmaxnreg exist in compute capability 9.0 only.
 bool hopper_possible(const Attention& k) {
-  return hopper::built() && (k.head_dim == 64 || k.head_dim == 128) && k.keys > 0 && portable_possible(k) &&
-         hopper::on_hopper();
+  return hopper::built() && k.keys > 0 && tensor_cores_possible(k) && hopper::on_hopper();
 }
 bool hopper_possible(const AttentionBackward& a) {
-  return hopper_possible(a.forward) && aligned(a.d_out, a.forward.out_stride) &&
-         aligned(a.d_q, a.forward.q_stride) && aligned(a.d_k, a.forward.kv_stride) &&
-         aligned(a.d_v, a.forward.kv_stride);
+  return hopper_possible(a.forward) && gradients_aligned(a);
 }
 
 /// Its masks are causal or none: nothing that depends on the example.
 bool cudnn_possible(const Attention& k) {
-  return cudnn_obstacle() == nullptr && k.type == DType::bf16 && k.head_dim % 8 == 0 && k.head_dim <= 128 &&
-         k.mask != MaskShape::general && k.queries > 0 && k.queries <= k.keys && aligned(k.q, k.q_stride) &&
-         aligned(k.k, k.kv_stride) && aligned(k.v, k.kv_stride) && aligned(k.out, k.out_stride);
+  return cudnn_obstacle() == nullptr && tensor_cores_possible(k) && k.mask != MaskShape::general &&
+         k.queries <= k.keys;
 }
 bool cudnn_possible(const AttentionBackward& a) {
-  return cudnn_possible(a.forward) && aligned(a.d_out, a.forward.out_stride) &&
-         aligned(a.d_q, a.forward.q_stride) && aligned(a.d_k, a.forward.kv_stride) &&
-         aligned(a.d_v, a.forward.kv_stride);
+  return cudnn_possible(a.forward) && gradients_aligned(a);
 }
 
 /// The Hopper kernels do not split keys over blocks, so they need enough query tiles to fill the GPU.
@@ -70,14 +70,14 @@ AttentionKernel choose(const Arguments& arguments, const Attention& k, int sm_co
           "bytes, and for gradients of heads wider than 64 a GPU with 162 KiB of shared memory");
   require(
       k.kernel != AttentionKernel::hopper || hopper,
-      "for Hopper's attention compute capability 9.0, a build for 90a, bf16, a head width of 64 or 128, rows "
-      "aligned to 16 bytes");
+      "for Hopper's attention compute capability 9.0, a build for 90a, bf16, a head width that is a multiple "
+      "of 8 up to 128, rows aligned to 16 bytes");
   require(
       k.kernel != AttentionKernel::cudnn || cudnn_possible(arguments),
       "for cuDNN's attention the library (cuDNN 9), bf16, a head width that is a multiple of 8 up to 128, "
       "a causal mask or none, no more queries than keys, rows aligned to 16 bytes");
   if (k.kernel != AttentionKernel::automatic) return k.kernel;
-  if (hopper && fills(k, sm_count)) return AttentionKernel::hopper;
+  if (hopper && (fills(k, sm_count) || !portable)) return AttentionKernel::hopper;
   return portable ? AttentionKernel::portable : AttentionKernel::reference;
 }
 
@@ -118,11 +118,10 @@ const char* attention_obstacle(AttentionKernel kernel, DType type, int64_t head_
     if (!hopper::on_hopper()) return "it needs a GPU of compute capability 9.0 (Hopper)";
   }
   if (type != DType::bf16) return "it computes in bfloat16 only";
-  if (kernel == AttentionKernel::hopper)
-    return head_dim == 64 || head_dim == 128 ? nullptr : "it takes heads of 64 or 128 channels";
-  if (kernel == AttentionKernel::cudnn)
-    return head_dim % 8 == 0 && head_dim <= 128 ? cudnn_obstacle()
-                                                : "it takes heads of up to 128 channels, a multiple of 8";
+  if (kernel != AttentionKernel::portable && (head_dim % 8 != 0 || head_dim > 128))
+    return "it takes heads of up to 128 channels, a multiple of 8";
+  if (kernel == AttentionKernel::hopper) return nullptr;
+  if (kernel == AttentionKernel::cudnn) return cudnn_obstacle();
   if (head_dim % 16 != 0 || head_dim > 128) return "it takes heads of up to 128 channels, a multiple of 16";
   AttentionBackward a{};
   a.forward.head_dim = head_dim;

@@ -24,7 +24,7 @@ void attention_portable_backward(const Launch& launch, const AttentionBackward& 
 int attention_portable_backward_shared_bytes(const AttentionBackward& a);
 int64_t attention_portable_backward_bytes(const AttentionBackward& a, int sm_count);
 
-// Compute capability 9.0, bf16, heads of 64 or 128.
+// Compute capability 9.0, bf16, heads of up to 128 channels, a multiple of 8.
 void attention_hopper(const Launch& launch, const Attention& k);
 void attention_hopper_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch);
 int64_t attention_hopper_backward_bytes(const AttentionBackward& a);

@@ -6,8 +6,8 @@
 // products instead of 5), which costs less than accumulating dQ in global memory.
 //
 // The preprocess kernel computes delta = rowsum(dO * O) (FlashAttention-2, Dao 2023, algorithm 2), converts
-// the LSE to base 2, and lays out both and the limits by tiles of 64 queries, padded. D / 8 threads share a
-// query.
+// the LSE to base 2, and lays out both and the limits by tiles of 64 queries, padded.
+#include <bit>
 #include <cmath>
 
 #include "kernels/attention.h"
@@ -22,12 +22,16 @@ using namespace hopper;
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-/// D / 8 lanes to a query; padding rows see nothing.
+/// That share a query, 8 channels each.
+template <typename S>
+constexpr int kQueryLanes = std::bit_ceil(static_cast<unsigned>(S::D / 8));
+
+/// Padding rows see nothing.
 template <typename S>
 __global__ void __launch_bounds__(256)
     attention_hopper_preprocess_kernel(const __grid_constant__ BackwardArguments a) {
   start_after_earlier_kernels();
-  constexpr int kLanes = S::D / 8, kQueries = S::kQueries;
+  constexpr int kLanes = kQueryLanes<S>, kQueries = S::kQueries;
   const Attention& k = a.a.forward;
   const int64_t row = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / kLanes;
   const int chunk = static_cast<int>(threadIdx.x) % kLanes;
@@ -35,8 +39,8 @@ __global__ void __launch_bounds__(256)
   const int64_t query = row % padded, head = row / padded % k.heads, example = row / padded / k.heads;
   const bool exists = example < k.batch && query < k.queries;
   float sum = 0;
-  if (exists) {
-    const int64_t offset = (example * k.queries + query) * k.out_stride + head * S::D + chunk * 8;
+  if (exists && chunk * 8 < k.head_dim) {
+    const int64_t offset = (example * k.queries + query) * k.out_stride + head * k.head_dim + chunk * 8;
     const uint4 x = *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(k.out) + offset);
     const uint4 y = *reinterpret_cast<const uint4*>(static_cast<const __nv_bfloat16*>(a.a.d_out) + offset);
     const uint32_t xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
@@ -73,12 +77,6 @@ int64_t limits_bytes(const Attention& k) {
   return k.batch * padded_queries<S>(k) * static_cast<int64_t>(sizeof(int32_t));
 }
 
-template <typename Body>
-auto with_shape(int64_t head_dim, Body&& body) {
-  return head_dim == 64 ? body.template operator()<BackwardShape<64>>()
-                        : body.template operator()<BackwardShape<128>>();
-}
-
 template <typename S>
 BackwardArguments make_arguments(const AttentionBackward& a, Scratch scratch) {
   const Attention& k = a.forward;
@@ -112,7 +110,7 @@ template <typename S>
 void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch) {
   const Attention& k = a.forward;
   const BackwardArguments arguments = make_arguments<S>(a, scratch);
-  const int64_t lanes = k.batch * k.heads * padded_queries<S>(k) * (S::D / 8);
+  const int64_t lanes = k.batch * k.heads * padded_queries<S>(k) * kQueryLanes<S>;
   launch_dependent<attention_hopper_preprocess_kernel<S>>(launch, "attention_hopper_preprocess_kernel",
                                                           static_cast<unsigned>(ceil_div(lanes, 256)), 256, 0,
                                                           arguments);
@@ -123,14 +121,16 @@ void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch s
 }  // namespace
 
 int64_t attention_hopper_backward_bytes(const AttentionBackward& a) {
-  return with_shape(a.forward.head_dim, [&]<typename S>() {
+  return with_head_width(a.forward.head_dim, [&]<int D>() {
+    using S = BackwardShape<D>;
     return statistics_bytes<S>(a.forward) + limits_bytes<S>(a.forward) + static_cast<int64_t>(sizeof(int));
   });
 }
 
 void attention_hopper_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch) {
   require(scratch.bytes >= attention_hopper_backward_bytes(a), "scratch memory for attention's backward");
-  with_shape(a.forward.head_dim, [&]<typename S>() { launch_backward<S>(launch, a, scratch); });
+  with_head_width(a.forward.head_dim,
+                  [&]<int D>() { launch_backward<BackwardShape<D>>(launch, a, scratch); });
 }
 
 }  // namespace perceiver::kernels::cuda

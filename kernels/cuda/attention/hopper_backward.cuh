@@ -4,9 +4,9 @@
 // and two consumer warpgroups (wgmma). A block stays and takes one tile of 128 rows of its own side after
 // another, 64 to a warpgroup; for each it iterates over tiles of 64 rows of the other side. While the
 // registers of one tile's S and dP become P and dS, the tensor cores run products of the same warpgroup: for
-// dQ S of the next tile, for dK and dV the gradients of the previous one (D = 64), or dP and the product with
-// P (D = 128). At D = 64 the own rows are register operands throughout, which leaves the bandwidth of shared
-// memory to the other operand.
+// dQ S of the next tile, for dK and dV the gradients of the previous one (up to D = 96), or dP and the
+// product with P (D = 128). Up to D = 64 the own rows are register operands throughout, which leaves the
+// bandwidth of shared memory to the other operand.
 //
 // A warpgroup issues each product unconditionally, and waits for the last ones of a tile before it passes
 // over stages that it does not see: they may need the stage that those products still read.
@@ -38,14 +38,15 @@ struct BackwardArguments {
 /// Tiles of kQueries queries for dK and dV, of kKeys keys for dQ.
 template <int kD>
 struct BackwardShape {
-  static constexpr int D = kD, kTiles = D / kTileColumns;
+  static constexpr int D = kD, kTiles = (D + kTileColumns - 1) / kTileColumns;
   static constexpr int kQueries = 64, kKeys = 64;
+  static constexpr bool kOwnInRegisters = kTiles == 1;  // OwnRows
   static constexpr uint32_t kKeyBytes = kTiles * kOwnTileBytes;
   static constexpr uint32_t kQueryTileBytes = kQueries * kRowBytes, kQueryBytes = kTiles * kQueryTileBytes;
 };
 
 /// Operand A of a product: a warpgroup's 64 of the block's own rows, D columns, from shared memory (`tiles`),
-/// or from registers (D = 64 only), where it is loaded once.
+/// or from registers (up to D = 64), where it is loaded once.
 template <int D, bool kRegisters>
 struct OwnRows {
   __device__ void load(uint32_t) {}
@@ -57,17 +58,17 @@ struct OwnRows {
   }
   __device__ void fence_operand() {}
 };
-template <>
-struct OwnRows<64, true> {
+template <int D>
+struct OwnRows<D, true> {
   __device__ void load(uint32_t tiles) { load_a_fragment(operand_, tiles, consumer_warp() * 16); }
   __device__ void multiply(float (&c)[32], uint32_t, int, uint32_t other, uint32_t other_bytes) const {
-    uniform_mm_abt<4>(c, operand_, other, other_bytes);
+    uniform_mm_abt<D / 16>(c, operand_, other, other_bytes);
   }
   __device__ void fence_operand() { wgmma_fence_operand(operand_); }
-  uint32_t operand_[16];
+  uint32_t operand_[D / 4];
 };
 
-// Instantiated beside their kernels for BackwardShape<64> and BackwardShape<128>.
+// Instantiated beside their kernels for the widths of with_head_width.
 template <typename S>
 void launch_dkdv(const Launch& launch, BackwardArguments arguments);
 template <typename S>

@@ -7,10 +7,10 @@
 // first S and dP of the next are computed while dK and dV are written. A warpgroup passes over query tiles
 // that see none of its 64 keys.
 //
-// Registers of a consumer thread, of 240: dK and dV D / 2 each, S^T and dP^T 32 each. At D = 64 P^T and dS^T,
-// 16 each, and K and V, 16 each; at D = 128 P^T and dS^T take the place of S^T and dP^T. Shared memory: two
-// slots of K and V, kStages stages of Q, dO, LSE, delta and limits: 166 KiB at D = 64 (6 stages), 194 KiB at
-// D = 128 (2 stages).
+// Registers of a consumer thread, of 240: dK and dV D / 2 each, S^T and dP^T 32 each; up to D = 96 P^T and
+// dS^T, 16 each, which above take the place of S^T and dP^T; up to D = 64 K and V, D / 4 each. Shared memory:
+// two slots of K and V, kStages stages of Q, dO, LSE, delta and limits: 165 KiB up to D = 64 (6 stages), 226
+// KiB above (3 stages).
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
 #include "kernels/cuda/hopper/rotate_rows.cuh"
@@ -27,13 +27,14 @@ struct KeyItem {
 
 template <typename S>
 struct DkDvLayout {
-  static constexpr int kStages = S::D == 64 ? 6 : 2;
-  static constexpr uint32_t kSlotBytes = 2 * S::kKeyBytes;  // K, V
-  static constexpr uint32_t kStatisticsBytes = 2 * S::kQueries * 4, kLimitsBytes = S::kQueries * 4;
-  static constexpr uint32_t kLoadedBytes = 2 * S::kQueryBytes + kStatisticsBytes + kLimitsBytes;
-  static constexpr uint32_t kStageBytes = (kLoadedBytes + 1023) / 1024 * 1024;  // Q, dO, statistics, limits
+  static constexpr int kStages = S::kTiles == 1 ? 6 : 3;
+  static constexpr uint32_t kSlotBytes = 2 * S::kKeyBytes;     // K, V
+  static constexpr uint32_t kStageBytes = 2 * S::kQueryBytes;  // Q, dO
+  static constexpr uint32_t kLseAndDeltaBytes = 2 * S::kQueries * 4, kLimitsBytes = S::kQueries * 4;
+  static constexpr uint32_t kStatisticsBytes = kLseAndDeltaBytes + kLimitsBytes;  // of a stage
   static constexpr uint32_t kFirstStage = 2 * kSlotBytes;
-  static constexpr uint32_t kBarriers = kFirstStage + kStages * kStageBytes;
+  static constexpr uint32_t kStatistics = kFirstStage + kStages * kStageBytes;
+  static constexpr uint32_t kBarriers = kStatistics + kStages * kStatisticsBytes;
   // mbarriers: full and empty of each slot, full and empty of each stage. Then each slot's item.
   static constexpr uint32_t kItems = kBarriers + 8 * (4 + 2 * kStages);
   static constexpr uint32_t kSharedBytes = kItems + 2 * sizeof(KeyItem);
@@ -85,7 +86,7 @@ class DkDvBlock {
   __device__ uint32_t q_stage(int i) const { return shared_ + L::kFirstStage + i * L::kStageBytes; }
   __device__ uint32_t d_out_stage(int i) const { return q_stage(i) + S::kQueryBytes; }
   __device__ const float* statistics(int i) const {
-    return reinterpret_cast<const float*>(memory_ + L::kFirstStage + i * L::kStageBytes + 2 * S::kQueryBytes);
+    return reinterpret_cast<const float*>(memory_ + L::kStatistics + i * L::kStatisticsBytes);
   }
   __device__ const int* limits(int i) const {
     return reinterpret_cast<const int*>(statistics(i) + 2 * kQueries);
@@ -144,25 +145,25 @@ class DkDvBlock {
   }
 
   __device__ void load_keys(int slot, const KeyItem& item) const {
-    const int column = item.head * D, row = item.first_key;
+    const int row = item.first_key;
     item_slot(slot) = item;
     mbarrier_expect_tx(slot_full(slot), L::kSlotBytes);
-    tma_load_tiles<S::kTiles>(k_slot(slot), kOwnTileBytes, &args_.k, slot_full(slot), column, row,
+    tma_load_tiles<S::kTiles>(k_slot(slot), kOwnTileBytes, &args_.k, slot_full(slot), item.head, row,
                               item.example);
-    tma_load_tiles<S::kTiles>(v_slot(slot), kOwnTileBytes, &args_.v, slot_full(slot), column, row,
+    tma_load_tiles<S::kTiles>(v_slot(slot), kOwnTileBytes, &args_.v, slot_full(slot), item.head, row,
                               item.example);
     mbarrier_arrive(slot_full(slot));
   }
 
   __device__ void load_queries(int stage, const KeyItem& item, int tile) const {
-    const int column = item.head * D, row = tile * kQueries, b = item.example;
-    const uint32_t full = stage_full(stage), after_tiles = q_stage(stage) + 2 * S::kQueryBytes;
-    mbarrier_expect_tx(full, L::kLoadedBytes);
-    tma_load_tiles<S::kTiles>(q_stage(stage), S::kQueryTileBytes, &args_.q, full, column, row, b);
-    tma_load_tiles<S::kTiles>(d_out_stage(stage), S::kQueryTileBytes, &args_.d_out, full, column, row, b);
+    const int row = tile * kQueries, b = item.example;
+    const uint32_t full = stage_full(stage), to = shared_ + L::kStatistics + stage * L::kStatisticsBytes;
+    mbarrier_expect_tx(full, L::kStageBytes + L::kStatisticsBytes);
+    tma_load_tiles<S::kTiles>(q_stage(stage), S::kQueryTileBytes, &args_.q, full, item.head, row, b);
+    tma_load_tiles<S::kTiles>(d_out_stage(stage), S::kQueryTileBytes, &args_.d_out, full, item.head, row, b);
     const int64_t tile_of_head = (static_cast<int64_t>(b) * a_.heads + item.head) * args_.query_tiles + tile;
-    bulk_load(after_tiles, args_.statistics + tile_of_head * (2 * kQueries), full, L::kStatisticsBytes);
-    bulk_load(after_tiles + L::kStatisticsBytes,
+    bulk_load(to, args_.statistics + tile_of_head * (2 * kQueries), full, L::kLseAndDeltaBytes);
+    bulk_load(to + L::kLseAndDeltaBytes,
               args_.limits + (static_cast<int64_t>(b) * args_.query_tiles + tile) * kQueries, full,
               L::kLimitsBytes);
     mbarrier_arrive(full);
@@ -191,7 +192,7 @@ class DkDvBlock {
       wgmma_wait<0>();
       clear();
       const int tile = static_cast<int>(uniform(item.first_tile[group_]));
-      if constexpr (D == 64) {
+      if constexpr (D <= 96) {
         mainloop_overlapped(tile, s, d_p);
       } else {
         mainloop_few_registers(tile, s, d_p);
@@ -295,7 +296,7 @@ class DkDvBlock {
     wgmma_fence_operand(d_s);
   }
 
-  /// The same at D = 128. Keeps P only as rounded; its product runs while dS is computed.
+  /// The same above D = 96. Keeps P only as rounded; its product runs while dS is computed.
   __device__ void mainloop_few_registers(int tile, float (&s)[32], float (&d_p)[32]) {
     uint32_t p[16], d_s[16];
     for (;;) {
@@ -409,18 +410,18 @@ class DkDvBlock {
   /// Rotates dK of the item in `slot` back, writes dK and dV, and releases the slot.
   __device__ void epilogue(int slot) {
     const KeyItem& item = item_slot(slot);
-    const int row = consumer_warp() * 16, key = item.first_key + row;
+    const int row = consumer_warp() * 16, key = item.first_key + row, width = static_cast<int>(a_.head_dim);
     const int64_t first = item.example * a_.keys;
-    const int64_t offset = (first + key) * a_.kv_stride + item.head * D;
+    const int64_t offset = (first + key) * a_.kv_stride + item.head * width;
     rotate_rows_back<D>(d_k_, args_.a.k_rotary, item.head, first + key + lane() / 4, first + a_.keys);
     const int left = static_cast<int>(a_.keys) - key;
     // All four warps have read K and V, whose shared memory is reused.
     named_barrier_sync(1 + group_);
     unsigned char* k = memory_ + slot * L::kSlotBytes;
     store_rows<D>(d_k_, args_.scale, args_.scale, k, kOwnTileBytes, row,
-                  static_cast<__nv_bfloat16*>(args_.a.d_k) + offset, a_.kv_stride, left);
+                  static_cast<__nv_bfloat16*>(args_.a.d_k) + offset, a_.kv_stride, left, width);
     store_rows<D>(d_v_, 1.0f, 1.0f, k + S::kKeyBytes, kOwnTileBytes, row,
-                  static_cast<__nv_bfloat16*>(args_.a.d_v) + offset, a_.kv_stride, left);
+                  static_cast<__nv_bfloat16*>(args_.a.d_v) + offset, a_.kv_stride, left, width);
     fence_proxy_async();
     mbarrier_arrive_warp(slot_empty(slot));
   }
@@ -435,7 +436,7 @@ class DkDvBlock {
   PipelineState<kStages> stages_;  // of the consumers
   int slot_;                       // of K and V
   int previous_;                   // stage of the previous tile
-  OwnRows<D, D == 64> k_, v_;
+  OwnRows<D, S::kOwnInRegisters> k_, v_;
   float d_k_[D / 2], d_v_[D / 2];
 };
 
@@ -459,7 +460,9 @@ void launch_dkdv(const Launch& launch, BackwardArguments arguments) {
                                                     DkDvLayout<S>::kSharedBytes, arguments);
 }
 
+template void launch_dkdv<BackwardShape<32>>(const Launch&, BackwardArguments);
 template void launch_dkdv<BackwardShape<64>>(const Launch&, BackwardArguments);
+template void launch_dkdv<BackwardShape<96>>(const Launch&, BackwardArguments);
 template void launch_dkdv<BackwardShape<128>>(const Launch&, BackwardArguments);
 
 }  // namespace perceiver::kernels::cuda::hopper

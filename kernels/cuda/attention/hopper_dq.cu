@@ -6,10 +6,10 @@
 // are computed. Between tiles of queries the first S and dP of the next are computed while dQ is written. A
 // warpgroup passes over key tiles that none of its 64 queries sees.
 //
-// Registers of a consumer thread, of 240: two S 32 each, dP 32, dS 16, dQ D / 2, at D = 64 also Q and dO, 16
-// each. Shared memory: Q, dO, dQ, and kStages stages of K and V: 176 KiB at D = 64 (8 stages), 224 KiB at
-// D = 128 (4 stages; a warpgroup holds up to three). Q and dO of the next tile are loaded once those of this
-// one are in registers, or at D = 128 once its last S and dP are complete.
+// Registers of a consumer thread, of 240: two S 32 each, dP 32, dS 16, dQ D / 2, up to D = 64 also Q and dO,
+// D / 4 each. Shared memory: Q, dO, dQ, and kStages stages of K and V: 176 KiB up to D = 64 (8 stages), 224
+// KiB above (4 stages; a warpgroup holds up to three). Q and dO of the next tile are loaded once those of
+// this one are in registers, or above D = 64 once its last S and dP are complete.
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
@@ -28,7 +28,7 @@ struct DqWork {
 
 template <typename S>
 struct DqLayout {
-  static constexpr int kStages = S::D == 64 ? 8 : 4;
+  static constexpr int kStages = S::kTiles == 1 ? 8 : 4;
   static constexpr uint32_t kOwnBytes = S::kTiles * kOwnTileBytes;
   static constexpr uint32_t kKeyTileBytes = S::kKeys * kRowBytes, kKeyBytes = S::kTiles * kKeyTileBytes;
   static constexpr uint32_t kQ = 0, kDOut = kOwnBytes, kDQ = 2 * kOwnBytes;
@@ -118,19 +118,17 @@ class DqBlock {
   }
 
   __device__ void load_own(const QueryTile& tile) const {
-    const int column = tile.head * D;
     mbarrier_expect_tx(own_full(), 2 * L::kOwnBytes);
-    tma_load_tiles<S::kTiles>(shared_ + L::kQ, kOwnTileBytes, &args_.q_rows, own_full(), column,
+    tma_load_tiles<S::kTiles>(shared_ + L::kQ, kOwnTileBytes, &args_.q_rows, own_full(), tile.head,
                               tile.first_query, tile.example);
-    tma_load_tiles<S::kTiles>(shared_ + L::kDOut, kOwnTileBytes, &args_.d_out_rows, own_full(), column,
+    tma_load_tiles<S::kTiles>(shared_ + L::kDOut, kOwnTileBytes, &args_.d_out_rows, own_full(), tile.head,
                               tile.first_query, tile.example);
   }
   __device__ void load_keys(int stage, const QueryTile& tile, int row) const {
-    const int column = tile.head * D;
     mbarrier_expect_tx(full(stage), L::kStageBytes);
-    tma_load_tiles<S::kTiles>(k_stage(stage), L::kKeyTileBytes, &args_.k_rows, full(stage), column, row,
+    tma_load_tiles<S::kTiles>(k_stage(stage), L::kKeyTileBytes, &args_.k_rows, full(stage), tile.head, row,
                               tile.example);
-    tma_load_tiles<S::kTiles>(v_stage(stage), L::kKeyTileBytes, &args_.v_rows, full(stage), column, row,
+    tma_load_tiles<S::kTiles>(v_stage(stage), L::kKeyTileBytes, &args_.v_rows, full(stage), tile.head, row,
                               tile.example);
     mbarrier_arrive(full(stage));
   }
@@ -166,7 +164,7 @@ class DqBlock {
       wgmma_wait<2>();  // Tells the compiler that dQ is complete.
       if (!first) epilogue(work(parity ^ 1).tile);
       // The producer also describes the next tile in place of the previous one, whose dQ has been written.
-      if constexpr (D == 64) mbarrier_arrive_warp(own_empty());
+      if constexpr (S::kOwnInRegisters) mbarrier_arrive_warp(own_empty());
       wgmma_wait<0>();
       clear_accumulator(d_q_);
       compute_tile(rows, static_cast<int>(uniform(work(parity).group_tiles[group_])), s, d_p);
@@ -252,7 +250,7 @@ class DqBlock {
     wgmma_wait<kLater + 1>();
     wgmma_fence_operand(s);
     wgmma_fence_operand(d_p);
-    if constexpr (D != 64 && kLater == 0) mbarrier_arrive_warp(own_empty());
+    if constexpr (!S::kOwnInRegisters && kLater == 0) mbarrier_arrive_warp(own_empty());
     if (!rows.sees_all(t)) hide(rows, t, s);
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
@@ -297,14 +295,14 @@ class DqBlock {
 
   /// Rotates dQ of the tile back and writes it.
   __device__ void epilogue(const QueryTile& tile) {
-    const int row = consumer_warp() * 16;
+    const int row = consumer_warp() * 16, width = static_cast<int>(a_.head_dim);
     const int64_t first = tile.example * a_.queries + tile.first_query;
     rotate_rows_back<D>(d_q_, args_.a.q_rotary, tile.head, first + row + lane() / 4,
                         first + tile.query_count);
     __nv_bfloat16* target =
-        static_cast<__nv_bfloat16*>(args_.a.d_q) + (first + row) * a_.q_stride + tile.head * D;
+        static_cast<__nv_bfloat16*>(args_.a.d_q) + (first + row) * a_.q_stride + tile.head * width;
     store_rows<D>(d_q_, args_.scale, args_.scale, memory_ + L::kDQ, kOwnTileBytes, row, target, a_.q_stride,
-                  tile.query_count - row);
+                  tile.query_count - row, width);
   }
 
   const BackwardArguments& args_;
@@ -314,7 +312,7 @@ class DqBlock {
   const int group_;              // of the consumers
   PipelineState<kStages> ring_;  // of the consumers
   int previous_, current_;       // stages; previous_ -1 where its product with K is complete
-  OwnRows<D, D == 64> q_, d_out_;
+  OwnRows<D, S::kOwnInRegisters> q_, d_out_;
   float lse_[2], delta_[2];
   float d_q_[D / 2];
 };
@@ -339,7 +337,9 @@ void launch_dq(const Launch& launch, BackwardArguments arguments) {
                                                   DqLayout<S>::kSharedBytes, arguments);
 }
 
+template void launch_dq<BackwardShape<32>>(const Launch&, BackwardArguments);
 template void launch_dq<BackwardShape<64>>(const Launch&, BackwardArguments);
+template void launch_dq<BackwardShape<96>>(const Launch&, BackwardArguments);
 template void launch_dq<BackwardShape<128>>(const Launch&, BackwardArguments);
 
 }  // namespace perceiver::kernels::cuda::hopper

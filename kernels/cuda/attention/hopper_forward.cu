@@ -12,9 +12,10 @@
 //
 // Tiles start at the example's first key, so only limits, ends and key masks need masking.
 //
-// Head widths D = 64 and 128. Shared memory: two buffers of Q and one of O of 128 rows, and kStages * 256
-// rows of K and V, D bf16 each: 176 KiB at D = 64 (4 stages), 224 KiB at D = 128 (2 stages). Registers of a
-// consumer thread: S 64, P 32, O D / 2, of 240.
+// Heads of up to D = 32, 64, 96 or 128 channels: TMA fills narrower ones up with zeros, to tiles of 64
+// columns, of which the products use D. Shared memory: two buffers of Q and one of O of 128 rows, and
+// kStages * 256 rows of K and V: 176 KiB with one tile (4 stages), 224 KiB with two (2 stages). Registers of
+// a consumer thread: S 64, P 32, O D / 2, of 240.
 #include <cmath>
 
 #include "kernels/attention.h"
@@ -48,7 +49,8 @@ struct Work {
 
 template <int kD>
 struct Shape {
-  static constexpr int D = kD, kStages = D == 64 ? 4 : 2, kTiles = D / kTileColumns;
+  static constexpr int D = kD, kTiles = (D + kTileColumns - 1) / kTileColumns;
+  static constexpr int kStages = kTiles == 1 ? 4 : 2;
   static constexpr uint32_t kTileBytes = kQueries * kRowBytes;  // of 64 columns
   static constexpr uint32_t kBytes = kTiles * kTileBytes;       // of a buffer of Q or O, a stage of K or V
   static constexpr uint32_t kQ = 0, kK = 2 * kBytes, kV = kK + kStages * kBytes, kOut = kV + kStages * kBytes,
@@ -147,7 +149,7 @@ class ForwardBlock {
   __device__ void start_load(uint32_t target, const CUtensorMap* map, uint32_t full, const QueryTile& tile,
                              int row) const {
     mbarrier_expect_tx(full, S::kBytes);
-    tma_load_tiles<S::kTiles>(target, S::kTileBytes, map, full, tile.head * D, row, tile.example);
+    tma_load_tiles<S::kTiles>(target, S::kTileBytes, map, full, tile.head, row, tile.example);
   }
 
   __device__ void describe(const QueryTile& tile, int key_tiles, Work& work) const {
@@ -331,11 +333,12 @@ class ForwardBlock {
       if (thread_row + 8 < tile.query_count) statistics[8] = lse[1];
     }
     const int row = consumer_warp() * 16;
+    const int width = static_cast<int>(a_.head_dim);
     __nv_bfloat16* target = static_cast<__nv_bfloat16*>(a_.out) +
                             (tile.example * a_.queries + tile.first_query + row) * a_.out_stride +
-                            tile.head * D;
+                            tile.head * width;
     store_rows<D>(out_, inverse[0], inverse[1], memory_ + S::kOut, S::kTileBytes, row, target, a_.out_stride,
-                  tile.query_count - row);
+                  tile.query_count - row, width);
     mbarrier_arrive_warp(q_empty(buffer));
   }
 
@@ -375,8 +378,7 @@ void launch_forward(const Launch& launch, const Attention& k) {
 }  // namespace
 
 void attention_hopper(const Launch& launch, const Attention& k) {
-  if (k.head_dim == 64) return launch_forward<Shape<64>>(launch, k);
-  launch_forward<Shape<128>>(launch, k);
+  with_head_width(k.head_dim, [&]<int D>() { launch_forward<Shape<D>>(launch, k); });
 }
 
 }  // namespace perceiver::kernels::cuda

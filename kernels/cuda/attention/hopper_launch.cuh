@@ -11,13 +11,23 @@
 
 namespace perceiver::kernels::cuda::hopper {
 
+/// Calls body.template operator()<D>() with the narrowest heads that kernels are compiled for: TMA fills rows
+/// up with zeros.
+template <typename Body>
+auto with_head_width(int64_t head_dim, Body&& body) {
+  if (head_dim <= 32) return body.template operator()<32>();
+  if (head_dim <= 64) return body.template operator()<64>();
+  if (head_dim <= 96) return body.template operator()<96>();
+  return body.template operator()<128>();
+}
+
 /// Of q, out or their gradients, for TMA loads of `box_rows` rows.
 inline CUtensorMap query_rows_map(const Attention& k, const void* data, int64_t stride, int64_t box_rows) {
-  return tensor_map(data, k.batch, k.queries, k.heads * k.head_dim, stride, box_rows);
+  return heads_tensor_map(data, k.batch, k.queries, k.heads, k.head_dim, stride, box_rows);
 }
 /// Of k or v.
 inline CUtensorMap key_rows_map(const Attention& k, const void* data, int64_t box_rows) {
-  return tensor_map(data, k.batch, k.keys, k.heads * k.head_dim, k.kv_stride, box_rows);
+  return heads_tensor_map(data, k.batch, k.keys, k.heads, k.head_dim, k.kv_stride, box_rows);
 }
 
 /// Blocks that stay, one on a multiprocessor, and compute tiles of 128 of the `rows` of each head, which read

@@ -115,6 +115,16 @@ __device__ inline void tma_load(uint32_t target, const CUtensorMap* map, uint32_
       : "memory");
 }
 
+/// A box of one head of a matrix [batch, rows, heads, width].
+__device__ inline void tma_load_head(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
+                                     int head, int row, int example) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%3, %4, %5, %6}], [%2];" ::"r"(target),
+      "l"(map), "r"(barrier), "r"(column), "r"(head), "r"(row), "r"(example)
+      : "memory");
+}
+
 /// With an L2 cache policy (cache_policy.cuh).
 __device__ inline void tma_load(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
                                 int row, int example, uint64_t cache_policy) {
@@ -178,7 +188,7 @@ __device__ constexpr uint32_t k_step_offset(int step) {
 }
 
 /// Descriptor of an MN-major operand: B is the tile, its rows are k. `tile_bytes` is the distance between the
-/// tiles of 64 columns where n is 128.
+/// tiles of 64 columns where n is more.
 __device__ inline uint64_t mn_major_descriptor(uint32_t address, uint32_t tile_bytes) {
   return static_cast<uint64_t>((address & 0x3FFFF) >> 4) | static_cast<uint64_t>(tile_bytes >> 4) << 16 |
          uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
@@ -224,15 +234,17 @@ __device__ inline void clear_accumulator(float (&c)[kCount]) {
 #define PERCEIVER_C32(mode, c, i)                                                        \
   PERCEIVER_C8(mode, c, i), PERCEIVER_C8(mode, c, i + 8), PERCEIVER_C8(mode, c, i + 16), \
       PERCEIVER_C8(mode, c, i + 24)
+#define PERCEIVER_C16(mode, c, i) PERCEIVER_C8(mode, c, i), PERCEIVER_C8(mode, c, i + 8)
+#define PERCEIVER_C48(mode, c) PERCEIVER_C32(mode, c, 0), PERCEIVER_C16(mode, c, 32)
 #define PERCEIVER_C64(mode, c) PERCEIVER_C32(mode, c, 0), PERCEIVER_C32(mode, c, 32)
 #define PERCEIVER_C128(mode, c) PERCEIVER_C64(mode, c), PERCEIVER_C32(mode, c, 64), PERCEIVER_C32(mode, c, 96)
-#define PERCEIVER_32                                                                                \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-  "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define PERCEIVER_64                                                                   \
-  PERCEIVER_32                                                                         \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PERCEIVER_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define PERCEIVER_32 \
+  PERCEIVER_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PERCEIVER_48 \
+  PERCEIVER_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define PERCEIVER_64 \
+  PERCEIVER_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define PERCEIVER_128                                                                          \
   PERCEIVER_64                                                                                 \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, "    \
@@ -329,9 +341,19 @@ __device__ inline void wgmma(float (&c)[32], const uint32_t* a, uint64_t b) {
 }
 
 /// C += A · B with A from registers, B from shared memory, MN-major.
+__device__ inline void wgmma_mn_major(float (&c)[16], const uint32_t* a, uint64_t b) {
+  asm volatile(PERCEIVER_WGMMA("m64n32k16", PERCEIVER_16, "{%16, %17, %18, %19}, %20", "1", "1")
+               : PERCEIVER_C16("+f", c, 0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
 __device__ inline void wgmma_mn_major(float (&c)[32], const uint32_t* a, uint64_t b) {
   asm volatile(PERCEIVER_WGMMA("m64n64k16", PERCEIVER_32, "{%32, %33, %34, %35}, %36", "1", "1")
                : PERCEIVER_C32("+f", c, 0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+__device__ inline void wgmma_mn_major(float (&c)[48], const uint32_t* a, uint64_t b) {
+  asm volatile(PERCEIVER_WGMMA("m64n96k16", PERCEIVER_48, "{%48, %49, %50, %51}, %52", "1", "1")
+               : PERCEIVER_C48("+f", c)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 __device__ inline void wgmma_mn_major(float (&c)[64], const uint32_t* a, uint64_t b) {
@@ -341,10 +363,14 @@ __device__ inline void wgmma_mn_major(float (&c)[64], const uint32_t* a, uint64_
 }
 
 #undef PERCEIVER_C8
+#undef PERCEIVER_C16
 #undef PERCEIVER_C32
+#undef PERCEIVER_C48
 #undef PERCEIVER_C64
 #undef PERCEIVER_C128
+#undef PERCEIVER_16
 #undef PERCEIVER_32
+#undef PERCEIVER_48
 #undef PERCEIVER_64
 #undef PERCEIVER_128
 #undef PERCEIVER_WGMMA
@@ -359,11 +385,13 @@ __device__ inline void for_each_k_step(Body&& body) {
   for (int step = 1; step < kSteps; ++step) body.template operator()<true>(step);
 }
 
-/// Loads 16 rows of a tile of 64 columns, from `row` on, as the calling warp's part of operand A.
-__device__ inline void load_a_fragment(uint32_t (&a)[16], uint32_t tile, int row) {
+/// Loads the first 4 * kCount columns of 16 rows of a tile of 64 columns, from `row` on, as the calling
+/// warp's part of operand A.
+template <int kCount>
+__device__ inline void load_a_fragment(uint32_t (&a)[kCount], uint32_t tile, int row) {
   const LaneAddress<kTileColumns, Cover::rows> address(tile + static_cast<uint32_t>(row) * kRowBytes);
 #pragma unroll
-  for (int step = 0; step < 4; ++step) {
+  for (int step = 0; step < kCount / 4; ++step) {
     uint32_t four[4];
     load_matrices(four, address.at(0, step));
 #pragma unroll
@@ -381,11 +409,11 @@ __device__ inline void pack_a_fragment(const float (&c)[kCount], uint32_t (&a)[k
 /// Writes a warp's 16 rows of C * factor [r] (r = 0, 1: rows lane / 4 and lane / 4 + 8) to rows of a bf16
 /// matrix in global memory, 16 bytes at a time, staged through the warp's own rows of tiles in shared memory.
 /// `row` is the warp's first row within the tiles, `target` its first row in the matrix, where `rows_left`
-/// rows remain.
+/// rows remain. Of the columns only the first `width`, a multiple of 8, are written.
 template <int D>
 __device__ inline void store_rows(const float (&c)[D / 2], float factor0, float factor1, unsigned char* tiles,
                                   uint32_t tile_bytes, int row, __nv_bfloat16* target, int64_t stride,
-                                  int rows_left) {
+                                  int rows_left, int width) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int n = 0; n < D / 8; ++n)
@@ -398,13 +426,17 @@ __device__ inline void store_rows(const float (&c)[D / 2], float factor0, float 
     }
   __syncwarp();
 #pragma unroll
-  for (int pass = 0; pass < D / 16; ++pass) {
-    const int r = pass * 4 % 16 + lane / 8, tile = pass * 4 / 16, chunk = lane % 8;
-    if (r < rows_left)
-      *reinterpret_cast<uint4*>(target + r * stride + tile * kTileColumns + chunk * 8) =
-          *reinterpret_cast<const uint4*>(
-              tiles + static_cast<uint32_t>(tile) * tile_bytes +
-              swizzled_offset(static_cast<uint32_t>(row + r), static_cast<uint32_t>(chunk)));
+  for (int tile = 0; tile * kTileColumns < D; ++tile) {
+    const int chunks = tile * kTileColumns + kTileColumns <= D ? 8 : D % kTileColumns / 8;  // of 16 bytes
+#pragma unroll
+    for (int pass = 0; pass < chunks / 2; ++pass) {
+      const int r = pass * (32 / chunks) + lane / chunks, chunk = lane % chunks;
+      if (r < rows_left && tile * kTileColumns + chunk * 8 < width)
+        *reinterpret_cast<uint4*>(target + r * stride + tile * kTileColumns + chunk * 8) =
+            *reinterpret_cast<const uint4*>(
+                tiles + static_cast<uint32_t>(tile) * tile_bytes +
+                swizzled_offset(static_cast<uint32_t>(row + r), static_cast<uint32_t>(chunk)));
+    }
   }
 }
 

@@ -24,13 +24,13 @@ __device__ inline int consumer_warp() {
   return static_cast<int>(threadIdx.x) / 32 - 4;
 }
 
-/// kTiles boxes side by side.
+/// kTiles boxes of a head, side by side.
 template <int kTiles>
 __device__ inline void tma_load_tiles(uint32_t target, uint32_t tile_bytes, const CUtensorMap* map,
-                                      uint32_t barrier, int column, int row, int example) {
+                                      uint32_t barrier, int head, int row, int example) {
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile)
-    tma_load(target + tile * tile_bytes, map, barrier, column + tile * kTileColumns, row, example);
+    tma_load_head(target + tile * tile_bytes, map, barrier, tile * kTileColumns, head, row, example);
 }
 
 }  // namespace perceiver::kernels::cuda::hopper

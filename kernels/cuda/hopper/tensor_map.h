@@ -13,7 +13,13 @@ namespace perceiver::kernels::cuda::hopper {
 CUtensorMap tensor_map(const void* data, int64_t batch, int64_t rows, int64_t columns, int64_t stride,
                        int64_t box_rows, int64_t pitch = 0);
 
-/// The same of a matrix [rows, columns] of bytes without gaps, in boxes of 128 columns.
+/// A bf16 matrix [batch, rows, heads, width], `stride` elements from row to row, read in boxes of 64 columns
+/// of one head and `box_rows` rows of one example, swizzled by 128 bytes: columns from `width` on are zeros.
+/// `data`, rows and heads are aligned to 16 bytes.
+CUtensorMap heads_tensor_map(const void* data, int64_t batch, int64_t rows, int64_t heads, int64_t width,
+                             int64_t stride, int64_t box_rows);
+
+/// A matrix [rows, columns] of bytes without gaps, in boxes of 128 columns.
 CUtensorMap byte_tensor_map(const void* data, int64_t rows, int64_t columns, int64_t box_rows);
 
 }  // namespace perceiver::kernels::cuda::hopper

@@ -26,9 +26,10 @@ class CudaAttention : public CudaTest {
     int major = 0, minor = 0;
     require_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "capability");
     require_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "capability");
-    const bool hopper = major == 9 && minor == 0 && (head_dim == 64 || head_dim == 128);
-    if (!hopper) return {AttentionKernel::portable};
-    return {AttentionKernel::portable, AttentionKernel::hopper};
+    std::vector<AttentionKernel> kernels;
+    if (head_dim % 16 == 0) kernels.push_back(AttentionKernel::portable);
+    if (major == 9 && minor == 0) kernels.push_back(AttentionKernel::hopper);
+    return kernels;
   }
   /// check() with each of them.
   void check_fast(AttentionProblem p) {
@@ -67,7 +68,7 @@ class CudaAttention : public CudaTest {
 };
 
 TEST_F(CudaAttention, EveryHeadWidth) {
-  for (int64_t d : {16, 32, 48, 64, 80, 96, 112, 128}) {
+  for (int64_t d : {8, 16, 32, 40, 48, 64, 72, 80, 96, 112, 120, 128}) {
     SCOPED_TRACE(d);
     AttentionProblem p{.queries = 150, .keys = 333, .head_dim = d};
     p.first = {5, 0};
@@ -109,7 +110,7 @@ TEST_F(CudaAttention, PackedMatrix) {
 }
 
 TEST_F(CudaAttention, RotatedGradients) {
-  for (const int64_t d : {32, 64, 128})
+  for (const int64_t d : {32, 64, 96, 128})
     for (const bool packed : {true, false}) {
       SCOPED_TRACE(d);
       AttentionProblem p{.queries = 200, .keys = packed ? 200 : 330, .head_dim = d, .packed = packed};
