@@ -86,7 +86,8 @@ class Units {
 
 /// kDerivative: A and the result are e5m2.
 template <bool kDerivative>
-class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>> {
+class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> {
+  using Base = ProductBlock<Fp8Operands<kDerivative>, kSlabTiles>;
   static constexpr __nv_fp8_interpretation_t kFormat = kDerivative ? __NV_E5M2 : __NV_E4M3;
 
   /// 8 bf16 each, of a lane in a pass.
@@ -97,7 +98,7 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>> {
 
  public:
   __device__ QuantizeBlock(const QuantizeArguments& arguments, unsigned char* memory)
-      : ProductBlock<Fp8Operands<kDerivative>>(arguments, memory),
+      : Base(arguments, memory),
         args_(arguments),
         column_(lane() % 8 * kWidth),
         first_row_(lane() / 8 * kLaneRows),
@@ -172,7 +173,7 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>> {
     if (!kDerivative && args_.bias != nullptr)
       *reinterpret_cast<float2*>(this->bias(units.slab()) + units.slab_tile() * kTileColumns + 2 * lane()) = {
           to_float(bias.x[0]), to_float(bias.x[1])};
-    mbarrier_arrive_warp(this->slab_empty(units.slab()));
+    mbarrier_arrive_warp(this->slab_empty(units.slab(), units.slab_tile()));
   }
 
   /// A lane's own rows, which it reads itself.
@@ -192,7 +193,7 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>> {
     const uint32_t tile = shared_address(this->slab_tile(units.slab(), units.slab_tile()));
     float sums[kWidth] = {};
     Rows rows;
-    mbarrier_wait(this->slab_full(units.slab()), units.phase());
+    mbarrier_wait(this->slab_full(units.slab(), units.slab_tile()), units.phase());
     load_rows(tile, 0, place, rows);
 #pragma unroll 1
     for (int pass = 0; pass < kPasses; ++pass) {
@@ -334,7 +335,7 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
   QuantizeBlock<kDerivative> block(arguments, memory);
-  block.template run<kSlabTiles>([&] { block.finish(); });
+  block.template run<1>([&] { block.finish(); });
 #endif
 }
 

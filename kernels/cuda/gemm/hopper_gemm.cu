@@ -35,10 +35,10 @@ struct GemmArguments : ProductArguments {
 enum class Finish { activation, both, derivative };
 
 template <bool kTransposeB>
-class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>> {
+class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>, 1> {
  public:
   __device__ GemmBlock(const GemmArguments& arguments, unsigned char* memory)
-      : ProductBlock<Bf16Operands<kTransposeB>>(arguments, memory), args_(arguments) {}
+      : ProductBlock<Bf16Operands<kTransposeB>, 1>(arguments, memory), args_(arguments) {}
 
   /// Branches once on what is to be done, so that the loop over rows has no branches.
   __device__ void finish() const {
@@ -77,7 +77,7 @@ class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>> {
       for (int i = this->finisher(); i < kColumns; i += kFinishers)
         this->bias(slab)[i] = column + i < args_.n ? to_float(args_.bias[column + i]) : 0.0f;
     }
-    mbarrier_arrive_warp(this->slab_empty(slab));
+    mbarrier_arrive_warp(this->slab_empty(slab, 0));
   }
 
   template <Finish kFinish, Activation kActivation>
@@ -85,7 +85,7 @@ class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>> {
     const int column = at.column + lane() * kWidth, rows = min(kSlabRows, args_.m - at.row);
     if (rows == kSlabRows && at.column + kColumns <= args_.n)
       return finish_whole_slab<kFinish, kActivation>(at, slab, phase, sum);
-    mbarrier_wait(this->slab_full(slab), phase);
+    mbarrier_wait(this->slab_full(slab, 0), phase);
     if (column >= args_.n) return;
     for (int row = this->finisher_warp(); row < rows; row += kFinisherWarps) {
       const int64_t place = (at.row + row) * args_.ldc + column;
@@ -118,7 +118,7 @@ class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>> {
     };
     if constexpr (kReads)
       for (int i = 0; i < kAhead; ++i) read_ahead(0, i);
-    mbarrier_wait(this->slab_full(slab), phase);
+    mbarrier_wait(this->slab_full(slab, 0), phase);
     for (int first = this->finisher_warp(); first < kSlabRows; first += kFinisherWarps * kAhead) {
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {

@@ -33,9 +33,8 @@ inline constexpr uint32_t kABytes = kRows * kRowBytes, kBBytes = kColumns * kRow
 inline constexpr int kSlabTiles = kColumns / kTileColumns;
 inline constexpr uint32_t kSlabTileBytes = kSlabRows * kRowBytes, kSlabBytes = kSlabTiles * kSlabTileBytes;
 inline constexpr uint32_t kBiasBytes = kColumns * sizeof(float);  // of a slab
-// mbarriers: full and empty of each stage, then of each slab.
-inline constexpr uint32_t kBarrierBytes = 128;
-static_assert(8 * (2 * kStages + 4) <= kBarrierBytes);
+// mbarriers: full and empty of each stage, then of each part of a slab.
+inline constexpr uint32_t kBarrierBytes = 256;
 inline constexpr uint32_t kSlabs = kStages * kStageBytes, kBias = kSlabs + 2 * kSlabBytes,
                           kBarriers = kBias + 2 * kBiasBytes, kFinisherMemory = kBarriers + kBarrierBytes;
 
@@ -97,8 +96,12 @@ struct Fp8Operands {
   }
 };
 
-template <typename Operands>
+/// Slabs change hands in kSlabParts parts, by columns: the finishers are at the last parts of a tile while the
+/// first ones of the next are written.
+template <typename Operands, int kSlabParts>
 class ProductBlock {
+  static_assert(8 * (2 * kStages + 4 * kSlabParts) <= kBarrierBytes);
+
  public:
   __device__ ProductBlock(const ProductArguments& product, unsigned char* memory)
       : product_(product),
@@ -106,18 +109,19 @@ class ProductBlock {
         shared_(shared_address(memory)),
         depth_tiles_((product.k + Operands::kDepth - 1) / Operands::kDepth) {}
 
-  /// `finish` is what each warp of the finishers does. kSlabReaders: arrivals of warps that free a slab.
-  template <int kSlabReaders, typename Finish>
+  /// `finish` is what each warp of the finishers does. kReaders: how many of them read a part of a slab.
+  template <int kReaders, typename Finish>
   __device__ void run(Finish&& finish) {
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < kStages; ++stage) {
         mbarrier_init(full(stage), 1);
         mbarrier_init(empty(stage), kCluster * kConsumerArrivals);
       }
-      for (int slab = 0; slab < 2; ++slab) {
-        mbarrier_init(slab_full(slab), 4 * kWarpArrivals);
-        mbarrier_init(slab_empty(slab), kSlabReaders * kWarpArrivals);
-      }
+      for (int slab = 0; slab < 2; ++slab)
+        for (int part = 0; part < kSlabParts; ++part) {
+          mbarrier_init(slab_full(slab, part), 4 * kWarpArrivals);
+          mbarrier_init(slab_empty(slab, part), kReaders * kWarpArrivals);
+        }
       fence_mbarrier_init();
     }
     cluster_sync();
@@ -137,9 +141,11 @@ class ProductBlock {
   }
 
  protected:
-  __device__ uint32_t slab_full(int slab) const { return full(2 * kStages + slab); }
-  __device__ uint32_t slab_empty(int slab) const { return full(2 * kStages + 2 + slab); }
-  /// What is added to the columns of a slab; the finishers write it before they free the slab.
+  __device__ uint32_t slab_full(int slab, int part) const {
+    return full(2 * kStages + slab * kSlabParts + part);
+  }
+  __device__ uint32_t slab_empty(int slab, int part) const { return slab_full(2 + slab, part); }
+  /// What is added to the columns of a slab; the finishers write it before they free the part.
   __device__ float* bias(int slab) const {
     return reinterpret_cast<float*>(memory_ + kBias + slab * kBiasBytes);
   }
@@ -200,9 +206,7 @@ class ProductBlock {
     for (Tiles tiles(product_); !tiles.done(); tiles.advance(), phase ^= 1) {
       float c[128];
       multiply_tile(c, slab, ring);
-      mbarrier_wait(slab_empty(slab), phase);
-      round_tile(c, factor, slab);
-      mbarrier_arrive_warp(slab_full(slab));
+      round_tile(c, factor, slab, phase);
     }
   }
 
@@ -250,13 +254,15 @@ class ProductBlock {
   }
 
   /// Adds the bias and writes the slab, 16 columns of the warp's 16 rows at a time.
-  __device__ void round_tile(const float (&c)[128], float factor, int slab) const {
+  __device__ void round_tile(const float (&c)[128], float factor, int slab, uint32_t phase) const {
+    constexpr int kSteps = kColumns / 16, kPartSteps = kSteps / kSlabParts;
     const uint32_t row = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 16, right = threadIdx.x % 32 / 16;
     const uint32_t target = shared_ + kSlabs + slab * kSlabBytes;
     const bool biased = product_.bias != nullptr;
     const auto add = [factor](float x, float b) { return Operands::kScaled ? fmaf(x, factor, b) : x + b; };
 #pragma unroll
-    for (int step = 0; step < kColumns / 16; ++step) {
+    for (int step = 0; step < kSteps; ++step) {
+      if (step % kPartSteps == 0) mbarrier_wait(slab_empty(slab, step / kPartSteps), phase);
       float2 b[2] = {};
 #pragma unroll
       for (int half = 0; half < 2; ++half)
@@ -268,6 +274,7 @@ class ProductBlock {
           target + place,
           {pack(add(x[0], b[0].x), add(x[1], b[0].y)), pack(add(x[2], b[0].x), add(x[3], b[0].y)),
            pack(add(x[4], b[1].x), add(x[5], b[1].y)), pack(add(x[6], b[1].x), add(x[7], b[1].y))});
+      if ((step + 1) % kPartSteps == 0) mbarrier_arrive_warp(slab_full(slab, step / kPartSteps));
     }
   }
 
