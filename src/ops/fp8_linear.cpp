@@ -1,4 +1,5 @@
 #include "kernels/fp8.h"
+#include "ops/bias_gradient.h"
 #include "ops/fp8.h"
 
 namespace perceiver::ops {
@@ -81,6 +82,13 @@ Layout input_layout(const Tape& tape) {
 Quantised quantise_gradient(Tape& tape, const LinearParameters& parameters, Fp8Quantize what) {
   add_bias_gradient(tape, parameters, what);
   return quantise(tape, parameters, kFp8Gradient, Layout::both, what);
+}
+
+/// The same of a gradient that may have come with its column sums.
+Quantised quantise_gradient(Tape& tape, const LinearParameters& parameters, const Gradient& d_y) {
+  if (!d_y.column_sums) return quantise_gradient(tape, parameters, source(d_y.tensor));
+  tape.write(tape.target(parameters.bias), d_y.column_sums);
+  return quantise(tape, parameters, kFp8Gradient, Layout::both, source(d_y.tensor));
 }
 
 Quantised weight_of(const LinearParameters& parameters) {
@@ -204,10 +212,11 @@ bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParamete
 
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters) {
   const Quantised input = quantise(tape, parameters, kFp8Input, input_layout(tape), source(x.value));
-  const Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
+  Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
+  y.wants_column_sums = wants_column_sums(parameters);
   product(tape, input, parameters, y.value);
   tape.record("linear", y, [&tape, x = x.gradient_only(), input = kept(input), parameters, d_y = y.gradient] {
-    const Quantised d = quantise_gradient(tape, parameters, source(d_y->tensor));
+    const Quantised d = quantise_gradient(tape, parameters, *d_y);
     weight_gradient(tape, d, input, parameters);
     if (const GradientTarget d_x = tape.target(x)) input_gradient(tape, d, parameters, d_x);
   });
@@ -221,12 +230,13 @@ Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters&
   const Quantised input = quantise(tape, first, kFp8Input, input_layout(tape), source(x.value));
   const Tensor pre = Tensor::empty(tape.context(), type, {rows, first.weight.shape()[0]});
   const Quantised hidden = hidden_layer(tape, input, first, activation, second, pre);
-  const Variable y = tape.result(type, {rows, second.weight.shape()[0]});
+  Variable y = tape.result(type, {rows, second.weight.shape()[0]});
+  y.wants_column_sums = wants_column_sums(second);
   product(tape, hidden, second, y.value);
   tape.record("feed_forward", y,
               [&tape, x = x.gradient_only(), input = kept(input), pre, hidden = kept(hidden), first,
                activation, second, d_y = y.gradient] {
-                const Quantised d = quantise_gradient(tape, second, source(d_y->tensor));
+                const Quantised d = quantise_gradient(tape, second, *d_y);
                 weight_gradient(tape, d, hidden, second);
                 const Quantised d_pre = hidden_gradient(tape, d, first, activation, second, pre);
                 weight_gradient(tape, d_pre, input, first);

@@ -1,5 +1,6 @@
 #include "base/check.h"
 #include "kernels/gemm.h"
+#include "ops/bias_gradient.h"
 #include "ops/checks.h"
 #include "ops/fp8.h"
 #include "ops/skinny_gemm.h"
@@ -55,11 +56,6 @@ void input_gradient(Tape& tape, const Variable& x, const LinearParameters& param
                                 .c = d_x.tensor.data(),
                                 .ldc = in,
                                 .accumulate = d_x.accumulate});
-}
-
-/// A bias without an activation is what wants the column sums of its result's gradient.
-bool wants_column_sums(const LinearParameters& parameters) {
-  return parameters.bias.gradient != nullptr;
 }
 
 /// d_bias (+)= column sums of the gradient of the result.
