@@ -1,8 +1,8 @@
-// decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [configuration ...]: times the fused decode
-// step alone, replayed as a CUDA graph, for the three configurations of configs/bench with full context and
-// latents and each number of slots, and as "NAME-tokens" for one slot whose context is kept as tokens. First
-// checks slot 0 and the last slot against the plain reference. Prints one line per run; exits with 1 if a
-// check fails.
+// decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--layers=N] [configuration ...]: times the
+// fused decode step alone, replayed as a CUDA graph, for the three configurations of configs/bench with full
+// context and latents and each number of slots, and as "NAME-tokens" for one slot whose context is kept as
+// tokens. First checks slot 0 and the last slot against the plain reference. Prints one line per run; exits
+// with 1 if a check fails.
 #include <charconv>
 #include <cstdio>
 #include <map>
@@ -151,11 +151,14 @@ const std::map<std::string, DType> kWeights{
 
 int main_of(int count, char** words) {
   std::vector<int64_t> slots{1, 8, 64};
+  std::vector<int64_t> layers;  // one number, if not those of the configuration
   DType weights = DType::bf16;
   std::vector<std::string> names;
   for (int i = 1; i < count; ++i) {
     const std::string word = words[i];
     if (word.starts_with("--slots=") && read_counts(word.substr(8), slots)) {
+      continue;
+    } else if (word.starts_with("--layers=") && read_counts(word.substr(9), layers)) {
       continue;
     } else if (word.starts_with("--weights=") && kWeights.contains(word.substr(10))) {
       weights = kWeights.at(word.substr(10));
@@ -163,7 +166,7 @@ int main_of(int count, char** words) {
       names.push_back(word);
     } else {
       std::fprintf(stderr,
-                   "decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] "
+                   "decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--layers=N] "
                    "[imagenet64|copy131k|music4k[-tokens]] ...\n");
       return 2;
     }
@@ -182,6 +185,7 @@ int main_of(int count, char** words) {
   for (const std::string& name : names) {
     DecodeShape shape = kShapes.at(name);
     shape.weights = weights;
+    if (!layers.empty()) shape.layers = layers.back();
     good = run(launch, name, shape, slots) && good;
   }
   cudaStreamDestroy(stream);
