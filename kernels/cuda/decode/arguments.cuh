@@ -93,6 +93,15 @@ struct DecodeArguments {
 
   // With many slots, in the workspace, [kDepthParts - 1, S, Z]: parts of the last product of a layer.
   float* latent_sums;
+
+  // What would be divisions in every phase: see grid_reciprocal(), and 1 / channels for LayerNorm.
+  uint32_t grid_reciprocal;
+  float inverse_input, inverse_latent;
 };
+
+/// x / blocks is the upper half of x times this number, if x * blocks < 2^32.
+inline uint32_t grid_reciprocal(int blocks) {
+  return static_cast<uint32_t>((uint64_t{1} << 32) / static_cast<uint64_t>(blocks) + 1);
+}
 
 }  // namespace perceiver::kernels::cuda

@@ -204,6 +204,13 @@ bool attention_fits(const DecodeStep& k, int64_t width, int64_t heads, int64_t r
   return k.slots * heads * (ring_rows / 32 + 1) * blocks < int64_t{1} << 31;
 }
 
+/// Shares of the rows of a product: grid_reciprocal().
+bool rows_fit(const DecodeStep& k, int blocks) {
+  const int64_t hidden = std::max(k.cross_widening, k.self_widening) * k.latent_channels;
+  const int64_t rows = std::max({k.vocabulary, hidden, 3 * k.latent_channels, 2 * k.attention_width});
+  return rows < int64_t{1} << 31 && (rows / kTileRows + 1) * blocks * blocks < int64_t{1} << 32;
+}
+
 /// The context, in whichever form it is kept.
 bool context_fits(const DecodeStep& k) {
   if (!by_table(k)) return present({k.context_kv});
@@ -248,6 +255,7 @@ bool decode_supports(const Launch& launch, const DecodeStep& k) {
   if (k.weight_type != k.type && !is_narrow(k.weight_type)) return false;
   if (!channels_fit(k.input_channels) || !channels_fit(k.latent_channels)) return false;
   const int blocks = launch.sm_count;
+  if (!rows_fit(k, blocks)) return false;
   // The epilogue of one slot keeps the latents of up to 8 tiles.
   if (k.latent_channels > 8 * kTileRows * blocks) return false;
   if (!attention_fits(k, k.attention_width, k.cross_heads, k.context_rows, k.cross_rotary, blocks))

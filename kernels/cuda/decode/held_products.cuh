@@ -75,9 +75,11 @@ class HeldProducts {
   __device__ explicit HeldProducts(unsigned char* inputs)
       : inputs_(inputs), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
-  /// `row`: the address of this lane's weights of column 0. Weights past `columns` are 0.
+  /// `row`: the address of this lane's weights of column 0. Weights past `columns` are 0; kWhole: there are
+  /// none.
+  template <bool kWhole>
   __device__ static __forceinline__ void load(uint32_t row, int warp, int columns, Weights& w) {
-    load_blocks<kWeights>(row, warp, kConsumerWarps, columns, w, read_block);
+    load_blocks<kWeights, kWhole>(row, warp, kConsumerWarps, columns, w, read_block);
   }
 
   /// Stores 4 neighbouring inputs of each tile of columns, as pairs of bf16.
@@ -192,8 +194,9 @@ class HeldProducts<DType::i8> {
   __device__ explicit HeldProducts(unsigned char* inputs)
       : inputs_(inputs), lane_(static_cast<int>(threadIdx.x) % 32) {}
 
+  template <bool kWhole>
   __device__ static __forceinline__ void load(uint32_t row, int warp, int columns, Weights& w) {
-    load_blocks<DType::i8>(row, warp, kConsumerWarps, columns, w, load_shared_pair);
+    load_blocks<DType::i8, kWhole>(row, warp, kConsumerWarps, columns, w, load_shared_pair);
   }
 
   /// As two digits: x = (256 * upper + lower) * scale_, [block, digit, 32] bytes of a tile.

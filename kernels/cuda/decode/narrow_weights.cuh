@@ -61,16 +61,16 @@ __device__ __forceinline__ uint32_t lane_weights(uint32_t ring, int stage, int l
 }
 
 /// A lane's 8 neighbouring weights of each of kCount blocks of 32 columns, as `read` takes them from an
-/// address in shared memory; zeros for blocks that start at or past `columns`. `row`: where the lane's
-/// weights of block 0 are.
-template <DType kWeights, typename Block, int kCount, typename Read>
+/// address in shared memory; zeros for blocks that start at or past `columns`, unless the tile is a whole
+/// one. `row`: where the lane's weights of block 0 are.
+template <DType kWeights, bool kWhole = false, typename Block, int kCount, typename Read>
 __device__ __forceinline__ void load_blocks(uint32_t row, int first_block, int step, int columns,
                                             Block (&w)[kCount], Read&& read) {
 #pragma unroll
   for (int b = 0; b < kCount; ++b) {
     const int column = (first_block + b * step) * 32;
     w[b] = {};
-    if (column < columns) w[b] = read(row + static_cast<uint32_t>(column * kWeightBytes<kWeights>));
+    if (kWhole || column < columns) w[b] = read(row + static_cast<uint32_t>(column * kWeightBytes<kWeights>));
   }
 }
 

@@ -190,14 +190,10 @@ class DecodeProducer : public RoleRegisters {
   /// as soon as the consumers have emptied stages, would delay the words for which other blocks wait.
   __device__ void pace() const {
     if (issued_ < kPaceDepth) return;
-    const RingCursor ahead = moved(slack_), before = moved(a_.stages - kPaceDepth);
+    const RingCursor ahead = cursor_.moved(slack_, a_.stages),
+                     before = cursor_.moved(a_.stages - kPaceDepth, a_.stages);
     if (mbarrier_test_wait(shared_address(&shared_.empty[ahead.stage]), ahead.parity ^ 1)) return;
     mbarrier_wait(shared_address(&shared_.full[before.stage]), before.parity ^ 1);
-  }
-  __device__ RingCursor moved(int by) const {
-    RingCursor other{cursor_.stage + by, cursor_.parity};
-    if (other.stage >= a_.stages) other.stage -= a_.stages, other.parity ^= 1;
-    return other;
   }
 
   /// Call it when the warp has started its copies into the stage.

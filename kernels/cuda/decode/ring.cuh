@@ -44,6 +44,12 @@ struct RingCursor {
     stage = 0;
     parity ^= 1;
   }
+  /// `by` stages on, at most once around the ring.
+  __device__ RingCursor moved(int by, int stages) const {
+    RingCursor other{stage + by, parity};
+    if (other.stage >= stages) other.stage -= stages, other.parity ^= 1;
+    return other;
+  }
 };
 
 /// Makes the current phase of the mbarrier wait for the copies that this thread has started so far.

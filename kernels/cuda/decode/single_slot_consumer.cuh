@@ -25,7 +25,7 @@ class SingleSlotConsumer : public RoleRegisters {
   static constexpr int kSums = kPassSums;
 
  public:
-  static constexpr bool kPhaseInShared = kByTable && is_narrow(kWeights), kAsideForContext = kByTable;
+  static constexpr bool kAsideForContext = kByTable;
 
   __device__ SingleSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                 const DecodeLayout& layout)
@@ -61,7 +61,7 @@ class SingleSlotConsumer : public RoleRegisters {
   }
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan&) {
-    const Share tiles((p.rows + kTileRows - 1) / kTileRows);
+    const Share tiles = Share::of_grid((p.rows + kTileRows - 1) / kTileRows, a_.grid_reciprocal);
     if (tiles.begin == tiles.end) {
       skip(p);
     } else {
@@ -171,7 +171,8 @@ class SingleSlotConsumer : public RoleRegisters {
         const float center = shared_.centers[warp_];
         float4 x{0, 0, 0, 0};
         if (valid) x = is_latent(p) ? receive_latents() : embed();
-        if (is_norm(p)) x = normalise(x, valid, p.columns, norm, center);
+        if (is_norm(p))
+          x = normalise(x, valid, is_latent(p) ? a_.inverse_latent : a_.inverse_input, norm, center);
         packed = {pack(x.x, x.y), pack(x.z, x.w)};
       }
       uint2 tiles[1] = {packed};
@@ -202,8 +203,9 @@ class SingleSlotConsumer : public RoleRegisters {
     products_.store_inputs(packed);
   }
 
-  /// Over all columns. The sums are taken about the mean of the previous LayerNorm, to avoid cancellation.
-  __device__ float4 normalise(float4 x, bool valid, int columns, const Norm& norm, float center) {
+  /// Over all columns, of whose number `inverse` is the reciprocal. The sums are taken about the mean of the
+  /// previous LayerNorm, to avoid cancellation.
+  __device__ float4 normalise(float4 x, bool valid, float inverse, Norm norm, float center) {
     float4 d{x.x - center, x.y - center, x.z - center, x.w - center};
     if (!valid) d = {0, 0, 0, 0};
     float sum = (d.x + d.y) + (d.z + d.w), squares = (d.x * d.x + d.y * d.y) + (d.z * d.z + d.w * d.w);
@@ -223,13 +225,20 @@ class SingleSlotConsumer : public RoleRegisters {
       const float2 part = moments[w];
       sum += part.x, squares += part.y;
     }
-    const float inverse = 1.0f / static_cast<float>(columns), mean = sum * inverse;
+    const float mean = sum * inverse;
     const float rstd = rsqrtf(fmaxf(squares * inverse - mean * mean, 0.0f) + kNormEpsilon);
     if (lane_ == 0) shared_.centers[warp_] = center + mean;
+    hold_until_here(norm);
     const float2 s0 = unpack(norm.scale.x), s1 = unpack(norm.scale.y);
     const float2 o0 = unpack(norm.offset.x), o1 = unpack(norm.offset.y);
     return {(d.x - mean) * rstd * s0.x + o0.x, (d.y - mean) * rstd * s0.y + o0.y,
             (d.z - mean) * rstd * s1.x + o1.x, (d.w - mean) * rstd * s1.y + o1.y};
+  }
+
+  /// Keeps the compiler from unpacking the parameters, and so waiting for them, before it asks for the
+  /// inputs.
+  __device__ static void hold_until_here(Norm& norm) {
+    asm volatile("" : "+r"(norm.scale.x), "+r"(norm.scale.y), "+r"(norm.offset.x), "+r"(norm.offset.y));
   }
 
   __device__ Norm load_norm(const Product& p) const {
@@ -284,24 +293,61 @@ class SingleSlotConsumer : public RoleRegisters {
     sums_cursor_.advance(2);
   }
 
-  /// The weights of the next stages; zeros where there are no columns.
+  /// The weights of the next stages; zeros where there are no columns. Tiles that the pass does not have are
+  /// 0 or copies of the last: their inputs are 0, or their sums are never read.
   __device__ __forceinline__ void load_weights(const Product& p, int stages, int begin,
                                                typename Products::Weights (&w)[kHeldStages]) {
+    wait_for_stages(stages);
+    if (p.columns % kTileColumns == 0) {
+      load_tiles<true>(p.columns, stages, begin, w);
+    } else {
+      load_tiles<false>(p.columns, stages, begin, w);
+    }
+    release_stages(stages);
+  }
+
+  template <bool kWhole>
+  __device__ __forceinline__ void load_tiles(int columns, int stages, int begin,
+                                             typename Products::Weights (&w)[kHeldStages]) const {
 #pragma unroll
     for (int i = 0; i < kHeldStages; ++i) {
-      if (i >= stages) {
+      // A copy of a tile of eight bits takes less time than the branch that would avoid it.
+      if (!is_narrow(kWeights) && i >= stages) {
 #pragma unroll
         for (auto& block : w[i]) block = {};
         continue;
       }
-      const int tile = p.columns > kTileColumns ? begin + i : 0;
-      const int columns = p.columns - tile * kTileColumns;
-      const uint32_t row = lane_weights<kWeights>(ring_, cursor_.stage, lane_);
-      mbarrier_wait(shared_address(&shared_.full[cursor_.stage]), cursor_.parity);
-      Products::load(row, warp_, columns, w[i]);
-      mbarrier_arrive_warp(shared_address(&shared_.empty[cursor_.stage]));
-      cursor_.advance(a_.stages);
+      const int held = is_narrow(kWeights) ? min(i, stages - 1) : i;
+      const int tile = columns > kTileColumns ? begin + held : 0;
+      const uint32_t row = lane_weights<kWeights>(ring_, cursor_.moved(held, a_.stages).stage, lane_);
+      Products::template load<kWhole>(row, warp_, columns - tile * kTileColumns, w[i]);
     }
+  }
+
+  /// Each lane waits for one of the stages, and hands one back, since one after the other takes longer; but
+  /// all lanes for all in a build for racecheck.
+  __device__ __forceinline__ void wait_for_stages(int stages) const {
+    if (kWarpArrivals == 1) {
+      const RingCursor own = cursor_.moved(min(lane_ % kHeldStages, stages - 1), a_.stages);
+      mbarrier_wait(shared_address(&shared_.full[own.stage]), own.parity);
+    } else {
+      for (int i = 0; i < stages; ++i) {
+        const RingCursor each = cursor_.moved(i, a_.stages);
+        mbarrier_wait(shared_address(&shared_.full[each.stage]), each.parity);
+      }
+    }
+    __syncwarp();
+  }
+  __device__ __forceinline__ void release_stages(int stages) {
+    __syncwarp();
+    if (kWarpArrivals == 1) {
+      if (lane_ < stages)
+        hopper::mbarrier_arrive(shared_address(&shared_.empty[cursor_.moved(lane_, a_.stages).stage]));
+    } else {
+      for (int i = 0; i < stages; ++i)
+        hopper::mbarrier_arrive(shared_address(&shared_.empty[cursor_.moved(i, a_.stages).stage]));
+    }
+    cursor_ = cursor_.moved(stages, a_.stages);
   }
 
   // ------------------------------------------------------- combining attention

@@ -39,7 +39,7 @@ class SingleSlotEpilogue : public RoleRegisters {
   __device__ void attention(const Product&, const AttentionPlan&) { ++flag_; }
 
   __device__ __forceinline__ void product(const Product& p, const AttentionPlan& plan) {
-    const Share tiles((p.rows + kTileRows - 1) / kTileRows);
+    const Share tiles = Share::of_grid((p.rows + kTileRows - 1) / kTileRows, a_.grid_reciprocal);
     const Passes passes(p);
 #pragma unroll 1
     for (int first = tiles.begin; first < tiles.end; first += passes.tiles) {

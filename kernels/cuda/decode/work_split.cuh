@@ -11,12 +11,21 @@ struct Share {
   int begin, end;
   __device__ explicit Share(int count, unsigned blocks = gridDim.x, unsigned block = blockIdx.x)
       : begin(begin_of(block, count, blocks)), end(begin_of(block + 1, count, blocks)) {}
+  /// Of the whole grid. `reciprocal` (grid_reciprocal) replaces the division, which would be in every phase.
+  __device__ static Share of_grid(int count, uint32_t reciprocal) {
+    const unsigned before = static_cast<unsigned>(count) * blockIdx.x;
+    Share share;
+    share.begin = static_cast<int>(__umulhi(before, reciprocal));
+    share.end = static_cast<int>(__umulhi(before + static_cast<unsigned>(count), reciprocal));
+    return share;
+  }
   /// The block that has item i.
   __device__ static int owner(int i, int count, unsigned blocks) {
     return static_cast<int>((static_cast<unsigned>(i + 1) * blocks - 1) / static_cast<unsigned>(count));
   }
 
  private:
+  Share() = default;
   __device__ static int begin_of(unsigned block, int count, unsigned blocks) {
     return static_cast<int>(static_cast<unsigned>(count) * min(block, blocks) / blocks);
   }

@@ -204,6 +204,9 @@ inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stage
   if (a.self_shape.by_head)
     a.self_tiles = hopper::tensor_map(k.self_kv, k.layers, k.latent_rows, 2 * k.latent_channels,
                                       2 * k.latent_channels, kHeadTileRows, cache_slots(k) * k.latent_rows);
+  a.grid_reciprocal = grid_reciprocal(blocks);
+  a.inverse_input = 1.0f / static_cast<float>(k.input_channels);
+  a.inverse_latent = 1.0f / static_cast<float>(k.latent_channels);
   point_to_workspace(k, DecodeWorkspace(k, blocks), a);
   return a;
 }
