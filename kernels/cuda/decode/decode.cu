@@ -33,8 +33,14 @@
 // Weights of eight bits (narrow_weights.cuh) lie in the same tiles, of half the bytes, so that phases, tiles
 // and the depth of the ring in phases stay what they are; the epilogue multiplies sums by the scales of rows.
 // With one slot, integers are multiplied as they are (held_products.cuh) and e4m3 as f16; with several slots
-// the consumers make bf16 of both as they take them from the ring. A step is not faster for half the bytes:
-// they are not what bounds it, and the conversion of e4m3 takes about 1000 cycles of a phase of 4 tiles.
+// the consumers make bf16 of both as they take them from the ring. Half the bytes make a step only a little
+// faster: they are not what bounds it. With one slot the conversion of e4m3, about 1000 cycles of a phase of
+// 4 tiles, fits into the time in which a phase's inputs are on their way from other blocks.
+//
+// That time, some 2000 cycles from the publication of a vector to its arrival in all blocks, is also what
+// consumers have to find the next phase, its share and its weights: whatever takes longer than that delays
+// the question for the inputs, and so the chain. Hence tables instead of branches (BlockStep) and no
+// divisions there, and nothing that waits for a load from global memory.
 //
 // A context kept as tokens is attended to by table (table_attention.cuh): that phase takes nothing from the
 // ring, which is shorter, 7 stages at 259 ids.
@@ -75,7 +81,7 @@ template <typename Role>
 __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
                                     const DecodeLayout& layout, Role& role) {
   DecodeProgram program(a, reinterpret_cast<const DecodeCross*>(memory + layout.cross_table),
-                        reinterpret_cast<const DecodeSelf*>(memory + layout.self_table));
+                        reinterpret_cast<const DecodeSelf*>(memory + layout.self_table), shared.steps);
   const uint32_t warp = threadIdx.x / 32 % kConsumerWarps, aside = shared_address(shared.aside[warp]);
   Phase own;
   Phase& phase = Role::kPhaseInShared ? *reinterpret_cast<Phase*>(shared.phases[warp]) : own;

@@ -25,6 +25,17 @@ struct Product {
   int layer;                        // of self-attention
 };
 
+/// `linear`, `norm`: offsets in the block.
+__device__ inline BlockStep make_step(int rows, int columns, size_t linear, size_t norm, ProductInput input,
+                                      ProductOutput output) {
+  return {rows,
+          columns,
+          static_cast<uint8_t>(linear),
+          static_cast<uint8_t>(norm),
+          static_cast<uint8_t>(input),
+          static_cast<uint8_t>(output)};
+}
+
 /// A product, or attention of the queries over a cache (product.cache).
 struct Phase {
   bool attends;

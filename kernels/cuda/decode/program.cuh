@@ -2,17 +2,53 @@
 // what the producer copies is what the consumers use.
 #pragma once
 
+#include <cstddef>
+
 #include "kernels/cuda/decode/aside.cuh"
 #include "kernels/cuda/decode/phase.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
+/// The phases of a block, of self- or cross-attention. `first`: its own first; the second, attention, has no
+/// product.
+template <typename Block>
+__device__ inline BlockStep step_of(int step, const BlockStep& first, int z, int width, int hidden,
+                                    ProductOutput attended) {
+  constexpr size_t kNorm = offsetof(Block, norm_mlp);
+  switch (step) {
+    case 0:
+      return first;
+    case 3:
+      return make_step(hidden, z, offsetof(Block, mlp_0), kNorm, ProductInput::latent_norm,
+                       ProductOutput::hidden);
+    case 4:
+      return make_step(z, hidden, offsetof(Block, mlp_1), kNorm, ProductInput::hidden,
+                       ProductOutput::latent_add);
+    default:
+      return make_step(z, width, offsetof(Block, out), kNorm, ProductInput::attended, attended);
+  }
+}
+__device__ inline BlockStep self_step(const DecodeArguments& a, int step) {
+  const int z = a.latent;
+  const BlockStep first = make_step(3 * z, z, offsetof(DecodeSelf, qkv), offsetof(DecodeSelf, norm),
+                                    ProductInput::latent_norm, ProductOutput::attention);
+  return step_of<DecodeSelf>(step, first, z, z, a.self_hidden, ProductOutput::latent_add);
+}
+__device__ inline BlockStep cross_step(const DecodeArguments& a, int step) {
+  const int z = a.latent, width = a.cross_shape.width;
+  const BlockStep first = make_step(width, z, offsetof(DecodeCross, q), offsetof(DecodeCross, norm_q),
+                                    ProductInput::latent_norm, ProductOutput::attention);
+  return step_of<DecodeCross>(step, first, z, width, a.cross_hidden,
+                              a.query_residual ? ProductOutput::latent_add : ProductOutput::latent);
+}
+
 class DecodeProgram {
  public:
-  /// `cross` and `self`: the tables of blocks, in shared memory.
-  __device__ DecodeProgram(const DecodeArguments& a, const DecodeCross* cross, const DecodeSelf* self)
-      : a_(a), cross_(cross), self_(self) {}
+  /// `cross` and `self`: the tables of blocks, and `steps`: of what their phases are, in shared memory.
+  __device__ DecodeProgram(const DecodeArguments& a, const DecodeCross* cross, const DecodeSelf* self,
+                           const BlockStep* steps)
+      : a_(a), cross_(cross), self_(self), steps_(steps) {}
 
   /// The next phase; false at the end.
   __device__ __forceinline__ bool next(Phase& phase) {
@@ -32,12 +68,7 @@ class DecodeProgram {
         query_layer(phase);
         return true;
       case Section::blocks:
-        phase.cross = in_cross_ != 0;
-        if (in_cross_ != 0) {
-          cross_block(phase);
-        } else {
-          self_block(phase);
-        }
+        block_step(phase);
         if (++step_ == kBlockSteps) next_block();
         return true;
       case Section::output:
@@ -63,7 +94,6 @@ class DecodeProgram {
 
  private:
   enum class Section { inputs, queries, blocks, output, done };
-  static constexpr int kBlockSteps = 5;
 
   __device__ static void set_shape(Product& p, int rows, int columns, ProductInput input,
                                    ProductOutput output) {
@@ -108,69 +138,24 @@ class DecodeProgram {
     section_ = Section::blocks;
   }
 
-  __device__ void cross_block(Phase& phase) const {
-    const DecodeCross& block = cross_[block_cross_];
+  __device__ __forceinline__ void block_step(Phase& phase) const {
+    const bool cross = in_cross_ != 0;
+    const BlockStep step = steps_[in_cross_ * kBlockSteps + step_];
+    const void* block = cross ? static_cast<const void*>(cross_ + block_cross_) : self_ + block_self_;
+    const auto* fields = static_cast<const unsigned char*>(block);
     Product& p = phase.product;
-    const int width = a_.cross_shape.width;
-    switch (step_) {
-      case 0:
-        p.linear = block.q;
-        p.norm = block.norm_q;
-        p.query_rows = width;
-        p.position_offset = a_.query_offset;
-        return set_shape(p, width, a_.latent, ProductInput::latent_norm, ProductOutput::attention);
-      case 1:
-        phase.attends = true;
-        p.cache = cross_cache(block_cross_);
-        p.kv_index = 1 + block_cross_;
-        return;
-      case 2:
-        p.linear = block.out;
-        return set_shape(p, a_.latent, width, ProductInput::attended,
-                         a_.query_residual ? ProductOutput::latent_add : ProductOutput::latent);
-      case 3:
-        return widen(p, block.mlp_0, block.norm_mlp, a_.cross_hidden);
-      default:
-        return narrow(p, block.mlp_1, a_.cross_hidden);
-    }
-  }
-
-  __device__ void self_block(Phase& phase) const {
-    const DecodeSelf& block = self_[block_self_];
-    Product& p = phase.product;
-    switch (step_) {
-      case 0:
-        p.linear = block.qkv;
-        p.norm = block.norm;
-        p.query_rows = a_.latent;
-        p.position_offset = a_.query_offset;
-        p.cache = self_cache(block_self_);
-        return set_shape(p, 3 * a_.latent, a_.latent, ProductInput::latent_norm, ProductOutput::attention);
-      case 1:
-        phase.attends = true;
-        p.cache = self_cache(block_self_);
-        p.layer = block_self_;
-        return;
-      case 2:
-        p.linear = block.out;
-        return set_shape(p, a_.latent, a_.latent, ProductInput::attended, ProductOutput::latent_add);
-      case 3:
-        return widen(p, block.mlp_0, block.norm_mlp, a_.self_hidden);
-      default:
-        return narrow(p, block.mlp_1, a_.self_hidden);
-    }
-  }
-
-  __device__ void widen(Product& p, const DecodeLinear& linear, const DecodeNorm& norm, int hidden) const {
-    p.linear = linear;
-    p.norm = norm;
+    phase.attends = step_ == 1;
+    phase.cross = cross;
+    p.linear = *reinterpret_cast<const DecodeLinear*>(fields + step.linear);
+    p.norm = *reinterpret_cast<const DecodeNorm*>(fields + step.norm);
     p.activation = a_.activation;
-    set_shape(p, hidden, a_.latent, ProductInput::latent_norm, ProductOutput::hidden);
-  }
-
-  __device__ void narrow(Product& p, const DecodeLinear& linear, int hidden) const {
-    p.linear = linear;
-    set_shape(p, a_.latent, hidden, ProductInput::hidden, ProductOutput::latent_add);
+    p.query_rows = cross ? a_.cross_shape.width : a_.latent;
+    p.position_offset = a_.query_offset;
+    p.cache = cross ? cross_cache(block_cross_) : self_cache(block_self_);
+    p.kv_index = cross ? 1 + block_cross_ : 0;
+    p.layer = block_self_;
+    set_shape(p, step.rows, step.columns, static_cast<ProductInput>(step.input),
+              static_cast<ProductOutput>(step.output));
   }
 
   /// The self layers follow the first cross block; some of them are followed by a further cross block.
@@ -199,6 +184,7 @@ class DecodeProgram {
   const DecodeArguments& a_;
   const DecodeCross* cross_;
   const DecodeSelf* self_;
+  const BlockStep* steps_;
   Section section_ = Section::inputs;
   int step_ = 0, block_cross_ = 0, block_self_ = -1;
   int in_cross_ = 1;

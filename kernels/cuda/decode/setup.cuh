@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/decode/flagged_buffers.cuh"
 #include "kernels/cuda/decode/loads.cuh"
+#include "kernels/cuda/decode/program.cuh"
 #include "kernels/cuda/decode/table_attention.cuh"
 #include "kernels/cuda/decode/work_split.cuh"
 
@@ -52,6 +53,13 @@ __device__ inline void make_plans(const DecodeArguments& a, DecodeShared& shared
     __syncwarp();
     if (lane == 0) count_tiles(a.slots, a.self_shape, a.self_shape.tile_rows, shared.self);
   }
+}
+
+/// By lanes of a warp that makes no plan.
+__device__ inline void make_steps(const DecodeArguments& a, DecodeShared& shared) {
+  const int step = static_cast<int>(threadIdx.x) - kConsumers + 32;
+  if (step < 0 || step >= 2 * kBlockSteps) return;
+  shared.steps[step] = step < kBlockSteps ? self_step(a, step) : cross_step(a, step - kBlockSteps);
 }
 
 /// The first phase starts with the tokens' embeddings: brings them into the L2 cache.
@@ -121,6 +129,7 @@ __device__ __noinline__ void set_up_block(const DecodeArguments& a, unsigned cha
   if (kByTable && blockIdx.x == 0 && threadIdx.x == kConsumers + 64) write_new_token(a);
   if (threadIdx.x == kConsumers + 32) prefetch_weights<kWeights>(a);
   make_plans<kByTable>(a, shared);
+  make_steps(a, shared);
   prefetch_embedding(a, static_cast<int>(threadIdx.x) - 128);
   if (threadIdx.x < kConsumers) {
     copy_table(a.cross, a.cross_blocks, cross_table);

@@ -22,12 +22,21 @@ struct HeadPiece {
   int channel, count;
 };
 
-/// Of a Phase; and of what is put aside, for a warp. With 60 layers and one slot 256 bytes are left before
+/// Of a Phase; and of what is put aside, for a warp. With 60 layers and one slot 128 bytes are left before
 /// the ring would have a stage less.
 inline constexpr int kPhaseBytes = 88, kAsideWords = 12;
 
+/// What a phase is in every block of a kind: a product's outputs and inputs, the offsets of its weights and
+/// LayerNorm in the block's entry of the table, a ProductInput and a ProductOutput.
+struct alignas(16) BlockStep {
+  int rows, columns;
+  uint8_t linear, norm, input, output;
+};
+inline constexpr int kBlockSteps = 5;
+
 struct DecodeShared {
   uint64_t full[kMaxStages], empty[kMaxStages];
+  BlockStep steps[2 * kBlockSteps];  // of self blocks and cross blocks
   AttentionPlan cross, self;
   int position[kMaxSlots];
   unsigned long long arrivals_target;  // grid_barrier.cuh
