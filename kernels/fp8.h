@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/norm.h"
 #include "kernels/optimizer.h"
 #include "perceiver/config.h"
 
@@ -81,6 +82,14 @@ struct Fp8GemmQuantize {
   Fp8Quantize quantize;
 };
 
+/// fp8_quantize of what residual_layer_norm gives, in one pass: of y, rounded to `type`, which itself is not
+/// wanted (null). `quantize` has the same shape, format e4m3, `out`, and neither x, nor d_out, activation or
+/// sums.
+struct Fp8LayerNorm {
+  ResidualLayerNorm norm;
+  Fp8Quantize quantize;
+};
+
 /// The end of a step: peak = max(largest of all ranks, peak * kFp8Decay), largest = 0, and the scale becomes
 /// the power of two that leaves a peak of headroom. An infinite magnitude counts as 0. Site i is e5m2 where
 /// i % 3 is 2. Nothing if `scalars` says that the step is not finite, but for largest = 0. Without `scalars`
@@ -119,6 +128,7 @@ constexpr Fp8Format fp8_format_of_site(int64_t site) {
 namespace cuda {
 const char* fp8_obstacle();
 bool fp8_gemm_quantizes(const Launch& launch, int64_t m, int64_t n);
+bool fp8_layer_norm_possible(int64_t columns);
 }  // namespace cuda
 #endif
 
@@ -140,10 +150,20 @@ inline bool fp8_gemm_quantizes(const Launch& launch, int64_t m, int64_t n) {
   return true;
 }
 
+/// Whether fp8_layer_norm takes rows of this many columns.
+inline bool fp8_layer_norm_possible(const Launch& launch, int64_t columns) {
+#ifdef PERCEIVER_CUDA
+  if (launch.device.kind == DeviceKind::cuda) return cuda::fp8_layer_norm_possible(columns);
+#endif
+  (void)launch, (void)columns;
+  return true;
+}
+
 PERCEIVER_KERNEL(fp8_quantize, Fp8Quantize)
 PERCEIVER_KERNEL(fp8_quantize_many, Fp8QuantizeMany)
 PERCEIVER_KERNEL(fp8_gemm, Fp8Gemm)
 PERCEIVER_KERNEL(fp8_gemm_quantize, Fp8GemmQuantize)
+PERCEIVER_KERNEL(fp8_layer_norm, Fp8LayerNorm)
 PERCEIVER_KERNEL(fp8_rescale, Fp8Rescale)
 
 }  // namespace perceiver::kernels

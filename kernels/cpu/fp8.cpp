@@ -83,6 +83,7 @@ void quantize(const Fp8Quantize& k) {
 struct FirstOperand;
 struct SecondOperand;
 struct Product;
+struct Normal;
 
 /// The numbers of an operand times `factor`. In aligned memory, again.
 template <typename Operand, typename T>
@@ -174,6 +175,16 @@ void fp8_gemm_quantize(const Fp8GemmQuantize& k) {
   });
   fp8_gemm(product);
   (quantize.x == nullptr ? quantize.x : quantize.d_out) = product.c;
+  fp8_quantize(quantize);
+}
+
+void fp8_layer_norm(const Fp8LayerNorm& k) {
+  ResidualLayerNorm norm = k.norm;
+  Fp8Quantize quantize = k.quantize;
+  const size_t elements = static_cast<size_t>(norm.rows * norm.columns);
+  with_type(norm.type, [&]<typename T>() { norm.y = scratch<Normal, T>(elements); });
+  residual_layer_norm(norm);
+  quantize.x = norm.y;
   fp8_quantize(quantize);
 }
 

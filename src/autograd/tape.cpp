@@ -121,6 +121,7 @@ void Tape::check(const Tensor& tensor, std::string_view direction, std::string_v
 Variable recomputed(Tape& tape, const Variable& input,
                     std::function<Variable(Tape&, const Variable&)> block) {
   if (!tape.recording()) return block(tape, input);
+  PERCEIVER_ASSERT(!input.codes);
   const RandomKey start = tape.random();
   Tape silent(tape.context(), false, tape.training(), start);
   silent.check_finite(tape.finite_check());

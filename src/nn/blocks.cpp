@@ -26,6 +26,12 @@ Variable run_branch(Tape& tape, const Variable& x, Recompute recompute,
   return recompute == Recompute::attention_mlp ? recomputed(tape, x, std::move(branch)) : branch(tape, x);
 }
 
+/// The layer that alone reads a branch's input, for ops::layer_norm: none where the branch is recomputed from
+/// it.
+const ops::LinearParameters* reader(const BlockPass& pass, const ops::LinearParameters& layer) {
+  return pass.recompute == Recompute::attention_mlp ? nullptr : &layer;
+}
+
 int64_t per_example(const Variable& z, const BlockPass& pass) {
   return z.value.elements() / pass.batch;
 }
@@ -54,9 +60,10 @@ Variable SelfBlock::forward(Tape& tape, const Variable& z, const BlockPass& pass
 Variable SelfBlock::plain(Tape& tape, const Variable& z, const BlockPass& pass) const {
   const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
   const Variable attended =
-      run_branch(tape, ops::layer_norm(tape, z, norm_), pass.recompute,
+      run_branch(tape, ops::layer_norm(tape, z, norm_, reader(pass, qkv_)), pass.recompute,
                  [this, pass](Tape& t, const Variable& h) { return attend(t, h, pass); });
-  const auto [sum, normal] = ops::residual_layer_norm(tape, z, attended, norm_mlp_, site);
+  const auto [sum, normal] =
+      ops::residual_layer_norm(tape, z, attended, norm_mlp_, site, reader(pass, mlp_.first()));
   const Variable widened = run_branch(tape, normal, pass.recompute,
                                       [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
   return ops::residual_add(tape, sum, widened, site);
@@ -128,11 +135,11 @@ Variable CrossBlock::forward(Tape& tape, const Variable& z, const Context& conte
 Variable CrossBlock::plain(Tape& tape, const Variable& z, const Context& context,
                            const BlockPass& pass) const {
   const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
-  const Variable attended =
-      run_branch(tape, ops::layer_norm(tape, z, norm_q_), pass.recompute,
-                 [this, pass, context](Tape& t, const Variable& h) { return attend(t, h, context, pass); });
-  const auto [sum, normal] =
-      ops::residual_layer_norm(tape, query_residual_ ? z : Variable{}, attended, norm_mlp_, site);
+  const Variable attended = run_branch(
+      tape, ops::layer_norm(tape, z, norm_q_, own_latent_keys_ ? nullptr : reader(pass, q_)), pass.recompute,
+      [this, pass, context](Tape& t, const Variable& h) { return attend(t, h, context, pass); });
+  const auto [sum, normal] = ops::residual_layer_norm(tape, query_residual_ ? z : Variable{}, attended,
+                                                      norm_mlp_, site, reader(pass, mlp_.first()));
   const Variable widened = run_branch(tape, normal, pass.recompute,
                                       [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
   return ops::residual_add(tape, sum, widened, site);
@@ -196,7 +203,7 @@ std::vector<ops::LinearParameters*> CrossBlock::linears() {
 Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, const BlockPass& pass,
                                      DType type) const {
   if (!context.x.value) return projected(tape, context, pass, type);
-  const Variable kv = ops::linear(tape, ops::layer_norm(tape, context.x, norm_kv_), kv_);
+  const Variable kv = ops::linear(tape, ops::layer_norm(tape, context.x, norm_kv_, &kv_), kv_);
   ops::rotary(tape, kv, 0, width_ / heads_, pass.rotary, pass.key_positions);
   return kv;
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels/fp8.h"
@@ -37,6 +38,14 @@ struct Fp8Recipe {
             .largest = largest.as<float>(),
             .peaks = peaks.as<float>()};
   }
+};
+
+/// A matrix in 8 bits, and where its scale is.
+struct Fp8Codes {
+  Tensor rows;     ///< u8 [rows, columns], if wanted
+  Tensor columns;  ///< u8 [columns, rows], if wanted
+  const float* inverse = nullptr;
+  kernels::Fp8Format format = kernels::Fp8Format::e4m3;
 };
 
 namespace ops {
@@ -76,6 +85,17 @@ class Fp8Weights {
 /// Whether a pass multiplies these in 8 bits: one that trains (also when it runs again in backward), with
 /// rows and columns in multiples of 16. The weights' codes are up to date.
 bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParameters& parameters);
+
+/// The input of a layer in 8 bits, and what writes it.
+struct Fp8Input {
+  std::shared_ptr<const Fp8Codes> codes;
+  kernels::Fp8Quantize quantize;  ///< without a source
+};
+
+/// Where LayerNorm leaves a matrix [rows, columns] of `type` that `reader` alone reads: nowhere, if that
+/// takes values, or has to see them to set its scale.
+std::optional<Fp8Input> normal_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
+                                      int64_t columns);
 
 /// x · weightᵀ + bias.
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters);

@@ -9,24 +9,16 @@ using kernels::Fp8Format;
 using kernels::Fp8Gemm;
 using kernels::Fp8Quantize;
 
-/// An 8-bit matrix and where its scale is.
-struct Quantised {
-  Tensor rows;     ///< u8 [rows, columns], if wanted
-  Tensor columns;  ///< u8 [columns, rows], if wanted
-  const float* inverse = nullptr;
-  Fp8Format format = Fp8Format::e4m3;
-};
-
 enum class Layout { rows, both };
 
 /// Where an operand of `what`'s shape goes, with the scale of its site: completes `what`, which has the
 /// source.
-Quantised target(Tape& tape, const LinearParameters& parameters, Fp8Operand operand, Layout layout,
-                 Fp8Quantize& what) {
+Fp8Codes target(Tape& tape, const LinearParameters& parameters, Fp8Operand operand, Layout layout,
+                Fp8Quantize& what) {
   const Fp8Layer& layer = *parameters.fp8;
   const Fp8Recipe& recipe = *layer.recipe;
   const int64_t site = layer.first_site + operand;
-  Quantised result;
+  Fp8Codes result;
   result.inverse = recipe.inverse_scale(site);
   result.format = kernels::fp8_format_of_site(site);
   result.rows = Tensor::empty(tape.context(), DType::u8, {what.rows, what.columns});
@@ -49,9 +41,9 @@ void calibrate(Tape& tape, const Fp8Layer& layer, Fp8Operand operand, const Fp8Q
   kernels::fp8_rescale(tape.launch(), recipe.rescaling(layer.first_site + operand, 1));
 }
 
-Quantised quantise(Tape& tape, const LinearParameters& parameters, Fp8Operand operand, Layout layout,
-                   Fp8Quantize what) {
-  const Quantised result = target(tape, parameters, operand, layout, what);
+Fp8Codes quantise(Tape& tape, const LinearParameters& parameters, Fp8Operand operand, Layout layout,
+                  Fp8Quantize what) {
+  const Fp8Codes result = target(tape, parameters, operand, layout, what);
   if (parameters.fp8->recipe->calibrating) calibrate(tape, *parameters.fp8, operand, what);
   kernels::fp8_quantize(tape.launch(), what);
   return result;
@@ -78,20 +70,24 @@ Layout input_layout(const Tape& tape) {
   return tape.recording() ? Layout::both : Layout::rows;
 }
 
+Fp8Codes input_of(Tape& tape, const Variable& x, const LinearParameters& parameters) {
+  return x.codes ? *x.codes : quantise(tape, parameters, kFp8Input, input_layout(tape), source(x.value));
+}
+
 /// The gradient of the layer's result; also writes that of the bias.
-Quantised quantise_gradient(Tape& tape, const LinearParameters& parameters, Fp8Quantize what) {
+Fp8Codes quantise_gradient(Tape& tape, const LinearParameters& parameters, Fp8Quantize what) {
   add_bias_gradient(tape, parameters, what);
   return quantise(tape, parameters, kFp8Gradient, Layout::both, what);
 }
 
 /// The same of a gradient that may have come with its column sums.
-Quantised quantise_gradient(Tape& tape, const LinearParameters& parameters, const Gradient& d_y) {
+Fp8Codes quantise_gradient(Tape& tape, const LinearParameters& parameters, const Gradient& d_y) {
   if (!d_y.column_sums) return quantise_gradient(tape, parameters, source(d_y.tensor));
   tape.write(tape.target(parameters.bias), d_y.column_sums);
   return quantise(tape, parameters, kFp8Gradient, Layout::both, source(d_y.tensor));
 }
 
-Quantised weight_of(const LinearParameters& parameters) {
+Fp8Codes weight_of(const LinearParameters& parameters) {
   const Fp8Layer& layer = *parameters.fp8;
   const int64_t site = layer.first_site + kFp8Weight;
   return {.rows = layer.weight_rows,
@@ -101,7 +97,7 @@ Quantised weight_of(const LinearParameters& parameters) {
 }
 
 /// A · Bᵀ of the codes of `a` and `b`, to where c points.
-Fp8Gemm product_of(DType type, const Quantised& a, const Tensor& a_codes, const Quantised& b,
+Fp8Gemm product_of(DType type, const Fp8Codes& a, const Tensor& a_codes, const Fp8Codes& b,
                    const Tensor& b_codes) {
   return {.type = type,
           .out_type = type,
@@ -118,22 +114,22 @@ Fp8Gemm product_of(DType type, const Quantised& a, const Tensor& a_codes, const 
 }
 
 /// x · weightᵀ + bias.
-Fp8Gemm forward_product(const Quantised& x, const Quantised& weight, const LinearParameters& parameters) {
+Fp8Gemm forward_product(const Fp8Codes& x, const Fp8Codes& weight, const LinearParameters& parameters) {
   Fp8Gemm product = product_of(parameters.weight.value.dtype(), x, x.rows, weight, weight.rows);
   product.bias = parameters.bias.value.data();
   return product;
 }
 
 /// y = x · weightᵀ + bias.
-void product(Tape& tape, const Quantised& x, const LinearParameters& parameters, const Tensor& y) {
-  const Quantised weight = weight_of(parameters);
+void product(Tape& tape, const Fp8Codes& x, const LinearParameters& parameters, const Tensor& y) {
+  const Fp8Codes weight = weight_of(parameters);
   Fp8Gemm product = forward_product(x, weight, parameters);
   product.c = y.data();
   kernels::fp8_gemm(tape.launch(), product);
 }
 
 /// d_weight (+)= dᵀ · x. A sum over all rows, so it is summed precisely.
-void weight_gradient(Tape& tape, const Quantised& d, const Quantised& x, const LinearParameters& parameters) {
+void weight_gradient(Tape& tape, const Fp8Codes& d, const Fp8Codes& x, const LinearParameters& parameters) {
   const GradientTarget d_weight = tape.target(parameters.weight);
   if (!d_weight) return;
   Fp8Gemm product = product_of(parameters.weight.value.dtype(), d, d.columns, x, x.columns);
@@ -145,9 +141,9 @@ void weight_gradient(Tape& tape, const Quantised& d, const Quantised& x, const L
 }
 
 /// d_x (+)= d · weight.
-void input_gradient(Tape& tape, const Quantised& d, const LinearParameters& parameters,
+void input_gradient(Tape& tape, const Fp8Codes& d, const LinearParameters& parameters,
                     const GradientTarget& d_x) {
-  const Quantised weight = weight_of(parameters);
+  const Fp8Codes weight = weight_of(parameters);
   Fp8Gemm product = product_of(d_x.tensor.dtype(), d, d.rows, weight, weight.columns);
   product.c = d_x.tensor.data();
   product.accumulate = d_x.accumulate;
@@ -162,8 +158,8 @@ bool in_one_pass(const Tape& tape, const Fp8Layer& layer, int64_t m, int64_t n) 
 
 /// The hidden layer of a feed-forward layer, the input of its `second` one; pre = x · firstᵀ + bias, which is
 /// allocated.
-Quantised hidden_layer(Tape& tape, const Quantised& x, const LinearParameters& first, Activation activation,
-                       const LinearParameters& second, const Tensor& pre) {
+Fp8Codes hidden_layer(Tape& tape, const Fp8Codes& x, const LinearParameters& first, Activation activation,
+                      const LinearParameters& second, const Tensor& pre) {
   Fp8Quantize activated = source(pre);
   activated.activation = activation;
   if (!in_one_pass(tape, *second.fp8, pre.shape()[0], pre.shape()[1])) {
@@ -171,8 +167,8 @@ Quantised hidden_layer(Tape& tape, const Quantised& x, const LinearParameters& f
     return quantise(tape, second, kFp8Input, input_layout(tape), activated);
   }
   activated.x = nullptr;
-  const Quantised weight = weight_of(first);
-  const Quantised hidden = target(tape, second, kFp8Input, input_layout(tape), activated);
+  const Fp8Codes weight = weight_of(first);
+  const Fp8Codes hidden = target(tape, second, kFp8Input, input_layout(tape), activated);
   Fp8Gemm product = forward_product(x, weight, first);
   if (tape.recording()) product.c = pre.data();
   kernels::fp8_gemm_quantize(tape.launch(), {product, activated});
@@ -180,8 +176,8 @@ Quantised hidden_layer(Tape& tape, const Quantised& x, const LinearParameters& f
 }
 
 /// The gradient of `pre` from that of the second layer's result, and that of the first layer's bias.
-Quantised hidden_gradient(Tape& tape, const Quantised& d, const LinearParameters& first,
-                          Activation activation, const LinearParameters& second, const Tensor& pre) {
+Fp8Codes hidden_gradient(Tape& tape, const Fp8Codes& d, const LinearParameters& first, Activation activation,
+                         const LinearParameters& second, const Tensor& pre) {
   Fp8Quantize derived = source(pre);
   derived.activation = activation;
   if (!in_one_pass(tape, *first.fp8, pre.shape()[0], pre.shape()[1])) {
@@ -190,33 +186,49 @@ Quantised hidden_gradient(Tape& tape, const Quantised& d, const LinearParameters
     derived.d_out = d_hidden.tensor.data();
     return quantise_gradient(tape, first, derived);
   }
-  const Quantised weight = weight_of(second);
+  const Fp8Codes weight = weight_of(second);
   add_bias_gradient(tape, first, derived);
-  const Quantised d_pre = target(tape, first, kFp8Gradient, Layout::both, derived);
+  const Fp8Codes d_pre = target(tape, first, kFp8Gradient, Layout::both, derived);
   kernels::fp8_gemm_quantize(tape.launch(),
                              {product_of(pre.dtype(), d, d.rows, weight, weight.columns), derived});
   return d_pre;
 }
 
 /// What backward keeps of an input: its transposed copy.
-Quantised kept(const Quantised& x) {
+Fp8Codes kept(const Fp8Codes& x) {
   return {.rows = {}, .columns = x.columns, .inverse = x.inverse, .format = x.format};
+}
+
+bool multiplies_rows_in_fp8(const Tape& tape, int64_t rows, const LinearParameters& parameters) {
+  return parameters.fp8 && tape.training() && parameters.fp8->weight_rows && rows % 16 == 0;
 }
 
 }  // namespace
 
 bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParameters& parameters) {
-  if (!parameters.fp8 || !tape.training()) return false;
-  return parameters.fp8->weight_rows && x.shape()[0] % 16 == 0;
+  return multiplies_rows_in_fp8(tape, x.shape()[0], parameters);
+}
+
+std::optional<Fp8Input> normal_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
+                                      int64_t columns) {
+  if (reader == nullptr || !multiplies_rows_in_fp8(tape, rows, *reader)) return std::nullopt;
+  if (reader->fp8->recipe->calibrating || tape.finite_check() != nullptr) return std::nullopt;
+  if (!kernels::fp8_layer_norm_possible(tape.launch(), columns)) return std::nullopt;
+  Fp8Quantize quantize{};
+  quantize.type = type;
+  quantize.rows = rows;
+  quantize.columns = columns;
+  const Fp8Codes codes = target(tape, *reader, kFp8Input, input_layout(tape), quantize);
+  return Fp8Input{std::make_shared<const Fp8Codes>(codes), quantize};
 }
 
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters) {
-  const Quantised input = quantise(tape, parameters, kFp8Input, input_layout(tape), source(x.value));
+  const Fp8Codes input = input_of(tape, x, parameters);
   Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
   y.wants_column_sums = wants_column_sums(parameters);
   product(tape, input, parameters, y.value);
   tape.record("linear", y, [&tape, x = x.gradient_only(), input = kept(input), parameters, d_y = y.gradient] {
-    const Quantised d = quantise_gradient(tape, parameters, *d_y);
+    const Fp8Codes d = quantise_gradient(tape, parameters, *d_y);
     weight_gradient(tape, d, input, parameters);
     if (const GradientTarget d_x = tape.target(x)) input_gradient(tape, d, parameters, d_x);
   });
@@ -227,18 +239,18 @@ Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters&
                           const LinearParameters& second) {
   const DType type = x.value.dtype();
   const int64_t rows = x.shape()[0];
-  const Quantised input = quantise(tape, first, kFp8Input, input_layout(tape), source(x.value));
+  const Fp8Codes input = input_of(tape, x, first);
   const Tensor pre = Tensor::empty(tape.context(), type, {rows, first.weight.shape()[0]});
-  const Quantised hidden = hidden_layer(tape, input, first, activation, second, pre);
+  const Fp8Codes hidden = hidden_layer(tape, input, first, activation, second, pre);
   Variable y = tape.result(type, {rows, second.weight.shape()[0]});
   y.wants_column_sums = wants_column_sums(second);
   product(tape, hidden, second, y.value);
   tape.record("feed_forward", y,
               [&tape, x = x.gradient_only(), input = kept(input), pre, hidden = kept(hidden), first,
                activation, second, d_y = y.gradient] {
-                const Quantised d = quantise_gradient(tape, second, *d_y);
+                const Fp8Codes d = quantise_gradient(tape, second, *d_y);
                 weight_gradient(tape, d, hidden, second);
-                const Quantised d_pre = hidden_gradient(tape, d, first, activation, second, pre);
+                const Fp8Codes d_pre = hidden_gradient(tape, d, first, activation, second, pre);
                 weight_gradient(tape, d_pre, input, first);
                 if (const GradientTarget d_x = tape.target(x)) input_gradient(tape, d_pre, first, d_x);
               });

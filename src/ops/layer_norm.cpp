@@ -2,6 +2,7 @@
 #include "kernels/norm.h"
 #include "ops/checks.h"
 #include "ops/dropout.h"
+#include "ops/fp8.h"
 #include "perceiver/experimental/ops.h"
 
 namespace perceiver::ops {
@@ -41,9 +42,20 @@ void check_norm(const Tape& tape, const Tensor& x, const NormParameters& norm) {
   check_vector(tape, "layer_norm", "offset", norm.offset.value, x.dtype(), x.shape()[1]);
 }
 
-/// y = LayerNorm(x); also writes the statistics.
-void normalise(Tape& tape, const Tensor& x, const NormParameters& norm, const Statistics& statistics,
-               const Tensor& y) {
+/// Writes y.value, or y.codes instead if `reader` takes these.
+void normalise_for(Tape& tape, const LinearParameters* reader, const kernels::ResidualLayerNorm& arguments,
+                   Variable& y) {
+  const auto input = normal_in_fp8(tape, reader, arguments.type, arguments.rows, arguments.columns);
+  if (!input) return kernels::residual_layer_norm(tape.launch(), arguments);
+  kernels::Fp8LayerNorm quantised{arguments, input->quantize};
+  quantised.norm.y = nullptr;
+  kernels::fp8_layer_norm(tape.launch(), quantised);
+  y.codes = input->codes;
+  y.value = Tensor::without_contents(tape.context(), y.value.dtype(), y.value.shape());
+}
+
+kernels::ResidualLayerNorm normalising(const Tensor& x, const NormParameters& norm,
+                                       const Statistics& statistics, const Tensor& y) {
   kernels::ResidualLayerNorm arguments{};
   arguments.type = x.dtype();
   arguments.rows = x.shape()[0];
@@ -54,7 +66,13 @@ void normalise(Tape& tape, const Tensor& x, const NormParameters& norm, const St
   arguments.y = y.data();
   arguments.mean = statistics.mean.data();
   arguments.rstd = statistics.rstd.data();
-  kernels::residual_layer_norm(tape.launch(), arguments);
+  return arguments;
+}
+
+/// y = LayerNorm(x); also writes the statistics.
+void normalise(Tape& tape, const Tensor& x, const NormParameters& norm, const Statistics& statistics,
+               const Tensor& y) {
+  kernels::residual_layer_norm(tape.launch(), normalising(x, norm, statistics, y));
 }
 
 /// Lets `y` = LayerNorm(x) be made again: one pass over memory instead of keeping it until backward.
@@ -100,12 +118,13 @@ struct Backward {
 
 }  // namespace
 
-Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm) {
+Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm,
+                    const LinearParameters* reader) {
   const Tensor& in = x.value;
   check_norm(tape, in, norm);
   Variable y = tape.result(in.dtype(), in.shape());
   const Statistics statistics = statistics_of(tape, in.dtype(), in.shape()[0]);
-  normalise(tape, in, norm, statistics, y.value);
+  normalise_for(tape, reader, normalising(in, norm, statistics, y.value), y);
   make_recomputable(tape, y, in, norm, statistics);
   tape.record("layer_norm", y, [&tape, x, norm, statistics, d_y = y.gradient, normal = y.restore] {
     Backward backward(tape, x.value, norm, statistics, *d_y, normal);
@@ -121,27 +140,21 @@ Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm) {
 }
 
 ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Variable& branch,
-                                 const NormParameters& norm, DropoutSite site) {
+                                 const NormParameters& norm, DropoutSite site,
+                                 const LinearParameters* reader) {
   const Tensor& in = branch.value;
   const bool has_residual = static_cast<bool>(residual.value);
   check_norm(tape, in, norm);
   if (has_residual) check_same(tape, "residual_layer_norm", "residual", residual.value, in);
-  const int64_t rows = in.shape()[0], columns = in.shape()[1];
   const kernels::DropoutMask mask = next_mask(tape, site);
   ResidualNorm out{tape.result(in.dtype(), in.shape()), tape.result(in.dtype(), in.shape())};
-  const Statistics statistics = statistics_of(tape, in.dtype(), rows);
-  kernels::residual_layer_norm(tape.launch(), {.type = in.dtype(),
-                                               .rows = rows,
-                                               .columns = columns,
-                                               .residual = has_residual ? residual.value.data() : nullptr,
-                                               .branch = in.data(),
-                                               .mask = mask,
-                                               .sum = out.sum.value.data(),
-                                               .scale = norm.scale.value.data(),
-                                               .offset = norm.offset.value.data(),
-                                               .y = out.normal.value.data(),
-                                               .mean = statistics.mean.data(),
-                                               .rstd = statistics.rstd.data()});
+  const Statistics statistics = statistics_of(tape, in.dtype(), in.shape()[0]);
+  kernels::ResidualLayerNorm forward = normalising(in, norm, statistics, out.normal.value);
+  forward.residual = has_residual ? residual.value.data() : nullptr;
+  forward.branch = in.data();
+  forward.mask = mask;
+  forward.sum = out.sum.value.data();
+  normalise_for(tape, reader, forward, out.normal);
   make_recomputable(tape, out.normal, out.sum.value, norm, statistics);
   tape.record("residual_layer_norm", out.normal,
               [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), norm, mask,

@@ -170,6 +170,7 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
   check_linear(tape, x.value, parameters);
   if (activation == Activation::identity && multiplies_in_fp8(tape, x, parameters))
     return fp8_linear(tape, x, parameters);
+  PERCEIVER_ASSERT(!x.codes);
   Variable pre = tape.result(x.value.dtype(), {x.shape()[0], weight.shape()[0]});
   if (activation == Activation::identity) {
     pre.wants_column_sums = wants_column_sums(parameters);
@@ -214,6 +215,7 @@ Variable feed_forward(Tape& tape, const Variable& x, const LinearParameters& fir
   check_columns(tape, "linear", "weight", second.weight.value, type, hidden_columns);
   if (multiplies_in_fp8(tape, x, first) && second.fp8 && second.fp8->weight_rows)
     return fp8_feed_forward(tape, x, first, activation, second);
+  PERCEIVER_ASSERT(!x.codes);
   const Tensor pre = Tensor::empty(tape.context(), type, {rows, hidden_columns});
   const Variable hidden = activated(tape, x, first, activation, pre);
   check_linear(tape, hidden.value, second);

@@ -100,6 +100,46 @@ TEST(Fp8Linear, TheHiddenLayerIsQuantisedAsItIsComputed) {
   }
 }
 
+/// The results of LayerNorm(z + branch) and a linear layer behind it, then the gradients of all leaves.
+/// `told`: LayerNorm knows its reader.
+std::vector<std::vector<float>> normalise_and_multiply(bool told, bool residual,
+                                                       const std::shared_ptr<Fp8Recipe>& recipe) {
+  const Tensor values[] = {numbers({32, 48}, 1), numbers({32, 48}, 2), numbers({48}, 3),
+                           numbers({48}, 4),     numbers({64, 48}, 5), numbers({64}, 6)};
+  std::vector<Variable> leaves;
+  for (const Tensor& each : values) leaves.push_back(Tape::leaf(each));
+  const ops::NormParameters norm{leaves[2], leaves[3]};
+  ops::LinearParameters layer{leaves[4], leaves[5]};
+  const ops::Fp8Weights weights(cpu(), recipe, {&layer});
+  weights.quantise();
+  Tape tape(cpu(), true, true);
+  const ops::LinearParameters* reader = told ? &layer : nullptr;
+  const Variable normal = residual
+                              ? ops::residual_layer_norm(tape, leaves[0], leaves[1], norm, {}, reader).normal
+                              : ops::layer_norm(tape, leaves[0], norm, reader);
+  EXPECT_EQ(normal.codes != nullptr, told && !recipe->calibrating);
+  EXPECT_EQ(normal.value.data() == nullptr, normal.codes != nullptr);
+  const Variable y = ops::linear(tape, normal, layer);
+  tape.give(y, numbers(y.shape(), 7, 1e-4));
+  tape.backward();
+  std::vector<std::vector<float>> results{y.value.to_host<float>()};
+  for (const Variable& leaf : leaves)
+    if (leaf.gradient->written) results.push_back(leaf.gradient->tensor.to_host<float>());
+  results.push_back(recipe->largest.to_host<float>());
+  return results;
+}
+
+TEST(Fp8Linear, LayerNormQuantisesForItsReader) {
+  for (const bool residual : {false, true}) {
+    const auto recipe = recipe_for(ops::kFp8Sites);
+    const auto calibrated = normalise_and_multiply(true, residual, recipe);
+    recipe->calibrating = false;
+    EXPECT_EQ(calibrated.size(), residual ? 8u : 7u);
+    EXPECT_EQ(normalise_and_multiply(false, residual, recipe), calibrated);
+    EXPECT_EQ(normalise_and_multiply(true, residual, recipe), calibrated);
+  }
+}
+
 TEST(Fp8Linear, OnlyWhereItFitsAndTrains) {
   const auto recipe = recipe_for(ops::kFp8Sites);
   const auto used = [&](int64_t rows, int64_t in, int64_t out, bool training) {

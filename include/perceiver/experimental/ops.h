@@ -44,16 +44,22 @@ struct NormParameters {
   Variable offset = {};  ///< [columns]
 };
 
-/// LayerNorm over the columns, eps 1e-5.
-PERCEIVER_API Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm);
+struct LinearParameters;
+
+/// LayerNorm over the columns, eps 1e-5. `reader`: the linear layer, or the first one of a feed-forward
+/// layer, that alone reads the result, if there is one: where it multiplies in 8 bits, the result is
+/// quantised for it as it is computed (Variable::codes).
+PERCEIVER_API Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm,
+                                  const LinearParameters* reader = nullptr);
 
 struct ResidualNorm {
   Variable sum;     ///< residual + dropout(branch)
   Variable normal;  ///< LayerNorm(sum)
 };
-/// Without a value of `residual`, sum = dropout(branch).
+/// Without a value of `residual`, sum = dropout(branch). `reader`: of `normal`, as above.
 PERCEIVER_API ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Variable& branch,
-                                               const NormParameters& norm, DropoutSite site);
+                                               const NormParameters& norm, DropoutSite site,
+                                               const LinearParameters* reader = nullptr);
 
 /// residual + dropout(branch); dropout(branch) without a value of `residual`.
 PERCEIVER_API Variable residual_add(Tape& tape, const Variable& residual, const Variable& branch,

@@ -30,6 +30,8 @@ struct Recomputation {
   std::vector<std::function<void(const Tensor&)>> waiting = {};
 };
 
+struct Fp8Codes;  // of a matrix in 8 bits (ops/fp8.h)
+
 /// A tensor and, if one is wanted, its gradient. They are separate so that an operation's backward keeps
 /// alive only what it reads.
 struct Variable {
@@ -40,6 +42,8 @@ struct Variable {
   std::shared_ptr<Recomputation> restore = {};
   /// Whether the backward of the operation that made it reads Gradient::column_sums.
   bool wants_column_sums = false;
+  /// In 8 bits, for the one operation that reads it; `value` then has no contents.
+  std::shared_ptr<const Fp8Codes> codes = {};
 
   const Shape& shape() const { return value.shape(); }
   /// What to keep for a backward that reads the value.

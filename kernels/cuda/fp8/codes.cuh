@@ -18,16 +18,21 @@ __device__ inline uint32_t encode(const float* y, float scale) {
   return pair(0) | pair(2) << 16;
 }
 
+/// Column `column` (0 to 3) of four rows in a word, each of whose words has 4 neighbouring columns.
+__device__ inline uint32_t column_word(const uint32_t* rows, int column) {
+  const uint32_t selector = static_cast<uint32_t>(column | (4 + column) << 4);  // the byte of two rows
+  return __byte_perm(__byte_perm(rows[0], rows[1], selector), __byte_perm(rows[2], rows[3], selector),
+                     0x5410);
+}
+
 /// Codes of 4 neighbouring rows, in each 4 neighbouring columns in a word.
 using Codes = uint32_t[4][2];
 
-/// Column `column` (0 to 7) of the four rows in a word.
+/// The same of column `column` (0 to 7).
 __device__ inline uint32_t transposed_word(const Codes& codes, int column) {
-  const int half = column / 4, i = column % 4;
-  const uint32_t selector = static_cast<uint32_t>(i | (4 + i) << 4);  // byte i of two rows
-  const uint32_t low = __byte_perm(codes[0][half], codes[1][half], selector);
-  const uint32_t high = __byte_perm(codes[2][half], codes[3][half], selector);
-  return __byte_perm(low, high, 0x5410);
+  const int half = column / 4;
+  const uint32_t rows[] = {codes[0][half], codes[1][half], codes[2][half], codes[3][half]};
+  return column_word(rows, column % 4);
 }
 
 /// *largest = max(*largest, most), for 0 and positive numbers, which are ordered like their bits. The read

@@ -96,8 +96,8 @@ struct Fp8Operands {
   }
 };
 
-/// Slabs change hands in kSlabParts parts, by columns: the finishers are at the last parts of a tile while the
-/// first ones of the next are written.
+/// Slabs change hands in kSlabParts parts, by columns: the finishers are at the last parts of a tile while
+/// the first ones of the next are written.
 template <typename Operands, int kSlabParts>
 class ProductBlock {
   static_assert(8 * (2 * kStages + 4 * kSlabParts) <= kBarrierBytes);

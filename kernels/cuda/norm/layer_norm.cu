@@ -18,35 +18,15 @@
 
 #include "kernels/cuda/attention/mma.cuh"
 #include "kernels/cuda/elementwise/elementwise.cuh"
-#include "kernels/cuda/norm/dropout.cuh"
+#include "kernels/cuda/norm/layer_norm.cuh"
 #include "kernels/cuda/support/column_sums.cuh"
-#include "kernels/cuda/support/constants.cuh"
 #include "kernels/cuda/support/dependent_launch.cuh"
-#include "kernels/norm.h"
 
 namespace perceiver::kernels::cuda {
 namespace {
 
 constexpr int kBlock = 256;
 constexpr int64_t kMaxColumns = 8192;
-
-/// How a row is divided: among kGroup threads, each with kPacks vectors of N elements, kGroup * N apart.
-template <typename Type, int kWidth, int kGroupThreads, int kElements>
-struct RowShape {
-  using T = Type;
-  static constexpr int N = kWidth;
-  static constexpr int kGroup = kGroupThreads;
-  static constexpr int kPacks = kElements / kWidth;
-  __device__ static int lane() { return static_cast<int>(threadIdx.x) % kGroup; }
-  __device__ static int64_t column(int pack) { return (pack * kGroup + lane()) * N; }
-  __device__ static float sum(float x) {
-    if constexpr (kGroup == 32) {
-      return warp_sum(x);
-    } else {
-      return block_sum<kGroup>(x);
-    }
-  }
-};
 
 /// Calls body.template operator()<Shape>() with the smallest shape for the row.
 template <typename T, typename Body>
@@ -80,75 +60,20 @@ void with_backward_shape(int64_t columns, bool wide, Body&& body) {
   }
 }
 
-/// A thread's share of a row, in the element type.
-template <typename Shape>
-struct Share {
-  using T = typename Shape::T;
-  Pack<T, Shape::N> packs[Shape::kPacks];
-
-  __device__ void load(const void* base, int64_t row, int64_t columns) {
-    const T* from = static_cast<const T*>(base) + row * columns;
-#pragma unroll
-    for (int p = 0; p < Shape::kPacks; ++p)
-      if (Shape::column(p) < columns) packs[p] = load_pack<Shape::N>(from + Shape::column(p));
-  }
-};
-
 template <typename Shape>
 __global__ void __launch_bounds__(kBlock, Shape::kGroup == 32 ? 3 : 2) forward_kernel(ResidualLayerNorm k) {
   start_after_earlier_kernels();
   using T = typename Shape::T;
-  constexpr int N = Shape::N, kPacks = Shape::kPacks;
   const int64_t row =
       static_cast<int64_t>(blockIdx.x) * (kBlock / Shape::kGroup) + threadIdx.x / Shape::kGroup;
   if (row >= k.rows) return;
-  Share<Shape> residual, branch;
-  if (k.residual != nullptr) residual.load(k.residual, row, k.columns);
-  if (k.branch != nullptr) branch.load(k.branch, row, k.columns);
-  const DropoutFactors factors(k.mask);
-  float x[kPacks][N], sum = 0;
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    const int64_t column = Shape::column(p);
-#pragma unroll
-    for (int i = 0; i < N; ++i) x[p][i] = 0;
-    if (column >= k.columns) continue;
-    if (k.residual != nullptr) unpack(residual.packs[p], x[p]);
-    if (k.branch != nullptr) {
-      float factor[N];
-      factors.get(row * k.columns + column, factor);
-      // Statistics are those of the sum as stored, which backward reads.
-#pragma unroll
-      for (int i = 0; i < N; ++i) x[p][i] = rounded<T>(x[p][i] + to_float(branch.packs[p].x[i]) * factor[i]);
-      store(static_cast<T*>(k.sum) + row * k.columns + column, x[p]);
-    }
-#pragma unroll
-    for (int i = 0; i < N; ++i) sum += x[p][i];
-  }
-  const float mean = Shape::sum(sum) / static_cast<float>(k.columns);
-  float squares = 0;
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    if (Shape::column(p) >= k.columns) continue;
-#pragma unroll
-    for (int i = 0; i < N; ++i) squares += (x[p][i] - mean) * (x[p][i] - mean);
-  }
-  const float rstd = 1 / sqrtf(Shape::sum(squares) / static_cast<float>(k.columns) + kNormEpsilon);
-#pragma unroll
-  for (int p = 0; p < kPacks; ++p) {
-    const int64_t column = Shape::column(p);
-    if (column >= k.columns) continue;
-    float scale[N], offset[N];
-    load(static_cast<const T*>(k.scale) + column, scale);
-    load(static_cast<const T*>(k.offset) + column, offset);
-#pragma unroll
-    for (int i = 0; i < N; ++i) x[p][i] = (x[p][i] - mean) * rstd * scale[i] + offset[i];
-    store(static_cast<T*>(k.y) + row * k.columns + column, x[p]);
-  }
-  if (Shape::lane() == 0) {
-    static_cast<float*>(k.mean)[row] = mean;
-    static_cast<float*>(k.rstd)[row] = rstd;
-  }
+  ForwardRow<Shape> in;
+  in.load(k, row);
+  RowValues<Shape> x;
+  const float sum = add_row(k, in, row, DropoutFactors(k.mask), x);
+  normalise_row<Shape>(k, row, sum, x, [&](int p, const float(&y)[Shape::N]) {
+    store(static_cast<T*>(k.y) + row * k.columns + Shape::column(p), y);
+  });
 }
 
 /// How the backward of a shape is launched: as many threads on an SM as the registers allow (the words of a
@@ -208,7 +133,7 @@ class RegisterRows {
 /// The rows of a thread, two ahead in shared memory: [stage, operand, pack, thread] of 16 bytes.
 template <typename Shape, int kThreads>
 class SharedRows {
-  using Packed = Pack<typename Shape::T, Shape::N>;
+  using Packed = typename Share<Shape>::Words;
   static constexpr int kStages = 3, kPacks = Shape::kPacks;
   static_assert(sizeof(Packed) == 16);
 
@@ -233,9 +158,9 @@ class SharedRows {
     statistics_[1] = statistics_of(k_, row);
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      current.x.packs[p] = *place(stage_, 0, p);
-      current.d_y.packs[p] = *place(stage_, 1, p);
-      if (k_.d_sum != nullptr) current.d_sum.packs[p] = *place(stage_, 2, p);
+      current.x.words[p] = *place(stage_, 0, p);
+      current.d_y.words[p] = *place(stage_, 1, p);
+      if (k_.d_sum != nullptr) current.d_sum.words[p] = *place(stage_, 2, p);
     }
     stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
     return current;
@@ -359,8 +284,8 @@ __device__ inline float2 gather_row(const ResidualLayerNormBackward& k, const Ba
     load(static_cast<const typename Shape::T*>(k.scale) + Shape::column(p), scale);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float normal = (to_float(in.x.packs[p].x[i]) - in.statistics.x) * in.statistics.y;
-      const float d_y = to_float(in.d_y.packs[p].x[i]), g = d_y * scale[i];
+      const float normal = (in.x.at(p, i) - in.statistics.x) * in.statistics.y;
+      const float d_y = in.d_y.at(p, i), g = d_y * scale[i];
       columns.sums[0][p][i] += d_y * normal;
       columns.sums[1][p][i] += d_y;
       sums.x += g;
@@ -386,10 +311,10 @@ __device__ inline void write_row(const ResidualLayerNormBackward& k, const Backw
     if (k.accumulate_x) load(static_cast<const T*>(k.d_x) + element, old);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float normal = (to_float(in.x.packs[p].x[i]) - in.statistics.x) * in.statistics.y;
-      const float g = to_float(in.d_y.packs[p].x[i]) * scale[i];
+      const float normal = (in.x.at(p, i) - in.statistics.x) * in.statistics.y;
+      const float g = in.d_y.at(p, i) * scale[i];
       d_x[i] = in.statistics.y * (g - means.x - normal * means.y) + old[i];
-      if (k.d_sum != nullptr) d_x[i] += to_float(in.d_sum.packs[p].x[i]);
+      if (k.d_sum != nullptr) d_x[i] += in.d_sum.at(p, i);
     }
     store(static_cast<T*>(k.d_x) + element, d_x);
     if (k.d_branch != nullptr) {
@@ -421,7 +346,7 @@ __device__ inline void write_normal(const ResidualLayerNormBackward& k, const Ba
     load(static_cast<const T*>(k.offset) + column, offset);
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      y[i] = (to_float(in.x.packs[p].x[i]) - in.statistics.x) * in.statistics.y * scale[i] + offset[i];
+      y[i] = (in.x.at(p, i) - in.statistics.x) * in.statistics.y * scale[i] + offset[i];
     store(static_cast<T*>(k.y) + row * k.columns + column, y);
   }
 }

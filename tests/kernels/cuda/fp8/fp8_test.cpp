@@ -336,6 +336,81 @@ TEST_F(CudaFp8, ProductsAreQuantisedInTheirEpilogue) {
     }
 }
 
+struct NormalisedCase {
+  int64_t rows, columns;
+  bool residual = true, branch = true;
+  uint32_t threshold = 0;  // of dropout
+};
+
+struct NormalisedResults {
+  std::vector<uint8_t> out, transposed;
+  float largest = 0;
+  Values sum;
+  std::vector<float> mean, rstd;
+  bool operator==(const NormalisedResults&) const = default;
+};
+
+/// LayerNorm and its quantisation, in one pass or in two.
+NormalisedResults normalise_and_quantise(const Launch& launch, const NormalisedCase& c, bool in_one_pass,
+                                         bool transposed_too = true) {
+  const auto elements = static_cast<size_t>(c.rows * c.columns);
+  const Array<bf16> residual(random_values<bf16>(c.rows * c.columns, 1, 2)),
+      branch(random_values<bf16>(c.rows * c.columns, 2)), scale(random_values<bf16>(c.columns, 3)),
+      offset(random_values<bf16>(c.columns, 4)), sum(Values(elements, 0)), y(Values(elements, 0));
+  const DeviceArray<float> mean(static_cast<size_t>(c.rows)), rstd(static_cast<size_t>(c.rows)),
+      quantum(std::vector<float>{kScale}), largest(std::vector<float>{0});
+  const DeviceArray<uint64_t> step(std::vector<uint64_t>{3});
+  const DeviceArray<uint8_t> out(elements), transposed(elements);
+  kernels::Fp8LayerNorm k{.norm = {.type = DType::bf16,
+                                   .rows = c.rows,
+                                   .columns = c.columns,
+                                   .residual = c.residual ? residual.data() : nullptr,
+                                   .branch = c.branch ? branch.data() : nullptr,
+                                   .mask = {.seed = 5, .step = step.data(), .threshold = c.threshold},
+                                   .sum = c.branch ? sum.data() : nullptr,
+                                   .scale = scale.data(),
+                                   .offset = offset.data(),
+                                   .mean = mean.data(),
+                                   .rstd = rstd.data()},
+                          .quantize = {.type = DType::bf16,
+                                       .rows = c.rows,
+                                       .columns = c.columns,
+                                       .x = nullptr,
+                                       .format = Fp8Format::e4m3,
+                                       .scale = quantum.data(),
+                                       .largest = largest.data(),
+                                       .out = out.data(),
+                                       .transposed = transposed_too ? transposed.data() : nullptr}};
+  if (in_one_pass) {
+    kernels::cuda::fp8_layer_norm(launch, k);
+  } else {
+    k.norm.y = y.data();
+    kernels::cuda::residual_layer_norm(launch, k.norm);
+    k.quantize.x = y.data();
+    kernels::cuda::fp8_quantize(launch, k.quantize);
+  }
+  return {out.read(), transposed.read(), largest.read()[0], sum.read(), mean.read(), rstd.read()};
+}
+
+TEST_F(CudaFp8, LayerNormsAreQuantisedAsTheyAreComputed) {
+  const NormalisedCase cases[] = {{16, 16},
+                                  {48, 80, false, true},
+                                  {304, 512, true, false},
+                                  {304, 528, true, true, 1u << 30},
+                                  {1040, 1024},
+                                  {4112, 1008, true, true, 1u << 31},
+                                  {272, 1024, true, false},
+                                  {272, 768, false, true, 1u << 30}};
+  for (const NormalisedCase& c : cases) {
+    SCOPED_TRACE(::testing::Message() << c.rows << " x " << c.columns);
+    const NormalisedResults one = normalise_and_quantise(launch(), c, true);
+    EXPECT_GT(one.largest, 0);
+    EXPECT_TRUE(one == normalise_and_quantise(launch(), c, false));
+  }
+  EXPECT_EQ(normalise_and_quantise(launch(), cases[4], true, false).out,
+            normalise_and_quantise(launch(), cases[4], true).out);
+}
+
 TEST_F(CudaFp8, Rescales) {
   constexpr int64_t kSites = 300, kRanks = 3;
   std::mt19937 generator(1);
