@@ -327,12 +327,11 @@ std::vector<ConfigKey> model_keys() {
            "Attention kernels used in training: auto picks by GPU, precision and shape; hopper (compute "
            "capability 9.0, bf16, heads of up to 128 channels, a multiple of 8), portable (bf16, heads of up "
            "to 128 channels, a multiple of 16) and reference (everything) are this library's own; cudnn is "
-           "NVIDIA's library, "
-           "loaded at run time (bf16, heads of up to 128 channels, a multiple of 8; no dropped context or "
-           "latents, and only batches whose examples all fill their rows). With cudnn two runs differ in the "
-           "last bits. A choice that cannot be used is an error. The CPU has one implementation: auto or "
-           "reference. Evaluation and generation always use auto. transformer_xl has kernels of its own: "
-           "auto."),
+           "NVIDIA's library, loaded at run time (bf16, heads of up to 128 channels, a multiple of 8; no "
+           "dropped context or latents, and only batches whose examples all fill their rows). With cudnn two "
+           "runs differ in the last bits. A choice that cannot be used is an error. The CPU has one "
+           "implementation: auto or reference. Evaluation and generation always use auto. transformer_xl has "
+           "kernels of its own: auto."),
       bind(MEMBER(model.memory_length), between(0, most_tokens),
            "transformer_xl: tokens before a segment whose hidden states each layer remembers and attends to; "
            "0 = none (in generation each token then sees itself alone)."),
