@@ -17,6 +17,21 @@ Statistics statistics_of(Tape& tape, DType type, int64_t rows) {
   return {Tensor::empty(tape.context(), wide, {rows}), Tensor::empty(tape.context(), wide, {rows})};
 }
 
+kernels::ResidualLayerNorm forward_arguments(const Tensor& x, const NormParameters& norm,
+                                             const Statistics& statistics, const Tensor& y) {
+  kernels::ResidualLayerNorm arguments{};
+  arguments.type = x.dtype();
+  arguments.rows = x.shape()[0];
+  arguments.columns = x.shape()[1];
+  arguments.residual = x.data();
+  arguments.scale = norm.scale.value.data();
+  arguments.offset = norm.offset.value.data();
+  arguments.y = y.data();
+  arguments.mean = statistics.mean.data();
+  arguments.rstd = statistics.rstd.data();
+  return arguments;
+}
+
 kernels::ResidualLayerNormBackward backward_arguments(Tape& tape, const Tensor& x, const NormParameters& norm,
                                                       const Statistics& statistics, const Tensor& d_y) {
   kernels::ResidualLayerNormBackward arguments{};
@@ -54,25 +69,10 @@ void normalise_for(Tape& tape, const LinearParameters* reader, const kernels::Re
   y.value = Tensor::without_contents(tape.context(), y.value.dtype(), y.value.shape());
 }
 
-kernels::ResidualLayerNorm normalising(const Tensor& x, const NormParameters& norm,
-                                       const Statistics& statistics, const Tensor& y) {
-  kernels::ResidualLayerNorm arguments{};
-  arguments.type = x.dtype();
-  arguments.rows = x.shape()[0];
-  arguments.columns = x.shape()[1];
-  arguments.residual = x.data();
-  arguments.scale = norm.scale.value.data();
-  arguments.offset = norm.offset.value.data();
-  arguments.y = y.data();
-  arguments.mean = statistics.mean.data();
-  arguments.rstd = statistics.rstd.data();
-  return arguments;
-}
-
 /// y = LayerNorm(x); also writes the statistics.
 void normalise(Tape& tape, const Tensor& x, const NormParameters& norm, const Statistics& statistics,
                const Tensor& y) {
-  kernels::residual_layer_norm(tape.launch(), normalising(x, norm, statistics, y));
+  kernels::residual_layer_norm(tape.launch(), forward_arguments(x, norm, statistics, y));
 }
 
 /// Lets `y` = LayerNorm(x) be made again: one pass over memory instead of keeping it until backward.
@@ -124,7 +124,7 @@ Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm,
   check_norm(tape, in, norm);
   Variable y = tape.result(in.dtype(), in.shape());
   const Statistics statistics = statistics_of(tape, in.dtype(), in.shape()[0]);
-  normalise_for(tape, reader, normalising(in, norm, statistics, y.value), y);
+  normalise_for(tape, reader, forward_arguments(in, norm, statistics, y.value), y);
   make_recomputable(tape, y, in, norm, statistics);
   tape.record("layer_norm", y, [&tape, x, norm, statistics, d_y = y.gradient, normal = y.restore] {
     Backward backward(tape, x.value, norm, statistics, *d_y, normal);
@@ -149,7 +149,7 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
   const kernels::DropoutMask mask = next_mask(tape, site);
   ResidualNorm out{tape.result(in.dtype(), in.shape()), tape.result(in.dtype(), in.shape())};
   const Statistics statistics = statistics_of(tape, in.dtype(), in.shape()[0]);
-  kernels::ResidualLayerNorm forward = normalising(in, norm, statistics, out.normal.value);
+  kernels::ResidualLayerNorm forward = forward_arguments(in, norm, statistics, out.normal.value);
   forward.residual = has_residual ? residual.value.data() : nullptr;
   forward.branch = in.data();
   forward.mask = mask;
