@@ -1,4 +1,4 @@
-// What the ranks of a run tell each other about a step, in device memory. Part of the interface in
+// What the ranks of a run tell each other, in device memory. Part of the interface in
 // kernels/backend.h.
 #pragma once
 
@@ -27,7 +27,18 @@ struct PackTotals {
   double* totals;  // [6]
 };
 
+/// sum = sum of `count` pieces of `elements` each, in their order. Piece `own` is in `sum`; `others` has the
+/// rest, one after the other, and does not overlap it. f32 or f64.
+struct SumPieces {
+  DType type;
+  int64_t elements;
+  int64_t own, count;
+  const void* others;
+  void* sum;
+};
+
 PERCEIVER_KERNEL(shared_loss_scale, SharedLossScale)
 PERCEIVER_KERNEL(pack_totals, PackTotals)
+PERCEIVER_KERNEL(sum_pieces, SumPieces)
 
 }  // namespace perceiver::kernels

@@ -1,13 +1,15 @@
-// Records when each kernel of a program ran, those of CUDA graphs included, without changing the program: the
-// CUDA driver loads this library at its start (CUDA_INJECTION64_PATH) and calls InitializeInjection. At the
-// program's end a line for each kernel goes to the file that KERNEL_TIMELINE names: start and end in
-// nanoseconds, the stream, the name. timeline.py reads it.
+// Records when each kernel of a program ran, and each copy between GPUs, those of CUDA graphs included, without
+// changing the program: the CUDA driver loads this library at its start (CUDA_INJECTION64_PATH) and calls
+// InitializeInjection. At the program's end a line for each goes to the file that KERNEL_TIMELINE names, in
+// which %p becomes the number of the process: start and end in nanoseconds, the stream, the name. timeline.py
+// reads it.
 //
 //   ninja -C build kernel_timeline
 //   CUDA_INJECTION64_PATH=build/bench/libkernel_timeline.so KERNEL_TIMELINE=/tmp/kernels.tsv \
 //       build/perceiver bench train --config configs/bench/small.yaml --steps 8
 //   bench/timeline/timeline.py /tmp/kernels.tsv
 #include <cupti.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -23,6 +25,8 @@ using KernelActivity = CUpti_ActivityKernel10;
 #else
 using KernelActivity = CUpti_ActivityKernel9;
 #endif
+using CopyActivity = CUpti_ActivityMemcpyPtoP4;
+constexpr const char* kCopy = "copy between GPUs";  // timeline.py knows it
 
 struct Kernel {
   uint64_t start, end;
@@ -52,6 +56,10 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
   const std::lock_guard lock(record().mutex);
   CUpti_Activity* next = nullptr;
   while (cuptiActivityGetNextRecord(buffer, valid_bytes, &next) == CUPTI_SUCCESS) {
+    if (next->kind == CUPTI_ACTIVITY_KIND_MEMCPY2) {
+      const auto& copy = *reinterpret_cast<const CopyActivity*>(next);
+      record().kernels.push_back({copy.start, copy.end, copy.streamId, kCopy});
+    }
     if (next->kind != CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) continue;
     const auto& kernel = *reinterpret_cast<const KernelActivity*>(next);
     record().kernels.push_back(
@@ -60,10 +68,18 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
   std::free(buffer);
 }
 
+/// The file to write; empty if none was named.
+std::string path_of_file() {
+  const char* named = std::getenv("KERNEL_TIMELINE");
+  std::string path = named != nullptr ? named : "";
+  if (const size_t place = path.find("%p"); place != std::string::npos)
+    path.replace(place, 2, std::to_string(getpid()));
+  return path;
+}
+
 void write_file() {
   cuptiActivityFlushAll(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
-  const char* path = std::getenv("KERNEL_TIMELINE");
-  std::FILE* file = path != nullptr ? std::fopen(path, "w") : nullptr;
+  std::FILE* file = std::fopen(path_of_file().c_str(), "w");
   if (file == nullptr) {
     std::fprintf(stderr, "kernel_timeline: set KERNEL_TIMELINE to a file that can be written\n");
     return;
@@ -82,7 +98,8 @@ void write_file() {
 
 extern "C" __attribute__((visibility("default"))) int InitializeInjection() {
   if (cuptiActivityRegisterCallbacks(give_buffer, take_buffer) != CUPTI_SUCCESS ||
-      cuptiActivityEnable(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) != CUPTI_SUCCESS) {
+      cuptiActivityEnable(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) != CUPTI_SUCCESS ||
+      cuptiActivityEnable(CUPTI_ACTIVITY_KIND_MEMCPY2) != CUPTI_SUCCESS) {
     std::fprintf(stderr, "kernel_timeline: CUPTI does not start\n");
     return 0;
   }

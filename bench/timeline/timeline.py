@@ -4,6 +4,8 @@
 FILE is what kernel_timeline wrote. Of the last STEPS (default 5) steps, means: the step, the time in which a
 kernel runs, the idle time between kernels by the length of the gap, the longest gaps with the kernels around
 them, and the KERNELS (default 30) with the largest sums. A step begins with a kernel that runs once a step.
+With several ranks also what they exchange, and how much of it no kernel of the step hides; such transfers do
+not count as running.
 """
 
 import collections
@@ -37,6 +39,32 @@ def steps_of(kernels, count):
     return [k for k in kernels if first <= k[0] <= last]
 
 
+def is_transfer(name):
+    return name == "copy between GPUs" or "ncclDevKernel" in name
+
+
+def union(intervals):
+    """Sorted and disjoint."""
+    merged = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    return merged
+
+
+def print_transfers(kernels, count):
+    """How long ranks exchange something, and for how much of that nothing else runs."""
+    moving = union((start, end) for start, end, name in kernels if is_transfer(name))
+    if not moving:
+        return
+    both = union((start, end) for start, end, _ in kernels)
+    running = union((start, end) for start, end, name in kernels if not is_transfer(name))
+    length = lambda intervals: sum(end - start for start, end in intervals) / count / 1e3
+    print(f"between ranks {length(moving):.1f} us, {length(both) - length(running):.1f} us of it beside no kernel")
+
+
 def demangled(names):
     try:
         text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
@@ -50,9 +78,10 @@ def main():
         sys.exit(__doc__)
     most = int(sys.argv[2]) if len(sys.argv) > 2 else 30
     count = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-    kernels = steps_of(read(sys.argv[1]), count)
+    everything = steps_of(read(sys.argv[1]), count)
+    kernels = [k for k in everything if not is_transfer(k[2])]
     end = kernels[-1][0]
-    names = demangled(sorted({name for _, _, name in kernels}))
+    names = demangled(sorted({name for _, _, name in everything}))
     sums, launches = collections.Counter(), collections.Counter()
     gaps, busy, busy_until, before = [], 0, kernels[0][0], ""
     for start, stop, name in kernels:
@@ -63,11 +92,13 @@ def main():
         busy += max(0, stop - max(start, busy_until))
         if stop > busy_until:
             busy_until, before = stop, name
+    for start, stop, name in everything[:-1]:
         sums[name] += stop - start
         launches[name] += 1
     step = (end - kernels[0][0]) / count / 1e3
     print(f"step {step:.1f} us, kernels {sum(launches.values()) / count:.0f}, running {busy / count / 1e3:.1f} us, "
           f"sum of kernels {sum(sums.values()) / count / 1e3:.1f} us")
+    print_transfers(everything[:-1], count)
     for low, high in ((0, 500), (500, 1000), (1000, 1500), (1500, 2000), (2000, 5000), (5000, 10**12)):
         some = [gap for gap, _, _ in gaps if low < gap <= high]
         limit = f"{low / 1e3:g} to {high / 1e3:g} us" if high < 10**12 else f"more than {low / 1e3:g} us"

@@ -31,6 +31,10 @@ class Communicator {
   /// "NCCL 2.28.9", "MPI", …: for the record of a run.
   virtual std::string name() const = 0;
 
+  /// Collective, on the host: x will often be passed to collectives, or parts of it; where GPUs reach each
+  /// other's memory, these become faster. Its memory must live as long as they are made.
+  virtual void expose(const Tensor&) {}
+
   /// x = sum of x.
   virtual void all_reduce(const Tensor& x, Order order = Order::in_stream) = 0;
   /// x has size() equal pieces. This rank's piece becomes the sum of these pieces; the others are unspecified

@@ -135,6 +135,7 @@ class NcclCommunicator final : public Communicator {
   NcclCommunicator(ncclComm_t comm, std::shared_ptr<SideStream> side, int rank, int size)
       : Communicator(rank, size), comm_(comm), side_(std::move(side)) {}
   ~NcclCommunicator() override {
+    copies_.reset();
     // Destruction waits for work in progress, which never ends if another rank has failed.
     if (std::uncaught_exceptions() > 0) {
       library().abort(comm_);
@@ -143,23 +144,50 @@ class NcclCommunicator final : public Communicator {
     }
   }
 
-  std::string name() const override { return version(); }
+  /// Collective.
+  void connect_copies(DeviceContext& context, const PeerCopies::Gather& gather) {
+    copies_ = PeerCopies::open(context, side_->stream, rank_, size_, gather, copies_obstacle_);
+  }
+
+  std::string name() const override {
+    if (copies_) return version() + ", copy engines";
+    return copies_obstacle_.empty() ? version() : fmt::format("{} alone: {}", version(), copies_obstacle_);
+  }
   bool recordable() const override { return true; }
-  void join() override { side_->lead(); }
+  void join() override {
+    if (copies_) copies_->join();
+    side_->lead();
+  }
+  void expose(const Tensor& x) override {
+    if (copies_) copies_->expose(x);
+  }
 
   void all_reduce(const Tensor& x, Order order) override {
+    if (copies(x, order) && x.dtype() == DType::f32) {
+      side_->follow();
+      copies_->reduce_scatter(x);
+      return copies_->all_gather(x);
+    }
     run(order, "all-reduce", [&] {
       const auto elements = static_cast<size_t>(x.elements());
       return library().all_reduce(x.data(), x.data(), elements, type_of(x), ncclSum, comm_, side_->stream);
     });
   }
   void reduce_scatter(const Tensor& x, Order order) override {
+    if (copies(x, order) && x.dtype() == DType::f32) {
+      side_->follow();
+      return copies_->reduce_scatter(x);
+    }
     run(order, "reduce-scatter", [&] {
       const size_t piece = piece_of(x, x.elements());
       return library().reduce_scatter(x.data(), own(x), piece, type_of(x), ncclSum, comm_, side_->stream);
     });
   }
   void all_gather(const Tensor& x, Order order) override {
+    if (copies(x, order)) {
+      side_->follow();
+      return copies_->all_gather(x);
+    }
     run(order, "all-gather", [&] {
       const size_t piece = piece_of(x, static_cast<int64_t>(x.bytes()));
       return library().all_gather(own(x), x.data(), piece, ncclUint8, comm_, side_->stream);
@@ -175,6 +203,9 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
+  bool copies(const Tensor& x, Order order) const {
+    return copies_ && order == Order::beside && copies_->takes(x);
+  }
   template <typename Work>
   void run(Order order, const char* what, Work work) {
     side_->follow();
@@ -202,6 +233,8 @@ class NcclCommunicator final : public Communicator {
 
   ncclComm_t comm_;
   std::shared_ptr<SideStream> side_;
+  std::unique_ptr<PeerCopies> copies_;  ///< null: with one rank, in a part of a group, or if there is an obstacle
+  std::string copies_obstacle_;
 };
 
 /// Settings that NCCL reads from the environment; what the user has set stays.
@@ -225,20 +258,21 @@ std::string version() {
 }
 
 std::shared_ptr<Communicator> communicator(DeviceContext& context, int rank, int size,
-                                           const std::function<std::string(const std::string&)>& from_leader,
-                                           bool deterministic) {
+                                           const PeerCopies::Gather& gather, bool deterministic) {
   if (!obstacle().empty()) throw_user("several GPUs need NCCL, but {}", obstacle());
   set_defaults(deterministic);
   ncclUniqueId id{};
   if (rank == 0) library().check(library().get_unique_id(&id), "making an id");
-  const std::string shared = from_leader(std::string(id.internal, sizeof id.internal));
+  const std::string shared = gather(std::string(id.internal, sizeof id.internal)).front();
   PERCEIVER_ASSERT(shared.size() == sizeof id.internal);
   std::memcpy(id.internal, shared.data(), sizeof id.internal);
   auto side = std::make_shared<SideStream>(context);
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   ncclComm_t comm = nullptr;
   library().check(library().init(&comm, size, id, rank, &config), "connecting the ranks");
-  return std::make_shared<NcclCommunicator>(comm, std::move(side), rank, size);
+  auto communicator = std::make_shared<NcclCommunicator>(comm, std::move(side), rank, size);
+  if (size > 1) communicator->connect_copies(context, gather);
+  return communicator;
 }
 
 }  // namespace perceiver::nccl
@@ -253,8 +287,7 @@ std::string obstacle() {
 std::string version() {
   return "";
 }
-std::shared_ptr<Communicator> communicator(DeviceContext&, int, int,
-                                           const std::function<std::string(const std::string&)>&, bool) {
+std::shared_ptr<Communicator> communicator(DeviceContext&, int, int, const PeerCopies::Gather&, bool) {
   throw_user("several GPUs need NCCL, but {}", obstacle());
 }
 

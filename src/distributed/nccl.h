@@ -1,12 +1,12 @@
-// NCCL between GPUs. The library is opened when it is first needed, so that a program built with it also runs
+// NCCL between GPUs, and copy engines beside it (peer_copies.h) for large tensors on one host. The library is opened when it is first needed, so that a program built with it also runs
 // where it is not installed.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 
 #include "distributed/communicator.h"
+#include "distributed/peer_copies.h"
 
 namespace perceiver::nccl {
 
@@ -14,10 +14,9 @@ namespace perceiver::nccl {
 std::string obstacle();
 /// "NCCL 2.28.9"; empty where there is an obstacle.
 std::string version();
-/// Collective: a communicator of `size` ranks on `context`'s GPU. `from_leader` returns rank 0's text on
-/// every rank and carries NCCL's id. Throws `failure` with NCCL's reason.
+/// Collective: a communicator of `size` ranks on `context`'s GPU. `gather` carries what they tell each other
+/// on the host, now and in Communicator::expose. Throws `failure` with NCCL's reason.
 std::shared_ptr<Communicator> communicator(DeviceContext& context, int rank, int size,
-                                           const std::function<std::string(const std::string&)>& from_leader,
-                                           bool deterministic);
+                                           const PeerCopies::Gather& gather, bool deterministic);
 
 }  // namespace perceiver::nccl

@@ -43,6 +43,7 @@ GradientExchange::GradientExchange(PerceiverAR& model, std::shared_ptr<Communica
   place_gradients(runs);
   take_values();
   make_slices();
+  ranks_->expose(model_.parameters().read_values());
 }
 
 void GradientExchange::place_gradients(const std::vector<ParameterRun>& runs) {
@@ -52,7 +53,7 @@ void GradientExchange::place_gradients(const std::vector<ParameterRun>& runs) {
   if (shard_ != Sharding::gradients) {
     for (const Bucket& bucket : partition_.buckets)
       storage_.push_back(flat.view(bucket.begin, {bucket.elements()}));
-    return;
+    return ranks_->expose(flat);
   }
   const auto in_turns = [&](const Bucket& bucket) {
     const auto run = std::find_if(runs.begin(), runs.end(),
@@ -66,12 +67,14 @@ void GradientExchange::place_gradients(const std::vector<ParameterRun>& runs) {
   const std::array<Tensor, 2> turns{Tensor::zeros(context, type, {largest}),
                                     Tensor::zeros(context, type, {largest})};
   turns_bytes_ = static_cast<int64_t>(2 * turns[0].bytes());
+  for (const Tensor& each : turns) ranks_->expose(each);
   size_t turn = 0;
   for (const Bucket& bucket : partition_.buckets) {
     const Shape shape{bucket.elements()};
     in_turns_.push_back(in_turns(bucket));
     storage_.push_back(in_turns(bucket) ? turns[turn++ % 2].view(0, shape)
                                         : Tensor::zeros(context, type, shape));
+    if (!in_turns(bucket)) ranks_->expose(storage_.back());
     parameters.place_gradients(bucket.begin, storage_.back());
   }
   sums_ = Tensor::zeros(context, type, {partition_.state_elements});

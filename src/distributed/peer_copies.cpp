@@ -1,0 +1,396 @@
+#include "distributed/peer_copies.h"
+
+#ifdef PERCEIVER_CUDA
+#include <cudaTypedefs.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <optional>
+#include <random>
+#include <sstream>
+#include <thread>
+
+#include "base/check.h"
+#include "distributed/sockets.h"
+#include "kernels/cuda/support/errors.h"
+#include "kernels/ranks.h"
+
+namespace perceiver {
+namespace {
+
+using kernels::cuda::check;
+
+constexpr int kTurns = 8;
+constexpr int kMostRanks = 16;                           // of a host; a batch of stream operations has a limit, too
+constexpr size_t kLeastPiece = 64 << 10;                 // bytes; below, NCCL's latency is lower
+constexpr int64_t kStagingBytes = int64_t{32} << 20;     // of pieces that wait to be added
+constexpr int64_t kStagingAlignment = 16;                // elements
+
+/// The driver's functions that the runtime library does not have, looked up so that programs start without a
+/// driver.
+struct Driver {
+  Driver() {
+    find(batch, "cuStreamBatchMemOp", 12000);
+    find(address_range, "cuMemGetAddressRange", 3020);
+  }
+  template <typename Function>
+  static void find(Function& function, const char* name, unsigned version) {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    check(cudaGetDriverEntryPointByVersion(name, &found, version, cudaEnableDefault, &result), name);
+    if (result == cudaDriverEntryPointSuccess) function = reinterpret_cast<Function>(found);
+  }
+  PFN_cuStreamBatchMemOp_v11070 batch = nullptr;
+  PFN_cuMemGetAddressRange_v3020 address_range = nullptr;
+};
+
+const Driver& driver() {
+  static const Driver driver;
+  return driver;
+}
+
+std::string to_hex(const void* data, size_t bytes) {
+  std::string text;
+  for (size_t i = 0; i < bytes; ++i) text += fmt::format("{:02x}", static_cast<const uint8_t*>(data)[i]);
+  return text;
+}
+
+bool from_hex(const std::string& text, void* data, size_t bytes) {
+  if (text.size() != 2 * bytes) return false;
+  for (size_t i = 0; i < bytes; ++i)
+    static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(std::stoi(text.substr(2 * i, 2), nullptr, 16));
+  return true;
+}
+
+/// Numbers of processes repeat from one container of a host to the next; this does not.
+uint64_t this_process() {
+  static const uint64_t token = [] {
+    std::random_device random;
+    return uint64_t{random()} << 32 | random();
+  }();
+  return token;
+}
+
+/// Where another process finds an address of this one's: the handle of the allocation, and the place in it.
+/// Within a process the address itself.
+struct Place {
+  uint64_t process = 0, address = 0, offset = 0, bytes = 0;
+  cudaIpcMemHandle_t handle{};
+};
+
+Place place_of(const void* data, size_t bytes) {
+  Place place{.process = this_process(), .address = reinterpret_cast<uint64_t>(data), .offset = 0, .bytes = bytes};
+  CUdeviceptr base = 0;
+  size_t size = 0;
+  const CUresult status = driver().address_range(&base, &size, place.address);
+  if (status != CUDA_SUCCESS) throw_failure("CUDA: range of an allocation: driver error {}", static_cast<int>(status));
+  place.offset = place.address - base;
+  check(cudaIpcGetMemHandle(&place.handle, const_cast<void*>(data)), "handle of memory for other processes");
+  return place;
+}
+
+std::string to_text(const Place& place) {
+  return fmt::format("{} {} {} {} {}", place.process, place.address, place.offset, place.bytes,
+                     to_hex(&place.handle, sizeof place.handle));
+}
+
+std::optional<Place> parse_place(const std::string& text) {
+  std::istringstream words(text);
+  Place place;
+  std::string handle;
+  words >> place.process >> place.address >> place.offset >> place.bytes >> handle;
+  if (!words || !from_hex(handle, &place.handle, sizeof place.handle)) return std::nullopt;
+  return place;
+}
+
+/// Memory of another rank, as this process sees it.
+class Mapping {
+ public:
+  explicit Mapping(const Place& place) {
+    if (place.process == this_process()) {
+      data_ = reinterpret_cast<std::byte*>(place.address);
+      return;
+    }
+    check(cudaIpcOpenMemHandle(&base_, place.handle, cudaIpcMemLazyEnablePeerAccess),
+          "mapping memory of another process");
+    data_ = static_cast<std::byte*>(base_) + place.offset;
+  }
+  ~Mapping() {
+    if (base_ != nullptr) cudaIpcCloseMemHandle(base_);
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  std::byte* data() const { return data_; }
+
+ private:
+  void* base_ = nullptr;
+  std::byte* data_ = nullptr;
+};
+
+/// One flag for each turn and rank, in memory that the other ranks map.
+struct Flags {
+  uint32_t ready[kTurns][kMostRanks];
+  uint32_t done[kTurns][kMostRanks];
+};
+
+/// Operations on flags that a stream carries out in order.
+class FlagOperations {
+ public:
+  void set(const uint32_t* flag, uint32_t value) {
+    CUstreamBatchMemOpParams& operation = add(CU_STREAM_MEM_OP_WRITE_VALUE_32);
+    operation.writeValue.address = reinterpret_cast<CUdeviceptr>(flag);
+    operation.writeValue.value = value;
+    operation.writeValue.flags = CU_STREAM_WRITE_VALUE_DEFAULT;
+  }
+  void await(const uint32_t* flag) {
+    CUstreamBatchMemOpParams& operation = add(CU_STREAM_MEM_OP_WAIT_VALUE_32);
+    operation.waitValue.address = reinterpret_cast<CUdeviceptr>(flag);
+    operation.waitValue.value = 1;
+    operation.waitValue.flags = CU_STREAM_WAIT_VALUE_EQ;
+  }
+  void enqueue(cudaStream_t stream) {
+    if (operations_.empty()) return;
+    const CUresult status =
+        driver().batch(stream, static_cast<unsigned>(operations_.size()), operations_.data(), 0);
+    if (status != CUDA_SUCCESS)
+      throw_failure("CUDA: flags between GPUs: driver error {}", static_cast<int>(status));
+    operations_.clear();
+  }
+
+ private:
+  CUstreamBatchMemOpParams& add(CUstreamBatchMemOpType type) {
+    operations_.emplace_back();
+    std::memset(&operations_.back(), 0, sizeof operations_.back());
+    operations_.back().operation = type;
+    return operations_.back();
+  }
+
+  std::vector<CUstreamBatchMemOpParams> operations_;
+};
+
+/// A tensor of this rank, and the same of each other one.
+struct Exposed {
+  std::byte* begin = nullptr;
+  size_t bytes = 0;
+  std::vector<std::unique_ptr<Mapping>> peers;  ///< by rank; none of its own
+};
+
+class CopyEngines final : public PeerCopies {
+ public:
+  CopyEngines(DeviceContext& context, cudaStream_t stream, int rank, int size, Gather gather)
+      : context_(context),
+        stream_(stream),
+        rank_(rank),
+        size_(size),
+        gather_(std::move(gather)),
+        flags_(Tensor::zeros(context, DType::i32, {int64_t{sizeof(Flags)} / 4})),
+        staging_(Tensor::empty(context, DType::f32, {kStagingBytes / 4})) {
+    context.synchronize();  // the flags are clear before another rank can set one
+  }
+
+  ~CopyEngines() override {
+    if (std::uncaught_exceptions() > 0) let_go();
+    cudaStreamSynchronize(stream_);
+  }
+
+  /// Maps the other ranks' flags. Collective; what is wrong, or nothing.
+  std::string meet() {
+    std::string mine;
+    try {
+      mine = to_text(place_of(flags_.data(), flags_.bytes()));
+    } catch (const Error&) {
+      cudaGetLastError();  // clears it; the others cannot parse an empty place
+    }
+    const std::vector<std::string> all = gather_(mine);
+    try {
+      peer_flags_ = map(all);
+    } catch (const Error& error) {
+      cudaGetLastError();
+      return error.what();
+    }
+    return "";
+  }
+
+  void expose(const Tensor& x) override {
+    Exposed exposed{.begin = static_cast<std::byte*>(x.data()), .bytes = x.bytes(), .peers = {}};
+    exposed.peers = map(gather_(to_text(place_of(x.data(), x.bytes()))));
+    // A tensor may lie where one was that is gone.
+    std::erase_if(exposed_, [&](const Exposed& each) {
+      return each.begin < exposed.begin + exposed.bytes && exposed.begin < each.begin + each.bytes;
+    });
+    exposed_.push_back(std::move(exposed));
+  }
+
+  bool takes(const Tensor& x) const override {
+    const size_t piece = x.bytes() / static_cast<size_t>(size_);
+    return x.elements() % (size_ * kStagingAlignment) == 0 && piece >= kLeastPiece && find(x) != nullptr;
+  }
+
+  void reduce_scatter(const Tensor& x) override {
+    PERCEIVER_ASSERT(x.dtype() == DType::f32);
+    const Exposed& exposed = *find(x);
+    const int64_t piece = x.elements() / size_;
+    const int64_t chunk = kStagingBytes / 4 / (size_ - 1) / kStagingAlignment * kStagingAlignment;
+    begin();
+    for (int64_t first = 0; first < piece; first += chunk)
+      add_chunk(exposed, x, rank_ * piece + first, std::min(chunk, piece - first));
+    end();
+  }
+
+  void all_gather(const Tensor& x) override {
+    const Exposed& exposed = *find(x);
+    const size_t piece = x.bytes() / static_cast<size_t>(size_);
+    std::byte* const own = static_cast<std::byte*>(x.data());
+    begin();
+    for (int step = 1; step < size_; ++step) {
+      const int peer = (rank_ + step) % size_;
+      const size_t offset = piece * static_cast<size_t>(peer);
+      fetch(exposed, peer, own + offset, own + offset, piece);
+    }
+    end();
+  }
+
+  void join() override {
+    for (int turn = 0; turn < std::min(calls_, kTurns); ++turn) await_done(turn);
+    operations_.enqueue(stream_);
+    calls_ = 0;
+  }
+
+ private:
+  std::vector<std::unique_ptr<Mapping>> map(const std::vector<std::string>& places) const {
+    std::vector<std::unique_ptr<Mapping>> mappings(places.size());
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer == rank_) continue;
+      const std::optional<Place> place = parse_place(places[static_cast<size_t>(peer)]);
+      if (!place) throw_failure("rank {} cannot show its memory to others", peer);
+      mappings[static_cast<size_t>(peer)] = std::make_unique<Mapping>(*place);
+    }
+    return mappings;
+  }
+
+  const Exposed* find(const Tensor& x) const {
+    const auto* begin = static_cast<const std::byte*>(x.data());
+    for (const Exposed& each : exposed_)
+      if (each.begin <= begin && begin + x.bytes() <= each.begin + each.bytes) return &each;
+    return nullptr;
+  }
+
+  /// The run ends, and what this rank waits for may never come: sets its flags until the stream is through.
+  void let_go() const {
+    cudaStream_t aside = nullptr;
+    if (cudaStreamCreateWithFlags(&aside, cudaStreamNonBlocking) != cudaSuccess) return;
+    const std::vector<uint32_t> set(sizeof(Flags) / sizeof(uint32_t), 1);
+    for (int attempt = 0; attempt < 1000 && cudaStreamQuery(stream_) == cudaErrorNotReady; ++attempt) {
+      cudaMemcpyAsync(flags_.data(), set.data(), sizeof(Flags), cudaMemcpyHostToDevice, aside);
+      cudaStreamSynchronize(aside);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    cudaStreamDestroy(aside);
+  }
+
+  Flags* flags() const { return reinterpret_cast<Flags*>(flags_.data()); }
+  Flags* flags_of(int peer) const {
+    return reinterpret_cast<Flags*>(peer_flags_[static_cast<size_t>(peer)]->data());
+  }
+  template <typename Work>
+  void for_each_peer(Work work) const {
+    for (int step = 1; step < size_; ++step) work((rank_ + step) % size_);
+  }
+
+  void await_done(int turn) {
+    for_each_peer([&](int peer) { operations_.await(&flags()->done[turn][peer]); });
+    for_each_peer([&](int peer) { operations_.set(&flags()->done[turn][peer], 0); });
+  }
+
+  void begin() {
+    const int turn = calls_ % kTurns;
+    if (calls_ >= kTurns) await_done(turn);
+    for_each_peer([&](int peer) { operations_.set(&flags_of(peer)->ready[turn][rank_], 1); });
+    for_each_peer([&](int peer) { operations_.await(&flags()->ready[turn][peer]); });
+    for_each_peer([&](int peer) { operations_.set(&flags()->ready[turn][peer], 0); });
+    operations_.enqueue(stream_);
+  }
+
+  void end() {
+    const int turn = calls_++ % kTurns;
+    for_each_peer([&](int peer) { operations_.set(&flags_of(peer)->done[turn][rank_], 1); });
+    operations_.enqueue(stream_);
+  }
+
+  /// Adds the others' elements [first, first + elements) of x to its own.
+  void add_chunk(const Exposed& exposed, const Tensor& x, int64_t first, int64_t elements) {
+    const Tensor own = x.view(first, {elements});
+    for_each_peer([&](int peer) {
+      const int64_t place = peer < rank_ ? peer : peer - 1;
+      fetch(exposed, peer, static_cast<std::byte*>(own.data()), staging_.as<float>() + place * elements,
+            own.bytes());
+    });
+    Launch launch = context_.launch();
+    launch.stream = stream_;
+    kernels::sum_pieces(launch, {.type = x.dtype(),
+                                 .elements = elements,
+                                 .own = rank_,
+                                 .count = size_,
+                                 .others = staging_.data(),
+                                 .sum = own.data()});
+  }
+
+  /// Copies what `peer` has in the place of `like`.
+  void fetch(const Exposed& exposed, int peer, const std::byte* like, void* target, size_t bytes) {
+    const std::byte* source = exposed.peers[static_cast<size_t>(peer)]->data() + (like - exposed.begin);
+    check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_), "copy from another GPU");
+  }
+
+  DeviceContext& context_;
+  cudaStream_t stream_;
+  int rank_, size_;
+  Gather gather_;
+  Tensor flags_, staging_;
+  std::vector<std::unique_ptr<Mapping>> peer_flags_;
+  std::vector<Exposed> exposed_;
+  FlagOperations operations_;
+  int calls_ = 0;  ///< since the last join
+};
+
+/// What keeps this process from it, before anything is tried.
+std::string own_obstacle(int size) {
+  const char* setting = std::getenv("PERCEIVER_PEER_COPIES");
+  if (setting != nullptr && std::string(setting) == "0") return "PERCEIVER_PEER_COPIES=0";
+  if (size > kMostRanks) return fmt::format("more than {} ranks", kMostRanks);
+  if (driver().batch == nullptr || driver().address_range == nullptr) return "the driver is too old";
+  return "";
+}
+
+/// The first rank's that has one; the same on every rank.
+std::string first_obstacle(const PeerCopies::Gather& gather, const std::string& mine) {
+  for (const std::string& each : gather(mine))
+    if (!each.empty()) return each;
+  return "";
+}
+
+std::string hosts_obstacle(const PeerCopies::Gather& gather) {
+  const std::vector<std::string> boots = gather(boot_id());
+  const bool one = std::all_of(boots.begin(), boots.end(), [&](const auto& boot) { return boot == boots[0]; });
+  return one ? "" : "the ranks are on several hosts";
+}
+
+}  // namespace
+
+std::unique_ptr<PeerCopies> PeerCopies::open(DeviceContext& context, void* stream, int rank, int size,
+                                             Gather gather, std::string& obstacle) {
+  obstacle = hosts_obstacle(gather);
+  if (obstacle.empty()) obstacle = first_obstacle(gather, own_obstacle(size));
+  if (!obstacle.empty()) return nullptr;
+  auto copies = std::make_unique<CopyEngines>(context, static_cast<cudaStream_t>(stream), rank, size, gather);
+  obstacle = first_obstacle(gather, copies->meet());
+  if (!obstacle.empty()) return nullptr;
+  return copies;
+}
+
+}  // namespace perceiver
+#endif
