@@ -40,7 +40,7 @@ def steps_of(kernels, count):
 
 
 def is_transfer(name):
-    return name == "copy between GPUs" or "ncclDevKernel" in name
+    return name == "copy of device memory" or "ncclDevKernel" in name
 
 
 def union(intervals):

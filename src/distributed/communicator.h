@@ -44,6 +44,10 @@ class Communicator {
   virtual void all_gather(const Tensor& x, Order order = Order::in_stream) = 0;
   /// What is enqueued from now on runs after all collectives so far.
   virtual void join() = 0;
+  /// Collectives between the two, all of them Order::beside, are started together by end_group: several small
+  /// ones take the time of one.
+  virtual void start_group() {}
+  virtual void end_group() {}
 
   /// Whether collectives may be part of recorded work (DeviceContext::record).
   virtual bool recordable() const = 0;

@@ -46,6 +46,8 @@ struct Library {
     find(all_reduce, "ncclAllReduce");
     find(reduce_scatter, "ncclReduceScatter");
     find(all_gather, "ncclAllGather");
+    find(group_start, "ncclGroupStart");
+    find(group_end, "ncclGroupEnd");
     int number = 0;
     if (obstacle.empty()) get_version(&number);
     if (obstacle.empty() && number < kOldest)
@@ -81,6 +83,8 @@ struct Library {
   decltype(&ncclAllReduce) all_reduce = nullptr;
   decltype(&ncclReduceScatter) reduce_scatter = nullptr;
   decltype(&ncclAllGather) all_gather = nullptr;
+  decltype(&ncclGroupStart) group_start = nullptr;
+  decltype(&ncclGroupEnd) group_end = nullptr;
 };
 
 const Library& library() {
@@ -161,33 +165,32 @@ class NcclCommunicator final : public Communicator {
   void expose(const Tensor& x) override {
     if (copies_) copies_->expose(x);
   }
+  void start_group() override {
+    library().check(library().group_start(), "starting a group");
+    in_group_ = true;
+  }
+  void end_group() override {
+    in_group_ = false;
+    library().check(library().group_end(), "ending a group");
+    run_copies();
+  }
 
   void all_reduce(const Tensor& x, Order order) override {
-    if (copies(x, order) && x.dtype() == DType::f32) {
-      side_->follow();
-      copies_->reduce_scatter(x);
-      return copies_->all_gather(x);
-    }
+    if (copied(PeerCopies::Kind::all_reduce, x, order)) return;
     run(order, "all-reduce", [&] {
       const auto elements = static_cast<size_t>(x.elements());
       return library().all_reduce(x.data(), x.data(), elements, type_of(x), ncclSum, comm_, side_->stream);
     });
   }
   void reduce_scatter(const Tensor& x, Order order) override {
-    if (copies(x, order) && x.dtype() == DType::f32) {
-      side_->follow();
-      return copies_->reduce_scatter(x);
-    }
+    if (copied(PeerCopies::Kind::reduce_scatter, x, order)) return;
     run(order, "reduce-scatter", [&] {
       const size_t piece = piece_of(x, x.elements());
       return library().reduce_scatter(x.data(), own(x), piece, type_of(x), ncclSum, comm_, side_->stream);
     });
   }
   void all_gather(const Tensor& x, Order order) override {
-    if (copies(x, order)) {
-      side_->follow();
-      return copies_->all_gather(x);
-    }
+    if (copied(PeerCopies::Kind::all_gather, x, order)) return;
     run(order, "all-gather", [&] {
       const size_t piece = piece_of(x, static_cast<int64_t>(x.bytes()));
       return library().all_gather(own(x), x.data(), piece, ncclUint8, comm_, side_->stream);
@@ -203,11 +206,23 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
-  bool copies(const Tensor& x, Order order) const {
-    return copies_ && order == Order::beside && copies_->takes(x);
+  /// Whether copy engines do it; they have been told then.
+  bool copied(PeerCopies::Kind kind, const Tensor& x, Order order) {
+    const bool sums = kind != PeerCopies::Kind::all_gather;
+    if (!copies_ || order != Order::beside || (sums && x.dtype() != DType::f32) || !copies_->takes(x)) return false;
+    copied_.push_back({kind, x});
+    if (!in_group_) run_copies();
+    return true;
+  }
+  void run_copies() {
+    if (copied_.empty()) return;
+    side_->follow();
+    copies_->run(copied_);
+    copied_.clear();
   }
   template <typename Work>
   void run(Order order, const char* what, Work work) {
+    PERCEIVER_ASSERT(!in_group_ || order == Order::beside);
     side_->follow();
     library().check(work(), what);
     if (order == Order::in_stream) side_->lead();
@@ -235,6 +250,8 @@ class NcclCommunicator final : public Communicator {
   std::shared_ptr<SideStream> side_;
   std::unique_ptr<PeerCopies> copies_;  ///< null: with one rank, in a part of a group, or if there is an obstacle
   std::string copies_obstacle_;
+  std::vector<PeerCopies::Call> copied_;  ///< of the current group
+  bool in_group_ = false;
 };
 
 /// Settings that NCCL reads from the environment; what the user has set stays.

@@ -25,10 +25,11 @@ namespace {
 using kernels::cuda::check;
 
 constexpr int kTurns = 8;
-constexpr int kMostRanks = 16;                           // of a host; a batch of stream operations has a limit, too
-constexpr size_t kLeastPiece = 64 << 10;                 // bytes; below, NCCL's latency is lower
-constexpr int64_t kStagingBytes = int64_t{32} << 20;     // of pieces that wait to be added
-constexpr int64_t kStagingAlignment = 16;                // elements
+constexpr int kMostRanks = 16;                      // of a host; a batch of stream operations has a limit, too
+constexpr int64_t kStagingElements = int64_t{8} << 20;  // f32: pieces that wait to be added
+constexpr size_t kMostCalls = 32;                   // at a time
+// What is left of kMostCalls tensors by pieces of kUnit elements, from all other ranks.
+constexpr int64_t kRestElements = kMostCalls * kMostRanks * PeerCopies::kUnit * kMostRanks;
 
 /// The driver's functions that the runtime library does not have, looked up so that programs start without a
 /// driver.
@@ -189,7 +190,8 @@ class CopyEngines final : public PeerCopies {
         size_(size),
         gather_(std::move(gather)),
         flags_(Tensor::zeros(context, DType::i32, {int64_t{sizeof(Flags)} / 4})),
-        staging_(Tensor::empty(context, DType::f32, {kStagingBytes / 4})) {
+        staging_(Tensor::empty(context, DType::f32, {kStagingElements})),
+        rest_staging_(Tensor::empty(context, DType::f32, {kRestElements})) {
     context.synchronize();  // the flags are clear before another rank can set one
   }
 
@@ -226,42 +228,42 @@ class CopyEngines final : public PeerCopies {
     exposed_.push_back(std::move(exposed));
   }
 
-  bool takes(const Tensor& x) const override {
-    const size_t piece = x.bytes() / static_cast<size_t>(size_);
-    return x.elements() % (size_ * kStagingAlignment) == 0 && piece >= kLeastPiece && find(x) != nullptr;
-  }
+  bool takes(const Tensor& x) const override { return find(x) != nullptr; }
 
-  void reduce_scatter(const Tensor& x) override {
-    PERCEIVER_ASSERT(x.dtype() == DType::f32);
-    const Exposed& exposed = *find(x);
-    const int64_t piece = x.elements() / size_;
-    const int64_t chunk = kStagingBytes / 4 / (size_ - 1) / kStagingAlignment * kStagingAlignment;
+  void run(std::span<const Call> calls) override {
+    while (calls.size() > kMostCalls) {
+      run(calls.first(kMostCalls));
+      calls = calls.subspan(kMostCalls);
+    }
     begin();
-    for (int64_t first = 0; first < piece; first += chunk)
-      add_chunk(exposed, x, rank_ * piece + first, std::min(chunk, piece - first));
-    end();
-  }
-
-  void all_gather(const Tensor& x) override {
-    const Exposed& exposed = *find(x);
-    const size_t piece = x.bytes() / static_cast<size_t>(size_);
-    std::byte* const own = static_cast<std::byte*>(x.data());
-    begin();
-    for (int step = 1; step < size_; ++step) {
-      const int peer = (rank_ + step) % size_;
-      const size_t offset = piece * static_cast<size_t>(peer);
-      fetch(exposed, peer, own + offset, own + offset, piece);
+    for (const Call& call : calls) first_turn(call);
+    add_all();
+    const bool again =
+        std::any_of(calls.begin(), calls.end(), [](const Call& call) { return call.kind == Kind::all_reduce; });
+    if (again) {
+      end();
+      begin();
+      for (const Call& call : calls)
+        if (call.kind == Kind::all_reduce) gather(divided(call.x));
+      add(rests_);
+      rest_elements_ = 0;
     }
     end();
   }
 
   void join() override {
-    for (int turn = 0; turn < std::min(calls_, kTurns); ++turn) await_done(turn);
+    for (int turn = 0; turn < std::min(turns_, kTurns); ++turn) await_done(turn);
     operations_.enqueue(stream_);
-    calls_ = 0;
+    turns_ = 0;
   }
 
  private:
+  /// A sum that waits for its other pieces, which lie one after the other.
+  struct Sum {
+    Tensor own;
+    const float* others;
+  };
+
   std::vector<std::unique_ptr<Mapping>> map(const std::vector<std::string>& places) const {
     std::vector<std::unique_ptr<Mapping>> mappings(places.size());
     for (int peer = 0; peer < size_; ++peer) {
@@ -308,8 +310,8 @@ class CopyEngines final : public PeerCopies {
   }
 
   void begin() {
-    const int turn = calls_ % kTurns;
-    if (calls_ >= kTurns) await_done(turn);
+    const int turn = turns_ % kTurns;
+    if (turns_ >= kTurns) await_done(turn);
     for_each_peer([&](int peer) { operations_.set(&flags_of(peer)->ready[turn][rank_], 1); });
     for_each_peer([&](int peer) { operations_.await(&flags()->ready[turn][peer]); });
     for_each_peer([&](int peer) { operations_.set(&flags()->ready[turn][peer], 0); });
@@ -317,31 +319,81 @@ class CopyEngines final : public PeerCopies {
   }
 
   void end() {
-    const int turn = calls_++ % kTurns;
+    const int turn = turns_++ % kTurns;
     for_each_peer([&](int peer) { operations_.set(&flags_of(peer)->done[turn][rank_], 1); });
     operations_.enqueue(stream_);
   }
 
-  /// Adds the others' elements [first, first + elements) of x to its own.
-  void add_chunk(const Exposed& exposed, const Tensor& x, int64_t first, int64_t elements) {
-    const Tensor own = x.view(first, {elements});
+  /// The part of x that divides evenly, and what is left.
+  Tensor divided(const Tensor& x) const {
+    return x.view(0, {x.elements() / (size_ * kUnit) * (size_ * kUnit)});
+  }
+  Tensor rest(const Tensor& x) const {
+    const int64_t first = divided(x).elements();
+    return x.view(first, {x.elements() - first});
+  }
+
+  void first_turn(const Call& call) {
+    const Tensor even = divided(call.x);
+    PERCEIVER_ASSERT(call.kind == Kind::all_reduce || even.elements() == call.x.elements());
+    if (call.kind == Kind::all_gather) return gather(even);
+    PERCEIVER_ASSERT(call.x.dtype() == DType::f32);
+    const int64_t piece = even.elements() / size_;
+    for (int64_t done = 0; done < piece;) {
+      const int64_t chunk = std::min(piece - done, (kStagingElements - staged_elements_) / (size_ - 1) / kUnit * kUnit);
+      if (chunk == 0) {
+        add_all();
+        continue;
+      }
+      stage(even.view(rank_ * piece + done, {chunk}), staging_, staged_elements_, sums_);
+      done += chunk;
+    }
+    if (call.kind == Kind::all_reduce && even.elements() < call.x.elements())
+      stage(rest(call.x), rest_staging_, rest_elements_, rests_);
+  }
+
+  /// Fetches what the others have in the place of `own`.
+  void stage(const Tensor& own, const Tensor& staging, int64_t& staged, std::vector<Sum>& sums) {
+    float* const others = staging.as<float>() + staged;
+    const Exposed& exposed = *find(own);
     for_each_peer([&](int peer) {
       const int64_t place = peer < rank_ ? peer : peer - 1;
-      fetch(exposed, peer, static_cast<std::byte*>(own.data()), staging_.as<float>() + place * elements,
-            own.bytes());
+      fetch(exposed, peer, static_cast<std::byte*>(own.data()), others + place * own.elements(), own.bytes());
     });
+    staged += (size_ - 1) * own.elements();
+    sums.push_back({own, others});
+  }
+
+  void add(std::vector<Sum>& sums) {
     Launch launch = context_.launch();
     launch.stream = stream_;
-    kernels::sum_pieces(launch, {.type = x.dtype(),
-                                 .elements = elements,
-                                 .own = rank_,
-                                 .count = size_,
-                                 .others = staging_.data(),
-                                 .sum = own.data()});
+    for (const Sum& sum : sums)
+      kernels::sum_pieces(launch, {.type = DType::f32,
+                                   .elements = sum.own.elements(),
+                                   .own = rank_,
+                                   .count = size_,
+                                   .others = sum.others,
+                                   .sum = sum.own.data()});
+    sums.clear();
+  }
+  void add_all() {
+    add(sums_);
+    staged_elements_ = 0;
+  }
+
+  void gather(const Tensor& x) {
+    const size_t piece = x.bytes() / static_cast<size_t>(size_);
+    std::byte* const own = static_cast<std::byte*>(x.data());
+    const Exposed& exposed = *find(x);
+    for_each_peer([&](int peer) {
+      std::byte* const place = own + piece * static_cast<size_t>(peer);
+      fetch(exposed, peer, place, place, piece);
+    });
   }
 
   /// Copies what `peer` has in the place of `like`.
   void fetch(const Exposed& exposed, int peer, const std::byte* like, void* target, size_t bytes) {
+    if (bytes == 0) return;
     const std::byte* source = exposed.peers[static_cast<size_t>(peer)]->data() + (like - exposed.begin);
     check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_), "copy from another GPU");
   }
@@ -350,11 +402,13 @@ class CopyEngines final : public PeerCopies {
   cudaStream_t stream_;
   int rank_, size_;
   Gather gather_;
-  Tensor flags_, staging_;
+  Tensor flags_, staging_, rest_staging_;
   std::vector<std::unique_ptr<Mapping>> peer_flags_;
   std::vector<Exposed> exposed_;
   FlagOperations operations_;
-  int calls_ = 0;  ///< since the last join
+  int turns_ = 0;  ///< since the last join
+  std::vector<Sum> sums_, rests_;  ///< to be added: pieces in `staging_`, and in `rest_staging_`
+  int64_t staged_elements_ = 0, rest_elements_ = 0;
 };
 
 /// What keeps this process from it, before anything is tried.

@@ -7,20 +7,24 @@
 //
 // Every rank maps the tensors of the others (CUDA IPC) and fetches what it needs from them. Flags in device
 // memory keep the ranks together; a stream sets and awaits them by itself (cuStreamBatchMemOp), so no kernel
-// spins and the host does not take part. In each call, on every rank:
+// spins and the host does not take part. What a rank fetches at a time is a turn:
 //
-//   ready   set at every other rank: this rank's pieces may be read. Awaited from each before its piece is
-//           copied.
-//   done    set at every other rank: this rank has read what it needs of their pieces. Awaited at `join`, or
-//           when the flags of this call are due again, kTurns calls later.
+//   ready   set at every other rank: they may read here. Awaited from each of them before anything is copied.
+//   done    set at every other rank: this rank has read what it needs there. Awaited at `join`, or when the
+//           flags of this turn are due again, kTurns turns later.
 //
 // A flag is awaited as 1 and cleared by the rank that awaits it. It cannot be set again before that: the next
-// `ready` of the same turn is set after `done` of this one has come, and `done` after the `ready` that it
-// answers. Values never change from call to call, so recorded work can be replayed.
+// `ready` of the same flags is set after `done` of this turn has come, and `done` after the `ready` that it
+// answers. Values never change from turn to turn, so recorded work can be replayed.
+//
+// A sum takes one turn, in which each rank fetches its piece from all others and adds them in order of ranks; if
+// all ranks need all of it, a second turn gathers the pieces. Then `ready` also says that the first turn is
+// over: what does not divide evenly was fetched whole there, and is added where the others have read it.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -43,14 +47,21 @@ class PeerCopies {
   PeerCopies(const PeerCopies&) = delete;
   PeerCopies& operator=(const PeerCopies&) = delete;
 
-  /// Collective: parts of x can be passed to the calls below. Its memory must live as long as they are made.
+  /// Collective: parts of x can be passed to `run`. Its memory must live as long as that is called.
   virtual void expose(const Tensor& x) = 0;
-  /// Whether x is a part of an exposed tensor, of a type and size for this: the same answer on every rank.
+  /// Whether x is a part of an exposed tensor: the same answer on every rank.
   virtual bool takes(const Tensor& x) const = 0;
 
-  // As Communicator's, on the stream. What was enqueued there before is in the others' hands when it is done.
-  virtual void reduce_scatter(const Tensor& x) = 0;
-  virtual void all_gather(const Tensor& x) = 0;
+  /// As Communicator's functions of these names. Sums are of f32; what is scattered or gathered divides evenly
+  /// into pieces of a multiple of kUnit elements.
+  enum class Kind { reduce_scatter, all_gather, all_reduce };
+  struct Call {
+    Kind kind;
+    Tensor x;
+  };
+  static constexpr int64_t kUnit = 16;
+  /// Enqueues the calls together.
+  virtual void run(std::span<const Call> calls) = 0;
   /// What is enqueued after this finds that the others have read what they need of the tensors.
   virtual void join() = 0;
 

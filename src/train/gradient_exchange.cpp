@@ -9,6 +9,9 @@
 namespace perceiver {
 namespace {
 
+// New weights are sent in about eight parts: the first soon, and each as a few large transfers.
+constexpr size_t kLeastSent = size_t{4} << 20, kMostSent = size_t{64} << 20;  // bytes
+
 enum RunKind { before_blocks, in_blocks, after_blocks };
 
 /// What can be a bucket by itself: a self block, and elsewhere what was declared together.
@@ -98,6 +101,7 @@ void GradientExchange::take_values() {
 
 void GradientExchange::make_slices() {
   const ParameterStore& parameters = model_.parameters();
+  sent_together_ = std::clamp(parameters.read_values().bytes() / 8, kLeastSent, kMostSent);
   size_t bucket = 0;
   for (const Slice& slice : partition_.slices) {
     while (slice.begin >= partition_.buckets[bucket].end) ++bucket;
@@ -107,7 +111,9 @@ void GradientExchange::make_slices() {
         values_ ? values_.view(slice.state_begin, shape) : parameters.values().view(slice.begin, shape);
     const Tensor gradients =
         sums_ ? sums_.view(slice.state_begin, shape) : parameters.gradients().view(slice.begin, shape);
-    slices_.push_back({slice, values, gradients});
+    const Tensor& read = parameters.read_values();
+    const bool rounded = read.dtype() != values.dtype();
+    slices_.push_back({slice, values, gradients, rounded ? read.view(slice.begin, shape) : Tensor()});
   }
 }
 
@@ -127,7 +133,12 @@ void GradientExchange::finish() {
 /// Gradients from element `first` on are final.
 void GradientExchange::final_from(int64_t first) {
   model_.parameters().finish_gradients(first);
-  while (waiting_ > 0 && partition_.buckets[waiting_ - 1].begin >= first) start_sum(--waiting_);
+  const auto is_final = [&] { return waiting_ > 0 && partition_.buckets[waiting_ - 1].begin >= first; };
+  if (!is_final()) return;
+  // Sums of each part are joined one by one.
+  if (!sums_each_part()) ranks_->start_group();
+  while (is_final()) start_sum(--waiting_);
+  if (!sums_each_part()) ranks_->end_group();
 }
 
 void GradientExchange::start_sum(size_t index) {
@@ -167,19 +178,33 @@ void GradientExchange::add_sum(size_t bucket) {
   }
 }
 
-void GradientExchange::publish(size_t index) {
+void GradientExchange::publish(size_t index, bool rounded) {
   const UpdatedSlice& slice = slices_[index];
-  const Tensor& read = model_.parameters().read_values();
-  if (read.dtype() != slice.values.dtype())
-    kernels::cast(model_.context().launch(),
-                  {.from = slice.values.dtype(),
-                   .to = read.dtype(),
-                   .elements = slice.place.elements,
-                   .x = slice.values.data(),
-                   .y = read.view(slice.place.begin, {slice.place.elements}).data()});
+  if (slice.rounded && !rounded)
+    kernels::cast(model_.context().launch(), {.from = slice.values.dtype(),
+                                              .to = slice.rounded.dtype(),
+                                              .elements = slice.place.elements,
+                                              .x = slice.values.data(),
+                                              .y = slice.rounded.data()});
   if (slice.place.shared) return;
   const Bucket& bucket = partition_.buckets[slice_buckets_[index]];
-  ranks_->all_gather(read.view(bucket.begin, {bucket.divided()}), Order::beside);
+  const Tensor& read = model_.parameters().read_values();
+  unsent_.push_back(read.view(bucket.begin, {bucket.divided()}));
+  unsent_bytes_ += unsent_.back().bytes();
+  if (unsent_bytes_ >= sent_together_) send();
+}
+
+void GradientExchange::finish_publishing() {
+  send();
+  ranks_->join();
+}
+
+void GradientExchange::send() {
+  ranks_->start_group();
+  for (const Tensor& each : unsent_) ranks_->all_gather(each, Order::beside);
+  ranks_->end_group();
+  unsent_.clear();
+  unsent_bytes_ = 0;
 }
 
 int64_t GradientExchange::gradient_bytes() const {

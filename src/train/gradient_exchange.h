@@ -52,10 +52,10 @@ class GradientExchange {
   /// After it: all sums have been started, and what follows waits for them.
   void finish();
 
-  /// Rounds a slice's new values into the weights that passes read, and starts to send them to the other
-  /// ranks. After the last one, `finish_publishing`.
-  void publish(size_t slice);
-  void finish_publishing() { ranks_->join(); }
+  /// Rounds a slice's new values into the weights that passes read, unless that was done, and sends them to
+  /// the other ranks, several slices at a time. After the last one, `finish_publishing`.
+  void publish(size_t slice, bool rounded);
+  void finish_publishing();
 
   /// Collective: a buffer of state (or the values, for an empty tensor) in the layout of the flat buffers, on
   /// rank 0's host; nothing elsewhere.
@@ -74,6 +74,7 @@ class GradientExchange {
   void final_from(int64_t first);
   void start_sum(size_t bucket);
   void add_sum(size_t bucket);
+  void send();
 
   PerceiverAR& model_;
   std::shared_ptr<Communicator> ranks_;
@@ -85,6 +86,8 @@ class GradientExchange {
   std::vector<Tensor> storage_;  ///< gradients of each bucket
   Tensor values_, sums_;  ///< this rank's, in the layout of optimizer state; none if the flat buffers serve
   std::vector<UpdatedSlice> slices_;
+  std::vector<Tensor> unsent_;  ///< new weights, of which this rank has its slices
+  size_t unsent_bytes_ = 0, sent_together_ = 0;
   int64_t part_ = 0;
   size_t waiting_ = 0;             ///< buckets whose sums have not been started, from the first on
   std::optional<size_t> started_;  ///< the bucket whose sum is not in `sums_` yet

@@ -157,7 +157,7 @@ class Learner {
   void share_targets();
   void update();
   void update_slice(size_t slice);
-  void publish(size_t slice);
+  void publish(size_t slice, bool rounded);
   void load_buffer(const Tensor& state, const std::string& prefix, const ReadTensor& read);
   Tensor collect(const Tensor& state) const;
   Tensor memory_of_all_ranks(const Tensor& own) const;

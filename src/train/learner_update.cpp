@@ -47,7 +47,7 @@ void Learner::update() {
 
 void Learner::update_slice(size_t slice) {
   optimizer_->update(slice, scalars());
-  if (!optimizer_->rounds() || !slices_[slice].rounded) publish(slice);
+  publish(slice, optimizer_->rounds() && slices_[slice].rounded);
   if (!average_) return;
   const Tensor& values = slices_[slice].values;
   kernels::moving_average(model_.context().launch(), {.type = values.dtype(),
@@ -57,9 +57,10 @@ void Learner::update_slice(size_t slice) {
                                                       .scalars = scalars()});
 }
 
-void Learner::publish(size_t slice) {
-  if (exchange_) return exchange_->publish(slice);
-  model_.parameters().publish();
+/// Gives passes the new values of a slice; `rounded`: they are in the weights that passes read already.
+void Learner::publish(size_t slice, bool rounded) {
+  if (exchange_) return exchange_->publish(slice, rounded);
+  if (!rounded) model_.parameters().publish();
 }
 
 Tensor Learner::average_of(size_t slice) const {
@@ -75,7 +76,7 @@ void Learner::swap_average() {
                                               .elements = values.elements(),
                                               .a = values.data(),
                                               .b = average_of(i).data()});
-    publish(i);
+    publish(i, false);
   }
   if (exchange_) exchange_->finish_publishing();
 }
