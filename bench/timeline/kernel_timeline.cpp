@@ -1,8 +1,8 @@
-// Records when each kernel of a program ran, and each copy from or between GPUs' memories, those of CUDA graphs included, without
-// changing the program: the CUDA driver loads this library at its start (CUDA_INJECTION64_PATH) and calls
-// InitializeInjection. At the program's end a line for each goes to the file that KERNEL_TIMELINE names, in
-// which %p becomes the number of the process: start and end in nanoseconds, the stream, the name. timeline.py
-// reads it.
+// Records when each kernel of a program ran, and each copy from or between GPUs' memories, those of CUDA
+// graphs included, without changing the program: the CUDA driver loads this library at its start
+// (CUDA_INJECTION64_PATH) and calls InitializeInjection. At the program's end a line for each goes to the
+// file that KERNEL_TIMELINE names, in which %p becomes the number of the process: start and end in
+// nanoseconds, the stream, the name. timeline.py reads it.
 //
 //   ninja -C build kernel_timeline
 //   CUDA_INJECTION64_PATH=build/bench/libkernel_timeline.so KERNEL_TIMELINE=/tmp/kernels.tsv \
@@ -26,6 +26,7 @@ using KernelActivity = CUpti_ActivityKernel10;
 using KernelActivity = CUpti_ActivityKernel9;
 #endif
 using CopyActivity = CUpti_ActivityMemcpy6;
+using PeerCopyActivity = CUpti_ActivityMemcpyPtoP4;
 constexpr const char* kCopy = "copy of device memory";  // timeline.py knows it
 
 struct Kernel {
@@ -58,8 +59,13 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
   while (cuptiActivityGetNextRecord(buffer, valid_bytes, &next) == CUPTI_SUCCESS) {
     if (next->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
       const auto& copy = *reinterpret_cast<const CopyActivity*>(next);
-      if (copy.copyKind != CUPTI_ACTIVITY_MEMCPY_KIND_DTOD && copy.copyKind != CUPTI_ACTIVITY_MEMCPY_KIND_PTOP)
+      if (copy.copyKind == CUPTI_ACTIVITY_MEMCPY_KIND_HTOD ||
+          copy.copyKind == CUPTI_ACTIVITY_MEMCPY_KIND_DTOH)
         continue;
+      record().kernels.push_back({copy.start, copy.end, copy.streamId, kCopy});
+    }
+    if (next->kind == CUPTI_ACTIVITY_KIND_MEMCPY2) {
+      const auto& copy = *reinterpret_cast<const PeerCopyActivity*>(next);
       record().kernels.push_back({copy.start, copy.end, copy.streamId, kCopy});
     }
     if (next->kind != CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) continue;
@@ -101,7 +107,8 @@ void write_file() {
 extern "C" __attribute__((visibility("default"))) int InitializeInjection() {
   if (cuptiActivityRegisterCallbacks(give_buffer, take_buffer) != CUPTI_SUCCESS ||
       cuptiActivityEnable(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) != CUPTI_SUCCESS ||
-      cuptiActivityEnable(CUPTI_ACTIVITY_KIND_MEMCPY) != CUPTI_SUCCESS) {
+      cuptiActivityEnable(CUPTI_ACTIVITY_KIND_MEMCPY) != CUPTI_SUCCESS ||
+      cuptiActivityEnable(CUPTI_ACTIVITY_KIND_MEMCPY2) != CUPTI_SUCCESS) {
     std::fprintf(stderr, "kernel_timeline: CUPTI does not start\n");
     return 0;
   }

@@ -79,6 +79,7 @@ void Tape::write(const GradientTarget& target, const Tensor& tensor) const {
 }
 
 void Tape::begin_parameters(int64_t first) {
+  if (parameter_watch_) parameter_watch_(first);
   if (recording_ && watch_) operations_.push_back({"", "", nullptr, [this, first] { watch_(first); }});
 }
 

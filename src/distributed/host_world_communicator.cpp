@@ -31,8 +31,8 @@ std::shared_ptr<Communicator> HostWorld::communicator(DeviceContext& context, bo
   if (!warning.empty()) options_.warn(warning);
   const Wait wait(this, "the start of NCCL");
   return nccl::communicator(
-      context, rank_, size_, [this](const std::string& text) { return gather(text, "what connects the GPUs"); },
-      deterministic);
+      context, rank_, size_,
+      [this](const std::string& text) { return gather(text, "what connects the GPUs"); }, deterministic);
 }
 
 }  // namespace perceiver

@@ -209,7 +209,8 @@ class NcclCommunicator final : public Communicator {
   /// Whether copy engines do it; they have been told then.
   bool copied(PeerCopies::Kind kind, const Tensor& x, Order order) {
     const bool sums = kind != PeerCopies::Kind::all_gather;
-    if (!copies_ || order != Order::beside || (sums && x.dtype() != DType::f32) || !copies_->takes(x)) return false;
+    if (!copies_ || order != Order::beside || (sums && x.dtype() != DType::f32) || !copies_->takes(x))
+      return false;
     copied_.push_back({kind, x});
     if (!in_group_) run_copies();
     return true;
@@ -248,7 +249,8 @@ class NcclCommunicator final : public Communicator {
 
   ncclComm_t comm_;
   std::shared_ptr<SideStream> side_;
-  std::unique_ptr<PeerCopies> copies_;  ///< null: with one rank, in a part of a group, or if there is an obstacle
+  std::unique_ptr<PeerCopies>
+      copies_;  ///< null: with one rank, in a part of a group, or if there is an obstacle
   std::string copies_obstacle_;
   std::vector<PeerCopies::Call> copied_;  ///< of the current group
   bool in_group_ = false;

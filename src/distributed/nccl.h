@@ -1,5 +1,5 @@
-// NCCL between GPUs, and copy engines beside it (peer_copies.h) for large tensors on one host. The library is opened when it is first needed, so that a program built with it also runs
-// where it is not installed.
+// NCCL between GPUs, and copy engines beside it (peer_copies.h) for large tensors on one host. The library is
+// opened when it is first needed, so that a program built with it also runs where it is not installed.
 #pragma once
 
 #include <memory>

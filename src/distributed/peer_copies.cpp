@@ -25,9 +25,9 @@ namespace {
 using kernels::cuda::check;
 
 constexpr int kTurns = 8;
-constexpr int kMostRanks = 16;                      // of a host; a batch of stream operations has a limit, too
+constexpr int kMostRanks = 16;  // of a host; a batch of stream operations has a limit, too
 constexpr int64_t kStagingElements = int64_t{8} << 20;  // f32: pieces that wait to be added
-constexpr size_t kMostCalls = 32;                   // at a time
+constexpr size_t kMostCalls = 32;                       // at a time
 // What is left of kMostCalls tensors by pieces of kUnit elements, from all other ranks.
 constexpr int64_t kRestElements = kMostCalls * kMostRanks * PeerCopies::kUnit * kMostRanks;
 
@@ -84,13 +84,16 @@ struct Place {
 };
 
 Place place_of(const void* data, size_t bytes) {
-  Place place{.process = this_process(), .address = reinterpret_cast<uint64_t>(data), .offset = 0, .bytes = bytes};
+  Place place{
+      .process = this_process(), .address = reinterpret_cast<uint64_t>(data), .offset = 0, .bytes = bytes};
   CUdeviceptr base = 0;
   size_t size = 0;
   const CUresult status = driver().address_range(&base, &size, place.address);
-  if (status != CUDA_SUCCESS) throw_failure("CUDA: range of an allocation: driver error {}", static_cast<int>(status));
+  if (status != CUDA_SUCCESS)
+    throw_failure("CUDA: range of an allocation: driver error {}", static_cast<int>(status));
   place.offset = place.address - base;
-  check(cudaIpcGetMemHandle(&place.handle, const_cast<void*>(data)), "handle of memory for other processes");
+  check(cudaIpcGetMemHandle(&place.handle, reinterpret_cast<void*>(base)),
+        "handle of memory for other processes");
   return place;
 }
 
@@ -238,8 +241,8 @@ class CopyEngines final : public PeerCopies {
     begin();
     for (const Call& call : calls) first_turn(call);
     add_all();
-    const bool again =
-        std::any_of(calls.begin(), calls.end(), [](const Call& call) { return call.kind == Kind::all_reduce; });
+    const bool again = std::any_of(calls.begin(), calls.end(),
+                                   [](const Call& call) { return call.kind == Kind::all_reduce; });
     if (again) {
       end();
       begin();
@@ -340,7 +343,8 @@ class CopyEngines final : public PeerCopies {
     PERCEIVER_ASSERT(call.x.dtype() == DType::f32);
     const int64_t piece = even.elements() / size_;
     for (int64_t done = 0; done < piece;) {
-      const int64_t chunk = std::min(piece - done, (kStagingElements - staged_elements_) / (size_ - 1) / kUnit * kUnit);
+      const int64_t chunk =
+          std::min(piece - done, (kStagingElements - staged_elements_) / (size_ - 1) / kUnit * kUnit);
       if (chunk == 0) {
         add_all();
         continue;
@@ -406,7 +410,7 @@ class CopyEngines final : public PeerCopies {
   std::vector<std::unique_ptr<Mapping>> peer_flags_;
   std::vector<Exposed> exposed_;
   FlagOperations operations_;
-  int turns_ = 0;  ///< since the last join
+  int turns_ = 0;                  ///< since the last join
   std::vector<Sum> sums_, rests_;  ///< to be added: pieces in `staging_`, and in `rest_staging_`
   int64_t staged_elements_ = 0, rest_elements_ = 0;
 };
@@ -429,7 +433,8 @@ std::string first_obstacle(const PeerCopies::Gather& gather, const std::string& 
 
 std::string hosts_obstacle(const PeerCopies::Gather& gather) {
   const std::vector<std::string> boots = gather(boot_id());
-  const bool one = std::all_of(boots.begin(), boots.end(), [&](const auto& boot) { return boot == boots[0]; });
+  const bool one =
+      std::all_of(boots.begin(), boots.end(), [&](const auto& boot) { return boot == boots[0]; });
   return one ? "" : "the ranks are on several hosts";
 }
 

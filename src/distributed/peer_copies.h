@@ -2,8 +2,8 @@
 //
 // NCCL's kernels hold multiprocessors for as long as a transfer takes. The kernels of a training step are
 // persistent, with one block for each multiprocessor: a block whose multiprocessor is taken starts when NCCL
-// is done with it, and the whole kernel ends that much later. Copy engines move the same bytes over NVLink and
-// take no multiprocessor; what is left for a kernel is to add the pieces that have arrived.
+// is done with it, and the whole kernel ends that much later. Copy engines move the same bytes over NVLink
+// and take no multiprocessor; what is left for a kernel is to add the pieces that have arrived.
 //
 // Every rank maps the tensors of the others (CUDA IPC) and fetches what it needs from them. Flags in device
 // memory keep the ranks together; a stream sets and awaits them by itself (cuStreamBatchMemOp), so no kernel
@@ -17,9 +17,9 @@
 // `ready` of the same flags is set after `done` of this turn has come, and `done` after the `ready` that it
 // answers. Values never change from turn to turn, so recorded work can be replayed.
 //
-// A sum takes one turn, in which each rank fetches its piece from all others and adds them in order of ranks; if
-// all ranks need all of it, a second turn gathers the pieces. Then `ready` also says that the first turn is
-// over: what does not divide evenly was fetched whole there, and is added where the others have read it.
+// A sum takes one turn, in which each rank fetches its piece from all others and adds them in order of ranks;
+// if all ranks need all of it, a second turn gathers the pieces. Then `ready` also says that the first turn
+// is over: what does not divide evenly was fetched whole there, and is added where the others have read it.
 #pragma once
 
 #include <functional>
@@ -39,8 +39,8 @@ class PeerCopies {
   /// Collective: what every rank passed, in order of ranks.
   using Gather = std::function<std::vector<std::string>(const std::string&)>;
 
-  /// Collective. Enqueues on `stream` (a cudaStream_t) of `context`'s GPU. Null on every rank, with the reason
-  /// in `obstacle`, if the GPUs do not reach each other's memory, or the driver does not let them.
+  /// Collective. Enqueues on `stream` (a cudaStream_t) of `context`'s GPU. Null on every rank, with the
+  /// reason in `obstacle`, if the GPUs do not reach each other's memory, or the driver does not let them.
   static std::unique_ptr<PeerCopies> open(DeviceContext& context, void* stream, int rank, int size,
                                           Gather gather, std::string& obstacle);
   virtual ~PeerCopies() = default;
@@ -52,8 +52,8 @@ class PeerCopies {
   /// Whether x is a part of an exposed tensor: the same answer on every rank.
   virtual bool takes(const Tensor& x) const = 0;
 
-  /// As Communicator's functions of these names. Sums are of f32; what is scattered or gathered divides evenly
-  /// into pieces of a multiple of kUnit elements.
+  /// As Communicator's functions of these names. Sums are of f32; what is scattered or gathered divides
+  /// evenly into pieces of a multiple of kUnit elements.
   enum class Kind { reduce_scatter, all_gather, all_reduce };
   struct Call {
     Kind kind;

@@ -12,6 +12,9 @@ namespace {
 // New weights are sent in about eight parts: the first soon, and each as a few large transfers.
 constexpr size_t kLeastSent = size_t{4} << 20, kMostSent = size_t{64} << 20;  // bytes
 
+// What is gathered before a step ends, of all weights.
+constexpr double kEarly = 0.25;
+
 enum RunKind { before_blocks, in_blocks, after_blocks };
 
 /// What can be a bucket by itself: a self block, and elsewhere what was declared together.
@@ -37,8 +40,8 @@ std::vector<ParameterRun> runs_of(const PerceiverAR& model) {
 }  // namespace
 
 GradientExchange::GradientExchange(PerceiverAR& model, std::shared_ptr<Communicator> ranks, Sharding shard,
-                                   int64_t bucket_elements)
-    : model_(model), ranks_(std::move(ranks)), shard_(shard) {
+                                   int64_t bucket_elements, bool late)
+    : model_(model), ranks_(std::move(ranks)), shard_(shard), late_begin_(model.parameters().size()) {
   const std::vector<ParameterRun> runs = runs_of(model);
   partition_ = shard == Sharding::none
                    ? undivided_partition(runs, bucket_elements)
@@ -46,6 +49,7 @@ GradientExchange::GradientExchange(PerceiverAR& model, std::shared_ptr<Communica
   place_gradients(runs);
   take_values();
   make_slices();
+  if (late) choose_late();
   ranks_->expose(model_.parameters().read_values());
 }
 
@@ -188,23 +192,61 @@ void GradientExchange::publish(size_t index, bool rounded) {
                                               .y = slice.rounded.data()});
   if (slice.place.shared) return;
   const Bucket& bucket = partition_.buckets[slice_buckets_[index]];
-  const Tensor& read = model_.parameters().read_values();
-  unsent_.push_back(read.view(bucket.begin, {bucket.divided()}));
+  if (bucket.begin >= late_begin_) return;
+  unsent_.push_back(weights_of(bucket));
   unsent_bytes_ += unsent_.back().bytes();
-  if (unsent_bytes_ >= sent_together_) send();
+  if (unsent_bytes_ >= sent_together_) send_unsent();
 }
 
 void GradientExchange::finish_publishing() {
-  send();
+  send_unsent();
   ranks_->join();
 }
 
-void GradientExchange::send() {
-  ranks_->start_group();
-  for (const Tensor& each : unsent_) ranks_->all_gather(each, Order::beside);
-  ranks_->end_group();
+void GradientExchange::send_unsent() {
+  send(unsent_);
   unsent_.clear();
   unsent_bytes_ = 0;
+}
+
+void GradientExchange::send(const std::vector<Tensor>& weights) {
+  ranks_->start_group();
+  for (const Tensor& each : weights) ranks_->all_gather(each, Order::beside);
+  ranks_->end_group();
+}
+
+/// From the first block on before which kEarly of the weights lie: enough work to hide the rest.
+void GradientExchange::choose_late() {
+  const std::vector<int64_t>& blocks = model_.self_begin();
+  const auto least = static_cast<int64_t>(kEarly * static_cast<double>(model_.parameters().size()));
+  const auto first =
+      std::find_if(partition_.buckets.begin(), partition_.buckets.end(), [&](const Bucket& each) {
+        return each.begin >= least && std::binary_search(blocks.begin(), blocks.end(), each.begin);
+      });
+  if (first == partition_.buckets.end()) return;
+  late_begin_ = first->begin;
+  for (auto each = first; each != partition_.buckets.end(); ++each)
+    if (each->divided() > 0) late_.push_back(weights_of(*each));
+}
+
+void GradientExchange::send_late(Tape& tape) {
+  if (late_.empty()) return;
+  send(late_);
+  late_on_the_way_ = true;
+  tape.watch_parameters([this](int64_t first) {
+    if (first >= late_begin_ && std::exchange(late_on_the_way_, false)) ranks_->join();
+  });
+}
+
+void GradientExchange::settle() {
+  if (late_.empty()) return;
+  send(late_);
+  ranks_->join();
+}
+
+/// What the ranks gather of a bucket.
+Tensor GradientExchange::weights_of(const Bucket& bucket) const {
+  return model_.parameters().read_values().view(bucket.begin, {bucket.divided()});
 }
 
 int64_t GradientExchange::gradient_bytes() const {

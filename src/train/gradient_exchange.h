@@ -7,6 +7,10 @@
 // that passes read (ZeRO, Rajbhandari et al. 2020). With train.shard: none, buckets are all-reduced and every
 // rank updates everything.
 //
+// The weights of the first layers are gathered beside the update of the others. Those of the later layers
+// ("late") are gathered beside the forward of the next step, which waits for them where it comes to the first
+// of these layers; if no step follows at once, `settle` does it.
+//
 // train.shard: gradients keeps of the sums only a rank's slices. The gradients of self blocks then take turns
 // in two buffers, each of the largest bucket: while one is summed, backward writes the other.
 #pragma once
@@ -34,9 +38,10 @@ class GradientExchange {
   }
 
   /// Takes over the model's flat buffers: those that only hold what other ranks keep are freed. All ranks
-  /// must have the same weights. `model` must outlive this.
+  /// must have the same weights. `late`: whether weights may be gathered in the next step's forward; else
+  /// that of a pass finds all of them. `model` must outlive this.
   GradientExchange(PerceiverAR& model, std::shared_ptr<Communicator> ranks, Sharding shard,
-                   int64_t bucket_elements);
+                   int64_t bucket_elements, bool late);
 
   Communicator& ranks() const { return *ranks_; }
   const Partition& partition() const { return partition_; }
@@ -56,6 +61,10 @@ class GradientExchange {
   /// the other ranks, several slices at a time. After the last one, `finish_publishing`.
   void publish(size_t slice, bool rounded);
   void finish_publishing();
+  /// Before the forward of a step: sends the late weights, for which it will wait.
+  void send_late(Tape& tape);
+  /// After the last step for now: sends the late weights, too.
+  void settle();
 
   /// Collective: a buffer of state (or the values, for an empty tensor) in the layout of the flat buffers, on
   /// rank 0's host; nothing elsewhere.
@@ -74,7 +83,10 @@ class GradientExchange {
   void final_from(int64_t first);
   void start_sum(size_t bucket);
   void add_sum(size_t bucket);
-  void send();
+  void choose_late();
+  Tensor weights_of(const Bucket& bucket) const;
+  void send(const std::vector<Tensor>& weights);
+  void send_unsent();
 
   PerceiverAR& model_;
   std::shared_ptr<Communicator> ranks_;
@@ -88,6 +100,10 @@ class GradientExchange {
   std::vector<UpdatedSlice> slices_;
   std::vector<Tensor> unsent_;  ///< new weights, of which this rank has its slices
   size_t unsent_bytes_ = 0, sent_together_ = 0;
+  std::vector<Tensor> late_;
+  int64_t late_begin_ =
+      0;  ///< element of the flat buffers where they begin, with a layer; their end if none is
+  bool late_on_the_way_ = false;
   int64_t part_ = 0;
   size_t waiting_ = 0;             ///< buckets whose sums have not been started, from the first on
   std::optional<size_t> started_;  ///< the bucket whose sum is not in `sums_` yet

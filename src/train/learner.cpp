@@ -44,7 +44,9 @@ Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& r
       model_(model),
       ranks_(ranks),
       recordings_(static_cast<size_t>(config.train.micro_batches)),
-      slots_(model.context().is_cuda() ? kStepsInFlight : 1),
+      slots_(ranks.steps_in_flight > 0   ? ranks.steps_in_flight
+             : model.context().is_cuda() ? kStepsInFlight
+                                         : 1),
       totals_(Tensor::zeros(model.context(), DType::f64, {5})),
       state_(model.context()) {
   check_attention_backend(model.config(), model.context(), model.type());
@@ -55,7 +57,8 @@ Learner::Learner(const Config& config, PerceiverAR& model, const LearnerRanks& r
     exchange_ = std::make_unique<GradientExchange>(
         model, ranks_.all, shard,
         ranks_.bucket_elements > 0 ? ranks_.bucket_elements
-                                   : GradientExchange::bucket_elements(ranks_.all->size()));
+                                   : GradientExchange::bucket_elements(ranks_.all->size()),
+        gathers_late());
     shared_ = Tensor::zeros(context, DType::f64, {kShared});
     all_totals_ = Tensor::zeros(context, DType::f64, {kTotals});
   }
@@ -122,6 +125,7 @@ StepReport Learner::finish() {
   double shared[kShared] = {};
   if (exchange_) std::memcpy(shared, content + kTotalsBytes + sizeof scalars, kSharedBytes);
   --in_flight_;
+  if (exchange_ && in_flight_ == 0) exchange_->settle();
   updates_ = static_cast<int64_t>(scalars.update);
   for (double& total : totals) total /= sharing();
   StepReport report;
@@ -202,6 +206,7 @@ void Learner::compute_part(int64_t part, const PassOptions& options, std::option
   if (part == 0) model_.parameters().start_gradients();
   Tape tape(model_.context(), true, true, options.random);
   tape.check_finite(offender);
+  if (exchange_ && part == 0 && offender == nullptr) exchange_->send_late(tape);
   const bool sums = exchange_ && offender == nullptr && (last || exchange_->sums_each_part());
   if (sums) exchange_->watch(tape, part);
   const ops::LossOptions loss{config_.loss.label_smoothing, config_.loss.z_loss, &scalars()->loss_scale,

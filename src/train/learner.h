@@ -50,6 +50,7 @@ struct LearnerRanks {
   std::shared_ptr<Communicator> context_group = {};
   ExampleShare share = {};
   int64_t bucket_elements = 0;  ///< 0: GradientExchange::bucket_elements
+  size_t steps_in_flight = 0;   ///< at most; 0: as many as keep the device busy
 };
 
 struct StepReport {
@@ -162,6 +163,8 @@ class Learner {
   Tensor collect(const Tensor& state) const;
   Tensor memory_of_all_ranks(const Tensor& own) const;
   Tensor average_of(size_t slice) const;
+  /// Not if something at the start of a pass needs all weights, or waits for what the ranks gather.
+  bool gathers_late() const { return config_.train.precision != Precision::fp8 && !ranks_.context_group; }
   double sharing() const { return ranks_.context_group ? ranks_.context_group->size() : 1; }
   std::string find_offender(const Slot& slot);
   kernels::StepScalars* scalars() const { return state_.scalars(); }

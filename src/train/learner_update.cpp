@@ -78,7 +78,9 @@ void Learner::swap_average() {
                                               .b = average_of(i).data()});
     publish(i, false);
   }
-  if (exchange_) exchange_->finish_publishing();
+  if (!exchange_) return;
+  exchange_->finish_publishing();
+  exchange_->settle();
 }
 
 }  // namespace perceiver

@@ -1,9 +1,10 @@
-// Sums and gathers by copy engines. The ranks are threads that share one GPU, which differs from processes with
-// a GPU each only in how addresses are found (tools/multi_gpu_test.sh has those).
+// Sums and gathers by copy engines. The ranks are threads that share one GPU, which differs from processes
+// with a GPU each only in how addresses are found (tools/multi_gpu_test.sh has those).
 #include "distributed/peer_copies.h"
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <random>
 
 #include "kernels/ranks.h"
@@ -14,6 +15,10 @@ namespace perceiver {
 namespace {
 
 using Kind = PeerCopies::Kind;
+
+/// Streams that share one of the GPU's queues would wait for each other. Read when CUDA starts, in this
+/// process or in the next test's.
+[[maybe_unused]] const int queues = setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
 
 constexpr int64_t kElements = 240 << 10;  // of a tensor; divides by 16 x 2, 3 and 5
 
@@ -49,8 +54,8 @@ struct Rank {
     load_kernel();
   }
   Tensor exposed(int64_t elements) {
-    const Tensor x = Tensor::from_host(*context, {elements},
-                                       std::span<const float>(values_of(world.rank(), elements)));
+    const Tensor x =
+        Tensor::from_host(*context, {elements}, std::span<const float>(values_of(world.rank(), elements)));
     copies->expose(x);
     return x;
   }

@@ -17,6 +17,7 @@ constexpr int64_t kSteps = 5;
 struct Outcome {
   std::vector<StepReport> reports;
   std::vector<double> values, average, state;
+  std::vector<double> read;  ///< weights that a pass would read
   Learner::Bytes bytes;
 };
 
@@ -58,16 +59,20 @@ Outcome train_steps(const Config& config, World* world, const Spoil& spoil = {},
   const int64_t group = world == nullptr ? 0 : world->rank(), groups = world == nullptr ? 1 : world->size();
   ranks.share = share_of(config.train.batch, config.train.micro_batches, group, groups);
   ranks.bucket_elements = bucket;
+  ranks.steps_in_flight = 2;
   ranks.world = world;
   if (world != nullptr) ranks.all = world->communicator(model.context(), true);
   Learner learner(config, model, ranks);
   Loader loader(*data, Split::train, config.model, ranks.share, config.train.seed, 0);
   Outcome outcome;
   for (int64_t step = 0; step < kSteps; ++step) {
+    if (learner.in_flight() == learner.capacity()) outcome.reports.push_back(learner.finish());
     Batch batch = loader.next();
     if (spoil) spoil(step, static_cast<int>(group), batch);
-    outcome.reports.push_back(learner.step(step, batch));
+    learner.start(step, batch);
   }
+  while (learner.in_flight() > 0) outcome.reports.push_back(learner.finish());
+  outcome.read = doubles(model.parameters().read_values());
   if (const Tensor values = learner.collect_values())
     outcome.values = without_key_biases(model, doubles(values));
   if (const Tensor average = learner.collect_average())
@@ -171,6 +176,17 @@ TEST(Ranks, RecomputationAndEveryRankHasTheSameReports) {
       EXPECT_EQ(each.reports[i].sums.loss, all[0].reports[i].sums.loss);
       EXPECT_EQ(each.reports[i].gradient_norm, all[0].reports[i].gradient_norm);
     }
+}
+
+// Some are gathered after the step's end.
+TEST(Ranks, WhenNoStepIsInFlightEveryRankHasAllWeights) {
+  for (const Sharding shard : {Sharding::none, Sharding::optimizer, Sharding::gradients}) {
+    Config config = wide_config();
+    config.train.shard = shard;
+    config.model.layers = 8;
+    const std::vector<double> alone = train_steps(config, nullptr).read;
+    for (const Outcome& each : train_ranks(3, config)) expect_near(each.read, alone, 1e-9);
+  }
 }
 
 TEST(Ranks, RepeatBitwise) {

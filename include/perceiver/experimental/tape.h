@@ -87,6 +87,9 @@ class PERCEIVER_API Tape {
   /// During backward, `watch` is called with elements of the flat gradient buffer (ParameterStore),
   /// descending: the gradients from there on are final. Set it before forward.
   void watch_gradients(std::function<void(int64_t)> watch) { watch_ = std::move(watch); }
+  /// During forward, `watch` is called with elements of the flat parameter buffers, ascending: what was
+  /// enqueued so far does not use the parameters from there on. Set it before forward.
+  void watch_parameters(std::function<void(int64_t)> watch) { parameter_watch_ = std::move(watch); }
   /// Parameters from element `first` on are used by operations recorded after this call only.
   void begin_parameters(int64_t first);
 
@@ -133,7 +136,7 @@ class PERCEIVER_API Tape {
   std::vector<Tensor> written_;
   std::optional<std::string>* offender_ = nullptr;
   std::string scope_;
-  std::function<void(int64_t)> watch_;
+  std::function<void(int64_t)> watch_, parameter_watch_;
 };
 
 /// Activation checkpointing: runs `block` on `input` without keeping what its backward needs, and runs it
