@@ -3,11 +3,17 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "perceiver/experimental/tensor.h"
 
 namespace perceiver {
+
+/// Collective, on the host: what every rank passed, in order of ranks.
+using HostGather = std::function<std::vector<std::string>(const std::string&)>;
 
 /// When a collective runs, on a device that works asynchronously. On the CPU there is no difference.
 enum class Order {

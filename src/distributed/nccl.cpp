@@ -3,7 +3,6 @@
 #include "base/check.h"
 
 #if defined(PERCEIVER_CUDA) && __has_include(<nccl.h>)
-#include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <nccl.h>
 
@@ -11,6 +10,7 @@
 #include <cstring>
 #include <exception>
 
+#include "distributed/side_stream.h"
 #include "kernels/cuda/support/errors.h"
 
 namespace perceiver::nccl {
@@ -92,54 +92,13 @@ const Library& library() {
   return library;
 }
 
-/// A stream for the collectives of every group of this process. One is enough, and safer than several: the
-/// kernels of two groups that run at a time may wait for each other's multiprocessors, in another order on
-/// each rank.
-class SideStream {
- public:
-  explicit SideStream(DeviceContext& context) : context_(context) {
-    (void)main();  // makes the device current
-    int least = 0, greatest = 0;
-    check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "priorities of streams");
-    check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest), "stream");
-    for (cudaEvent_t* event : {&before_, &after_})
-      check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "event");
-  }
-  ~SideStream() {
-    cudaStreamSynchronize(stream);
-    cudaEventDestroy(before_);
-    cudaEventDestroy(after_);
-    cudaStreamDestroy(stream);
-  }
-  SideStream(const SideStream&) = delete;
-  SideStream& operator=(const SideStream&) = delete;
-
-  /// What follows on this stream runs after what was enqueued on the context's.
-  void follow() {
-    check(cudaEventRecord(before_, main()), "event");
-    check(cudaStreamWaitEvent(stream, before_, 0), "event");
-  }
-  /// And the other way round.
-  void lead() {
-    check(cudaEventRecord(after_, stream), "event");
-    check(cudaStreamWaitEvent(main(), after_, 0), "event");
-  }
-
-  cudaStream_t stream = nullptr;
-
- private:
-  cudaStream_t main() const { return static_cast<cudaStream_t>(context_.launch().stream); }
-
-  DeviceContext& context_;
-  cudaEvent_t before_ = nullptr, after_ = nullptr;
-};
-
+/// One side stream serves the groups of a process. That is enough, and safer than several: the kernels of two
+/// groups that run at a time may wait for each other's multiprocessors, in another order on each rank.
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(ncclComm_t comm, std::shared_ptr<SideStream> side, int rank, int size)
       : Communicator(rank, size), comm_(comm), side_(std::move(side)) {}
   ~NcclCommunicator() override {
-    copies_.reset();
     // Destruction waits for work in progress, which never ends if another rank has failed.
     if (std::uncaught_exceptions() > 0) {
       library().abort(comm_);
@@ -148,23 +107,9 @@ class NcclCommunicator final : public Communicator {
     }
   }
 
-  /// Collective.
-  void connect_copies(DeviceContext& context, const PeerCopies::Gather& gather) {
-    copies_ = PeerCopies::open(context, side_->stream, rank_, size_, gather, copies_obstacle_);
-  }
-
-  std::string name() const override {
-    if (copies_) return version() + ", copy engines";
-    return copies_obstacle_.empty() ? version() : fmt::format("{} alone: {}", version(), copies_obstacle_);
-  }
+  std::string name() const override { return version(); }
   bool recordable() const override { return true; }
-  void join() override {
-    if (copies_) copies_->join();
-    side_->lead();
-  }
-  void expose(const Tensor& x) override {
-    if (copies_) copies_->expose(x);
-  }
+  void join() override { side_->lead(); }
   void start_group() override {
     library().check(library().group_start(), "starting a group");
     in_group_ = true;
@@ -172,25 +117,21 @@ class NcclCommunicator final : public Communicator {
   void end_group() override {
     in_group_ = false;
     library().check(library().group_end(), "ending a group");
-    run_copies();
   }
 
   void all_reduce(const Tensor& x, Order order) override {
-    if (copied(PeerCopies::Kind::all_reduce, x, order)) return;
     run(order, "all-reduce", [&] {
       const auto elements = static_cast<size_t>(x.elements());
       return library().all_reduce(x.data(), x.data(), elements, type_of(x), ncclSum, comm_, side_->stream);
     });
   }
   void reduce_scatter(const Tensor& x, Order order) override {
-    if (copied(PeerCopies::Kind::reduce_scatter, x, order)) return;
     run(order, "reduce-scatter", [&] {
       const size_t piece = piece_of(x, x.elements());
       return library().reduce_scatter(x.data(), own(x), piece, type_of(x), ncclSum, comm_, side_->stream);
     });
   }
   void all_gather(const Tensor& x, Order order) override {
-    if (copied(PeerCopies::Kind::all_gather, x, order)) return;
     run(order, "all-gather", [&] {
       const size_t piece = piece_of(x, static_cast<int64_t>(x.bytes()));
       return library().all_gather(own(x), x.data(), piece, ncclUint8, comm_, side_->stream);
@@ -206,21 +147,6 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
-  /// Whether copy engines do it; they have been told then.
-  bool copied(PeerCopies::Kind kind, const Tensor& x, Order order) {
-    const bool sums = kind != PeerCopies::Kind::all_gather;
-    if (!copies_ || order != Order::beside || (sums && x.dtype() != DType::f32) || !copies_->takes(x))
-      return false;
-    copied_.push_back({kind, x});
-    if (!in_group_) run_copies();
-    return true;
-  }
-  void run_copies() {
-    if (copied_.empty()) return;
-    side_->follow();
-    copies_->run(copied_);
-    copied_.clear();
-  }
   template <typename Work>
   void run(Order order, const char* what, Work work) {
     PERCEIVER_ASSERT(!in_group_ || order == Order::beside);
@@ -249,10 +175,6 @@ class NcclCommunicator final : public Communicator {
 
   ncclComm_t comm_;
   std::shared_ptr<SideStream> side_;
-  std::unique_ptr<PeerCopies>
-      copies_;  ///< null: with one rank, in a part of a group, or if there is an obstacle
-  std::string copies_obstacle_;
-  std::vector<PeerCopies::Call> copied_;  ///< of the current group
   bool in_group_ = false;
 };
 
@@ -277,7 +199,7 @@ std::string version() {
 }
 
 std::shared_ptr<Communicator> communicator(DeviceContext& context, int rank, int size,
-                                           const PeerCopies::Gather& gather, bool deterministic) {
+                                           const HostGather& gather, bool deterministic) {
   if (!obstacle().empty()) throw_user("several GPUs need NCCL, but {}", obstacle());
   set_defaults(deterministic);
   ncclUniqueId id{};
@@ -289,9 +211,7 @@ std::shared_ptr<Communicator> communicator(DeviceContext& context, int rank, int
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   ncclComm_t comm = nullptr;
   library().check(library().init(&comm, size, id, rank, &config), "connecting the ranks");
-  auto communicator = std::make_shared<NcclCommunicator>(comm, std::move(side), rank, size);
-  if (size > 1) communicator->connect_copies(context, gather);
-  return communicator;
+  return std::make_shared<NcclCommunicator>(comm, std::move(side), rank, size);
 }
 
 }  // namespace perceiver::nccl
@@ -306,7 +226,7 @@ std::string obstacle() {
 std::string version() {
   return "";
 }
-std::shared_ptr<Communicator> communicator(DeviceContext&, int, int, const PeerCopies::Gather&, bool) {
+std::shared_ptr<Communicator> communicator(DeviceContext&, int, int, const HostGather&, bool) {
   throw_user("several GPUs need NCCL, but {}", obstacle());
 }
 

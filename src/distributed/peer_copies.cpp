@@ -186,7 +186,7 @@ struct Exposed {
 
 class CopyEngines final : public PeerCopies {
  public:
-  CopyEngines(DeviceContext& context, cudaStream_t stream, int rank, int size, Gather gather)
+  CopyEngines(DeviceContext& context, cudaStream_t stream, int rank, int size, HostGather gather)
       : context_(context),
         stream_(stream),
         rank_(rank),
@@ -405,7 +405,7 @@ class CopyEngines final : public PeerCopies {
   DeviceContext& context_;
   cudaStream_t stream_;
   int rank_, size_;
-  Gather gather_;
+  HostGather gather_;
   Tensor flags_, staging_, rest_staging_;
   std::vector<std::unique_ptr<Mapping>> peer_flags_;
   std::vector<Exposed> exposed_;
@@ -425,13 +425,13 @@ std::string own_obstacle(int size) {
 }
 
 /// The first rank's that has one; the same on every rank.
-std::string first_obstacle(const PeerCopies::Gather& gather, const std::string& mine) {
+std::string first_obstacle(const HostGather& gather, const std::string& mine) {
   for (const std::string& each : gather(mine))
     if (!each.empty()) return each;
   return "";
 }
 
-std::string hosts_obstacle(const PeerCopies::Gather& gather) {
+std::string hosts_obstacle(const HostGather& gather) {
   const std::vector<std::string> boots = gather(boot_id());
   const bool one =
       std::all_of(boots.begin(), boots.end(), [&](const auto& boot) { return boot == boots[0]; });
@@ -441,7 +441,7 @@ std::string hosts_obstacle(const PeerCopies::Gather& gather) {
 }  // namespace
 
 std::unique_ptr<PeerCopies> PeerCopies::open(DeviceContext& context, void* stream, int rank, int size,
-                                             Gather gather, std::string& obstacle) {
+                                             HostGather gather, std::string& obstacle) {
   obstacle = hosts_obstacle(gather);
   if (obstacle.empty()) obstacle = first_obstacle(gather, own_obstacle(size));
   if (!obstacle.empty()) return nullptr;

@@ -22,13 +22,12 @@
 // is over: what does not divide evenly was fetched whole there, and is added where the others have read it.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "perceiver/experimental/tensor.h"
+#include "distributed/communicator.h"
 
 namespace perceiver {
 
@@ -36,13 +35,10 @@ namespace perceiver {
 /// time.
 class PeerCopies {
  public:
-  /// Collective: what every rank passed, in order of ranks.
-  using Gather = std::function<std::vector<std::string>(const std::string&)>;
-
   /// Collective. Enqueues on `stream` (a cudaStream_t) of `context`'s GPU. Null on every rank, with the
   /// reason in `obstacle`, if the GPUs do not reach each other's memory, or the driver does not let them.
   static std::unique_ptr<PeerCopies> open(DeviceContext& context, void* stream, int rank, int size,
-                                          Gather gather, std::string& obstacle);
+                                          HostGather gather, std::string& obstacle);
   virtual ~PeerCopies() = default;
   PeerCopies(const PeerCopies&) = delete;
   PeerCopies& operator=(const PeerCopies&) = delete;
