@@ -1,15 +1,21 @@
 #include "train/validation.h"
 
+#include <algorithm>
+
 #include "distributed/together.h"
 #include "eval/evaluator.h"
 
 namespace perceiver {
 namespace {
 
-/// By default as many as this rank trains on at once, so that validation needs no more memory than training.
+/// By default as many as a rank trains on at once, so that validation needs no more memory than training. Of
+/// ranks with shares of different sizes the smallest: windows are dealt in batches, which are the same for all.
 int64_t windows_at_once(const Config& config, const LearnerRanks& ranks) {
   if (config.eval.batch > 0) return config.eval.batch;
-  return ranks.all ? ranks.share.count : config.train.batch / config.train.micro_batches;
+  const int64_t together = config.train.batch / config.train.micro_batches;
+  if (!ranks.all) return together;
+  const int64_t shared_by = ranks.context_group ? ranks.context_group->size() : 1;
+  return std::max<int64_t>(1, together * shared_by / ranks.all->size());
 }
 
 EvaluationOptions evaluation_options(const Config& config, const LearnerRanks& ranks) {

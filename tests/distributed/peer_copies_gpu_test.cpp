@@ -118,13 +118,14 @@ TEST_P(PeerCopiesGpu, MoreCallsThanTurnsBetweenJoins) {
   });
 }
 
-TEST_P(PeerCopiesGpu, RecordedWorkIsReplayed) {
+// Of two ranks: the streams of a recording choose their queues themselves, and there are not many.
+TEST(PeerCopiesGpu, RecordedWorkIsReplayed) {
   SKIP_WITHOUT_GPU();
   constexpr int kReplays = 5;
-  std::vector<float> expected = sum_of_ranks(GetParam(), kElements);
+  std::vector<float> expected = sum_of_ranks(2, kElements);
   for (int replay = 1; replay < kReplays; ++replay)
-    expected = sum_of(std::vector<std::vector<float>>(static_cast<size_t>(GetParam()), expected));
-  run_ranks(GetParam(), [&](ThreadWorld& world) {
+    expected = sum_of({expected, expected});
+  run_ranks(2, [&](ThreadWorld& world) {
     Rank rank(world);
     const Tensor x = rank.exposed(kElements);
     const auto work = rank.context->record([&] {

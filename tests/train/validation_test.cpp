@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "eval/evaluator.h"
+#include "tests/support/thread_world.h"
 #include "tests/support/tiny_run.h"
 
 namespace perceiver {
@@ -51,6 +52,22 @@ TEST(Validation, ScoresAsManyWindowsAtOnceAsTrainingHasExamples) {
   EXPECT_TRUE(validate(subject.model, *subject.data, {}));
   EXPECT_EQ(polls, batches);
   EXPECT_GT(batches, 1);
+}
+
+// 4 examples are 1, 1 and 2.
+TEST(Validation, RanksWithSharesOfDifferentSizesScoreWhatOneDoes) {
+  Subject subject;
+  subject.config.eval.batch = 0;
+  subject.config.train.batch = 4;
+  const auto alone = make_validation(subject.config, {})(subject.model, *subject.data, {});
+  run_ranks(3, [&](ThreadWorld& world) {
+    const Subject own;
+    const LearnerRanks ranks{.world = &world,
+                             .all = world.communicator(own.model.context(), true),
+                             .share = share_of(4, 1, world.rank(), 3)};
+    const auto score = make_validation(subject.config, {})(own.model, *own.data, ranks);
+    EXPECT_NEAR(score->loss, alone->loss, 1e-6 * alone->loss);
+  });
 }
 
 TEST(Validation, GivesUpOnceItIsCancelled) {
