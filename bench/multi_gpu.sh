@@ -1,16 +1,20 @@
 #!/bin/sh
 # Training steps on several GPUs of this machine; prints JSON lines.
-#   bench/multi_gpu.sh [BUILD_FOLDER] [overhead|scaling|context|pytorch]...      (default: build, all)
-# overhead: the step alone and over a communicator of one rank. scaling: configs/bench on 1, 2, 4, … GPUs, the batch of
-# the configuration on each (weak), and that batch in all (strong, where it divides). context: long contexts over all GPUs.
+#   bench/multi_gpu.sh [BUILD_FOLDER] [overhead|alone|scaling|context|pytorch]...      (default: build, all)
+# overhead: the step alone and over a communicator of one rank. alone: the step of each GPU by itself, all at the same
+# time; what several reach together is to be measured against the slowest. scaling: configs/bench on 1, 2, 4, … GPUs, the
+# batch of the configuration on each (weak), and that batch in all (strong, where it divides); then all GPUs with NCCL
+# alone, and with an algorithm of its choice. context: long contexts over all GPUs.
 # pytorch: DistributedDataParallel, where PYTHON (default: python3) has PyTorch. CONFIGS selects configurations.
 set -eu
 cd "$(dirname "$0")/.."
 program=${1:-build}/perceiver
 [ $# -eq 0 ] || shift
-[ $# -gt 0 ] || set -- overhead scaling context pytorch
+[ $# -gt 0 ] || set -- overhead alone scaling context pytorch
 configs=${CONFIGS:-imagenet64 copy131k music4k small}
 gpus=$(nvidia-smi -L | wc -l)
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
 python=${PYTHON:-python3}
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
 
@@ -36,6 +40,18 @@ overhead() {
   done
 }
 
+alone() {
+  for name in $configs; do
+    gpu=0
+    while [ "$gpu" -lt "$gpus" ]; do
+      CUDA_VISIBLE_DEVICES=$gpu step "$name" 0 "$(batch_of "$name")" > "$results/$gpu" &
+      gpu=$((gpu + 1))
+    done
+    wait
+    cat "$results"/*
+  done
+}
+
 scaling() {
   for name in $configs; do
     batch=$(batch_of "$name")
@@ -45,7 +61,9 @@ scaling() {
       [ "$ranks" -eq 1 ] || [ $((batch % ranks)) -ne 0 ] || step "$name" "$ranks" "$batch"
       ranks=$((2 * ranks))
     done
-    step "$name" "$gpus" $((batch * gpus)) --set train.deterministic_reduction=false
+    for deterministic in true false; do
+      PERCEIVER_PEER_COPIES=0 step "$name" "$gpus" $((batch * gpus)) --set train.deterministic_reduction=$deterministic
+    done
   done
 }
 
@@ -71,7 +89,7 @@ echo "$(date -u +%Y-%m-%d) $(git rev-parse --short HEAD 2> /dev/null || echo 'no
 nvidia-smi --query-gpu=name,driver_version,clocks.sm --format=csv,noheader
 for part in "$@"; do
   case $part in
-    overhead | scaling | context | pytorch) $part ;;
-    *) echo "unknown benchmark '$part': overhead, scaling, context or pytorch" >&2; exit 2 ;;
+    overhead | alone | scaling | context | pytorch) $part ;;
+    *) echo "unknown benchmark '$part': overhead, alone, scaling, context or pytorch" >&2; exit 2 ;;
   esac
 done

@@ -3,8 +3,9 @@
 
     bench/predict_scaling.py [--bucket MIB] [--billions PARAMETERS]
 
-Prints the tables of the document. Nothing in them is measured but the step of one GPU (docs/benchmarks/h100.md);
-the rest follows from the formulas below, so that a measured run can refute them.
+Prints the tables of the document. Measured are the step of one GPU and, on two GPUs, copies, flags, and what
+waiting for each other costs (docs/benchmarks/h200.md); the rest follows from the formulas below, so that a
+measured run can refute them.
 """
 import argparse
 import math
@@ -12,16 +13,23 @@ import os
 import re
 
 CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "configs", "bench")
-STEP_MS = {"imagenet64": 108.2, "copy131k": 29.1, "music4k": 91.4, "small": 11.8}  # h100.md, 2026-11-28
-RANKS = [8, 64, 512]
+STEP_MS = {"imagenet64": 91.2, "copy131k": 26.0, "music4k": 77.3, "small": 9.34}  # h200.md, 2026-11-30, the slower of two
+RANKS = [2, 8, 64, 512]
 
 GPUS_PER_NODE = 8
-BANDWIDTH = 360e9  # bytes/s of a ring over 8 GPUs with NVLink 4, or over nodes with 8 x 400 Gb/s: 8 x 45 GB/s
-MEMORY = 3.0e12  # bytes/s of a copy on an H100
-# NCCL's own constants for a ring with the protocol Simple (src/graph/tuning.cc): a call, a step in a node, a
-# step between nodes.
+MEMORY = 3.4e12  # bytes/s of an update on an H200
+# Copy engines, in a node: a copy takes COPY_S and its bytes; the flags of a turn take TURN_S; what arrives is
+# added at ADD bytes/s by a kernel that the others make room for.
+COPY_BANDWIDTH, COPY_S, TURN_S, ADD = 390e9, 3e-6, 25e-6, 3.0e12
+# NCCL, between nodes: 8 x 400 Gb/s for a node, of which about 45 GB/s a GPU are used, in a ring of which every
+# GPU has a part. Its constants for a ring with the protocol Simple (src/graph/tuning.cc): a call, a step in a
+# node, a step between nodes. DELAY: what a transfer beside kernels delays them, of its own time.
+RING_BANDWIDTH, DELAY = 360e9, 0.7
 CALL_S, STEP_S, NET_STEP_S = 8.4e-6, 3.4e-6, 14e-6
-BACKWARD = 2 / 3  # of a step, beside which gradients are summed
+CONTROL_S = 60e-6  # two sums of a few numbers, in a node
+WAITING = 0.02  # of the pass: a step takes as long as that of the slowest GPU
+BACKWARD = 2 / 3  # of a pass, beside which gradients are summed; the rest hides the gather of weights
+EARLY = 1 / 4  # of the weights, gathered beside the update
 SLICE = 16  # elements: parameters are divided among ranks in multiples of this
 UPDATE_BYTES = 34  # per parameter: AdamW's reads and writes, and a pass for the norm
 
@@ -77,7 +85,28 @@ def latency(ranks):
 
 
 def wire(size, ranks):
-    return size * (ranks - 1) / ranks / BANDWIDTH
+    return size * (ranks - 1) / ranks
+
+
+def by_copies(n, ranks, last, reductions, gathers):
+    """Seconds in a node: of sums and gather, and what they add to a step."""
+    def transfer(size, calls):
+        return calls * (TURN_S + (ranks - 1) * COPY_S) + wire(size, ranks) / COPY_BANDWIDTH
+
+    add = GRADIENT * n * (ranks + 1) / ranks / ADD
+    update = UPDATE_BYTES * n / MEMORY / ranks
+    reduce, gather = transfer(GRADIENT * n, reductions) + add, transfer(WEIGHT * n, gathers)
+    final = 2 * TURN_S + wire(last, ranks) / COPY_BANDWIDTH  # the last bucket
+    return reduce, gather, add + final + max(0, EARLY * (gather - update)) + CONTROL_S
+
+
+def by_nccl(n, ranks, last, reductions, gathers, pass_s):
+    """The same among nodes. Sums that do not fit beside backward are exposed, and so is the gather beside forward."""
+    reduce = reductions * latency(ranks) + wire(GRADIENT * n, ranks) / RING_BANDWIDTH
+    gather = gathers * latency(ranks) + wire(WEIGHT * n, ranks) / RING_BANDWIDTH
+    final = 3 * latency(ranks) + wire(last, ranks) / RING_BANDWIDTH
+    beside = min(reduce - final, BACKWARD * pass_s), min((1 - EARLY) * gather, (1 - BACKWARD) * pass_s)
+    return reduce, gather, reduce + gather - (1 - DELAY) * sum(beside) + 2 * latency(ranks)
 
 
 def step(name, ranks, batch, bucket):
@@ -87,33 +116,34 @@ def step(name, ranks, batch, bucket):
     measured_batch, layers = int(config["train"]["batch"]), int(config["model"]["layers"])
     update = UPDATE_BYTES * n / MEMORY
     pass_s = (STEP_MS[name] / 1e3 - update) / measured_batch * batch  # the products' efficiency stays
-    backward = BACKWARD * pass_s * min(batch, measured_batch) / batch  # of the last micro-batch
+    last_pass = pass_s * min(batch, measured_batch) / batch  # the last micro-batch
+    last = min(bucket, GRADIENT * (n - layers * block))
     reductions, gathers = calls(config["model"], ranks, bucket)
-    reduce = reductions * latency(ranks) + wire(GRADIENT * n, ranks)
-    final = 3 * latency(ranks) + wire(min(bucket, GRADIENT * (n - layers * block)), ranks)
-    exposed = final + max(0, reduce - final - backward)
-    gather = gathers * latency(ranks) + wire(WEIGHT * n, ranks)
-    total = pass_s + update / ranks + exposed + gather + 2 * latency(ranks)
-    return {"n": n, "total": total, "compute": pass_s + update / ranks, "reduce": reduce, "exposed": exposed, "gather": gather}
+    if ranks <= GPUS_PER_NODE:
+        reduce, gather, added = by_copies(n, ranks, last, reductions, gathers)
+    else:
+        reduce, gather, added = by_nccl(n, ranks, last, reductions, gathers, last_pass)
+    compute = pass_s + update / ranks
+    return {"n": n, "total": compute + WAITING * pass_s + added, "compute": compute, "reduce": reduce, "added": added, "gather": gather}
 
 
 def weak(bucket):
-    print(f"| configuration | parameters | GPUs | examples | compute, ms | reduction, ms | of it exposed | gather, ms | step, ms | efficiency |")
+    print(f"| configuration | parameters | GPUs | examples | compute, ms | sums, ms | gather, ms | both add, ms | step, ms | efficiency |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, one in STEP_MS.items():
         batch = int(read_yaml(os.path.join(CONFIGS, name + ".yaml"))["train"]["batch"])
         for ranks in RANKS:
             s = step(name, ranks, batch, bucket(ranks))
             print(f"| {name} | {s['n'] / 1e6:.1f}M | {ranks} | {ranks * batch} | {s['compute'] * 1e3:.1f} | {s['reduce'] * 1e3:.1f} "
-                  f"| {s['exposed'] * 1e3:.1f} | {s['gather'] * 1e3:.1f} | {s['total'] * 1e3:.1f} | {one / s['total'] / 10:.0f}% |")
+                  f"| {s['gather'] * 1e3:.1f} | {s['added'] * 1e3:.1f} | {s['total'] * 1e3:.1f} | {one / s['total'] / 10:.0f}% |")
 
 
 def strong(bucket, examples=512):
-    print(f"| configuration | " + " | ".join(f"{r} GPUs, ms" for r in RANKS) + " | " + " | ".join(f"speed-up {RANKS[0]} to {r}" for r in RANKS[1:]) + " |")
-    print("|---" * (2 * len(RANKS)) + "|")
+    print("| configuration | " + " | ".join(f"{r} GPUs, ms" for r in RANKS[1:]) + " | " + " | ".join(f"speed-up {RANKS[1]} to {r}" for r in RANKS[2:]) + " |")
+    print("|---" * (2 * len(RANKS) - 2) + "|")
     for name in STEP_MS:
-        times = [step(name, ranks, examples // ranks, bucket(ranks))["total"] for ranks in RANKS]
-        speed = [f"{times[0] / t:.1f} of {r // RANKS[0]}" for t, r in zip(times[1:], RANKS[1:])]
+        times = [step(name, ranks, examples // ranks, bucket(ranks))["total"] for ranks in RANKS[1:]]
+        speed = [f"{times[0] / t:.1f} of {r // RANKS[1]}" for t, r in zip(times[1:], RANKS[2:])]
         print(f"| {name} | " + " | ".join(f"{t * 1e3:.1f}" for t in times) + " | " + " | ".join(speed) + " |")
 
 
