@@ -70,6 +70,7 @@ struct Fp8Gemm {
   bool accumulate = false;
   bool precise = false;
   const void* bias = nullptr;
+  const void* addend = nullptr;  // as in Gemm
 };
 
 /// fp8_quantize of what fp8_gemm gives, in one pass: y = activation(product), or with `quantize.x`, product *

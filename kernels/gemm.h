@@ -8,9 +8,10 @@
 
 namespace perceiver::kernels {
 
-/// C [m, n] = op(A) [m, k] · op(B) [k, n] + bias [n], row-major. C has type `out_type`; A, B and bias have
-/// `type`. A bias excludes `accumulate`. With a `batch`, so many products, whose matrices follow each other
-/// at the strides; without bias.
+/// C [m, n] = op(A) [m, k] · op(B) [k, n] + bias [n] + addend [m, n], row-major. C has type `out_type`, and
+/// so has the addend, which lies as C does and is not C; A, B and bias have `type`. Bias and addend exclude
+/// `accumulate`. With a `batch`, so many products, whose matrices follow each other at the strides; without
+/// bias and addend.
 struct Gemm {
   DType type, out_type;
   bool transpose_a = false, transpose_b = false;
@@ -23,6 +24,7 @@ struct Gemm {
   int64_t ldc;
   bool accumulate = false;
   const void* bias = nullptr;
+  const void* addend = nullptr;
   int64_t batch = 1;
   int64_t stride_a = 0, stride_b = 0, stride_c = 0;  // elements from one product to the next
 };

@@ -41,7 +41,8 @@ small_model() {
   done
 }
 
-# Two ranks on one GPU, which NCCL does not allow: MPI carries the tensors through pinned memory.
+# Two ranks on one GPU, which NCCL does not allow: copy engines make the large sums and gathers, as between GPUs of a
+# host, and MPI carries the rest through pinned memory.
 shared_gpu() {
   if ! "$build/perceiver" info --devices | grep -q '^MPI *built in' || ! command -v mpirun > /dev/null; then
     echo "skipped: two ranks on one GPU need mpirun and a build with MPI"
@@ -57,6 +58,7 @@ shared_gpu() {
       > "$logs/ranks.log"
   done
   tools/compare_losses.py "$logs/ranks.1" "$logs/ranks.2" 1e-4
+  grep -q 'copy engines"' "$logs/ranks.2/environment.jsonl" || { echo "no copy engines were used" >&2; exit 1; }
 }
 
 if [ -z "${SANITIZE_ONLY:-}" ]; then

@@ -43,6 +43,10 @@ for shard in none optimizer gradients; do
   train $shard 40 $f32 --gpus "$ranks" --set train.shard=$shard
   check "shard $shard on $ranks GPUs: the losses of one" near alone $shard 1e-4
 done
+for shard in none optimizer gradients; do
+  PERCEIVER_PEER_COPIES=0 train nccl_$shard 40 $f32 --gpus "$ranks" --set train.shard=$shard
+  check "the same with NCCL alone" near alone nccl_$shard 1e-4
+done
 train micro 40 $f32 --gpus "$ranks" --set train.shard=gradients --set train.micro_batches=2
 check "two micro-batches" near alone micro 1e-4
 train shared 40 $f32 --gpus "$ranks" --set train.context_shards="$ranks"

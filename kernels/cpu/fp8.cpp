@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/elementwise.h"
 #include "kernels/fp8.h"
 #include "kernels/fp8_codes.h"
 #include "kernels/gemm.h"
@@ -164,6 +165,7 @@ void fp8_quantize_many(const Fp8QuantizeMany& k) {
 void fp8_gemm(const Fp8Gemm& g) {
   PERCEIVER_ASSERT(g.type == g.out_type);
   with_type(g.type, [&]<typename T>() { multiply<T>(g); });
+  if (g.addend != nullptr) add({.type = g.type, .elements = g.m * g.n, .source = g.addend, .target = g.c});
 }
 
 void fp8_gemm_quantize(const Fp8GemmQuantize& k) {

@@ -13,6 +13,7 @@
 #include "kernels/cpu/blocked_signals.h"
 #include "kernels/cpu/packed_gemm.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/elementwise.h"
 #include "kernels/gemm.h"
 
 namespace perceiver::kernels::cpu {
@@ -148,7 +149,8 @@ Gemm one_of(const Gemm& g, int64_t index) {
 }  // namespace
 
 void gemm(const Gemm& g) {
-  PERCEIVER_ASSERT(g.type == g.out_type && g.k > 0 && !(g.bias != nullptr && (g.accumulate || g.batch > 1)));
+  const bool adds = g.bias != nullptr || g.addend != nullptr;
+  PERCEIVER_ASSERT(g.type == g.out_type && g.k > 0 && !(adds && (g.accumulate || g.batch > 1)));
   if (g.batch != 1) {
     for (int64_t i = 0; i < g.batch; ++i) gemm(one_of(g, i));
     return;
@@ -161,14 +163,16 @@ void gemm(const Gemm& g) {
     const Gemm block = block_of(g, grid, part);
     g.type == DType::f64 ? gemm_f64(block) : gemm_f32(block);
   });
-  if (g.bias == nullptr) return;
+  if (!adds) return;
   PERCEIVER_ASSERT(g.ldc == g.n);  // on the CPU, results have no padding
-  bias_activation({.type = g.type,
-                   .rows = g.m,
-                   .columns = g.n,
-                   .activation = Activation::identity,
-                   .pre = g.c,
-                   .bias = g.bias});
+  if (g.bias != nullptr)
+    bias_activation({.type = g.type,
+                     .rows = g.m,
+                     .columns = g.n,
+                     .activation = Activation::identity,
+                     .pre = g.c,
+                     .bias = g.bias});
+  if (g.addend != nullptr) add({.type = g.type, .elements = g.m * g.n, .source = g.addend, .target = g.c});
 }
 
 }  // namespace perceiver::kernels::cpu

@@ -36,6 +36,19 @@ int64_t per_example(const Variable& z, const BlockPass& pass) {
   return z.value.elements() / pass.batch;
 }
 
+/// sum + mlp(normal), the end of a block. In training the MLP adds by itself, and rounds once, where nothing of
+/// it is dropped. Elsewhere its result is rounded before, as it is in cached steps, which are to agree with
+/// passes over all tokens.
+Variable add_mlp(Tape& tape, const Mlp& mlp, const Variable& sum, const Variable& normal,
+                 const BlockPass& pass, const ops::DropoutSite& site) {
+  const bool adds = tape.training() && pass.residual_dropout == 0;
+  const Variable added = adds ? sum : Variable{};
+  const Variable result = run_branch(tape, normal, pass.recompute, [&mlp, added](Tape& t, const Variable& h) {
+    return mlp.forward(t, h, added);
+  });
+  return adds ? result : ops::residual_add(tape, sum, result, site);
+}
+
 }  // namespace
 
 void SelfBlock::declare(ParameterStore& store, const std::string& name, const ModelConfig& config) {
@@ -64,9 +77,7 @@ Variable SelfBlock::plain(Tape& tape, const Variable& z, const BlockPass& pass) 
                  [this, pass](Tape& t, const Variable& h) { return attend(t, h, pass); });
   const auto [sum, normal] =
       ops::residual_layer_norm(tape, z, attended, norm_mlp_, site, reader(pass, mlp_.first()));
-  const Variable widened = run_branch(tape, normal, pass.recompute,
-                                      [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
-  return ops::residual_add(tape, sum, widened, site);
+  return add_mlp(tape, mlp_, sum, normal, pass, site);
 }
 
 Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& pass) const {
@@ -140,9 +151,7 @@ Variable CrossBlock::plain(Tape& tape, const Variable& z, const Context& context
       [this, pass, context](Tape& t, const Variable& h) { return attend(t, h, context, pass); });
   const auto [sum, normal] = ops::residual_layer_norm(tape, query_residual_ ? z : Variable{}, attended,
                                                       norm_mlp_, site, reader(pass, mlp_.first()));
-  const Variable widened = run_branch(tape, normal, pass.recompute,
-                                      [this](Tape& t, const Variable& h) { return mlp_.forward(t, h); });
-  return ops::residual_add(tape, sum, widened, site);
+  return add_mlp(tape, mlp_, sum, normal, pass, site);
 }
 
 Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& context,

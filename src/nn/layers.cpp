@@ -21,8 +21,8 @@ void Mlp::declare(ParameterStore& store, const std::string& name, int64_t channe
   declare_linear(store, second_, name + ".1", widening * channels, channels, Initializer::fan_in, bias);
 }
 
-Variable Mlp::forward(Tape& tape, const Variable& x) const {
-  return ops::feed_forward(tape, x, first_, activation_, second_);
+Variable Mlp::forward(Tape& tape, const Variable& x, const Variable& residual) const {
+  return ops::feed_forward(tape, x, first_, activation_, second_, residual);
 }
 
 }  // namespace perceiver

@@ -100,9 +100,10 @@ std::optional<Fp8Input> normal_in_fp8(Tape& tape, const LinearParameters* reader
 /// x · weightᵀ + bias.
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters);
 
-/// second(activation(first(x))); the hidden layer is quantised as it is computed.
+/// second(activation(first(x))), plus `residual` if it has a value; the hidden layer is quantised as it is
+/// computed.
 Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters& first, Activation activation,
-                          const LinearParameters& second);
+                          const LinearParameters& second, const Variable& residual);
 
 }  // namespace ops
 }  // namespace perceiver

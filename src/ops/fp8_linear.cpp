@@ -1,5 +1,6 @@
 #include "kernels/fp8.h"
 #include "ops/bias_gradient.h"
+#include "ops/checks.h"
 #include "ops/fp8.h"
 
 namespace perceiver::ops {
@@ -120,10 +121,12 @@ Fp8Gemm forward_product(const Fp8Codes& x, const Fp8Codes& weight, const LinearP
   return product;
 }
 
-/// y = x · weightᵀ + bias.
-void product(Tape& tape, const Fp8Codes& x, const LinearParameters& parameters, const Tensor& y) {
+/// y = x · weightᵀ + bias, plus `addend` if there is one.
+void product(Tape& tape, const Fp8Codes& x, const LinearParameters& parameters, const Tensor& y,
+             const Tensor& addend = {}) {
   const Fp8Codes weight = weight_of(parameters);
   Fp8Gemm product = forward_product(x, weight, parameters);
+  product.addend = addend.data();
   product.c = y.data();
   kernels::fp8_gemm(tape.launch(), product);
 }
@@ -236,7 +239,7 @@ Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& param
 }
 
 Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters& first, Activation activation,
-                          const LinearParameters& second) {
+                          const LinearParameters& second, const Variable& residual) {
   const DType type = x.value.dtype();
   const int64_t rows = x.shape()[0];
   const Fp8Codes input = input_of(tape, x, first);
@@ -244,10 +247,12 @@ Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters&
   const Fp8Codes hidden = hidden_layer(tape, input, first, activation, second, pre);
   Variable y = tape.result(type, {rows, second.weight.shape()[0]});
   y.wants_column_sums = wants_column_sums(second);
-  product(tape, hidden, second, y.value);
+  if (residual.value) check_same(tape, "feed_forward", "residual", residual.value, y.value);
+  product(tape, hidden, second, y.value, residual.value);
   tape.record("feed_forward", y,
               [&tape, x = x.gradient_only(), input = kept(input), pre, hidden = kept(hidden), first,
-               activation, second, d_y = y.gradient] {
+               activation, second, residual = residual.gradient_only(), d_y = y.gradient] {
+                tape.give(residual, d_y->tensor);
                 const Fp8Codes d = quantise_gradient(tape, second, *d_y);
                 weight_gradient(tape, d, hidden, second);
                 const Fp8Codes d_pre = hidden_gradient(tape, d, first, activation, second, pre);

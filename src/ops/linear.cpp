@@ -73,8 +73,9 @@ void bias_gradient(Tape& tape, const LinearParameters& parameters, const Gradien
                                                     .accumulate_bias = d_bias.accumulate});
 }
 
-/// pre = x · weightᵀ + bias.
-void product(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& pre) {
+/// pre = x · weightᵀ + bias, plus `addend` if there is one.
+void product(Tape& tape, const Variable& x, const LinearParameters& parameters, const Tensor& pre,
+             const Tensor& addend = {}) {
   if (tape.batch_invariant()) return skinny_gemm(tape, x.value, parameters, pre);
   const DType type = x.value.dtype();
   const Tensor weight = wide_weight(tape, parameters, type);
@@ -92,7 +93,8 @@ void product(Tape& tape, const Variable& x, const LinearParameters& parameters, 
                                 .ldb = in,
                                 .c = pre.data(),
                                 .ldc = out,
-                                .bias = bias});
+                                .bias = bias,
+                                .addend = addend.data()});
 }
 
 /// activation(pre) with pre = x · weightᵀ + bias, in place if backward does not need `pre`. Without a
@@ -207,43 +209,48 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
 }
 
 Variable feed_forward(Tape& tape, const Variable& x, const LinearParameters& first, Activation activation,
-                      const LinearParameters& second) {
-  if (activation == Activation::identity) return linear(tape, linear(tape, x, first), second);
+                      const LinearParameters& second, const Variable& residual) {
+  if (activation == Activation::identity || tape.batch_invariant()) {
+    const Variable y = linear(tape, linear(tape, x, first, activation), second);
+    return residual.value ? residual_add(tape, residual, y, {}) : y;
+  }
   const DType type = x.value.dtype();
   const int64_t rows = x.shape()[0], hidden_columns = first.weight.shape()[0];
   check_linear(tape, x.value, first);
   check_columns(tape, "linear", "weight", second.weight.value, type, hidden_columns);
   if (multiplies_in_fp8(tape, x, first) && second.fp8 && second.fp8->weight_rows)
-    return fp8_feed_forward(tape, x, first, activation, second);
+    return fp8_feed_forward(tape, x, first, activation, second, residual);
   PERCEIVER_ASSERT(!x.codes);
   const Tensor pre = Tensor::empty(tape.context(), type, {rows, hidden_columns});
   const Variable hidden = activated(tape, x, first, activation, pre);
   check_linear(tape, hidden.value, second);
   Variable y = tape.result(type, {rows, second.weight.shape()[0]});
   y.wants_column_sums = wants_column_sums(second);
-  product(tape, hidden, second, y.value);
-  tape.record(
-      "feed_forward", y,
-      [&tape, x = x.kept(), first, activation, kept = pre, hidden = hidden.kept(), second, d_y = y.gradient] {
-        const Tensor d_out = d_y->tensor;
-        bias_gradient(tape, second, *d_y);
-        weight_gradient(tape, hidden, second, d_out);
-        const Tensor d_pre = Tensor::empty(tape.context(), kept.dtype(), kept.shape());
-        const GradientTarget d_bias = tape.target(first.bias);
-        kernels::linear_activation_backward(tape.launch(), {.type = kept.dtype(),
-                                                            .rows = kept.shape()[0],
-                                                            .columns = kept.shape()[1],
-                                                            .depth = d_out.shape()[1],
-                                                            .d_out = d_out.data(),
-                                                            .weight = second.weight.value.data(),
-                                                            .activation = activation,
-                                                            .kept = kept.data(),
-                                                            .d_pre = d_pre.data(),
-                                                            .d_bias = d_bias.tensor.data(),
-                                                            .accumulate_bias = d_bias.accumulate});
-        weight_gradient(tape, x, first, d_pre);
-        input_gradient(tape, x, first, d_pre);
-      });
+  if (residual.value) check_same(tape, "feed_forward", "residual", residual.value, y.value);
+  product(tape, hidden, second, y.value, residual.value);
+  tape.record("feed_forward", y,
+              [&tape, x = x.kept(), first, activation, kept = pre, hidden = hidden.kept(), second,
+               residual = residual.gradient_only(), d_y = y.gradient] {
+                const Tensor d_out = d_y->tensor;
+                tape.give(residual, d_out);
+                bias_gradient(tape, second, *d_y);
+                weight_gradient(tape, hidden, second, d_out);
+                const Tensor d_pre = Tensor::empty(tape.context(), kept.dtype(), kept.shape());
+                const GradientTarget d_bias = tape.target(first.bias);
+                kernels::linear_activation_backward(tape.launch(), {.type = kept.dtype(),
+                                                                    .rows = kept.shape()[0],
+                                                                    .columns = kept.shape()[1],
+                                                                    .depth = d_out.shape()[1],
+                                                                    .d_out = d_out.data(),
+                                                                    .weight = second.weight.value.data(),
+                                                                    .activation = activation,
+                                                                    .kept = kept.data(),
+                                                                    .d_pre = d_pre.data(),
+                                                                    .d_bias = d_bias.tensor.data(),
+                                                                    .accumulate_bias = d_bias.accumulate});
+                weight_gradient(tape, x, first, d_pre);
+                input_gradient(tape, x, first, d_pre);
+              });
   return y;
 }
 

@@ -9,7 +9,8 @@ namespace perceiver {
 namespace {
 
 /// By default as many as a rank trains on at once, so that validation needs no more memory than training. Of
-/// ranks with shares of different sizes the smallest: windows are dealt in batches, which are the same for all.
+/// ranks with shares of different sizes the smallest: windows are dealt in batches, which are the same for
+/// all.
 int64_t windows_at_once(const Config& config, const LearnerRanks& ranks) {
   if (config.eval.batch > 0) return config.eval.batch;
   const int64_t together = config.train.batch / config.train.micro_batches;

@@ -123,8 +123,7 @@ TEST(PeerCopiesGpu, RecordedWorkIsReplayed) {
   SKIP_WITHOUT_GPU();
   constexpr int kReplays = 5;
   std::vector<float> expected = sum_of_ranks(2, kElements);
-  for (int replay = 1; replay < kReplays; ++replay)
-    expected = sum_of({expected, expected});
+  for (int replay = 1; replay < kReplays; ++replay) expected = sum_of({expected, expected});
   run_ranks(2, [&](ThreadWorld& world) {
     Rank rank(world);
     const Tensor x = rank.exposed(kElements);

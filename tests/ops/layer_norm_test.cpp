@@ -60,14 +60,16 @@ TEST(ResidualLayerNorm, GradientsWithoutResidual) {
 // What LayerNorm's backward leaves to the linear layers around it: the column sums of the gradient of the one
 // before, and its own result for the one after.
 TEST(LayerNorm, GradientsOfTheLinearLayersAroundIt) {
-  for (const double rate : {0.0, 0.3}) {
-    const auto block = [rate](Tape& tape, const std::vector<Variable>& in) {
+  // Where nothing is dropped, the feed-forward layer may add what it is added to.
+  for (const auto& [rate, adds] : {std::pair{0.0, false}, {0.0, true}, {0.3, false}}) {
+    const auto block = [rate, adds](Tape& tape, const std::vector<Variable>& in) {
       const Variable z = ops::linear(tape, in[0], {in[1], in[2]});
       const Variable branch = ops::linear(tape, ops::layer_norm(tape, z, {in[3], in[4]}), {in[5], in[6]});
       const auto [sum, normal] = ops::residual_layer_norm(tape, z, branch, {in[3], in[4]}, {rate, 24});
-      const Variable widened =
-          ops::feed_forward(tape, normal, {in[7], in[8]}, Activation::squared_relu, {in[9], in[10]});
-      return ops::layer_norm(tape, ops::residual_add(tape, sum, widened, {rate, 24}), {in[3], in[4]});
+      const Variable widened = ops::feed_forward(tape, normal, {in[7], in[8]}, Activation::squared_relu,
+                                                 {in[9], in[10]}, adds ? sum : Variable{});
+      const Variable all = adds ? widened : ops::residual_add(tape, sum, widened, {rate, 24});
+      return ops::layer_norm(tape, all, {in[3], in[4]});
     };
     check_gradients(block, {random_tensor({8, 5}, 1), random_tensor({6, 5}, 2), random_tensor({6}, 3),
                             random_tensor({6}, 4), random_tensor({6}, 5), random_tensor({6, 6}, 6),

@@ -26,7 +26,8 @@ class PERCEIVER_API Mlp {
  public:
   void declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,
                Activation activation, bool bias = true);
-  Variable forward(Tape& tape, const Variable& x) const;
+  /// Plus `residual`, if it has a value.
+  Variable forward(Tape& tape, const Variable& x, const Variable& residual = {}) const;
   std::vector<ops::LinearParameters*> linears() { return {&first_, &second_}; }
   const ops::LinearParameters& first() const { return first_; }
   const ops::LinearParameters& second() const { return second_; }

@@ -81,9 +81,10 @@ struct LinearParameters {
 PERCEIVER_API Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters,
                               Activation activation = Activation::identity);
 
-/// second(activation(first(x))).
+/// second(activation(first(x))), plus `residual`, of the result's shape, if it has a value.
 PERCEIVER_API Variable feed_forward(Tape& tape, const Variable& x, const LinearParameters& first,
-                                    Activation activation, const LinearParameters& second);
+                                    Activation activation, const LinearParameters& second,
+                                    const Variable& residual = {});
 
 /// Rotation angles indexed by |position|, in the accumulation type (Su et al. 2021, "RoFormer";
 /// docs/model.md, "Positions").

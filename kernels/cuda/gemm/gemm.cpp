@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "kernels/cuda/gemm/hopper_gemm.h"
 #include "kernels/cuda/support/errors.h"
+#include "kernels/elementwise.h"
 #include "kernels/fp8.h"
 #include "kernels/gemm.h"
 
@@ -51,17 +52,17 @@ bool is_fp8(Arithmetic arithmetic) {
 
 struct Key {
   cudaDataType_t a_type, b_type, out_type, bias_type;
-  bool transpose_a, transpose_b, accumulate, bias;
+  bool transpose_a, transpose_b, accumulate, bias, addend;
   Arithmetic arithmetic;
   int64_t m, n, k, lda, ldb, ldc;
   int64_t batch, stride_a, stride_b, stride_c;
-  uint32_t align_a, align_b, align_c;
+  uint32_t align_a, align_b, align_c, align_addend;
   auto operator<=>(const Key&) const = default;
 };
 
 /// What changes from call to call of a plan.
 struct Operands {
-  const void *a, *b, *bias;
+  const void *a, *b, *bias, *addend;
   void* c;
   const float *a_scale = nullptr, *b_scale = nullptr;  // fp8: multiply the product
 };
@@ -143,7 +144,7 @@ void choose_algorithm(cublasLtHandle_t handle, const Key& key, uint64_t workspac
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.align_b);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.align_a);
-  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.align_c);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.align_addend);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.align_c);
   // Parts of a sum over k are added in f32: rounded to bf16 each, they would cost more than the result's
   // rounding.
@@ -196,16 +197,18 @@ Plan& plan_for(GemmContext::State& state, const Launch& launch, const Key& key, 
 }
 
 void multiply(const Launch& launch, const Key& key, const Operands& operands) {
-  require(key.k > 0 && !(key.bias && (key.accumulate || key.batch > 1)),
-          "k > 0, and no bias where it accumulates or with a batch");
+  require(key.k > 0 && !((key.bias || key.addend) && (key.accumulate || key.batch > 1)),
+          "k > 0, and no bias or addend where it accumulates or with a batch");
   if (key.m == 0 || key.n == 0) return;
   GemmContext::State& state = static_cast<GemmContext*>(launch.gemm_context)->state();
   std::lock_guard lock(state.mutex);  // addresses are set in the cached descriptor
   const Plan& plan = plan_for(state, launch, key, operands);
-  const float one = 1, beta = key.accumulate ? 1.0f : 0.0f;
+  // D = A · B + beta C; D and C are one matrix where it accumulates.
+  const float one = 1, beta = key.accumulate || key.addend ? 1.0f : 0.0f;
+  const void* const added = key.addend ? operands.addend : operands.c;
   check_status(
       cublasLtMatmul(state.handle, plan.product, &one, operands.b, plan.first, operands.a, plan.second, &beta,
-                     operands.c, plan.out, operands.c, plan.out, &plan.algorithm, launch.workspace,
+                     added, plan.out, operands.c, plan.out, &plan.algorithm, launch.workspace,
                      static_cast<size_t>(launch.workspace_bytes), static_cast<cudaStream_t>(launch.stream)),
       "matrix product");
 }
@@ -217,8 +220,10 @@ bool try_hopper(const Launch& launch, const Gemm& g) {
   if (g.type != DType::bf16 || g.out_type != DType::bf16 || g.transpose_a || g.batch > 1 || g.accumulate)
     return false;
   const HopperGemm product = hopper_product(g);
-  if (!hopper_gemm_possible(product)) return false;
+  if (!hopper_gemm_possible(product) || (g.addend != nullptr && g.ldc != g.n)) return false;
   hopper_gemm(launch, product);
+  if (g.addend != nullptr)
+    add(launch, {.type = g.out_type, .elements = g.m * g.n, .source = g.addend, .target = g.c});
   return true;
 }
 
@@ -239,6 +244,7 @@ void gemm(const Launch& launch, const Gemm& g) {
             .transpose_b = g.transpose_b,
             .accumulate = g.accumulate,
             .bias = g.bias != nullptr,
+            .addend = g.addend != nullptr,
             .arithmetic = rounds ? Arithmetic::tf32 : Arithmetic::full,
             .m = g.m,
             .n = g.n,
@@ -252,8 +258,9 @@ void gemm(const Launch& launch, const Gemm& g) {
             .stride_c = g.stride_c,
             .align_a = alignment_of(g.a, g.stride_a * bytes),
             .align_b = alignment_of(g.b, g.stride_b * bytes),
-            .align_c = alignment_of(g.c, g.stride_c * out_bytes)},
-           {.a = g.a, .b = g.b, .bias = g.bias, .c = g.c});
+            .align_c = alignment_of(g.c, g.stride_c * out_bytes),
+            .align_addend = alignment_of(g.addend != nullptr ? g.addend : g.c, g.stride_c * out_bytes)},
+           {.a = g.a, .b = g.b, .bias = g.bias, .addend = g.addend, .c = g.c});
 }
 
 void fp8_gemm(const Launch& launch, const Fp8Gemm& g) {
@@ -267,6 +274,7 @@ void fp8_gemm(const Launch& launch, const Fp8Gemm& g) {
             .transpose_b = true,
             .accumulate = g.accumulate,
             .bias = g.bias != nullptr,
+            .addend = g.addend != nullptr,
             .arithmetic = g.precise ? Arithmetic::fp8_precise : Arithmetic::fp8,
             .m = g.m,
             .n = g.n,
@@ -280,8 +288,15 @@ void fp8_gemm(const Launch& launch, const Fp8Gemm& g) {
             .stride_c = 0,
             .align_a = alignment_of(g.a),
             .align_b = alignment_of(g.b),
-            .align_c = alignment_of(g.c)},
-           {.a = g.a, .b = g.b, .bias = g.bias, .c = g.c, .a_scale = g.a_inverse, .b_scale = g.b_inverse});
+            .align_c = alignment_of(g.c),
+            .align_addend = alignment_of(g.addend != nullptr ? g.addend : g.c)},
+           {.a = g.a,
+            .b = g.b,
+            .bias = g.bias,
+            .addend = g.addend,
+            .c = g.c,
+            .a_scale = g.a_inverse,
+            .b_scale = g.b_inverse});
 }
 
 }  // namespace perceiver::kernels::cuda

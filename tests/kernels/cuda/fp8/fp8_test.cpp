@@ -207,23 +207,32 @@ TEST_F(CudaFp8, Products) {
         const Array<float> f32(ones);
         const Array<bf16> rounded(ones);
         require_cuda(cudaDeviceSynchronize(), "the arrays");
-        kernels::cuda::fp8_gemm(here, {.type = DType::bf16,
-                                       .out_type = wide ? DType::f32 : DType::bf16,
-                                       .m = m,
-                                       .n = n,
-                                       .k = k,
-                                       .a_format = format,
-                                       .a = device_a.data(),
-                                       .a_inverse = factor_a.data(),
-                                       .b = device_b.data(),
-                                       .b_inverse = factor_b.data(),
-                                       .c = wide ? static_cast<void*>(f32.data()) : rounded.data(),
-                                       .accumulate = true,
-                                       .precise = wide});
+        kernels::Fp8Gemm product{.type = DType::bf16,
+                                 .out_type = wide ? DType::f32 : DType::bf16,
+                                 .m = m,
+                                 .n = n,
+                                 .k = k,
+                                 .a_format = format,
+                                 .a = device_a.data(),
+                                 .a_inverse = factor_a.data(),
+                                 .b = device_b.data(),
+                                 .b_inverse = factor_b.data(),
+                                 .c = wide ? static_cast<void*>(f32.data()) : rounded.data(),
+                                 .accumulate = true,
+                                 .precise = wide};
+        kernels::cuda::fp8_gemm(here, product);
         // The tensor cores' own sums have about 14 bits.
         const Bound bound = wide ? Bound{1e-3, 1e-3} : Bound{1.0 / 128, 2e-3};
         expect_close(wide ? f32.read() : rounded.read(), Values(expected.begin(), expected.end()), bound,
                      "product");
+        if (wide) continue;
+        const Array<bf16> addend(ones), sums(m * n);
+        require_cuda(cudaDeviceSynchronize(), "the arrays");
+        product.accumulate = false;
+        product.addend = addend.data();
+        product.c = sums.data();
+        kernels::cuda::fp8_gemm(here, product);
+        expect_close(sums.read(), Values(expected.begin(), expected.end()), bound, "product and addend");
       }
 }
 

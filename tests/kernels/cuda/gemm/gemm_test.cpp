@@ -265,6 +265,40 @@ TYPED_TEST(CudaGemm, BiasActivationBackward) {
 }
 
 /// Products with columns that are no multiple of 8 in rows that are: logits of odd vocabularies.
+TYPED_TEST(CudaGemm, ProductsWithAnAddend) {
+  using T = TypeParam;
+  const Launch launch = this->products_launch();
+  for (const auto& [m, n, k] : {std::tuple{300, 264, 72}, {130, 259, 72}, {256, 512, 1024}})
+    for (const bool biased : {false, true}) {
+      const Values a = random_values<T>(m * k, 1), b = random_values<T>(n * k, 2, 1 / std::sqrt(k)),
+                   bias = random_values<T>(n, 3), addend = random_values<T>(m * n, 4);
+      Values expected(static_cast<size_t>(m * n));
+      kernels::Gemm product{.type = DType::f64,
+                            .out_type = DType::f64,
+                            .transpose_b = true,
+                            .m = m,
+                            .n = n,
+                            .k = k,
+                            .a = a.data(),
+                            .lda = k,
+                            .b = b.data(),
+                            .ldb = k,
+                            .c = expected.data(),
+                            .ldc = n,
+                            .bias = biased ? bias.data() : nullptr,
+                            .addend = addend.data()};
+      kernels::cpu::gemm(product);
+      const Array<T> a_a(a), a_b(b), a_bias(bias), a_addend(addend), a_c(m * n);
+      product.type = product.out_type = kType<T>;
+      product.a = a_a.data(), product.b = a_b.data(), product.c = a_c.data();
+      product.bias = biased ? a_bias.data() : nullptr, product.addend = a_addend.data();
+      kernels::cuda::gemm(launch, product);
+      const double rounding = sizeof(T) > 2 ? 1e-4 : 6e-3;  // of sums before bias and addend
+      expect_close(a_c.read(), expected, {2 * bound_of<T>().relative, rounding}, "products");
+      EXPECT_EQ(a_addend.read(), addend);
+    }
+}
+
 TYPED_TEST(CudaGemm, ProductsWithRaggedColumns) {
   using T = TypeParam;
   const Launch launch = this->products_launch();
