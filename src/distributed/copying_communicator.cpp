@@ -1,6 +1,8 @@
 #include "distributed/copying_communicator.h"
 
 #ifdef PERCEIVER_CUDA
+#include <exception>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -18,6 +20,15 @@ class CopyingCommunicator final : public Communicator {
         base_(std::move(base)),
         side_(context),
         copies_(PeerCopies::open(context, side_.stream, rank_, size_, gather, obstacle_)) {}
+
+  /// After an exception another rank may be gone: this one's streams wait for each other, and for it. NCCL is
+  /// given up while the copies are.
+  ~CopyingCommunicator() override {
+    if (!copies_ || std::uncaught_exceptions() == 0) return;
+    std::thread abandons([this] { copies_->abandon(); });
+    base_.reset();
+    abandons.join();
+  }
 
   std::string name() const override {
     return copies_ ? fmt::format("{}, copy engines", base_->name())

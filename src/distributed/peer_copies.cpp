@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <optional>
 #include <random>
 #include <sstream>
@@ -27,6 +26,7 @@ using kernels::cuda::check;
 constexpr int kTurns = 8;
 constexpr int kMostRanks = 16;  // of a host; a batch of stream operations has a limit, too
 constexpr int64_t kStagingElements = int64_t{8} << 20;  // f32: pieces that wait to be added
+constexpr int kAttempts = 5000;                         // of abandon, a millisecond apart
 constexpr size_t kMostCalls = 32;                       // at a time
 // What is left of kMostCalls tensors by pieces of kUnit elements, from all other ranks.
 constexpr int64_t kRestElements = kMostCalls * kMostRanks * PeerCopies::kUnit * kMostRanks;
@@ -198,10 +198,7 @@ class CopyEngines final : public PeerCopies {
     context.synchronize();  // the flags are clear before another rank can set one
   }
 
-  ~CopyEngines() override {
-    if (std::uncaught_exceptions() > 0) let_go();
-    cudaStreamSynchronize(stream_);
-  }
+  ~CopyEngines() override { cudaStreamSynchronize(stream_); }
 
   /// Maps the other ranks' flags. Collective; what is wrong, or nothing.
   std::string meet() {
@@ -260,6 +257,20 @@ class CopyEngines final : public PeerCopies {
     turns_ = 0;
   }
 
+  /// Sets the flags until nothing waits for them.
+  void abandon() override {
+    (void)context_.launch();  // makes the device current
+    cudaStream_t aside = nullptr;
+    if (cudaStreamCreateWithFlags(&aside, cudaStreamNonBlocking) != cudaSuccess) return;
+    const std::vector<uint32_t> set(sizeof(Flags) / sizeof(uint32_t), 1);
+    for (int attempt = 0; attempt < kAttempts && cudaStreamQuery(stream_) == cudaErrorNotReady; ++attempt) {
+      cudaMemcpyAsync(flags_.data(), set.data(), sizeof(Flags), cudaMemcpyHostToDevice, aside);
+      cudaStreamSynchronize(aside);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    cudaStreamDestroy(aside);
+  }
+
  private:
   /// A sum that waits for its other pieces, which lie one after the other.
   struct Sum {
@@ -283,19 +294,6 @@ class CopyEngines final : public PeerCopies {
     for (const Exposed& each : exposed_)
       if (each.begin <= begin && begin + x.bytes() <= each.begin + each.bytes) return &each;
     return nullptr;
-  }
-
-  /// The run ends, and what this rank waits for may never come: sets its flags until the stream is through.
-  void let_go() const {
-    cudaStream_t aside = nullptr;
-    if (cudaStreamCreateWithFlags(&aside, cudaStreamNonBlocking) != cudaSuccess) return;
-    const std::vector<uint32_t> set(sizeof(Flags) / sizeof(uint32_t), 1);
-    for (int attempt = 0; attempt < 1000 && cudaStreamQuery(stream_) == cudaErrorNotReady; ++attempt) {
-      cudaMemcpyAsync(flags_.data(), set.data(), sizeof(Flags), cudaMemcpyHostToDevice, aside);
-      cudaStreamSynchronize(aside);
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    cudaStreamDestroy(aside);
   }
 
   Flags* flags() const { return reinterpret_cast<Flags*>(flags_.data()); }

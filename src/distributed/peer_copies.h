@@ -60,6 +60,9 @@ class PeerCopies {
   virtual void run(std::span<const Call> calls) = 0;
   /// What is enqueued after this finds that the others have read what they need of the tensors.
   virtual void join() = 0;
+  /// For the end of a run in which another rank may have failed: nothing is waited for any more, and what is
+  /// fetched is unspecified. Returns when the stream is through, or after some seconds. From any thread.
+  virtual void abandon() = 0;
 
  protected:
   PeerCopies() = default;

@@ -36,9 +36,9 @@ int64_t per_example(const Variable& z, const BlockPass& pass) {
   return z.value.elements() / pass.batch;
 }
 
-/// sum + mlp(normal), the end of a block. In training the MLP adds by itself, and rounds once, where nothing of
-/// it is dropped. Elsewhere its result is rounded before, as it is in cached steps, which are to agree with
-/// passes over all tokens.
+/// sum + mlp(normal), the end of a block. In training the MLP adds by itself, and rounds once, where nothing
+/// of it is dropped. Elsewhere its result is rounded before, as it is in cached steps, which are to agree
+/// with passes over all tokens.
 Variable add_mlp(Tape& tape, const Mlp& mlp, const Variable& sum, const Variable& normal,
                  const BlockPass& pass, const ops::DropoutSite& site) {
   const bool adds = tape.training() && pass.residual_dropout == 0;

@@ -186,6 +186,20 @@ TEST(PeerCopiesGpu, APartOfATensorOfAnyType) {
   });
 }
 
+TEST(PeerCopiesGpu, AbandonedCopiesWaitForNobody) {
+  SKIP_WITHOUT_GPU();
+  run_ranks(2, [&](ThreadWorld& world) {
+    Rank rank(world);
+    const Tensor x = rank.exposed(kElements);
+    if (world.leads()) {  // the other one does not come
+      rank.run(Kind::all_reduce, x);
+      rank.copies->join();
+      rank.copies->abandon();
+    }
+    rank.context->synchronize();
+  });
+}
+
 TEST(PeerCopiesGpu, TakesWhatIsExposed) {
   SKIP_WITHOUT_GPU();
   run_ranks(2, [&](ThreadWorld& world) {
