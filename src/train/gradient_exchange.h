@@ -38,8 +38,8 @@ class GradientExchange {
   }
 
   /// Takes over the model's flat buffers: those that only hold what other ranks keep are freed. All ranks
-  /// must have the same weights. `late`: whether weights may be gathered in the next step's forward; else
-  /// that of a pass finds all of them. `model` must outlive this.
+  /// must have the same weights. `late`: whether weights may be gathered beside the next step's
+  /// forward; otherwise a step ends with all of them. `model` must outlive this.
   GradientExchange(PerceiverAR& model, std::shared_ptr<Communicator> ranks, Sharding shard,
                    int64_t bucket_elements, bool late);
 
@@ -102,7 +102,7 @@ class GradientExchange {
   size_t unsent_bytes_ = 0, sent_together_ = 0;
   std::vector<Tensor> late_;
   int64_t late_begin_ =
-      0;  ///< element of the flat buffers where they begin, with a layer; their end if none is
+      0;  ///< element of the flat buffers at which a layer begins; their end if none is late
   bool late_on_the_way_ = false;
   int64_t part_ = 0;
   size_t waiting_ = 0;             ///< buckets whose sums have not been started, from the first on
