@@ -157,11 +157,11 @@ def bytes_per_rank(n, shard, ranks, bucket, average):
 
 
 def memory(n, bucket):
-    print("| train.shard | " + " | ".join(f"{r} ranks" for r in RANKS) + " |")
-    print("|---" * (1 + len(RANKS)) + "|")
+    print("| train.shard | " + " | ".join(f"{r} ranks" for r in RANKS[1:]) + " |")
+    print("|---" * len(RANKS) + "|")
     for shard in ("none", "optimizer", "gradients"):
         for average in (False, True):
-            cells = [f"{bytes_per_rank(n, shard, r, bucket(r), average) / 1e9:.1f} GB" for r in RANKS]
+            cells = [f"{bytes_per_rank(n, shard, r, bucket(r), average) / 1e9:.1f} GB" for r in RANKS[1:]]
             print(f"| {shard}{', moving average' if average else ''} | " + " | ".join(cells) + " |")
 
 

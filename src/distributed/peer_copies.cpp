@@ -10,8 +10,8 @@
 #include <cstring>
 #include <optional>
 #include <random>
-#include <sstream>
 #include <thread>
+#include <type_traits>
 
 #include "base/check.h"
 #include "distributed/sockets.h"
@@ -54,19 +54,6 @@ const Driver& driver() {
   return driver;
 }
 
-std::string to_hex(const void* data, size_t bytes) {
-  std::string text;
-  for (size_t i = 0; i < bytes; ++i) text += fmt::format("{:02x}", static_cast<const uint8_t*>(data)[i]);
-  return text;
-}
-
-bool from_hex(const std::string& text, void* data, size_t bytes) {
-  if (text.size() != 2 * bytes) return false;
-  for (size_t i = 0; i < bytes; ++i)
-    static_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(std::stoi(text.substr(2 * i, 2), nullptr, 16));
-  return true;
-}
-
 /// Numbers of processes repeat from one container of a host to the next; this does not.
 uint64_t this_process() {
   static const uint64_t token = [] {
@@ -79,13 +66,12 @@ uint64_t this_process() {
 /// Where another process finds an address of this one's: the handle of the allocation, and the place in it.
 /// Within a process the address itself.
 struct Place {
-  uint64_t process = 0, address = 0, offset = 0, bytes = 0;
+  uint64_t process = 0, address = 0, offset = 0;
   cudaIpcMemHandle_t handle{};
 };
 
-Place place_of(const void* data, size_t bytes) {
-  Place place{
-      .process = this_process(), .address = reinterpret_cast<uint64_t>(data), .offset = 0, .bytes = bytes};
+Place place_of(const void* data) {
+  Place place{.process = this_process(), .address = reinterpret_cast<uint64_t>(data)};
   CUdeviceptr base = 0;
   size_t size = 0;
   const CUresult status = driver().address_range(&base, &size, place.address);
@@ -97,17 +83,17 @@ Place place_of(const void* data, size_t bytes) {
   return place;
 }
 
+// The ranks are of one build and on one host.
+static_assert(std::is_trivially_copyable_v<Place>);
 std::string to_text(const Place& place) {
-  return fmt::format("{} {} {} {} {}", place.process, place.address, place.offset, place.bytes,
-                     to_hex(&place.handle, sizeof place.handle));
+  return {reinterpret_cast<const char*>(&place), sizeof place};
 }
 
+/// Nothing for a text of another size, such as that of a rank without a place.
 std::optional<Place> parse_place(const std::string& text) {
-  std::istringstream words(text);
   Place place;
-  std::string handle;
-  words >> place.process >> place.address >> place.offset >> place.bytes >> handle;
-  if (!words || !from_hex(handle, &place.handle, sizeof place.handle)) return std::nullopt;
+  if (text.size() != sizeof place) return std::nullopt;
+  std::memcpy(&place, text.data(), sizeof place);
   return place;
 }
 
@@ -204,9 +190,9 @@ class CopyEngines final : public PeerCopies {
   std::string meet() {
     std::string mine;
     try {
-      mine = to_text(place_of(flags_.data(), flags_.bytes()));
+      mine = to_text(place_of(flags_.data()));
     } catch (const Error&) {
-      cudaGetLastError();  // clears it; the others cannot parse an empty place
+      cudaGetLastError();  // clears it; the others find no place
     }
     const std::vector<std::string> all = gather_(mine);
     try {
@@ -220,7 +206,7 @@ class CopyEngines final : public PeerCopies {
 
   void expose(const Tensor& x) override {
     Exposed exposed{.begin = static_cast<std::byte*>(x.data()), .bytes = x.bytes(), .peers = {}};
-    exposed.peers = map(gather_(to_text(place_of(x.data(), x.bytes()))));
+    exposed.peers = map(gather_(to_text(place_of(x.data()))));
     // A tensor may lie where one was that is gone.
     std::erase_if(exposed_, [&](const Exposed& each) {
       return each.begin < exposed.begin + exposed.bytes && exposed.begin < each.begin + each.bytes;

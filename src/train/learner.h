@@ -163,8 +163,11 @@ class Learner {
   Tensor collect(const Tensor& state) const;
   Tensor memory_of_all_ranks(const Tensor& own) const;
   Tensor average_of(size_t slice) const;
-  /// Not if something at the start of a pass needs all weights, or waits for what the ranks gather.
-  bool gathers_late() const { return config_.train.precision != Precision::fp8 && !ranks_.context_group; }
+  /// Not if something at the start of a pass needs all weights, or waits for what the ranks gather; nor if no
+  /// step starts before the last one is finished.
+  bool gathers_late() const {
+    return config_.train.precision != Precision::fp8 && !ranks_.context_group && capacity() > 1;
+  }
   double sharing() const { return ranks_.context_group ? ranks_.context_group->size() : 1; }
   std::string find_offender(const Slot& slot);
   kernels::StepScalars* scalars() const { return state_.scalars(); }
