@@ -26,7 +26,7 @@ class PERCEIVER_API Mlp {
  public:
   void declare(ParameterStore& store, const std::string& name, int64_t channels, int64_t widening,
                Activation activation, bool bias = true);
-  /// Plus `residual`, if it has a value.
+  /// The MLP of x, plus `residual` if that has a value.
   Variable forward(Tape& tape, const Variable& x, const Variable& residual = {}) const;
   std::vector<ops::LinearParameters*> linears() { return {&first_, &second_}; }
   const ops::LinearParameters& first() const { return first_; }
