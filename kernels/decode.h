@@ -71,6 +71,8 @@ struct DecodeStep {
   /// Of the linear layers: T, or i8 or e4m3 with a scale for each row, f32 [out] at narrow_scale_offset of
   /// the weight (kernels/dequantize.h).
   DType weight_type = DType::bf16;
+  /// Of the KV caches: T, or e4m3, rounded to nearest and clamped to 448.
+  DType cache_type = DType::bf16;
   int64_t slots = 0, cache_slots = 0;  // S, and W; 0: as many. The step's slots are successive ones.
   int64_t vocabulary = 0, input_channels = 0, latent_channels = 0, attention_width = 0;
   int64_t cross_heads = 0, self_heads = 0, cross_widening = 4, self_widening = 4;
@@ -98,8 +100,8 @@ struct DecodeStep {
 
   // KV caches, from the step's first slot on. A row is K (rotated) then V; the step writes one row per active
   // slot. The order of rows in a ring does not matter.
-  void* self_kv = nullptr;     // T [L, W, R, 2Z]
-  void* context_kv = nullptr;  // T [X, W, C, 2A]; null with context_table
+  void* self_kv = nullptr;     // cache_type [L, W, R, 2Z]
+  void* context_kv = nullptr;  // cache_type [X, W, C, 2A]; null with context_table
   // Or the context as tokens, for rotary positions: keys, not rotated, and values are in tables, and the step
   // writes the slot's token and position.
   const void* context_table = nullptr;   // T [X, V, 2A]
@@ -124,7 +126,7 @@ struct DecodeStep {
 
 #ifdef PERCEIVER_CUDA
 namespace cuda {
-/// Whether decode_step supports this step on the launch's device: bf16, with weights of bf16 or eight bits,
+/// Whether decode_step supports this step on the launch's device: bf16, with weights and caches of bf16 or eight bits,
 /// compute capability 9.0, up to 64 slots, widths that are multiples of 32 up to 1024, heads of 32, 64 or 128
 /// channels; a context kept as tokens for one slot, where a head's products with the vocabulary fit beside
 /// the weights (about 850 ids at 16 rotated pairs per head). Checks pointers only for presence and alignment.

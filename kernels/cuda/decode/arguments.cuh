@@ -39,7 +39,8 @@ inline constexpr int kReplicas = 2 * kEpilogueWarps;
 struct FlaggedBuffers {
   uint64_t* latents[2];  // [replicas, Z] f32
   uint64_t* queries;     // [max(Z, A)] f32
-  uint64_t* new_kv;      // [1 + X, max(Z, A)] pairs of bf16: new keys, then values, of self and cross blocks
+  uint64_t* new_kv;      // [1 + X, max(Z, A)] pairs of channels (cached_pair): new keys, then values, of self
+                         // and cross blocks
   uint64_t* partials;    // [S * groups + grid, group, head_dim + 2] f32: sums, then maximum and denominator
   uint64_t* attended;    // [replicas, S, max(Z, A) / 2] pairs of bf16
   uint64_t* hidden;      // [replicas, widest hidden / 2] pairs of bf16
@@ -65,8 +66,9 @@ struct DecodeArguments {
   DecodeLinear query, output;
   DecodeLinear query_mlp[kMaxDecodeQueryLayers];
   DecodeNorm output_norm;
-  bf16* self_kv;
-  bf16* context_kv;
+  void* self_kv;
+  void* context_kv;
+  int cache_bytes;  // of an element: 2, bf16, or 1, e4m3
   const int32_t *token, *position, *table_position, *context_count, *context_row, *latent_count, *latent_row,
       *active;
   float* logits;

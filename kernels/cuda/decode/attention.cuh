@@ -1,9 +1,9 @@
 // Attention of the fused decode step: one query per slot and head over a KV cache.
 //
 // All tiles (slot, group of heads, rows) form one list, of which every block takes an equal, contiguous
-// share: a split of the keys that depends on the shapes and counts alone. A thread holds 8 channels; head_dim
-// / 8 neighbouring threads form a team that works on one row of one head at a time, with its own online
-// softmax in base 2; each tile holds two rows for every team. At the end of a slot and group the teams'
+// share: a split of the keys that depends on the shapes and counts alone. A thread holds 16 bytes of a key and
+// of a value (cache_part.cuh); as many neighbouring threads as a head has such parts form a team that works on
+// one row of one head at a time, with its own online softmax in base 2; each tile holds two rows for every team. At the end of a slot and group the teams'
 // results are merged, by shuffles within a warp, and where a head has teams in several warps through shared
 // memory by the first of these, and written out as the block's split-KV partial. The partials of a head come
 // from neighbouring blocks and are combined in their order.
@@ -11,47 +11,13 @@
 
 #include <cstddef>
 
+#include "kernels/cuda/decode/cache_part.cuh"
 #include "kernels/cuda/decode/flagged_buffers.cuh"
 #include "kernels/cuda/decode/loads.cuh"
 #include "kernels/cuda/decode/partials.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
-
-/// A running softmax-weighted sum of 8 channels.
-struct AttentionSum {
-  float largest = kLowestScore, denominator = 0;
-  float out[8] = {};
-
-  __device__ void scale(float factor) {
-    denominator *= factor;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) out[i] *= factor;
-  }
-  __device__ void add(float weight, const uint4& value) {
-    const uint32_t words[4] = {value.x, value.y, value.z, value.w};
-    denominator += weight;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 pair = unpack(words[i]);
-      out[2 * i] += weight * pair.x;
-      out[2 * i + 1] += weight * pair.y;
-    }
-  }
-  /// Merges the teams of a warp that share a head: lanes that differ in the bits from `begin` to below `end`.
-  __device__ void merge(int begin, int end) {
-    float all = largest;
-    for (int offset = begin; offset < end; offset *= 2)
-      all = fmaxf(all, __shfl_xor_sync(0xffffffffu, all, offset));
-    scale(exp2_fast(largest - all));
-    largest = all;
-    for (int offset = begin; offset < end; offset *= 2) {
-      denominator += __shfl_xor_sync(0xffffffffu, denominator, offset);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) out[i] += __shfl_xor_sync(0xffffffffu, out[i], offset);
-    }
-  }
-};
 
 /// With one slot: where attention finds this step's new row, and the flags of its inputs and outputs.
 struct FlaggedInputs {
@@ -63,29 +29,29 @@ struct FlaggedInputs {
 /// workspace's plain arrays. kFlaggedPartials: likewise partials. `parts`: two buffers of
 /// kWarpPartialFloats, used alternately (`buffer`). kEarly: the next rows are on their way from shared memory
 /// while those before are added, by which 64 slots gain 3% and 8 slots lose 1%.
-template <bool kFlagged, bool kFlaggedPartials, bool kEarly>
+template <DType kCache, bool kFlagged, bool kFlaggedPartials, bool kEarly>
 class DecodeAttention {
  public:
   __device__ DecodeAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring, float* parts,
-                             int& buffer, const bf16* cache, const AttentionPlan& plan,
+                             int& buffer, const void* cache, const AttentionPlan& plan,
                              const FlaggedInputs& inputs = {})
       : a_(a),
         shared_(shared),
         ring_(ring),
         warp_partials_(parts),
         buffer_(buffer),
-        cache_(cache),
+        cache_(static_cast<const char*>(cache)),
         plan_(plan),
         shape_(plan.shape),
         inputs_(inputs) {
     const int thread = static_cast<int>(threadIdx.x);
-    team_lanes_ = shape_.head_dim / 8;
+    team_lanes_ = shape_.head_dim / kChannels;
     const int lanes = power_of(team_lanes_), teams = power_of(kConsumers) - lanes - power_of(shape_.group);
     lane_in_team_ = thread & (team_lanes_ - 1);
     teams_per_head_ = 1 << teams;
     head_in_group_ = thread >> lanes >> teams;
     first_row_ = thread >> lanes & (teams_per_head_ - 1);
-    channel_ = head_in_group_ * shape_.head_dim + lane_in_team_ * 8;
+    channel_ = head_in_group_ * shape_.head_dim + lane_in_team_ * kChannels;
   }
 
   /// Consumes this block's tiles from the ring.
@@ -106,15 +72,19 @@ class DecodeAttention {
  private:
   __device__ static int power_of(int x) { return 31 - __clz(x); }
 
-  static constexpr int kTiles = 2;          // read together
-  static constexpr int kRows = 2 * kTiles;  // of this thread
+  static constexpr int kChannels = kPartChannels<kCache>;  // of this thread
+  static constexpr int kBytes = kPartBytes / kChannels;    // of one
+  static constexpr int kTiles = 2;                         // read together
+  static constexpr int kRows = 2 * kTiles;                 // of this thread
+  using Query = QueryPart<kCache>;
+  using Sum = AttentionSum<kCache>;
 
   __device__ void read(int slot, int group, int tile, int count, RingCursor& cursor) {
     const int column = group * shape_.group * shape_.head_dim + channel_;
     const int new_row = plan_.new_row[slot], rows = plan_.rows[slot], begin = tile * shape_.tile_rows;
     const bool has_new_row = new_row >= begin && new_row < begin + count * shape_.tile_rows;
-    AttentionSum sum;
-    float query[8];
+    Sum sum;
+    Query query;
     uint4 key[kRows], value[kRows];
     load_tiles(min(kTiles, count), key, value, cursor);
     load_query(slot, column, has_new_row ? new_row - begin : -1, query);
@@ -145,11 +115,11 @@ class DecodeAttention {
   __device__ __forceinline__ void load_tiles(int tiles, uint4 (&key)[kRows], uint4 (&value)[kRows],
                                              RingCursor& cursor) const {
     static_assert(offsetof(DecodeShared, cross) % sizeof(uint4) == 0);
-    const uint32_t pitch = static_cast<uint32_t>(shape_.group * shape_.head_dim) * 4;
+    const uint32_t pitch = static_cast<uint32_t>(shape_.group * shape_.head_dim) * 2 * kBytes;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const bool exists = t < tiles;
-      const uint32_t tile = ring_ + cursor.stage * kStageBytes + static_cast<uint32_t>(channel_) * 2;
+      const uint32_t tile = ring_ + cursor.stage * kStageBytes + static_cast<uint32_t>(channel_) * kBytes;
       if (exists) mbarrier_wait(shared_address(&shared_.full[cursor.stage]), cursor.parity);
 #pragma unroll
       for (int i = 2 * t; i < 2 * t + 2; ++i) {
@@ -166,34 +136,42 @@ class DecodeAttention {
 
   /// One round trip for the query and, in the team that has row `new_row`, for its key and value, which this
   /// step makes. Negative: the row is not among the block's.
-  __device__ __forceinline__ void load_query(int slot, int column, int new_row, float (&query)[8]) {
-    if constexpr (kFlagged) {
-      const uint64_t *q = a_.flagged.queries + column, *k = inputs_.row + column / 2,
-                     *v = k + shape_.width / 2;
-      uint2 words[4];
-      if (new_row >= 0 && (new_row & (teams_per_head_ - 1)) == first_row_) {
-        const uint64_t* const from[8] = {q, q + 2, q + 4, q + 6, k, k + 2, v, v + 2};
-        const uint32_t asked = inputs_.query_flag, written = inputs_.row_flag;
-        const uint32_t flags[8] = {asked, asked, asked, asked, written, written, written, written};
-        uint2 all[8];
-        receive(from, flags, all);
+  __device__ __forceinline__ void load_query(int slot, int column, int new_row, Query& query) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) words[i] = all[i];
-        new_key_ = {all[4].x, all[4].y, all[5].x, all[5].y};
-        new_value_ = {all[6].x, all[6].y, all[7].x, all[7].y};
+    for (int half = 0; half < kChannels / 8; ++half) {
+      float2 pairs[4];
+      if constexpr (kFlagged) {
+        receive_query(column + 8 * half, half, new_row, pairs);
       } else {
-        receive(q, inputs_.query_flag, words);
+        const float* from = a_.queries + slot * shape_.width + column + 8 * half;
+        const float4 low = load_l2(from), high = load_l2(from + 4);
+        pairs[0] = {low.x, low.y}, pairs[1] = {low.z, low.w};
+        pairs[2] = {high.x, high.y}, pairs[3] = {high.z, high.w};
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        query[2 * i] = __uint_as_float(words[i].x);
-        query[2 * i + 1] = __uint_as_float(words[i].y);
-      }
-    } else {
-      const float* from = a_.queries + slot * shape_.width + column;
-      *reinterpret_cast<float4*>(query) = load_l2(from);
-      *reinterpret_cast<float4*>(query + 4) = load_l2(from + 4);
+      for (int i = 0; i < 4; ++i) query.set(8 * half + 2 * i, pairs[i]);
     }
+  }
+
+  /// 8 channels from `column` on.
+  __device__ __forceinline__ void receive_query(int column, int half, int new_row, float2 (&pairs)[4]) {
+    const uint64_t *q = a_.flagged.queries + column, *k = inputs_.row + column / 2, *v = k + shape_.width / 2;
+    uint2 words[4];
+    if (new_row >= 0 && (new_row & (teams_per_head_ - 1)) == first_row_) {
+      const uint64_t* const from[8] = {q, q + 2, q + 4, q + 6, k, k + 2, v, v + 2};
+      const uint32_t asked = inputs_.query_flag, written = inputs_.row_flag;
+      const uint32_t flags[8] = {asked, asked, asked, asked, written, written, written, written};
+      uint2 all[8];
+      receive(from, flags, all);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) words[i] = all[i];
+      set_new_part<kCache>(new_key_, half, all[4], all[5]);
+      set_new_part<kCache>(new_value_, half, all[6], all[7]);
+    } else {
+      receive(q, inputs_.query_flag, words);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] = floats(words[i]);
   }
 
   /// Replaces the row that this step writes, if it is among this thread's: the ring holds its old contents.
@@ -205,22 +183,20 @@ class DecodeAttention {
       if constexpr (kFlagged) {
         key[i] = new_key_, value[i] = new_value_;
       } else {
-        const bf16* from =
-            cache_ +
-            (static_cast<int64_t>(slot) * shape_.ring_rows + plan_.new_row[slot]) * (2 * shape_.width) +
-            column;
+        const int64_t row = static_cast<int64_t>(slot) * shape_.ring_rows + plan_.new_row[slot];
+        const char* from = cache_ + (row * (2 * shape_.width) + column) * kBytes;
         key[i] = load_l2(from);
-        value[i] = load_l2(from + shape_.width);
+        value[i] = load_l2(from + shape_.width * kBytes);
       }
     }
   }
 
   /// `rows` of the tiles are valid.
-  __device__ __forceinline__ void add(const float (&query)[8], int rows, const uint4 (&key)[kRows],
-                                      const uint4 (&value)[kRows], AttentionSum& sum) const {
+  __device__ __forceinline__ void add(const Query& query, int rows, const uint4 (&key)[kRows],
+                                      const uint4 (&value)[kRows], Sum& sum) const {
     float score[kRows];
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) score[i] = dot(query, key[i]);
+    for (int i = 0; i < kRows; ++i) score[i] = query.dot(key[i]);
     for (int offset = team_lanes_ / 2; offset > 0; offset /= 2) {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) score[i] += __shfl_xor_sync(0xffffffffu, score[i], offset);
@@ -230,25 +206,13 @@ class DecodeAttention {
     for (int i = 0; i < kRows; ++i)
       if (row(i) < rows) sum.largest = fmaxf(sum.largest, score[i]);
     sum.scale(exp2_fast(before - sum.largest));
-#pragma unroll
-    for (int i = 0; i < kRows; ++i)
-      if (row(i) < rows) sum.add(exp2_fast(score[i] - sum.largest), value[i]);
-  }
-
-  __device__ static float dot(const float (&query)[8], const uint4& key) {
-    const uint32_t words[4] = {key.x, key.y, key.z, key.w};
-    float even = 0, odd = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 pair = unpack(words[i]);
-      even += query[2 * i] * pair.x;
-      odd += query[2 * i + 1] * pair.y;
-    }
-    return even + odd;
+    sum.add(
+        value, [&](int i) { return row(i) < rows; },
+        [&](int i) { return exp2_fast(score[i] - sum.largest); });
   }
 
   /// Merges the teams of a head and writes the block's partial.
-  __device__ void merge_and_store(int slot, int group, AttentionSum& sum) {
+  __device__ void merge_and_store(int slot, int group, Sum& sum) {
     sum.merge(team_lanes_, min(32, team_lanes_ * teams_per_head_));
     if (shape_.warps == 1) {
       if (first_row_ == 0) store_partial(sum, slot, group);
@@ -277,17 +241,18 @@ class DecodeAttention {
     }
   }
 
-  __device__ void store_partial(const AttentionSum& sum, int slot, int group) const {
+  __device__ void store_partial(const Sum& sum, int slot, int group) const {
 #pragma unroll
-    for (int i = 0; i < 8; i += 2)
-      store_pair({sum.out[i], sum.out[i + 1]}, lane_in_team_ * 8 + i, slot, group);
+    for (int i = 0; i < kChannels; i += 2)
+      store_pair({sum.out[i], sum.out[i + 1]}, lane_in_team_ * kChannels + i, slot, group);
     if (lane_in_team_ == 0) store_pair({sum.largest, sum.denominator}, shape_.head_dim, slot, group);
   }
 
-  __device__ void store(const AttentionSum& sum, float* to) const {
-    float4* channels = reinterpret_cast<float4*>(to + lane_in_team_ * 8);
-    channels[0] = {sum.out[0], sum.out[1], sum.out[2], sum.out[3]};
-    channels[1] = {sum.out[4], sum.out[5], sum.out[6], sum.out[7]};
+  __device__ void store(const Sum& sum, float* to) const {
+    float4* channels = reinterpret_cast<float4*>(to + lane_in_team_ * kChannels);
+#pragma unroll
+    for (int i = 0; i < kChannels / 4; ++i)
+      channels[i] = {sum.out[4 * i], sum.out[4 * i + 1], sum.out[4 * i + 2], sum.out[4 * i + 3]};
     if (lane_in_team_ == 0) *reinterpret_cast<float2*>(to + shape_.head_dim) = {sum.largest, sum.denominator};
   }
 
@@ -296,7 +261,7 @@ class DecodeAttention {
   uint32_t ring_;
   float* warp_partials_;
   int& buffer_;
-  const bf16* cache_;
+  const char* cache_;
   const AttentionPlan& plan_;
   const AttentionShape& shape_;
   FlaggedInputs inputs_;

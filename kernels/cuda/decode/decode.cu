@@ -259,6 +259,7 @@ auto kernel_of(const DecodeStep& k) {
 bool decode_supports(const Launch& launch, const DecodeStep& k) {
   if (k.type != DType::bf16 || !counts_fit(k)) return false;
   if (k.weight_type != k.type && !is_narrow(k.weight_type)) return false;
+  if (k.cache_type != k.type && k.cache_type != DType::e4m3) return false;
   if (!channels_fit(k.input_channels) || !channels_fit(k.latent_channels)) return false;
   const int blocks = launch.sm_count;
   if (!rows_fit(k, blocks)) return false;

@@ -45,10 +45,11 @@ class FewSlotsConsumer : public SlotConsumer {
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    DecodeAttention<false, true, false> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache, plan,
-                                             {.partial_flag = flag_});
-    grid_.wait();
-    work.run(cursor_);
+    if (a_.cache_bytes == 1) {
+      attend<DType::e4m3>(p, plan);
+    } else {
+      attend<DType::bf16>(p, plan);
+    }
     if (plan.shape.warps > 1) consumer_barrier();  // the sums of warps have been read
     ++flag_;
     combine(p.kv_index > 0, plan);
@@ -100,6 +101,14 @@ class FewSlotsConsumer : public SlotConsumer {
   }
 
  private:
+  template <DType kCache>
+  __device__ __forceinline__ void attend(const Product& p, const AttentionPlan& plan) {
+    DecodeAttention<kCache, false, true, false> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache,
+                                                     plan, {.partial_flag = flag_});
+    grid_.wait();
+    work.run(cursor_);
+  }
+
   static constexpr int kChains = 4;  // of dependent products
   /// This thread's part of B, and of A for tiles of columns; rows past the last slot are copies of its row,
   /// whose products are not stored.

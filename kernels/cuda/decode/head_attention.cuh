@@ -1,5 +1,5 @@
 // Attention of the fused decode step for one slot, on the tensor cores, where a tile is 64 rows of one head
-// of 64 channels. What counts is the latency from the query's arrival to the partial, for a few hundred rows:
+// of 64 channels, of bf16 or e4m3 (head_fragments.cuh). What counts is the latency from the query's arrival to the partial, for a few hundred rows:
 // in plain code (attention.cuh) that is some 600 instructions, here 150.
 //
 // A warp takes 16 rows of every two tiles. Scores: the keys are the rows of A, the query fills the columns of
@@ -7,16 +7,19 @@
 // Output: the softmax weights are rows 0 (upper bits) and 8 (remainder) of A, the values are B. The warp that
 // holds the row that this step writes receives it with the query and first puts it into the tile.
 //
-// A tile is two TMA boxes, 64 rows of 128 bytes each of keys and of values, whose 16-byte chunks are swizzled
-// by an exclusive or with bits 7 to 9 of the address: stages are aligned to less than 1024 bytes.
+// A tile is two TMA boxes, 64 rows each of keys and of values.
 #pragma once
 
 #include "kernels/cuda/decode/attention.cuh"
+#include "kernels/cuda/decode/head_fragments.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
+template <DType kCache>
 class DecodeHeadAttention {
+  using Part = HeadPart<kCache>;
+
  public:
   /// `own`: this warp's 256 bytes of shared memory.
   __device__ DecodeHeadAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring,
@@ -45,9 +48,6 @@ class DecodeHeadAttention {
   }
 
  private:
-  struct Fragments {
-    uint32_t keys[4][4], values[4][4];
-  };
   struct Sum {
     float largest = kLowestScore, denominator = 0;  // of this lane's rows: lane / 4 and lane / 4 + 8
     float out[8][4] = {};
@@ -72,7 +72,7 @@ class DecodeHeadAttention {
       if (mine) {
         if (has_new_row && new_row / stride == t / kHeadTiles)
           write_new_row(place, new_row % stride, new_chunk);
-        add(query, rows, load(place, rows), sum);
+        add(query, rows, Part::load(place, lane_, rows), sum);
       }
       release(tiles, cursor);
     }
@@ -88,7 +88,7 @@ class DecodeHeadAttention {
       if (t >= tiles) break;
       mbarrier_wait(shared_address(&shared_.full[at.stage]), at.parity);
       if (t == warp_ / 4)
-        place = ring_ + static_cast<uint32_t>(at.stage * kStageBytes + warp_ % 4 * kHeadRows * kHeadRowBytes);
+        place = ring_ + static_cast<uint32_t>(at.stage * kStageBytes + warp_ % 4 * kHeadRows * Part::kRowBytes);
       at.advance(a_.stages);
     }
     return place;
@@ -100,32 +100,6 @@ class DecodeHeadAttention {
       mbarrier_arrive_warp(shared_address(&shared_.empty[cursor.stage]));
       cursor.advance(a_.stages);
     }
-  }
-
-  __device__ static uint32_t chunk_offset(uint32_t row, uint32_t chunk) {
-    return (chunk ^ (row >> 7 & 7)) * 16;
-  }
-
-  /// Values of rows that do not exist become 0, since the memory there may hold NaNs.
-  __device__ __forceinline__ Fragments load(uint32_t place, int rows) const {
-    Fragments f;
-    const uint32_t row = place + static_cast<uint32_t>(lane_ % 16 * kHeadRowBytes);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t chunk = chunk_offset(row, static_cast<uint32_t>(2 * i + lane_ / 16));
-      load_matrices(f.keys[i], row + chunk);
-      load_matrices_transposed(f.values[i], row + kHeadValues + chunk);
-    }
-    if (rows == kHeadRows) return f;
-    const uint32_t low = mask(lane_ % 4 * 2, rows), high = mask(lane_ % 4 * 2 + 8, rows);
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      f.values[i][0] &= low, f.values[i][1] &= high, f.values[i][2] &= low, f.values[i][3] &= high;
-    return f;
-  }
-  /// Of the two rows from `row` on.
-  __device__ static uint32_t mask(int row, int rows) {
-    return (row < rows ? 0xFFFFu : 0u) | (row + 1 < rows ? 0xFFFF0000u : 0u);
   }
 
   /// The query as B, and for lanes 0 to 7 and 8 to 15 a chunk of the new key and value, all in one round
@@ -150,28 +124,23 @@ class DecodeHeadAttention {
     const bool rest = lane_ / 4 % 2 != 0;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float2 x = own_[i * 4 + lane_ % 4];
-      const uint32_t upper = pack(x.x, x.y);
-      const float2 held = unpack(upper);
-      query[i / 2][i % 2] = rest ? pack(x.x - held.x, x.y - held.y) : upper;
+      const auto [upper, remainder] = Part::split(own_[Part::query_pair(i, lane_)]);
+      query[i / 2][i % 2] = rest ? remainder : upper;
     }
   }
 
   __device__ void write_new_row(uint32_t place, int row, const uint4& chunk) const {
-    const uint32_t at = place + static_cast<uint32_t>(row * kHeadRowBytes) + (lane_ < 8 ? 0 : kHeadValues);
-    if (lane_ < 16)
-      asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(at + chunk_offset(at, lane_ % 8)),
-                   "r"(chunk.x), "r"(chunk.y), "r"(chunk.z), "r"(chunk.w)
-                   : "memory");
+    const uint32_t at = place + static_cast<uint32_t>(row * Part::kRowBytes + (lane_ < 8 ? 0 : Part::kKeyBytes));
+    if (lane_ < 16) Part::store(at, lane_ % 8, chunk);
     __syncwarp();
   }
 
   /// This warp's rows; the first `rows` are valid.
-  __device__ __forceinline__ void add(const uint32_t (&query)[4][2], int rows, const Fragments& f,
+  __device__ __forceinline__ void add(const uint32_t (&query)[4][2], int rows, const HeadFragments& f,
                                       Sum& sum) const {
     float scores[2][4] = {};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) multiply_add(scores[i % 2], f.keys[i], query[i][0], query[i][1]);
+    for (int i = 0; i < 4; ++i) Part::multiply(scores[i % 2], f.keys[i], query[i][0], query[i][1]);
     // Rows lane / 4 and lane / 4 + 8: upper bits and remainder of the query, two chains each.
     float first = (scores[0][0] + scores[1][0]) + (scores[0][1] + scores[1][1]);
     float second = (scores[0][2] + scores[1][2]) + (scores[0][3] + scores[1][3]);
@@ -194,7 +163,7 @@ class DecodeHeadAttention {
       for (int e = 0; e < 4; ++e) sum.out[j][e] *= shrink;
 #pragma unroll
     for (int j = 0; j < 8; ++j)
-      multiply_add(sum.out[j], weights, f.values[j / 2][j % 2 * 2], f.values[j / 2][j % 2 * 2 + 1]);
+      Part::multiply(sum.out[j], weights, f.values[j / 2][j % 2 * 2], f.values[j / 2][j % 2 * 2 + 1]);
   }
 
   /// As A; its rows other than 0 and 8 are unused copies.
@@ -204,9 +173,8 @@ class DecodeHeadAttention {
     for (int half = 0; half < 2; ++half) {
       const float own = half == 0 ? first : second;
       const float x = __shfl_sync(0xffffffffu, own, source), y = __shfl_sync(0xffffffffu, own, source + 4);
-      a[2 * half] = pack(x, y);
-      const float2 held = unpack(a[2 * half]);
-      a[2 * half + 1] = pack(x - held.x, y - held.y);
+      const auto [upper, remainder] = Part::split({x, y});
+      a[2 * half] = upper, a[2 * half + 1] = remainder;
     }
   }
 
@@ -221,8 +189,7 @@ class DecodeHeadAttention {
     if (lane_ < 4) {
 #pragma unroll
       for (int j = 0; j < 8; ++j)
-        *reinterpret_cast<float2*>(own + j * 8 + lane_ * 2) = {sum.out[j][0] + sum.out[j][2],
-                                                               sum.out[j][1] + sum.out[j][3]};
+        Part::store_sums(own, lane_, j, {sum.out[j][0] + sum.out[j][2], sum.out[j][1] + sum.out[j][3]});
       if (lane_ == 0) *reinterpret_cast<float2*>(own + kHeadWidth) = {sum.largest, sum.denominator};
     }
     consumer_barrier();

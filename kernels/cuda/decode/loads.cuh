@@ -12,7 +12,7 @@ namespace perceiver::kernels::cuda {
 __device__ inline float4 load_l2(const float* from) {
   return __ldcg(reinterpret_cast<const float4*>(from));
 }
-__device__ inline uint4 load_l2(const bf16* from) {
+__device__ inline uint4 load_l2(const void* from) {
   return __ldcg(reinterpret_cast<const uint4*>(from));
 }
 

@@ -64,12 +64,22 @@ class ManySlotsConsumer : public SlotConsumer {
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    DecodeAttention<false, false, true> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache, plan);
+    if (a_.cache_bytes == 1) {
+      attend<DType::e4m3>(p, plan);
+    } else {
+      attend<DType::bf16>(p, plan);
+    }
+  }
+
+ private:
+  template <DType kCache>
+  __device__ __forceinline__ void attend(const Product& p, const AttentionPlan& plan) {
+    DecodeAttention<kCache, false, false, true> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache,
+                                                     plan);
     grid_.wait();
     work.run(cursor_);
   }
 
- private:
   __device__ __forceinline__ void load_pass(const Product& p, const AttentionPlan& plan,
                                             const ProductShare& share, int first, int most,
                                             OutputPair (&results)[kPairs]) const {

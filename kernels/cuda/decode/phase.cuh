@@ -20,7 +20,7 @@ struct Product {
   DecodeNorm norm;
   Activation activation;
   int query_rows, position_offset;  // for `attention`
-  bf16* cache;                      // [S, ring_rows, 2 * width]
+  void* cache;                      // [S, ring_rows, 2 * width]
   int kv_index;                     // of the new keys and values: 0 self, 1 + cross block
   int layer;                        // of self-attention
 };

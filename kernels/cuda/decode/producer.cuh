@@ -51,7 +51,7 @@ class DecodeProducer : public RoleRegisters {
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    const bf16* cache = p.cache;
+    const char* cache = static_cast<const char*>(p.cache);
     const AttentionShape& shape = plan.shape;
     const int *tiles_before = plan.tiles_before, *rows = plan.rows;
     int slot = 0;
@@ -61,12 +61,13 @@ class DecodeProducer : public RoleRegisters {
       const int within = i - tiles_before[slot] * shape.groups;
       const int group = within / tiles, first = within % tiles * shape.tile_rows;
       const int count = min(shape.tile_rows, rows[slot] - first);
-      const bf16* from = cache + (static_cast<int64_t>(slot) * shape.ring_rows + first) * (2 * shape.width);
+      const char* from =
+          cache + (static_cast<int64_t>(slot) * shape.ring_rows + first) * (2 * shape.width * a_.cache_bytes);
       const uint32_t full = acquire();
       if (shape.by_head) {
         copy_head(group, p.layer, first, full);
       } else if (shape.groups == 1) {
-        copy_rows(from, count * shape.width * 4, full);
+        copy_rows(from, count * shape.width * 2 * a_.cache_bytes, full);
       } else {
         copy_heads(shape, from, group, count, full);
       }
@@ -204,7 +205,7 @@ class DecodeProducer : public RoleRegisters {
   }
 
   /// Whole rows, which are contiguous.
-  __device__ void copy_rows(const bf16* from, int bytes, uint32_t full) const {
+  __device__ void copy_rows(const char* from, int bytes, uint32_t full) const {
     if (lane_ != 0) return;
     mbarrier_expect_tx(full, bytes);
     bulk_load(stage(), from, full, bytes, evict_first_);
@@ -213,25 +214,25 @@ class DecodeProducer : public RoleRegisters {
   /// A tile of one head; rows past the last are other rows of the cache or zeros.
   __device__ void copy_head(int head, int layer, int first, uint32_t full) const {
     if (lane_ != 0) return;
-    mbarrier_expect_tx(full, kCacheTileBytes);
-    const int column = head * kHeadWidth;
+    const int key_bytes = head_key_bytes(a_.cache_bytes), column = head * kHeadWidth;
+    mbarrier_expect_tx(full, 2 * key_bytes);
     hopper::tma_load(stage(), &a_.self_tiles, full, column, first, layer, evict_first_);
-    hopper::tma_load(stage() + kHeadValues, &a_.self_tiles, full, a_.self_shape.width + column, first, layer,
+    hopper::tma_load(stage() + key_bytes, &a_.self_tiles, full, a_.self_shape.width + column, first, layer,
                      evict_first_);
   }
 
   /// Keys and values of one group of heads: two pieces of each row.
-  __device__ void copy_heads(const AttentionShape& shape, const bf16* from, int group, int rows,
+  __device__ void copy_heads(const AttentionShape& shape, const char* from, int group, int rows,
                              uint32_t full) const {
-    const int columns = shape.group * shape.head_dim;  // of a piece, a power of two
-    const int shift = __ffs(columns / 8) - 1;          // accesses of a piece, as a power of two
-    const int accesses = rows << (shift + 1);
-    from += group * columns;
+    const int bytes = shape.group * shape.head_dim * a_.cache_bytes;  // of a piece, a power of two
+    const int shift = __ffs(bytes / 16) - 1;                          // accesses of a piece, likewise
+    const int accesses = rows << (shift + 1), row_bytes = 2 * shape.width * a_.cache_bytes;
+    from += group * bytes;
 #pragma unroll 8
     for (int i = lane_; i < accesses; i += 32) {
       const int row = i >> (shift + 1), piece = i >> shift & 1, access = i & ((1 << shift) - 1);
       copy_async_by(evict_first_, stage() + i * 16,
-                    from + static_cast<int64_t>(row) * (2 * shape.width) + piece * shape.width + access * 8);
+                    from + static_cast<int64_t>(row) * row_bytes + piece * (row_bytes / 2) + access * 16);
     }
     copies_arrive(full);
   }

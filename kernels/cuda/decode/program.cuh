@@ -172,13 +172,11 @@ class DecodeProgram {
     if (++block_self_ == a_.layers) section_ = Section::output;
   }
 
-  __device__ bf16* self_cache(int layer) const {
-    const AttentionShape& s = a_.self_shape;
-    return a_.self_kv + static_cast<int64_t>(layer) * a_.cache_slots * s.ring_rows * (2 * s.width);
-  }
-  __device__ bf16* cross_cache(int block) const {
-    const AttentionShape& s = a_.cross_shape;
-    return a_.context_kv + static_cast<int64_t>(block) * a_.cache_slots * s.ring_rows * (2 * s.width);
+  __device__ void* self_cache(int layer) const { return cache(a_.self_kv, a_.self_shape, layer); }
+  __device__ void* cross_cache(int block) const { return cache(a_.context_kv, a_.cross_shape, block); }
+  __device__ void* cache(void* first, const AttentionShape& s, int index) const {
+    const int64_t rows = static_cast<int64_t>(index) * a_.cache_slots * s.ring_rows;
+    return static_cast<char*>(first) + rows * (2 * s.width * a_.cache_bytes);
   }
 
   const DecodeArguments& a_;

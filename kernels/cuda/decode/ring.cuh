@@ -28,10 +28,11 @@ inline constexpr int kPassTiles = 4;  // of outputs, whose sums are added betwee
 // Tiles of one head (head_attention.cuh): channels; rows of a tile and of a warp; tiles processed together.
 inline constexpr int kHeadWidth = 64, kHeadTileRows = 64, kHeadRows = 16;
 inline constexpr int kHeadTiles = kConsumerWarps * kHeadRows / kHeadTileRows;
-inline constexpr int kHeadRowBytes = kHeadWidth * 2;
-inline constexpr uint32_t kHeadValues =
-    kHeadTileRows * kHeadRowBytes;  // offset of the values: after the keys
-static_assert(2 * kHeadValues == kCacheTileBytes);
+/// Of a tile's keys, after which its values are.
+__host__ __device__ constexpr int head_key_bytes(int element_bytes) {
+  return kHeadTileRows * kHeadWidth * element_bytes;
+}
+static_assert(2 * head_key_bytes(2) == kCacheTileBytes);
 
 #ifdef PERCEIVER_DECODE_SM90
 

@@ -84,11 +84,10 @@ class SingleSlotConsumer : public RoleRegisters {
       DecodeTableAttention(a_, shared_, table_, p.kv_index - 1, inputs).run();
       take_back(at, flag_, latents_buffer_, moments_buffer_, cursor_.stage, cursor_.parity,
                 sums_cursor_.stage, sums_cursor_.parity);
-    } else if (plan.shape.by_head) {
-      DecodeHeadAttention(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs).run(cursor_);
+    } else if (a_.cache_bytes == 1) {
+      attend<DType::e4m3>(p, plan, inputs, buffer);
     } else {
-      DecodeAttention<true, true, true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan, inputs)
-          .run(cursor_);
+      attend<DType::bf16>(p, plan, inputs, buffer);
     }
     ++flag_;
     combine(p.kv_index > 0, plan);
@@ -97,6 +96,19 @@ class SingleSlotConsumer : public RoleRegisters {
  private:
   using Input = ProductInput;
   using Output = ProductOutput;
+
+  template <DType kCache>
+  __device__ __forceinline__ void attend(const Product& p, const AttentionPlan& plan,
+                                         const FlaggedInputs& inputs, int& buffer) {
+    if (plan.shape.by_head) {
+      DecodeHeadAttention<kCache>(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs)
+          .run(cursor_);
+    } else {
+      DecodeAttention<kCache, true, true, true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan,
+                                                inputs)
+          .run(cursor_);
+    }
+  }
 
   /// Parameters of LayerNorm for this lane's 4 columns.
   struct Norm {

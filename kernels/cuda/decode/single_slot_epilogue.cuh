@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/decode/aside.cuh"
+#include "kernels/cuda/decode/cache_part.cuh"
 #include "kernels/cuda/decode/flagged_buffers.cuh"
 #include "kernels/cuda/decode/held_products.cuh"
 #include "kernels/cuda/decode/phase.cuh"
@@ -67,7 +68,7 @@ class SingleSlotEpilogue : public RoleRegisters {
     float2 bias{0, 0}, scale{1, 1};          // scale: of weights of eight bits
     float cosine = 1, sine = 0, factor = 1;  // factor: scales queries
     uint64_t* to = nullptr;                  // the words of this lane's replica
-    uint32_t* cache = nullptr;               // where keys and values go as well
+    void* cache = nullptr;                   // where keys and values go as well
   };
 
   /// What the pass needs besides the sums. `before`: tiles of the block's share before the pass.
@@ -114,7 +115,7 @@ class SingleSlotEpilogue : public RoleRegisters {
     r.to = a_.flagged.new_kv + static_cast<int64_t>(p.kv_index) * a_.flagged.new_kv_stride + channel / 2;
     if (!active) return;
     const int64_t row = plan.new_row[0];
-    r.cache = reinterpret_cast<uint32_t*>(p.cache + row * (2 * plan.shape.width) + channel);
+    r.cache = static_cast<char*>(p.cache) + (row * (2 * plan.shape.width) + channel) * a_.cache_bytes;
   }
 
   /// Cosine and sine, where the outputs are rotated channels.
@@ -163,9 +164,10 @@ class SingleSlotEpilogue : public RoleRegisters {
     if (r.row < p.query_rows) {
       return publish(r.to, x.x * r.factor, x.y * r.factor, flag_);
     }
-    const uint32_t packed = pack_pair(x);
+    const bool narrow = a_.cache_bytes == 1;
+    const uint32_t packed = cached_pair(narrow, x);
     publish(r.to, packed, flag_);
-    if (r.cache != nullptr) *r.cache = packed;
+    if (r.cache != nullptr) store_cached_pair(narrow, r.cache, packed);
   }
   __device__ static uint32_t pack_pair(float2 x) {
     return pack(x.x, x.y);

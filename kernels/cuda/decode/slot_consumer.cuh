@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/decode/aside.cuh"
+#include "kernels/cuda/decode/cache_part.cuh"
 #include "kernels/cuda/decode/grid_barrier.cuh"
 #include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/norm_row.cuh"
@@ -204,7 +205,9 @@ class SlotConsumer : public RoleRegisters {
     }
     if (!active(slot_)) return;
     const int64_t row = static_cast<int64_t>(slot_) * shape.ring_rows + plan.new_row[slot_];
-    *reinterpret_cast<uint32_t*>(p.cache + row * (2 * shape.width) + r.row - p.query_rows) = pack(x.x, x.y);
+    const int64_t at = row * (2 * shape.width) + r.row - p.query_rows;
+    const bool narrow = a_.cache_bytes == 1;
+    store_cached_pair(narrow, static_cast<char*>(p.cache) + at * a_.cache_bytes, cached_pair(narrow, x));
   }
 
   /// The sum of kParts sums, [tile, part, slot, 8], in their order.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/decode/cache_part.cuh"
 #include "kernels/cuda/decode/input_tiles.cuh"
 #include "kernels/cuda/decode/shared_memory.cuh"
 #include "kernels/cuda/decode/table_attention.cuh"
@@ -21,15 +22,15 @@ inline int heads_per_tile(int64_t heads, int most) {
   return group;
 }
 
-/// `split_heads`: a tile has one head, since there are so few rows that they must be split over the blocks by
+/// `part_channels`: of a key or value that a thread has (cache_part.cuh). `split_heads`: a tile has one head, since there are so few rows that they must be split over the blocks by
 /// heads; a head then has few partials.
 inline AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring_rows,
-                                      const DecodeRotary& rotary, bool split_heads) {
+                                      const DecodeRotary& rotary, int part_channels, bool split_heads) {
   AttentionShape shape{};
   shape.width = static_cast<int>(width);
   shape.heads = static_cast<int>(heads);
   shape.head_dim = static_cast<int>(width / heads);
-  const int teams = kConsumers * 8 / shape.head_dim;
+  const int teams = kConsumers * part_channels / shape.head_dim;
   shape.group = split_heads ? 1 : heads_per_tile(heads, teams);
   shape.groups = shape.heads / shape.group;
   shape.tile_rows = 2 * teams / shape.group;
@@ -42,6 +43,10 @@ inline AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring
   shape.cosine = static_cast<const float*>(rotary.cosine);
   shape.sine = static_cast<const float*>(rotary.sine);
   return shape;
+}
+
+inline int part_channels(const DecodeStep& k) {
+  return is_narrow(k.cache_type) ? kPartChannels<DType::e4m3> : kPartChannels<DType::bf16>;
 }
 
 inline bool by_table(const DecodeStep& k) {
@@ -72,15 +77,16 @@ inline int table_heads(const DecodeStep& k) {
 }
 
 inline AttentionShape cross_shape(const DecodeStep& k) {
-  AttentionShape shape =
-      attention_shape(k.attention_width, k.cross_heads, k.context_rows, k.cross_rotary, false);
+  AttentionShape shape = attention_shape(k.attention_width, k.cross_heads, k.context_rows, k.cross_rotary,
+                                         part_channels(k), false);
   if (!by_table(k)) return shape;
   shape.group = table_heads(k);
   shape.groups = shape.heads / shape.group;
   return shape;
 }
 inline AttentionShape self_shape(const DecodeStep& k) {
-  return attention_shape(k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, k.slots == 1);
+  return attention_shape(k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, part_channels(k),
+                         k.slots == 1);
 }
 
 /// Offsets of the workspace's arrays, in bytes. With one slot the arrays are flagged buffers of 8-byte words,
@@ -158,6 +164,13 @@ inline void point_to_workspace(const DecodeStep& k, const DecodeWorkspace& at, D
   a.flagged = flagged_buffers(k, at);
 }
 
+inline CUtensorMap self_tiles(const DecodeStep& k) {
+  const int64_t pitch = cache_slots(k) * k.latent_rows, columns = 2 * k.latent_channels;
+  if (is_narrow(k.cache_type))
+    return hopper::narrow_tensor_map(k.self_kv, k.layers, k.latent_rows, columns, kHeadTileRows, pitch);
+  return hopper::tensor_map(k.self_kv, k.layers, k.latent_rows, columns, columns, kHeadTileRows, pitch);
+}
+
 inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
   DecodeArguments a{};
   a.slots = static_cast<int>(k.slots);
@@ -182,8 +195,9 @@ inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stage
   a.query = k.query;
   a.output = k.output;
   a.output_norm = k.output_norm;
-  a.self_kv = static_cast<bf16*>(k.self_kv);
-  a.context_kv = static_cast<bf16*>(k.context_kv);
+  a.self_kv = k.self_kv;
+  a.context_kv = k.context_kv;
+  a.cache_bytes = static_cast<int>(size_of(k.cache_type));
   a.token = k.token;
   a.position = k.position;
   a.table_position = k.table_position;
@@ -201,9 +215,7 @@ inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stage
     a.position_table[t] = static_cast<const bf16*>(k.position_table[t]);
   std::copy_n(k.query_mlp, k.query_layers, a.query_mlp);
   for (int64_t i = 0; i + 1 < k.cross_blocks; ++i) a.cross_after[i] = static_cast<int>(k.cross_after[i]);
-  if (a.self_shape.by_head)
-    a.self_tiles = hopper::tensor_map(k.self_kv, k.layers, k.latent_rows, 2 * k.latent_channels,
-                                      2 * k.latent_channels, kHeadTileRows, cache_slots(k) * k.latent_rows);
+  if (a.self_shape.by_head) a.self_tiles = self_tiles(k);
   a.grid_reciprocal = grid_reciprocal(blocks);
   a.inverse_input = 1.0f / static_cast<float>(k.input_channels);
   a.inverse_latent = 1.0f / static_cast<float>(k.latent_channels);

@@ -38,13 +38,14 @@ struct Extents {
 };
 
 template <size_t kRank>
-CUtensorMap encode(CUtensorMapDataType type, const void* data, const Extents<kRank>& extents) {
+CUtensorMap encode(CUtensorMapDataType type, const void* data, const Extents<kRank>& extents,
+                   CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   cuuint32_t steps[kRank];
   std::fill(std::begin(steps), std::end(steps), 1u);
   CUtensorMap map;
   const CUresult status =
       encode_function()(&map, type, kRank, const_cast<void*>(data), extents.elements, extents.bytes,
-                        extents.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                        extents.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
                         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
     throw_failure("tensor map of [{}] elements, [{}] bytes apart: driver error {}",
@@ -73,6 +74,15 @@ CUtensorMap heads_tensor_map(const void* data, int64_t batch, int64_t rows, int6
                    {.elements = {of(width), of(heads), of(rows), of(batch)},
                     .bytes = {of(width * 2), of(stride * 2), of(rows * stride * 2)},
                     .box = {kBoxBytes / 2, 1, static_cast<cuuint32_t>(box_rows), 1}});
+}
+
+CUtensorMap narrow_tensor_map(const void* data, int64_t batch, int64_t rows, int64_t columns,
+                              int64_t box_rows, int64_t pitch) {
+  return encode<3>(CU_TENSOR_MAP_DATA_TYPE_UINT8, data,
+                   {.elements = {of(columns), of(rows), of(batch)},
+                    .bytes = {of(columns), of(pitch * columns)},
+                    .box = {kBoxBytes / 2, static_cast<cuuint32_t>(box_rows), 1}},
+                   CU_TENSOR_MAP_SWIZZLE_64B);
 }
 
 CUtensorMap byte_tensor_map(const void* data, int64_t rows, int64_t columns, int64_t box_rows) {
