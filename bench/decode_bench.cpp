@@ -1,5 +1,5 @@
-// decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--layers=N] [configuration ...]: times the
-// fused decode step alone, replayed as a CUDA graph, for the three configurations of configs/bench with full
+// decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--caches=bfloat16|fp8] [--layers=N]
+// [configuration ...]: times the fused decode step alone, replayed as a CUDA graph, for the three configurations of configs/bench with full
 // context and latents and each number of slots, and as "NAME-tokens" for one slot whose context is kept as
 // tokens. First checks slot 0 and the last slot against the plain reference. Prints one line per run; exits
 // with 1 if a check fails.
@@ -55,11 +55,11 @@ double token_bytes(const HostDecode& host) {
 
 /// Bytes of weights and caches that a step must read.
 double step_bytes(const HostDecode& host, int64_t slots) {
-  const auto slot = static_cast<double>(host.context_kv.size() + host.self_kv.size());
+  const auto slot = static_cast<double>(host.context_kv.size() + host.self_kv.size());  // bytes
   double weights = 0;
   for (const std::vector<Bits>& array : host.arrays) weights += static_cast<double>(array.size());
   weights -= static_cast<double>(host.shape.vocabulary * host.shape.input);  // the step reads one row of it
-  return 2 * (weights + slot * static_cast<double>(slots)) + (host.shape.tokens ? token_bytes(host) : 0);
+  return 2 * weights + slot * static_cast<double>(slots) + (host.shape.tokens ? token_bytes(host) : 0);
 }
 
 double median_microseconds(const Launch& launch, const DecodeStep& step) {
@@ -152,7 +152,7 @@ const std::map<std::string, DType> kWeights{
 int main_of(int count, char** words) {
   std::vector<int64_t> slots{1, 8, 64};
   std::vector<int64_t> layers;  // one number, if not those of the configuration
-  DType weights = DType::bf16;
+  DType weights = DType::bf16, caches = DType::bf16;
   std::vector<std::string> names;
   for (int i = 1; i < count; ++i) {
     const std::string word = words[i];
@@ -162,12 +162,14 @@ int main_of(int count, char** words) {
       continue;
     } else if (word.starts_with("--weights=") && kWeights.contains(word.substr(10))) {
       weights = kWeights.at(word.substr(10));
+    } else if (word == "--caches=bfloat16" || word == "--caches=fp8") {
+      caches = kWeights.at(word.substr(9));
     } else if (kShapes.contains(word)) {
       names.push_back(word);
     } else {
       std::fprintf(stderr,
-                   "decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--layers=N] "
-                   "[imagenet64|copy131k|music4k[-tokens]] ...\n");
+                   "decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--caches=bfloat16|fp8] "
+                   "[--layers=N] [imagenet64|copy131k|music4k[-tokens]] ...\n");
       return 2;
     }
   }
@@ -184,7 +186,7 @@ int main_of(int count, char** words) {
   bool good = true;
   for (const std::string& name : names) {
     DecodeShape shape = kShapes.at(name);
-    shape.weights = weights;
+    shape.weights = weights, shape.caches = caches;
     if (!layers.empty()) shape.layers = layers.back();
     good = run(launch, name, shape, slots) && good;
   }

@@ -97,6 +97,7 @@ inline Rotary inverse_k_rotation(const AttentionBackward& a) {
 /// slot s is token tokens[s, n] at rotary position positions[s, n]; `cache` is null.
 struct CacheAttention {
   DType type;
+  DType cache_type;  // `type`; or, on the CPU with f32, bf16; on a GPU e4m3
   int64_t slots, queries, heads, head_dim, capacity;
   const void* q;  // [slots * queries, heads * head_dim], rotated
   int64_t q_stride;
@@ -104,8 +105,7 @@ struct CacheAttention {
   const int32_t* count;  // [slots]
   void* out;
   int64_t out_stride;
-  bool bf16_cache = false;  // CPU, with f32: the cache is bf16
-  void* lse = nullptr;      // optional: accumulation type [slots, heads, queries], +inf where there is no row
+  void* lse = nullptr;  // optional: accumulation type [slots, heads, queries], +inf where there is no row
 
   const void* table = nullptr;
   int64_t vocabulary = 0;

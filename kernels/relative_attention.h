@@ -59,6 +59,7 @@ struct RelativeAttentionBackward {
 /// V: 2 * heads * head_dim elements. A slot's result does not depend on the others.
 struct RelativeCacheAttention {
   DType type;
+  DType cache_type;  // as in CacheAttention
   int64_t slots, heads, head_dim, capacity;
   const void* q;  // [slots, heads * head_dim ...]
   int64_t q_stride;
@@ -72,7 +73,6 @@ struct RelativeCacheAttention {
   int64_t window = 0;
   void* out;
   int64_t out_stride;
-  bool bf16_cache = false;  // CPU, with f32: the cache is bf16
 };
 
 /// Rows of memory, then the rows of a segment, [batch, memory + rows, columns], and what the next segment's

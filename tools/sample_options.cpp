@@ -183,13 +183,15 @@ void add_policy(CLI::App& command, EngineOptions& engine) {
 }
 
 void add_kv_cache(CLI::App& command, KvCache& type) {
-  const std::map<std::string, KvCache> types{
-      {"auto", KvCache::automatic}, {"float32", KvCache::float32}, {"bfloat16", KvCache::bfloat16}};
+  const std::map<std::string, KvCache> types{{"auto", KvCache::automatic},
+                                             {"float32", KvCache::float32},
+                                             {"bfloat16", KvCache::bfloat16},
+                                             {"fp8", KvCache::fp8}};
   command
       .add_option(
           "--kv-cache", type,
-          "Type of the cached keys and values: auto (that of the computation), float32 or bfloat16; on a CPU "
-          "bfloat16 halves what a token reads of them")
+          "Type of the cached keys and values: auto (that of the computation), float32, bfloat16 or fp8; "
+          "bfloat16 on a CPU and fp8 on a GPU halve what a token reads of them")
       ->transform(one_of(types))
       ->default_str("auto");
 }

@@ -50,7 +50,8 @@ struct GenerateOptions {
   int64_t refill = 0;          ///< latents that policy refill recomputes; 0 = half of them
   int64_t prompt_latents = 0;  ///< latents used by the prefill; 0 = all
   ContextEnd context_end = ContextEnd::drop;
-  KvCache kv_cache = KvCache::automatic;  ///< bfloat16 on the CPU: a model in float32
+  /// Besides the type that the model computes in: bfloat16 of a model in float32 on the CPU; fp8 on a GPU.
+  KvCache kv_cache = KvCache::automatic;
 };
 
 struct Alternative {

@@ -23,6 +23,7 @@ enum class KvCache {
   automatic,  ///< in the type that the model computes in
   float32,
   bfloat16,  ///< half of float32's bytes, which a step reads
+  fp8,       ///< on a GPU: a byte each, e4m3, up to 448
 };
 
 /// Why a sequence ended.

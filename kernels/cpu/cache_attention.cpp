@@ -137,7 +137,7 @@ void cache_attention(const CacheAttention& k) {
   with_type(k.type, [&]<typename T>() {
     if (k.table != nullptr) return attend_by_table<T>(k);
     if constexpr (std::is_same_v<T, float>)
-      if (k.bf16_cache) return attend<T, Bf16>(k);
+      if (k.cache_type == DType::bf16) return attend<T, Bf16>(k);
     attend<T, T>(k);
   });
 }

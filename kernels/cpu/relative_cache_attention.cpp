@@ -65,7 +65,7 @@ void attend(const RelativeCacheAttention& k) {
 void relative_cache_attention(const RelativeCacheAttention& k) {
   with_type(k.type, [&]<typename T>() {
     if constexpr (std::is_same_v<T, float>)
-      if (k.bf16_cache) return attend<T, Bf16>(k);
+      if (k.cache_type == DType::bf16) return attend<T, Bf16>(k);
     attend<T, T>(k);
   });
 }

@@ -210,7 +210,7 @@ Generator Model::restore(std::string_view saved) const {
   }
   if (options.policy < GenerationPolicy::automatic || options.policy > GenerationPolicy::stream)
     throw_user("{}: the saved policy is unknown", file.source());
-  if (options.kv_cache < KvCache::automatic || options.kv_cache > KvCache::bfloat16)
+  if (options.kv_cache < KvCache::automatic || options.kv_cache > KvCache::fp8)
     throw_user("{}: the saved type of the KV cache is unknown", file.source());
   GenerationRequest request;
   request.tokens = options.tokens;

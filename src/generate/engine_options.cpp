@@ -35,7 +35,8 @@ bool table_pays(const PerceiverAR& model, const EngineOptions& options) {
   // A fused step can save more than reading keys and values costs.
   const auto fuses = [&](bool by_table) {
     return options.fused && keeps_cache(config) && context_ranks(options) == 1 &&
-           model.has_fused_step(options.slots, options.latents, config.context_length, by_table);
+           model.has_fused_step(options.slots, options.latents, config.context_length, by_table,
+                              cache_type(model, options));
   };
   if (fuses(true) && fuses(false)) return config.context_length >= kTableRepays * config.vocabulary;
   return fuses(true) || !fuses(false);
@@ -107,20 +108,37 @@ void resolve_context(const PerceiverAR& model, EngineOptions& options) {
         table_possible && table_pays(model, options) ? ContextProjection::table : ContextProjection::direct;
 }
 
-/// The kernels read what the model computes in; on the CPU also bf16 in place of f32.
+std::string_view name_of_cache(KvCache type) {
+  switch (type) {
+    case KvCache::float32:
+      return "float32";
+    case KvCache::bfloat16:
+      return "bfloat16";
+    case KvCache::fp8:
+      return "fp8";
+    case KvCache::automatic:
+      break;
+  }
+  return "auto";
+}
+
+/// The kernels read what the model computes in; on the CPU also bf16 in place of f32, on a GPU e4m3.
 void resolve_cache_type(const PerceiverAR& model, EngineOptions& options) {
   const DType type = model.type();
+  const bool cuda = model.context().is_cuda();
   const KvCache own = type == DType::bf16  ? KvCache::bfloat16
                       : type == DType::f32 ? KvCache::float32
                                            : KvCache::automatic;
   if (options.kv_cache == KvCache::automatic) options.kv_cache = own;
-  const bool narrows =
-      options.kv_cache == KvCache::bfloat16 && type == DType::f32 && !model.context().is_cuda();
-  if (options.kv_cache == own || narrows) return;
+  const KvCache narrow = cuda                 ? KvCache::fp8
+                         : type == DType::f32 ? KvCache::bfloat16
+                                              : KvCache::automatic;
+  if (options.kv_cache == own || options.kv_cache == narrow) return;
+  const std::string allowed = narrow == KvCache::automatic
+                                  ? "in that type alone"
+                                  : fmt::format("{} or {}", name_of_cache(own), name_of_cache(narrow));
   throw_user("a KV cache in {} was requested; this model computes in {} on {}, and its cache can be {}",
-             options.kv_cache == KvCache::bfloat16 ? "bfloat16" : "float32", name_of(type),
-             model.context().is_cuda() ? "a GPU" : "the CPU",
-             type == DType::f32 && !model.context().is_cuda() ? "float32 or bfloat16" : "in that type alone");
+             name_of_cache(options.kv_cache), name_of(type), cuda ? "a GPU" : "the CPU", allowed);
 }
 
 int64_t mebibytes(int64_t bytes) {
@@ -140,7 +158,14 @@ int64_t context_ranks(const EngineOptions& options) {
 }
 
 DType cache_type(const PerceiverAR& model, const EngineOptions& options) {
-  return options.kv_cache == KvCache::bfloat16 ? DType::bf16 : model.type();
+  switch (options.kv_cache) {
+    case KvCache::bfloat16:
+      return DType::bf16;
+    case KvCache::fp8:
+      return DType::e4m3;
+    default:
+      return model.type();
+  }
 }
 
 bool keeps_cache(const ModelConfig& config) {

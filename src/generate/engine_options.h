@@ -21,7 +21,7 @@ struct EngineOptions {
   /// of its own; -1: as suits the device.
   int64_t prompt_steps = -1;
   ContextEnd context_end = ContextEnd::drop;
-  KvCache kv_cache = KvCache::automatic;  ///< resolved: float32 or bfloat16; automatic of a model in float64
+  KvCache kv_cache = KvCache::automatic;  ///< resolved: not automatic, unless the model is in float64
   /// Keep the context as tokens (table) or as keys and values (direct); automatic: whichever is faster.
   ContextProjection context = ContextProjection::automatic;
   bool fused = true;  ///< run a decode step as one kernel where there is one

@@ -1,6 +1,6 @@
 // The fixed buffers of S slots, sequences generated together (docs/generation.md): KV caches of the latents
 // and the context, and the state of each slot. Row-major; T is the model's element type,
-// or bf16 where a model in f32 on the CPU keeps its caches so.
+// or bf16 where a model in f32 on the CPU keeps its caches so, or e4m3 on a GPU.
 #pragma once
 
 #include "nn/cache.h"

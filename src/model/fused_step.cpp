@@ -115,13 +115,15 @@ std::shared_ptr<FusedStep> PerceiverAR::fused_arguments(int64_t slots, int64_t l
   return fused_step;
 }
 
-bool PerceiverAR::has_fused_step(int64_t slots, int64_t latents, int64_t context, bool by_table) const {
+bool PerceiverAR::has_fused_step(int64_t slots, int64_t latents, int64_t context, bool by_table,
+                                 DType cache_type) const {
   const auto fused_step = fused_arguments(slots, latents, context);
   if (fused_step == nullptr) return false;
   const RotaryTables rotary = rotary_tables();
   kernels::DecodeStep& k = fused_step->step;
   k.cross_rotary = fused(rotary.cross);
   k.self_rotary = fused(rotary.self);
+  k.cache_type = cache_type;
   // The answer does not depend on the contents of the caches: any address stands in for them.
   void* place = token_embedding_.value.data();
   k.self_kv = place;
@@ -145,6 +147,7 @@ std::shared_ptr<const FusedStep> PerceiverAR::fused_step(const DecodeCaches& cac
   k.cross_rotary = fused(caches.cross_rotary);
   k.self_rotary = fused(caches.self_rotary);
   k.cache_slots = caches.slots;
+  k.cache_type = caches.self_kv.dtype();
   const int64_t latent_rows = range.first * caches.latents, context_rows = range.first * caches.context;
   k.self_kv = row_of(caches.self_kv, latent_rows);
   if (caches.by_table()) {

@@ -109,7 +109,7 @@ class PerceiverAR {
   std::shared_ptr<const FusedStep> fused_step(const DecodeCaches& caches, const DecodeSlots& slots,
                                               SlotRange range, const Tensor& workspace = {}) const;
   /// Whether there is a fused step for the caches that `make_caches` would make; allocates nothing.
-  bool has_fused_step(int64_t slots, int64_t latents, int64_t context, bool by_table) const;
+  bool has_fused_step(int64_t slots, int64_t latents, int64_t context, bool by_table, DType cache_type) const;
 
   /// The linear layers of the attention blocks, in a fixed order.
   std::vector<ops::LinearParameters*> block_linears();

@@ -49,10 +49,6 @@ Tensor as_type(Tape& tape, const Tensor& x, DType type) {
 
 }  // namespace
 
-bool keeps_bf16(const LayerCache& layer, DType type) {
-  return layer.kv && type == DType::f32 && layer.kv.dtype() == DType::bf16;
-}
-
 int64_t sequences(const std::vector<SlotRun>& runs) {
   return runs.empty() ? 0 : runs.back().sequence + runs.back().count;
 }
@@ -92,7 +88,7 @@ Variable attend_cache(Tape& tape, const CachePass& pass, const Variable& q, int6
   k.capacity = layer.capacity;
   k.q_stride = q.shape()[1];
   k.out_stride = heads * head_dim;
-  k.bf16_cache = keeps_bf16(layer, k.type);
+  k.cache_type = layer.kv ? layer.kv.dtype() : k.type;
   if (!layer.kv) {
     k.table = layer.table.data();
     k.vocabulary = layer.table.shape()[0];

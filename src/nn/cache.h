@@ -21,9 +21,6 @@ struct LayerCache {
   Tensor positions;      ///< i32 [slots, capacity]
 };
 
-/// Whether the rows are bf16 and the model computes in f32.
-bool keeps_bf16(const LayerCache& layer, DType type);
-
 /// Slots that follow each other, and the sequence of the pass that the first of them has; a sequence has as
 /// many rows as there are latents per token.
 struct SlotRun {

@@ -135,6 +135,7 @@ Variable RelativeBlock::attend_cached(Tape& tape, const Variable& q, const Varia
   for (const SlotRun& run : pass.cache->runs)
     kernels::relative_cache_attention(tape.launch(),
                                       {.type = q.value.dtype(),
+                                       .cache_type = layer.kv.dtype(),
                                        .slots = run.count,
                                        .heads = heads_,
                                        .head_dim = width_ / heads_,
@@ -150,8 +151,7 @@ Variable RelativeBlock::attend_cached(Tape& tape, const Variable& q, const Varia
                                        .distances = pass.cached_positions.shape()[0],
                                        .window = pass.window,
                                        .out = rows(out.value, run.sequence * width_, run.count * width_),
-                                       .out_stride = width_,
-                                       .bf16_cache = keeps_bf16(layer, q.value.dtype())});
+                                       .out_stride = width_});
   return out;
 }
 

@@ -51,7 +51,7 @@ struct Rank {
         *context, context->launch().stream, world.rank(), world.size(),
         [this](const std::string& mine) { return world.gather(mine, ""); }, obstacle);
     EXPECT_EQ(obstacle, "");
-    load_kernel();
+    load_kernels();
   }
   Tensor exposed(int64_t elements) {
     const Tensor x =
@@ -63,15 +63,17 @@ struct Rank {
     const PeerCopies::Call call{kind, x};
     copies->run(std::span(&call, 1));
   }
-  /// Loading a kernel's code waits for the device, which may be waiting for this thread.
-  void load_kernel() {
-    const Tensor x = Tensor::zeros(*context, DType::f32, {8});
-    kernels::sum_pieces(context->launch(), {.type = DType::f32,
-                                            .elements = 4,
-                                            .own = 0,
-                                            .count = 2,
-                                            .others = x.as<float>() + 4,
-                                            .sum = x.data()});
+  /// Loading a kernel's code waits for the device, which may be waiting for this thread: of both, for aligned
+  /// and for other addresses.
+  void load_kernels() {
+    const Tensor x = Tensor::zeros(*context, DType::f32, {16});
+    for (const int64_t others : {4, 5})
+      kernels::sum_pieces(context->launch(), {.type = DType::f32,
+                                              .elements = 4,
+                                              .own = 0,
+                                              .count = 2,
+                                              .others = x.as<float>() + others,
+                                              .sum = x.data()});
     context->synchronize();
     world.gather("", "");
   }

@@ -9,6 +9,7 @@
 #include "tests/support/gpu.h"
 #include "tests/support/small_model.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/user_error.h"
 
 namespace perceiver {
 namespace {
@@ -51,18 +52,65 @@ TEST(Engine, PoliciesAreRecomputationWithTheContextAsTokens) {
     check_policies(config, kAll, type, gpu(), ContextProjection::table);
 }
 
+// A pass attends to keys and values as it computes them, later tokens to those of eight bits.
+TEST(Engine, PoliciesAreNearRecomputationWithCachesOfEightBits) {
+  SKIP_WITHOUT_GPU();
+  ModelConfig config = generation_config();
+  config.input_channels = config.latent_channels = 64;
+  for (const DType type : {DType::f32, DType::bf16}) {
+    PerceiverAR model(config, gpu(), type);
+    model.parameters().initialize(3);
+    for (const GenerationPolicy policy : kAll)
+      for (const ContextProjection context : {ContextProjection::table, ContextProjection::direct})
+        check_policy(model, {.policy = policy, .kv_cache = KvCache::fp8, .context = context}, 5, 45, 5e-2);
+  }
+}
+
+TEST(Engine, CachesOfEightBitsTakeAByteANumberAndAreRounded) {
+  SKIP_WITHOUT_GPU();
+  PerceiverAR model(generation_config(), gpu(), DType::f32);
+  model.parameters().initialize(3);
+  Engine whole(model, {.context = ContextProjection::direct}),
+      narrow(model, {.kv_cache = KvCache::fp8, .context = ContextProjection::direct});
+  EXPECT_EQ(narrow.caches().self_kv.dtype(), DType::e4m3);
+  EXPECT_EQ(4 * narrow.caches().self_kv.bytes(), whole.caches().self_kv.bytes());
+  EXPECT_EQ(4 * narrow.caches().context_kv.bytes(), whole.caches().context_kv.bytes());
+  for (Engine* engine : {&whole, &narrow}) {
+    engine->admit(0, sequence_of(20, 1));
+    engine->compute();
+    engine->push(0, 5);
+    engine->compute();
+  }
+  EXPECT_NE(whole.logits(0), narrow.logits(0));
+  EXPECT_LE(difference(whole.logits(0), narrow.logits(0)), 5e-2);
+  EXPECT_EQ(message_of([&] { Engine(model, {.kv_cache = KvCache::bfloat16}); }),
+            "a KV cache in bfloat16 was requested; this model computes in f32 on a GPU, and its cache can be "
+            "float32 or fp8");
+}
+
+TEST(Engine, AStreamOutgrowsTheRotaryTablesWithCachesOfEightBits) {
+  SKIP_WITHOUT_GPU();
+  // Turned keys are rounded once more, to numbers 6% apart.
+  check_outgrown(ContextProjection::direct, 0.2, DType::f32, gpu(), KvCache::fp8);
+}
+
 TEST(Engine, AStreamOutgrowsTheRotaryTables) {
   SKIP_WITHOUT_GPU();
   check_outgrown(ContextProjection::table, 5e-4, DType::f32, gpu());
 }
 
 // Copied and saved sequences go on with the same bits.
-TEST(Engine, CopiesOfAContextOfTokensGoOn) {
+class Copies : public ::testing::TestWithParam<EngineOptions> {};
+INSTANTIATE_TEST_SUITE_P(
+    Contexts, Copies,
+    ::testing::Values(EngineOptions{.context = ContextProjection::table},
+                      EngineOptions{.kv_cache = KvCache::fp8, .context = ContextProjection::direct}));
+
+TEST_P(Copies, GoOn) {
   SKIP_WITHOUT_GPU();
   const auto model = varied_model(generation_config(), DType::bf16, gpu());
-  EngineOptions options;
+  EngineOptions options = GetParam();
   options.slots = 3;
-  options.context = ContextProjection::table;
   Engine engine(*model, options);
   engine.admit(0, sequence_of(20, 1));
   for (int64_t i = 0; i < 10; ++i) engine.step();
@@ -152,6 +200,27 @@ TEST(Engine, ASequenceDoesNotDependOnTheOthers) {
 class FusedStep : public ::testing::TestWithParam<Weights> {};
 INSTANTIATE_TEST_SUITE_P(Weights, FusedStep,
                          ::testing::Values(Weights::automatic, Weights::fp8, Weights::int8));
+
+TEST_P(FusedStep, IsThePlainOneWithCachesOfEightBits) {
+  SKIP_WITHOUT_GPU();
+  PerceiverAR model(fused_config(), gpu(), DType::bf16);
+  model.parameters().initialize(3);
+  model.set_weights(GetParam());
+  for (const ContextProjection kept : {ContextProjection::direct, ContextProjection::table})
+    for (const int64_t slots : {1, 3}) {
+      if (kept == ContextProjection::table && slots > 1) continue;
+      EngineOptions options;
+      options.slots = slots;
+      options.policy = GenerationPolicy::stream;
+      options.context = kept;
+      options.kv_cache = KvCache::fp8;
+      Engine fused(model, options);
+      options.fused = false;
+      Engine plain(model, options);
+      if (!fused.fused()) GTEST_SKIP() << "no fused step on this device";
+      check_alike(fused, plain, 450, 5e-2);
+    }
+}
 
 TEST_P(FusedStep, IsThePlainOne) {
   SKIP_WITHOUT_GPU();
@@ -320,8 +389,9 @@ TEST(Engine, AutomaticKeepsTheContextInTheFasterWay) {
   EXPECT_EQ(kept(model, 65, true), ContextProjection::table);
   EXPECT_EQ(kept(model, 3, false), ContextProjection::table);
   for (const bool by_table : {true, false})
-    EXPECT_TRUE(model.has_fused_step(1, config.latents, config.context_length, by_table));
-  EXPECT_FALSE(model.has_fused_step(3, config.latents, config.context_length, true));
+    for (const DType caches : {DType::bf16, DType::e4m3})
+      EXPECT_TRUE(model.has_fused_step(1, config.latents, config.context_length, by_table, caches));
+  EXPECT_FALSE(model.has_fused_step(3, config.latents, config.context_length, true, DType::bf16));
   PerceiverAR wide(config, gpu(), DType::f32);
   EXPECT_EQ(kept(wide, 1, true), ContextProjection::table);
   config.context_length = 2 * config.vocabulary - 1;

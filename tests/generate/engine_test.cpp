@@ -479,6 +479,7 @@ TEST(Engine, RefusesWhatCannotBe) {
   refused([](EngineOptions& o) { o.prompt_latents = 9; });
   refused([](EngineOptions& o) { o.kv_cache = KvCache::bfloat16; });  // the model is float64
   refused([](EngineOptions& o) { o.kv_cache = KvCache::float32; });
+  refused([](EngineOptions& o) { o.kv_cache = KvCache::fp8; });  // on a CPU
   Engine engine(*model, {});
   const auto unusable = [&](auto change) {
     Sequence sequence = sequence_of(4, 0);

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "kernels/backend.h"
+#include "kernels/fp8_codes.h"
 #include "tests/support/cuda_fixture.h"
 
 namespace perceiver::testing {
@@ -43,6 +44,16 @@ template <typename T>
 Values rounded(Values values) {
   for (double& x : values) x = widen(narrow<T>(x));
   return values;
+}
+
+/// Rounds the values to e4m3 and returns their codes.
+inline std::vector<uint8_t> rounded_to_e4m3(Values& values) {
+  std::vector<uint8_t> codes;
+  for (double& x : values) {
+    codes.push_back(kernels::encode_fp8(x, kernels::Fp8Format::e4m3));
+    x = static_cast<double>(kernels::decode_fp8(codes.back(), kernels::Fp8Format::e4m3));
+  }
+  return codes;
 }
 
 /// Normal numbers that T holds exactly.

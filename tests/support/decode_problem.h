@@ -35,7 +35,7 @@ inline double bf16_rounded(double x) {
   return static_cast<double>(bf16_value(bf16_bits(static_cast<float>(x))));
 }
 
-constexpr Bits kPoison = 0xFFFF;           // a NaN
+constexpr uint8_t kPoison = 0xFF;          // each byte of a NaN
 constexpr int32_t kPoisonToken = 1 << 30;  // outside every table
 
 /// What varies between problems.
@@ -50,7 +50,7 @@ struct DecodeShape {
   int query_layers = 0, position_tables = 0;
   double rotary_fraction = 0.5, rotary_heads = 1;
   bool tokens = false;  // the context as tokens, with tables
-  DType weights = DType::bf16;
+  DType weights = DType::bf16, caches = DType::bf16;
 };
 
 /// The number that each byte of weights of eight bits stands for.
@@ -61,6 +61,20 @@ inline std::vector<double> numbers_of(DType type) {
                           ? static_cast<int8_t>(code)
                           : kernels::decode_fp8(static_cast<uint8_t>(code), kernels::Fp8Format::e4m3));
   return numbers;
+}
+
+/// Number i of a cache of `type`, bf16 or e4m3.
+inline double cached_number(const void* cache, DType type, int64_t i) {
+  if (type == DType::bf16) return static_cast<double>(bf16_value(static_cast<const Bits*>(cache)[i]));
+  static const std::vector<double> numbers = numbers_of(DType::e4m3);
+  return numbers[static_cast<const uint8_t*>(cache)[i]];
+}
+inline void set_cached_number(void* cache, DType type, int64_t i, double x) {
+  if (type == DType::bf16) {
+    static_cast<Bits*>(cache)[i] = bf16_bits(static_cast<float>(x));
+  } else {
+    static_cast<uint8_t*>(cache)[i] = kernels::encode_fp8(x, kernels::Fp8Format::e4m3);
+  }
 }
 
 /// A problem on the host: `step` points into the arrays below. Cache rows that hold nothing yet are poisoned,
@@ -103,10 +117,9 @@ class HostDecode {
     if (shape.tokens) {
       fill_tokens();
     } else {
-      context_kv.resize(
-          static_cast<size_t>(step.cross_blocks * shape.slots * shape.context_rows * 2 * shape.attention));
+      resize(context_kv, step.cross_blocks * shape.slots * shape.context_rows * 2 * shape.attention);
     }
-    self_kv.resize(static_cast<size_t>(shape.layers * shape.slots * shape.latent_rows * 2 * shape.latent));
+    resize(self_kv, shape.layers * shape.slots * shape.latent_rows * 2 * shape.latent);
     fill_cache(context_kv, step.cross_blocks, shape.context_rows, 2 * shape.attention, contexts,
                context_places);
     fill_cache(self_kv, shape.layers, shape.latent_rows, 2 * shape.latent, latents, latent_places);
@@ -118,7 +131,7 @@ class HostDecode {
   std::vector<DecodeSelf> self;
   std::vector<std::vector<Bits>> arrays;  // weights
   std::vector<std::vector<float>> rotary_arrays;
-  std::vector<Bits> context_kv, self_kv;
+  std::vector<uint8_t> context_kv, self_kv;  // numbers of the type of the caches
   std::vector<int32_t> context_tokens, context_positions;
   std::vector<int32_t> tokens, positions, table_positions, contexts, context_places, latents, latent_places,
       actives;
@@ -225,7 +238,7 @@ class HostDecode {
     step.input_channels = s.input, step.latent_channels = s.latent, step.attention_width = s.attention;
     step.cross_heads = s.cross_heads, step.self_heads = s.self_heads;
     step.cross_widening = s.cross_widening, step.self_widening = s.self_widening;
-    step.weight_type = s.weights;
+    step.weight_type = s.weights, step.cache_type = s.caches;
     step.layers = s.layers, step.cross_blocks = 1 + static_cast<int64_t>(s.cross_after.size());
     step.context_rows = s.context_rows, step.latent_rows = s.latent_rows;
     step.activation = s.activation, step.query_activation = s.query_activation;
@@ -266,15 +279,36 @@ class HostDecode {
     step.context_tokens = context_tokens.data();
     step.context_positions = context_positions.data();
   }
-  void fill_cache(std::vector<Bits>& cache, int64_t blocks, int64_t rows, int64_t width,
+  void resize(std::vector<uint8_t>& cache, int64_t numbers) const {
+    cache.resize(static_cast<size_t>(numbers) * size_of(shape.caches));
+  }
+  void fill_cache(std::vector<uint8_t>& cache, int64_t blocks, int64_t rows, int64_t width,
                   const std::vector<int32_t>& counts, const std::vector<int32_t>& places) {
+    std::fill(cache.begin(), cache.end(), kPoison);
     if (cache.empty()) return;
-    auto at = cache.begin();
+    int64_t row = 0;
     for (int64_t b = 0; b < blocks; ++b)
       for (int64_t s = 0; s < shape.slots; ++s)
-        for (int64_t r = 0; r < rows; ++r)
-          for (int64_t c = 0; c < width; ++c)
-            *at++ = r < counts[s] && r != places[s] ? bf16_bits(random()) : kPoison;
+        for (int64_t r = 0; r < rows; ++r, ++row)
+          if (r < counts[s] && r != places[s]) fill_row(cache, row * width, width);
+  }
+  /// With random numbers, from number `begin` on.
+  void fill_row(std::vector<uint8_t>& cache, int64_t begin, int64_t width) {
+    static const std::vector<uint8_t> codes = [] {  // of each bf16, since encoding is slow
+      std::vector<uint8_t> all;
+      for (uint32_t bits = 0; bits < 1 << 16; ++bits)
+        all.push_back(kernels::encode_fp8(static_cast<double>(bf16_value(static_cast<Bits>(bits))),
+                                          kernels::Fp8Format::e4m3));
+      return all;
+    }();
+    for (int64_t i = begin; i < begin + width; ++i) {
+      const Bits bits = bf16_bits(random());
+      if (shape.caches == DType::bf16) {
+        reinterpret_cast<Bits*>(cache.data())[i] = bits;
+      } else {
+        cache[static_cast<size_t>(i)] = codes[bits];
+      }
+    }
   }
 
   uint64_t state_;

@@ -14,8 +14,8 @@
 
 namespace perceiver::testing {
 
-/// A step for one slot in f64, rounded to bf16 where the kernel keeps bf16: inputs of products and the
-/// caches. Writes the slot's new rows, or its token and position, to the caches of `step`, whose pointers are
+/// A step for one slot in f64, rounded where the kernel rounds: inputs of products to bf16, the caches to their
+/// type. Writes the slot's new rows, or its token and position, to the caches of `step`, whose pointers are
 /// to host memory. Returns the logits.
 class DecodeReference {
  public:
@@ -60,9 +60,9 @@ class DecodeReference {
     const int64_t a = k_.attention_width;
     Row kv = product(b.kv, 2 * a, normalise(b.norm_kv, x));
     rotate(kv, 0, d, k_.cross_rotary, 0);
-    Bits* cache = static_cast<Bits*>(k_.context_kv) + (block * k_.slots + slot_) * k_.context_rows * 2 * a;
-    write(kv, 0, cache, k_.context_row[slot_]);
-    return attend(q, cache, k_.context_count[slot_], a, d);
+    const int64_t first_row = (block * k_.slots + slot_) * k_.context_rows;
+    write(kv, 0, k_.context_kv, first_row + k_.context_row[slot_]);
+    return attend(q, k_.context_kv, first_row, k_.context_count[slot_], d);
   }
 
   Row attend_tokens(int64_t block, const Row& q, int64_t d) {
@@ -89,10 +89,10 @@ class DecodeReference {
     Row qkv = product(b.qkv, 3 * w, normalise(b.norm, z));
     rotate(qkv, 0, d, k_.self_rotary, k_.query_offset);
     rotate(qkv, w, d, k_.self_rotary, k_.query_offset);
-    Bits* cache = static_cast<Bits*>(k_.self_kv) + (layer * k_.slots + slot_) * k_.latent_rows * 2 * w;
-    write(qkv, w, cache, k_.latent_row[slot_]);
+    const int64_t first_row = (layer * k_.slots + slot_) * k_.latent_rows;
+    write(qkv, w, k_.self_kv, first_row + k_.latent_row[slot_]);
     qkv.resize(static_cast<size_t>(w));
-    const Row mixed = attend(qkv, cache, k_.latent_count[slot_], w, d);
+    const Row mixed = attend(qkv, k_.self_kv, first_row, k_.latent_count[slot_], d);
     Row sum = product(b.out, w, mixed);
     add(sum, z);
     return mlp(b.norm_mlp, b.mlp_0, b.mlp_1, k_.self_widening, sum);
@@ -205,15 +205,16 @@ class DecodeReference {
   }
 
   /// Writes the channels of x from `begin` on to a row of the cache.
-  static void write(const Row& x, int64_t begin, Bits* cache, int64_t row) {
+  void write(const Row& x, int64_t begin, void* cache, int64_t row) const {
     const int64_t width = static_cast<int64_t>(x.size()) - begin;
     for (int64_t c = 0; c < width; ++c)
-      cache[row * width + c] = bf16_bits(static_cast<float>(x[static_cast<size_t>(begin + c)]));
+      set_cached_number(cache, k_.cache_type, row * width + c, x[static_cast<size_t>(begin + c)]);
   }
 
-  static Row attend(const Row& q, const Bits* cache, int64_t rows, int64_t width, int64_t head_dim) {
-    return attend(q, rows, head_dim, [cache, width](int64_t row, int64_t channel) {
-      return static_cast<double>(bf16_value(cache[row * 2 * width + channel]));
+  Row attend(const Row& q, const void* cache, int64_t first_row, int64_t rows, int64_t head_dim) const {
+    const auto width = static_cast<int64_t>(q.size());
+    return attend(q, rows, head_dim, [&, width](int64_t row, int64_t channel) {
+      return cached_number(cache, k_.cache_type, (first_row + row) * 2 * width + channel);
     });
   }
 

@@ -15,7 +15,7 @@ namespace perceiver::testing {
 class DeviceDecode {
  public:
   DecodeStep step;
-  std::unique_ptr<DeviceArray<Bits>> self_kv, context_kv;                   // the latter or
+  std::unique_ptr<DeviceArray<uint8_t>> self_kv, context_kv;                // the latter or
   std::unique_ptr<DeviceArray<int32_t>> context_tokens, context_positions;  // these
   std::unique_ptr<DeviceArray<float>> logits;
 
@@ -103,20 +103,20 @@ class DeviceDecode {
     norm.scale = upload(host, norm.scale);
     norm.offset = upload(host, norm.offset);
   }
-  std::unique_ptr<DeviceArray<Bits>> cache(const HostDecode& host, const std::vector<Bits>& from,
-                                           int64_t blocks) {
-    if (step.slots == host.shape.slots) return std::make_unique<DeviceArray<Bits>>(from);
+  std::unique_ptr<DeviceArray<uint8_t>> cache(const HostDecode& host, const std::vector<uint8_t>& from,
+                                              int64_t blocks) {
+    if (step.slots == host.shape.slots) return std::make_unique<DeviceArray<uint8_t>>(from);
     const size_t part = from.size() / static_cast<size_t>(blocks);
-    auto all = std::make_unique<DeviceArray<Bits>>(from.size() * static_cast<size_t>(step.slots));
+    auto all = std::make_unique<DeviceArray<uint8_t>>(from.size() * static_cast<size_t>(step.slots));
     for (int64_t b = 0; b < blocks; ++b)
       for (int64_t s = 0; s < step.slots; ++s) {
-        Bits* to = all->data() + static_cast<size_t>(b * step.slots + s) * part;
+        uint8_t* to = all->data() + static_cast<size_t>(b * step.slots + s) * part;
         const bool first = s == 0;
         require_cuda(
             cudaMemcpy(to,
                        first ? from.data() + static_cast<size_t>(b) * part
                              : all->data() + static_cast<size_t>(b * step.slots) * part,
-                       part * sizeof(Bits), first ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToDevice),
+                       part, first ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToDevice),
             "cache");
       }
     return all;

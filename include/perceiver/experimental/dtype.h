@@ -8,7 +8,8 @@
 
 namespace perceiver {
 
-/// e4m3: floating point of eight bits, 3 of them of mantissa, up to 448, without infinity; of weights alone.
+/// e4m3: floating point of eight bits, 3 of them of mantissa, up to 448, without infinity; of weights and KV
+/// caches alone.
 enum class DType : uint8_t { f32, f64, bf16, i32, u8, i8, e4m3 };
 
 constexpr size_t size_of(DType dtype) {

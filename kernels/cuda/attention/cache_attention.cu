@@ -12,6 +12,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/cache_attention.cuh"
+#include "kernels/cuda/support/narrow.cuh"
 #include "kernels/cuda/support/vector.cuh"
 #include "kernels/projection.h"
 
@@ -28,7 +29,7 @@ KvSplits cache_splits(int64_t capacity) {
   return {ceil_div(capacity, rows), rows};
 }
 
-/// Keys and values of one slot and head, read from the KV cache.
+/// Keys and values of one slot and head, read from the KV cache, whose elements are T.
 template <typename T>
 class RingRows {
  public:
@@ -163,7 +164,9 @@ void attend_splits(const Launch& launch, const CacheAttention& k, const KvSplits
   const dim3 grid(static_cast<unsigned>(parts.count), static_cast<unsigned>(k.heads),
                   static_cast<unsigned>(rows));
   with_type(k.type, [&]<typename T>() {
-    const auto kernel = k.table == nullptr ? part_kernel<T, RingRows<T>> : part_kernel<T, TableRows<T>>;
+    const auto kernel = k.table != nullptr              ? part_kernel<T, TableRows<T>>
+                        : k.cache_type == DType::e4m3 ? part_kernel<T, RingRows<E4m3>>
+                                                      : part_kernel<T, RingRows<T>>;
     kernel<<<grid, kThreads, 0, stream_of(launch)>>>(k, parts.rows, first_row, partials);
   });
 }
@@ -181,7 +184,8 @@ void combine_splits(const Launch& launch, const CacheAttention& k, const KvSplit
 
 void cache_attention(const Launch& launch, const CacheAttention& k) {
   require(k.head_dim <= kMostWidth, "heads of at most 512 channels");
-  require(!k.bf16_cache, "a cache in the type of the queries");
+  require(k.table != nullptr || k.cache_type == k.type || k.cache_type == DType::e4m3,
+          "a cache in the type of the queries or in e4m3");
   KvSplits parts = k.table == nullptr ? KvSplits{0, 0} : table_splits(launch, k);
   const bool mixes = parts.count > 0;
   if (!mixes) parts = cache_splits(k.capacity);

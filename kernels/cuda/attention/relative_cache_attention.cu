@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/cuda/support/common.cuh"
+#include "kernels/cuda/support/narrow.cuh"
 #include "kernels/relative_attention.h"
 
 namespace perceiver::kernels::cuda {
@@ -12,14 +13,15 @@ namespace {
 constexpr int kCacheWarps = 8;
 constexpr int kLaneChannels = 4;  // of a head of at most 128 channels
 
-template <typename T>
+/// C: of the cache.
+template <typename T, typename C>
 __global__ void __launch_bounds__(32 * kCacheWarps)
     relative_cache_kernel(const __grid_constant__ RelativeCacheAttention k, float scale) {
   __shared__ float largest_of[kCacheWarps], sum_of[kCacheWarps], out_of[kCacheWarps][32 * kLaneChannels];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t slot = blockIdx.y, head = blockIdx.x, width = k.heads * k.head_dim,
                 offset = head * k.head_dim;
-  const T* cache = static_cast<const T*>(k.cache) + slot * k.capacity * 2 * width + offset;
+  const C* cache = static_cast<const C*>(k.cache) + slot * k.capacity * 2 * width + offset;
   float content[kLaneChannels], position[kLaneChannels], out[kLaneChannels] = {};
 #pragma unroll
   for (int i = 0; i < kLaneChannels; ++i) {
@@ -37,7 +39,7 @@ __global__ void __launch_bounds__(32 * kCacheWarps)
   const int64_t held = k.count[slot], count = k.window > 0 ? min(held, k.window) : held, newest = k.row[slot];
   float largest = -INFINITY, sum = 0;
   for (int64_t t = warp; t < count; t += kCacheWarps) {
-    const T* row = cache + (newest - t + k.capacity) % k.capacity * 2 * width;
+    const C* row = cache + (newest - t + k.capacity) % k.capacity * 2 * width;
     const T* encoded = static_cast<const T*>(k.positions) + min(t, k.distances - 1) * width + offset;
     float score = 0;
 #pragma unroll
@@ -75,11 +77,14 @@ __global__ void __launch_bounds__(32 * kCacheWarps)
 
 void relative_cache_attention(const Launch& launch, const RelativeCacheAttention& k) {
   require(k.head_dim <= 32 * kLaneChannels, "heads of at most 128 channels");
-  require(!k.bf16_cache, "a cache in the type of the queries");
+  require(k.cache_type == k.type || k.cache_type == DType::e4m3,
+          "a cache in the type of the queries or in e4m3");
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(k.head_dim)));
   const dim3 grid(static_cast<unsigned>(k.heads), static_cast<unsigned>(k.slots));
   with_type(k.type, [&]<typename T>() {
-    relative_cache_kernel<T><<<grid, 32 * kCacheWarps, 0, stream_of(launch)>>>(k, scale);
+    const auto kernel =
+        k.cache_type == DType::e4m3 ? relative_cache_kernel<T, E4m3> : relative_cache_kernel<T, T>;
+    kernel<<<grid, 32 * kCacheWarps, 0, stream_of(launch)>>>(k, scale);
   });
   check_launch("relative_cache_kernel");
 }

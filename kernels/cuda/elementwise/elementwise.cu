@@ -3,7 +3,10 @@
 //
 // Sums: at most 1024 blocks of 256 threads, each thread over every 256th vector of the block's contiguous
 // part; one block then adds the blocks' sums. The split depends on the number of elements alone.
+#include <algorithm>
+
 #include "kernels/cuda/elementwise/elementwise.cuh"
+#include "kernels/cuda/support/narrow.cuh"
 #include "kernels/elementwise.h"
 
 namespace perceiver::kernels::cuda {
@@ -163,22 +166,29 @@ void sum_all(const Launch& launch, DType type, const void* x, int64_t elements, 
                                                           total);
 }
 
+template <typename From, typename To>
+void cast_elements(const Launch& launch, const Cast& k) {
+  const CastOp<From, To> op{static_cast<const From*>(k.x), static_cast<To*>(k.y)};
+  constexpr int kElements = std::max(kWide<From>, kWide<To>);
+  for_each_element<kElements>(launch, k.elements, aligned({k.x, k.y}), op, "cast");
+}
+
 }  // namespace
+
+void cast(const Launch& launch, const Cast& k) {
+  if (k.to == DType::e4m3)
+    return with_type(k.from, [&]<typename From>() { cast_elements<From, E4m3>(launch, k); });
+  if (k.from == DType::e4m3)
+    return with_type(k.to, [&]<typename To>() { cast_elements<E4m3, To>(launch, k); });
+  with_type(k.from, [&]<typename From>() {
+    with_type(k.to, [&]<typename To>() { cast_elements<From, To>(launch, k); });
+  });
+}
 
 void add(const Launch& launch, const Add& k) {
   with_type(k.type, [&]<typename T>() {
     const AddOp<T> op{static_cast<const T*>(k.source), static_cast<T*>(k.target)};
     for_each_element<kWide<T>>(launch, k.elements, aligned({k.source, k.target}), op, "add");
-  });
-}
-
-void cast(const Launch& launch, const Cast& k) {
-  with_type(k.from, [&]<typename From>() {
-    with_type(k.to, [&]<typename To>() {
-      const CastOp<From, To> op{static_cast<const From*>(k.x), static_cast<To*>(k.y)};
-      constexpr int kElements = kWide < From >> kWide<To> ? kWide<From> : kWide<To>;
-      for_each_element<kElements>(launch, k.elements, aligned({k.x, k.y}), op, "cast");
-    });
   });
 }
 

@@ -31,12 +31,12 @@ __global__ void __launch_bounds__(kThreads) share_slots_kernel(ShareSlots k) {
 void write_rows(const Launch& launch, const WriteRows& k) {
   const auto blocks = static_cast<unsigned>(k.slots * k.copies);
   if (blocks == 0) return;
-  if (size_of(k.type) == 2) {
-    write_rows_kernel<uint16_t><<<blocks, kThreads, 0, stream_of(launch)>>>(k);
-  } else {
-    require(size_of(k.type) == 4, "elements of 2 or 4 bytes");
-    write_rows_kernel<uint32_t><<<blocks, kThreads, 0, stream_of(launch)>>>(k);
-  }
+  const size_t size = size_of(k.type);
+  require(size <= sizeof(uint32_t), "elements of at most 4 bytes");
+  const auto kernel = size == 1   ? write_rows_kernel<uint8_t>
+                      : size == 2 ? write_rows_kernel<uint16_t>
+                                  : write_rows_kernel<uint32_t>;
+  kernel<<<blocks, kThreads, 0, stream_of(launch)>>>(k);
   check_launch("write_rows");
 }
 

@@ -73,7 +73,7 @@ TEST(CacheAttention, ReadsRowsOfBf16) {
     k.q = q.data(), k.q_stride = width, k.cache = cache.data(), k.count = count.data();
     k.out = wide_out.data(), k.out_stride = width;
     kernels::cpu::cache_attention(k);
-    k.cache = narrow.data(), k.bf16_cache = true, k.out = narrow_out.data();
+    k.cache = narrow.data(), k.cache_type = DType::bf16, k.out = narrow_out.data();
     kernels::cpu::cache_attention(k);
     for (size_t i = 0; i < wide_out.size(); ++i) ASSERT_NEAR(narrow_out[i], wide_out[i], 1e-6) << i;
   }

@@ -49,12 +49,37 @@ TYPED_TEST(CudaCacheAttention, Rows) {
     const Array<T> q_device(q), rings_device(rings), out(slots * queries * width);
     const Array<float> lse(slots * queries * heads);
     const DeviceArray<int32_t> count_device(count);
-    k.type = kType<T>;
+    k.type = k.cache_type = kType<T>;
     k.lse = lse.data();
     k.q = q_device.data(), k.cache = rings_device.data(), k.count = count_device.data(), k.out = out.data();
     kernels::cuda::cache_attention(this->launch(), k);
     expect_close(out.read(), expected, {bound_of<T>().relative, 1e-4}, "attention");
     expect_lse(lse.read(), expected_lse);
+  }
+}
+
+TYPED_TEST(CudaCacheAttention, RowsOfEightBits) {
+  using T = TypeParam;
+  for (const auto& [slots, queries, heads, d, capacity] :
+       {std::tuple{3, 1, 2, 64, 70}, {2, 2, 3, 24, 1000}, {1, 1, 4, 128, 20000}}) {
+    const int64_t width = heads * d;
+    const Values q = random_values<T>(slots * queries * width, 1);
+    Values rings = random_values<T>(slots * capacity * 2 * width, 2);
+    const DeviceArray<uint8_t> codes(rounded_to_e4m3(rings));
+    const Ints count(static_cast<size_t>(slots), static_cast<int32_t>(capacity - 1));
+    Values expected(static_cast<size_t>(slots * queries * width));
+    kernels::CacheAttention k{};
+    k.type = DType::f64;
+    k.slots = slots, k.queries = queries, k.heads = heads, k.head_dim = d, k.capacity = capacity;
+    k.q_stride = k.out_stride = width;
+    k.q = q.data(), k.cache = rings.data(), k.count = count.data(), k.out = expected.data();
+    kernels::cpu::cache_attention(k);
+    const Array<T> q_device(q), out(slots * queries * width);
+    const DeviceArray<int32_t> count_device(count);
+    k.type = kType<T>, k.cache_type = DType::e4m3;
+    k.q = q_device.data(), k.cache = codes.data(), k.count = count_device.data(), k.out = out.data();
+    kernels::cuda::cache_attention(this->launch(), k);
+    expect_close(out.read(), expected, {bound_of<T>().relative, 1e-4}, "attention");
   }
 }
 
@@ -126,7 +151,7 @@ struct TableProblem {
 
   kernels::CacheAttention sizes(DType type) const {
     kernels::CacheAttention k{};
-    k.type = type;
+    k.type = k.cache_type = type;
     k.slots = shape.slots, k.queries = shape.queries, k.heads = shape.heads, k.head_dim = shape.d;
     k.capacity = shape.capacity;
     k.q_stride = k.out_stride = shape.width();

@@ -202,9 +202,9 @@ TYPED_TEST(CudaRelativeAttention, Caches) {
                                                                      {2, 3, 24, 300, 40, 0},
                                                                      {4, 2, 128, 65, 65, 33}}) {
     const int64_t width = heads * d;
-    const Values q = random_values<T>(slots * width, 1),
-                 rings = random_values<T>(slots * capacity * 2 * width, 2), u = random_values<T>(width, 3),
+    const Values q = random_values<T>(slots * width, 1), u = random_values<T>(width, 3),
                  v = random_values<T>(width, 4), positions = random_values<T>(distances * width, 5);
+    Values rings = random_values<T>(slots * capacity * 2 * width, 2);
     Ints count, row;
     for (int64_t s = 0; s < slots; ++s) {
       count.push_back(static_cast<int32_t>(std::max<int64_t>(1, capacity - s * capacity / slots)));
@@ -222,7 +222,7 @@ TYPED_TEST(CudaRelativeAttention, Caches) {
     const Array<T> q_device(q), rings_device(rings), u_device(u), v_device(v), positions_device(positions),
         out(slots * width);
     const DeviceArray<int32_t> count_device(count), row_device(row);
-    k.type = kType<T>;
+    k.type = k.cache_type = kType<T>;
     k.q = q_device.data(), k.cache = rings_device.data(), k.count = count_device.data(),
     k.row = row_device.data();
     k.content_bias = u_device.data(), k.position_bias = v_device.data(),
@@ -230,6 +230,14 @@ TYPED_TEST(CudaRelativeAttention, Caches) {
     k.out = out.data();
     kernels::cuda::relative_cache_attention(this->launch(), k);
     expect_close(out.read(), expected, relative_bound<T>(), "attention");
+
+    const DeviceArray<uint8_t> codes(rounded_to_e4m3(rings));
+    const Array<T> rounded_device(rings), out_of_codes(slots * width);
+    k.cache = rounded_device.data();
+    kernels::cuda::relative_cache_attention(this->launch(), k);
+    k.cache = codes.data(), k.cache_type = DType::e4m3, k.out = out_of_codes.data();
+    kernels::cuda::relative_cache_attention(this->launch(), k);
+    EXPECT_EQ(out_of_codes.read(), out.read());
   }
 }
 

@@ -48,6 +48,30 @@ TYPED_TEST(CudaElementwise, CastRoundsToNearest) {
     }
 }
 
+TYPED_TEST(CudaElementwise, CastsToAndFromEightBits) {
+  using T = TypeParam;
+  Values x = random_values<T>(1000, 1, 2);
+  for (const double special : {0.0, 448.0, 460.0, -1e6, 0x1p-9, 0x1p-10, 0x1.8p-9}) x.push_back(special);
+  x = rounded<T>(x);
+  const auto n = static_cast<int64_t>(x.size());
+  for (const int64_t shift : {0, 1}) {
+    const Array<T> a_x(x, shift), back(n);
+    const DeviceArray<uint8_t> codes(x.size());
+    kernels::cast(this->launch(),
+                  {.from = kType<T>, .to = DType::e4m3, .elements = n, .x = a_x.data(), .y = codes.data()});
+    kernels::cast(this->launch(),
+                  {.from = DType::e4m3, .to = kType<T>, .elements = n, .x = codes.data(), .y = back.data()});
+    Values expected = x;
+    EXPECT_EQ(codes.read(), rounded_to_e4m3(expected));
+    EXPECT_EQ(back.read(), expected);
+  }
+  const DeviceArray<uint8_t> not_numbers({0x7f, 0xff});
+  const Array<T> wide(2);
+  kernels::cast(this->launch(),
+                {.from = DType::e4m3, .to = kType<T>, .elements = 2, .x = not_numbers.data(), .y = wide.data()});
+  for (const double y : wide.read()) EXPECT_TRUE(std::isnan(y));
+}
+
 TYPED_TEST(CudaElementwise, Scale) {
   using T = TypeParam;
   for (const int64_t n : kSizes)

@@ -30,6 +30,21 @@ TYPED_TEST(CudaSampling, WritesRowsToTheCaches) {
             (Values{3, 4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 9, 10, 11, 12, 0, 0, 0, 0}));
 }
 
+TYPED_TEST(CudaSampling, WritesRowsOfBytes) {
+  const DeviceArray<uint8_t> source({1, 2, 3, 4, 5, 6}), rings(std::vector<uint8_t>(2 * 2 * 3, 0));
+  const DeviceArray<int32_t> row(Ints{1, 0});
+  kernels::cuda::write_rows(this->launch(), {.type = DType::e4m3,
+                                             .slots = 2,
+                                             .copies = 1,
+                                             .columns = 3,
+                                             .source = source.data(),
+                                             .source_stride = 3,
+                                             .row = row.data(),
+                                             .target = rings.data(),
+                                             .capacity = 2});
+  EXPECT_EQ(rings.read(), (std::vector<uint8_t>{0, 0, 0, 1, 2, 3, 4, 5, 6, 0, 0, 0}));
+}
+
 TYPED_TEST(CudaSampling, FindsARanksPartOfRingBuffers) {
   const Ints active{1, 1, 0, 1, 1}, count{7, 7, 7, 1, 0}, row{6, 4, 3, 0, 0};
   const DeviceArray<int32_t> a(active), c(count), r(row);
