@@ -70,8 +70,10 @@ TEST(Engine, CachesOfEightBitsTakeAByteANumberAndAreRounded) {
   SKIP_WITHOUT_GPU();
   PerceiverAR model(generation_config(), gpu(), DType::f32);
   model.parameters().initialize(3);
-  Engine whole(model, {.context = ContextProjection::direct}),
-      narrow(model, {.kv_cache = KvCache::fp8, .context = ContextProjection::direct});
+  EngineOptions options{.policy = GenerationPolicy::stream, .context = ContextProjection::direct};
+  Engine whole(model, options);
+  options.kv_cache = KvCache::fp8;
+  Engine narrow(model, options);
   EXPECT_EQ(narrow.caches().self_kv.dtype(), DType::e4m3);
   EXPECT_EQ(4 * narrow.caches().self_kv.bytes(), whole.caches().self_kv.bytes());
   EXPECT_EQ(4 * narrow.caches().context_kv.bytes(), whole.caches().context_kv.bytes());
@@ -90,8 +92,8 @@ TEST(Engine, CachesOfEightBitsTakeAByteANumberAndAreRounded) {
 
 TEST(Engine, AStreamOutgrowsTheRotaryTablesWithCachesOfEightBits) {
   SKIP_WITHOUT_GPU();
-  // Turned keys are rounded once more, to numbers 6% apart.
-  check_outgrown(ContextProjection::direct, 0.2, DType::f32, gpu(), KvCache::fp8);
+  // Turned keys are rounded once more, to numbers 6 to 12% apart: not scaled up, the model makes little of it.
+  check_outgrown(ContextProjection::direct, 5e-2, DType::f32, gpu(), KvCache::fp8, 1);
 }
 
 TEST(Engine, AStreamOutgrowsTheRotaryTables) {

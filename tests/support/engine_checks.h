@@ -117,12 +117,12 @@ inline const std::vector<GenerationPolicy> kAll{GenerationPolicy::exact, Generat
 /// they never are.
 inline void check_outgrown(ContextProjection context, double tolerance, DType type = DType::f64,
                            const std::shared_ptr<DeviceContext>& device = nullptr,
-                           KvCache kv_cache = KvCache::automatic) {
+                           KvCache kv_cache = KvCache::automatic, double scale = 2.2) {
   ModelConfig config = generation_config();
   config.extra_cross_attention_after = {0};
   config.query_offset = true;
   const auto run = [&](int64_t reach) {
-    const auto model = varied_model(config, type, device);
+    const auto model = varied_model(config, type, device, 3, scale);
     model->extend_rotary_tables(reach);
     EngineOptions options;
     options.policy = GenerationPolicy::stream;

@@ -28,12 +28,12 @@ inline ModelConfig generation_config() {
 /// A random model with weights scaled up, so that its predictions depend on every earlier token.
 inline std::unique_ptr<PerceiverAR> varied_model(const ModelConfig& config, DType type = DType::f64,
                                                  std::shared_ptr<DeviceContext> context = nullptr,
-                                                 uint64_t seed = 3) {
+                                                 uint64_t seed = 3, double scale = 2.2) {
   auto model = std::make_unique<PerceiverAR>(config, context ? context : DeviceContext::cpu(2), type);
   model->parameters().initialize(seed);
   const Tensor& flat = model->parameters().values();
   const std::vector<double> values = host_doubles(flat);
-  fill(flat, [&](int64_t i) { return 2.2 * values[static_cast<size_t>(i)]; });
+  fill(flat, [&](int64_t i) { return scale * values[static_cast<size_t>(i)]; });
   model->parameters().publish();
   return model;
 }

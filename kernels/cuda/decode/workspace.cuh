@@ -33,9 +33,9 @@ inline AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring
   const int teams = kConsumers * part_channels / shape.head_dim;
   shape.group = split_heads ? 1 : heads_per_tile(heads, teams);
   shape.groups = shape.heads / shape.group;
-  shape.tile_rows = 2 * teams / shape.group;
   shape.warps = std::max(1, kConsumerWarps / shape.group);
-  shape.by_head = split_heads && shape.head_dim == 64;
+  shape.by_head = split_heads && shape.head_dim == kHeadWidth;
+  shape.tile_rows = shape.by_head ? kHeadTileRows : 2 * teams / shape.group;
   shape.ring_rows = static_cast<int>(ring_rows);
   shape.many_partials = !split_heads;
   shape.bands = static_cast<int>(rotary.bands);
