@@ -24,7 +24,7 @@ struct AttentionShape {
   int tile_rows;
   int warps;     // of a block that share a head
   bool by_head;  // head_attention.cuh: tiles are TMA boxes of self_tiles
-  int ring_rows;
+  int ring_rows, row_bytes;  // of the cache
   bool many_partials;  // with one slot, of a head: all warps of a block combine them together
   int bands, rotary_heads;
   const float* cosine;
@@ -54,8 +54,7 @@ static_assert(8 + kMaxDecodeQueryLayers + 6 * (kMaxDecodeLayers + kMaxDecodeCros
 static_assert(kDecodeEpoch * kFlagsPerStep <= uint64_t{1} << 32);
 
 struct DecodeArguments {
-  int slots, cache_slots, vocabulary, input, latent, layers, cross_blocks, query_layers, position_tables,
-      stages;
+  int slots, vocabulary, input, latent, layers, cross_blocks, query_layers, position_tables, stages;
   int cross_hidden, self_hidden, query_offset;
   Activation activation, query_activation;
   bool query_residual;
@@ -69,6 +68,7 @@ struct DecodeArguments {
   void* self_kv;
   void* context_kv;
   int cache_bytes;  // of an element: 2, bf16, or 1, e4m3
+  int64_t self_layer_bytes, cross_block_bytes;  // of the caches
   const int32_t *token, *position, *table_position, *context_count, *context_row, *latent_count, *latent_row,
       *active;
   float* logits;

@@ -184,9 +184,9 @@ class DecodeAttention {
         key[i] = new_key_, value[i] = new_value_;
       } else {
         const int64_t row = static_cast<int64_t>(slot) * shape_.ring_rows + plan_.new_row[slot];
-        const char* from = cache_ + (row * (2 * shape_.width) + column) * kBytes;
+        const char* from = cache_ + row * shape_.row_bytes + column * kBytes;
         key[i] = load_l2(from);
-        value[i] = load_l2(from + shape_.width * kBytes);
+        value[i] = load_l2(from + shape_.row_bytes / 2);
       }
     }
   }

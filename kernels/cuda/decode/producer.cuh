@@ -62,12 +62,12 @@ class DecodeProducer : public RoleRegisters {
       const int group = within / tiles, first = within % tiles * shape.tile_rows;
       const int count = min(shape.tile_rows, rows[slot] - first);
       const char* from =
-          cache + (static_cast<int64_t>(slot) * shape.ring_rows + first) * (2 * shape.width * a_.cache_bytes);
+          cache + (static_cast<int64_t>(slot) * shape.ring_rows + first) * shape.row_bytes;
       const uint32_t full = acquire();
       if (shape.by_head) {
         copy_head(group, p.layer, first, full);
       } else if (shape.groups == 1) {
-        copy_rows(from, count * shape.width * 2 * a_.cache_bytes, full);
+        copy_rows(from, count * shape.row_bytes, full);
       } else {
         copy_heads(shape, from, group, count, full);
       }
@@ -226,13 +226,13 @@ class DecodeProducer : public RoleRegisters {
                              uint32_t full) const {
     const int bytes = shape.group * shape.head_dim * a_.cache_bytes;  // of a piece, a power of two
     const int shift = __ffs(bytes / 16) - 1;                          // accesses of a piece, likewise
-    const int accesses = rows << (shift + 1), row_bytes = 2 * shape.width * a_.cache_bytes;
+    const int accesses = rows << (shift + 1);
     from += group * bytes;
 #pragma unroll 8
     for (int i = lane_; i < accesses; i += 32) {
       const int row = i >> (shift + 1), piece = i >> shift & 1, access = i & ((1 << shift) - 1);
       copy_async_by(evict_first_, stage() + i * 16,
-                    from + static_cast<int64_t>(row) * row_bytes + piece * (row_bytes / 2) + access * 16);
+                    from + static_cast<int64_t>(row) * shape.row_bytes + piece * (shape.row_bytes / 2) + access * 16);
     }
     copies_arrive(full);
   }

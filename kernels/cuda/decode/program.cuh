@@ -172,11 +172,11 @@ class DecodeProgram {
     if (++block_self_ == a_.layers) section_ = Section::output;
   }
 
-  __device__ void* self_cache(int layer) const { return cache(a_.self_kv, a_.self_shape, layer); }
-  __device__ void* cross_cache(int block) const { return cache(a_.context_kv, a_.cross_shape, block); }
-  __device__ void* cache(void* first, const AttentionShape& s, int index) const {
-    const int64_t rows = static_cast<int64_t>(index) * a_.cache_slots * s.ring_rows;
-    return static_cast<char*>(first) + rows * (2 * s.width * a_.cache_bytes);
+  __device__ void* self_cache(int layer) const {
+    return static_cast<char*>(a_.self_kv) + layer * a_.self_layer_bytes;
+  }
+  __device__ void* cross_cache(int block) const {
+    return static_cast<char*>(a_.context_kv) + block * a_.cross_block_bytes;
   }
 
   const DecodeArguments& a_;

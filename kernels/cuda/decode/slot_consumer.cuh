@@ -205,9 +205,9 @@ class SlotConsumer : public RoleRegisters {
     }
     if (!active(slot_)) return;
     const int64_t row = static_cast<int64_t>(slot_) * shape.ring_rows + plan.new_row[slot_];
-    const int64_t at = row * (2 * shape.width) + r.row - p.query_rows;
+    const int64_t at = row * shape.row_bytes + (r.row - p.query_rows) * a_.cache_bytes;
     const bool narrow = a_.cache_bytes == 1;
-    store_cached_pair(narrow, static_cast<char*>(p.cache) + at * a_.cache_bytes, cached_pair(narrow, x));
+    store_cached_pair(narrow, static_cast<char*>(p.cache) + at, cached_pair(narrow, x));
   }
 
   /// The sum of kParts sums, [tile, part, slot, 8], in their order.

@@ -37,6 +37,7 @@ inline AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring
   shape.by_head = split_heads && shape.head_dim == kHeadWidth;
   shape.tile_rows = shape.by_head ? kHeadTileRows : 2 * teams / shape.group;
   shape.ring_rows = static_cast<int>(ring_rows);
+  shape.row_bytes = 2 * shape.width * kPartBytes / part_channels;
   shape.many_partials = !split_heads;
   shape.bands = static_cast<int>(rotary.bands);
   shape.rotary_heads = static_cast<int>(rotary.heads);
@@ -174,7 +175,6 @@ inline CUtensorMap self_tiles(const DecodeStep& k) {
 inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {
   DecodeArguments a{};
   a.slots = static_cast<int>(k.slots);
-  a.cache_slots = static_cast<int>(cache_slots(k));
   a.vocabulary = static_cast<int>(k.vocabulary);
   a.input = static_cast<int>(k.input_channels);
   a.latent = static_cast<int>(k.latent_channels);
@@ -198,6 +198,8 @@ inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stage
   a.self_kv = k.self_kv;
   a.context_kv = k.context_kv;
   a.cache_bytes = static_cast<int>(size_of(k.cache_type));
+  a.self_layer_bytes = cache_slots(k) * k.latent_rows * a.self_shape.row_bytes;
+  a.cross_block_bytes = cache_slots(k) * k.context_rows * a.cross_shape.row_bytes;
   a.token = k.token;
   a.position = k.position;
   a.table_position = k.table_position;
