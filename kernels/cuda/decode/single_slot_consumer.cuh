@@ -19,7 +19,7 @@ namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
 /// kByTable: the context is kept as tokens.
-template <bool kByTable, DType kWeights>
+template <bool kByTable, DType kWeights, DType kCache>
 class SingleSlotConsumer : public RoleRegisters {
   using Products = HeldProducts<kWeights>;
   static constexpr int kSums = kPassSums;
@@ -84,10 +84,13 @@ class SingleSlotConsumer : public RoleRegisters {
       DecodeTableAttention(a_, shared_, table_, p.kv_index - 1, inputs).run();
       take_back(at, flag_, latents_buffer_, moments_buffer_, cursor_.stage, cursor_.parity,
                 sums_cursor_.stage, sums_cursor_.parity);
-    } else if (a_.cache_bytes == 1) {
-      attend<DType::e4m3>(p, plan, inputs, buffer);
+    } else if (plan.shape.by_head) {
+      DecodeHeadAttention<kCache>(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs)
+          .run(cursor_);
     } else {
-      attend<DType::bf16>(p, plan, inputs, buffer);
+      DecodeAttention<kCache, true, true, true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan,
+                                                inputs)
+          .run(cursor_);
     }
     ++flag_;
     combine(p.kv_index > 0, plan);
@@ -96,19 +99,6 @@ class SingleSlotConsumer : public RoleRegisters {
  private:
   using Input = ProductInput;
   using Output = ProductOutput;
-
-  template <DType kCache>
-  __device__ __forceinline__ void attend(const Product& p, const AttentionPlan& plan,
-                                         const FlaggedInputs& inputs, int& buffer) {
-    if (plan.shape.by_head) {
-      DecodeHeadAttention<kCache>(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs)
-          .run(cursor_);
-    } else {
-      DecodeAttention<kCache, true, true, true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan,
-                                                inputs)
-          .run(cursor_);
-    }
-  }
 
   /// Parameters of LayerNorm for this lane's 4 columns.
   struct Norm {

@@ -22,7 +22,7 @@ __device__ inline bool writes_latents(const Product& p) {
 }
 
 /// Both halves of each warp do the same and each writes its own replica.
-template <DType kWeights>
+template <DType kWeights, DType kCache>
 class SingleSlotEpilogue : public RoleRegisters {
  public:
   __device__ SingleSlotEpilogue(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
@@ -115,7 +115,7 @@ class SingleSlotEpilogue : public RoleRegisters {
     r.to = a_.flagged.new_kv + static_cast<int64_t>(p.kv_index) * a_.flagged.new_kv_stride + channel / 2;
     if (!active) return;
     const int64_t row = plan.new_row[0];
-    r.cache = static_cast<char*>(p.cache) + row * plan.shape.row_bytes + channel * a_.cache_bytes;
+    r.cache = static_cast<char*>(p.cache) + row * plan.shape.row_bytes + channel * kPartBytes / kPartChannels<kCache>;
   }
 
   /// Cosine and sine, where the outputs are rotated channels.
@@ -164,7 +164,7 @@ class SingleSlotEpilogue : public RoleRegisters {
     if (r.row < p.query_rows) {
       return publish(r.to, x.x * r.factor, x.y * r.factor, flag_);
     }
-    const bool narrow = a_.cache_bytes == 1;
+    constexpr bool narrow = is_narrow(kCache);
     const uint32_t packed = cached_pair(narrow, x);
     publish(r.to, packed, flag_);
     if (r.cache != nullptr) store_cached_pair(narrow, r.cache, packed);
