@@ -14,6 +14,7 @@ struct TableRows {
   const void* table[kMaxTables] = {};
   const int32_t* ids[kMaxTables] = {};
   int64_t id_stride[kMaxTables] = {};
+  int64_t table_rows[kMaxTables] = {};
 };
 
 /// The rotation of kernels::Rotary fused into another kernel; none if `bands` is 0.

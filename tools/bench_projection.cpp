@@ -111,6 +111,7 @@ kernels::TableRows terms_of(const Data& d, const std::vector<Tensor>& tables) {
     terms.table[t] = tables[t].data();
     terms.ids[t] = t == 0 ? d.tokens.as<int32_t>() : d.positions.as<int32_t>() + t - 1;
     terms.id_stride[t] = t == 0 ? 1 : axes;
+    terms.table_rows[t] = tables[t].shape()[0];
   }
   return terms;
 }

@@ -24,6 +24,7 @@ kernels::TableRows rows_of(std::span<const Lookup> terms, int64_t rows, DType ty
     result.table[t] = term.table.value.data();
     result.ids[t] = term.ids.as<int32_t>() + term.column;
     result.id_stride[t] = term.stride;
+    result.table_rows[t] = term.table.value.shape()[0];
   }
   return result;
 }

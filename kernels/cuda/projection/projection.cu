@@ -1,6 +1,6 @@
 // Keys and values from projected tables, and their backward (docs/projection.md).
 //
-// Forward: a thread owns four columns and walks down the rows (column_grid.cuh), four at a time; a block's
+// Forward, where the tables are long (short ones: staged_gather.cu): a thread owns four columns and walks down the rows (column_grid.cuh), four at a time; a block's
 // 512-byte slice of a small table stays in the L1 cache. Sum, scale, offset and rotation in registers, one
 // store. Steps of 32 rows alternate between the examples, so that the rows of a long position table, which
 // the examples share, come from the L2 cache. Memory: the output is written once.
@@ -9,6 +9,8 @@
 // read. Backward of the scale, and the variances: a warp per row, the examples' corresponding rows one after
 // another.
 #include "kernels/cuda/embedding/segment_sum.cuh"
+#include "kernels/cuda/projection/rotation.cuh"
+#include "kernels/cuda/projection/staged_gather.cuh"
 #include "kernels/cuda/support/column_sums.cuh"
 #include "kernels/cuda/support/constants.cuh"
 #include "kernels/projection.h"
@@ -19,36 +21,6 @@ namespace {
 constexpr int kWarpThreads = 256;
 
 // Rotation.
-
-/// Whether a vector of columns is rotated, and from which band on.
-struct RotatedColumn {
-  bool rotated = false;
-  int64_t band = 0;
-
-  __device__ RotatedColumn(const Rotation& how, int64_t column) {
-    if (how.bands == 0) return;
-    const int64_t head = column / how.head_dim, channel = column % how.head_dim;
-    rotated = head < how.heads && channel < 2 * how.bands;
-    band = channel / 2;
-  }
-};
-
-/// Rotates N / 2 pairs of channels, from `band` on, by the angles of `position`; `direction` is 1 or -1.
-template <int N>
-__device__ inline void rotate(const Rotation& how, int64_t band, int32_t position, float direction,
-                              float (&x)[N]) {
-  const int64_t entry = abs(position) * how.bands + band;
-  const float sign = position < 0 ? -direction : direction;
-  float cosine[N / 2], sine[N / 2];
-  load(static_cast<const float*>(how.cosine) + entry, cosine);
-  load(static_cast<const float*>(how.sine) + entry, sine);
-#pragma unroll
-  for (int i = 0; i < N / 2; ++i) {
-    const float even = x[2 * i], odd = x[2 * i + 1], s = sign * sine[i];
-    x[2 * i] = even * cosine[i] - odd * s;
-    x[2 * i + 1] = odd * cosine[i] + even * s;
-  }
-}
 
 /// Whether vectors of `width` columns hold whole pairs of which all or none are rotated.
 bool rotates_in_vectors(const Rotation& how, int width) {
@@ -127,7 +99,11 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads)
 #pragma unroll
       for (int i = 0; i < N; ++i) sum[u][i] = sum[u][i] * factor + offset[i];
       if constexpr (kRotated) {
-        if (where.rotated) rotate(k.rotation, where.band, k.rotation.positions[rows[u]], 1.0f, sum[u]);
+        if (where.rotated) {
+          Angles<N / 2> angles;
+          angles.load(k.rotation, where.band, k.rotation.positions[rows[u]], 1.0f);
+          angles.rotate(sum[u]);
+        }
       }
       store(out + int64_t{rows[u]} * k.columns, sum[u]);
     }
@@ -447,6 +423,7 @@ void projected_rows(const Launch& launch, const ProjectedRows& k) {
   require(k.rows < INT32_MAX, "fewer than 2^31 rows");
   const bool wide = wide_tables(k.terms, k.columns) && aligned({k.out, k.offset});
   const bool rotates = k.rotation.bands > 0, fused = rotates && wide && rotates_in_vectors(k.rotation, 4);
+  if (gathers_staged(launch, k, rotates ? fused : wide)) return gather_staged(launch, k);
   with_type(k.type, [&]<typename T>() {
     if (fused) {
       gather<T, 4, true>(launch, k);

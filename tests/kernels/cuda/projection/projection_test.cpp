@@ -35,7 +35,13 @@ const Case kCases[] = {{"tokens", 3, 700, 512, {259}},
                        {"nine tables", 2, 65, 48, {5, 3, 3, 3, 3, 3, 3, 3, 3}, true},
                        {"one id", 3, 1100, 264, {1, 3}, true},
                        {"long table", 1, 900, 64, {1500}, true},
-                       {"one row", 1, 1, 64, {3, 2}, true}};
+                       {"one row", 1, 1, 64, {3, 2}, true},
+                       // In bf16 from shared memory:
+                       {"many tokens", 3, 11111, 512, {259}, false, 4, 64, 16},
+                       {"many tokens, some heads", 1, 33000, 256, {31}, false, 1, 64, 32},
+                       {"many tokens of more", 2, 16500, 192, {700}, false, 1, 64, 8},
+                       {"many tokens of too many", 1, 32800, 64, {1000}},
+                       {"many pixels", 4, 8300, 384, {259, 66, 66, 5}, true}};
 
 constexpr int64_t kAngles = 400;  // positions with angles
 
@@ -77,6 +83,7 @@ struct Data {
       device.table[t] = a_table[static_cast<size_t>(t)]->data();
       host.ids[t] = ids.data() + t, device.ids[t] = a_ids.data() + t;
       host.id_stride[t] = device.id_stride[t] = tables;
+      host.table_rows[t] = device.table_rows[t] = c.sizes[static_cast<size_t>(t)];
     }
     if (c.bands == 0) return;
     rotation = {.heads = c.heads,

@@ -1,0 +1,46 @@
+// The rotation of vectors of columns in registers (kernels::Rotation).
+#pragma once
+
+#include "kernels/cuda/support/vector.cuh"
+#include "kernels/projection.h"
+
+namespace perceiver::kernels::cuda {
+
+/// Whether a vector of columns is rotated, and from which band on.
+struct RotatedColumn {
+  bool rotated = false;
+  int64_t band = 0;
+
+  __device__ RotatedColumn(const Rotation& how, int64_t column) {
+    if (how.bands == 0) return;
+    const int64_t head = column / how.head_dim, channel = column % how.head_dim;
+    rotated = head < how.heads && channel < 2 * how.bands;
+    band = channel / 2;
+  }
+};
+
+/// Cosines and sines of N bands.
+template <int N>
+struct Angles {
+  float cosine[N], sine[N];
+
+  /// From `band` on, at `position`; `direction` is 1 or -1.
+  __device__ void load(const Rotation& how, int64_t band, int32_t position, float direction) {
+    const int64_t entry = abs(position) * how.bands + band;
+    const float sign = position < 0 ? -direction : direction;
+    cuda::load(static_cast<const float*>(how.cosine) + entry, cosine);
+    cuda::load(static_cast<const float*>(how.sine) + entry, sine);
+#pragma unroll
+    for (int i = 0; i < N; ++i) sine[i] *= sign;
+  }
+  __device__ void rotate(float (&x)[2 * N]) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float even = x[2 * i], odd = x[2 * i + 1];
+      x[2 * i] = even * cosine[i] - odd * sine[i];
+      x[2 * i + 1] = odd * cosine[i] + even * sine[i];
+    }
+  }
+};
+
+}  // namespace perceiver::kernels::cuda

@@ -1,0 +1,158 @@
+// projected_rows where the tables are short: one block per SM keeps a slice of all of them, 128 columns (64 of
+// longer ones), in shared memory, and makes these columns of its share of the rows. Only ids, positions and
+// angles are read for a row, and its columns written once.
+//
+// A warp takes 32 consecutive rows at a time, whose ids and positions its lanes load together, and computes them
+// one after the other, four in flight: each lane four columns. Neighbouring warps take the corresponding rows of
+// the next example, which has the same positions, so that the angles come from L1.
+//
+// Shared memory: 512 bytes per table row, 133 KB for 259 tokens; 256 beyond 443 rows, up to 886. Tables read
+// from L2 instead are, in f32, twice as many bytes as the output in bf16.
+#include <algorithm>
+
+#include "kernels/cuda/projection/rotation.cuh"
+#include "kernels/cuda/projection/staged_gather.cuh"
+#include "kernels/cuda/support/constants.cuh"
+
+namespace perceiver::kernels::cuda {
+namespace {
+
+using bf16 = __nv_bfloat16;
+
+constexpr int kThreads = 768, kWarps = kThreads / 32, kUnroll = 4;
+constexpr int kColumns = 4;  // of a lane
+constexpr int kStagedTables = 4;
+constexpr int64_t kMostShared = 227 << 10, kLeastRows = 1 << 15;
+
+struct Staged {
+  ProjectedRows k;
+  int slices, groups;  // of columns; of blocks, among which the rows are divided
+};
+
+/// Copies columns [column, column + 4 * kLanes) of all tables to shared memory, one table after the other.
+template <int kLanes>
+__device__ inline void stage_tables(const ProjectedRows& k, int64_t column, float4* staged) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  for (int t = 0; t < k.terms.tables; ++t) {
+    const float* table = static_cast<const float*>(k.terms.table[t]) + column + lane * kColumns;
+    const auto rows = static_cast<int>(k.terms.table_rows[t]);
+#pragma unroll 4
+    for (int row = static_cast<int>(threadIdx.x) / kLanes; row < rows; row += kThreads / kLanes)
+      staged[row * kLanes + lane] = *reinterpret_cast<const float4*>(table + row * k.columns);
+    staged += rows * kLanes;
+  }
+  __syncthreads();
+}
+
+/// What a lane knows of one of its warp's 32 rows.
+struct RowNotes {
+  int32_t slots[kStagedTables];  // of the table rows in shared memory
+  int32_t position = 0;
+  float factor = 1;
+
+  __device__ RowNotes(const ProjectedRows& k, int64_t row) {
+    int32_t first = 0;
+#pragma unroll
+    for (int t = 0; t < kStagedTables; ++t) {
+      slots[t] = 0;
+      if (t >= k.terms.tables) continue;
+      slots[t] = first + k.terms.ids[t][row * k.terms.id_stride[t]];
+      first += static_cast<int32_t>(k.terms.table_rows[t]);
+    }
+    if (k.rotation.bands > 0) position = k.rotation.positions[row];
+    if (k.rstd != nullptr) factor = static_cast<const float*>(k.rstd)[row];
+  }
+};
+
+template <int kLanes>
+__global__ void __launch_bounds__(kThreads) staged_gather_kernel(const __grid_constant__ Staged s) {
+  extern __shared__ float4 staged[];
+  constexpr int kAtOnce = 32 / kLanes;  // rows of a warp
+  const ProjectedRows& k = s.k;
+  const int slice = static_cast<int>(blockIdx.x) % s.slices, group = static_cast<int>(blockIdx.x) / s.slices;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32,
+            own = lane % kLanes, sub = lane / kLanes;
+  const int64_t first_column = int64_t{slice} * kLanes * kColumns, column = first_column + own * kColumns;
+  stage_tables<kLanes>(k, first_column, staged);
+  float offset[kColumns] = {};
+  if (k.offset != nullptr) load(static_cast<const float*>(k.offset) + column, offset);
+  const RotatedColumn where(k.rotation, column);
+  bf16* out = static_cast<bf16*>(k.out) + column;
+  const int64_t places = k.rows / k.examples, chunks = k.examples * ceil_div(places, 32);
+  const int64_t end = chunks * (group + 1) / s.groups;
+  for (int64_t chunk = chunks * group / s.groups + warp; chunk < end; chunk += kWarps) {
+    const int64_t example = chunk % k.examples, place = chunk / k.examples * 32;
+    const int64_t first = example * places + place;
+    const int count = static_cast<int>(min(int64_t{32}, places - place));
+    const RowNotes notes(k, first + min(lane, count - 1));
+    for (int begin = 0; begin < count; begin += kUnroll * kAtOnce) {
+      float sum[kUnroll][kColumns], factor[kUnroll];
+      Angles<kColumns / 2> angles[kUnroll];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int row = min(begin + u * kAtOnce + sub, 31);
+        factor[u] = __shfl_sync(0xffffffffu, notes.factor, row);
+        const int32_t position = __shfl_sync(0xffffffffu, notes.position, row);
+        if (where.rotated) angles[u].load(k.rotation, where.band, position, 1.0f);
+#pragma unroll
+        for (int i = 0; i < kColumns; ++i) sum[u][i] = 0;
+#pragma unroll
+        for (int t = 0; t < kStagedTables; ++t) {
+          if (t >= k.terms.tables) break;
+          const float4 entry = staged[__shfl_sync(0xffffffffu, notes.slots[t], row) * kLanes + own];
+          sum[u][0] += entry.x, sum[u][1] += entry.y, sum[u][2] += entry.z, sum[u][3] += entry.w;
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int row = begin + u * kAtOnce + sub;
+        if (row >= count) continue;
+#pragma unroll
+        for (int i = 0; i < kColumns; ++i) sum[u][i] = sum[u][i] * factor[u] + offset[i];
+        if (where.rotated) angles[u].rotate(sum[u]);
+        store(out + (first + row) * k.columns, sum[u]);
+      }
+    }
+  }
+}
+
+/// Of a slice of all tables, in which `lanes` lanes share a row.
+int64_t shared_bytes(const ProjectedRows& k, int lanes) {
+  int64_t rows = 0;
+  for (int t = 0; t < k.terms.tables; ++t) rows += k.terms.table_rows[t];
+  return rows * lanes * int64_t{sizeof(float4)};
+}
+
+/// 32 or 16; 0 if the tables do not fit.
+int lanes_of(const ProjectedRows& k) {
+  for (const int lanes : {32, 16})
+    if (k.columns % (lanes * kColumns) == 0 && shared_bytes(k, lanes) <= kMostShared) return lanes;
+  return 0;
+}
+
+}  // namespace
+
+bool gathers_staged(const Launch& launch, const ProjectedRows& k, bool wide) {
+  if (k.type != DType::bf16 || !wide || k.terms.tables > kStagedTables || k.rows < kLeastRows) return false;
+  const int lanes = lanes_of(k);
+  if (lanes == 0) return false;
+  int most = 0;
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, launch.device.index),
+        "device attribute");
+  return shared_bytes(k, lanes) <= most;
+}
+
+void gather_staged(const Launch& launch, const ProjectedRows& k) {
+  const int lanes = lanes_of(k);
+  const auto slices = static_cast<int>(k.columns / (lanes * kColumns));
+  const Staged s{k, slices, std::max(1, launch.sm_count / slices)};
+  const auto kernel = lanes == 32 ? staged_gather_kernel<32> : staged_gather_kernel<16>;
+  const int64_t bytes = shared_bytes(k, lanes);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        "shared memory of projected_rows");
+  kernel<<<static_cast<unsigned>(s.slices * s.groups), kThreads, static_cast<size_t>(bytes),
+           stream_of(launch)>>>(s);
+  check_launch("projected_rows");
+}
+
+}  // namespace perceiver::kernels::cuda
