@@ -31,7 +31,8 @@ struct SumOfSquares {
   double* sum;
 };
 
-/// y = x, elementwise, rounded to `to`; y and x do not overlap. On a GPU also from or to e4m3, clamped to 448.
+/// y = x, elementwise, rounded to `to`; y and x do not overlap. On a GPU also from or to e4m3, clamped to
+/// 448.
 struct Cast {
   DType from, to;
   int64_t elements;

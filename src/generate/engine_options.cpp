@@ -36,7 +36,7 @@ bool table_pays(const PerceiverAR& model, const EngineOptions& options) {
   const auto fuses = [&](bool by_table) {
     return options.fused && keeps_cache(config) && context_ranks(options) == 1 &&
            model.has_fused_step(options.slots, options.latents, config.context_length, by_table,
-                              cache_type(model, options));
+                                cache_type(model, options));
   };
   if (fuses(true) && fuses(false)) return config.context_length >= kTableRepays * config.vocabulary;
   return fuses(true) || !fuses(false);
@@ -130,9 +130,7 @@ void resolve_cache_type(const PerceiverAR& model, EngineOptions& options) {
                       : type == DType::f32 ? KvCache::float32
                                            : KvCache::automatic;
   if (options.kv_cache == KvCache::automatic) options.kv_cache = own;
-  const KvCache narrow = cuda                 ? KvCache::fp8
-                         : type == DType::f32 ? KvCache::bfloat16
-                                              : KvCache::automatic;
+  const KvCache narrow = cuda ? KvCache::fp8 : type == DType::f32 ? KvCache::bfloat16 : KvCache::automatic;
   if (options.kv_cache == own || options.kv_cache == narrow) return;
   const std::string allowed = narrow == KvCache::automatic
                                   ? "in that type alone"

@@ -92,7 +92,8 @@ TEST(Engine, CachesOfEightBitsTakeAByteANumberAndAreRounded) {
 
 TEST(Engine, AStreamOutgrowsTheRotaryTablesWithCachesOfEightBits) {
   SKIP_WITHOUT_GPU();
-  // Turned keys are rounded once more, to numbers 6 to 12% apart: not scaled up, the model makes little of it.
+  // Turned keys are rounded once more, to numbers 6 to 12% apart: not scaled up, the model makes little of
+  // it.
   check_outgrown(ContextProjection::direct, 0.1, DType::f32, gpu(), KvCache::fp8, 1);
 }
 
@@ -103,10 +104,10 @@ TEST(Engine, AStreamOutgrowsTheRotaryTables) {
 
 // Copied and saved sequences go on with the same bits.
 class Copies : public ::testing::TestWithParam<EngineOptions> {};
-INSTANTIATE_TEST_SUITE_P(
-    Contexts, Copies,
-    ::testing::Values(EngineOptions{.context = ContextProjection::table},
-                      EngineOptions{.kv_cache = KvCache::fp8, .context = ContextProjection::direct}));
+INSTANTIATE_TEST_SUITE_P(Contexts, Copies,
+                         ::testing::Values(EngineOptions{.context = ContextProjection::table},
+                                           EngineOptions{.kv_cache = KvCache::fp8,
+                                                         .context = ContextProjection::direct}));
 
 TEST_P(Copies, GoOn) {
   SKIP_WITHOUT_GPU();

@@ -14,9 +14,9 @@
 
 namespace perceiver::testing {
 
-/// A step for one slot in f64, rounded where the kernel rounds: inputs of products to bf16, the caches to their
-/// type. Writes the slot's new rows, or its token and position, to the caches of `step`, whose pointers are
-/// to host memory. Returns the logits.
+/// A step for one slot in f64, rounded where the kernel rounds: inputs of products to bf16, the caches to
+/// their type. Writes the slot's new rows, or its token and position, to the caches of `step`, whose pointers
+/// are to host memory. Returns the logits.
 class DecodeReference {
  public:
   using Row = std::vector<double>;

@@ -112,12 +112,11 @@ class DeviceDecode {
       for (int64_t s = 0; s < step.slots; ++s) {
         uint8_t* to = all->data() + static_cast<size_t>(b * step.slots + s) * part;
         const bool first = s == 0;
-        require_cuda(
-            cudaMemcpy(to,
-                       first ? from.data() + static_cast<size_t>(b) * part
-                             : all->data() + static_cast<size_t>(b * step.slots) * part,
-                       part, first ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToDevice),
-            "cache");
+        require_cuda(cudaMemcpy(to,
+                                first ? from.data() + static_cast<size_t>(b) * part
+                                      : all->data() + static_cast<size_t>(b * step.slots) * part,
+                                part, first ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToDevice),
+                     "cache");
       }
     return all;
   }

@@ -164,7 +164,7 @@ void attend_splits(const Launch& launch, const CacheAttention& k, const KvSplits
   const dim3 grid(static_cast<unsigned>(parts.count), static_cast<unsigned>(k.heads),
                   static_cast<unsigned>(rows));
   with_type(k.type, [&]<typename T>() {
-    const auto kernel = k.table != nullptr              ? part_kernel<T, TableRows<T>>
+    const auto kernel = k.table != nullptr            ? part_kernel<T, TableRows<T>>
                         : k.cache_type == DType::e4m3 ? part_kernel<T, RingRows<E4m3>>
                                                       : part_kernel<T, RingRows<T>>;
     kernel<<<grid, kThreads, 0, stream_of(launch)>>>(k, parts.rows, first_row, partials);

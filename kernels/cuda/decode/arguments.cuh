@@ -22,10 +22,10 @@ struct AttentionShape {
   int width, heads, head_dim;
   int group, groups;  // heads of a tile; heads / group
   int tile_rows;
-  int warps;     // of a block that share a head
-  bool by_head;  // head_attention.cuh: tiles are TMA boxes of self_tiles
+  int warps;                 // of a block that share a head
+  bool by_head;              // head_attention.cuh: tiles are TMA boxes of self_tiles
   int ring_rows, row_bytes;  // of the cache
-  bool many_partials;  // with one slot, of a head: all warps of a block combine them together
+  bool many_partials;        // with one slot, of a head: all warps of a block combine them together
   int bands, rotary_heads;
   const float* cosine;
   const float* sine;
@@ -67,7 +67,7 @@ struct DecodeArguments {
   DecodeNorm output_norm;
   void* self_kv;
   void* context_kv;
-  int cache_bytes;  // of an element: 2, bf16, or 1, e4m3
+  int cache_bytes;                              // of an element: 2, bf16, or 1, e4m3
   int64_t self_layer_bytes, cross_block_bytes;  // of the caches
   const int32_t *token, *position, *table_position, *context_count, *context_row, *latent_count, *latent_row,
       *active;

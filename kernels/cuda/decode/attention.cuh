@@ -1,12 +1,13 @@
 // Attention of the fused decode step: one query per slot and head over a KV cache.
 //
 // All tiles (slot, group of heads, rows) form one list, of which every block takes an equal, contiguous
-// share: a split of the keys that depends on the shapes and counts alone. A thread holds 16 bytes of a key and
-// of a value (cache_part.cuh); as many neighbouring threads as a head has such parts form a team that works on
-// one row of one head at a time, with its own online softmax in base 2; each tile holds two rows for every team. At the end of a slot and group the teams'
-// results are merged, by shuffles within a warp, and where a head has teams in several warps through shared
-// memory by the first of these, and written out as the block's split-KV partial. The partials of a head come
-// from neighbouring blocks and are combined in their order.
+// share: a split of the keys that depends on the shapes and counts alone. A thread holds 16 bytes of a key
+// and of a value (cache_part.cuh); as many neighbouring threads as a head has such parts form a team that
+// works on one row of one head at a time, with its own online softmax in base 2; each tile holds two rows for
+// every team. At the end of a slot and group the teams' results are merged, by shuffles within a warp, and
+// where a head has teams in several warps through shared memory by the first of these, and written out as the
+// block's split-KV partial. The partials of a head come from neighbouring blocks and are combined in their
+// order.
 #pragma once
 
 #include <cstddef>

@@ -1,10 +1,10 @@
-// 16 bytes of a key or value in the KV caches of the fused decode step, a thread's part of a row: 8 channels of
-// bf16 or 16 of e4m3, and what attention does with them.
+// 16 bytes of a key or value in the KV caches of the fused decode step, a thread's part of a row: 8 channels
+// of bf16 or 16 of e4m3, and what attention does with them.
 //
 // - bf16: products and sums in f32.
 // - e4m3: one instruction makes f16 of a pair, exactly. Queries are f16, divided by kQueryScale for range; 4
-//   products each are added in f16, then in f32. Values are added in f16 over the rows that a thread has at once,
-//   then in f32. What f16 rounds is 2^-11 of a sum, e4m3 itself 2^-4 of a number.
+//   products each are added in f16, then in f32. Values are added in f16 over the rows that a thread has at
+//   once, then in f32. What f16 rounds is 2^-11 of a sum, e4m3 itself 2^-4 of a number.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -126,7 +126,8 @@ struct AttentionSum {
 
   /// Adds the values of the rows i for which exists(i), with weights weight(i).
   template <int kRows, typename Exists, typename Weight>
-  __device__ __forceinline__ void add(const uint4 (&values)[kRows], const Exists& exists, const Weight& weight) {
+  __device__ __forceinline__ void add(const uint4 (&values)[kRows], const Exists& exists,
+                                      const Weight& weight) {
     if constexpr (kCache == DType::bf16) {
 #pragma unroll
       for (int i = 0; i < kRows; ++i)

@@ -115,8 +115,8 @@ using Consumer = std::conditional_t<
 
 #endif
 
-/// kByTable: for one slot, whose context is kept as tokens. kCache: of one slot's caches; those of several are
-/// told apart at run time, which would cost one slot 1.5%.
+/// kByTable: for one slot, whose context is kept as tokens. kCache: of one slot's caches; those of several
+/// are told apart at run time, which would cost one slot 1.5%.
 template <int kSlots, bool kByTable, DType kWeights, DType kCache = DType::bf16>
 __global__ void __launch_bounds__(kDecodeThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArguments a) {

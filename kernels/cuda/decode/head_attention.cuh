@@ -1,6 +1,7 @@
 // Attention of the fused decode step for one slot, on the tensor cores, where a tile is 64 rows of one head
-// of 64 channels, of bf16 or e4m3 (head_fragments.cuh). What counts is the latency from the query's arrival to the partial, for a few hundred rows:
-// in plain code (attention.cuh) that is some 600 instructions, here 150.
+// of 64 channels, of bf16 or e4m3 (head_fragments.cuh). What counts is the latency from the query's arrival
+// to the partial, for a few hundred rows: in plain code (attention.cuh) that is some 600 instructions, here
+// 150.
 //
 // A warp takes 16 rows of every two tiles. Scores: the keys are the rows of A, the query fills the columns of
 // B, even ones with its upper 16 bits, odd ones with the remainder, for some 16 bits of mantissa in all.
@@ -88,7 +89,8 @@ class DecodeHeadAttention {
       if (t >= tiles) break;
       mbarrier_wait(shared_address(&shared_.full[at.stage]), at.parity);
       if (t == warp_ / 4)
-        place = ring_ + static_cast<uint32_t>(at.stage * kStageBytes + warp_ % 4 * kHeadRows * Part::kRowBytes);
+        place =
+            ring_ + static_cast<uint32_t>(at.stage * kStageBytes + warp_ % 4 * kHeadRows * Part::kRowBytes);
       at.advance(a_.stages);
     }
     return place;
@@ -130,7 +132,8 @@ class DecodeHeadAttention {
   }
 
   __device__ void write_new_row(uint32_t place, int row, const uint4& chunk) const {
-    const uint32_t at = place + static_cast<uint32_t>(row * Part::kRowBytes + (lane_ < 8 ? 0 : Part::kKeyBytes));
+    const uint32_t at =
+        place + static_cast<uint32_t>(row * Part::kRowBytes + (lane_ < 8 ? 0 : Part::kKeyBytes));
     if (lane_ < 16) Part::store(at, lane_ % 8, chunk);
     __syncwarp();
   }

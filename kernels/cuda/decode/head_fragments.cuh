@@ -1,5 +1,5 @@
-// The tensor cores' operands of attention by head (head_attention.cuh): 16 rows by 64 channels of keys as A and
-// of values as B, from a tile in shared memory. Numbers that are multiplied by them, queries and softmax
+// The tensor cores' operands of attention by head (head_attention.cuh): 16 rows by 64 channels of keys as A
+// and of values as B, from a tile in shared memory. Numbers that are multiplied by them, queries and softmax
 // weights, are split into upper bits and a remainder of the same type.
 //
 // - bf16: rows of 128 bytes, whose 16-byte chunks TMA swizzles by an exclusive or with bits 7 to 9 of the
@@ -57,7 +57,9 @@ struct HeadPart<DType::bf16> {
   }
 
   /// Which pair of the query's channels belongs to register i of B.
-  __device__ static int query_pair(int i, int lane) { return i * 4 + lane % 4; }
+  __device__ static int query_pair(int i, int lane) {
+    return i * 4 + lane % 4;
+  }
 
   /// Channels 8 * piece to 8 * piece + 7 of the row at `row`.
   __device__ static void store(uint32_t row, int piece, const uint4& x) {
@@ -116,7 +118,9 @@ struct HeadPart<DType::e4m3> {
     return f;
   }
 
-  __device__ static int query_pair(int i, int lane) { return i / 2 * 8 + lane % 4 * 2 + i % 2; }
+  __device__ static int query_pair(int i, int lane) {
+    return i / 2 * 8 + lane % 4 * 2 + i % 2;
+  }
 
   /// `x`: a pair of codes in the lower bits of each word.
   __device__ static void store(uint32_t row, int piece, const uint4& x) {
@@ -142,8 +146,12 @@ struct HeadPart<DType::e4m3> {
   __device__ static uint32_t chunk_offset(uint32_t row, uint32_t chunk) {
     return (chunk ^ (row >> 7 & 3)) * 16;
   }
-  __device__ static uint32_t bits(__half2 x) { return reinterpret_cast<const uint32_t&>(x); }
-  __device__ static uint32_t halves(uint32_t codes, bool upper) { return bits(halves_of(codes, upper)); }
+  __device__ static uint32_t bits(__half2 x) {
+    return reinterpret_cast<const uint32_t&>(x);
+  }
+  __device__ static uint32_t halves(uint32_t codes, bool upper) {
+    return bits(halves_of(codes, upper));
+  }
 };
 
 #endif

@@ -61,8 +61,7 @@ class DecodeProducer : public RoleRegisters {
       const int within = i - tiles_before[slot] * shape.groups;
       const int group = within / tiles, first = within % tiles * shape.tile_rows;
       const int count = min(shape.tile_rows, rows[slot] - first);
-      const char* from =
-          cache + (static_cast<int64_t>(slot) * shape.ring_rows + first) * shape.row_bytes;
+      const char* from = cache + (static_cast<int64_t>(slot) * shape.ring_rows + first) * shape.row_bytes;
       const uint32_t full = acquire();
       if (shape.by_head) {
         copy_head(group, p.layer, first, full);
@@ -231,8 +230,9 @@ class DecodeProducer : public RoleRegisters {
 #pragma unroll 8
     for (int i = lane_; i < accesses; i += 32) {
       const int row = i >> (shift + 1), piece = i >> shift & 1, access = i & ((1 << shift) - 1);
-      copy_async_by(evict_first_, stage() + i * 16,
-                    from + static_cast<int64_t>(row) * shape.row_bytes + piece * (shape.row_bytes / 2) + access * 16);
+      copy_async_by(
+          evict_first_, stage() + i * 16,
+          from + static_cast<int64_t>(row) * shape.row_bytes + piece * (shape.row_bytes / 2) + access * 16);
     }
     copies_arrive(full);
   }

@@ -115,7 +115,8 @@ class SingleSlotEpilogue : public RoleRegisters {
     r.to = a_.flagged.new_kv + static_cast<int64_t>(p.kv_index) * a_.flagged.new_kv_stride + channel / 2;
     if (!active) return;
     const int64_t row = plan.new_row[0];
-    r.cache = static_cast<char*>(p.cache) + row * plan.shape.row_bytes + channel * kPartBytes / kPartChannels<kCache>;
+    r.cache = static_cast<char*>(p.cache) + row * plan.shape.row_bytes +
+              channel * kPartBytes / kPartChannels<kCache>;
   }
 
   /// Cosine and sine, where the outputs are rotated channels.

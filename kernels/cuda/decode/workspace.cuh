@@ -22,8 +22,9 @@ inline int heads_per_tile(int64_t heads, int most) {
   return group;
 }
 
-/// `part_channels`: of a key or value that a thread has (cache_part.cuh). `split_heads`: a tile has one head, since there are so few rows that they must be split over the blocks by
-/// heads; a head then has few partials.
+/// `part_channels`: of a key or value that a thread has (cache_part.cuh). `split_heads`: a tile has one head,
+/// since there are so few rows that they must be split over the blocks by heads; a head then has few
+/// partials.
 inline AttentionShape attention_shape(int64_t width, int64_t heads, int64_t ring_rows,
                                       const DecodeRotary& rotary, int part_channels, bool split_heads) {
   AttentionShape shape{};

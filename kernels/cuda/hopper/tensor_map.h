@@ -19,8 +19,8 @@ CUtensorMap tensor_map(const void* data, int64_t batch, int64_t rows, int64_t co
 CUtensorMap heads_tensor_map(const void* data, int64_t batch, int64_t rows, int64_t heads, int64_t width,
                              int64_t stride, int64_t box_rows);
 
-/// Bytes [batch, rows, columns] without gaps in a row, examples `pitch` rows apart, in boxes of 64 columns and
-/// `box_rows` rows, swizzled by 64 bytes.
+/// Bytes [batch, rows, columns] without gaps in a row, examples `pitch` rows apart, in boxes of 64 columns
+/// and `box_rows` rows, swizzled by 64 bytes.
 CUtensorMap narrow_tensor_map(const void* data, int64_t batch, int64_t rows, int64_t columns,
                               int64_t box_rows, int64_t pitch);
 

@@ -1,9 +1,10 @@
 // Keys and values from projected tables, and their backward (docs/projection.md).
 //
-// Forward, where the tables are long (short ones: staged_gather.cu): a thread owns four columns and walks down the rows (column_grid.cuh), four at a time; a block's
-// 512-byte slice of a small table stays in the L1 cache. Sum, scale, offset and rotation in registers, one
-// store. Steps of 32 rows alternate between the examples, so that the rows of a long position table, which
-// the examples share, come from the L2 cache. Memory: the output is written once.
+// Forward, where the tables are long (short ones: staged_gather.cu): a thread owns four columns and walks
+// down the rows (column_grid.cuh), four at a time; a block's 512-byte slice of a small table stays in the L1
+// cache. Sum, scale, offset and rotation in registers, one store. Steps of 32 rows alternate between the
+// examples, so that the rows of a long position table, which the examples share, come from the L2 cache.
+// Memory: the output is written once.
 //
 // Backward of a table: a sum by id (segment_sum.cuh) of rows that are rotated back or scaled as they are
 // read. Backward of the scale, and the variances: a warp per row, the examples' corresponding rows one after
@@ -423,7 +424,8 @@ void projected_rows(const Launch& launch, const ProjectedRows& k) {
   require(k.rows < INT32_MAX, "fewer than 2^31 rows");
   const bool wide = wide_tables(k.terms, k.columns) && aligned({k.out, k.offset});
   const bool rotates = k.rotation.bands > 0, fused = rotates && wide && rotates_in_vectors(k.rotation, 4);
-  if (gathers_staged(launch, k, rotates ? fused : wide)) return gather_staged(launch, k);
+  const bool staged = wide && (!rotates || rotates_in_vectors(k.rotation, kStagedColumns));
+  if (gathers_staged(launch, k, staged)) return gather_staged(launch, k);
   with_type(k.type, [&]<typename T>() {
     if (fused) {
       gather<T, 4, true>(launch, k);

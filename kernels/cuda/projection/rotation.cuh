@@ -27,11 +27,11 @@ struct Angles {
   /// From `band` on, at `position`; `direction` is 1 or -1.
   __device__ void load(const Rotation& how, int64_t band, int32_t position, float direction) {
     const int64_t entry = abs(position) * how.bands + band;
-    const float sign = position < 0 ? -direction : direction;
     cuda::load(static_cast<const float*>(how.cosine) + entry, cosine);
     cuda::load(static_cast<const float*>(how.sine) + entry, sine);
+    if ((position < 0) == (direction < 0)) return;
 #pragma unroll
-    for (int i = 0; i < N; ++i) sine[i] *= sign;
+    for (int i = 0; i < N; ++i) sine[i] = -sine[i];
   }
   __device__ void rotate(float (&x)[2 * N]) const {
 #pragma unroll

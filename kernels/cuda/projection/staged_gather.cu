@@ -1,13 +1,14 @@
-// projected_rows where the tables are short: one block per SM keeps a slice of all of them, 128 columns (64 of
-// longer ones), in shared memory, and makes these columns of its share of the rows. Only ids, positions and
-// angles are read for a row, and its columns written once.
+// projected_rows where the tables are short: one block per SM keeps a slice of all of them, 128 columns (64
+// of longer ones), in shared memory, and makes these columns of its share of the rows. Only ids, positions
+// and angles are read for a row, and its columns written once.
 //
-// A warp takes 32 consecutive rows at a time, whose ids and positions its lanes load together, and computes them
-// one after the other, four in flight: each lane four columns. Neighbouring warps take the corresponding rows of
-// the next example, which has the same positions, so that the angles come from L1.
+// A warp takes 32 consecutive rows at a time, whose ids and positions its lanes load together, and computes
+// two (four) at once, each lane eight columns of one: with four columns a lane, instructions were the limit.
+// Neighbouring warps take the corresponding rows of the next example, which has the same positions, so that
+// the angles come from L1.
 //
-// Shared memory: 512 bytes per table row, 133 KB for 259 tokens; 256 beyond 443 rows, up to 886. Tables read
-// from L2 instead are, in f32, twice as many bytes as the output in bf16.
+// Shared memory: 512 bytes per table row, 133 KB for 259 tokens; 256 beyond 443 rows, up to 886. Lanes read
+// 16 bytes at a time, so each lane's lower four columns are together, then the upper ones.
 #include <algorithm>
 
 #include "kernels/cuda/projection/rotation.cuh"
@@ -19,8 +20,7 @@ namespace {
 
 using bf16 = __nv_bfloat16;
 
-constexpr int kThreads = 768, kWarps = kThreads / 32, kUnroll = 4;
-constexpr int kColumns = 4;  // of a lane
+constexpr int kThreads = 768, kWarps = kThreads / 32, kUnroll = 2;
 constexpr int kStagedTables = 4;
 constexpr int64_t kMostShared = 227 << 10, kLeastRows = 1 << 15;
 
@@ -29,17 +29,19 @@ struct Staged {
   int slices, groups;  // of columns; of blocks, among which the rows are divided
 };
 
-/// Copies columns [column, column + 4 * kLanes) of all tables to shared memory, one table after the other.
+/// Copies columns [column, column + kStagedColumns * kLanes) of all tables to shared memory, one table after
+/// the other.
 template <int kLanes>
 __device__ inline void stage_tables(const ProjectedRows& k, int64_t column, float4* staged) {
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  constexpr int kUnits = 2 * kLanes;  // of four columns
+  const int unit = static_cast<int>(threadIdx.x) % kUnits, place = unit / 2 + unit % 2 * kLanes;
   for (int t = 0; t < k.terms.tables; ++t) {
-    const float* table = static_cast<const float*>(k.terms.table[t]) + column + lane * kColumns;
+    const float* table = static_cast<const float*>(k.terms.table[t]) + column + unit * 4;
     const auto rows = static_cast<int>(k.terms.table_rows[t]);
 #pragma unroll 4
-    for (int row = static_cast<int>(threadIdx.x) / kLanes; row < rows; row += kThreads / kLanes)
-      staged[row * kLanes + lane] = *reinterpret_cast<const float4*>(table + row * k.columns);
-    staged += rows * kLanes;
+    for (int row = static_cast<int>(threadIdx.x) / kUnits; row < rows; row += kThreads / kUnits)
+      staged[row * kUnits + place] = *reinterpret_cast<const float4*>(table + row * k.columns);
+    staged += rows * kUnits;
   }
   __syncthreads();
 }
@@ -64,6 +66,15 @@ struct RowNotes {
   }
 };
 
+/// sum (+)= a row of a staged table.
+template <int kLanes, bool kFirst>
+__device__ inline void add_staged(const float4* staged, int32_t slot, int own, float (&sum)[kStagedColumns]) {
+  const float4 low = staged[slot * 2 * kLanes + own], high = staged[slot * 2 * kLanes + kLanes + own];
+  const float entry[kStagedColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+  for (int i = 0; i < kStagedColumns; ++i) sum[i] = kFirst ? entry[i] : sum[i] + entry[i];
+}
+
 template <int kLanes>
 __global__ void __launch_bounds__(kThreads) staged_gather_kernel(const __grid_constant__ Staged s) {
   extern __shared__ float4 staged[];
@@ -72,10 +83,12 @@ __global__ void __launch_bounds__(kThreads) staged_gather_kernel(const __grid_co
   const int slice = static_cast<int>(blockIdx.x) % s.slices, group = static_cast<int>(blockIdx.x) / s.slices;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32,
             own = lane % kLanes, sub = lane / kLanes;
-  const int64_t first_column = int64_t{slice} * kLanes * kColumns, column = first_column + own * kColumns;
+  const int64_t first_column = int64_t{slice} * kLanes * kStagedColumns,
+                column = first_column + own * kStagedColumns;
   stage_tables<kLanes>(k, first_column, staged);
-  float offset[kColumns] = {};
+  float offset[kStagedColumns] = {};
   if (k.offset != nullptr) load(static_cast<const float*>(k.offset) + column, offset);
+  const bool scales = k.offset != nullptr || k.rstd != nullptr;
   const RotatedColumn where(k.rotation, column);
   bf16* out = static_cast<bf16*>(k.out) + column;
   const int64_t places = k.rows / k.examples, chunks = k.examples * ceil_div(places, 32);
@@ -86,29 +99,28 @@ __global__ void __launch_bounds__(kThreads) staged_gather_kernel(const __grid_co
     const int count = static_cast<int>(min(int64_t{32}, places - place));
     const RowNotes notes(k, first + min(lane, count - 1));
     for (int begin = 0; begin < count; begin += kUnroll * kAtOnce) {
-      float sum[kUnroll][kColumns], factor[kUnroll];
-      Angles<kColumns / 2> angles[kUnroll];
+      float sum[kUnroll][kStagedColumns];
+      Angles<kStagedColumns / 2> angles[kUnroll];
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const int row = min(begin + u * kAtOnce + sub, 31);
-        factor[u] = __shfl_sync(0xffffffffu, notes.factor, row);
         const int32_t position = __shfl_sync(0xffffffffu, notes.position, row);
         if (where.rotated) angles[u].load(k.rotation, where.band, position, 1.0f);
+        add_staged<kLanes, true>(staged, __shfl_sync(0xffffffffu, notes.slots[0], row), own, sum[u]);
 #pragma unroll
-        for (int i = 0; i < kColumns; ++i) sum[u][i] = 0;
-#pragma unroll
-        for (int t = 0; t < kStagedTables; ++t) {
+        for (int t = 1; t < kStagedTables; ++t) {
           if (t >= k.terms.tables) break;
-          const float4 entry = staged[__shfl_sync(0xffffffffu, notes.slots[t], row) * kLanes + own];
-          sum[u][0] += entry.x, sum[u][1] += entry.y, sum[u][2] += entry.z, sum[u][3] += entry.w;
+          add_staged<kLanes, false>(staged, __shfl_sync(0xffffffffu, notes.slots[t], row), own, sum[u]);
         }
+        if (!scales) continue;
+        const float factor = __shfl_sync(0xffffffffu, notes.factor, row);
+#pragma unroll
+        for (int i = 0; i < kStagedColumns; ++i) sum[u][i] = sum[u][i] * factor + offset[i];
       }
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const int row = begin + u * kAtOnce + sub;
         if (row >= count) continue;
-#pragma unroll
-        for (int i = 0; i < kColumns; ++i) sum[u][i] = sum[u][i] * factor[u] + offset[i];
         if (where.rotated) angles[u].rotate(sum[u]);
         store(out + (first + row) * k.columns, sum[u]);
       }
@@ -120,13 +132,13 @@ __global__ void __launch_bounds__(kThreads) staged_gather_kernel(const __grid_co
 int64_t shared_bytes(const ProjectedRows& k, int lanes) {
   int64_t rows = 0;
   for (int t = 0; t < k.terms.tables; ++t) rows += k.terms.table_rows[t];
-  return rows * lanes * int64_t{sizeof(float4)};
+  return rows * lanes * kStagedColumns * int64_t{sizeof(float)};
 }
 
-/// 32 or 16; 0 if the tables do not fit.
+/// 16 or 8; 0 if the tables do not fit.
 int lanes_of(const ProjectedRows& k) {
-  for (const int lanes : {32, 16})
-    if (k.columns % (lanes * kColumns) == 0 && shared_bytes(k, lanes) <= kMostShared) return lanes;
+  for (const int lanes : {16, 8})
+    if (k.columns % (lanes * kStagedColumns) == 0 && shared_bytes(k, lanes) <= kMostShared) return lanes;
   return 0;
 }
 
@@ -144,9 +156,9 @@ bool gathers_staged(const Launch& launch, const ProjectedRows& k, bool wide) {
 
 void gather_staged(const Launch& launch, const ProjectedRows& k) {
   const int lanes = lanes_of(k);
-  const auto slices = static_cast<int>(k.columns / (lanes * kColumns));
+  const auto slices = static_cast<int>(k.columns / (lanes * kStagedColumns));
   const Staged s{k, slices, std::max(1, launch.sm_count / slices)};
-  const auto kernel = lanes == 32 ? staged_gather_kernel<32> : staged_gather_kernel<16>;
+  const auto kernel = lanes == 16 ? staged_gather_kernel<16> : staged_gather_kernel<8>;
   const int64_t bytes = shared_bytes(k, lanes);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         "shared memory of projected_rows");

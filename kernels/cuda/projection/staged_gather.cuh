@@ -5,8 +5,10 @@
 
 namespace perceiver::kernels::cuda {
 
+inline constexpr int kStagedColumns = 8;  // of a thread
+
 /// Whether the staged kernel is there for these tables and enough rows to repay copying them. `wide`: vectors
-/// of four columns are aligned and hold whole rotated pairs.
+/// of kStagedColumns columns are aligned, and all of a vector is rotated or nothing.
 bool gathers_staged(const Launch& launch, const ProjectedRows& k, bool wide);
 void gather_staged(const Launch& launch, const ProjectedRows& k);
 

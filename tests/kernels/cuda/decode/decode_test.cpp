@@ -176,49 +176,55 @@ TEST_P(CudaDecodeCaches, Widths) {
   check_with_caches({.input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 4});
   check_with_caches({.input = 256, .latent = 512, .attention = 256, .cross_heads = 8, .self_heads = 8});
   check_with_caches({.input = 256, .latent = 128, .attention = 128, .cross_heads = 2, .self_heads = 1});
-  check_with_caches({.vocabulary = 17, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
-  check_with_caches({.vocabulary = 1, .input = 32, .latent = 32, .attention = 32, .cross_heads = 1, .self_heads = 1});
+  check_with_caches(
+      {.vocabulary = 17, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
+  check_with_caches(
+      {.vocabulary = 1, .input = 32, .latent = 32, .attention = 32, .cross_heads = 1, .self_heads = 1});
   check_with_caches({.input = 1024,
-         .latent = 768,
-         .attention = 768,
-         .cross_heads = 12,
-         .self_heads = 6,
-         .self_widening = 1});
+                     .latent = 768,
+                     .attention = 768,
+                     .cross_heads = 12,
+                     .self_heads = 6,
+                     .self_widening = 1});
 }
 
 TEST_P(CudaDecodeCaches, Slots) {
   for (const int64_t slots : {2, 3, 7, 8, 9, 16, 17, 32, 33, 64}) check_with_caches({.slots = slots});
-  check_with_caches({.slots = 5, .input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 8});
+  check_with_caches(
+      {.slots = 5, .input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 8});
   for (const int64_t slots : {2, 4, 6})  // more than one warp to a head, and to a row
     check_with_caches(
         {.slots = slots, .input = 1024, .latent = 768, .attention = 256, .cross_heads = 2, .self_heads = 6});
   for (const int64_t slots : {2, 3, 8})
-    check_with_caches({.slots = slots, .input = 96, .latent = 160, .attention = 32, .cross_heads = 1, .self_heads = 5});
-  check_with_caches({.slots = 64, .input = 256, .latent = 512, .attention = 256, .cross_heads = 2, .self_heads = 16});
-  check_with_caches({.slots = 20, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
+    check_with_caches(
+        {.slots = slots, .input = 96, .latent = 160, .attention = 32, .cross_heads = 1, .self_heads = 5});
+  check_with_caches(
+      {.slots = 64, .input = 256, .latent = 512, .attention = 256, .cross_heads = 2, .self_heads = 16});
+  check_with_caches(
+      {.slots = 20, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
 }
 
 TEST_P(CudaDecodeCaches, ManyRows) {
   for (const int64_t slots : {1, 2, 12})
     check_with_caches({.slots = slots,
-           .input = 256,
-           .latent = 256,
-           .attention = 256,
-           .cross_heads = 4,
-           .self_heads = 4,
-           .context_rows = 5000,
-           .latent_rows = 1030},
-          [](HostDecode& host) {
-            host.set_slot(0, 5000, 4999, 1030, 0, true);
-            if (host.shape.slots > 1) host.set_slot(1, 1, 0, 1, 0, true);
-          });
+                       .input = 256,
+                       .latent = 256,
+                       .attention = 256,
+                       .cross_heads = 4,
+                       .self_heads = 4,
+                       .context_rows = 5000,
+                       .latent_rows = 1030},
+                      [](HostDecode& host) {
+                        host.set_slot(0, 5000, 4999, 1030, 0, true);
+                        if (host.shape.slots > 1) host.set_slot(1, 1, 0, 1, 0, true);
+                      });
 }
 
 TEST_P(CudaDecodeCaches, FewRows) {
   for (const int32_t rows : {1, 2, 3, 31, 33, 64, 65})
     for (const int32_t new_row : {0, rows / 2, rows - 1})
       check_with_caches({.latent = 256, .self_heads = 4, .context_rows = 65, .latent_rows = 65},
-            [=](HostDecode& host) { host.set_slot(0, rows, new_row, rows, new_row, true); });
+                        [=](HostDecode& host) { host.set_slot(0, rows, new_row, rows, new_row, true); });
 }
 
 TEST_P(CudaDecodeCaches, IdleSlots) {

@@ -67,8 +67,9 @@ TYPED_TEST(CudaElementwise, CastsToAndFromEightBits) {
   }
   const DeviceArray<uint8_t> not_numbers({0x7f, 0xff});
   const Array<T> wide(2);
-  kernels::cast(this->launch(),
-                {.from = DType::e4m3, .to = kType<T>, .elements = 2, .x = not_numbers.data(), .y = wide.data()});
+  kernels::cast(
+      this->launch(),
+      {.from = DType::e4m3, .to = kType<T>, .elements = 2, .x = not_numbers.data(), .y = wide.data()});
   for (const double y : wide.read()) EXPECT_TRUE(std::isnan(y));
 }
 
