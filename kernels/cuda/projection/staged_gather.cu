@@ -4,8 +4,8 @@
 //
 // A warp takes 32 consecutive rows at a time, whose ids and positions its lanes load together, and computes
 // two (four) at once, each lane eight columns of one: with four columns a lane, instructions were the limit.
-// Neighbouring warps take the corresponding rows of the next example, which has the same positions, so that
-// the angles come from L1.
+// Notes on the next rows are on their way meanwhile. Neighbouring warps take the corresponding rows of the
+// next example, which has the same positions, so that the angles come from L1.
 //
 // Shared memory: 512 bytes per table row, 133 KB for 259 tokens; 256 beyond 443 rows, up to 886. Lanes read
 // 16 bytes at a time, so each lane's lower four columns are together, then the upper ones.
@@ -20,13 +20,27 @@ namespace {
 
 using bf16 = __nv_bfloat16;
 
-constexpr int kThreads = 768, kWarps = kThreads / 32, kUnroll = 2;
+constexpr int kThreads = 640, kWarps = kThreads / 32, kUnroll = 2;
 constexpr int kStagedTables = 4;
 constexpr int64_t kMostShared = 227 << 10, kLeastRows = 1 << 15;
 
 struct Staged {
   ProjectedRows k;
-  int slices, groups;  // of columns; of blocks, among which the rows are divided
+  int slices;  // of columns
+  int groups;  // of blocks, among which the rows are divided; a group's blocks have two slices each
+};
+
+/// 32 rows of an example, or fewer at its end.
+struct Chunk {
+  int64_t first;
+  int count;
+
+  __device__ Chunk(const ProjectedRows& k, int64_t index) {
+    const auto examples = static_cast<uint32_t>(k.examples), i = static_cast<uint32_t>(index);
+    const int64_t places = k.rows / k.examples, place = int64_t{i / examples} * 32;
+    first = int64_t{i % examples} * places + place;
+    count = static_cast<int>(min(int64_t{32}, places - place));
+  }
 };
 
 /// Copies columns [column, column + kStagedColumns * kLanes) of all tables to shared memory, one table after
@@ -75,55 +89,94 @@ __device__ inline void add_staged(const float4* staged, int32_t slot, int own, f
   for (int i = 0; i < kStagedColumns; ++i) sum[i] = kFirst ? entry[i] : sum[i] + entry[i];
 }
 
+/// A lane's columns of a slice whose tables are staged.
 template <int kLanes>
-__global__ void __launch_bounds__(kThreads) staged_gather_kernel(const __grid_constant__ Staged s) {
-  extern __shared__ float4 staged[];
-  constexpr int kAtOnce = 32 / kLanes;  // rows of a warp
-  const ProjectedRows& k = s.k;
-  const int slice = static_cast<int>(blockIdx.x) % s.slices, group = static_cast<int>(blockIdx.x) / s.slices;
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32,
-            own = lane % kLanes, sub = lane / kLanes;
-  const int64_t first_column = int64_t{slice} * kLanes * kStagedColumns,
-                column = first_column + own * kStagedColumns;
-  stage_tables<kLanes>(k, first_column, staged);
-  float offset[kStagedColumns] = {};
-  if (k.offset != nullptr) load(static_cast<const float*>(k.offset) + column, offset);
-  const bool scales = k.offset != nullptr || k.rstd != nullptr;
-  const RotatedColumn where(k.rotation, column);
-  bf16* out = static_cast<bf16*>(k.out) + column;
-  const int64_t places = k.rows / k.examples, chunks = k.examples * ceil_div(places, 32);
-  const int64_t end = chunks * (group + 1) / s.groups;
-  for (int64_t chunk = chunks * group / s.groups + warp; chunk < end; chunk += kWarps) {
-    const int64_t example = chunk % k.examples, place = chunk / k.examples * 32;
-    const int64_t first = example * places + place;
-    const int count = static_cast<int>(min(int64_t{32}, places - place));
-    const RowNotes notes(k, first + min(lane, count - 1));
-    for (int begin = 0; begin < count; begin += kUnroll * kAtOnce) {
+class LaneColumns {
+ public:
+  __device__ LaneColumns(const ProjectedRows& k, int64_t first_column, const float4* staged)
+      : k_(k),
+        staged_(staged),
+        own_(static_cast<int>(threadIdx.x) % kLanes),
+        sub_(static_cast<int>(threadIdx.x) % 32 / kLanes),
+        scales_(k.offset != nullptr || k.rstd != nullptr),
+        where_(k.rotation, first_column + own_ * kStagedColumns),
+        out_(static_cast<bf16*>(k.out) + first_column + own_ * kStagedColumns) {
+    if (k.offset != nullptr)
+      load(static_cast<const float*>(k.offset) + first_column + own_ * kStagedColumns, offset_);
+  }
+
+  /// The rows of a chunk; lane i has the notes of row i.
+  __device__ __forceinline__ void write(const Chunk& chunk, const RowNotes& notes) const {
+    for (int begin = 0; begin < chunk.count; begin += kUnroll * kAtOnce) {
       float sum[kUnroll][kStagedColumns];
       Angles<kStagedColumns / 2> angles[kUnroll];
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        const int row = min(begin + u * kAtOnce + sub, 31);
+        const int row = min(begin + u * kAtOnce + sub_, 31);
         const int32_t position = __shfl_sync(0xffffffffu, notes.position, row);
-        if (where.rotated) angles[u].load(k.rotation, where.band, position, 1.0f);
-        add_staged<kLanes, true>(staged, __shfl_sync(0xffffffffu, notes.slots[0], row), own, sum[u]);
-#pragma unroll
-        for (int t = 1; t < kStagedTables; ++t) {
-          if (t >= k.terms.tables) break;
-          add_staged<kLanes, false>(staged, __shfl_sync(0xffffffffu, notes.slots[t], row), own, sum[u]);
-        }
-        if (!scales) continue;
-        const float factor = __shfl_sync(0xffffffffu, notes.factor, row);
-#pragma unroll
-        for (int i = 0; i < kStagedColumns; ++i) sum[u][i] = sum[u][i] * factor + offset[i];
+        if (where_.rotated) angles[u].load(k_.rotation, where_.band, position, 1.0f);
+        add_tables(notes, row, sum[u]);
       }
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        const int row = begin + u * kAtOnce + sub;
-        if (row >= count) continue;
-        if (where.rotated) angles[u].rotate(sum[u]);
-        store(out + (first + row) * k.columns, sum[u]);
+        const int row = begin + u * kAtOnce + sub_;
+        if (row >= chunk.count) continue;
+        if (where_.rotated) angles[u].rotate(sum[u]);
+        store(out_ + (chunk.first + row) * k_.columns, sum[u]);
       }
+    }
+  }
+
+ private:
+  static constexpr int kAtOnce = 32 / kLanes;  // rows of a warp
+
+  __device__ __forceinline__ void add_tables(const RowNotes& notes, int row,
+                                             float (&sum)[kStagedColumns]) const {
+    add_staged<kLanes, true>(staged_, __shfl_sync(0xffffffffu, notes.slots[0], row), own_, sum);
+#pragma unroll
+    for (int t = 1; t < kStagedTables; ++t) {
+      if (t >= k_.terms.tables) break;
+      add_staged<kLanes, false>(staged_, __shfl_sync(0xffffffffu, notes.slots[t], row), own_, sum);
+    }
+    if (!scales_) return;
+    const float factor = __shfl_sync(0xffffffffu, notes.factor, row);
+#pragma unroll
+    for (int i = 0; i < kStagedColumns; ++i) sum[i] = sum[i] * factor + offset_[i];
+  }
+
+  const ProjectedRows& k_;
+  const float4* staged_;
+  int own_, sub_;  // of the lanes that share a row; of the rows that a warp has at once
+  bool scales_;
+  RotatedColumn where_;
+  bf16* out_;
+  float offset_[kStagedColumns] = {};
+};
+
+template <int kLanes>
+__global__ void __launch_bounds__(kThreads) staged_gather_kernel(const __grid_constant__ Staged s) {
+  extern __shared__ float4 staged[];
+  const ProjectedRows& k = s.k;
+  const int pairs = (s.slices + 1) / 2, group = static_cast<int>(blockIdx.x) / pairs,
+            lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t chunks = k.examples * ceil_div(k.rows / k.examples, 32);
+  const int64_t begin = chunks * group / s.groups, end = chunks * (group + 1) / s.groups;
+  const auto notes_of = [&](const Chunk& chunk) {
+    return RowNotes(k, chunk.first + min(lane, chunk.count - 1));
+  };
+  for (int slice = static_cast<int>(blockIdx.x) % pairs; slice < s.slices; slice += pairs) {
+    const int64_t column = int64_t{slice} * kLanes * kStagedColumns;
+    __syncthreads();
+    stage_tables<kLanes>(k, column, staged);
+    const LaneColumns<kLanes> own(k, column, staged);
+    if (begin + warp >= end) continue;
+    Chunk chunk(k, begin + warp);
+    RowNotes notes = notes_of(chunk);
+    for (int64_t i = begin + warp; i < end; i += kWarps) {
+      const Chunk next(k, min(i + kWarps, end - 1));
+      const RowNotes next_notes = notes_of(next);
+      own.write(chunk, notes);
+      chunk = next, notes = next_notes;
     }
   }
 }
@@ -157,12 +210,13 @@ bool gathers_staged(const Launch& launch, const ProjectedRows& k, bool wide) {
 void gather_staged(const Launch& launch, const ProjectedRows& k) {
   const int lanes = lanes_of(k);
   const auto slices = static_cast<int>(k.columns / (lanes * kStagedColumns));
-  const Staged s{k, slices, std::max(1, launch.sm_count / slices)};
+  const int pairs = (slices + 1) / 2;
+  const Staged s{k, slices, std::max(1, launch.sm_count / pairs)};
   const auto kernel = lanes == 16 ? staged_gather_kernel<16> : staged_gather_kernel<8>;
   const int64_t bytes = shared_bytes(k, lanes);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         "shared memory of projected_rows");
-  kernel<<<static_cast<unsigned>(s.slices * s.groups), kThreads, static_cast<size_t>(bytes),
+  kernel<<<static_cast<unsigned>(pairs * s.groups), kThreads, static_cast<size_t>(bytes),
            stream_of(launch)>>>(s);
   check_launch("projected_rows");
 }
