@@ -6,6 +6,7 @@
 // come from the caches.
 #include "kernels/cuda/support/column_grid.cuh"
 #include "kernels/cuda/support/dependent_launch.cuh"
+#include "kernels/cuda/support/rotate.cuh"
 #include "kernels/embedding.h"
 
 namespace perceiver::kernels::cuda {
@@ -50,9 +51,7 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads) rotary_kernel(ColumnGrid
       for (int i = 0; i < kPairs; ++i) {
         float& even = x[2 * i / kAccess][2 * i % kAccess];
         float& odd = x[(2 * i + 1) / kAccess][(2 * i + 1) % kAccess];
-        const float e = even, o = odd, s = sign * sine[i];
-        even = e * cosine[i] - o * s;
-        odd = o * cosine[i] + e * s;
+        rotate_pair(even, odd, cosine[i], sign * sine[i]);
       }
 #pragma unroll
       for (int a = 0; a < kAccesses; ++a) store(base + row * k.row_stride + a * kAccess, x[a]);
