@@ -1,8 +1,9 @@
 // product_bench [ROWS WIDTH]...: times the products of a layer of WIDTH channels for ROWS rows in bfloat16,
 // on a GPU of compute capability 9.0 (default: 8192 1024, 32768 1024, 16384 512). Each by cuBLASLt and by the
 // library's own kernel (kernels/cuda/gemm/hopper_gemm.cu); the two of the feed-forward layer that an
-// activation follows also with squared ReLU, or its derivative and the bias gradient, by a product and a
-// pass, and in the product's epilogue, and the same with 8-bit operands and results. Prints microseconds:
+// activation follows also with squared ReLU, or its derivative and the bias gradient, and queries, keys and
+// values also with their rotation, by a product and a pass, and in the product's epilogue; the hidden layer
+// also with 8-bit operands and results. Prints microseconds:
 // medians of rounds in turns, of launches over operands that rotate.
 #include <cuda_runtime_api.h>
 
@@ -32,6 +33,7 @@ using kernels::cuda::check;
 constexpr int kSets = 3, kRounds = 7;
 constexpr size_t kMostLaunches = 60;
 constexpr double kRoundFlops = 1e12;
+constexpr int64_t kHeadDim = 64, kBands = 16, kPositions = 1024;
 
 /// Numbers of about unit size, of random bits: products of zeros take less power. Activations' results are
 /// positive.
@@ -65,7 +67,7 @@ struct Product {
   const char* name;
   int64_t rows, columns, depth;
   bool transpose_b;
-  enum { alone, activation, derivative } follows;
+  enum { alone, activation, derivative, rotation } follows;
 };
 
 using Run = std::function<void(const Operands&)>;
@@ -84,6 +86,7 @@ class Bench {
   void run(const Product& p) {
     bias_ = random_matrix(context_, 1, p.columns);
     d_bias_ = Tensor::empty(context_, DType::f32, {p.columns});
+    if (p.follows == Product::rotation) make_angles(p.rows);
     std::vector<Operands> sets;
     for (int i = 0; i < kSets; ++i)
       sets.push_back({.a = random_matrix(context_, p.rows, p.depth),
@@ -197,11 +200,15 @@ class Bench {
     kernels::cuda::hopper_gemm(launch_, kernels::cuda::hopper_product(product(p, o)));
   }
   void pass(const Product& p, const Operands& o) const {
+    if (p.follows == Product::rotation)
+      return rotate_parts(rotated(p, o),
+                          [&](const kernels::Rotary& k) { kernels::cuda::rotary(launch_, k); });
     if (p.follows == Product::activation)
       return kernels::cuda::bias_activation(launch_, activation_of(forward(p, o)));
     kernels::cuda::bias_activation_backward(launch_, activation_of(backward(p, o)));
   }
   void fused(const Product& p, const Operands& o) const {
+    if (p.follows == Product::rotation) return kernels::cuda::linear_rotary(launch_, rotated(p, o));
     if (p.follows == Product::activation) return kernels::cuda::linear_activation(launch_, forward(p, o));
     kernels::cuda::linear_activation_backward(launch_, backward(p, o));
   }
@@ -228,6 +235,34 @@ class Bench {
             .kept = o.kept.data(),
             .d_pre = o.out.data(),
             .d_bias = d_bias_.data()};
+  }
+
+  /// Queries, keys and values of heads of 64 channels, of which half are rotated, as by default.
+  kernels::LinearRotary rotated(const Product& p, const Operands& o) const {
+    return {.type = DType::bf16,
+            .rows = p.rows,
+            .columns = p.columns,
+            .depth = p.depth,
+            .x = o.a.data(),
+            .weight = o.b.data(),
+            .bias = bias_.data(),
+            .out = o.out.data(),
+            .parts = 2,
+            .part_columns = p.columns / 3,
+            .heads = p.columns / 3 / kHeadDim,
+            .head_dim = kHeadDim,
+            .bands = kBands,
+            .positions = positions_.as<int32_t>(),
+            .cosine = angles_.data(),
+            .sine = angles_.data()};
+  }
+  /// Examples of kPositions rows.
+  void make_angles(int64_t rows) {
+    std::vector<int32_t> positions(static_cast<size_t>(rows));
+    for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i % kPositions);
+    positions_ = Tensor::from_host<int32_t>(context_, {rows}, positions);
+    const std::vector<float> angles(kPositions * kBands, 0.7f);
+    angles_ = Tensor::from_host<float>(context_, {kPositions, kBands}, angles);
   }
 
   std::vector<double> medians(const Product& p, const std::vector<Operands>& sets,
@@ -262,14 +297,15 @@ class Bench {
   DeviceContext& context_;
   const Launch launch_;
   std::array<cudaEvent_t, 2> events_{};
-  Tensor bias_, d_bias_, scales_;
+  Tensor bias_, d_bias_, scales_, positions_, angles_;
 };
 
 /// The products of a layer, forward and towards its input.
 void run_layer(Bench& bench, int64_t rows, int64_t width) {
   const int64_t hidden = 4 * width;
   const bool fp8 = rows % 16 == 0 && width % 16 == 0;
-  bench.run({"queries, keys, values", rows, 3 * width, width, true, Product::alone});
+  bench.run({"queries, keys, values", rows, 3 * width, width, true,
+             width % kHeadDim == 0 ? Product::rotation : Product::alone});
   bench.run({"attention's output", rows, width, width, true, Product::alone});
   const Product activated{"hidden layer", rows, hidden, width, true, Product::activation};
   bench.run(activated);

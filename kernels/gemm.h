@@ -1,9 +1,11 @@
-// Matrix products, and the bias and activation that follow. Part of the interface in kernels/backend.h.
+// Matrix products, and the bias, activation and rotation that follow. Part of the interface in
+// kernels/backend.h.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/embedding.h"
 #include "perceiver/config.h"
 
 namespace perceiver::kernels {
@@ -100,7 +102,24 @@ struct LinearActivationBackward {
   bool accumulate_bias = false;
 };
 
-/// The products and element-wise passes that those two are.
+/// out [rows, columns] = x [rows, depth] · weightᵀ + bias, rounded to `type`, of which the first columns are
+/// `parts` parts of `part_columns`, such as queries and keys. In each part the first `heads` heads of
+/// `head_dim` channels are rotated as by Rotary (kernels/embedding.h); positions, cosine and sine as there.
+struct LinearRotary {
+  DType type;
+  int64_t rows, columns, depth;
+  const void* x;
+  const void* weight;  // [columns, depth]
+  const void* bias = nullptr;
+  void* out;
+  int64_t parts, part_columns;
+  int64_t heads, head_dim, bands;
+  const int32_t* positions;  // [rows]
+  const void* cosine;
+  const void* sine;
+};
+
+/// The products and element-wise passes that those are.
 constexpr Gemm product_of(const LinearActivation& k) {
   return {.type = k.type,
           .out_type = k.type,
@@ -148,6 +167,38 @@ constexpr BiasActivationBackward activation_of(const LinearActivationBackward& k
           .d_bias = k.d_bias,
           .accumulate_bias = k.accumulate_bias};
 }
+constexpr Gemm product_of(const LinearRotary& k) {
+  return {.type = k.type,
+          .out_type = k.type,
+          .transpose_b = true,
+          .m = k.rows,
+          .n = k.columns,
+          .k = k.depth,
+          .a = k.x,
+          .lda = k.depth,
+          .b = k.weight,
+          .ldb = k.depth,
+          .c = k.out,
+          .ldc = k.columns,
+          .bias = k.bias};
+}
+/// Calls rotate(Rotary) for each part, or once for all if their rotated heads are side by side.
+template <typename Rotate>
+void rotate_parts(const LinearRotary& k, Rotate&& rotate) {
+  const bool side_by_side = k.heads * k.head_dim == k.part_columns;
+  const auto part_bytes = static_cast<int64_t>(size_of(k.type)) * k.part_columns;
+  for (int64_t part = 0; part < (side_by_side ? 1 : k.parts); ++part)
+    rotate(Rotary{.type = k.type,
+                  .rows = k.rows,
+                  .row_stride = k.columns,
+                  .heads = side_by_side ? k.parts * k.heads : k.heads,
+                  .head_dim = k.head_dim,
+                  .bands = k.bands,
+                  .x = static_cast<unsigned char*>(k.out) + part * part_bytes,
+                  .positions = k.positions,
+                  .cosine = k.cosine,
+                  .sine = k.sine});
+}
 
 PERCEIVER_KERNEL(gemm, Gemm)
 PERCEIVER_KERNEL(skinny_gemm, SkinnyGemm)
@@ -155,5 +206,6 @@ PERCEIVER_KERNEL(bias_activation, BiasActivation)
 PERCEIVER_KERNEL(bias_activation_backward, BiasActivationBackward)
 PERCEIVER_KERNEL(linear_activation, LinearActivation)
 PERCEIVER_KERNEL(linear_activation_backward, LinearActivationBackward)
+PERCEIVER_KERNEL(linear_rotary, LinearRotary)
 
 }  // namespace perceiver::kernels

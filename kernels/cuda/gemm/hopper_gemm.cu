@@ -1,12 +1,14 @@
 // Matrix products of bf16 on Hopper (compute capability 9.0a), and what follows them in their epilogue:
 // hopper_product.cuh multiplies; the finishers, a lane 8 columns of every third row of a slab, apply the
 // activation or the derivative of one, sum columns and write 16 bytes a thread and row. Shared memory of the
-// finishers: 3 KiB of column sums, 12 KiB of what is read beside the product.
+// finishers: 3 KiB of column sums, 12 KiB of what is read beside the product. A rotation is the business of
+// the threads that multiply (tile_rotation.cuh), of which it takes 22 registers more.
 #include "kernels/cuda/gemm/hopper_gemm.h"
 
 #include <algorithm>
 
 #include "kernels/cuda/gemm/hopper_product.cuh"
+#include "kernels/cuda/gemm/tile_rotation.cuh"
 #include "kernels/cuda/hopper/device.h"
 #include "kernels/cuda/hopper/tensor_map.h"
 #include "kernels/cuda/support/activation.cuh"
@@ -29,6 +31,7 @@ struct GemmArguments : ProductArguments {
   __nv_bfloat16* pre;
   const __nv_bfloat16* kept;
   float* column_sums;
+  TileRotationArguments rotation;
 };
 
 /// What follows a product: its activation, with or without the sums themselves, or the derivative of one.
@@ -39,6 +42,9 @@ class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>, 1> {
  public:
   __device__ GemmBlock(const GemmArguments& arguments, unsigned char* memory)
       : ProductBlock<Bf16Operands<kTransposeB>, 1>(arguments, memory), args_(arguments) {}
+
+  /// Of sums that are finished but for being written.
+  __device__ void finish_plainly() const { finish_tiles<Finish::activation, Activation::identity>(); }
 
   /// Branches once on what is to be done, so that the loop over rows has no branches.
   __device__ void finish() const {
@@ -204,6 +210,16 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
 #endif
 }
 
+__global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
+    hopper_gemm_rotary_kernel(const __grid_constant__ GemmArguments arguments) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ __align__(1024) unsigned char memory[];
+  GemmBlock<true> block(arguments, memory);
+  block.template run<kFinisherWarps>([&] { block.finish_plainly(); },
+                                     TileRotation(arguments.rotation, arguments.m));
+#endif
+}
+
 /// Of a row-major matrix, for boxes of 64 columns.
 CUtensorMap matrix_map(const void* data, int64_t rows, int64_t columns, int64_t stride, int64_t box_rows) {
   return tensor_map(data, 1, rows, columns, stride, box_rows);
@@ -213,6 +229,9 @@ CUtensorMap matrix_map(const void* data, int64_t rows, int64_t columns, int64_t 
 
 bool hopper_gemm_possible(const HopperGemm& g) {
   const auto rows = [](int64_t stride) { return stride % kWidth == 0; };
+  const HopperRotation& r = g.rotation;
+  const bool heads_fit = r.head_dim == 32 || r.head_dim == 64 || r.head_dim == 128;
+  if (r.positions != nullptr && !(heads_fit && r.part_columns % r.head_dim == 0)) return false;
   return hopper::built() && hopper::on_hopper() && g.m > 0 && g.n > 0 && g.k > 0 && g.m <= INT32_MAX &&
          aligned({g.a, g.b, g.out, g.pre, g.kept}) && rows(g.lda) && rows(g.ldb) && rows(g.ldc);
 }
@@ -221,10 +240,18 @@ bool hopper_gemm_fills(const Launch& launch, int64_t m, int64_t n) {
   return 2 * pairs_of_tiles(m, n) >= launch.sm_count / kCluster;
 }
 
+bool hopper_gemm_fills_waves(const Launch& launch, int64_t m, int64_t n) {
+  const int64_t clusters = launch.sm_count / kCluster, pairs = pairs_of_tiles(m, n);
+  return pairs >= 4 * clusters && 10 * pairs >= 9 * ceil_div(pairs, clusters) * clusters;
+}
+
 void hopper_gemm(const Launch& launch, const HopperGemm& g) {
   require(!g.transpose_b || g.kept == nullptr, "the derivative with B as it lies only");
   require(g.transpose_b || g.kept != nullptr || g.activation == Activation::identity,
           "an activation with B transposed only");
+  require(g.rotation.positions == nullptr ||
+              (g.transpose_b && g.pre == nullptr && g.activation == Activation::identity),
+          "a rotation with B transposed only, and without an activation");
   GemmArguments a{};
   a.a = matrix_map(g.a, g.m, g.k, g.lda, kRows);
   a.b = g.transpose_b ? matrix_map(g.b, g.n, g.k, g.ldb, kColumns / kCluster)
@@ -240,6 +267,18 @@ void hopper_gemm(const Launch& launch, const HopperGemm& g) {
   a.kept = static_cast<const __nv_bfloat16*>(g.kept);
   a.column_sums = g.column_sums;
   constexpr const char* kName = "hopper_gemm";
+  if (g.rotation.positions != nullptr) {
+    const HopperRotation& r = g.rotation;
+    a.rotation = {.columns = static_cast<int>(r.columns),
+                  .part_columns = static_cast<int>(r.part_columns),
+                  .rotated = static_cast<int>(r.heads * r.head_dim),
+                  .head_dim = static_cast<int>(r.head_dim),
+                  .bands = static_cast<int>(r.bands),
+                  .positions = r.positions,
+                  .cosine = r.cosine,
+                  .sine = r.sine};
+    return launch_product<hopper_gemm_rotary_kernel>(launch, kName, a, kFinisherBytes);
+  }
   if (g.transpose_b) return launch_product<hopper_gemm_kernel<true>>(launch, kName, a, kFinisherBytes);
   launch_product<hopper_gemm_kernel<false>>(launch, kName, a, kFinisherBytes);
 }

@@ -5,9 +5,18 @@
 
 namespace perceiver::kernels::cuda {
 
+/// A rotation of the first `columns` columns, parts of `part_columns`, as in LinearRotary. Tables are f32.
+struct HopperRotation {
+  int64_t columns, part_columns;
+  int64_t heads, head_dim, bands;
+  const int32_t* positions = nullptr;  // null: none
+  const float* cosine;
+  const float* sine;
+};
+
 /// out [m, n] = f(A [m, k] · op(B) [k, n] + bias [n]), row-major, bf16. The sums are of f32 and rounded to
-/// bf16 before f, so that f gives what a kernel of its own would. To keep instances few, an activation needs
-/// `transpose_b`, its derivative a B that is not transposed.
+/// bf16 before f, so that f gives what a kernel of its own would. To keep instances few, an activation or a
+/// rotation needs `transpose_b`, a derivative a B that is not transposed; there is one of the three.
 struct HopperGemm {
   int64_t m, n, k;
   const void* a;
@@ -19,6 +28,7 @@ struct HopperGemm {
   int64_t ldc;
   const void* bias = nullptr;
   Activation activation = Activation::identity;
+  HopperRotation rotation = {};
   // What follows is of m rows and n columns, its rows as far apart as those of `out`.
   void* pre = nullptr;           // the sums before the activation, where they are wanted as well
   const void* kept = nullptr;    // f multiplies by the derivative of the activation instead, as in
@@ -46,12 +56,18 @@ constexpr int64_t hopper_gemm_sums(int64_t m) {
   return (m + 127) / 128;
 }
 
-/// Whether the build, the device, and the alignment of the operands allow it.
+/// Whether the build, the device, and the alignment of the operands allow it. A rotation needs heads of 32,
+/// 64 or 128 channels.
 bool hopper_gemm_possible(const HopperGemm& g);
 
 /// Whether its tiles keep at least half of the GPU busy. A result of fewer takes as long as one tile, where
 /// cuBLASLt has smaller tiles.
 bool hopper_gemm_fills(const Launch& launch, int64_t m, int64_t n);
+
+/// Whether its tiles fill waves of the GPU, at least four and the last one nearly: then the product takes
+/// little longer than cuBLASLt's, less than what a pass over the result takes. Elsewhere smaller tiles do
+/// better by more.
+bool hopper_gemm_fills_waves(const Launch& launch, int64_t m, int64_t n);
 
 void hopper_gemm(const Launch& launch, const HopperGemm& g);
 

@@ -96,6 +96,11 @@ struct Fp8Operands {
   }
 };
 
+/// What the multiplying threads do to their sums before these are rounded: nothing. (TileRotation does.)
+struct Unchanged {
+  static constexpr bool kChanges = false;
+};
+
 /// Slabs change hands in kSlabParts parts, by columns: the finishers are at the last parts of a tile while
 /// the first ones of the next are written.
 template <typename Operands, int kSlabParts>
@@ -110,8 +115,8 @@ class ProductBlock {
         depth_tiles_((product.k + Operands::kDepth - 1) / Operands::kDepth) {}
 
   /// `finish` is what each warp of the finishers does. kReaders: how many of them read a part of a slab.
-  template <int kReaders, typename Finish>
-  __device__ void run(Finish&& finish) {
+  template <int kReaders, typename Finish, typename Change = Unchanged>
+  __device__ void run(Finish&& finish, Change change = {}) {
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < kStages; ++stage) {
         mbarrier_init(full(stage), 1);
@@ -135,7 +140,7 @@ class ProductBlock {
       }
     } else {
       warpgroup_reg_alloc<kMultiplierRegisters>();
-      multiply();
+      multiply(change);
     }
     cluster_sync();  // The other block may still load into this one's stages and release its own.
   }
@@ -198,20 +203,35 @@ class ProductBlock {
 
   // --- Two warpgroups multiply.
 
-  __device__ void multiply() const {
+  template <typename Change>
+  __device__ void multiply(Change& change) const {
     const int slab = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
     const float factor = Operands::kScaled ? *product_.a_inverse * *product_.b_inverse : 1;
     PipelineState<kStages> ring;
     uint32_t phase = 0;
+    if constexpr (Change::kChanges) change.begin(Tiles(product_), slab);
     for (Tiles tiles(product_); !tiles.done(); tiles.advance(), phase ^= 1) {
       float c[128];
-      multiply_tile(c, slab, ring);
-      round_tile(c, factor, slab, phase);
+      multiply_tile(c, slab, ring, [&] {
+        if constexpr (Change::kChanges) change.prepare(tiles, slab);
+      });
+      if constexpr (Change::kChanges) {
+        mbarrier_wait(slab_empty(slab, 0), phase);  // of which the bias is a part
+        if (change.change(c, product_.bias != nullptr ? bias(slab) : nullptr)) {
+          round_tile<false>(c, factor, slab, phase);
+          continue;
+        }
+      }
+      round_tile<true>(c, factor, slab, phase);
     }
   }
 
-  __device__ void multiply_tile(float (&c)[128], int slab, PipelineState<kStages>& ring) const {
+  /// `meanwhile` runs once, beside the first products.
+  template <typename Meanwhile>
+  __device__ void multiply_tile(float (&c)[128], int slab, PipelineState<kStages>& ring,
+                                Meanwhile&& meanwhile) const {
     multiply_stage<true>(c, slab, ring);
+    meanwhile();
     int before = ring.stage;
     ring.advance();
     for (int d = 1; d < depth_tiles_; ++d, ring.advance()) {
@@ -253,13 +273,17 @@ class ProductBlock {
     for (uint32_t rank = 0; rank < kCluster; ++rank) mbarrier_arrive_in(empty(stage), rank);
   }
 
-  /// Adds the bias and writes the slab, 16 columns of the warp's 16 rows at a time.
+  /// Adds the bias, if it is not in the sums, and writes the slab, 16 columns of the warp's 16 rows at a
+  /// time.
+  template <bool kAdds>
   __device__ void round_tile(const float (&c)[128], float factor, int slab, uint32_t phase) const {
     constexpr int kSteps = kColumns / 16, kPartSteps = kSteps / kSlabParts;
     const uint32_t row = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 16, right = threadIdx.x % 32 / 16;
     const uint32_t target = shared_ + kSlabs + slab * kSlabBytes;
-    const bool biased = product_.bias != nullptr;
-    const auto add = [factor](float x, float b) { return Operands::kScaled ? fmaf(x, factor, b) : x + b; };
+    const bool biased = kAdds && product_.bias != nullptr;
+    const auto add = [factor](float x, float b) {
+      return !kAdds ? x : Operands::kScaled ? fmaf(x, factor, b) : x + b;
+    };
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       if (step % kPartSteps == 0) mbarrier_wait(slab_empty(slab, step / kPartSteps), phase);
