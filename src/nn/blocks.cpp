@@ -1,5 +1,6 @@
 #include "nn/blocks.h"
-#include "ops/attention_launch.h"
+#include "base/check.h"
+#include "ops/linear_rotary.h"
 #include "ops/projection.h"
 #include "ops/wide_weight.h"
 
@@ -82,7 +83,14 @@ Variable SelfBlock::plain(Tape& tape, const Variable& z, const BlockPass& pass) 
 
 Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
-  const Variable qkv = ops::linear(tape, normal, qkv_);
+  PERCEIVER_ASSERT(pass.query_positions.data() == pass.key_positions.data());
+  const Variable qkv = ops::linear_rotary(tape, normal, qkv_,
+                                          {.table = pass.rotary,
+                                           .positions = pass.query_positions,
+                                           .head_dim = head_dim,
+                                           .parts = 2,
+                                           .part_columns = width_,
+                                           .reader_rotates_back = true});
   const ops::AttentionInputs inputs{.q = qkv,
                                     .kv = qkv,
                                     .q_column = 0,
@@ -94,15 +102,14 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
                                     .backend = pass.attention,
                                     .rotary = pass.rotary,
                                     .query_positions = pass.query_positions,
-                                    .key_positions = pass.key_positions};
+                                    .key_positions = pass.key_positions,
+                                    .rotated = true};
   if (pass.cache != nullptr && pass.cache->decode) {
-    ops::rotate_inputs(tape, inputs);
     write_cache(tape, *pass.cache, qkv, width_);
     return ops::linear(tape, attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary), out_);
   }
   const Variable attended = ops::attention(tape, inputs, pass.mask);
-  if (pass.cache != nullptr)
-    write_cache(tape, *pass.cache, qkv, width_);  // keys as attention has rotated them
+  if (pass.cache != nullptr) write_cache(tape, *pass.cache, qkv, width_);
   return ops::linear(tape, attended, out_);
 }
 
@@ -157,14 +164,13 @@ Variable CrossBlock::plain(Tape& tape, const Variable& z, const Context& context
 Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& context,
                             const BlockPass& pass) const {
   const int64_t head_dim = width_ / heads_;
-  const Variable q = ops::linear(tape, normal, q_);
+  const Variable q = ops::linear_rotary(tape, normal, q_, rotation(pass, pass.query_positions));
   if (pass.cache != nullptr && pass.cache->decode)
     return ops::linear(tape, attend_decoding(tape, q, normal, context, pass), out_);
   const Variable kv = keys_and_values(tape, context, pass, q.value.dtype());
   if (own_latent_keys_)
     ops::place_rows(tape, kv, latent_keys_and_values(tape, normal, pass), pass.latent_rows);
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, kv, 0);
-  ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
   const ops::AttentionInputs inputs{.q = q,
                                     .kv = kv,
                                     .q_column = 0,
@@ -180,13 +186,16 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
   return ops::linear(tape, attended, out_);
 }
 
-/// Appends the keys and values of the new tokens to the cache, then attends to it.
+/// Of queries or keys, the first columns of a layer's result.
+ops::LinearRotation CrossBlock::rotation(const BlockPass& pass, const Tensor& positions) const {
+  return {.table = pass.rotary, .positions = positions, .head_dim = width_ / heads_, .part_columns = width_};
+}
+
+/// Appends the keys and values of the new tokens to the cache, then attends to it with rotated queries.
 Variable CrossBlock::attend_decoding(Tape& tape, const Variable& q, const Variable& normal,
                                      const Context& context, const BlockPass& pass) const {
-  const int64_t head_dim = width_ / heads_;
-  ops::rotary(tape, q, 0, head_dim, pass.rotary, pass.query_positions);
   if (pass.cache->layer.kv) write_cache(tape, *pass.cache, new_rows(tape, normal, context, pass), 0);
-  return attend_cache(tape, *pass.cache, q, heads_, head_dim, pass.rotary, pass.key_shards.group);
+  return attend_cache(tape, *pass.cache, q, heads_, width_ / heads_, pass.rotary, pass.key_shards.group);
 }
 
 /// Keys, rotated, and values of the slots' new tokens.
@@ -212,15 +221,12 @@ std::vector<ops::LinearParameters*> CrossBlock::linears() {
 Variable CrossBlock::keys_and_values(Tape& tape, const Context& context, const BlockPass& pass,
                                      DType type) const {
   if (!context.x.value) return projected(tape, context, pass, type);
-  const Variable kv = ops::linear(tape, ops::layer_norm(tape, context.x, norm_kv_, &kv_), kv_);
-  ops::rotary(tape, kv, 0, width_ / heads_, pass.rotary, pass.key_positions);
-  return kv;
+  return ops::linear_rotary(tape, ops::layer_norm(tape, context.x, norm_kv_, &kv_), kv_,
+                            rotation(pass, pass.key_positions));
 }
 
 Variable CrossBlock::latent_keys_and_values(Tape& tape, const Variable& normal, const BlockPass& pass) const {
-  const Variable kv = ops::linear(tape, normal, kv_);
-  ops::rotary(tape, kv, 0, width_ / heads_, pass.rotary, pass.query_positions);
-  return kv;
+  return ops::linear_rotary(tape, normal, kv_, rotation(pass, pass.query_positions));
 }
 
 Variable CrossBlock::projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const {

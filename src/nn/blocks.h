@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "nn/cache.h"
+#include "ops/linear_rotary.h"
 #include "ops/sharded_attention.h"
 #include "perceiver/config.h"
 #include "perceiver/experimental/layers.h"
@@ -82,6 +83,7 @@ class CrossBlock {
   Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
   Variable attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass) const;
   Variable projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
+  ops::LinearRotation rotation(const BlockPass& pass, const Tensor& positions) const;
   /// Keys, rotated, and values of the latents, [B * M, 2 A], made of their normalised values.
   Variable latent_keys_and_values(Tape& tape, const Variable& normal, const BlockPass& pass) const;
   Variable attend_decoding(Tape& tape, const Variable& q, const Variable& normal, const Context& context,

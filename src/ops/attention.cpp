@@ -142,7 +142,7 @@ kernels::AttentionKernel attention_kernel(AttentionBackend backend) {
 }
 
 void rotate_inputs(Tape& tape, const AttentionInputs& in) {
-  if (!rotates(in)) return;
+  if (!rotates(in) || in.rotated) return;
   check_rotary(tape, in.q.value, in.q_column, in.head_dim, in.rotary, in.query_positions);
   check_rotary(tape, in.kv.value, in.k_column, in.head_dim, in.rotary, in.key_positions);
   RotaryTable table = in.rotary;

@@ -3,6 +3,8 @@
 #include "ops/bias_gradient.h"
 #include "ops/checks.h"
 #include "ops/fp8.h"
+#include "ops/linear_rotary.h"
+#include "ops/rotary_launch.h"
 #include "ops/skinny_gemm.h"
 #include "ops/wide_weight.h"
 #include "perceiver/experimental/ops.h"
@@ -135,6 +137,58 @@ Variable activated(Tape& tape, const Variable& x, const LinearParameters& parame
   return {out, nullptr, std::make_shared<Recomputation>(Recomputation{again})};
 }
 
+/// The rotation of `out`, without the product.
+kernels::LinearRotary rotation_of(const LinearRotation& rotation, const Tensor& out) {
+  kernels::LinearRotary k{};
+  k.type = out.dtype();
+  k.rows = out.shape()[0];
+  k.columns = out.shape()[1];
+  k.out = out.data();
+  k.parts = rotation.parts;
+  k.part_columns = rotation.part_columns;
+  k.heads = rotation.table.heads;
+  k.head_dim = rotation.head_dim;
+  k.bands = rotation.table.bands;
+  k.positions = rotation.positions.as<int32_t>();
+  k.cosine = rotation.table.cosine.data();
+  k.sine = rotation.table.sine.data();
+  return k;
+}
+
+/// In place; `direction` is -1 for the inverse.
+void rotate(Tape& tape, const LinearRotation& rotation, const Tensor& x, int direction) {
+  kernels::rotate_parts(rotation_of(rotation, x), [&tape, direction](kernels::Rotary part) {
+    part.direction = direction;
+    kernels::rotary(tape.launch(), part);
+  });
+}
+
+/// out = x · weightᵀ + bias, rotated.
+void rotated_product(Tape& tape, const Variable& x, const LinearParameters& parameters,
+                     const LinearRotation& rotation, const Tensor& out) {
+  if (tape.batch_invariant()) {
+    product(tape, x, parameters, out);
+    return rotate(tape, rotation, out, 1);
+  }
+  const Tensor weight = wide_weight(tape, parameters, out.dtype());
+  kernels::LinearRotary k = rotation_of(rotation, out);
+  k.depth = x.shape()[1];
+  k.x = x.value.data();
+  k.weight = weight.data();
+  k.bias = parameters.bias.value.data();
+  kernels::linear_rotary(tape.launch(), k);
+}
+
+/// Backward of the product itself.
+void record_linear(Tape& tape, const Variable& x, const LinearParameters& parameters, const Variable& y) {
+  tape.record("linear", y, [&tape, x = x.kept(), parameters, d_y = y.gradient] {
+    const Tensor d_out = d_y->tensor;
+    bias_gradient(tape, parameters, *d_y);
+    weight_gradient(tape, x, parameters, d_out);
+    input_gradient(tape, x, parameters, d_out);
+  });
+}
+
 void check_linear(const Tape& tape, const Tensor& x, const LinearParameters& parameters) {
   const Tensor& weight = parameters.weight.value;
   check_activation(tape, "linear", "x", x);
@@ -177,12 +231,7 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
   if (activation == Activation::identity) {
     pre.wants_column_sums = wants_column_sums(parameters);
     product(tape, x, parameters, pre.value);
-    tape.record("linear", pre, [&tape, x = x.kept(), parameters, d_y = pre.gradient] {
-      const Tensor d_out = d_y->tensor;
-      bias_gradient(tape, parameters, *d_y);
-      weight_gradient(tape, x, parameters, d_out);
-      input_gradient(tape, x, parameters, d_out);
-    });
+    record_linear(tape, x, parameters, pre);
     return pre;
   }
   Variable y = activated(tape, x, parameters, activation, pre.value);
@@ -205,6 +254,33 @@ Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameter
     weight_gradient(tape, x, parameters, d_pre);
     input_gradient(tape, x, parameters, d_pre);
   });
+  return y;
+}
+
+Variable linear_rotary(Tape& tape, const Variable& x, const LinearParameters& parameters,
+                       const LinearRotation& rotation) {
+  const RotaryTable& table = rotation.table;
+  if (table.bands == 0 || table.heads == 0) return linear(tape, x, parameters);
+  const auto check = [&](const Tensor& y) {
+    for (int64_t part = 0; part < rotation.parts; ++part)
+      check_rotary(tape, y, part * rotation.part_columns, rotation.head_dim, table, rotation.positions);
+  };
+  check_linear(tape, x.value, parameters);
+  Variable y;
+  if (multiplies_in_fp8(tape, x, parameters)) {
+    y = fp8_linear(tape, x, parameters);
+    check(y.value);
+    rotate(tape, rotation, y.value, 1);
+  } else {
+    PERCEIVER_ASSERT(!x.codes);
+    y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
+    check(y.value);
+    rotated_product(tape, x, parameters, rotation, y.value);
+    record_linear(tape, x, parameters, y);
+  }
+  if (!rotation.reader_rotates_back)
+    tape.record("rotary", y,
+                [&tape, gradient = y.gradient, rotation] { rotate(tape, rotation, gradient->tensor, -1); });
   return y;
 }
 

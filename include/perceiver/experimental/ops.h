@@ -146,6 +146,8 @@ struct AttentionInputs {
   RotaryTable rotary = {};
   Tensor query_positions = {};  ///< i32 [batch * queries]
   Tensor key_positions = {};    ///< i32 [batch * keys]
+  /// What made q and kv has rotated them so. Their gradients are those of the unrotated ones all the same.
+  bool rotated = false;
 };
 
 /// [batch * queries, heads * head_dim]: softmax(q kᵀ / sqrt(head_dim)) v of each head, without a score matrix
