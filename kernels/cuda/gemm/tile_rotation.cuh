@@ -7,9 +7,9 @@
 // memory of L1 with the operands of wgmma: there it took longer than the tile.
 #pragma once
 
+#include "kernels/cuda/attention/mma.cuh"
 #include "kernels/cuda/gemm/hopper_product.cuh"
 #include "kernels/cuda/support/rotate.cuh"
-#include "kernels/cuda/support/vector.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 
@@ -29,12 +29,15 @@ class TileRotation {
 
   /// Before the first tile.
   __device__ void begin(const Tiles& tiles, int slab) {
-    if (!tiles.done()) read_positions(tiles.tile(), slab);
+    if (tiles.done()) return;
+    const Tile at = tiles.tile();
+    column_ = at.column;
+    read_positions(at, slab);
   }
 
   /// Once a tile's first products are under way.
   __device__ void prepare(const Tiles& tiles, int slab) {
-    find_heads(tiles.tile().column);
+    find_heads(column_);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       sign_[r] = position_[r] < 0 ? -1.0f : 1.0f;
@@ -64,13 +67,13 @@ class TileRotation {
     }
     switch (args_.head_dim) {
       case 32:
-        rotate<32>(c);
+        rotate_heads<32>(c);
         break;
       case 64:
-        rotate<64>(c);
+        rotate_heads<64>(c);
         break;
       default:
-        rotate<128>(c);
+        rotate_heads<128>(c);
     }
     return true;
   }
@@ -115,7 +118,8 @@ class TileRotation {
     return x;
   }
 
-  template <int kHeadDim>
+  /// kAll: all heads, without a branch for each, so that they overlap.
+  template <int kHeadDim, bool kAll>
   __device__ void rotate(float (&c)[128]) const {
 #pragma unroll
     for (int group = 0; group < kHeadDim / 8; ++group) {
@@ -130,11 +134,13 @@ class TileRotation {
       if (!has(group)) continue;
 #pragma unroll
       for (int h = 0; h < kColumns / kHeadDim; ++h) {
-        if ((heads_ >> h & 1) == 0) continue;
+        if (!kAll && (heads_ >> h & 1) == 0) continue;
         float* x = c + (h * (kHeadDim / 8) + group) * 4;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          float even = rounded<__nv_bfloat16>(x[r * 2]), odd = rounded<__nv_bfloat16>(x[r * 2 + 1]);
+          // Two at once: conversions of one number are far slower.
+          const float2 sums = unpack(pack(x[r * 2], x[r * 2 + 1]));
+          float even = sums.x, odd = sums.y;
           rotate_pair(even, odd, cosine[r], sine[r]);
           x[r * 2] = even;
           x[r * 2 + 1] = odd;
@@ -143,11 +149,18 @@ class TileRotation {
     }
   }
 
+  template <int kHeadDim>
+  __device__ void rotate_heads(float (&c)[128]) const {
+    if (heads_ == (1u << kColumns / kHeadDim) - 1) return rotate<kHeadDim, true>(c);
+    rotate<kHeadDim, false>(c);
+  }
+
   const TileRotationArguments& args_;
   const int m_;
   int position_[2] = {};
   int64_t place_[2] = {};
   float sign_[2] = {}, cosine_[kHeld][2] = {}, sine_[kHeld][2] = {};
+  int column_ = 0;  // of the next tile, until it is prepared
   uint32_t heads_ = 0;
 };
 
