@@ -8,7 +8,8 @@
 
 namespace perceiver::kernels {
 
-/// The table rows to sum for each row: row r takes table_t[ids_t[r * id_stride_t]] of each table.
+/// The table rows to sum for each row: row r takes table_t[ids_t[r * id_stride_t]] of each table, which has
+/// table_rows_t of them.
 struct TableRows {
   int tables = 0;
   const void* table[kMaxTables] = {};

@@ -91,9 +91,9 @@ __device__ inline void add_staged(const float4* staged, int32_t slot, int own, f
 
 /// A lane's columns of a slice whose tables are staged.
 template <int kLanes>
-class LaneColumns {
+class SliceColumns {
  public:
-  __device__ LaneColumns(const ProjectedRows& k, int64_t first_column, const float4* staged)
+  __device__ SliceColumns(const ProjectedRows& k, int64_t first_column, const float4* staged)
       : k_(k),
         staged_(staged),
         own_(static_cast<int>(threadIdx.x) % kLanes),
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads) staged_gather_kernel(const __grid_co
     const int64_t column = int64_t{slice} * kLanes * kStagedColumns;
     __syncthreads();
     stage_tables<kLanes>(k, column, staged);
-    const LaneColumns<kLanes> own(k, column, staged);
+    const SliceColumns<kLanes> own(k, column, staged);
     if (begin + warp >= end) continue;
     Chunk chunk(k, begin + warp);
     RowNotes notes = notes_of(chunk);
@@ -184,7 +184,10 @@ __global__ void __launch_bounds__(kThreads) staged_gather_kernel(const __grid_co
 /// Of a slice of all tables, in which `lanes` lanes share a row.
 int64_t shared_bytes(const ProjectedRows& k, int lanes) {
   int64_t rows = 0;
-  for (int t = 0; t < k.terms.tables; ++t) rows += k.terms.table_rows[t];
+  for (int t = 0; t < k.terms.tables; ++t) {
+    require(k.terms.table_rows[t] > 0, "tables of known length");
+    rows += k.terms.table_rows[t];
+  }
   return rows * lanes * kStagedColumns * int64_t{sizeof(float)};
 }
 
