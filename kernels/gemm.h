@@ -119,8 +119,9 @@ struct LinearRotary {
   const void* sine;
 };
 
-/// The products and element-wise passes that those are.
-constexpr Gemm product_of(const LinearActivation& k) {
+/// The product of a linear layer, LinearActivation or LinearRotary, into `out`.
+template <typename Linear>
+constexpr Gemm linear_product(const Linear& k, void* out) {
   return {.type = k.type,
           .out_type = k.type,
           .transpose_b = true,
@@ -131,9 +132,14 @@ constexpr Gemm product_of(const LinearActivation& k) {
           .lda = k.depth,
           .b = k.weight,
           .ldb = k.depth,
-          .c = k.pre,
+          .c = out,
           .ldc = k.columns,
           .bias = k.bias};
+}
+
+/// The products and element-wise passes that those are.
+constexpr Gemm product_of(const LinearActivation& k) {
+  return linear_product(k, k.pre);
 }
 constexpr BiasActivation activation_of(const LinearActivation& k) {
   return {.type = k.type,
@@ -168,19 +174,7 @@ constexpr BiasActivationBackward activation_of(const LinearActivationBackward& k
           .accumulate_bias = k.accumulate_bias};
 }
 constexpr Gemm product_of(const LinearRotary& k) {
-  return {.type = k.type,
-          .out_type = k.type,
-          .transpose_b = true,
-          .m = k.rows,
-          .n = k.columns,
-          .k = k.depth,
-          .a = k.x,
-          .lda = k.depth,
-          .b = k.weight,
-          .ldb = k.depth,
-          .c = k.out,
-          .ldc = k.columns,
-          .bias = k.bias};
+  return linear_product(k, k.out);
 }
 /// Calls rotate(Rotary) for each part, or once for all if their rotated heads are side by side.
 template <typename Rotate>

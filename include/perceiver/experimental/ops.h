@@ -146,7 +146,7 @@ struct AttentionInputs {
   RotaryTable rotary = {};
   Tensor query_positions = {};  ///< i32 [batch * queries]
   Tensor key_positions = {};    ///< i32 [batch * keys]
-  /// What made q and kv has rotated them so. Their gradients are those of the unrotated ones all the same.
+  /// q and kv are rotated already; their gradients are still those before the rotation.
   bool rotated = false;
 };
 

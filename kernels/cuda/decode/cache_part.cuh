@@ -9,8 +9,8 @@
 
 #include <cuda_fp16.h>
 
+#include "kernels/cuda/decode/narrow_weights.cuh"
 #include "kernels/cuda/decode/partials.cuh"
-#include "kernels/dequantize.h"
 
 namespace perceiver::kernels::cuda {
 
@@ -22,8 +22,7 @@ inline constexpr int kPartChannels = kPartBytes / (is_narrow(kCache) ? 1 : 2);
 
 /// Two e4m3 codes, of the upper or lower 16 bits, as f16.
 __device__ inline __half2 halves_of(uint32_t codes, bool upper) {
-  uint32_t pair;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(static_cast<uint16_t>(upper ? codes >> 16 : codes)));
+  const uint32_t pair = half_pair(upper ? codes >> 16 : codes);
   return reinterpret_cast<const __half2&>(pair);
 }
 /// To nearest, clamped to 448; `x.x` is the lower byte.

@@ -150,7 +150,7 @@ struct HeadPart<DType::e4m3> {
     return reinterpret_cast<const uint32_t&>(x);
   }
   __device__ static uint32_t halves(uint32_t codes, bool upper) {
-    return bits(halves_of(codes, upper));
+    return half_pair(upper ? codes >> 16 : codes);
   }
 };
 

@@ -128,11 +128,6 @@ class HeldProducts {
     const uint2 codes = load_shared_pair(from);
     return {half_pair(codes.x), half_pair(codes.x >> 16), half_pair(codes.y), half_pair(codes.y >> 16)};
   }
-  __device__ static uint32_t half_pair(uint32_t codes) {
-    uint32_t pair;
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(static_cast<uint16_t>(codes)));
-    return pair;
-  }
 
   /// bf16 to f16; the largest stay below 2^15.
   template <int kTiles>

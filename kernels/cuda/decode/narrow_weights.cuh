@@ -25,6 +25,13 @@ __device__ inline const float* narrow_scales(const DecodeLinear& linear, int row
 
 #ifdef PERCEIVER_DECODE_SM90
 
+/// Two e4m3 codes, the lower 16 bits, as a pair of f16, exactly.
+__device__ inline uint32_t half_pair(uint32_t codes) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(static_cast<uint16_t>(codes)));
+  return pair;
+}
+
 __device__ inline uint32_t multiply_pair(uint32_t x, uint32_t y) {
   uint32_t product;
   asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(x), "r"(y));

@@ -165,10 +165,10 @@ class SingleSlotEpilogue : public RoleRegisters {
     if (r.row < p.query_rows) {
       return publish(r.to, x.x * r.factor, x.y * r.factor, flag_);
     }
-    constexpr bool narrow = is_narrow(kCache);
-    const uint32_t packed = cached_pair(narrow, x);
+    constexpr bool kNarrow = is_narrow(kCache);
+    const uint32_t packed = cached_pair(kNarrow, x);
     publish(r.to, packed, flag_);
-    if (r.cache != nullptr) store_cached_pair(narrow, r.cache, packed);
+    if (r.cache != nullptr) store_cached_pair(kNarrow, r.cache, packed);
   }
   __device__ static uint32_t pack_pair(float2 x) {
     return pack(x.x, x.y);

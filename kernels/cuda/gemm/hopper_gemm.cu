@@ -1,8 +1,8 @@
 // Matrix products of bf16 on Hopper (compute capability 9.0a), and what follows them in their epilogue:
 // hopper_product.cuh multiplies; the finishers, a lane 8 columns of every third row of a slab, apply the
 // activation or the derivative of one, sum columns and write 16 bytes a thread and row. Shared memory of the
-// finishers: 3 KiB of column sums, 12 KiB of what is read beside the product. A rotation is the business of
-// the threads that multiply (tile_rotation.cuh), of which it takes 22 registers more.
+// finishers: 3 KiB of column sums, 12 KiB of what is read beside the product. The threads that multiply also
+// rotate (tile_rotation.cuh), for which they need 22 more registers.
 #include "kernels/cuda/gemm/hopper_gemm.h"
 
 #include <algorithm>
@@ -43,7 +43,7 @@ class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>, 1> {
   __device__ GemmBlock(const GemmArguments& arguments, unsigned char* memory)
       : ProductBlock<Bf16Operands<kTransposeB>, 1>(arguments, memory), args_(arguments) {}
 
-  /// Of sums that are finished but for being written.
+  /// Writes the sums as they are.
   __device__ void finish_plainly() const { finish_tiles<Finish::activation, Activation::identity>(); }
 
   /// Branches once on what is to be done, so that the loop over rows has no branches.

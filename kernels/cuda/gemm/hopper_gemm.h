@@ -16,7 +16,8 @@ struct HopperRotation {
 
 /// out [m, n] = f(A [m, k] · op(B) [k, n] + bias [n]), row-major, bf16. The sums are of f32 and rounded to
 /// bf16 before f, so that f gives what a kernel of its own would. To keep instances few, an activation or a
-/// rotation needs `transpose_b`, a derivative a B that is not transposed; there is one of the three.
+/// rotation needs `transpose_b`, a derivative a B that is not transposed; at most one of the three is
+/// asked for.
 struct HopperGemm {
   int64_t m, n, k;
   const void* a;

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(ColumnGrid::kThreads)
       if constexpr (kRotated) {
         if (where.rotated) {
           Angles<N / 2> angles;
-          angles.load(k.rotation, where.band, k.rotation.positions[rows[u]], 1.0f);
+          angles.load(k.rotation, where.band, k.rotation.positions[rows[u]]);
           angles.rotate(sum[u]);
         }
       }
@@ -425,7 +425,7 @@ void projected_rows(const Launch& launch, const ProjectedRows& k) {
   const bool wide = wide_tables(k.terms, k.columns) && aligned({k.out, k.offset});
   const bool rotates = k.rotation.bands > 0, fused = rotates && wide && rotates_in_vectors(k.rotation, 4);
   const bool staged = wide && (!rotates || rotates_in_vectors(k.rotation, kStagedColumns));
-  if (gathers_staged(launch, k, staged)) return gather_staged(launch, k);
+  if (gather_staged(launch, k, staged)) return;
   with_type(k.type, [&]<typename T>() {
     if (fused) {
       gather<T, 4, true>(launch, k);

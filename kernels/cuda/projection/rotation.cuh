@@ -1,6 +1,7 @@
 // The rotation of vectors of columns in registers (kernels::Rotation).
 #pragma once
 
+#include "kernels/cuda/support/rotate.cuh"
 #include "kernels/cuda/support/vector.cuh"
 #include "kernels/projection.h"
 
@@ -24,22 +25,18 @@ template <int N>
 struct Angles {
   float cosine[N], sine[N];
 
-  /// From `band` on, at `position`; `direction` is 1 or -1.
-  __device__ void load(const Rotation& how, int64_t band, int32_t position, float direction) {
+  /// From `band` on, at `position`.
+  __device__ void load(const Rotation& how, int64_t band, int32_t position) {
     const int64_t entry = abs(position) * how.bands + band;
     cuda::load(static_cast<const float*>(how.cosine) + entry, cosine);
     cuda::load(static_cast<const float*>(how.sine) + entry, sine);
-    if ((position < 0) == (direction < 0)) return;
+    if (position >= 0) return;
 #pragma unroll
     for (int i = 0; i < N; ++i) sine[i] = -sine[i];
   }
   __device__ void rotate(float (&x)[2 * N]) const {
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const float even = x[2 * i], odd = x[2 * i + 1];
-      x[2 * i] = even * cosine[i] - odd * sine[i];
-      x[2 * i + 1] = odd * cosine[i] + even * sine[i];
-    }
+    for (int i = 0; i < N; ++i) rotate_pair(x[2 * i], x[2 * i + 1], cosine[i], sine[i]);
   }
 };
 

@@ -22,7 +22,7 @@ using bf16 = __nv_bfloat16;
 
 constexpr int kThreads = 640, kWarps = kThreads / 32, kUnroll = 2;
 constexpr int kStagedTables = 4;
-constexpr int64_t kMostShared = 227 << 10, kLeastRows = 1 << 15;
+constexpr int64_t kLeastRows = 1 << 15;
 
 struct Staged {
   ProjectedRows k;
@@ -114,7 +114,7 @@ class SliceColumns {
       for (int u = 0; u < kUnroll; ++u) {
         const int row = min(begin + u * kAtOnce + sub_, 31);
         const int32_t position = __shfl_sync(0xffffffffu, notes.position, row);
-        if (where_.rotated) angles[u].load(k_.rotation, where_.band, position, 1.0f);
+        if (where_.rotated) angles[u].load(k_.rotation, where_.band, position);
         add_tables(notes, row, sum[u]);
       }
 #pragma unroll
@@ -192,26 +192,21 @@ int64_t shared_bytes(const ProjectedRows& k, int lanes) {
 }
 
 /// 16 or 8; 0 if the tables do not fit.
-int lanes_of(const ProjectedRows& k) {
+int lanes_of(const Launch& launch, const ProjectedRows& k) {
+  int most = 0;
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, launch.device.index),
+        "device attribute");
   for (const int lanes : {16, 8})
-    if (k.columns % (lanes * kStagedColumns) == 0 && shared_bytes(k, lanes) <= kMostShared) return lanes;
+    if (k.columns % (lanes * kStagedColumns) == 0 && shared_bytes(k, lanes) <= most) return lanes;
   return 0;
 }
 
 }  // namespace
 
-bool gathers_staged(const Launch& launch, const ProjectedRows& k, bool wide) {
+bool gather_staged(const Launch& launch, const ProjectedRows& k, bool wide) {
   if (k.type != DType::bf16 || !wide || k.terms.tables > kStagedTables || k.rows < kLeastRows) return false;
-  const int lanes = lanes_of(k);
+  const int lanes = lanes_of(launch, k);
   if (lanes == 0) return false;
-  int most = 0;
-  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, launch.device.index),
-        "device attribute");
-  return shared_bytes(k, lanes) <= most;
-}
-
-void gather_staged(const Launch& launch, const ProjectedRows& k) {
-  const int lanes = lanes_of(k);
   const auto slices = static_cast<int>(k.columns / (lanes * kStagedColumns));
   const int pairs = (slices + 1) / 2;
   const Staged s{k, slices, std::max(1, launch.sm_count / pairs)};
@@ -222,6 +217,7 @@ void gather_staged(const Launch& launch, const ProjectedRows& k) {
   kernel<<<static_cast<unsigned>(pairs * s.groups), kThreads, static_cast<size_t>(bytes),
            stream_of(launch)>>>(s);
   check_launch("projected_rows");
+  return true;
 }
 
 }  // namespace perceiver::kernels::cuda

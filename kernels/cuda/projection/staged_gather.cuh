@@ -7,9 +7,9 @@ namespace perceiver::kernels::cuda {
 
 inline constexpr int kStagedColumns = 8;  // of a thread
 
-/// Whether the staged kernel is there for these tables and enough rows to repay copying them. `wide`: vectors
-/// of kStagedColumns columns are aligned, and all of a vector is rotated or nothing.
-bool gathers_staged(const Launch& launch, const ProjectedRows& k, bool wide);
-void gather_staged(const Launch& launch, const ProjectedRows& k);
+/// Enqueues the staged kernel, if the tables fit it and the rows are enough to repay copying them; otherwise
+/// does nothing and returns false. `wide`: vectors of kStagedColumns columns are aligned, and each is rotated
+/// as a whole or not at all.
+bool gather_staged(const Launch& launch, const ProjectedRows& k, bool wide);
 
 }  // namespace perceiver::kernels::cuda

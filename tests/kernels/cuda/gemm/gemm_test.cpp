@@ -1,30 +1,16 @@
-// CUDA kernels of skinny GEMM and of bias, activation and rotation against the CPU's in f64.
+// CUDA kernels of skinny GEMM and of bias and activation against the CPU's in f64.
 #include <gtest/gtest.h>
 
-#include <optional>
-
-#include "kernels/cuda/gemm/gemm.h"
 #include "kernels/cuda/gemm/hopper_gemm.h"
 #include "kernels/dequantize.h"
 #include "kernels/gemm.h"
-#include "tests/support/cuda_check.h"
+#include "tests/support/cuda_products.h"
 
 namespace perceiver::testing {
 namespace {
 
 template <typename T>
-class CudaGemm : public CudaKernelTest<T> {
- protected:
-  /// For kernels that may call cuBLASLt.
-  Launch products_launch() {
-    Launch launch = this->launch();
-    launch.gemm_context = &context_.emplace();
-    return launch;
-  }
-
- private:
-  std::optional<kernels::cuda::GemmContext> context_;
-};
+class CudaGemm : public CudaProductsTest<T> {};
 TYPED_TEST_SUITE(CudaGemm, ElementTypes);
 
 TYPED_TEST(CudaGemm, SkinnyGemm) {
@@ -462,124 +448,6 @@ TYPED_TEST(CudaGemm, LinearActivationBackward) {
         check_linear_activation_backward<TypeParam>(launch, c, activation, true, true);
         check_linear_activation_backward<TypeParam>(launch, c, activation, false, false);
       }
-}
-
-/// Parts of heads that are rotated, whole or in part, and other columns behind them; the sizes are those of
-/// ProductCase.
-struct RotaryCase {
-  int64_t rows, depth, parts, heads, head_dim, rotated_heads, bands, others, shift = 0;
-};
-const RotaryCase kRotaryCases[] = {
-    {300, 72, 2, 4, 64, 4, 16, 256},     // the default: half of the channels
-    {259, 200, 2, 8, 32, 8, 16, 256},    // all of them
-    {300, 72, 1, 4, 64, 4, 32, 256},     //
-    {260, 64, 2, 3, 128, 2, 64, 128},    // some heads, in parts that are no tiles
-    {2500, 72, 2, 6, 128, 6, 32, 768},   //
-    {260, 64, 2, 4, 64, 3, 8, 256},      //
-    {1100, 136, 1, 2, 64, 2, 32, 0},     // queries alone
-    {300, 40, 2, 4, 32, 3, 7, 128},      // pairs that are no multiple of 4
-    {1, 8, 1, 1, 8, 1, 4, 0},            //
-    {300, 40, 1, 9, 40, 2, 12, 360},     // heads of other widths
-    {140, 64, 1, 3, 20, 3, 8, 4},        //
-    {300, 72, 2, 4, 64, 4, 16, 256, 1},  // not aligned
-};
-
-template <typename T>
-void check_linear_rotary(const Launch& launch, const RotaryCase& c, bool biased) {
-  constexpr int32_t kPositions = 50;
-  const int64_t part_columns = c.heads * c.head_dim, columns = c.parts * part_columns + c.others,
-                n = c.rows * columns;
-  const Values x = random_values<T>(c.rows * c.depth, 1),
-               weight = random_values<T>(columns * c.depth, 2, 1 / std::sqrt(c.depth)),
-               bias = random_values<T>(columns, 3), cosine = random_values<float>(kPositions * c.bands, 4),
-               sine = random_values<float>(kPositions * c.bands, 5);
-  Ints positions = random_ints(c.rows, 6, 2 * kPositions - 1);
-  for (int32_t& position : positions) position -= kPositions - 1;
-  Values expected(static_cast<size_t>(n));
-  kernels::LinearRotary k{.type = DType::f64,
-                          .rows = c.rows,
-                          .columns = columns,
-                          .depth = c.depth,
-                          .x = x.data(),
-                          .weight = weight.data(),
-                          .bias = biased ? bias.data() : nullptr,
-                          .out = expected.data(),
-                          .parts = c.parts,
-                          .part_columns = part_columns,
-                          .heads = c.rotated_heads,
-                          .head_dim = c.head_dim,
-                          .bands = c.bands,
-                          .positions = positions.data(),
-                          .cosine = cosine.data(),
-                          .sine = sine.data()};
-  kernels::cpu::linear_rotary(k);
-  const Array<T> a_x(x, c.shift), a_weight(weight, c.shift), a_bias(bias), a_out(n, c.shift),
-      a_apart(n, c.shift);
-  const Array<float> a_cosine(cosine), a_sine(sine);
-  const DeviceArray<int32_t> a_positions(positions);
-  k.type = kType<T>;
-  k.x = a_x.data(), k.weight = a_weight.data(), k.bias = biased ? a_bias.data() : nullptr;
-  k.positions = a_positions.data(), k.cosine = a_cosine.data(), k.sine = a_sine.data();
-  k.out = a_out.data();
-  kernels::linear_rotary(launch, k);
-  // Of two rounded numbers, each of which may be larger than the result.
-  const Bound bound{bound_of<T>().relative, sizeof(T) == 2 ? 6e-3 : 2e-5};
-  expect_close(a_out.read(), expected, bound, "out");
-  // The same bits as the same product and a pass.
-  k.out = a_apart.data();
-  const kernels::cuda::HopperGemm own = kernels::cuda::hopper_product(product_of(k));
-  const bool heads_fit = c.head_dim == 32 || c.head_dim == 64 || c.head_dim == 128;
-  if (kType<T> == DType::bf16 && kernels::cuda::hopper_gemm_possible(own) && heads_fit &&
-      kernels::cuda::hopper_gemm_fills_waves(launch, c.rows, columns)) {
-    kernels::cuda::hopper_gemm(launch, own);
-  } else {
-    kernels::cuda::gemm(launch, product_of(k));
-  }
-  rotate_parts(k, [&](const kernels::Rotary& part) { kernels::cuda::rotary(launch, part); });
-  EXPECT_EQ(a_out.bytes(), a_apart.bytes()) << c.rows << " rows, heads of " << c.head_dim;
-}
-
-/// With two multiprocessors four tiles of 256 rows are as many waves.
-TYPED_TEST(CudaGemm, LinearRotary) {
-  Launch launch = this->products_launch();
-  for (const int multiprocessors : {launch.sm_count, 2})
-    for (const RotaryCase& c : kRotaryCases) {
-      if (brief_tests() && c.rows > 1000) continue;
-      launch.sm_count = multiprocessors;
-      check_linear_rotary<TypeParam>(launch, c, true);
-      check_linear_rotary<TypeParam>(launch, c, false);
-    }
-}
-
-/// As many tiles as in a layer, on the whole GPU.
-TYPED_TEST(CudaGemm, LinearRotaryRepeats) {
-  using T = TypeParam;
-  constexpr int64_t kRows = 8192, kColumns = 3072, kDepth = 64, kPart = 1024, kHeadDim = 64, kBands = 16;
-  const Array<T> x(random_values<T>(kRows * kDepth, 1)), weight(random_values<T>(kColumns * kDepth, 2)),
-      out(kRows * kColumns);
-  const Array<float> cosine(random_values<float>(kRows * kBands, 3)),
-      sine(random_values<float>(kRows * kBands, 4));
-  const DeviceArray<int32_t> positions(random_ints(kRows, 5, kRows));
-  const Launch launch = this->products_launch();
-  this->expect_repeatable([] {},
-                          [&] {
-                            kernels::linear_rotary(launch, {.type = kType<T>,
-                                                            .rows = kRows,
-                                                            .columns = kColumns,
-                                                            .depth = kDepth,
-                                                            .x = x.data(),
-                                                            .weight = weight.data(),
-                                                            .out = out.data(),
-                                                            .parts = 2,
-                                                            .part_columns = kPart,
-                                                            .heads = kPart / kHeadDim,
-                                                            .head_dim = kHeadDim,
-                                                            .bands = kBands,
-                                                            .positions = positions.data(),
-                                                            .cosine = cosine.data(),
-                                                            .sine = sine.data()});
-                          },
-                          out);
 }
 
 TYPED_TEST(CudaGemm, BiasGradientRepeats) {
