@@ -16,10 +16,10 @@ class CudaLinearRotary : public CudaProductsTest<T> {};
 TYPED_TEST_SUITE(CudaLinearRotary, ElementTypes);
 
 /// Parts of heads that are rotated, whole or in part, and other columns behind them.
-struct RotaryCase {
+struct LinearRotaryCase {
   int64_t rows, depth, parts, heads, head_dim, rotated_heads, bands, others, shift = 0;
 };
-const RotaryCase kRotaryCases[] = {
+const LinearRotaryCase kLinearRotaryCases[] = {
     {300, 72, 2, 4, 64, 4, 16, 256},     // the default: half of the channels
     {259, 200, 2, 8, 32, 8, 16, 256},    // all of them
     {300, 72, 1, 4, 64, 4, 32, 256},     //
@@ -35,7 +35,7 @@ const RotaryCase kRotaryCases[] = {
 };
 
 template <typename T>
-void check_linear_rotary(const Launch& launch, const RotaryCase& c, bool biased) {
+void check_linear_rotary(const Launch& launch, const LinearRotaryCase& c, bool biased) {
   constexpr int32_t kPositions = 50;
   const int64_t part_columns = c.heads * c.head_dim, columns = c.parts * part_columns + c.others,
                 n = c.rows * columns;
@@ -93,7 +93,7 @@ void check_linear_rotary(const Launch& launch, const RotaryCase& c, bool biased)
 TYPED_TEST(CudaLinearRotary, IsAProductAndAPass) {
   Launch launch = this->products_launch();
   for (const int multiprocessors : {launch.sm_count, 2})
-    for (const RotaryCase& c : kRotaryCases) {
+    for (const LinearRotaryCase& c : kLinearRotaryCases) {
       if (brief_tests() && c.rows > 1000) continue;
       launch.sm_count = multiprocessors;
       check_linear_rotary<TypeParam>(launch, c, true);
