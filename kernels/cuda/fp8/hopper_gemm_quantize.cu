@@ -10,7 +10,7 @@
 // unit.
 #include "kernels/cuda/fp8/codes.cuh"
 #include "kernels/cuda/gemm/hopper_gemm.h"
-#include "kernels/cuda/gemm/hopper_product.cuh"
+#include "kernels/cuda/gemm/slab_units.cuh"
 #include "kernels/cuda/hopper/device.h"
 #include "kernels/cuda/hopper/tensor_map.h"
 #include "kernels/cuda/support/activation.cuh"
@@ -24,7 +24,6 @@ namespace {
 
 using namespace hopper;
 
-constexpr int kUnits = 2 * kSlabTiles;  // of a tile of the result
 constexpr int kWidth = 8, kLaneRows = 4;
 constexpr int kPassRows = 16, kPasses = kSlabRows / kPassRows;
 constexpr int kAhead = 2;  // passes
@@ -38,50 +37,6 @@ struct QuantizeArguments : ProductArguments {
   float* largest;
   uint8_t *out, *transposed;
   float* column_sums;  // [units of rows, n]
-};
-
-/// A finishing warp's units. To find a tile takes some hundred instructions, so it is done once a tile.
-class Units {
- public:
-  __device__ Units(const ProductArguments& a, int first) : ahead_(a), unit_(first) {
-    next_tile();
-    next_tile();
-  }
-
-  __device__ bool done() const { return done_; }
-  __device__ void advance() {
-    unit_ += kFinisherWarps;
-    if (unit_ < kUnits) return;
-    unit_ -= kUnits;
-    phase_ ^= 1;
-    next_tile();
-  }
-  __device__ int slab() const { return unit_ / kSlabTiles; }
-  __device__ int slab_tile() const { return unit_ % kSlabTiles; }
-  __device__ uint32_t phase() const { return phase_; }
-  /// The first row and column of the unit.
-  __device__ Tile at() const {
-    return {tile_.row + slab() * kSlabRows, tile_.column + slab_tile() * kTileColumns};
-  }
-  /// Whether the block has another tile, and the first column of this unit of it.
-  __device__ bool has_next() const { return !next_done_; }
-  __device__ int next_column() const { return next_.column + slab_tile() * kTileColumns; }
-
- private:
-  __device__ void next_tile() {
-    tile_ = next_;
-    done_ = next_done_;
-    next_done_ = ahead_.done();
-    if (next_done_) return;
-    next_ = ahead_.tile();
-    ahead_.advance();
-  }
-
-  Tiles ahead_;
-  Tile tile_{}, next_{};
-  bool done_ = false, next_done_ = false;
-  int unit_;
-  uint32_t phase_ = 0;
 };
 
 /// kDerivative: A and the result are e5m2.
@@ -124,7 +79,7 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> 
     while (!units.done()) {
       Units next = units;
       next.advance();
-      const Bias bias = read_bias(units.has_next() ? units.next_column() : args_.n);
+      const Bias bias = read_bias(units.has_next() ? units.next().column : args_.n);
       finish_unit<kActivation>(units, place_of(next), scale, largest);
       hand_over(units, bias);
       units = next;

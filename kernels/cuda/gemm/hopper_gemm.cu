@@ -1,8 +1,7 @@
 // Matrix products of bf16 on Hopper (compute capability 9.0a), and what follows them in their epilogue:
 // hopper_product.cuh multiplies; the finishers, a lane 8 columns of every third row of a slab, apply the
-// activation or the derivative of one, sum columns and write 16 bytes a thread and row. Shared memory of the
-// finishers: 3 KiB of column sums, 12 KiB of what is read beside the product. The threads that multiply also
-// rotate (tile_rotation.cuh), for which they need 22 more registers.
+// activation and write 16 bytes a thread and row. The threads that multiply also rotate (tile_rotation.cuh),
+// for which they need 22 more registers.
 #include "kernels/cuda/gemm/hopper_gemm.h"
 
 #include <algorithm>
@@ -20,22 +19,14 @@ namespace {
 using namespace hopper;
 
 constexpr int kWidth = 8;  // elements of an access
-constexpr int kAhead = 8;  // rows of a finishing warp that are on their way
-constexpr uint32_t kSums = 0, kKept = kFinisherWarps * kColumns * sizeof(float),
-                   kFinisherBytes = kKept + kFinisherWarps * kAhead * kColumns * 2;
 
 struct GemmArguments : ProductArguments {
   Activation activation;
   __nv_bfloat16* out;
   int64_t ldc;
   __nv_bfloat16* pre;
-  const __nv_bfloat16* kept;
-  float* column_sums;
   TileRotationArguments rotation;
 };
-
-/// What follows a product: its activation, with or without the sums themselves, or the derivative of one.
-enum class Finish { activation, both, derivative };
 
 template <bool kTransposeB>
 class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>, 1> {
@@ -44,35 +35,29 @@ class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>, 1> {
       : ProductBlock<Bf16Operands<kTransposeB>, 1>(arguments, memory), args_(arguments) {}
 
   /// Writes the sums as they are.
-  __device__ void finish_plainly() const { finish_tiles<Finish::activation, Activation::identity>(); }
+  __device__ void finish_plainly() const { finish_tiles<Activation::identity, false>(); }
 
   /// Branches once on what is to be done, so that the loop over rows has no branches.
   __device__ void finish() const {
     with_activation(args_.activation, [&]<Activation kActivation>() {
-      if constexpr (!kTransposeB) {
-        if (args_.kept != nullptr) return finish_tiles<Finish::derivative, kActivation>();
-        finish_tiles<Finish::activation, Activation::identity>();
-      } else {
-        if (args_.pre != nullptr) return finish_tiles<Finish::both, kActivation>();
-        finish_tiles<Finish::activation, kActivation>();
-      }
+      if (args_.pre != nullptr) return finish_tiles<kActivation, true>();
+      finish_tiles<kActivation, false>();
     });
   }
 
  private:
-  template <Finish kFinish, Activation kActivation>
+  /// kBoth: the sums are written, too.
+  template <Activation kActivation, bool kBoth>
   __device__ void finish_tiles() const {
     Tiles tiles(args_);
     for (int slab = 0; slab < 2; ++slab) hand_over(tiles, slab);
     for (uint32_t phase = 0; !tiles.done(); phase ^= 1) {
       const Tile at = tiles.tile();
       tiles.advance();
-      float sum[kWidth] = {};
       for (int slab = 0; slab < 2; ++slab) {
-        finish_slab<kFinish, kActivation>({at.row + slab * kSlabRows, at.column}, slab, phase, sum);
+        finish_slab<kActivation, kBoth>({at.row + slab * kSlabRows, at.column}, slab, phase);
         hand_over(tiles, slab);
       }
-      if (kFinish == Finish::derivative && args_.column_sums != nullptr) write_sums(at, sum);
     }
   }
 
@@ -86,78 +71,44 @@ class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>, 1> {
     mbarrier_arrive_warp(this->slab_empty(slab, 0));
   }
 
-  template <Finish kFinish, Activation kActivation>
-  __device__ void finish_slab(const Tile& at, int slab, uint32_t phase, float (&sum)[kWidth]) const {
+  template <Activation kActivation, bool kBoth>
+  __device__ void finish_slab(const Tile& at, int slab, uint32_t phase) const {
     const int column = at.column + lane() * kWidth, rows = min(kSlabRows, args_.m - at.row);
-    if (rows == kSlabRows && at.column + kColumns <= args_.n)
-      return finish_whole_slab<kFinish, kActivation>(at, slab, phase, sum);
     mbarrier_wait(this->slab_full(slab, 0), phase);
+    if (rows == kSlabRows && at.column + kColumns <= args_.n)
+      return finish_whole_slab<kActivation, kBoth>(at, slab);
     if (column >= args_.n) return;
     for (int row = this->finisher_warp(); row < rows; row += kFinisherWarps) {
       const int64_t place = (at.row + row) * args_.ldc + column;
-      float x[kWidth], y[kWidth];
+      float x[kWidth];
       cuda::load(slab_chunk(slab, row), x);
-      if constexpr (kFinish == Finish::derivative) read(args_.kept + place, column, y);
-      if constexpr (kFinish == Finish::both) write(args_.pre + place, column, x);
-      finish_row<kFinish, kActivation>(x, y, sum);
+      if constexpr (kBoth) write(args_.pre + place, column, x);
+      activate<kActivation>(x);
       write(args_.out + place, column, x);
     }
   }
 
-  /// The same without tests of rows and columns, and with the copies of kAhead rows of what it reads beside
-  /// the sums under way: a row is some 85 instructions of a warp, of which there is one for each scheduler.
-  template <Finish kFinish, Activation kActivation>
-  __device__ void finish_whole_slab(const Tile& at, int slab, uint32_t phase, float (&sum)[kWidth]) const {
-    constexpr bool kReads = kFinish == Finish::derivative;
+  /// The same without tests of rows and columns.
+  template <Activation kActivation, bool kBoth>
+  __device__ void finish_whole_slab(const Tile& at, int slab) const {
     const int64_t place = (at.row + this->finisher_warp()) * args_.ldc + at.column + lane() * kWidth;
     const int64_t step = kFinisherWarps * args_.ldc;
-    const __nv_bfloat16* from = args_.kept + place;
     __nv_bfloat16* to = args_.out + place;
     __nv_bfloat16* pre = args_.pre + place;
-    // A lane reads what it has copied itself.
-    unsigned char* ring =
-        this->finisher_memory() + kKept + (this->finisher_warp() * kAhead * 32 + lane()) * kWidth * 2;
-    const auto read_ahead = [&](int row, int slot) {
-      if (row < kSlabRows) copy_async(shared_address(ring + slot * kColumns * 2), from, true);
-      copy_commit();
-      from += step;
-    };
-    if constexpr (kReads)
-      for (int i = 0; i < kAhead; ++i) read_ahead(0, i);
-    mbarrier_wait(this->slab_full(slab, 0), phase);
-    for (int first = this->finisher_warp(); first < kSlabRows; first += kFinisherWarps * kAhead) {
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const int row = first + kFinisherWarps * i;
-        if (row >= kSlabRows) break;
-        float x[kWidth], y[kWidth];
-        cuda::load(slab_chunk(slab, row), x);
-        if constexpr (kReads) {
-          copy_wait<kAhead - 1>();
-          cuda::load(reinterpret_cast<const __nv_bfloat16*>(ring + i * kColumns * 2), y);
-          read_ahead(row + kFinisherWarps * kAhead, i);
-        }
-        if constexpr (kFinish == Finish::both) cuda::store(pre, x);
-        finish_row<kFinish, kActivation>(x, y, sum);
-        cuda::store(to, x);
-        to += step;
-        pre += step;
-      }
+#pragma unroll 8
+    for (int row = this->finisher_warp(); row < kSlabRows; row += kFinisherWarps, to += step, pre += step) {
+      float x[kWidth];
+      cuda::load(slab_chunk(slab, row), x);
+      if constexpr (kBoth) cuda::store(pre, x);
+      activate<kActivation>(x);
+      cuda::store(to, x);
     }
-    if constexpr (kReads) copy_wait<0>();
   }
 
-  template <Finish kFinish, Activation kActivation>
-  __device__ static void finish_row(float (&x)[kWidth], const float (&y)[kWidth], float (&sum)[kWidth]) {
+  template <Activation kActivation>
+  __device__ static void activate(float (&x)[kWidth]) {
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) {
-      if constexpr (kFinish == Finish::derivative) {
-        x[j] *= derivative(kActivation, y[j]);
-        sum[j] += x[j];
-      } else {
-        x[j] = activated(kActivation, x[j]);
-      }
-    }
+    for (float& each : x) each = activated(kActivation, each);
   }
 
   __device__ const __nv_bfloat16* slab_chunk(int slab, int row) const {
@@ -165,36 +116,11 @@ class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>, 1> {
                                                   swizzled_offset(static_cast<uint32_t>(row), lane() % 8));
   }
   /// 8 columns of a row, or as many as there are.
-  __device__ void read(const __nv_bfloat16* from, int column, float (&x)[kWidth]) const {
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) x[j] = column + j < args_.n ? to_float(from[j]) : 0.0f;
-  }
   __device__ void write(__nv_bfloat16* to, int column, const float (&x)[kWidth]) const {
     if (column + kWidth <= args_.n) return cuda::store(to, x);
 #pragma unroll
     for (int j = 0; j < kWidth; ++j)
       if (column + j < args_.n) to[j] = __float2bfloat16_rn(x[j]);
-  }
-
-  /// Adds the warps' sums of the tile.
-  __device__ void write_sums(const Tile& at, const float (&sum)[kWidth]) const {
-    float* parts = reinterpret_cast<float*>(this->finisher_memory() + kSums);
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) parts[this->finisher_warp() * kColumns + i * 32 + lane()] = sum[i];
-    finisher_sync();
-    float* target = args_.column_sums + static_cast<int64_t>(at.row / kRows) * args_.n;
-    for (int place = this->finisher(); place < kColumns; place += kFinishers) {
-      const int column = at.column + place % 32 * kWidth + place / 32;
-      float total = 0;
-#pragma unroll
-      for (int warp = 0; warp < kFinisherWarps; ++warp) total += parts[warp * kColumns + place];
-      if (column < args_.n && at.row < args_.m) target[column] = total;
-    }
-    finisher_sync();
-  }
-
-  __device__ void finisher_sync() const {
-    asm volatile("bar.sync 1, %0;" ::"n"(kFinishers) : "memory");
   }
 
   const GemmArguments& args_;
@@ -206,7 +132,13 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
   GemmBlock<kTransposeB> block(arguments, memory);
-  block.template run<kFinisherWarps>([&] { block.finish(); });
+  block.template run<kFinisherWarps>([&] {
+    if constexpr (kTransposeB) {
+      block.finish();
+    } else {
+      block.finish_plainly();
+    }
+  });
 #endif
 }
 
@@ -233,7 +165,20 @@ bool hopper_gemm_possible(const HopperGemm& g) {
   const bool heads_fit = r.head_dim == 32 || r.head_dim == 64 || r.head_dim == 128;
   if (r.positions != nullptr && !(heads_fit && r.part_columns % r.head_dim == 0)) return false;
   return hopper::built() && hopper::on_hopper() && g.m > 0 && g.n > 0 && g.k > 0 && g.m <= INT32_MAX &&
-         aligned({g.a, g.b, g.out, g.pre, g.kept}) && rows(g.lda) && rows(g.ldb) && rows(g.ldc);
+         aligned({g.a, g.b, g.out, g.pre}) && rows(g.lda) && rows(g.ldb) && rows(g.ldc);
+}
+
+bool hopper_gemm_possible(const HopperGemmDerivative& g) {
+  return g.kept != nullptr && aligned({g.kept}) && hopper_gemm_possible(HopperGemm{.m = g.m,
+                                                              .n = g.n,
+                                                              .k = g.k,
+                                                              .a = g.a,
+                                                              .lda = g.lda,
+                                                              .b = g.b,
+                                                              .ldb = g.ldb,
+                                                              .transpose_b = false,
+                                                              .out = g.out,
+                                                              .ldc = g.ldc});
 }
 
 bool hopper_gemm_fills(const Launch& launch, int64_t m, int64_t n) {
@@ -246,8 +191,7 @@ bool hopper_gemm_fills_waves(const Launch& launch, int64_t m, int64_t n) {
 }
 
 void hopper_gemm(const Launch& launch, const HopperGemm& g) {
-  require(!g.transpose_b || g.kept == nullptr, "the derivative with B as it lies only");
-  require(g.transpose_b || g.kept != nullptr || g.activation == Activation::identity,
+  require(g.transpose_b || (g.pre == nullptr && g.activation == Activation::identity),
           "an activation with B transposed only");
   require(g.rotation.positions == nullptr ||
               (g.transpose_b && g.pre == nullptr && g.activation == Activation::identity),
@@ -264,8 +208,6 @@ void hopper_gemm(const Launch& launch, const HopperGemm& g) {
   a.out = static_cast<__nv_bfloat16*>(g.out);
   a.ldc = g.ldc;
   a.pre = static_cast<__nv_bfloat16*>(g.pre);
-  a.kept = static_cast<const __nv_bfloat16*>(g.kept);
-  a.column_sums = g.column_sums;
   constexpr const char* kName = "hopper_gemm";
   if (g.rotation.positions != nullptr) {
     const HopperRotation& r = g.rotation;
@@ -277,10 +219,10 @@ void hopper_gemm(const Launch& launch, const HopperGemm& g) {
                   .positions = r.positions,
                   .cosine = r.cosine,
                   .sine = r.sine};
-    return launch_product<hopper_gemm_rotary_kernel>(launch, kName, a, kFinisherBytes);
+    return launch_product<hopper_gemm_rotary_kernel>(launch, kName, a, 0);
   }
-  if (g.transpose_b) return launch_product<hopper_gemm_kernel<true>>(launch, kName, a, kFinisherBytes);
-  launch_product<hopper_gemm_kernel<false>>(launch, kName, a, kFinisherBytes);
+  if (g.transpose_b) return launch_product<hopper_gemm_kernel<true>>(launch, kName, a, 0);
+  launch_product<hopper_gemm_kernel<false>>(launch, kName, a, 0);
 }
 
 }  // namespace perceiver::kernels::cuda

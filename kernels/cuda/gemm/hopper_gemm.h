@@ -16,8 +16,7 @@ struct HopperRotation {
 
 /// out [m, n] = f(A [m, k] · op(B) [k, n] + bias [n]), row-major, bf16. The sums are of f32 and rounded to
 /// bf16 before f, so that f gives what a kernel of its own would. To keep instances few, an activation or a
-/// rotation needs `transpose_b`, a derivative a B that is not transposed; at most one of the three is
-/// asked for.
+/// rotation needs `transpose_b`; at most one of the two is asked for.
 struct HopperGemm {
   int64_t m, n, k;
   const void* a;
@@ -30,11 +29,7 @@ struct HopperGemm {
   const void* bias = nullptr;
   Activation activation = Activation::identity;
   HopperRotation rotation = {};
-  // What follows is of m rows and n columns, its rows as far apart as those of `out`.
-  void* pre = nullptr;           // the sums before the activation, where they are wanted as well
-  const void* kept = nullptr;    // f multiplies by the derivative of the activation instead, as in
-                                 // BiasActivationBackward
-  float* column_sums = nullptr;  // with `kept`: [hopper_gemm_sums(m), n], sums of `out` over 128 rows each
+  void* pre = nullptr;  // [m, n], as far apart as `out`: the sums before the activation, if they are wanted
 };
 
 /// A product without what follows it.
@@ -52,14 +47,34 @@ inline HopperGemm hopper_product(const Gemm& g) {
           .bias = g.bias};
 }
 
-/// Parts that the column sums of m rows are left in.
-constexpr int64_t hopper_gemm_sums(int64_t m) {
-  return (m + 127) / 128;
-}
-
 /// Whether the build, the device, and the alignment of the operands allow it. A rotation needs heads of 32,
 /// 64 or 128 channels.
 bool hopper_gemm_possible(const HopperGemm& g);
+
+/// out [m, n] = (A [m, k] · B [k, n]) * activation'(kept [m, n]), bf16, `kept` as in BiasActivationBackward
+/// and its rows as far apart as those of `out`. The product is rounded before, and the derivative as well.
+struct HopperGemmDerivative {
+  int64_t m, n, k;
+  const void* a;
+  int64_t lda;
+  const void* b;
+  int64_t ldb;
+  Activation activation;
+  const void* kept;
+  void* out;
+  int64_t ldc;
+  float* column_sums = nullptr;  // [hopper_gemm_sums(m), n]: sums of `out` over 64 rows each
+};
+
+/// Parts that the column sums of m rows are left in.
+constexpr int64_t hopper_gemm_sums(int64_t m) {
+  return (m + 63) / 64;
+}
+
+/// As for HopperGemm; not for the identity, which keeps nothing.
+bool hopper_gemm_possible(const HopperGemmDerivative& g);
+
+void hopper_gemm_derivative(const Launch& launch, const HopperGemmDerivative& g);
 
 /// Whether its tiles keep at least half of the GPU busy. A result of fewer takes as long as one tile, where
 /// cuBLASLt has smaller tiles.

@@ -33,7 +33,7 @@ inline constexpr uint32_t kABytes = kRows * kRowBytes, kBBytes = kColumns * kRow
 inline constexpr int kSlabTiles = kColumns / kTileColumns;
 inline constexpr uint32_t kSlabTileBytes = kSlabRows * kRowBytes, kSlabBytes = kSlabTiles * kSlabTileBytes;
 inline constexpr uint32_t kBiasBytes = kColumns * sizeof(float);  // of a slab
-// mbarriers: full and empty of each stage, then of each part of a slab.
+// mbarriers: full and empty of each stage, then of each part of a slab, and what was loaded into it.
 inline constexpr uint32_t kBarrierBytes = 256;
 inline constexpr uint32_t kSlabs = kStages * kStageBytes, kBias = kSlabs + 2 * kSlabBytes,
                           kBarriers = kBias + 2 * kBiasBytes, kFinisherMemory = kBarriers + kBarrierBytes;
@@ -98,14 +98,19 @@ struct Fp8Operands {
 
 /// What the multiplying threads do to their sums before these are rounded: nothing. (TileRotation does.)
 struct Unchanged {
-  static constexpr bool kChanges = false;
+  static constexpr bool kChanges = false, kFactors = false;
+};
+
+/// The rounded sums are multiplied by bf16 numbers that the finishers leave in their places in the slab.
+struct SlabFactors {
+  static constexpr bool kChanges = false, kFactors = true;
 };
 
 /// Slabs change hands in kSlabParts parts, by columns: the finishers are at the last parts of a tile while
 /// the first ones of the next are written.
 template <typename Operands, int kSlabParts>
 class ProductBlock {
-  static_assert(8 * (2 * kStages + 4 * kSlabParts) <= kBarrierBytes);
+  static_assert(8 * (2 * kStages + 6 * kSlabParts) <= kBarrierBytes);
 
  public:
   __device__ ProductBlock(const ProductArguments& product, unsigned char* memory)
@@ -126,6 +131,7 @@ class ProductBlock {
         for (int part = 0; part < kSlabParts; ++part) {
           mbarrier_init(slab_full(slab, part), 4 * kWarpArrivals);
           mbarrier_init(slab_empty(slab, part), kReaders * kWarpArrivals);
+          mbarrier_init(slab_loaded(slab, part), 1);
         }
       fence_mbarrier_init();
     }
@@ -150,6 +156,8 @@ class ProductBlock {
     return full(2 * kStages + slab * kSlabParts + part);
   }
   __device__ uint32_t slab_empty(int slab, int part) const { return slab_full(2 + slab, part); }
+  /// For finishers that load something into a part.
+  __device__ uint32_t slab_loaded(int slab, int part) const { return slab_full(4 + slab, part); }
   /// What is added to the columns of a slab; the finishers write it before they free the part.
   __device__ float* bias(int slab) const {
     return reinterpret_cast<float*>(memory_ + kBias + slab * kBiasBytes);
@@ -218,11 +226,11 @@ class ProductBlock {
       if constexpr (Change::kChanges) {
         mbarrier_wait(slab_empty(slab, 0), phase);  // of which the bias is a part
         if (change.change(c, product_.bias != nullptr ? bias(slab) : nullptr)) {
-          round_tile<false>(c, factor, slab, phase);
+          round_tile<false, false>(c, factor, slab, phase);
           continue;
         }
       }
-      round_tile<true>(c, factor, slab, phase);
+      round_tile<true, Change::kFactors>(c, factor, slab, phase);
     }
   }
 
@@ -275,30 +283,44 @@ class ProductBlock {
 
   /// Adds the bias, if it is not in the sums, and writes the slab, 16 columns of the warp's 16 rows at a
   /// time.
-  template <bool kAdds>
+  template <bool kAdds, bool kFactors>
   __device__ void round_tile(const float (&c)[128], float factor, int slab, uint32_t phase) const {
     constexpr int kSteps = kColumns / 16, kPartSteps = kSteps / kSlabParts;
     const uint32_t row = threadIdx.x / 32 % 4 * 16 + threadIdx.x % 16, right = threadIdx.x % 32 / 16;
     const uint32_t target = shared_ + kSlabs + slab * kSlabBytes;
+    const auto place = [&](int step) {
+      return target + step / 4 * kSlabTileBytes + swizzled_offset(row, step % 4 * 2 + right);
+    };
     const bool biased = kAdds && product_.bias != nullptr;
     const auto add = [factor](float x, float b) {
       return !kAdds ? x : Operands::kScaled ? fmaf(x, factor, b) : x + b;
     };
+    uint32_t factors[kFactors ? kPartSteps : 1][4];
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      if (step % kPartSteps == 0) mbarrier_wait(slab_empty(slab, step / kPartSteps), phase);
+      if (step % kPartSteps == 0) {
+        mbarrier_wait(slab_empty(slab, step / kPartSteps), phase);
+        if constexpr (kFactors)
+#pragma unroll
+          for (int i = 0; i < kPartSteps; ++i) load_matrices(factors[i], place(step + i));
+      }
       float2 b[2] = {};
 #pragma unroll
       for (int half = 0; half < 2; ++half)
         if (biased)
           b[half] = *reinterpret_cast<const float2*>(bias(slab) + step * 16 + half * 8 + lane() % 4 * 2);
       const float* x = c + step * 8;
-      const uint32_t place = step / 4 * kSlabTileBytes + swizzled_offset(row, step % 4 * 2 + right);
-      store_matrices(
-          target + place,
-          {pack(add(x[0], b[0].x), add(x[1], b[0].y)), pack(add(x[2], b[0].x), add(x[3], b[0].y)),
-           pack(add(x[4], b[1].x), add(x[5], b[1].y)), pack(add(x[6], b[1].x), add(x[7], b[1].y))});
-      if ((step + 1) % kPartSteps == 0) mbarrier_arrive_warp(slab_full(slab, step / kPartSteps));
+      uint32_t rounded[] = {
+          pack(add(x[0], b[0].x), add(x[1], b[0].y)), pack(add(x[2], b[0].x), add(x[3], b[0].y)),
+          pack(add(x[4], b[1].x), add(x[5], b[1].y)), pack(add(x[6], b[1].x), add(x[7], b[1].y))};
+      if constexpr (kFactors)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) rounded[i] = multiply_pairs(rounded[i], factors[step % kPartSteps][i]);
+      store_matrices(place(step), rounded);
+      if ((step + 1) % kPartSteps == 0) {
+        if constexpr (kFactors) fence_proxy_async();  // The finishers let TMA write the slab to memory.
+        mbarrier_arrive_warp(slab_full(slab, step / kPartSteps));
+      }
     }
   }
 

@@ -7,8 +7,9 @@
 namespace perceiver::kernels::cuda {
 namespace {
 
-/// Whether the epilogue's kernel can run, and has enough to do.
-bool suits(const Launch& launch, DType type, const HopperGemm& g) {
+/// Whether the epilogue's kernel, of a HopperGemm or its derivative, can run, and has enough to do.
+template <typename Product>
+bool suits(const Launch& launch, DType type, const Product& g) {
   return type == DType::bf16 && hopper_gemm_fills(launch, g.m, g.n) && hopper_gemm_possible(g);
 }
 
@@ -26,17 +27,25 @@ void linear_activation(const Launch& launch, const LinearActivation& k) {
 }
 
 void linear_activation_backward(const Launch& launch, const LinearActivationBackward& k) {
-  const Gemm product = product_of(k);
   const int64_t parts = hopper_gemm_sums(k.rows);
-  HopperGemm fused = hopper_product(product);
-  fused.activation = k.activation;
-  fused.kept = k.kept;
-  if (k.d_bias != nullptr) fused.column_sums = static_cast<float*>(launch.workspace);
+  const HopperGemmDerivative fused{
+      .m = k.rows,
+      .n = k.columns,
+      .k = k.depth,
+      .a = k.d_out,
+      .lda = k.depth,
+      .b = k.weight,
+      .ldb = k.columns,
+      .activation = k.activation,
+      .kept = k.kept,
+      .out = k.d_pre,
+      .ldc = k.columns,
+      .column_sums = k.d_bias != nullptr ? static_cast<float*>(launch.workspace) : nullptr};
   if (parts > parts_that_fit(launch, k.columns) || !suits(launch, k.type, fused)) {
-    cuda::gemm(launch, product);
+    cuda::gemm(launch, product_of(k));
     return cuda::bias_activation_backward(launch, activation_of(k));
   }
-  hopper_gemm(launch, fused);
+  hopper_gemm_derivative(launch, fused);
   if (k.d_bias == nullptr) return;
   sum_parts(launch, {.parts = fused.column_sums,
                      .count = parts,

@@ -23,7 +23,7 @@ struct TileRotationArguments {
 /// For ProductBlock::run().
 class TileRotation {
  public:
-  static constexpr bool kChanges = true;
+  static constexpr bool kChanges = true, kFactors = false;
 
   __device__ TileRotation(const TileRotationArguments& arguments, int m) : args_(arguments), m_(m) {}
 

@@ -450,6 +450,52 @@ TYPED_TEST(CudaGemm, LinearActivationBackward) {
       }
 }
 
+/// Numbers of which products and sums are exact, and squares of bf16 numbers, rounded: what is kept of a
+/// squared ReLU. Its derivative is then twice the number that was squared.
+TYPED_TEST(CudaGemm, DerivativeOfASquaredReluIsExact) {
+  using T = TypeParam;
+  const int64_t rows = 200, columns = 264, depth = 64;
+  Launch launch = this->products_launch();
+  Values d_out(static_cast<size_t>(rows * depth)), weight(static_cast<size_t>(depth * columns));
+  for (size_t i = 0; i < d_out.size(); ++i) d_out[i] = static_cast<double>(i * 7 % 9) - 4;
+  for (size_t i = 0; i < weight.size(); ++i) weight[i] = static_cast<double>(i * 5 % 7) - 3;
+  Values pre = random_values<T>(rows * columns, 4), squares, expected(static_cast<size_t>(rows * columns));
+  for (double& x : pre) squares.push_back(x = std::max(0.0, x)), squares.back() *= x;
+  squares = rounded<T>(squares);
+  kernels::cpu::gemm({.type = DType::f64,
+                      .out_type = DType::f64,
+                      .m = rows,
+                      .n = columns,
+                      .k = depth,
+                      .a = d_out.data(),
+                      .lda = depth,
+                      .b = weight.data(),
+                      .ldb = columns,
+                      .c = expected.data(),
+                      .ldc = columns});
+  expected = rounded<T>(expected);
+  for (size_t i = 0; i < expected.size(); ++i) expected[i] *= 2 * pre[i];
+  expected = rounded<T>(expected);
+  const Array<T> a_d_out(d_out), a_weight(weight), a_kept(squares), a_d_pre(rows * columns);
+  for (const int multiprocessors : {launch.sm_count, kFewMultiprocessors}) {
+    launch.sm_count = multiprocessors;
+    kernels::linear_activation_backward(launch, {.type = kType<T>,
+                                                 .rows = rows,
+                                                 .columns = columns,
+                                                 .depth = depth,
+                                                 .d_out = a_d_out.data(),
+                                                 .weight = a_weight.data(),
+                                                 .activation = Activation::squared_relu,
+                                                 .kept = a_kept.data(),
+                                                 .d_pre = a_d_pre.data()});
+    if constexpr (sizeof(T) == 2) {
+      EXPECT_EQ(a_d_pre.read(), expected);
+    } else {
+      expect_close(a_d_pre.read(), expected, bound_of<T>(), "d_pre");
+    }
+  }
+}
+
 TYPED_TEST(CudaGemm, BiasGradientRepeats) {
   using T = TypeParam;
   const int64_t rows = 9000, columns = 264;

@@ -1,0 +1,62 @@
+// The slabs of ProductBlock (hopper_product.cuh) in units of 64 x 64, each a swizzled tile and a part of its
+// own: a finishing warp takes every third unit of a block's tiles, whatever tile it belongs to.
+#pragma once
+
+#include "kernels/cuda/gemm/hopper_product.cuh"
+
+namespace perceiver::kernels::cuda::hopper {
+
+inline constexpr int kUnits = 2 * kSlabTiles;  // of a tile of the result
+
+/// A finishing warp's units. To find a tile takes some hundred instructions, so it is done once a tile.
+class Units {
+ public:
+  __device__ Units(const ProductArguments& a, int first) : Units(before_first(a, first)) {
+    next_tile();
+    phase_ = 0;
+  }
+  /// Units of no tile, which the first tile follows.
+  __device__ static Units before_first(const ProductArguments& a, int first) {
+    return {Tiles(a), first};
+  }
+
+  __device__ bool done() const { return !has_tile_ && !has_next_; }
+  __device__ bool has_tile() const { return has_tile_; }
+  __device__ void advance() {
+    unit_ += kFinisherWarps;
+    if (unit_ < kUnits) return;
+    unit_ -= kUnits;
+    phase_ ^= 1;
+    next_tile();
+  }
+  __device__ int slab() const { return unit_ / kSlabTiles; }
+  __device__ int slab_tile() const { return unit_ % kSlabTiles; }
+  __device__ uint32_t phase() const { return phase_; }
+  /// The first row and column of the unit.
+  __device__ Tile at() const { return unit_of(tile_); }
+  /// Whether the block has another tile, and where this unit of it starts.
+  __device__ bool has_next() const { return has_next_; }
+  __device__ Tile next() const { return unit_of(next_); }
+
+ private:
+  __device__ Units(const Tiles& tiles, int first) : ahead_(tiles), unit_(first) { next_tile(); }
+  __device__ Tile unit_of(const Tile& tile) const {
+    return {tile.row + slab() * kSlabRows, tile.column + slab_tile() * kTileColumns};
+  }
+  __device__ void next_tile() {
+    tile_ = next_;
+    has_tile_ = has_next_;
+    has_next_ = !ahead_.done();
+    if (!has_next_) return;
+    next_ = ahead_.tile();
+    ahead_.advance();
+  }
+
+  Tiles ahead_;
+  Tile tile_{}, next_{};
+  bool has_tile_ = false, has_next_ = false;
+  int unit_;
+  uint32_t phase_ = 1;
+};
+
+}  // namespace perceiver::kernels::cuda::hopper
