@@ -74,10 +74,10 @@ struct Fp8Gemm {
 };
 
 /// fp8_quantize of what fp8_gemm gives, in one pass: y = activation(product), or with `quantize.x`, product *
-/// activation'(quantize.x). The product is rounded to `product.type` in between. `quantize` has the
-/// product's shape and no d_out; product.c may be null, the product is not wanted. On a GPU A is e4m3 in the
-/// first form, e5m2 in the second, which does not leave the product, and so are the codes; B is e4m3, and x
-/// is aligned to 16 bytes.
+/// activation'(quantize.x). The product is rounded to `product.type` in between, and on a GPU the derivative
+/// and what it gives as well. `quantize` has the product's shape and no d_out; product.c may be null, the
+/// product is not wanted. On a GPU A is e4m3 in the first form, e5m2 in the second, which does not leave the
+/// product, and so are the codes; B is e4m3, and x is aligned to 16 bytes.
 struct Fp8GemmQuantize {
   Fp8Gemm product;
   Fp8Quantize quantize;

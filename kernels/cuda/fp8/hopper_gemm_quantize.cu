@@ -5,12 +5,13 @@
 // unit it takes 16 rows at a time: a lane 8 columns of 4 successive rows. It writes these in 8 bytes a row,
 // and packs the 4 rows of a column into a word that goes where the 16 rows were in shared memory: [64
 // columns][16 bytes], their order permuted so that neither access has bank conflicts. At the end of a unit a
-// column's 64 rows leave in 4 accesses of neighbouring lanes. What is read beside the product (the
-// derivative's argument) comes through shared memory, 4 KiB a warp, two times 16 rows ahead, into the next
-// unit.
+// column's 64 rows leave in 4 accesses of neighbouring lanes. Derivatives are left to the threads that
+// multiply (slab_factors.cuh).
+#include <type_traits>
+
 #include "kernels/cuda/fp8/codes.cuh"
 #include "kernels/cuda/gemm/hopper_gemm.h"
-#include "kernels/cuda/gemm/slab_units.cuh"
+#include "kernels/cuda/gemm/slab_factors.cuh"
 #include "kernels/cuda/hopper/device.h"
 #include "kernels/cuda/hopper/tensor_map.h"
 #include "kernels/cuda/support/activation.cuh"
@@ -26,13 +27,12 @@ using namespace hopper;
 
 constexpr int kWidth = 8, kLaneRows = 4;
 constexpr int kPassRows = 16, kPasses = kSlabRows / kPassRows;
-constexpr int kAhead = 2;  // passes
-constexpr uint32_t kPassBytes = kPassRows * kRowBytes, kFinisherBytes = kFinisherWarps * kAhead * kPassBytes;
+constexpr uint32_t kPassBytes = kPassRows * kRowBytes;
 
 struct QuantizeArguments : ProductArguments {
   Activation activation;
   __nv_bfloat16* product;
-  const __nv_bfloat16* argument;  // of the derivative
+  CUtensorMap argument;  // of the derivative
   const float* scale;
   float* largest;
   uint8_t *out, *transposed;
@@ -41,15 +41,11 @@ struct QuantizeArguments : ProductArguments {
 
 /// kDerivative: A and the result are e5m2.
 template <bool kDerivative>
-class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> {
-  using Base = ProductBlock<Fp8Operands<kDerivative>, kSlabTiles>;
+class QuantizeBlock : public FactorBlock<Fp8Operands<kDerivative>> {
+  using Base = FactorBlock<Fp8Operands<kDerivative>>;
   static constexpr __nv_fp8_interpretation_t kFormat = kDerivative ? __NV_E5M2 : __NV_E4M3;
 
-  /// 8 bf16 each, of a lane in a pass.
-  struct Rows {
-    uint4 product[kLaneRows];
-    uint4 argument[kDerivative ? kLaneRows : 1];
-  };
+  using Rows = uint4[kLaneRows];  // 8 bf16 each, of a lane in a pass
 
  public:
   __device__ QuantizeBlock(const QuantizeArguments& arguments, unsigned char* memory)
@@ -57,9 +53,7 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> 
         args_(arguments),
         column_(lane() % 8 * kWidth),
         first_row_(lane() / 8 * kLaneRows),
-        rows_place_(swizzled_offset(first_row_, column_ / kWidth)),
-        ahead_(shared_address(this->finisher_memory()) + this->finisher_warp() * kAhead * kPassBytes +
-               lane() * 16) {}
+        rows_place_(swizzled_offset(first_row_, column_ / kWidth)) {}
 
   __device__ void finish() const {
     with_activation(args_.activation, [&]<Activation kActivation>() { finish_units<kActivation>(); });
@@ -70,23 +64,41 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> 
   __device__ void finish_units() const {
     const float scale = *args_.scale;
     float largest = 0;
-    for (int unit = this->finisher_warp(); unit < kUnits; unit += kFinisherWarps) {
-      const Units first(args_, unit);
-      hand_over(first, read_bias(first.at().column));
+    const auto finish = [&](const Unit& unit) { finish_unit<kActivation>(unit, scale, largest); };
+    if constexpr (kDerivative) {
+      this->finish_with_factors(
+          args_.argument, [](uint32_t argument) { return derivatives<kActivation>(argument); }, finish);
+    } else {
+      finish_with_bias(finish);
     }
-    Units units(args_, this->finisher_warp());
-    for (int pass = 0; pass < kAhead; ++pass) read_ahead(place_of(units), pass);
-    while (!units.done()) {
-      Units next = units;
-      next.advance();
-      const Bias bias = read_bias(units.has_next() ? units.next().column : args_.n);
-      finish_unit<kActivation>(units, place_of(next), scale, largest);
-      hand_over(units, bias);
-      units = next;
-    }
-    if constexpr (kDerivative) copy_wait<0>();
     largest = warp_max(largest);
     if (lane() == 0) raise(args_.largest, largest);
+  }
+
+  /// Of two arguments.
+  template <Activation kActivation>
+  __device__ static uint32_t derivatives(uint32_t arguments) {
+    if constexpr (kActivation == Activation::squared_relu) {
+      const uint32_t positive = max_pairs(arguments, 0);
+      return add_pairs(positive, positive);
+    } else {
+      const float2 x = cuda::unpack(arguments);
+      return pack(derivative(kActivation, x.x), derivative(kActivation, x.y));
+    }
+  }
+
+  template <typename Finish>
+  __device__ void finish_with_bias(Finish&& finish) const {
+    for (int unit = this->finisher_warp(); unit < kUnits; unit += kFinisherWarps) {
+      const Units first(args_, unit);
+      hand_over(first, read_bias(first.unit().at.column));
+    }
+    for (Units units(args_, this->finisher_warp()); !units.done(); units.advance()) {
+      const Bias bias = read_bias(units.has_next() ? units.next().at.column : args_.n);
+      mbarrier_wait(this->slab_full(units.slab(), units.slab_tile()), units.phase());
+      finish(units.unit());
+      hand_over(units, bias);
+    }
   }
 
   /// Where a lane is in a unit.
@@ -97,15 +109,9 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> 
     __device__ bool inside(int pass) const { return pass * kPassRows < rows; }
   };
 
-  __device__ Place place_of(const Units& units) const {
-    if (units.done()) return {0, 0, 0};
-    const Tile at = units.at();
+  __device__ Place place_of(const Tile& at) const {
     const int column = at.column + column_;
     return {at.row + first_row_, column, column < args_.n ? args_.m - at.row : 0};
-  }
-  /// By value: the choice between two addresses would put both into memory.
-  __device__ static Place either(bool first, const Place& a, const Place& b) {
-    return {first ? a.row : b.row, first ? a.column : b.column, first ? a.rows : b.rows};
   }
   __device__ int64_t element(const Place& place, int pass, int row) const {
     return static_cast<int64_t>(place.row + pass * kPassRows + row) * args_.n + place.column;
@@ -118,44 +124,30 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> 
   __device__ Bias read_bias(int column) const {
     Bias bias{};
     column += 2 * lane();
-    if constexpr (!kDerivative)
-      if (args_.bias != nullptr && column < args_.n)
-        for (int i = 0; i < 2; ++i) bias.x[i] = args_.bias[column + i];
+    if (args_.bias != nullptr && column < args_.n)
+      for (int i = 0; i < 2; ++i) bias.x[i] = args_.bias[column + i];
     return bias;
   }
   /// Gives a unit's part of a slab to the multiplying warpgroup, with the bias of the next tile.
   __device__ void hand_over(const Units& units, const Bias& bias) const {
-    if (!kDerivative && args_.bias != nullptr)
+    if (args_.bias != nullptr)
       *reinterpret_cast<float2*>(this->bias(units.slab()) + units.slab_tile() * kTileColumns + 2 * lane()) = {
           to_float(bias.x[0]), to_float(bias.x[1])};
     mbarrier_arrive_warp(this->slab_empty(units.slab(), units.slab_tile()));
   }
 
-  /// A lane's own rows, which it reads itself.
-  __device__ uint32_t ahead(int pass) const { return ahead_ + pass % kAhead * kPassBytes; }
-  __device__ void read_ahead(const Place& place, int pass) const {
-    if constexpr (!kDerivative) return;
-    const bool inside = place.inside(pass);
-#pragma unroll
-    for (int r = 0; r < kLaneRows; ++r)
-      copy_async(ahead(pass) + r * 32 * 16, args_.argument + (inside ? element(place, pass, r) : 0), inside);
-    copy_commit();
-  }
-
   template <Activation kActivation>
-  __device__ void finish_unit(const Units& units, const Place& next, float scale, float& largest) const {
-    const Place place = place_of(units);
-    const uint32_t tile = shared_address(this->slab_tile(units.slab(), units.slab_tile()));
+  __device__ void finish_unit(const Unit& unit, float scale, float& largest) const {
+    const Place place = place_of(unit.at);
+    const uint32_t tile = shared_address(this->slab_tile(unit.slab, unit.tile));
     float sums[kWidth] = {};
     Rows rows;
-    mbarrier_wait(this->slab_full(units.slab(), units.slab_tile()), units.phase());
-    load_rows(tile, 0, place, rows);
+    load_rows(tile, 0, rows);
 #pragma unroll 1
     for (int pass = 0; pass < kPasses; ++pass) {
       Codes codes;
       finish_rows<kActivation>(rows, place, pass, scale, codes, sums, largest);
-      if (pass + 1 < kPasses)
-        load_rows(tile, pass + 1, either(pass + 1 < kPasses - kAhead, place, next), rows);
+      if (pass + 1 < kPasses) load_rows(tile, pass + 1, rows);
       __syncwarp();  // The rows of this pass have been read.
       const uint32_t words = column_bytes(tile, pass, column_) + first_row_;
 #pragma unroll
@@ -167,23 +159,15 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> 
       if (args_.column_sums != nullptr) write_sums(place, sums);
   }
 
-  /// Reads a lane's rows of a pass, and lets those follow that take the place of what is read beside them:
-  /// kAhead passes later, of the unit `later`.
-  __device__ void load_rows(uint32_t tile, int pass, const Place& later, Rows& rows) const {
+  __device__ void load_rows(uint32_t tile, int pass, Rows& rows) const {
 #pragma unroll
     for (int r = 0; r < kLaneRows; ++r)
-      rows.product[r] = load_shared((tile + pass * kPassBytes + rows_place_ ^ r * 16) + r * kRowBytes);
-    if constexpr (kDerivative) {
-      copy_wait<kAhead - 1>();
-#pragma unroll
-      for (int r = 0; r < kLaneRows; ++r) rows.argument[r] = load_shared(ahead(pass) + r * 32 * 16);
-      read_ahead(later, (pass + kAhead) % kPasses);
-    }
+      rows[r] = load_shared((tile + pass * kPassBytes + rows_place_ ^ r * 16) + r * kRowBytes);
   }
 
-  /// Activates or differentiates a lane's rows of a pass, and writes them. What is outside of the matrix is
-  /// computed as well, since a branch around it would keep the rows from being computed together; derivatives
-  /// are 0 there.
+  /// Quantises a lane's rows of a pass, activated if they are no derivatives, and writes them. What is
+  /// outside of the matrix is computed as well, since a branch around it would keep the rows from being
+  /// computed together; derivatives are 0 there.
   template <Activation kActivation>
   __device__ void finish_rows(const Rows& rows, const Place& place, int pass, float scale, Codes& codes,
                               float (&sums)[kWidth], float& largest) const {
@@ -191,11 +175,8 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> 
 #pragma unroll
     for (int r = 0; r < kLaneRows; ++r) {
       float y[kWidth];
-      unpack(rows.product[r], y);
+      unpack(rows[r], y);
       if constexpr (kDerivative) {
-        float argument[kWidth];
-        unpack(rows.argument[r], argument);
-        differentiate_argument(kActivation, argument, y);
 #pragma unroll
         for (int j = 0; j < kWidth; ++j) sums[j] += y[j];
       } else {
@@ -211,7 +192,7 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> 
     for (int r = 0; r < kLaneRows; ++r) {
       const int64_t at = first + r * static_cast<int64_t>(args_.n);
       if (!kDerivative && inside && args_.product != nullptr)
-        *reinterpret_cast<uint4*>(args_.product + at) = rows.product[r];
+        *reinterpret_cast<uint4*>(args_.product + at) = rows[r];
       if (inside && args_.out != nullptr)
         *reinterpret_cast<uint2*>(args_.out + at) = {codes[r][0], codes[r][1]};
     }
@@ -279,9 +260,9 @@ class QuantizeBlock : public ProductBlock<Fp8Operands<kDerivative>, kSlabTiles> 
 
   const QuantizeArguments& args_;
   const int column_, first_row_;  // of this lane within a unit, of each pass
-  // In shared memory: its first row in a pass of a unit (the 16 bytes of the row r places later are there,
-  // but for their swizzle, XOR 16 r), and what it reads ahead.
-  const uint32_t rows_place_, ahead_;
+  // Its first row in a pass of a unit; the 16 bytes of the row r places later are there, but for their
+  // swizzle, XOR 16 r.
+  const uint32_t rows_place_;
 };
 
 template <bool kDerivative>
@@ -290,7 +271,8 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
   QuantizeBlock<kDerivative> block(arguments, memory);
-  block.template run<1>([&] { block.finish(); });
+  using Change = std::conditional_t<kDerivative, SlabFactors, Unchanged>;
+  block.template run<1>([&] { block.finish(); }, Change{});
 #endif
 }
 
@@ -328,7 +310,7 @@ void fp8_gemm_quantize(const Launch& launch, const Fp8GemmQuantize& k) {
   a.b_inverse = g.b_inverse;
   a.activation = q.activation;
   a.product = static_cast<__nv_bfloat16*>(g.c);
-  a.argument = static_cast<const __nv_bfloat16*>(q.x);
+  if (derivative) a.argument = tensor_map(q.x, 1, g.m, g.n, g.n, kSlabRows);
   a.scale = q.scale;
   a.largest = q.largest;
   a.out = static_cast<uint8_t*>(q.out);
@@ -336,9 +318,9 @@ void fp8_gemm_quantize(const Launch& launch, const Fp8GemmQuantize& k) {
   if (q.column_sums != nullptr) a.column_sums = static_cast<float*>(launch.workspace);
   constexpr const char* kName = "fp8_gemm_quantize";
   if (derivative) {
-    launch_product<gemm_quantize_kernel<true>>(launch, kName, a, kFinisherBytes);
+    launch_product<gemm_quantize_kernel<true>>(launch, kName, a);
   } else {
-    launch_product<gemm_quantize_kernel<false>>(launch, kName, a, kFinisherBytes);
+    launch_product<gemm_quantize_kernel<false>>(launch, kName, a);
   }
   if (q.column_sums == nullptr) return;
   sum_parts(launch, {.parts = a.column_sums,

@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(BackwardGrid::kThreads, kBackwardBlocks)
         if (r >= grid.rows) break;
         float x[N], d[N];
         unpack(x_packs[u], x), unpack(d_packs[u], d);
-        differentiate<T>(k.activation, x, d);
+        differentiate(k.activation, x, d);
         store(d_pre + r * k.columns, d);
 #pragma unroll
         for (int i = 0; i < N; ++i) sum[i] += d[i];

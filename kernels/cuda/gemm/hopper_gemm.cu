@@ -169,16 +169,17 @@ bool hopper_gemm_possible(const HopperGemm& g) {
 }
 
 bool hopper_gemm_possible(const HopperGemmDerivative& g) {
-  return g.kept != nullptr && aligned({g.kept}) && hopper_gemm_possible(HopperGemm{.m = g.m,
-                                                              .n = g.n,
-                                                              .k = g.k,
-                                                              .a = g.a,
-                                                              .lda = g.lda,
-                                                              .b = g.b,
-                                                              .ldb = g.ldb,
-                                                              .transpose_b = false,
-                                                              .out = g.out,
-                                                              .ldc = g.ldc});
+  return g.kept != nullptr && aligned({g.kept}) &&
+         hopper_gemm_possible(HopperGemm{.m = g.m,
+                                         .n = g.n,
+                                         .k = g.k,
+                                         .a = g.a,
+                                         .lda = g.lda,
+                                         .b = g.b,
+                                         .ldb = g.ldb,
+                                         .transpose_b = false,
+                                         .out = g.out,
+                                         .ldc = g.ldc});
 }
 
 bool hopper_gemm_fills(const Launch& launch, int64_t m, int64_t n) {
@@ -219,10 +220,10 @@ void hopper_gemm(const Launch& launch, const HopperGemm& g) {
                   .positions = r.positions,
                   .cosine = r.cosine,
                   .sine = r.sine};
-    return launch_product<hopper_gemm_rotary_kernel>(launch, kName, a, 0);
+    return launch_product<hopper_gemm_rotary_kernel>(launch, kName, a);
   }
-  if (g.transpose_b) return launch_product<hopper_gemm_kernel<true>>(launch, kName, a, 0);
-  launch_product<hopper_gemm_kernel<false>>(launch, kName, a, 0);
+  if (g.transpose_b) return launch_product<hopper_gemm_kernel<true>>(launch, kName, a);
+  launch_product<hopper_gemm_kernel<false>>(launch, kName, a);
 }
 
 }  // namespace perceiver::kernels::cuda

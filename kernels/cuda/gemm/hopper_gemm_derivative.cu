@@ -1,26 +1,19 @@
 // Matrix products of bf16 on Hopper whose results are multiplied by the derivative of an activation, with the
 // sums of their columns (the bias gradient): hopper_product.cuh multiplies.
 //
-// The finishers work ahead. A warp takes units of 64 x 64 of the result, every third one. Once TMA has written
-// a unit to memory, it loads what the derivative of the next tile's unit follows from into the same place;
-// the warp replaces that by the derivative, in bf16, while it waits for its next unit. The threads that
-// multiply read it in wgmma's layout, multiply the rounded sums by it and write these in place (SlabFactors).
-// The sums of the columns are a product of the tensor cores, ones times the unit. So a finisher moves 16 bytes
-// for 8 elements to registers and back (its accesses to shared memory queue behind the operands of wgmma),
-// and nobody waits for memory. Derivatives of the squared ReLU and the ReLU are exact in bf16; others are
-// rounded, once more than in a pass.
+// The finishers work ahead and leave derivatives, in bf16, to the threads that multiply (slab_factors.cuh).
+// Of each finished unit they sum the columns and write the rows. Derivatives of the squared ReLU and
+// the ReLU are exact in bf16; others are rounded, once more than in a pass.
 #include "kernels/cuda/gemm/hopper_gemm.h"
-#include "kernels/cuda/gemm/slab_units.cuh"
+#include "kernels/cuda/gemm/slab_factors.cuh"
 #include "kernels/cuda/hopper/tensor_map.h"
 #include "kernels/cuda/support/activation.cuh"
+#include "kernels/cuda/support/vector.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
 
 using namespace hopper;
-
-constexpr int kPassRows = 4;  // of a warp's access: 8 lanes have a row of a unit
-constexpr int kPasses = kSlabRows / kPassRows, kPassesAtOnce = 4;
 
 struct DerivativeArguments : ProductArguments {
   CUtensorMap kept, out;
@@ -28,80 +21,22 @@ struct DerivativeArguments : ProductArguments {
   float* column_sums;
 };
 
-class DerivativeBlock : public ProductBlock<Bf16Operands<false>, kSlabTiles> {
+class DerivativeBlock : public FactorBlock<Bf16Operands<false>> {
  public:
   __device__ DerivativeBlock(const DerivativeArguments& arguments, unsigned char* memory)
-      : ProductBlock(arguments, memory), args_(arguments) {}
+      : FactorBlock(arguments, memory), args_(arguments) {}
 
   __device__ void finish() const {
-    with_activation(args_.activation, [&]<Activation kActivation>() { finish_units<kActivation>(); });
+    with_activation(args_.activation, [&]<Activation kActivation>() {
+      finish_with_factors(
+          args_.kept, [](uint32_t kept) { return derivatives<kActivation>(kept); },
+          [&](const Unit& unit) { write_out(unit); });
+    });
   }
 
  private:
-  /// A unit that is being loaded: `phase` of slab_loaded.
-  struct Loading {
-    int slab = 0, tile = 0;
-    uint32_t phase = 0;
-    bool any = false;
-  };
-
-  template <Activation kActivation>
-  __device__ void finish_units() const {
-    Loading loading;
-    for (Units units = Units::before_first(args_, finisher_warp()); !units.done(); units.advance()) {
-      if (units.has_tile()) {
-        const uint32_t full = slab_full(units.slab(), units.slab_tile());
-        if (!__all_sync(0xFFFFFFFFu, mbarrier_test_wait(full, units.phase())))
-          differentiate<kActivation>(loading);
-        mbarrier_wait(full, units.phase());
-        write_out(units);
-      }
-      const Loading next = load(units);
-      differentiate<kActivation>(loading);
-      loading = next;
-    }
-    bulk_wait_read();
-  }
-
-  /// Starts to load the next tile's unit, if there is one, when this one's has been written.
-  __device__ Loading load(const Units& units) const {
-    if (!units.has_next()) return {};
-    const int slab = units.slab(), tile = units.slab_tile();
-    __syncwarp();  // All lanes have read the unit.
-    if (lane() == 0) {
-      const Tile at = units.next();
-      bulk_wait_read();
-      mbarrier_expect_tx(slab_loaded(slab, tile), kSlabTileBytes);
-      tma_load(shared_address(slab_tile(slab, tile)), &args_.kept, slab_loaded(slab, tile), at.column, at.row,
-               0);
-      mbarrier_arrive(slab_loaded(slab, tile));
-    }
-    return {slab, tile, units.phase() ^ 1, true};
-  }
-
-  /// Puts derivatives in the place of what was loaded, if anything was.
-  template <Activation kActivation>
-  __device__ void differentiate(Loading& loading) const {
-    if (!loading.any) return;
-    loading.any = false;
-    unsigned char* tile = slab_tile(loading.slab, loading.tile);
-    mbarrier_wait(slab_loaded(loading.slab, loading.tile), loading.phase);
-    for (int pass = 0; pass < kPasses; pass += kPassesAtOnce) {
-      const auto row = static_cast<uint32_t>(pass * kPassRows + lane() / 8);
-      const auto place = [&](int i) {
-        const uint32_t chunk = swizzled_offset(row + i * kPassRows, static_cast<uint32_t>(lane()) % 8);
-        return reinterpret_cast<uint4*>(tile + chunk);
-      };
-      uint4 x[kPassesAtOnce];
-#pragma unroll
-      for (int i = 0; i < kPassesAtOnce; ++i) x[i] = *place(i);
-#pragma unroll
-      for (int i = 0; i < kPassesAtOnce; ++i)
-        *place(i) = {derivatives<kActivation>(x[i].x), derivatives<kActivation>(x[i].y),
-                     derivatives<kActivation>(x[i].z), derivatives<kActivation>(x[i].w)};
-    }
-    mbarrier_arrive_warp(slab_empty(loading.slab, loading.tile));
-  }
+  /// Of two elements of what is kept. The square of a bf16 number, rounded to bf16, has a root that rounds
+  /// back to that number: rounding the square moves its root by half of what would be too much.
   template <Activation kActivation>
   __device__ static uint32_t derivatives(uint32_t kept) {
     const float2 x = unpack(kept);
@@ -109,45 +44,52 @@ class DerivativeBlock : public ProductBlock<Bf16Operands<false>, kSlabTiles> {
       const uint32_t roots = pack(fast_sqrt(x.x), fast_sqrt(x.y));
       return add_pairs(roots, roots);
     } else {
-      return pack(derivative<__nv_bfloat16>(kActivation, x.x), derivative<__nv_bfloat16>(kActivation, x.y));
+      return pack(derivative(kActivation, x.x), derivative(kActivation, x.y));
     }
   }
 
-  __device__ void write_out(const Units& units) const {
-    const Tile at = units.at();
-    if (at.row >= args_.m || at.column >= args_.n) return;
-    const uint32_t tile = shared_address(slab_tile(units.slab(), units.slab_tile()));
+  /// Writes a unit, and the sums of its columns.
+  __device__ void write_out(const Unit& unit) const {
+    if (unit.at.row >= args_.m || unit.at.column >= args_.n) return;
+    const unsigned char* rows = slab_tile(unit.slab, unit.tile);
     if (lane() == 0) {
-      tma_store(&args_.out, tile, at.column, at.row, 0);
+      tma_store(&args_.out, shared_address(rows), unit.at.column, unit.at.row, 0);
       bulk_commit();
     }
-    if (args_.column_sums != nullptr) sum_columns(tile, at);
+    if (args_.column_sums == nullptr) return;
+    float sums[kUnitWidth] = {};
+#pragma unroll
+    for (int pass = 0; pass < kUnitPasses; pass += kPassesAtOnce) {
+      uint4 x[kPassesAtOnce];
+#pragma unroll
+      for (int i = 0; i < kPassesAtOnce; ++i)
+        x[i] = *reinterpret_cast<const uint4*>(rows + place_in_unit(pass + i));
+#pragma unroll
+      for (const uint4& each : x) add(each, sums);
+    }
+    write_sums(unit.at, sums);
   }
 
-  /// Each row of the sums is that of the unit's columns: a lane has two of every 8.
-  __device__ void sum_columns(uint32_t tile, const Tile& at) const {
-    constexpr uint32_t kOnes = 0x3F803F80;
-    constexpr uint32_t kOnesOfA[] = {kOnes, kOnes, kOnes, kOnes};
-    const LaneAddress<kTileColumns, Cover::rows> address(tile);
-    float2 two{};  // those that a lane writes, of 8 columns that three others have as well
+  __device__ static void add(const uint4& x, float (&sums)[kUnitWidth]) {
+    const uint32_t pairs[] = {x.x, x.y, x.z, x.w};
 #pragma unroll
-    for (int step = 0; step < kTileColumns / 16; ++step) {
-      float sums[2][4] = {};
-#pragma unroll
-      for (int row = 0; row < kSlabRows; row += 16) {
-        uint32_t b[4];
-        load_matrices_transposed(b, address.at(row, step));
-        multiply_add(sums[0], kOnesOfA, b[0], b[1]);
-        multiply_add(sums[1], kOnesOfA, b[2], b[3]);
-      }
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        if (lane() / 4 == 2 * step + half) two = {sums[half][0], sums[half][1]};
+    for (int j = 0; j < kUnitWidth / 2; ++j) {
+      const float2 two = unpack(pairs[j]);
+      sums[2 * j] += two.x;
+      sums[2 * j + 1] += two.y;
     }
-    const int column = at.column + 2 * lane();
-    if (column < args_.n)
-      *reinterpret_cast<float2*>(args_.column_sums +
-                                 static_cast<int64_t>(at.row / kSlabRows) * args_.n + column) = two;
+  }
+
+  /// Of a lane and the three others that have the same columns.
+  __device__ void write_sums(const Tile& at, float (&sums)[kUnitWidth]) const {
+#pragma unroll
+    for (float& sum : sums) {
+      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 8);
+      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 16);
+    }
+    const int column = at.column + lane() * kUnitWidth;
+    if (lane() < kTileColumns / kUnitWidth && column < args_.n)
+      store(args_.column_sums + static_cast<int64_t>(at.row / kSlabRows) * args_.n + column, sums);
   }
 
   const DerivativeArguments& args_;
@@ -175,7 +117,7 @@ void hopper_gemm_derivative(const Launch& launch, const HopperGemmDerivative& g)
   a.out = tensor_map(g.out, 1, g.m, g.n, g.ldc, kSlabRows);
   a.activation = g.activation;
   a.column_sums = g.column_sums;
-  launch_product<hopper_gemm_derivative_kernel>(launch, "hopper_gemm_derivative", a, 0);
+  launch_product<hopper_gemm_derivative_kernel>(launch, "hopper_gemm_derivative", a);
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -9,8 +9,8 @@
 // is the rounding alone.
 //
 // Tiles of 8 pairs of rows by all columns follow one another, so that a wave reads few rows of A and B from
-// L2. Shared memory: 3 stages of 48 KiB of A and B, 64 KiB of rounded results, 2 KiB of bias; 14 KiB are left
-// to the finishers. Registers of a multiplying thread: 128 sums, of 192.
+// L2. Shared memory: 3 stages of 48 KiB of A and B, 64 KiB of rounded results, 2 KiB of bias. Registers of a
+// multiplying thread: 128 sums, of 192.
 #pragma once
 
 #include "kernels/cuda/hopper/cluster.cuh"
@@ -36,7 +36,7 @@ inline constexpr uint32_t kBiasBytes = kColumns * sizeof(float);  // of a slab
 // mbarriers: full and empty of each stage, then of each part of a slab, and what was loaded into it.
 inline constexpr uint32_t kBarrierBytes = 256;
 inline constexpr uint32_t kSlabs = kStages * kStageBytes, kBias = kSlabs + 2 * kSlabBytes,
-                          kBarriers = kBias + 2 * kBiasBytes, kFinisherMemory = kBarriers + kBarrierBytes;
+                          kBarriers = kBias + 2 * kBiasBytes, kSharedBytes = kBarriers + kBarrierBytes;
 
 /// The operands of a product [m, n] of depth k. B is multicast in boxes of half a tile of its columns.
 struct ProductArguments {
@@ -165,7 +165,6 @@ class ProductBlock {
   __device__ unsigned char* slab_tile(int slab, int tile) const {
     return memory_ + kSlabs + slab * kSlabBytes + tile * kSlabTileBytes;
   }
-  __device__ unsigned char* finisher_memory() const { return memory_ + kFinisherMemory; }
   __device__ static int finisher() { return static_cast<int>(threadIdx.x) - 32; }
   __device__ static int finisher_warp() { return finisher() / 32; }
 
@@ -338,16 +337,13 @@ inline int64_t pairs_of_tiles(int64_t m, int64_t n) {
   return ceil_div(m, kCluster * kRows) * ceil_div(n, kColumns);
 }
 
-/// Launches kKernel, one of ProductBlocks whose finishers have `finisher_bytes`.
+/// Launches kKernel, one of ProductBlocks.
 template <auto kKernel, typename Arguments>
-void launch_product(const Launch& launch, const char* name, const Arguments& arguments,
-                    uint32_t finisher_bytes) {
-  const uint32_t bytes = kFinisherMemory + finisher_bytes;
-  check(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-        name);
+void launch_product(const Launch& launch, const char* name, const Arguments& arguments) {
+  check(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes), name);
   const int64_t clusters =
       std::min<int64_t>(pairs_of_tiles(arguments.m, arguments.n), launch.sm_count / kCluster);
-  launch_dependent<kKernel>(launch, name, static_cast<unsigned>(clusters * kCluster), kThreads, bytes,
+  launch_dependent<kKernel>(launch, name, static_cast<unsigned>(clusters * kCluster), kThreads, kSharedBytes,
                             arguments);
 }
 

@@ -8,6 +8,16 @@ namespace perceiver::kernels::cuda::hopper {
 
 inline constexpr int kUnits = 2 * kSlabTiles;  // of a tile of the result
 
+/// Its first row and column in the result, and where it is in shared memory.
+struct Unit {
+  Tile at;
+  int slab, tile;
+};
+
+__device__ inline Unit unit_of(const Tile& at, int slab, int tile) {
+  return {{at.row + slab * kSlabRows, at.column + tile * kTileColumns}, slab, tile};
+}
+
 /// A finishing warp's units. To find a tile takes some hundred instructions, so it is done once a tile.
 class Units {
  public:
@@ -16,9 +26,7 @@ class Units {
     phase_ = 0;
   }
   /// Units of no tile, which the first tile follows.
-  __device__ static Units before_first(const ProductArguments& a, int first) {
-    return {Tiles(a), first};
-  }
+  __device__ static Units before_first(const ProductArguments& a, int first) { return {Tiles(a), first}; }
 
   __device__ bool done() const { return !has_tile_ && !has_next_; }
   __device__ bool has_tile() const { return has_tile_; }
@@ -32,17 +40,13 @@ class Units {
   __device__ int slab() const { return unit_ / kSlabTiles; }
   __device__ int slab_tile() const { return unit_ % kSlabTiles; }
   __device__ uint32_t phase() const { return phase_; }
-  /// The first row and column of the unit.
-  __device__ Tile at() const { return unit_of(tile_); }
-  /// Whether the block has another tile, and where this unit of it starts.
+  __device__ Unit unit() const { return unit_of(tile_, slab(), slab_tile()); }
+  /// Whether the block has another tile, and this unit of it.
   __device__ bool has_next() const { return has_next_; }
-  __device__ Tile next() const { return unit_of(next_); }
+  __device__ Unit next() const { return unit_of(next_, slab(), slab_tile()); }
 
  private:
   __device__ Units(const Tiles& tiles, int first) : ahead_(tiles), unit_(first) { next_tile(); }
-  __device__ Tile unit_of(const Tile& tile) const {
-    return {tile.row + slab() * kSlabRows, tile.column + slab_tile() * kTileColumns};
-  }
   __device__ void next_tile() {
     tile_ = next_;
     has_tile_ = has_next_;

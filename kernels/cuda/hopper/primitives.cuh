@@ -152,8 +152,8 @@ __device__ inline void bulk_load(uint32_t target, const void* source, uint32_t b
       : "memory");
 }
 
-/// Writes a box to a matrix [batch, rows, columns]; what is outside of the matrix is dropped. The threads that
-/// filled the box have called fence_proxy_async().
+/// Writes a box to a matrix [batch, rows, columns]; what is outside of the matrix is dropped. The threads
+/// that filled the box have called fence_proxy_async().
 __device__ inline void tma_store(const CUtensorMap* map, uint32_t source, int column, int row, int example) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
                "r"(source), "r"(column), "r"(row), "r"(example)
@@ -172,7 +172,12 @@ __device__ inline void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/// Sums and products of pairs of bf16, each rounded once.
+/// Larger numbers, sums and products of pairs of bf16, each rounded once.
+__device__ inline uint32_t max_pairs(uint32_t a, uint32_t b) {
+  uint32_t larger;
+  asm("max.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+  return larger;
+}
 __device__ inline uint32_t add_pairs(uint32_t a, uint32_t b) {
   uint32_t sum;
   asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));

@@ -1,7 +1,7 @@
 // The activations and their derivatives, elementwise in f32.
 #pragma once
 
-#include "kernels/cuda/support/vector.cuh"
+#include "kernels/cuda/support/common.cuh"
 #include "perceiver/config.h"
 
 namespace perceiver::kernels::cuda {
@@ -50,16 +50,13 @@ __device__ inline float fast_sqrt(float x) {
   return root;
 }
 
-/// x is what BiasActivationBackward::kept holds: the result where that determines the derivative, rounded to
-/// T. The root of a bf16 number's rounded square differs from that number by less than half the distance to
-/// its neighbours: rounded as well, it is the number itself.
-template <typename T>
+/// x is what BiasActivationBackward::kept holds: the result where that determines the derivative.
 __device__ inline float derivative(Activation activation, float x) {
   switch (activation) {
     case Activation::identity:
       return 1;
     case Activation::squared_relu:
-      return 2 * rounded<T>(fast_sqrt(x));
+      return 2 * fast_sqrt(x);
     case Activation::relu:
       return x > 0 ? 1 : 0;
     case Activation::silu: {
@@ -103,18 +100,18 @@ __device__ inline void activate(Activation activation, float (&x)[N]) {
   });
 }
 
-template <typename T, int N>
+template <int N>
 __device__ inline void differentiate(Activation activation, const float (&x)[N], float (&d)[N]) {
   with_activation(activation, [&]<Activation kActivation>() {
 #pragma unroll
-    for (int i = 0; i < N; ++i) d[i] *= derivative<T>(kActivation, x[i]);
+    for (int i = 0; i < N; ++i) d[i] *= derivative(kActivation, x[i]);
   });
 }
 
 /// d *= activation'(x), with the argument x for every activation.
 template <int N>
 __device__ inline void differentiate_argument(Activation activation, const float (&x)[N], float (&d)[N]) {
-  if (activation != Activation::squared_relu) return differentiate<float>(activation, x, d);
+  if (activation != Activation::squared_relu) return differentiate(activation, x, d);
 #pragma unroll
   for (int i = 0; i < N; ++i) d[i] *= 2 * fmaxf(x[i], 0);
 }

@@ -477,22 +477,20 @@ TYPED_TEST(CudaGemm, DerivativeOfASquaredReluIsExact) {
   for (size_t i = 0; i < expected.size(); ++i) expected[i] *= 2 * pre[i];
   expected = rounded<T>(expected);
   const Array<T> a_d_out(d_out), a_weight(weight), a_kept(squares), a_d_pre(rows * columns);
-  for (const int multiprocessors : {launch.sm_count, kFewMultiprocessors}) {
-    launch.sm_count = multiprocessors;
-    kernels::linear_activation_backward(launch, {.type = kType<T>,
-                                                 .rows = rows,
-                                                 .columns = columns,
-                                                 .depth = depth,
-                                                 .d_out = a_d_out.data(),
-                                                 .weight = a_weight.data(),
-                                                 .activation = Activation::squared_relu,
-                                                 .kept = a_kept.data(),
-                                                 .d_pre = a_d_pre.data()});
-    if constexpr (sizeof(T) == 2) {
-      EXPECT_EQ(a_d_pre.read(), expected);
-    } else {
-      expect_close(a_d_pre.read(), expected, bound_of<T>(), "d_pre");
-    }
+  launch.sm_count = kFewMultiprocessors;
+  kernels::linear_activation_backward(launch, {.type = kType<T>,
+                                               .rows = rows,
+                                               .columns = columns,
+                                               .depth = depth,
+                                               .d_out = a_d_out.data(),
+                                               .weight = a_weight.data(),
+                                               .activation = Activation::squared_relu,
+                                               .kept = a_kept.data(),
+                                               .d_pre = a_d_pre.data()});
+  if constexpr (sizeof(T) == 2) {
+    EXPECT_EQ(a_d_pre.read(), expected);
+  } else {
+    expect_close(a_d_pre.read(), expected, bound_of<T>(), "d_pre");
   }
 }
 
