@@ -460,7 +460,10 @@ TYPED_TEST(CudaGemm, DerivativeOfASquaredReluIsExact) {
   for (size_t i = 0; i < d_out.size(); ++i) d_out[i] = static_cast<double>(i * 7 % 9) - 4;
   for (size_t i = 0; i < weight.size(); ++i) weight[i] = static_cast<double>(i * 5 % 7) - 3;
   Values pre = random_values<T>(rows * columns, 4), squares, expected(static_cast<size_t>(rows * columns));
-  for (double& x : pre) squares.push_back(x = std::max(0.0, x)), squares.back() *= x;
+  for (double& x : pre) {
+    x = std::max(0.0, x);
+    squares.push_back(x * x);
+  }
   squares = rounded<T>(squares);
   kernels::cpu::gemm({.type = DType::f64,
                       .out_type = DType::f64,
