@@ -248,11 +248,7 @@ class QuantizeBlock : public FactorBlock<Fp8Operands<kDerivative>> {
 
   /// The sums of a unit's columns, over the four lanes that have each.
   __device__ void write_sums(const Place& place, float (&sums)[kWidth]) const {
-#pragma unroll
-    for (float& sum : sums) {
-      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 8);
-      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 16);
-    }
+    add_rows_of_lanes(sums);
     if (first_row_ == 0 && place.inside(0))
       cuda::store(args_.column_sums + static_cast<int64_t>(place.row / kSlabRows) * args_.n + place.column,
                   sums);
@@ -276,16 +272,11 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
 #endif
 }
 
-/// Parts that the column sums of m rows are left in.
-int64_t sum_parts_of(int64_t m) {
-  return ceil_div(m, kSlabRows);
-}
-
 }  // namespace
 
 bool fp8_gemm_quantizes(const Launch& launch, int64_t m, int64_t n) {
   return hopper::built() && hopper::on_hopper() && hopper_gemm_fills(launch, m, n) && m <= INT32_MAX &&
-         sum_parts_of(m) <= parts_that_fit(launch, n);
+         hopper_gemm_sums(m) <= parts_that_fit(launch, n);
 }
 
 void fp8_gemm_quantize(const Launch& launch, const Fp8GemmQuantize& k) {
@@ -324,7 +315,7 @@ void fp8_gemm_quantize(const Launch& launch, const Fp8GemmQuantize& k) {
   }
   if (q.column_sums == nullptr) return;
   sum_parts(launch, {.parts = a.column_sums,
-                     .count = sum_parts_of(g.m),
+                     .count = hopper_gemm_sums(g.m),
                      .stride = g.n,
                      .columns = g.n,
                      .target = {static_cast<float*>(q.column_sums)},

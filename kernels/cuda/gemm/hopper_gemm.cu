@@ -169,17 +169,7 @@ bool hopper_gemm_possible(const HopperGemm& g) {
 }
 
 bool hopper_gemm_possible(const HopperGemmDerivative& g) {
-  return g.kept != nullptr && aligned({g.kept}) &&
-         hopper_gemm_possible(HopperGemm{.m = g.m,
-                                         .n = g.n,
-                                         .k = g.k,
-                                         .a = g.a,
-                                         .lda = g.lda,
-                                         .b = g.b,
-                                         .ldb = g.ldb,
-                                         .transpose_b = false,
-                                         .out = g.out,
-                                         .ldc = g.ldc});
+  return g.kept != nullptr && aligned({g.kept}) && hopper_gemm_possible(g.product);
 }
 
 bool hopper_gemm_fills(const Launch& launch, int64_t m, int64_t n) {

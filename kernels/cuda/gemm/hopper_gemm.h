@@ -51,18 +51,13 @@ inline HopperGemm hopper_product(const Gemm& g) {
 /// 64 or 128 channels.
 bool hopper_gemm_possible(const HopperGemm& g);
 
-/// out [m, n] = (A [m, k] · B [k, n]) * activation'(kept [m, n]), bf16, `kept` as in BiasActivationBackward
-/// and its rows as far apart as those of `out`. The product is rounded before, and the derivative as well.
+/// out = product * activation'(kept [m, n]), `kept` as in BiasActivationBackward and its rows as far apart as
+/// those of `out`. The product has B as it lies and nothing else that follows; it is rounded before, and the
+/// derivative as well.
 struct HopperGemmDerivative {
-  int64_t m, n, k;
-  const void* a;
-  int64_t lda;
-  const void* b;
-  int64_t ldb;
+  HopperGemm product;
   Activation activation;
   const void* kept;
-  void* out;
-  int64_t ldc;
   float* column_sums = nullptr;  // [hopper_gemm_sums(m), n]: sums of `out` over 64 rows each
 };
 

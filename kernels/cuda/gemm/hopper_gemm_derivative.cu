@@ -80,13 +80,8 @@ class DerivativeBlock : public FactorBlock<Bf16Operands<false>> {
     }
   }
 
-  /// Of a lane and the three others that have the same columns.
   __device__ void write_sums(const Tile& at, float (&sums)[kUnitWidth]) const {
-#pragma unroll
-    for (float& sum : sums) {
-      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 8);
-      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 16);
-    }
+    add_rows_of_lanes(sums);
     const int column = at.column + lane() * kUnitWidth;
     if (lane() < kTileColumns / kUnitWidth && column < args_.n)
       store(args_.column_sums + static_cast<int64_t>(at.row / kSlabRows) * args_.n + column, sums);
@@ -106,17 +101,20 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-void hopper_gemm_derivative(const Launch& launch, const HopperGemmDerivative& g) {
+void hopper_gemm_derivative(const Launch& launch, const HopperGemmDerivative& d) {
+  const HopperGemm& g = d.product;
+  require(!g.transpose_b && g.bias == nullptr && g.pre == nullptr && g.activation == Activation::identity,
+          "a derivative of a plain product with B as it lies only");
   DerivativeArguments a{};
   a.a = tensor_map(g.a, 1, g.m, g.k, g.lda, kRows);
   a.b = tensor_map(g.b, 1, g.k, g.n, g.ldb, Bf16Operands<false>::kDepth);
   a.m = static_cast<int>(g.m);
   a.n = static_cast<int>(g.n);
   a.k = static_cast<int>(g.k);
-  a.kept = tensor_map(g.kept, 1, g.m, g.n, g.ldc, kSlabRows);
+  a.kept = tensor_map(d.kept, 1, g.m, g.n, g.ldc, kSlabRows);
   a.out = tensor_map(g.out, 1, g.m, g.n, g.ldc, kSlabRows);
-  a.activation = g.activation;
-  a.column_sums = g.column_sums;
+  a.activation = d.activation;
+  a.column_sums = d.column_sums;
   launch_product<hopper_gemm_derivative_kernel>(launch, "hopper_gemm_derivative", a);
 }
 

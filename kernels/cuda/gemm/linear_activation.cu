@@ -7,10 +7,12 @@
 namespace perceiver::kernels::cuda {
 namespace {
 
-/// Whether the epilogue's kernel, of a HopperGemm or its derivative, can run, and has enough to do.
-template <typename Product>
-bool suits(const Launch& launch, DType type, const Product& g) {
-  return type == DType::bf16 && hopper_gemm_fills(launch, g.m, g.n) && hopper_gemm_possible(g);
+/// Whether the epilogue's kernel, of `fused` (a HopperGemm or HopperGemmDerivative), can run, and has enough
+/// to do.
+template <typename Fused>
+bool suits(const Launch& launch, const Gemm& product, const Fused& fused) {
+  return product.type == DType::bf16 && hopper_gemm_fills(launch, product.m, product.n) &&
+         hopper_gemm_possible(fused);
 }
 
 }  // namespace
@@ -21,28 +23,21 @@ void linear_activation(const Launch& launch, const LinearActivation& k) {
   fused.out = k.out;
   fused.activation = k.activation;
   if (k.out != k.pre) fused.pre = k.pre;
-  if (suits(launch, k.type, fused)) return hopper_gemm(launch, fused);
+  if (suits(launch, product, fused)) return hopper_gemm(launch, fused);
   cuda::gemm(launch, product);
   cuda::bias_activation(launch, activation_of(k));
 }
 
 void linear_activation_backward(const Launch& launch, const LinearActivationBackward& k) {
   const int64_t parts = hopper_gemm_sums(k.rows);
+  const Gemm product = product_of(k);
   const HopperGemmDerivative fused{
-      .m = k.rows,
-      .n = k.columns,
-      .k = k.depth,
-      .a = k.d_out,
-      .lda = k.depth,
-      .b = k.weight,
-      .ldb = k.columns,
+      .product = hopper_product(product),
       .activation = k.activation,
       .kept = k.kept,
-      .out = k.d_pre,
-      .ldc = k.columns,
       .column_sums = k.d_bias != nullptr ? static_cast<float*>(launch.workspace) : nullptr};
-  if (parts > parts_that_fit(launch, k.columns) || !suits(launch, k.type, fused)) {
-    cuda::gemm(launch, product_of(k));
+  if (parts > parts_that_fit(launch, k.columns) || !suits(launch, product, fused)) {
+    cuda::gemm(launch, product);
     return cuda::bias_activation_backward(launch, activation_of(k));
   }
   hopper_gemm_derivative(launch, fused);

@@ -18,6 +18,15 @@ __device__ inline Unit unit_of(const Tile& at, int slab, int tile) {
   return {{at.row + slab * kSlabRows, at.column + tile * kTileColumns}, slab, tile};
 }
 
+/// Adds what the four lanes have that share 8 columns (lanes 8 apart) of a unit.
+__device__ inline void add_rows_of_lanes(float (&sums)[8]) {
+#pragma unroll
+  for (float& sum : sums) {
+    sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 8);
+    sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 16);
+  }
+}
+
 /// A finishing warp's units. To find a tile takes some hundred instructions, so it is done once a tile.
 class Units {
  public:

@@ -172,7 +172,7 @@ __device__ inline void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/// Larger numbers, sums and products of pairs of bf16, each rounded once.
+/// The larger numbers, the sums and the products of pairs of bf16; sums and products are rounded once.
 __device__ inline uint32_t max_pairs(uint32_t a, uint32_t b) {
   uint32_t larger;
   asm("max.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
