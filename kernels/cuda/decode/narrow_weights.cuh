@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/cuda/decode/loads.cuh"
+#include "kernels/cuda/support/bf16_pairs.cuh"
 #include "kernels/dequantize.h"
 
 namespace perceiver::kernels::cuda {
@@ -32,32 +33,21 @@ __device__ inline uint32_t half_pair(uint32_t codes) {
   return pair;
 }
 
-__device__ inline uint32_t multiply_pair(uint32_t x, uint32_t y) {
-  uint32_t product;
-  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(x), "r"(y));
-  return product;
-}
-__device__ inline uint32_t subtract_pair(uint32_t x, uint32_t y) {
-  uint32_t difference;
-  asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(difference) : "r"(x), "r"(y));
-  return difference;
-}
-
 /// Sign, exponent and mantissa move to where bf16 has them, whose exponents are 120 less; subnormal numbers
 /// become those of bf16.
 __device__ inline uint2 widen_e4m3(uint32_t codes) {
   constexpr uint32_t kFactor = 0x7b807b80;  // 2^120, twice
   const uint32_t high = (codes & 0x80808080u) | (codes >> 4 & 0x07070707u), low = codes << 4 & 0xf0f0f0f0u;
-  return {multiply_pair(__byte_perm(low, high, 0x5140), kFactor),
-          multiply_pair(__byte_perm(low, high, 0x7362), kFactor)};
+  return {multiply_pairs(__byte_perm(low, high, 0x5140), kFactor),
+          multiply_pairs(__byte_perm(low, high, 0x7362), kFactor)};
 }
 
 /// x = (128 + the lower bits) - (128 or, of negative numbers, 256).
 __device__ inline uint2 widen_int8(uint32_t x) {
   constexpr uint32_t kExponents = 0x43434343;  // of bf16 numbers from 128 on
   const uint32_t low = x & 0x7f7f7f7fu, sign = x & 0x80808080u;
-  return {subtract_pair(__byte_perm(low, kExponents, 0x4140), __byte_perm(sign, kExponents, 0x4140)),
-          subtract_pair(__byte_perm(low, kExponents, 0x4342), __byte_perm(sign, kExponents, 0x4342))};
+  return {subtract_pairs(__byte_perm(low, kExponents, 0x4140), __byte_perm(sign, kExponents, 0x4140)),
+          subtract_pairs(__byte_perm(low, kExponents, 0x4342), __byte_perm(sign, kExponents, 0x4342))};
 }
 
 /// The address of a lane's weights of column 0 of a tile in the ring.

@@ -16,6 +16,7 @@
 #include "kernels/cuda/hopper/cluster.cuh"
 #include "kernels/cuda/hopper/roles.cuh"
 #include "kernels/cuda/hopper/uniform_products.cuh"
+#include "kernels/cuda/support/bf16_pairs.cuh"
 #include "kernels/cuda/support/dependent_launch.cuh"
 
 namespace perceiver::kernels::cuda::hopper {

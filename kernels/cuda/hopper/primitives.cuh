@@ -172,23 +172,6 @@ __device__ inline void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/// The larger numbers, the sums and the products of pairs of bf16; sums and products are rounded once.
-__device__ inline uint32_t max_pairs(uint32_t a, uint32_t b) {
-  uint32_t larger;
-  asm("max.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
-  return larger;
-}
-__device__ inline uint32_t add_pairs(uint32_t a, uint32_t b) {
-  uint32_t sum;
-  asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
-  return sum;
-}
-__device__ inline uint32_t multiply_pairs(uint32_t a, uint32_t b) {
-  uint32_t product;
-  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
-  return product;
-}
-
 // --- Register reallocation (setmaxnreg); called by all threads of a warpgroup.
 
 template <int kRegisters>
