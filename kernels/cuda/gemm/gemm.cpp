@@ -1,17 +1,20 @@
 // Matrix products by cuBLASLt, 8-bit ones too. Row-major C = op(A) · op(B) is column-major Cᵀ = op(B)ᵀ ·
-// op(A)ᵀ, so the operands are swapped and nothing is transposed. Descriptors and the algorithm (the first one
-// that the heuristic proposes: timings play no part, so results repeat from run to run) are chosen once per
-// shape, alignment and type and cached; after that a product is one call, safe for graph capture. Products
-// with columns that are no multiple of 8 are left to hopper_gemm.cu where it can run.
+// op(A)ᵀ, so the operands are swapped and nothing is transposed. Descriptors and the algorithm (of those that
+// the heuristic proposes: timings play no part, so results repeat from run to run) are chosen once per shape,
+// alignment and type and cached; after that a product is one call, safe for graph capture. Products with
+// columns that are no multiple of 8 are left to hopper_gemm.cu where it can run.
 #include "kernels/cuda/gemm/gemm.h"
 
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cmath>
 #include <compare>
 #include <map>
 #include <mutex>
+#include <span>
 
 #include "base/check.h"
 #include "kernels/cuda/gemm/hopper_gemm.h"
@@ -138,6 +141,28 @@ void point_to(const Key& key, const Operands& operands, Plan& plan) {
   set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.a_scale);
 }
 
+/// Whether the algorithm sums parts of k apart, and adds them in a kernel of its own.
+bool splits(const cublasLtMatmulHeuristicResult_t& proposal) {
+  int32_t parts = 1;
+  size_t written = 0;
+  check_status(cublasLtMatmulAlgoConfigGetAttribute(&proposal.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts,
+                                                    sizeof parts, &written),
+               "parts of an algorithm");
+  return parts > 1;
+}
+
+/// The first proposal, but for one that splits k the first that need not: one whose tiles nearly fill the
+/// GPU's waves. The heuristic prefers large tiles too much where k is long.
+const cublasLtMatmulHeuristicResult_t& best_of(std::span<const cublasLtMatmulHeuristicResult_t> proposals) {
+  if (!splits(proposals[0])) return proposals[0];
+  const auto fills = [](const cublasLtMatmulHeuristicResult_t& proposal) {
+    const float waves = proposal.wavesCount;
+    return !splits(proposal) && waves > 0 && waves >= 0.9f * std::ceil(waves);
+  };
+  const auto found = std::find_if(proposals.begin(), proposals.end(), fills);
+  return found != proposals.end() ? *found : proposals[0];
+}
+
 void choose_algorithm(cublasLtHandle_t handle, const Key& key, uint64_t workspace_bytes, Plan& plan) {
   cublasLtMatmulPreference_t preference = nullptr;
   check_status(cublasLtMatmulPreferenceCreate(&preference), "preference");
@@ -150,16 +175,17 @@ void choose_algorithm(cublasLtHandle_t handle, const Key& key, uint64_t workspac
   // rounding.
   set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
       uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
-  cublasLtMatmulHeuristicResult_t proposal{};
+  std::array<cublasLtMatmulHeuristicResult_t, 8> proposals{};
   int found = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      handle, plan.product, plan.first, plan.second, plan.out, plan.out, preference, 1, &proposal, &found);
+      handle, plan.product, plan.first, plan.second, plan.out, plan.out, preference,
+      static_cast<int>(proposals.size()), proposals.data(), &found);
   cublasLtMatmulPreferenceDestroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS || found == 0)
     throw_failure("cuBLASLt has no algorithm for [{}, {}] x [{}, {}], types {} and {} to {}: {}", key.m,
                   key.k, key.k, key.n, static_cast<int>(key.a_type), static_cast<int>(key.b_type),
                   static_cast<int>(key.out_type), cublasLtGetStatusString(status));
-  plan.algorithm = proposal.algo;
+  plan.algorithm = best_of(std::span(proposals).first(static_cast<size_t>(found))).algo;
 }
 
 }  // namespace
