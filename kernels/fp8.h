@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/gemm.h"
 #include "kernels/norm.h"
 #include "kernels/optimizer.h"
 #include "perceiver/config.h"
@@ -83,11 +84,26 @@ struct Fp8GemmQuantize {
   Fp8Quantize quantize;
 };
 
+/// fp8_gemm, then the rotation of its result, which is rotary.out; rotary's operands are not read. The
+/// product is one of e4m3, to `type`, without an addend.
+struct Fp8LinearRotary {
+  Fp8Gemm product;
+  LinearRotary rotary;
+};
+
 /// fp8_quantize of what residual_layer_norm gives, in one pass: of y, rounded to `type`, which itself is not
 /// wanted (null). `quantize` has the same shape, format e4m3, `out`, and neither x, nor d_out, activation or
 /// sums.
 struct Fp8LayerNorm {
   ResidualLayerNorm norm;
+  Fp8Quantize quantize;
+};
+
+/// residual_layer_norm_backward, and fp8_quantize of the gradient that it gives the branch, rounded to
+/// `type`, which is `norm.d_x`: nothing is dropped. `quantize` has the same shape, format e5m2, `out` and
+/// `transposed`, and neither x, nor d_out, activation or sums.
+struct Fp8LayerNormBackward {
+  ResidualLayerNormBackward norm;
   Fp8Quantize quantize;
 };
 
@@ -151,7 +167,7 @@ inline bool fp8_gemm_quantizes(const Launch& launch, int64_t m, int64_t n) {
   return true;
 }
 
-/// Whether fp8_layer_norm takes rows of this many columns.
+/// Whether fp8_layer_norm and fp8_layer_norm_backward take rows of this many columns.
 inline bool fp8_layer_norm_possible(const Launch& launch, int64_t columns) {
 #ifdef PERCEIVER_CUDA
   if (launch.device.kind == DeviceKind::cuda) return cuda::fp8_layer_norm_possible(columns);
@@ -164,7 +180,9 @@ PERCEIVER_KERNEL(fp8_quantize, Fp8Quantize)
 PERCEIVER_KERNEL(fp8_quantize_many, Fp8QuantizeMany)
 PERCEIVER_KERNEL(fp8_gemm, Fp8Gemm)
 PERCEIVER_KERNEL(fp8_gemm_quantize, Fp8GemmQuantize)
+PERCEIVER_KERNEL(fp8_linear_rotary, Fp8LinearRotary)
 PERCEIVER_KERNEL(fp8_layer_norm, Fp8LayerNorm)
+PERCEIVER_KERNEL(fp8_layer_norm_backward, Fp8LayerNormBackward)
 PERCEIVER_KERNEL(fp8_rescale, Fp8Rescale)
 
 }  // namespace perceiver::kernels

@@ -180,6 +180,11 @@ void fp8_gemm_quantize(const Fp8GemmQuantize& k) {
   fp8_quantize(quantize);
 }
 
+void fp8_linear_rotary(const Fp8LinearRotary& k) {
+  fp8_gemm(k.product);
+  rotate_parts(k.rotary, rotary);
+}
+
 void fp8_layer_norm(const Fp8LayerNorm& k) {
   ResidualLayerNorm norm = k.norm;
   Fp8Quantize quantize = k.quantize;
@@ -187,6 +192,13 @@ void fp8_layer_norm(const Fp8LayerNorm& k) {
   with_type(norm.type, [&]<typename T>() { norm.y = scratch<Normal, T>(elements); });
   residual_layer_norm(norm);
   quantize.x = norm.y;
+  fp8_quantize(quantize);
+}
+
+void fp8_layer_norm_backward(const Fp8LayerNormBackward& k) {
+  residual_layer_norm_backward(k.norm);
+  Fp8Quantize quantize = k.quantize;
+  quantize.x = k.norm.d_x;
   fp8_quantize(quantize);
 }
 

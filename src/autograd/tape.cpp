@@ -40,11 +40,13 @@ GradientTarget Tape::target(const Variable& variable) {
   const bool accumulate = gradient.written;
   gradient.written = true;
   gradient.column_sums = {};
+  gradient.codes = {};
   if (offender_ != nullptr) written_.push_back(gradient.tensor);
   return {gradient.tensor, accumulate};
 }
 
-void Tape::give(const Variable& variable, const Tensor& tensor, const Tensor& column_sums) {
+void Tape::give(const Variable& variable, const Tensor& tensor, const Tensor& column_sums,
+                const std::shared_ptr<const Fp8Codes>& codes) {
   if (!variable.gradient) return;
   Gradient& gradient = *variable.gradient;
   if (tensor.shape() != gradient.shape || tensor.dtype() != gradient.dtype)
@@ -53,6 +55,7 @@ void Tape::give(const Variable& variable, const Tensor& tensor, const Tensor& co
   if (gradient.written || gradient.preallocated) return write(target(variable), tensor);
   gradient.tensor = tensor;
   gradient.column_sums = column_sums;
+  gradient.codes = codes;
   gradient.written = true;
 }
 
@@ -132,6 +135,7 @@ Variable recomputed(Tape& tape, const Variable& input,
 
   Variable output = Tape::leaf(result.value);
   output.wants_column_sums = result.wants_column_sums;
+  output.wants_codes = result.wants_codes;
   tape.record("recomputed block", output,
               [&tape, input = input.kept(), start, block = std::move(block), scope = tape.scope(),
                gradient = output.gradient] {
@@ -140,11 +144,12 @@ Variable recomputed(Tape& tape, const Variable& input,
                 inner.enter(scope);
                 Variable inner_input = Tape::leaf(input.read());
                 inner_input.wants_column_sums = input.wants_column_sums;
+                inner_input.wants_codes = input.wants_codes;
                 const Variable inner_output = block(inner, inner_input);
-                inner.give(inner_output, gradient->tensor, gradient->column_sums);
+                inner.give(inner_output, gradient->tensor, gradient->column_sums, gradient->codes);
                 inner.backward();
                 const Gradient& d_input = *inner_input.gradient;
-                if (d_input.written) tape.give(input, d_input.tensor, d_input.column_sums);
+                if (d_input.written) tape.give(input, d_input.tensor, d_input.column_sums, d_input.codes);
               });
   return output;
 }

@@ -26,9 +26,9 @@ Variable branch_of(Tape& tape, const Variable& x, const RelativePass& pass,
                    std::function<Variable(Tape&, const Variable&)> branch) {
   if (pass.recompute == Recompute::attention_mlp) return recomputed(tape, x, std::move(branch));
   if (!tape.recording()) return branch(tape, x);
-  const Variable input{x.value, Tape::leaf(x.value).gradient, x.restore, x.wants_column_sums};
+  const Variable input{x.value, Tape::leaf(x.value).gradient, x.restore, x.wants_column_sums, x.wants_codes};
   tape.record("branch", input, [&tape, x = x.gradient_only(), d_input = input.gradient] {
-    tape.give(x, d_input->tensor, d_input->column_sums);
+    tape.give(x, d_input->tensor, d_input->column_sums, d_input->codes);
   });
   return branch(tape, input);
 }

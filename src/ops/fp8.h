@@ -86,19 +86,27 @@ class Fp8Weights {
 /// rows and columns in multiples of 16. The weights' codes are up to date.
 bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParameters& parameters);
 
-/// The input of a layer in 8 bits, and what writes it.
-struct Fp8Input {
+/// An operand of a layer in 8 bits, and what writes it.
+struct Fp8Matrix {
   std::shared_ptr<const Fp8Codes> codes;
   kernels::Fp8Quantize quantize;  ///< without a source
 };
 
 /// Where LayerNorm leaves a matrix [rows, columns] of `type` that `reader` alone reads: nowhere, if that
 /// takes values, or has to see them to set its scale.
-std::optional<Fp8Input> normal_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
-                                      int64_t columns);
+std::optional<Fp8Matrix> normal_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
+                                       int64_t columns);
+
+/// Where LayerNorm's backward leaves the gradient of the result of a layer, if that reads it in 8 bits
+/// (Variable::wants_codes), under the same conditions.
+std::optional<Fp8Matrix> gradient_in_fp8(Tape& tape, const Variable& result);
 
 /// x · weightᵀ + bias.
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters);
+/// The same into `y`, a result of the tape that `rotary` describes, rotated. Backward takes the gradient of
+/// the product.
+void fp8_linear_rotary(Tape& tape, const Variable& x, const LinearParameters& parameters, const Variable& y,
+                       const kernels::LinearRotary& rotary);
 
 /// second(activation(first(x))), plus `residual` if it has a value; the hidden layer is quantised as it is
 /// computed.

@@ -14,9 +14,7 @@ enum class Layout { rows, both };
 
 /// Where an operand of `what`'s shape goes, with the scale of its site: completes `what`, which has the
 /// source.
-Fp8Codes target(Tape& tape, const LinearParameters& parameters, Fp8Operand operand, Layout layout,
-                Fp8Quantize& what) {
-  const Fp8Layer& layer = *parameters.fp8;
+Fp8Codes target(Tape& tape, const Fp8Layer& layer, Fp8Operand operand, Layout layout, Fp8Quantize& what) {
   const Fp8Recipe& recipe = *layer.recipe;
   const int64_t site = layer.first_site + operand;
   Fp8Codes result;
@@ -44,7 +42,7 @@ void calibrate(Tape& tape, const Fp8Layer& layer, Fp8Operand operand, const Fp8Q
 
 Fp8Codes quantise(Tape& tape, const LinearParameters& parameters, Fp8Operand operand, Layout layout,
                   Fp8Quantize what) {
-  const Fp8Codes result = target(tape, parameters, operand, layout, what);
+  const Fp8Codes result = target(tape, *parameters.fp8, operand, layout, what);
   if (parameters.fp8->recipe->calibrating) calibrate(tape, *parameters.fp8, operand, what);
   kernels::fp8_quantize(tape.launch(), what);
   return result;
@@ -81,10 +79,12 @@ Fp8Codes quantise_gradient(Tape& tape, const LinearParameters& parameters, Fp8Qu
   return quantise(tape, parameters, kFp8Gradient, Layout::both, what);
 }
 
-/// The same of a gradient that may have come with its column sums.
+/// The same of a gradient that may have come with its column sums, and quantised.
 Fp8Codes quantise_gradient(Tape& tape, const LinearParameters& parameters, const Gradient& d_y) {
-  if (!d_y.column_sums) return quantise_gradient(tape, parameters, source(d_y.tensor));
-  tape.write(tape.target(parameters.bias), d_y.column_sums);
+  if (!d_y.column_sums && (!d_y.codes || parameters.bias.gradient))
+    return quantise_gradient(tape, parameters, source(d_y.tensor));
+  if (d_y.column_sums) tape.write(tape.target(parameters.bias), d_y.column_sums);
+  if (d_y.codes) return *d_y.codes;
   return quantise(tape, parameters, kFp8Gradient, Layout::both, source(d_y.tensor));
 }
 
@@ -171,7 +171,7 @@ Fp8Codes hidden_layer(Tape& tape, const Fp8Codes& x, const LinearParameters& fir
   }
   activated.x = nullptr;
   const Fp8Codes weight = weight_of(first);
-  const Fp8Codes hidden = target(tape, second, kFp8Input, input_layout(tape), activated);
+  const Fp8Codes hidden = target(tape, *second.fp8, kFp8Input, input_layout(tape), activated);
   Fp8Gemm product = forward_product(x, weight, first);
   if (tape.recording()) product.c = pre.data();
   kernels::fp8_gemm_quantize(tape.launch(), {product, activated});
@@ -191,7 +191,7 @@ Fp8Codes hidden_gradient(Tape& tape, const Fp8Codes& d, const LinearParameters& 
   }
   const Fp8Codes weight = weight_of(second);
   add_bias_gradient(tape, first, derived);
-  const Fp8Codes d_pre = target(tape, first, kFp8Gradient, Layout::both, derived);
+  const Fp8Codes d_pre = target(tape, *first.fp8, kFp8Gradient, Layout::both, derived);
   kernels::fp8_gemm_quantize(tape.launch(),
                              {product_of(pre.dtype(), d, d.rows, weight, weight.columns), derived});
   return d_pre;
@@ -200,6 +200,29 @@ Fp8Codes hidden_gradient(Tape& tape, const Fp8Codes& d, const LinearParameters& 
 /// What backward keeps of an input: its transposed copy.
 Fp8Codes kept(const Fp8Codes& x) {
   return {.rows = {}, .columns = x.columns, .inverse = x.inverse, .format = x.format};
+}
+
+void record_linear(Tape& tape, const Variable& x, const Fp8Codes& input, const LinearParameters& parameters,
+                   const Variable& y) {
+  tape.record("linear", y, [&tape, x = x.gradient_only(), input = kept(input), parameters, d_y = y.gradient] {
+    const Fp8Codes d = quantise_gradient(tape, parameters, *d_y);
+    weight_gradient(tape, d, input, parameters);
+    if (const GradientTarget d_x = tape.target(x)) input_gradient(tape, d, parameters, d_x);
+  });
+}
+
+/// Where LayerNorm's kernels leave an operand of `layer`: nowhere, if that has to see values to set its
+/// scale, or a check has to.
+std::optional<Fp8Matrix> by_layer_norm(Tape& tape, const Fp8Layer& layer, Fp8Operand operand, Layout layout,
+                                       DType type, const Shape& shape) {
+  if (layer.recipe->calibrating || tape.finite_check() != nullptr) return std::nullopt;
+  if (!kernels::fp8_layer_norm_possible(tape.launch(), shape[1])) return std::nullopt;
+  Fp8Quantize quantize{};
+  quantize.type = type;
+  quantize.rows = shape[0];
+  quantize.columns = shape[1];
+  const Fp8Codes codes = target(tape, layer, operand, layout, quantize);
+  return Fp8Matrix{std::make_shared<const Fp8Codes>(codes), quantize};
 }
 
 bool multiplies_rows_in_fp8(const Tape& tape, int64_t rows, const LinearParameters& parameters) {
@@ -212,30 +235,35 @@ bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParamete
   return multiplies_rows_in_fp8(tape, x.shape()[0], parameters);
 }
 
-std::optional<Fp8Input> normal_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
-                                      int64_t columns) {
+std::optional<Fp8Matrix> normal_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
+                                       int64_t columns) {
   if (reader == nullptr || !multiplies_rows_in_fp8(tape, rows, *reader)) return std::nullopt;
-  if (reader->fp8->recipe->calibrating || tape.finite_check() != nullptr) return std::nullopt;
-  if (!kernels::fp8_layer_norm_possible(tape.launch(), columns)) return std::nullopt;
-  Fp8Quantize quantize{};
-  quantize.type = type;
-  quantize.rows = rows;
-  quantize.columns = columns;
-  const Fp8Codes codes = target(tape, *reader, kFp8Input, input_layout(tape), quantize);
-  return Fp8Input{std::make_shared<const Fp8Codes>(codes), quantize};
+  return by_layer_norm(tape, *reader->fp8, kFp8Input, input_layout(tape), type, {rows, columns});
+}
+
+std::optional<Fp8Matrix> gradient_in_fp8(Tape& tape, const Variable& result) {
+  if (!result.gradient || !result.wants_codes) return std::nullopt;
+  const Gradient& gradient = *result.gradient;
+  return by_layer_norm(tape, *result.wants_codes, kFp8Gradient, Layout::both, gradient.dtype, gradient.shape);
 }
 
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters) {
   const Fp8Codes input = input_of(tape, x, parameters);
   Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
   y.wants_column_sums = wants_column_sums(parameters);
+  y.wants_codes = parameters.fp8;
   product(tape, input, parameters, y.value);
-  tape.record("linear", y, [&tape, x = x.gradient_only(), input = kept(input), parameters, d_y = y.gradient] {
-    const Fp8Codes d = quantise_gradient(tape, parameters, *d_y);
-    weight_gradient(tape, d, input, parameters);
-    if (const GradientTarget d_x = tape.target(x)) input_gradient(tape, d, parameters, d_x);
-  });
+  record_linear(tape, x, input, parameters, y);
   return y;
+}
+
+void fp8_linear_rotary(Tape& tape, const Variable& x, const LinearParameters& parameters, const Variable& y,
+                       const kernels::LinearRotary& rotary) {
+  const Fp8Codes input = input_of(tape, x, parameters);
+  Fp8Gemm product = forward_product(input, weight_of(parameters), parameters);
+  product.c = y.value.data();
+  kernels::fp8_linear_rotary(tape.launch(), {product, rotary});
+  record_linear(tape, x, input, parameters, y);
 }
 
 Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters& first, Activation activation,
@@ -247,6 +275,7 @@ Variable fp8_feed_forward(Tape& tape, const Variable& x, const LinearParameters&
   const Fp8Codes hidden = hidden_layer(tape, input, first, activation, second, pre);
   Variable y = tape.result(type, {rows, second.weight.shape()[0]});
   y.wants_column_sums = wants_column_sums(second);
+  y.wants_codes = second.fp8;
   if (residual.value) check_same(tape, "feed_forward", "residual", residual.value, y.value);
   product(tape, hidden, second, y.value, residual.value);
   tape.record("feed_forward", y,

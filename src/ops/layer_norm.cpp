@@ -89,11 +89,12 @@ void make_recomputable(Tape& tape, Variable& y, const Tensor& x, const NormParam
 }
 
 /// The launch of a backward, which also makes LayerNorm(x) for those that wait for it and, if wanted, the
-/// column sums of the branch's gradient.
+/// column sums of the branch's gradient and its codes.
 struct Backward {
   std::shared_ptr<Recomputation> normal;
   kernels::ResidualLayerNormBackward arguments;
   Tensor y = {}, branch_sums = {};
+  std::optional<Fp8Matrix> quantised = {};
 
   Backward(Tape& tape, const Tensor& x, const NormParameters& norm, const Statistics& statistics,
            const Gradient& d_y, std::shared_ptr<Recomputation> recomputation)
@@ -105,12 +106,23 @@ struct Backward {
     arguments.y = y.data();
   }
 
-  void sum_branch(Tape& tape) {
-    branch_sums = Tensor::empty(tape.context(), accumulation_type(arguments.type), {arguments.columns});
-    arguments.branch_sums = branch_sums.data();
+  /// What else the maker of `branch` wants of its gradient, the arguments' d_branch or d_x.
+  void add_wishes(Tape& tape, const Variable& branch) {
+    if (!branch.gradient) return;
+    if (branch.wants_column_sums) {
+      branch_sums = Tensor::empty(tape.context(), accumulation_type(arguments.type), {arguments.columns});
+      arguments.branch_sums = branch_sums.data();
+    }
+    if (arguments.d_branch == nullptr) quantised = gradient_in_fp8(tape, branch);
   }
+  std::shared_ptr<const Fp8Codes> codes() const { return quantised ? quantised->codes : nullptr; }
+
   void run(Tape& tape) {
-    kernels::residual_layer_norm_backward(tape.launch(), arguments);
+    if (quantised) {
+      kernels::fp8_layer_norm_backward(tape.launch(), {arguments, quantised->quantize});
+    } else {
+      kernels::residual_layer_norm_backward(tape.launch(), arguments);
+    }
     for (const auto& use : normal->waiting) use(y);
     normal->waiting.clear();
   }
@@ -132,9 +144,11 @@ Variable layer_norm(Tape& tape, const Variable& x, const NormParameters& norm,
     if (!d_x) d_x.tensor = Tensor::empty(tape.context(), x.value.dtype(), x.shape());  // of a constant
     backward.arguments.d_x = d_x.tensor.data();
     backward.arguments.accumulate_x = d_x.accumulate;
-    if (x.gradient && x.wants_column_sums) backward.sum_branch(tape);
+    backward.add_wishes(tape, x);
     backward.run(tape);
-    if (x.gradient) x.gradient->column_sums = backward.branch_sums;
+    if (!x.gradient) return;
+    x.gradient->column_sums = backward.branch_sums;
+    x.gradient->codes = backward.codes();
   });
   return y;
 }
@@ -169,9 +183,9 @@ ResidualNorm residual_layer_norm(Tape& tape, const Variable& residual, const Var
                 arguments.d_x = d_x.data();
                 arguments.mask = mask;
                 arguments.d_branch = mask.threshold > 0 ? d_branch.data() : nullptr;
-                if (branch.gradient && branch.wants_column_sums) backward.sum_branch(tape);
+                backward.add_wishes(tape, branch);
                 backward.run(tape);
-                tape.give(branch, d_branch, backward.branch_sums);
+                tape.give(branch, d_branch, backward.branch_sums, backward.codes());
                 tape.give(residual, d_x);
               });
   return out;

@@ -266,15 +266,12 @@ Variable linear_rotary(Tape& tape, const Variable& x, const LinearParameters& pa
       check_rotary(tape, y, part * rotation.part_columns, rotation.head_dim, table, rotation.positions);
   };
   check_linear(tape, x.value, parameters);
-  Variable y;
+  const Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
+  check(y.value);
   if (multiplies_in_fp8(tape, x, parameters)) {
-    y = fp8_linear(tape, x, parameters);
-    check(y.value);
-    rotate(tape, rotation, y.value, 1);
+    fp8_linear_rotary(tape, x, parameters, y, rotation_of(rotation, y.value));
   } else {
     PERCEIVER_ASSERT(!x.codes);
-    y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
-    check(y.value);
     rotated_product(tape, x, parameters, rotation, y.value);
     record_linear(tape, x, parameters, y);
   }

@@ -12,7 +12,9 @@ Variable residual_add(Tape& tape, const Variable& residual, const Variable& bran
   if (residual.value) check_same(tape, "residual_add", "residual", residual.value, in);
   const kernels::DropoutMask mask = next_mask(tape, site);
   Variable sum = tape.result(in.dtype(), in.shape());
-  sum.wants_column_sums = branch.wants_column_sums && mask.threshold == 0;
+  const bool same = mask.threshold == 0;  // the gradients of the sum and of the branch
+  sum.wants_column_sums = branch.wants_column_sums && same;
+  if (same) sum.wants_codes = branch.wants_codes;
   kernels::residual_layer_norm(tape.launch(), {.type = in.dtype(),
                                                .rows = in.shape()[0],
                                                .columns = in.shape()[1],
@@ -23,16 +25,17 @@ Variable residual_add(Tape& tape, const Variable& residual, const Variable& bran
   tape.record("residual_add", sum,
               [&tape, residual = residual.gradient_only(), branch = branch.gradient_only(), mask,
                d_sum = sum.gradient] {
-                Tensor d_branch = d_sum->tensor;
                 if (mask.threshold > 0) {
-                  d_branch = Tensor::empty(tape.context(), d_sum->dtype, d_sum->shape);
+                  const Tensor d_branch = Tensor::empty(tape.context(), d_sum->dtype, d_sum->shape);
                   kernels::dropout(tape.launch(), {.type = d_branch.dtype(),
                                                    .elements = d_branch.elements(),
                                                    .x = d_sum->tensor.data(),
                                                    .mask = mask,
                                                    .y = d_branch.data()});
+                  tape.give(branch, d_branch);
+                } else {
+                  tape.give(branch, d_sum->tensor, d_sum->column_sums, d_sum->codes);
                 }
-                tape.give(branch, d_branch, mask.threshold == 0 ? d_sum->column_sums : Tensor());
                 tape.give(residual, d_sum->tensor);
               });
   return sum;

@@ -76,9 +76,10 @@ class PERCEIVER_API Tape {
   /// Where to write the gradient of `variable`; empty for constants. Each call must be followed by the write.
   GradientTarget target(const Variable& variable);
   /// Passes a finished tensor on as (part of) the gradient of `variable`, without a copy if it is the first
-  /// part. For a root: its gradient, before `backward`. `column_sums`: of the tensor, if they are known.
-  /// Throws `user` if shape or type are not the gradient's.
-  void give(const Variable& variable, const Tensor& gradient, const Tensor& column_sums = {});
+  /// part. For a root: its gradient, before `backward`. `column_sums` and `codes`: of the tensor, if they are
+  /// known. Throws `user` if shape or type are not the gradient's.
+  void give(const Variable& variable, const Tensor& gradient, const Tensor& column_sums = {},
+            const std::shared_ptr<const Fp8Codes>& codes = {});
   /// target (+)= tensor, of the same shape and type.
   void write(const GradientTarget& target, const Tensor& tensor) const;
   /// During backward: the finished gradient of an operation's output.

@@ -10,6 +10,11 @@
 
 namespace perceiver {
 
+struct Fp8Codes;  // of a matrix in 8 bits (ops/fp8.h)
+namespace ops {
+struct Fp8Layer;
+}
+
 /// The gradient of one value: absent until backward writes it first.
 struct Gradient {
   Tensor tensor;  ///< shape of the value; preallocated for parameters
@@ -19,6 +24,8 @@ struct Gradient {
   bool preallocated = false;  ///< a parameter's, at a fixed place in the flat gradient buffer
   /// [columns] in the accumulation type, where the operation that wrote `tensor` last left them.
   Tensor column_sums = {};
+  /// The gradient in 8 bits, likewise.
+  std::shared_ptr<const Fp8Codes> codes = {};
 };
 
 /// How a value is made again, where that is cheap.
@@ -30,8 +37,6 @@ struct Recomputation {
   std::vector<std::function<void(const Tensor&)>> waiting = {};
 };
 
-struct Fp8Codes;  // of a matrix in 8 bits (ops/fp8.h)
-
 /// A tensor and, if one is wanted, its gradient. They are separate so that an operation's backward keeps
 /// alive only what it reads.
 struct Variable {
@@ -42,14 +47,18 @@ struct Variable {
   std::shared_ptr<Recomputation> restore = {};
   /// Whether the backward of the operation that made it reads Gradient::column_sums.
   bool wants_column_sums = false;
+  /// The layer in 8 bits that made it, if the backward of that reads Gradient::codes.
+  std::shared_ptr<const ops::Fp8Layer> wants_codes = {};
   /// In 8 bits, for the one operation that reads it; `value` then has no contents.
   std::shared_ptr<const Fp8Codes> codes = {};
 
   const Shape& shape() const { return value.shape(); }
   /// What to keep for a backward that reads the value.
-  Variable kept() const { return {restore ? Tensor() : value, gradient, restore, wants_column_sums}; }
+  Variable kept() const {
+    return {restore ? Tensor() : value, gradient, restore, wants_column_sums, wants_codes};
+  }
   /// What to keep for a backward that only writes the gradient.
-  Variable gradient_only() const { return {Tensor(), gradient, {}, wants_column_sums}; }
+  Variable gradient_only() const { return {Tensor(), gradient, {}, wants_column_sums, wants_codes}; }
   Tensor read() const { return value || !restore ? value : restore->value(); }
   /// For a backward that writes this variable's gradient: calls `use` with the value, now or when a later
   /// backward of the same pass makes it.

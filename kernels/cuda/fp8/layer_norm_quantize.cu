@@ -2,11 +2,9 @@
 // transposed, instead of being written in bf16 and read again.
 //
 // A block of 8 warps takes 32 rows, a warp 4 successive ones, one after the other; the next row is on its way
-// from memory meanwhile. A lane has 8 neighbouring columns of each 256. Its codes go to global memory and to
-// shared memory, row-major with a word more a row. From there a thread takes 4 columns of 16 rows, a word a
-// row, and writes 16 bytes of each column; its neighbour writes the other 16 rows. The word more lets these
-// two read from other banks. Shared memory: 33 KiB at 1024 columns.
-#include "kernels/cuda/fp8/codes.cuh"
+// from memory meanwhile. A lane has 8 neighbouring columns of each 256. Its codes go to global memory and,
+// for the transposed copy, to a RowTile. Shared memory: 33 KiB at 1024 columns.
+#include "kernels/cuda/fp8/row_tile.cuh"
 #include "kernels/cuda/norm/layer_norm.cuh"
 #include "kernels/cuda/support/dependent_launch.cuh"
 #include "kernels/fp8.h"
@@ -16,33 +14,32 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarpRows = 4, kRows = kThreads / 32 * kWarpRows;
-constexpr int kVector = 8;      // columns of a lane
-constexpr int kChunkRows = 16;  // of an access to the transposed copy
-constexpr int kWordColumns = 4;
+constexpr int kVector = 8;  // columns of a lane
 
 template <typename Shape>
 class LayerNormTile {
-  static constexpr int kPitch = Shape::kGroup * Shape::kPacks * kVector / kWordColumns + 1;  // words
+  using Tile = RowTile<kRows, Shape::kGroup * Shape::kPacks * kVector>;
   static_assert(Shape::N == kVector && Shape::kGroup == 32);
 
  public:
-  static constexpr int kWords = kRows * kPitch;
+  static constexpr int kWords = Tile::kWords;
 
   __device__ LayerNormTile(const ResidualLayerNorm& norm, const Fp8Quantize& quantize, uint32_t* words)
-      : norm_(norm), quantize_(quantize), words_(words) {}
+      : norm_(norm), quantize_(quantize), tile_(words) {}
 
   __device__ void run() const {
     const int64_t block_row = static_cast<int64_t>(blockIdx.x) * kRows;
     const int warp_row = static_cast<int>(threadIdx.x) / 32 * kWarpRows;
-    if (block_row + warp_row < norm_.rows) quantise_rows(block_row + warp_row, words_ + warp_row * kPitch);
+    if (block_row + warp_row < norm_.rows) quantise_rows(block_row + warp_row, warp_row);
     if (quantize_.transposed == nullptr) return;
     __syncthreads();
-    write_transposed(block_row);
+    tile_.template write_transposed<kThreads>(static_cast<uint8_t*>(quantize_.transposed), block_row,
+                                              norm_.rows, static_cast<int>(norm_.columns));
   }
 
  private:
   /// A warp's rows, which are all inside of the matrix, since their number is a multiple of 16.
-  __device__ void quantise_rows(int64_t first, uint32_t* words) const {
+  __device__ void quantise_rows(int64_t first, int tile_row) const {
     const DropoutFactors factors(norm_.mask);
     const float scale = *quantize_.scale;
     float largest = 0;
@@ -65,36 +62,16 @@ class LayerNormTile {
         const uint2 codes = {encode<__NV_E4M3>(y, scale), encode<__NV_E4M3>(y + 4, scale)};
         *reinterpret_cast<uint2*>(static_cast<uint8_t*>(quantize_.out) + row * norm_.columns + column) =
             codes;
-        uint32_t* const to = words + r * kPitch + column / kWordColumns;
-        to[0] = codes.x;
-        to[1] = codes.y;
+        tile_.put(tile_row + r, column, codes);
       });
     }
     largest = warp_max(largest);
     if (Shape::lane() == 0) raise(quantize_.largest, largest);
   }
 
-  __device__ void write_transposed(int64_t block_row) const {
-    constexpr int kChunks = kRows / kChunkRows;
-    const int items = static_cast<int>(norm_.columns) / kWordColumns * kChunks;
-    for (int i = static_cast<int>(threadIdx.x); i < items; i += kThreads) {
-      const int chunk_row = i % kChunks * kChunkRows, word = i / kChunks;
-      const int64_t row = block_row + chunk_row;
-      if (row >= norm_.rows) continue;
-      uint32_t rows[kChunkRows];
-#pragma unroll
-      for (int r = 0; r < kChunkRows; ++r) rows[r] = words_[(chunk_row + r) * kPitch + word];
-      auto* to = static_cast<uint8_t*>(quantize_.transposed) + word * kWordColumns * norm_.rows + row;
-#pragma unroll
-      for (int c = 0; c < kWordColumns; ++c, to += norm_.rows)
-        *reinterpret_cast<uint4*>(to) = {column_word(rows, c), column_word(rows + 4, c),
-                                         column_word(rows + 8, c), column_word(rows + 12, c)};
-    }
-  }
-
   const ResidualLayerNorm& norm_;
   const Fp8Quantize& quantize_;
-  uint32_t* words_;  // [kRows, kPitch]
+  const Tile tile_;
 };
 
 template <typename Shape>

@@ -28,11 +28,11 @@ struct GemmArguments : ProductArguments {
   TileRotationArguments rotation;
 };
 
-template <bool kTransposeB>
-class GemmBlock : public ProductBlock<Bf16Operands<kTransposeB>, 1> {
+template <typename Operands>
+class GemmBlock : public ProductBlock<Operands, 1> {
  public:
   __device__ GemmBlock(const GemmArguments& arguments, unsigned char* memory)
-      : ProductBlock<Bf16Operands<kTransposeB>, 1>(arguments, memory), args_(arguments) {}
+      : ProductBlock<Operands, 1>(arguments, memory), args_(arguments) {}
 
   /// Writes the sums as they are.
   __device__ void finish_plainly() const { finish_tiles<Activation::identity, false>(); }
@@ -131,7 +131,7 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
     hopper_gemm_kernel(const __grid_constant__ GemmArguments arguments) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
-  GemmBlock<kTransposeB> block(arguments, memory);
+  GemmBlock<Bf16Operands<kTransposeB>> block(arguments, memory);
   block.template run<kFinisherWarps>([&] {
     if constexpr (kTransposeB) {
       block.finish();
@@ -142,11 +142,12 @@ __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
 #endif
 }
 
+template <typename Operands>
 __global__ void __cluster_dims__(kCluster) __launch_bounds__(kThreads, 1)
     hopper_gemm_rotary_kernel(const __grid_constant__ GemmArguments arguments) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
-  GemmBlock<true> block(arguments, memory);
+  GemmBlock<Operands> block(arguments, memory);
   block.template run<kFinisherWarps>([&] { block.finish_plainly(); },
                                      TileRotation(arguments.rotation, arguments.m));
 #endif
@@ -157,6 +158,20 @@ CUtensorMap matrix_map(const void* data, int64_t rows, int64_t columns, int64_t 
   return tensor_map(data, 1, rows, columns, stride, box_rows);
 }
 
+void map_operands(const HopperGemm& g, ProductArguments& a) {
+  constexpr int64_t kHalf = kColumns / kCluster;
+  a.a_inverse = g.a_inverse;
+  a.b_inverse = g.b_inverse;
+  if (g.a_inverse != nullptr) {
+    a.a = byte_tensor_map(g.a, g.m, g.k, kRows);
+    a.b = byte_tensor_map(g.b, g.n, g.k, kHalf);
+    return;
+  }
+  a.a = matrix_map(g.a, g.m, g.k, g.lda, kRows);
+  a.b = g.transpose_b ? matrix_map(g.b, g.n, g.k, g.ldb, kHalf)
+                      : matrix_map(g.b, g.k, g.n, g.ldb, Bf16Operands<false>::kDepth);
+}
+
 }  // namespace
 
 bool hopper_gemm_possible(const HopperGemm& g) {
@@ -164,6 +179,8 @@ bool hopper_gemm_possible(const HopperGemm& g) {
   const HopperRotation& r = g.rotation;
   const bool heads_fit = r.head_dim == 32 || r.head_dim == 64 || r.head_dim == 128;
   if (r.positions != nullptr && !(heads_fit && r.part_columns % r.head_dim == 0)) return false;
+  if (g.a_inverse != nullptr && (r.positions == nullptr || g.m % 16 != 0 || g.n % 16 != 0 || g.k % 16 != 0))
+    return false;
   return hopper::built() && hopper::on_hopper() && g.m > 0 && g.n > 0 && g.k > 0 && g.m <= INT32_MAX &&
          aligned({g.a, g.b, g.out, g.pre}) && rows(g.lda) && rows(g.ldb) && rows(g.ldc);
 }
@@ -187,10 +204,9 @@ void hopper_gemm(const Launch& launch, const HopperGemm& g) {
   require(g.rotation.positions == nullptr ||
               (g.transpose_b && g.pre == nullptr && g.activation == Activation::identity),
           "a rotation with B transposed only, and without an activation");
+  require(g.a_inverse == nullptr || g.rotation.positions != nullptr, "8-bit operands with a rotation only");
   GemmArguments a{};
-  a.a = matrix_map(g.a, g.m, g.k, g.lda, kRows);
-  a.b = g.transpose_b ? matrix_map(g.b, g.n, g.k, g.ldb, kColumns / kCluster)
-                      : matrix_map(g.b, g.k, g.n, g.ldb, Bf16Operands<false>::kDepth);
+  map_operands(g, a);
   a.m = static_cast<int>(g.m);
   a.n = static_cast<int>(g.n);
   a.k = static_cast<int>(g.k);
@@ -210,7 +226,9 @@ void hopper_gemm(const Launch& launch, const HopperGemm& g) {
                   .positions = r.positions,
                   .cosine = r.cosine,
                   .sine = r.sine};
-    return launch_product<hopper_gemm_rotary_kernel>(launch, kName, a);
+    if (g.a_inverse != nullptr)
+      return launch_product<hopper_gemm_rotary_kernel<Fp8Operands<false>>>(launch, kName, a);
+    return launch_product<hopper_gemm_rotary_kernel<Bf16Operands<true>>>(launch, kName, a);
   }
   if (g.transpose_b) return launch_product<hopper_gemm_kernel<true>>(launch, kName, a);
   launch_product<hopper_gemm_kernel<false>>(launch, kName, a);

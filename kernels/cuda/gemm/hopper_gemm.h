@@ -1,6 +1,7 @@
 // Matrix products of bf16 on Hopper whose epilogues do what follows a product (hopper_gemm.cu).
 #pragma once
 
+#include "kernels/fp8.h"
 #include "kernels/gemm.h"
 
 namespace perceiver::kernels::cuda {
@@ -14,9 +15,21 @@ struct HopperRotation {
   const float* sine;
 };
 
+inline HopperRotation hopper_rotation(const LinearRotary& k) {
+  return {.columns = k.parts * k.part_columns,
+          .part_columns = k.part_columns,
+          .heads = k.heads,
+          .head_dim = k.head_dim,
+          .bands = k.bands,
+          .positions = k.positions,
+          .cosine = static_cast<const float*>(k.cosine),
+          .sine = static_cast<const float*>(k.sine)};
+}
+
 /// out [m, n] = f(A [m, k] · op(B) [k, n] + bias [n]), row-major, bf16. The sums are of f32 and rounded to
 /// bf16 before f, so that f gives what a kernel of its own would. To keep instances few, an activation or a
-/// rotation needs `transpose_b`; at most one of the two is asked for.
+/// rotation needs `transpose_b`; at most one of the two is asked for. With inverse scales A and B are e4m3,
+/// as in Fp8Gemm, in multiples of 16 rows and columns, and there must be a rotation.
 struct HopperGemm {
   int64_t m, n, k;
   const void* a;
@@ -30,6 +43,7 @@ struct HopperGemm {
   Activation activation = Activation::identity;
   HopperRotation rotation = {};
   void* pre = nullptr;  // [m, n], as far apart as `out`: the sums before the activation, if they are wanted
+  const float *a_inverse = nullptr, *b_inverse = nullptr;  // null: bf16 operands
 };
 
 /// A product without what follows it.
@@ -45,6 +59,23 @@ inline HopperGemm hopper_product(const Gemm& g) {
           .out = g.c,
           .ldc = g.ldc,
           .bias = g.bias};
+}
+
+/// The same of 8-bit operands, e4m3.
+inline HopperGemm hopper_product(const Fp8Gemm& g) {
+  return {.m = g.m,
+          .n = g.n,
+          .k = g.k,
+          .a = g.a,
+          .lda = g.k,
+          .b = g.b,
+          .ldb = g.k,
+          .transpose_b = true,
+          .out = g.c,
+          .ldc = g.n,
+          .bias = g.bias,
+          .a_inverse = g.a_inverse,
+          .b_inverse = g.b_inverse};
 }
 
 /// Whether the build, the device, and the alignment of the operands allow it. A rotation needs heads of 32,

@@ -97,6 +97,12 @@ struct Fp8Operands {
   }
 };
 
+/// kScaled: of 8-bit operands, whose sums are multiplied by `factor`.
+template <bool kScaled>
+__device__ inline float scaled_sum(float sum, float factor, float addend) {
+  return kScaled ? fmaf(sum, factor, addend) : sum + addend;
+}
+
 /// What the multiplying threads do to their sums before these are rounded: nothing. (TileRotation does.)
 struct Unchanged {
   static constexpr bool kChanges = false, kFactors = false;
@@ -225,7 +231,8 @@ class ProductBlock {
       });
       if constexpr (Change::kChanges) {
         mbarrier_wait(slab_empty(slab, 0), phase);  // of which the bias is a part
-        if (change.change(c, product_.bias != nullptr ? bias(slab) : nullptr)) {
+        const float* const added = product_.bias != nullptr ? bias(slab) : nullptr;
+        if (change.template change<Operands::kScaled>(c, factor, added)) {
           round_tile<false, false>(c, factor, slab, phase);
           continue;
         }
@@ -293,7 +300,7 @@ class ProductBlock {
     };
     const bool biased = kAdds && product_.bias != nullptr;
     const auto add = [factor](float x, float b) {
-      return !kAdds ? x : Operands::kScaled ? fmaf(x, factor, b) : x + b;
+      return kAdds ? scaled_sum<Operands::kScaled>(x, factor, b) : x;
     };
     uint32_t factors[kFactors ? kPartSteps : 1][4];
 #pragma unroll

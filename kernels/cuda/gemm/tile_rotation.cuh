@@ -51,9 +51,10 @@ class TileRotation {
     begin(next, slab);
   }
 
-  /// Adds `bias` (may be null) to the sums of a slab, rounds and rotates them; false: nothing is to be
-  /// rotated, and nothing was done.
-  __device__ bool change(float (&c)[128], const float* bias) {
+  /// Multiplies the sums of a slab by `factor` (kScaled), adds `bias` (may be null), rounds and rotates them;
+  /// false: nothing is to be rotated, and nothing was done.
+  template <bool kScaled>
+  __device__ bool change(float (&c)[128], float factor, const float* bias) {
     if (heads_ == 0) return false;
 #pragma unroll
     for (int n = 0; n < kColumns / 8; ++n) {
@@ -61,8 +62,8 @@ class TileRotation {
           bias == nullptr ? float2{} : *reinterpret_cast<const float2*>(bias + n * 8 + lane() % 4 * 2);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        c[n * 4 + r * 2] += b.x;
-        c[n * 4 + r * 2 + 1] += b.y;
+        c[n * 4 + r * 2] = scaled_sum<kScaled>(c[n * 4 + r * 2], factor, b.x);
+        c[n * 4 + r * 2 + 1] = scaled_sum<kScaled>(c[n * 4 + r * 2 + 1], factor, b.y);
       }
     }
     switch (args_.head_dim) {

@@ -461,6 +461,94 @@ TEST_F(CudaFp8, LayerNormsAreQuantisedAsTheyAreComputed) {
             normalise_and_quantise(launch(), cases[4], true).out);
 }
 
+struct NormBackwardCase {
+  int64_t rows, columns;
+  bool accumulate = false, sums = true, normal = true;
+};
+
+struct NormBackwardResults {
+  std::vector<uint8_t> out, transposed;
+  float largest = 0;
+  std::vector<uint8_t> d_x, y;
+  bool operator==(const NormBackwardResults&) const = default;
+};
+
+struct NormBackward {
+  NormBackwardResults same;              // bit for bit, however it is computed
+  std::vector<std::vector<float>> sums;  // of columns, in another order
+};
+
+/// LayerNorm's backward and the quantisation of what it gives, in one pass or in two.
+NormBackward differentiate_and_quantise(const Launch& launch, const NormBackwardCase& c, bool in_one_pass) {
+  const int64_t n = c.rows * c.columns;
+  const auto elements = static_cast<size_t>(n), columns = static_cast<size_t>(c.columns);
+  const Array<bf16> x(random_values<bf16>(n, 1, 2)), d_y(random_values<bf16>(n, 2)),
+      d_sum(random_values<bf16>(n, 3)), d_x(random_values<bf16>(n, 4)), y(Values(elements, 0)),
+      scale(random_values<bf16>(c.columns, 5)), offset(random_values<bf16>(c.columns, 6));
+  const DeviceArray<float> mean(std::vector<float>(static_cast<size_t>(c.rows), 0.25f)),
+      rstd(std::vector<float>(static_cast<size_t>(c.rows), 0.5f)), quantum(std::vector<float>{kScale}),
+      largest(std::vector<float>{0}), d_scale(std::vector<float>(columns, 1)), d_offset(columns),
+      branch_sums(columns);
+  const DeviceArray<uint8_t> out(elements), transposed(elements);
+  kernels::Fp8LayerNormBackward k{.norm = {.type = DType::bf16,
+                                           .rows = c.rows,
+                                           .columns = c.columns,
+                                           .x = x.data(),
+                                           .scale = scale.data(),
+                                           .mean = mean.data(),
+                                           .rstd = rstd.data(),
+                                           .d_y = d_y.data(),
+                                           .d_sum = c.accumulate ? nullptr : d_sum.data(),
+                                           .d_x = d_x.data(),
+                                           .accumulate_x = c.accumulate,
+                                           .d_scale = c.sums ? d_scale.data() : nullptr,
+                                           .d_offset = c.sums ? d_offset.data() : nullptr,
+                                           .accumulate_scale = true,
+                                           .branch_sums = c.sums ? branch_sums.data() : nullptr,
+                                           .offset = c.normal ? offset.data() : nullptr,
+                                           .y = c.normal ? y.data() : nullptr},
+                                  .quantize = {.type = DType::bf16,
+                                               .rows = c.rows,
+                                               .columns = c.columns,
+                                               .x = nullptr,
+                                               .format = Fp8Format::e5m2,
+                                               .scale = quantum.data(),
+                                               .largest = largest.data(),
+                                               .out = out.data(),
+                                               .transposed = transposed.data()}};
+  if (in_one_pass) {
+    kernels::cuda::fp8_layer_norm_backward(launch, k);
+  } else {
+    kernels::cuda::residual_layer_norm_backward(launch, k.norm);
+    k.quantize.x = d_x.data();
+    kernels::cuda::fp8_quantize(launch, k.quantize);
+  }
+  NormBackward result{{out.read(), transposed.read(), largest.read()[0], d_x.bytes(), y.bytes()}, {}};
+  if (c.sums) result.sums = {d_scale.read(), d_offset.read(), branch_sums.read()};
+  return result;
+}
+
+Values values_of(const std::vector<float>& x) {
+  return {x.begin(), x.end()};
+}
+
+TEST_F(CudaFp8, GradientsOfLayerNormsAreQuantisedAsTheyAreComputed) {
+  const NormBackwardCase cases[] = {
+      {16, 16},      {48, 80, true},    {304, 512}, {304, 528, true, false}, {1040, 1024, false, true, false},
+      {20016, 1008}, {20016, 480, true}};
+  for (const NormBackwardCase& c : cases) {
+    if (brief_tests() && c.rows > 10000) continue;
+    SCOPED_TRACE(::testing::Message() << c.rows << " x " << c.columns);
+    const NormBackward one = differentiate_and_quantise(launch(), c, true),
+                       two = differentiate_and_quantise(launch(), c, false);
+    EXPECT_GT(one.same.largest, 0);
+    EXPECT_TRUE(one.same == two.same);
+    for (size_t i = 0; i < one.sums.size(); ++i)
+      expect_close(values_of(one.sums[i]), values_of(two.sums[i]), {1e-5, 1e-6}, "column sums");
+    EXPECT_EQ(differentiate_and_quantise(launch(), c, true).sums, one.sums);
+  }
+}
+
 TEST_F(CudaFp8, Rescales) {
   constexpr int64_t kSites = 300, kRanks = 3;
   std::mt19937 generator(1);

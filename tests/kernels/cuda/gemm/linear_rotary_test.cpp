@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/cuda/gemm/hopper_gemm.h"
+#include "kernels/fp8.h"
 #include "kernels/gemm.h"
 #include "tests/support/cuda_products.h"
 
@@ -98,6 +99,82 @@ TYPED_TEST(CudaLinearRotary, IsAProductAndAPass) {
       launch.sm_count = multiprocessors;
       check_linear_rotary<TypeParam>(launch, c, true);
       check_linear_rotary<TypeParam>(launch, c, false);
+    }
+}
+
+/// Codes of numbers between 1/16 and 2, of either sign.
+std::vector<uint8_t> random_codes(int64_t elements, uint32_t seed) {
+  std::vector<uint8_t> codes;
+  for (const int32_t x : random_ints(elements, seed, 80))
+    codes.push_back(static_cast<uint8_t>(0x18 + x % 40 + (x < 40 ? 0 : 0x80)));
+  return codes;
+}
+
+void check_fp8_linear_rotary(const Launch& launch, const LinearRotaryCase& c, bool biased) {
+  constexpr int32_t kPositions = 50;
+  const int64_t part_columns = c.heads * c.head_dim, columns = c.parts * part_columns + c.others;
+  const DeviceArray<uint8_t> x(random_codes(c.rows * c.depth, 1)), weight(random_codes(columns * c.depth, 2));
+  const DeviceArray<float> x_inverse(std::vector<float>{0.25f}), weight_inverse(std::vector<float>{0.0625f});
+  const Array<bf16> bias(random_values<bf16>(columns, 3)), out(c.rows * columns), apart(c.rows * columns);
+  const Array<float> cosine(random_values<float>(kPositions * c.bands, 4)),
+      sine(random_values<float>(kPositions * c.bands, 5));
+  Ints signed_positions = random_ints(c.rows, 6, 2 * kPositions - 1);
+  for (int32_t& position : signed_positions) position -= kPositions - 1;
+  const DeviceArray<int32_t> positions(signed_positions);
+  kernels::Fp8LinearRotary k{.product = {.type = DType::bf16,
+                                         .out_type = DType::bf16,
+                                         .m = c.rows,
+                                         .n = columns,
+                                         .k = c.depth,
+                                         .a = x.data(),
+                                         .a_inverse = x_inverse.data(),
+                                         .b = weight.data(),
+                                         .b_inverse = weight_inverse.data(),
+                                         .c = out.data(),
+                                         .bias = biased ? bias.data() : nullptr},
+                             .rotary = {.type = DType::bf16,
+                                        .rows = c.rows,
+                                        .columns = columns,
+                                        .depth = c.depth,
+                                        .x = nullptr,
+                                        .weight = nullptr,
+                                        .out = out.data(),
+                                        .parts = c.parts,
+                                        .part_columns = part_columns,
+                                        .heads = c.rotated_heads,
+                                        .head_dim = c.head_dim,
+                                        .bands = c.bands,
+                                        .positions = positions.data(),
+                                        .cosine = cosine.data(),
+                                        .sine = sine.data()}};
+  kernels::fp8_linear_rotary(launch, k);
+  k.product.c = apart.data();
+  k.rotary.out = apart.data();
+  kernels::cuda::fp8_gemm(launch, k.product);
+  rotate_parts(k.rotary, [&](const kernels::Rotary& part) { kernels::cuda::rotary(launch, part); });
+  // The products before are sums of the same numbers, which the other side of a tie may take when rounded.
+  expect_close(out.read(), apart.read(), {bound_of<bf16>().relative, 1.2e-2}, "out");
+}
+
+using CudaFp8LinearRotary = CudaProductsTest<bf16>;
+
+TEST_F(CudaFp8LinearRotary, IsAProductAndAPass) {
+  Launch launch = this->products_launch();
+  if (kernels::fp8_obstacle(launch) != nullptr) GTEST_SKIP() << "no products of 8 bits on this GPU";
+  const LinearRotaryCase cases[] = {
+      {304, 80, 2, 4, 64, 4, 16, 256},     //
+      {272, 208, 2, 8, 32, 8, 16, 256},    //
+      {272, 64, 2, 3, 128, 2, 64, 128},    //
+      {2512, 144, 2, 6, 128, 6, 32, 768},  //
+      {1104, 400, 1, 2, 64, 2, 32, 0},     //
+      {16, 16, 1, 2, 8, 1, 4, 0},          //
+  };
+  for (const int multiprocessors : {launch.sm_count, 2})
+    for (const LinearRotaryCase& c : cases) {
+      if (brief_tests() && c.rows > 1200) continue;
+      launch.sm_count = multiprocessors;
+      check_fp8_linear_rotary(launch, c, true);
+      check_fp8_linear_rotary(launch, c, false);
     }
 }
 
