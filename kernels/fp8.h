@@ -14,6 +14,7 @@
 
 #include <cstdint>
 
+#include "kernels/attention.h"
 #include "kernels/backend.h"
 #include "kernels/gemm.h"
 #include "kernels/norm.h"
@@ -107,6 +108,24 @@ struct Fp8LayerNormBackward {
   Fp8Quantize quantize;
 };
 
+/// attention, and fp8_quantize of its result, which is both written and quantised. `quantize` is of the rows
+/// of all examples, format e4m3, with `out`, and neither x, nor d_out, activation or sums.
+struct Fp8Attention {
+  Attention attention;
+  Fp8Quantize quantize;
+};
+
+/// fp8_quantize of the gradients that attention_backward gives of a matrix [rows, columns] which q, k and v
+/// are columns of, from q_column, k_column and v_column on, as many as there are; the gradients themselves
+/// are not wanted (null). `quantize` has format e5m2, `out` and `transposed`, and neither x, nor d_out or
+/// activation. With column sums `sum_parts` is memory for [rows / 16, columns].
+struct Fp8AttentionBackward {
+  AttentionBackward backward;
+  Fp8Quantize quantize;
+  int64_t q_column, k_column, v_column;
+  float* sum_parts = nullptr;
+};
+
 /// The end of a step: peak = max(largest of all ranks, peak * kFp8Decay), largest = 0, and the scale becomes
 /// the power of two that leaves a peak of headroom. An infinite magnitude counts as 0. Site i is e5m2 where
 /// i % 3 is 2. Nothing if `scalars` says that the step is not finite, but for largest = 0. Without `scalars`
@@ -146,6 +165,8 @@ namespace cuda {
 const char* fp8_obstacle();
 bool fp8_gemm_quantizes(const Launch& launch, int64_t m, int64_t n);
 bool fp8_layer_norm_possible(int64_t columns);
+bool fp8_attention_possible(const Launch& launch, const Attention& k);
+bool fp8_attention_possible(const Launch& launch, const AttentionBackward& k);
 }  // namespace cuda
 #endif
 
@@ -176,6 +197,16 @@ inline bool fp8_layer_norm_possible(const Launch& launch, int64_t columns) {
   return true;
 }
 
+/// Whether fp8_attention (fp8_attention_backward) takes these, and they fit a matrix of codes.
+template <typename Arguments>
+bool fp8_attention_possible(const Launch& launch, const Arguments& k) {
+#ifdef PERCEIVER_CUDA
+  if (launch.device.kind == DeviceKind::cuda) return cuda::fp8_attention_possible(launch, k);
+#endif
+  (void)launch, (void)k;
+  return true;
+}
+
 PERCEIVER_KERNEL(fp8_quantize, Fp8Quantize)
 PERCEIVER_KERNEL(fp8_quantize_many, Fp8QuantizeMany)
 PERCEIVER_KERNEL(fp8_gemm, Fp8Gemm)
@@ -183,6 +214,8 @@ PERCEIVER_KERNEL(fp8_gemm_quantize, Fp8GemmQuantize)
 PERCEIVER_KERNEL(fp8_linear_rotary, Fp8LinearRotary)
 PERCEIVER_KERNEL(fp8_layer_norm, Fp8LayerNorm)
 PERCEIVER_KERNEL(fp8_layer_norm_backward, Fp8LayerNormBackward)
+PERCEIVER_KERNEL(fp8_attention, Fp8Attention)
+PERCEIVER_KERNEL(fp8_attention_backward, Fp8AttentionBackward)
 PERCEIVER_KERNEL(fp8_rescale, Fp8Rescale)
 
 }  // namespace perceiver::kernels

@@ -85,6 +85,7 @@ struct FirstOperand;
 struct SecondOperand;
 struct Product;
 struct Normal;
+struct Gradients;
 
 /// The numbers of an operand times `factor`. In aligned memory, again.
 template <typename Operand, typename T>
@@ -199,6 +200,27 @@ void fp8_layer_norm_backward(const Fp8LayerNormBackward& k) {
   residual_layer_norm_backward(k.norm);
   Fp8Quantize quantize = k.quantize;
   quantize.x = k.norm.d_x;
+  fp8_quantize(quantize);
+}
+
+void fp8_attention(const Fp8Attention& k) {
+  attention(k.attention);
+  Fp8Quantize quantize = k.quantize;
+  quantize.x = k.attention.out;
+  fp8_quantize(quantize);
+}
+
+void fp8_attention_backward(const Fp8AttentionBackward& k) {
+  AttentionBackward backward = k.backward;
+  Fp8Quantize quantize = k.quantize;
+  with_type(quantize.type, [&]<typename T>() {
+    T* const gradients = scratch<Gradients, T>(static_cast<size_t>(quantize.rows * quantize.columns));
+    backward.d_q = gradients + k.q_column;
+    backward.d_k = gradients + k.k_column;
+    backward.d_v = gradients + k.v_column;
+    quantize.x = gradients;
+  });
+  attention_backward(backward);
   fp8_quantize(quantize);
 }
 

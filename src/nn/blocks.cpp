@@ -103,7 +103,8 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
                                     .rotary = pass.rotary,
                                     .query_positions = pass.query_positions,
                                     .key_positions = pass.key_positions,
-                                    .rotated = true};
+                                    .rotated = true,
+                                    .reader = &out_};
   if (pass.cache != nullptr && pass.cache->decode) {
     write_cache(tape, *pass.cache, qkv, width_);
     return ops::linear(tape, attend_cache(tape, *pass.cache, qkv, heads_, head_dim, pass.rotary), out_);
@@ -179,7 +180,8 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
                                     .batch = pass.batch,
                                     .heads = heads_,
                                     .head_dim = head_dim,
-                                    .backend = pass.attention};
+                                    .backend = pass.attention,
+                                    .reader = &out_};
   const Variable attended = pass.key_shards.group == nullptr
                                 ? ops::attention(tape, inputs, pass.mask)
                                 : ops::sharded_attention(tape, inputs, pass.mask, pass.key_shards);

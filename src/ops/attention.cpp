@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "ops/attention_launch.h"
 #include "ops/checks.h"
+#include "ops/fp8.h"
 #include "ops/rotary_launch.h"
 
 namespace perceiver::ops {
@@ -111,6 +112,40 @@ void hand_on(Tape& tape, const Variable& x, const Tensor& gradient) {
   if (x.gradient && x.gradient->tensor.data() != gradient.data()) tape.give(x, gradient);
 }
 
+/// Backward of packed heads that leaves their gradient in 8 bits, where the layer that made them reads it so.
+bool quantised_backward(Tape& tape, const AttentionInputs& in, const kernels::AttentionBackward& arguments) {
+  if (!packed(in) || in.q.gradient->written || !kernels::fp8_attention_possible(tape.launch(), arguments))
+    return false;
+  const std::optional<Fp8Matrix> quantised = gradient_in_fp8(tape, in.q);
+  if (!quantised) return false;
+  const Gradient& gradient = *in.q.gradient;
+  const int64_t rows = gradient.shape[0], columns = gradient.shape[1];
+  Tensor sums, parts;
+  if (in.q.wants_column_sums) {
+    sums = Tensor::empty(tape.context(), accumulation_type(gradient.dtype), {columns});
+    parts = Tensor::empty(tape.context(), DType::f32, {rows / 16, columns});
+  }
+  kernels::Fp8AttentionBackward k{.backward = arguments,
+                                  .quantize = quantised->quantize,
+                                  .q_column = in.q_column,
+                                  .k_column = in.k_column,
+                                  .v_column = in.v_column,
+                                  .sum_parts = parts.as<float>()};
+  k.quantize.column_sums = sums.data();
+  kernels::fp8_attention_backward(tape.launch(), k);
+  tape.give(in.q, Tensor::without_contents(tape.context(), gradient.dtype, gradient.shape), sums,
+            quantised->codes);
+  return true;
+}
+
+/// Where attention leaves its result for `in.reader`.
+std::optional<Fp8Matrix> quantised_result(Tape& tape, const AttentionInputs& in,
+                                          const kernels::Attention& arguments) {
+  if (!kernels::fp8_attention_possible(tape.launch(), arguments)) return std::nullopt;
+  return input_in_fp8(tape, in.reader, arguments.type, arguments.batch * arguments.queries,
+                      arguments.out_stride);
+}
+
 }  // namespace
 
 void check_attention(const Tape& tape, const AttentionInputs& in, const AttentionMask& mask) {
@@ -161,18 +196,22 @@ void launch_attention(Tape& tape, const AttentionInputs& in, const AttentionMask
 
 void launch_attention_backward(Tape& tape, const AttentionInputs& in, const AttentionMask& mask,
                                const Tensor& out, const Tensor& lse, const Tensor& d_out) {
-  const Tensor d_q = place_for(tape, in.q, in.q.value);
-  const Tensor d_kv = packed(in) ? d_q : place_for(tape, in.kv, in.kv.value);
   kernels::AttentionBackward arguments{.forward = arguments_of(in, mask, out.data(), lse.data()),
                                        .d_out = d_out.data(),
-                                       .d_q = column_of(d_q, in.q_column),
-                                       .d_k = column_of(d_kv, in.k_column),
-                                       .d_v = column_of(d_kv, in.v_column),
+                                       .d_q = nullptr,
+                                       .d_k = nullptr,
+                                       .d_v = nullptr,
                                        .q_rotary = rotation(in, in.query_positions),
                                        .k_rotary = rotation(in, in.key_positions)};
   const int64_t bytes = kernels::attention_backward_workspace(tape.launch(), arguments);
   const Tensor scratch = bytes > 0 ? Tensor::empty(tape.context(), DType::u8, {bytes}) : Tensor();
   arguments.scratch = scratch.data();
+  if (quantised_backward(tape, in, arguments)) return;
+  const Tensor d_q = place_for(tape, in.q, in.q.value);
+  const Tensor d_kv = packed(in) ? d_q : place_for(tape, in.kv, in.kv.value);
+  arguments.d_q = column_of(d_q, in.q_column);
+  arguments.d_k = column_of(d_kv, in.k_column);
+  arguments.d_v = column_of(d_kv, in.v_column);
   kernels::attention_backward(tape.launch(), arguments);
   hand_on(tape, in.q, d_q);
   if (!packed(in)) hand_on(tape, in.kv, d_kv);
@@ -182,10 +221,16 @@ Variable attention(Tape& tape, const AttentionInputs& in, const AttentionMask& m
   check_attention(tape, in, mask);
   rotate_inputs(tape, in);
   const int64_t rows = in.q.shape()[0];
-  const Variable out = tape.result(in.q.value.dtype(), {rows, in.heads * in.head_dim});
+  Variable out = tape.result(in.q.value.dtype(), {rows, in.heads * in.head_dim});
   const Tensor lse = Tensor::empty(tape.context(), accumulation_type(out.value.dtype()),
                                    {in.batch, in.heads, rows / in.batch});
-  launch_attention(tape, in, mask, out.value.data(), lse.data());
+  const kernels::Attention arguments = arguments_of(in, mask, out.value.data(), lse.data());
+  if (const auto quantised = quantised_result(tape, in, arguments)) {
+    kernels::fp8_attention(tape.launch(), {arguments, quantised->quantize});
+    out.codes = quantised->codes;
+  } else {
+    kernels::attention(tape.launch(), arguments);
+  }
   tape.record("attention", out, [&tape, in, mask, lse, out_value = out.value, d_out = out.gradient] {
     launch_attention_backward(tape, in, mask, out_value, lse, d_out->tensor);
   });

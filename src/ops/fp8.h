@@ -92,13 +92,13 @@ struct Fp8Matrix {
   kernels::Fp8Quantize quantize;  ///< without a source
 };
 
-/// Where LayerNorm leaves a matrix [rows, columns] of `type` that `reader` alone reads: nowhere, if that
-/// takes values, or has to see them to set its scale.
-std::optional<Fp8Matrix> normal_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
-                                       int64_t columns);
+/// Where an operation that can quantise its result [rows, columns] of `type` leaves it for `reader`: nowhere,
+/// if that takes values, or has to see them to set its scale.
+std::optional<Fp8Matrix> input_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
+                                      int64_t columns);
 
-/// Where LayerNorm's backward leaves the gradient of the result of a layer, if that reads it in 8 bits
-/// (Variable::wants_codes), under the same conditions.
+/// Where a backward that can quantise it leaves the gradient of the result of a layer, if that reads it in 8
+/// bits (Variable::wants_codes), under the same conditions.
 std::optional<Fp8Matrix> gradient_in_fp8(Tape& tape, const Variable& result);
 
 /// x · weightᵀ + bias.

@@ -213,10 +213,9 @@ void record_linear(Tape& tape, const Variable& x, const Fp8Codes& input, const L
 
 /// Where LayerNorm's kernels leave an operand of `layer`: nowhere, if that has to see values to set its
 /// scale, or a check has to.
-std::optional<Fp8Matrix> by_layer_norm(Tape& tape, const Fp8Layer& layer, Fp8Operand operand, Layout layout,
-                                       DType type, const Shape& shape) {
+std::optional<Fp8Matrix> made_in_fp8(Tape& tape, const Fp8Layer& layer, Fp8Operand operand, Layout layout,
+                                     DType type, const Shape& shape) {
   if (layer.recipe->calibrating || tape.finite_check() != nullptr) return std::nullopt;
-  if (!kernels::fp8_layer_norm_possible(tape.launch(), shape[1])) return std::nullopt;
   Fp8Quantize quantize{};
   quantize.type = type;
   quantize.rows = shape[0];
@@ -235,16 +234,16 @@ bool multiplies_in_fp8(const Tape& tape, const Variable& x, const LinearParamete
   return multiplies_rows_in_fp8(tape, x.shape()[0], parameters);
 }
 
-std::optional<Fp8Matrix> normal_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
-                                       int64_t columns) {
+std::optional<Fp8Matrix> input_in_fp8(Tape& tape, const LinearParameters* reader, DType type, int64_t rows,
+                                      int64_t columns) {
   if (reader == nullptr || !multiplies_rows_in_fp8(tape, rows, *reader)) return std::nullopt;
-  return by_layer_norm(tape, *reader->fp8, kFp8Input, input_layout(tape), type, {rows, columns});
+  return made_in_fp8(tape, *reader->fp8, kFp8Input, input_layout(tape), type, {rows, columns});
 }
 
 std::optional<Fp8Matrix> gradient_in_fp8(Tape& tape, const Variable& result) {
   if (!result.gradient || !result.wants_codes) return std::nullopt;
   const Gradient& gradient = *result.gradient;
-  return by_layer_norm(tape, *result.wants_codes, kFp8Gradient, Layout::both, gradient.dtype, gradient.shape);
+  return made_in_fp8(tape, *result.wants_codes, kFp8Gradient, Layout::both, gradient.dtype, gradient.shape);
 }
 
 Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters) {

@@ -60,7 +60,9 @@ void check_norm(const Tape& tape, const Tensor& x, const NormParameters& norm) {
 /// Writes y.value, or y.codes instead if `reader` takes these.
 void normalise_for(Tape& tape, const LinearParameters* reader, const kernels::ResidualLayerNorm& arguments,
                    Variable& y) {
-  const auto input = normal_in_fp8(tape, reader, arguments.type, arguments.rows, arguments.columns);
+  std::optional<Fp8Matrix> input;
+  if (kernels::fp8_layer_norm_possible(tape.launch(), arguments.columns))
+    input = input_in_fp8(tape, reader, arguments.type, arguments.rows, arguments.columns);
   if (!input) return kernels::residual_layer_norm(tape.launch(), arguments);
   kernels::Fp8LayerNorm quantised{arguments, input->quantize};
   quantised.norm.y = nullptr;
@@ -113,7 +115,8 @@ struct Backward {
       branch_sums = Tensor::empty(tape.context(), accumulation_type(arguments.type), {arguments.columns});
       arguments.branch_sums = branch_sums.data();
     }
-    if (arguments.d_branch == nullptr) quantised = gradient_in_fp8(tape, branch);
+    if (arguments.d_branch == nullptr && kernels::fp8_layer_norm_possible(tape.launch(), arguments.columns))
+      quantised = gradient_in_fp8(tape, branch);
   }
   std::shared_ptr<const Fp8Codes> codes() const { return quantised ? quantised->codes : nullptr; }
 

@@ -266,9 +266,13 @@ Variable linear_rotary(Tape& tape, const Variable& x, const LinearParameters& pa
       check_rotary(tape, y, part * rotation.part_columns, rotation.head_dim, table, rotation.positions);
   };
   check_linear(tape, x.value, parameters);
-  const Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
+  Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
   check(y.value);
   if (multiplies_in_fp8(tape, x, parameters)) {
+    if (rotation.reader_rotates_back) {
+      y.wants_column_sums = wants_column_sums(parameters);
+      y.wants_codes = parameters.fp8;
+    }
     fp8_linear_rotary(tape, x, parameters, y, rotation_of(rotation, y.value));
   } else {
     PERCEIVER_ASSERT(!x.codes);

@@ -148,6 +148,9 @@ struct AttentionInputs {
   Tensor key_positions = {};    ///< i32 [batch * keys]
   /// q and kv are rotated already; their gradients are still those before the rotation.
   bool rotated = false;
+  /// The linear layer that alone reads the result, if known: that is left in 8 bits for it, too, where it
+  /// multiplies in 8 bits.
+  const LinearParameters* reader = nullptr;
 };
 
 /// [batch * queries, heads * head_dim]: softmax(q kᵀ / sqrt(head_dim)) v of each head, without a score matrix

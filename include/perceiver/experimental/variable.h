@@ -49,7 +49,7 @@ struct Variable {
   bool wants_column_sums = false;
   /// The layer in 8 bits that made it, if the backward of that reads Gradient::codes.
   std::shared_ptr<const ops::Fp8Layer> wants_codes = {};
-  /// In 8 bits, for the one operation that reads it; `value` then has no contents.
+  /// In 8 bits, for the one operation that reads it; `value` may then have no contents.
   std::shared_ptr<const Fp8Codes> codes = {};
 
   const Shape& shape() const { return value.shape(); }

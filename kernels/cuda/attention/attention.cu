@@ -95,6 +95,14 @@ int64_t backward_bytes(AttentionKernel kernel, const Launch& launch, const Atten
   return attention_reference_backward_bytes(a);
 }
 
+Scratch scratch_of(const Launch& launch, const AttentionBackward& a) {
+  const int64_t wanted = cuda::attention_backward_workspace(launch, a);
+  if (wanted > 0 && a.scratch != nullptr) return {a.scratch, wanted};
+  return {launch.workspace, launch.workspace_bytes};
+}
+
+constexpr int64_t kQuantizedHead = 64;
+
 }  // namespace
 
 AttentionChoice attention_choice(const AttentionBackward& a, int sm_count) {
@@ -134,12 +142,38 @@ int64_t attention_backward_workspace(const Launch& launch, const AttentionBackwa
   return bytes <= kSmallestWorkspace ? 0 : bytes;
 }
 
+bool fp8_attention_possible(const Launch& launch, const Attention& k) {
+  return choose(k, launch.sm_count) == AttentionKernel::hopper && k.head_dim == kQuantizedHead &&
+         k.queries % 16 == 0 && k.out_stride == k.heads * k.head_dim;
+}
+
+bool fp8_attention_possible(const Launch& launch, const AttentionBackward& a) {
+  const Attention& k = a.forward;
+  return choose(a, launch.sm_count) == AttentionKernel::hopper && k.head_dim == kQuantizedHead &&
+         k.queries % 16 == 0 && k.keys == k.queries;
+}
+
+void fp8_attention(const Launch& launch, const Fp8Attention& k) {
+  require(cuda::fp8_attention_possible(launch, k.attention), "heads of 64 channels on Hopper");
+  require(
+      k.quantize.out != nullptr && k.quantize.format == Fp8Format::e4m3 && k.quantize.column_sums == nullptr,
+      "codes of e4m3 alone");
+  if (k.quantize.rows > 0) attention_hopper_quantize(launch, k);
+}
+
+void fp8_attention_backward(const Launch& launch, const Fp8AttentionBackward& k) {
+  require(cuda::fp8_attention_possible(launch, k.backward), "heads of 64 channels on Hopper");
+  require(
+      k.quantize.out != nullptr && k.quantize.transposed != nullptr && k.quantize.format == Fp8Format::e5m2,
+      "both copies of codes of e5m2");
+  require(k.quantize.column_sums == nullptr || k.sum_parts != nullptr, "memory for parts of the sums");
+  if (k.quantize.rows > 0) attention_hopper_backward_quantize(launch, k, scratch_of(launch, k.backward));
+}
+
 void attention_backward(const Launch& launch, const AttentionBackward& a) {
   const Attention& k = a.forward;
   if (k.batch == 0 || k.heads == 0) return;
-  Scratch scratch{launch.workspace, launch.workspace_bytes};
-  const int64_t wanted = cuda::attention_backward_workspace(launch, a);
-  if (wanted > 0 && a.scratch != nullptr) scratch = {a.scratch, wanted};
+  const Scratch scratch = scratch_of(launch, a);
   const AttentionKernel kernel = choose(a, launch.sm_count);
   if (kernel == AttentionKernel::hopper) return attention_hopper_backward(launch, a, scratch);
   if (kernel == AttentionKernel::cudnn) {

@@ -3,6 +3,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/cuda/support/common.cuh"
+#include "kernels/fp8.h"
 
 namespace perceiver::kernels::cuda {
 
@@ -27,6 +28,9 @@ int64_t attention_portable_backward_bytes(const AttentionBackward& a, int sm_cou
 // Compute capability 9.0, bf16, heads of up to 128 channels, a multiple of 8.
 void attention_hopper(const Launch& launch, const Attention& k);
 void attention_hopper_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch);
+// The same for heads of 64 channels, and multiples of 16 rows.
+void attention_hopper_quantize(const Launch& launch, const Fp8Attention& k);
+void attention_hopper_backward_quantize(const Launch& launch, const Fp8AttentionBackward& a, Scratch scratch);
 int64_t attention_hopper_backward_bytes(const AttentionBackward& a);
 
 }  // namespace perceiver::kernels::cuda

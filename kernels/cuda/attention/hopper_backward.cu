@@ -14,6 +14,7 @@
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
+#include "kernels/cuda/support/column_sums.cuh"
 
 namespace perceiver::kernels::cuda {
 namespace {
@@ -107,13 +108,18 @@ BackwardArguments make_arguments(const AttentionBackward& a, Scratch scratch) {
 }
 
 template <typename S>
-void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch) {
-  const Attention& k = a.forward;
-  const BackwardArguments arguments = make_arguments<S>(a, scratch);
+void launch_preprocess(const Launch& launch, const BackwardArguments& arguments) {
+  const Attention& k = arguments.a.forward;
   const int64_t lanes = k.batch * k.heads * padded_queries<S>(k) * kQueryLanes<S>;
   launch_dependent<attention_hopper_preprocess_kernel<S>>(launch, "attention_hopper_preprocess_kernel",
                                                           static_cast<unsigned>(ceil_div(lanes, 256)), 256, 0,
                                                           arguments);
+}
+
+template <typename S>
+void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch) {
+  const BackwardArguments arguments = make_arguments<S>(a, scratch);
+  launch_preprocess<S>(launch, arguments);
   launch_dkdv<S>(launch, arguments);
   launch_dq<S>(launch, arguments);
 }
@@ -131,6 +137,30 @@ void attention_hopper_backward(const Launch& launch, const AttentionBackward& a,
   require(scratch.bytes >= attention_hopper_backward_bytes(a), "scratch memory for attention's backward");
   with_head_width(a.forward.head_dim,
                   [&]<int D>() { launch_backward<BackwardShape<D>>(launch, a, scratch); });
+}
+
+void attention_hopper_backward_quantize(const Launch& launch, const Fp8AttentionBackward& a,
+                                        Scratch scratch) {
+  using S = BackwardShape<64>;
+  require(scratch.bytes >= attention_hopper_backward_bytes(a.backward),
+          "scratch memory for attention's backward");
+  const Fp8Quantize& q = a.quantize;
+  BackwardArguments arguments = make_arguments<S>(a.backward, scratch);
+  arguments.quantize = q;
+  arguments.q_column = a.q_column;
+  arguments.k_column = a.k_column;
+  arguments.v_column = a.v_column;
+  arguments.sum_parts = q.column_sums != nullptr ? a.sum_parts : nullptr;
+  launch_preprocess<S>(launch, arguments);
+  launch_dkdv<S, true>(launch, arguments);
+  launch_dq<S, true>(launch, arguments);
+  if (q.column_sums == nullptr) return;
+  sum_parts(launch, {.parts = a.sum_parts,
+                     .count = q.rows / 16,
+                     .stride = q.columns,
+                     .columns = q.columns,
+                     .target = {static_cast<float*>(q.column_sums)},
+                     .accumulate = {q.accumulate_sums}});
 }
 
 }  // namespace perceiver::kernels::cuda

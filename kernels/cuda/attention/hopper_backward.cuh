@@ -33,6 +33,10 @@ struct BackwardArguments {
   float* statistics;           // [batch, heads, query_tiles, 2, kQueries]: LSE in base 2, delta
   int32_t* limits;             // [batch, query_tiles, kQueries], at most `keys`
   int* next_item;              // of dK and dV's dynamic tile scheduler
+  // With kCodes, as in Fp8AttentionBackward, in place of d_q, d_k and d_v.
+  Fp8Quantize quantize;
+  int64_t q_column, k_column, v_column;
+  float* sum_parts;
 };
 
 /// Tiles of kQueries queries for dK and dV, of kKeys keys for dQ.
@@ -68,10 +72,10 @@ struct OwnRows<D, true> {
   uint32_t operand_[D / 4];
 };
 
-// Instantiated beside their kernels for the widths of with_head_width.
-template <typename S>
+// Instantiated beside their kernels for the widths of with_head_width; kCodes: for 64.
+template <typename S, bool kCodes = false>
 void launch_dkdv(const Launch& launch, BackwardArguments arguments);
-template <typename S>
+template <typename S, bool kCodes = false>
 void launch_dq(const Launch& launch, BackwardArguments arguments);
 
 }  // namespace perceiver::kernels::cuda::hopper

@@ -13,6 +13,7 @@
 // KiB above (3 stages).
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
+#include "kernels/cuda/attention/store_codes.cuh"
 #include "kernels/cuda/hopper/rotate_rows.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
@@ -40,7 +41,8 @@ struct DkDvLayout {
   static constexpr uint32_t kSharedBytes = kItems + 2 * sizeof(KeyItem);
 };
 
-template <typename S>
+/// kCodes: leaves dK and dV in 8 bits.
+template <typename S, bool kCodes>
 class DkDvBlock {
   using L = DkDvLayout<S>;
   static constexpr int D = S::D, kQueries = S::kQueries, kStages = L::kStages;
@@ -418,12 +420,26 @@ class DkDvBlock {
     // All four warps have read K and V, whose shared memory is reused.
     named_barrier_sync(1 + group_);
     unsigned char* k = memory_ + slot * L::kSlotBytes;
-    store_rows<D>(d_k_, args_.scale, args_.scale, k, kOwnTileBytes, row,
-                  static_cast<__nv_bfloat16*>(args_.a.d_k) + offset, a_.kv_stride, left, width);
-    store_rows<D>(d_v_, 1.0f, 1.0f, k + S::kKeyBytes, kOwnTileBytes, row,
-                  static_cast<__nv_bfloat16*>(args_.a.d_v) + offset, a_.kv_stride, left, width);
+    if constexpr (kCodes) {
+      if (left > 0) write_codes(k, row, first + key, item.head * width);
+    } else {
+      store_rows<D>(d_k_, args_.scale, args_.scale, k, kOwnTileBytes, row,
+                    static_cast<__nv_bfloat16*>(args_.a.d_k) + offset, a_.kv_stride, left, width);
+      store_rows<D>(d_v_, 1.0f, 1.0f, k + S::kKeyBytes, kOwnTileBytes, row,
+                    static_cast<__nv_bfloat16*>(args_.a.d_v) + offset, a_.kv_stride, left, width);
+    }
     fence_proxy_async();
     mbarrier_arrive_warp(slot_empty(slot));
+  }
+
+  /// Of 16 keys from `key` of the whole matrix on, and the head from `column` on.
+  __device__ void write_codes(unsigned char* tiles, int row, int64_t key, int64_t column) {
+    store_codes<__NV_E5M2, false>(d_k_, args_.scale, args_.scale, tiles, row,
+                                  head_codes(args_.quantize, key, args_.k_column + column, args_.sum_parts),
+                                  args_.quantize);
+    store_codes<__NV_E5M2, false>(d_v_, 1.0f, 1.0f, tiles + S::kKeyBytes, row,
+                                  head_codes(args_.quantize, key, args_.v_column + column, args_.sum_parts),
+                                  args_.quantize);
   }
 
   const BackwardArguments& args_;
@@ -440,28 +456,29 @@ class DkDvBlock {
   float d_k_[D / 2], d_v_[D / 2];
 };
 
-template <typename S>
+template <typename S, bool kCodes>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_hopper_dkdv_kernel(const __grid_constant__ BackwardArguments a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
-  DkDvBlock<S>(a, memory).run();
+  DkDvBlock<S, kCodes>(a, memory).run();
 #endif
 }
 
 }  // namespace
 
-template <typename S>
+template <typename S, bool kCodes>
 void launch_dkdv(const Launch& launch, BackwardArguments arguments) {
   const Attention& k = arguments.a.forward;
   const PersistentGrid grid(launch, k, k.keys, k.queries);
   arguments.section_heads = grid.section_heads;
-  launch_attention<attention_hopper_dkdv_kernel<S>>(launch, "attention_hopper_dkdv_kernel", grid.blocks,
-                                                    DkDvLayout<S>::kSharedBytes, arguments);
+  launch_attention<attention_hopper_dkdv_kernel<S, kCodes>>(
+      launch, "attention_hopper_dkdv_kernel", grid.blocks, DkDvLayout<S>::kSharedBytes, arguments);
 }
 
 template void launch_dkdv<BackwardShape<32>>(const Launch&, BackwardArguments);
 template void launch_dkdv<BackwardShape<64>>(const Launch&, BackwardArguments);
+template void launch_dkdv<BackwardShape<64>, true>(const Launch&, BackwardArguments);
 template void launch_dkdv<BackwardShape<96>>(const Launch&, BackwardArguments);
 template void launch_dkdv<BackwardShape<128>>(const Launch&, BackwardArguments);
 

@@ -12,6 +12,7 @@
 // this one are in registers, or above D = 64 once its last S and dP are complete.
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
+#include "kernels/cuda/attention/store_codes.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
 #include "kernels/cuda/hopper/rotate_rows.cuh"
 #include "kernels/cuda/hopper/schedule.cuh"
@@ -39,7 +40,8 @@ struct DqLayout {
   static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(DqWork);
 };
 
-template <typename S>
+/// kCodes: leaves dQ in 8 bits.
+template <typename S, bool kCodes>
 class DqBlock {
   using L = DqLayout<S>;
   static constexpr int D = S::D, kKeys = S::kKeys, kStages = L::kStages;
@@ -299,6 +301,14 @@ class DqBlock {
     const int64_t first = tile.example * a_.queries + tile.first_query;
     rotate_rows_back<D>(d_q_, args_.a.q_rotary, tile.head, first + row + lane() / 4,
                         first + tile.query_count);
+    if constexpr (kCodes) {
+      if (row < tile.query_count)
+        store_codes<__NV_E5M2, false>(
+            d_q_, args_.scale, args_.scale, memory_ + L::kDQ, row,
+            head_codes(args_.quantize, first + row, args_.q_column + tile.head * width, args_.sum_parts),
+            args_.quantize);
+      return;
+    }
     __nv_bfloat16* target =
         static_cast<__nv_bfloat16*>(args_.a.d_q) + (first + row) * a_.q_stride + tile.head * width;
     store_rows<D>(d_q_, args_.scale, args_.scale, memory_ + L::kDQ, kOwnTileBytes, row, target, a_.q_stride,
@@ -317,28 +327,29 @@ class DqBlock {
   float d_q_[D / 2];
 };
 
-template <typename S>
+template <typename S, bool kCodes>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_hopper_dq_kernel(const __grid_constant__ BackwardArguments a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
-  DqBlock<S>(a, memory).run();
+  DqBlock<S, kCodes>(a, memory).run();
 #endif
 }
 
 }  // namespace
 
-template <typename S>
+template <typename S, bool kCodes>
 void launch_dq(const Launch& launch, BackwardArguments arguments) {
   const Attention& k = arguments.a.forward;
   const PersistentGrid grid(launch, k, k.queries, k.keys);
   arguments.section_heads = grid.section_heads;
-  launch_attention<attention_hopper_dq_kernel<S>>(launch, "attention_hopper_dq_kernel", grid.blocks,
-                                                  DqLayout<S>::kSharedBytes, arguments);
+  launch_attention<attention_hopper_dq_kernel<S, kCodes>>(launch, "attention_hopper_dq_kernel", grid.blocks,
+                                                          DqLayout<S>::kSharedBytes, arguments);
 }
 
 template void launch_dq<BackwardShape<32>>(const Launch&, BackwardArguments);
 template void launch_dq<BackwardShape<64>>(const Launch&, BackwardArguments);
+template void launch_dq<BackwardShape<64>, true>(const Launch&, BackwardArguments);
 template void launch_dq<BackwardShape<96>>(const Launch&, BackwardArguments);
 template void launch_dq<BackwardShape<128>>(const Launch&, BackwardArguments);
 

@@ -20,6 +20,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/cuda/attention/hopper_launch.cuh"
+#include "kernels/cuda/attention/store_codes.cuh"
 #include "kernels/cuda/hopper/primitives.cuh"
 #include "kernels/cuda/hopper/query_rows.cuh"
 #include "kernels/cuda/hopper/schedule.cuh"
@@ -36,8 +37,9 @@ constexpr float kLn2 = 0.693147180559945f;
 struct ForwardArguments {
   CUtensorMap q, k, v;
   Attention a;
-  float scale_log2;   // of the softmax, times log2(e)
-  int section_heads;  // Schedule
+  float scale_log2;      // of the softmax, times log2(e)
+  int section_heads;     // Schedule
+  Fp8Quantize quantize;  // with kCodes
 };
 
 /// What the producer tells the consumers of a tile of queries.
@@ -61,7 +63,8 @@ struct Shape {
   static_assert(kQueries == kKeys);
 };
 
-template <typename S>
+/// kCodes: leaves O in 8 bits, too.
+template <typename S, bool kCodes>
 class ForwardBlock {
   static constexpr int D = S::D, kStages = S::kStages;
   using Ring = PipelineState<kStages>;
@@ -337,8 +340,17 @@ class ForwardBlock {
     __nv_bfloat16* target = static_cast<__nv_bfloat16*>(a_.out) +
                             (tile.example * a_.queries + tile.first_query + row) * a_.out_stride +
                             tile.head * width;
-    store_rows<D>(out_, inverse[0], inverse[1], memory_ + S::kOut, S::kTileBytes, row, target, a_.out_stride,
-                  tile.query_count - row, width);
+    if constexpr (kCodes) {
+      if (row < tile.query_count)
+        store_codes<__NV_E4M3, true>(
+            out_, inverse[0], inverse[1], memory_ + S::kOut, row,
+            head_codes(args_.quantize, tile.example * a_.queries + tile.first_query + row, tile.head * width,
+                       nullptr),
+            args_.quantize, target, a_.out_stride);
+    } else {
+      store_rows<D>(out_, inverse[0], inverse[1], memory_ + S::kOut, S::kTileBytes, row, target,
+                    a_.out_stride, tile.query_count - row, width);
+    }
     mbarrier_arrive_warp(q_empty(buffer));
   }
 
@@ -352,18 +364,19 @@ class ForwardBlock {
   float out_[D / 2];
 };
 
-template <typename S>
+template <typename S, bool kCodes>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_hopper_forward_kernel(const __grid_constant__ ForwardArguments a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) unsigned char memory[];
-  ForwardBlock<S>(a, memory).run();
+  ForwardBlock<S, kCodes>(a, memory).run();
 #endif
 }
 
-template <typename S>
-void launch_forward(const Launch& launch, const Attention& k) {
+template <typename S, bool kCodes = false>
+void launch_forward(const Launch& launch, const Attention& k, const Fp8Quantize& quantize = {}) {
   ForwardArguments a{};
+  a.quantize = quantize;
   a.q = query_rows_map(k, k.q, k.q_stride, kQueries);
   a.k = key_rows_map(k, k.k, kKeys);
   a.v = key_rows_map(k, k.v, kKeys);
@@ -371,14 +384,18 @@ void launch_forward(const Launch& launch, const Attention& k) {
   a.scale_log2 = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(k.head_dim)));
   const PersistentGrid grid(launch, k, k.queries, k.keys);
   a.section_heads = grid.section_heads;
-  launch_attention<attention_hopper_forward_kernel<S>>(launch, "attention_hopper_forward_kernel", grid.blocks,
-                                                       S::kSharedBytes, a);
+  launch_attention<attention_hopper_forward_kernel<S, kCodes>>(launch, "attention_hopper_forward_kernel",
+                                                               grid.blocks, S::kSharedBytes, a);
 }
 
 }  // namespace
 
 void attention_hopper(const Launch& launch, const Attention& k) {
   with_head_width(k.head_dim, [&]<int D>() { launch_forward<Shape<D>>(launch, k); });
+}
+
+void attention_hopper_quantize(const Launch& launch, const Fp8Attention& k) {
+  launch_forward<Shape<64>, true>(launch, k.attention, k.quantize);
 }
 
 }  // namespace perceiver::kernels::cuda

@@ -421,14 +421,11 @@ __device__ inline void pack_a_fragment(const float (&c)[kCount], uint32_t (&a)[k
   for (int i = 0; i < kCount / 2; ++i) a[i] = pack(c[2 * i], c[2 * i + 1]);
 }
 
-/// Writes a warp's 16 rows of C * factor [r] (r = 0, 1: rows lane / 4 and lane / 4 + 8) to rows of a bf16
-/// matrix in global memory, 16 bytes at a time, staged through the warp's own rows of tiles in shared memory.
-/// `row` is the warp's first row within the tiles, `target` its first row in the matrix, where `rows_left`
-/// rows remain. Of the columns only the first `width`, a multiple of 8, are written.
+/// Rounds a warp's 16 rows of C * factor [r] (r = 0, 1: rows lane / 4 and lane / 4 + 8) to bf16, into
+/// swizzled tiles in shared memory, from row `row` on.
 template <int D>
-__device__ inline void store_rows(const float (&c)[D / 2], float factor0, float factor1, unsigned char* tiles,
-                                  uint32_t tile_bytes, int row, __nv_bfloat16* target, int64_t stride,
-                                  int rows_left, int width) {
+__device__ inline void stage_rows(const float (&c)[D / 2], float factor0, float factor1, unsigned char* tiles,
+                                  uint32_t tile_bytes, int row) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int n = 0; n < D / 8; ++n)
@@ -440,6 +437,18 @@ __device__ inline void store_rows(const float (&c)[D / 2], float factor0, float 
           pack(c[n * 4 + r * 2] * factor, c[n * 4 + r * 2 + 1] * factor);
     }
   __syncwarp();
+}
+
+/// Writes a warp's 16 rows of C * factor to rows of a bf16 matrix in global memory, 16 bytes at a time,
+/// staged through the warp's own rows of tiles in shared memory (stage_rows). `target` is its first row in
+/// the matrix, where `rows_left` rows remain. Of the columns only the first `width`, a multiple of 8, are
+/// written.
+template <int D>
+__device__ inline void store_rows(const float (&c)[D / 2], float factor0, float factor1, unsigned char* tiles,
+                                  uint32_t tile_bytes, int row, __nv_bfloat16* target, int64_t stride,
+                                  int rows_left, int width) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  stage_rows<D>(c, factor0, factor1, tiles, tile_bytes, row);
 #pragma unroll
   for (int tile = 0; tile * kTileColumns < D; ++tile) {
     const int chunks = tile * kTileColumns + kTileColumns <= D ? 8 : D % kTileColumns / 8;  // of 16 bytes
