@@ -118,12 +118,11 @@ struct Fp8Attention {
 /// fp8_quantize of the gradients that attention_backward gives of a matrix [rows, columns] which q, k and v
 /// are columns of, from q_column, k_column and v_column on, as many as there are; the gradients themselves
 /// are not wanted (null). `quantize` has format e5m2, `out` and `transposed`, and neither x, nor d_out or
-/// activation. With column sums `sum_parts` is memory for [rows / 16, columns].
+/// activation.
 struct Fp8AttentionBackward {
   AttentionBackward backward;
   Fp8Quantize quantize;
   int64_t q_column, k_column, v_column;
-  float* sum_parts = nullptr;
 };
 
 /// The end of a step: peak = max(largest of all ranks, peak * kFp8Decay), largest = 0, and the scale becomes

@@ -119,18 +119,14 @@ bool quantised_backward(Tape& tape, const AttentionInputs& in, const kernels::At
   const std::optional<Fp8Matrix> quantised = gradient_in_fp8(tape, in.q);
   if (!quantised) return false;
   const Gradient& gradient = *in.q.gradient;
-  const int64_t rows = gradient.shape[0], columns = gradient.shape[1];
-  Tensor sums, parts;
-  if (in.q.wants_column_sums) {
-    sums = Tensor::empty(tape.context(), accumulation_type(gradient.dtype), {columns});
-    parts = Tensor::empty(tape.context(), DType::f32, {rows / 16, columns});
-  }
+  Tensor sums;
+  if (in.q.wants_column_sums)
+    sums = Tensor::empty(tape.context(), accumulation_type(gradient.dtype), {gradient.shape[1]});
   kernels::Fp8AttentionBackward k{.backward = arguments,
                                   .quantize = quantised->quantize,
                                   .q_column = in.q_column,
                                   .k_column = in.k_column,
-                                  .v_column = in.v_column,
-                                  .sum_parts = parts.as<float>()};
+                                  .v_column = in.v_column};
   k.quantize.column_sums = sums.data();
   kernels::fp8_attention_backward(tape.launch(), k);
   tape.give(in.q, Tensor::without_contents(tape.context(), gradient.dtype, gradient.shape), sums,

@@ -43,6 +43,7 @@ class Fp8State {
   int64_t bytes() const { return weights_->bytes(); }
   /// Scales are there, restored into `tensors`.
   void set_calibrated() { calibrated_ = true; }
+  bool calibrated() const { return calibrated_; }
 
  private:
   PerceiverAR& model_;

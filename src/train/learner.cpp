@@ -192,8 +192,10 @@ void Learner::run_part(int64_t part, const PassOptions& options) {
   Recording& recording = recordings_[static_cast<size_t>(part)];
   const ArenaScope scope(model_.context(), arena_);
   if (!recording.warm) {
+    // A pass that sets scales takes other memory than those that follow.
+    const bool as_later = part > 0 || !fp8_ || fp8_->calibrated();
     work();
-    recording.warm = true;
+    recording.warm = as_later;
     return;
   }
   if (!recording.work) recording.work = model_.context().record(work);

@@ -95,12 +95,6 @@ int64_t backward_bytes(AttentionKernel kernel, const Launch& launch, const Atten
   return attention_reference_backward_bytes(a);
 }
 
-Scratch scratch_of(const Launch& launch, const AttentionBackward& a) {
-  const int64_t wanted = cuda::attention_backward_workspace(launch, a);
-  if (wanted > 0 && a.scratch != nullptr) return {a.scratch, wanted};
-  return {launch.workspace, launch.workspace_bytes};
-}
-
 constexpr int64_t kQuantizedHead = 64;
 
 }  // namespace
@@ -150,7 +144,8 @@ bool fp8_attention_possible(const Launch& launch, const Attention& k) {
 bool fp8_attention_possible(const Launch& launch, const AttentionBackward& a) {
   const Attention& k = a.forward;
   return choose(a, launch.sm_count) == AttentionKernel::hopper && k.head_dim == kQuantizedHead &&
-         k.queries % 16 == 0 && k.keys == k.queries;
+         k.queries % 16 == 0 && k.keys == k.queries &&
+         attention_hopper_backward_quantize_bytes(a) <= launch.workspace_bytes;
 }
 
 void fp8_attention(const Launch& launch, const Fp8Attention& k) {
@@ -166,14 +161,16 @@ void fp8_attention_backward(const Launch& launch, const Fp8AttentionBackward& k)
   require(
       k.quantize.out != nullptr && k.quantize.transposed != nullptr && k.quantize.format == Fp8Format::e5m2,
       "both copies of codes of e5m2");
-  require(k.quantize.column_sums == nullptr || k.sum_parts != nullptr, "memory for parts of the sums");
-  if (k.quantize.rows > 0) attention_hopper_backward_quantize(launch, k, scratch_of(launch, k.backward));
+  if (k.quantize.rows == 0) return;
+  attention_hopper_backward_quantize(launch, k, {launch.workspace, launch.workspace_bytes});
 }
 
 void attention_backward(const Launch& launch, const AttentionBackward& a) {
   const Attention& k = a.forward;
   if (k.batch == 0 || k.heads == 0) return;
-  const Scratch scratch = scratch_of(launch, a);
+  Scratch scratch{launch.workspace, launch.workspace_bytes};
+  const int64_t wanted = cuda::attention_backward_workspace(launch, a);
+  if (wanted > 0 && a.scratch != nullptr) scratch = {a.scratch, wanted};
   const AttentionKernel kernel = choose(a, launch.sm_count);
   if (kernel == AttentionKernel::hopper) return attention_hopper_backward(launch, a, scratch);
   if (kernel == AttentionKernel::cudnn) {

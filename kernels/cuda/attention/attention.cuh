@@ -31,6 +31,7 @@ void attention_hopper_backward(const Launch& launch, const AttentionBackward& a,
 // The same for heads of 64 channels, and multiples of 16 rows.
 void attention_hopper_quantize(const Launch& launch, const Fp8Attention& k);
 void attention_hopper_backward_quantize(const Launch& launch, const Fp8AttentionBackward& a, Scratch scratch);
+int64_t attention_hopper_backward_quantize_bytes(const AttentionBackward& a);
 int64_t attention_hopper_backward_bytes(const AttentionBackward& a);
 
 }  // namespace perceiver::kernels::cuda

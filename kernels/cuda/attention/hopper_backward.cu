@@ -124,6 +124,13 @@ void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch s
   launch_dq<S>(launch, arguments);
 }
 
+constexpr int64_t kPartRows = 16;  // of the sums of columns: a warp's
+
+/// Where these are in the scratch memory, behind what every backward needs.
+int64_t parts_offset(const AttentionBackward& a) {
+  return ceil_div(attention_hopper_backward_bytes(a), 256) * 256;
+}
+
 }  // namespace
 
 int64_t attention_hopper_backward_bytes(const AttentionBackward& a) {
@@ -139,10 +146,16 @@ void attention_hopper_backward(const Launch& launch, const AttentionBackward& a,
                   [&]<int D>() { launch_backward<BackwardShape<D>>(launch, a, scratch); });
 }
 
+int64_t attention_hopper_backward_quantize_bytes(const AttentionBackward& a) {
+  const Attention& k = a.forward;
+  const int64_t columns = 3 * k.heads * k.head_dim;
+  return parts_offset(a) + k.batch * k.queries / kPartRows * columns * static_cast<int64_t>(sizeof(float));
+}
+
 void attention_hopper_backward_quantize(const Launch& launch, const Fp8AttentionBackward& a,
                                         Scratch scratch) {
   using S = BackwardShape<64>;
-  require(scratch.bytes >= attention_hopper_backward_bytes(a.backward),
+  require(scratch.bytes >= attention_hopper_backward_quantize_bytes(a.backward),
           "scratch memory for attention's backward");
   const Fp8Quantize& q = a.quantize;
   BackwardArguments arguments = make_arguments<S>(a.backward, scratch);
@@ -150,13 +163,15 @@ void attention_hopper_backward_quantize(const Launch& launch, const Fp8Attention
   arguments.q_column = a.q_column;
   arguments.k_column = a.k_column;
   arguments.v_column = a.v_column;
-  arguments.sum_parts = q.column_sums != nullptr ? a.sum_parts : nullptr;
+  auto* const parts =
+      reinterpret_cast<float*>(static_cast<unsigned char*>(scratch.data) + parts_offset(a.backward));
+  arguments.sum_parts = q.column_sums != nullptr ? parts : nullptr;
   launch_preprocess<S>(launch, arguments);
   launch_dkdv<S, true>(launch, arguments);
   launch_dq<S, true>(launch, arguments);
   if (q.column_sums == nullptr) return;
-  sum_parts(launch, {.parts = a.sum_parts,
-                     .count = q.rows / 16,
+  sum_parts(launch, {.parts = parts,
+                     .count = q.rows / kPartRows,
                      .stride = q.columns,
                      .columns = q.columns,
                      .target = {static_cast<float*>(q.column_sums)},
