@@ -38,7 +38,8 @@ struct DkDvLayout {
   static constexpr uint32_t kBarriers = kStatistics + kStages * kStatisticsBytes;
   // mbarriers: full and empty of each slot, full and empty of each stage. Then each slot's item.
   static constexpr uint32_t kItems = kBarriers + 8 * (4 + 2 * kStages);
-  static constexpr uint32_t kSharedBytes = kItems + 2 * sizeof(KeyItem);
+  static constexpr uint32_t kScales = kItems + 2 * sizeof(KeyItem);  // WarpScale, with kCodes
+  static constexpr uint32_t kSharedBytes = kScales + kConsumerWarps * sizeof(WarpScale);
 };
 
 /// kCodes: leaves dK and dV in 8 bits.
@@ -94,6 +95,10 @@ class DkDvBlock {
     return reinterpret_cast<const int*>(statistics(i) + 2 * kQueries);
   }
   __device__ KeyItem& item_slot(int i) const { return reinterpret_cast<KeyItem*>(memory_ + L::kItems)[i]; }
+
+  __device__ WarpScale& warp_scale() const {
+    return reinterpret_cast<WarpScale*>(memory_ + L::kScales)[consumer_warp()];
+  }
 
   // --- Producer warp.
 
@@ -178,6 +183,7 @@ class DkDvBlock {
     float s[32], d_p[32];
     bool first = true;
     clear();
+    if constexpr (kCodes) warp_scale().begin(args_.quantize);
     for (; wait_for_item(slots); slots.advance(), first = false) {
       const KeyItem& item = item_slot(slots.stage);
       slot_ = slots.stage;
@@ -202,6 +208,7 @@ class DkDvBlock {
     }
     finish_gradients(first);
     if (!first) epilogue(slots.stage ^ 1);
+    if constexpr (kCodes) warp_scale().end(args_.quantize);
   }
 
   /// Whether there is another item.
@@ -436,10 +443,10 @@ class DkDvBlock {
   __device__ void write_codes(unsigned char* tiles, int row, int64_t key, int64_t column) {
     store_codes<__NV_E5M2, false>(d_k_, args_.scale, args_.scale, tiles, row,
                                   head_codes(args_.quantize, key, args_.k_column + column, args_.sum_parts),
-                                  args_.quantize);
+                                  warp_scale());
     store_codes<__NV_E5M2, false>(d_v_, 1.0f, 1.0f, tiles + S::kKeyBytes, row,
                                   head_codes(args_.quantize, key, args_.v_column + column, args_.sum_parts),
-                                  args_.quantize);
+                                  warp_scale());
   }
 
   const BackwardArguments& args_;

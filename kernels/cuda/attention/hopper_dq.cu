@@ -37,7 +37,8 @@ struct DqLayout {
   // mbarriers: full and empty of Q and dO, then of each stage. Then the works of this tile and the next.
   static constexpr uint32_t kBarriers = kFirstStage + kStages * kStageBytes;
   static constexpr uint32_t kWork = kBarriers + 8 * (2 + 2 * kStages);
-  static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(DqWork);
+  static constexpr uint32_t kScales = kWork + 2 * sizeof(DqWork);  // WarpScale, with kCodes
+  static constexpr uint32_t kSharedBytes = kScales + kConsumerWarps * sizeof(WarpScale);
 };
 
 /// kCodes: leaves dQ in 8 bits.
@@ -83,6 +84,10 @@ class DqBlock {
   __device__ uint32_t v_stage(int stage) const { return k_stage(stage) + L::kKeyBytes; }
   __device__ DqWork& work(uint32_t parity) const {
     return reinterpret_cast<DqWork*>(memory_ + L::kWork)[parity];
+  }
+
+  __device__ WarpScale& warp_scale() const {
+    return reinterpret_cast<WarpScale*>(memory_ + L::kScales)[consumer_warp()];
   }
 
   __device__ void init_barriers() const {
@@ -152,6 +157,7 @@ class DqBlock {
     uint32_t parity = 0;
     float s[2][32], d_p[32];
     clear_accumulator(d_q_);
+    if constexpr (kCodes) warp_scale().begin(args_.quantize);
     bool first = true;
     for (; wait_for_work(parity); parity ^= 1, first = false) {
       const Rows rows(a_, work(parity).tile, consumer_warp());
@@ -173,6 +179,7 @@ class DqBlock {
     }
     finish_gradients(first);
     if (!first) epilogue(work(parity ^ 1).tile);
+    if constexpr (kCodes) warp_scale().end(args_.quantize);
   }
 
   /// Whether there is another tile of queries.
@@ -306,7 +313,7 @@ class DqBlock {
         store_codes<__NV_E5M2, false>(
             d_q_, args_.scale, args_.scale, memory_ + L::kDQ, row,
             head_codes(args_.quantize, first + row, args_.q_column + tile.head * width, args_.sum_parts),
-            args_.quantize);
+            warp_scale());
       return;
     }
     __nv_bfloat16* target =

@@ -59,7 +59,8 @@ struct Shape {
                             kBarriers = kOut + kBytes;
   // mbarriers: full and empty of each buffer of Q, then of each stage of K, then of V.
   static constexpr uint32_t kWork = kBarriers + 8 * (4 + 4 * kStages);
-  static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(Work);
+  static constexpr uint32_t kScales = kWork + 2 * sizeof(Work);  // WarpScale, with kCodes
+  static constexpr uint32_t kSharedBytes = kScales + kConsumerWarps * sizeof(WarpScale);
   static_assert(kQueries == kKeys);
 };
 
@@ -174,6 +175,7 @@ class ForwardBlock {
     uint32_t p[32] = {};
     bool first = true;
     clear();
+    if constexpr (kCodes) warp_scale().begin(args_.quantize);
     for (; wait_for_work(buffers); buffers.advance(), first = false) {
       // The last product of the previous tile, and zeros before the first: the compiler serialises all wgmma
       // where one is issued conditionally.
@@ -193,6 +195,11 @@ class ForwardBlock {
     wgmma_wait<0>();
     release_values();
     epilogue(buffers.stage ^ 1);
+    if constexpr (kCodes) warp_scale().end(args_.quantize);
+  }
+
+  __device__ WarpScale& warp_scale() const {
+    return reinterpret_cast<WarpScale*>(memory_ + S::kScales)[consumer_warp()];
   }
 
   /// Whether there is another tile of queries.
@@ -346,7 +353,7 @@ class ForwardBlock {
             out_, inverse[0], inverse[1], memory_ + S::kOut, row,
             head_codes(args_.quantize, tile.example * a_.queries + tile.first_query + row, tile.head * width,
                        nullptr),
-            args_.quantize, target, a_.out_stride);
+            warp_scale(), target, a_.out_stride);
     } else {
       store_rows<D>(out_, inverse[0], inverse[1], memory_ + S::kOut, S::kTileBytes, row, target,
                     a_.out_stride, tile.query_count - row, width);

@@ -49,12 +49,32 @@ __device__ inline void store_transposed(const Codes& rows, uint32_t words, int f
   }
 }
 
+/// What a warp needs for its codes, in shared memory: the main loops have no registers to keep it, and global
+/// memory is far.
+struct WarpScale {
+  float scale, largest;
+
+  /// Before the first codes, once what `quantize` points to is complete.
+  __device__ void begin(const Fp8Quantize& quantize) {
+    if (threadIdx.x % 32 == 0) *this = {*quantize.scale, 0};
+    __syncwarp();
+  }
+  __device__ void follow(float most) {
+    most = warp_max(most);
+    if (threadIdx.x % 32 == 0) largest = fmaxf(largest, most);
+  }
+  /// After the last ones.
+  __device__ void end(const Fp8Quantize& quantize) const {
+    if (threadIdx.x % 32 == 0) raise(quantize.largest, largest);
+  }
+};
+
 /// What a lane has of a warp's 16 rows: 8 columns of 4 successive rows.
 struct LaneCodes {
   Codes codes;
   float largest = 0, sums[8] = {};  // of what is quantised
 
-  template <__nv_fp8_interpretation_t kFormat>
+  template <__nv_fp8_interpretation_t kFormat, bool kSums>
   __device__ void add(int row, const uint4& packed, float scale) {
     const uint32_t pairs[] = {packed.x, packed.y, packed.z, packed.w};
     float y[8];
@@ -66,7 +86,7 @@ struct LaneCodes {
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      sums[i] += y[i];
+      if constexpr (kSums) sums[i] += y[i];
       largest = fmaxf(largest, fabsf(y[i]));
     }
     codes[row][0] = encode<kFormat>(y, scale);
@@ -85,24 +105,25 @@ struct LaneCodes {
   }
 };
 
-/// As store_rows, for heads of 64 channels, but writes what is rounded in 8 bits, and only with kKeepsRows in
-/// bf16, to `target`. Raises *quantize.largest. The transposed copy takes the place of the rows in shared
-/// memory.
+/// As store_rows, for heads of 64 channels, but writes what is rounded in 8 bits, with the sums of columns;
+/// with kKeepsRows without these, but in bf16 as well, to `target`. The transposed copy takes the place of
+/// the rows in shared memory.
 template <__nv_fp8_interpretation_t kFormat, bool kKeepsRows>
 __device__ inline void store_codes(const float (&c)[32], float factor0, float factor1, unsigned char* tile,
-                                   int row, const HeadCodes& codes, const Fp8Quantize& quantize,
+                                   int row, const HeadCodes& codes, WarpScale& warp,
                                    __nv_bfloat16* target = nullptr, int64_t stride = 0) {
   constexpr int kLaneRows = 4;
+  constexpr bool kSums = !kKeepsRows;
   const int lane = static_cast<int>(threadIdx.x) % 32, vector = lane % 8, first = lane / 8 * kLaneRows;
   stage_rows<64>(c, factor0, factor1, tile, 0, row);
   const uint32_t shared_tile = shared_address(tile);
-  const float scale = *quantize.scale;
+  const float scale = warp.scale;
   LaneCodes own;
 #pragma unroll
   for (int r = 0; r < kLaneRows; ++r) {
     const uint4 packed = load_shared(
         shared_tile + swizzled_offset(static_cast<uint32_t>(row + first + r), static_cast<uint32_t>(vector)));
-    own.add<kFormat>(r, packed, scale);
+    own.add<kFormat, kSums>(r, packed, scale);
     *reinterpret_cast<uint2*>(codes.out + (first + r) * codes.columns + vector * 8) = {own.codes[r][0],
                                                                                        own.codes[r][1]};
     if constexpr (kKeepsRows) *reinterpret_cast<uint4*>(target + (first + r) * stride + vector * 8) = packed;
@@ -110,9 +131,9 @@ __device__ inline void store_codes(const float (&c)[32], float factor0, float fa
   __syncwarp();
   if (codes.transposed != nullptr)
     store_transposed(own.codes, shared_tile + static_cast<uint32_t>(row) * kRowBytes, first, vector, codes);
-  const float largest = warp_max(own.largest);
-  if (lane == 0) raise(quantize.largest, largest);
-  if (codes.sums != nullptr) own.store_sums(codes.sums);
+  warp.follow(own.largest);
+  if constexpr (kSums)
+    if (codes.sums != nullptr) own.store_sums(codes.sums);
 }
 
 }  // namespace perceiver::kernels::cuda::hopper
