@@ -14,6 +14,7 @@
 #include "kernels/cuda/attention/attention.cuh"
 #include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
+#include "kernels/cuda/attention/store_codes.cuh"
 #include "kernels/cuda/support/column_sums.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -124,8 +125,6 @@ void launch_backward(const Launch& launch, const AttentionBackward& a, Scratch s
   launch_dq<S>(launch, arguments);
 }
 
-constexpr int64_t kPartRows = 16;  // of the sums of columns: a warp's
-
 /// Where these are in the scratch memory, behind what every backward needs.
 int64_t parts_offset(const AttentionBackward& a) {
   return ceil_div(attention_hopper_backward_bytes(a), 256) * 256;
@@ -149,7 +148,8 @@ void attention_hopper_backward(const Launch& launch, const AttentionBackward& a,
 int64_t attention_hopper_backward_quantize_bytes(const AttentionBackward& a) {
   const Attention& k = a.forward;
   const int64_t columns = 3 * k.heads * k.head_dim;
-  return parts_offset(a) + k.batch * k.queries / kPartRows * columns * static_cast<int64_t>(sizeof(float));
+  return parts_offset(a) +
+         k.batch * ceil_div(k.queries, kCodeRows) * columns * static_cast<int64_t>(sizeof(float));
 }
 
 void attention_hopper_backward_quantize(const Launch& launch, const Fp8AttentionBackward& a,
@@ -171,7 +171,7 @@ void attention_hopper_backward_quantize(const Launch& launch, const Fp8Attention
   launch_dq<S, true>(launch, arguments);
   if (q.column_sums == nullptr) return;
   sum_parts(launch, {.parts = parts,
-                     .count = q.rows / kPartRows,
+                     .count = a.backward.forward.batch * arguments.query_tiles,
                      .stride = q.columns,
                      .columns = q.columns,
                      .target = {static_cast<float*>(q.column_sums)},

@@ -33,7 +33,8 @@ struct BackwardArguments {
   float* statistics;           // [batch, heads, query_tiles, 2, kQueries]: LSE in base 2, delta
   int32_t* limits;             // [batch, query_tiles, kQueries], at most `keys`
   int* next_item;              // of dK and dV's dynamic tile scheduler
-  // With kCodes, as in Fp8AttentionBackward, in place of d_q, d_k and d_v. Sums: [rows / 16, columns].
+  // With kCodes, as in Fp8AttentionBackward, in place of d_q, d_k and d_v. Sums: [batch * query_tiles,
+  // columns].
   Fp8Quantize quantize;
   int64_t q_column, k_column, v_column;
   float* sum_parts;

@@ -38,8 +38,7 @@ struct DkDvLayout {
   static constexpr uint32_t kBarriers = kStatistics + kStages * kStatisticsBytes;
   // mbarriers: full and empty of each slot, full and empty of each stage. Then each slot's item.
   static constexpr uint32_t kItems = kBarriers + 8 * (4 + 2 * kStages);
-  static constexpr uint32_t kScales = kItems + 2 * sizeof(KeyItem);  // WarpScale, with kCodes
-  static constexpr uint32_t kSharedBytes = kScales + kConsumerWarps * sizeof(WarpScale);
+  static constexpr uint32_t kSharedBytes = kItems + 2 * sizeof(KeyItem);
 };
 
 /// kCodes: leaves dK and dV in 8 bits.
@@ -96,8 +95,9 @@ class DkDvBlock {
   }
   __device__ KeyItem& item_slot(int i) const { return reinterpret_cast<KeyItem*>(memory_ + L::kItems)[i]; }
 
-  __device__ WarpScale& warp_scale() const {
-    return reinterpret_cast<WarpScale*>(memory_ + L::kScales)[consumer_warp()];
+  /// With kCodes, behind the layout.
+  __device__ GroupCodes& codes() const {
+    return reinterpret_cast<CodesMemory*>(memory_ + codes_place(L::kSharedBytes))->own();
   }
 
   // --- Producer warp.
@@ -183,7 +183,7 @@ class DkDvBlock {
     float s[32], d_p[32];
     bool first = true;
     clear();
-    if constexpr (kCodes) warp_scale().begin(args_.quantize);
+    if constexpr (kCodes) begin_codes(codes(), args_.quantize);
     for (; wait_for_item(slots); slots.advance(), first = false) {
       const KeyItem& item = item_slot(slots.stage);
       slot_ = slots.stage;
@@ -208,7 +208,7 @@ class DkDvBlock {
     }
     finish_gradients(first);
     if (!first) epilogue(slots.stage ^ 1);
-    if constexpr (kCodes) warp_scale().end(args_.quantize);
+    if constexpr (kCodes) end_codes(codes(), args_.quantize);
   }
 
   /// Whether there is another item.
@@ -428,7 +428,7 @@ class DkDvBlock {
     named_barrier_sync(1 + group_);
     unsigned char* k = memory_ + slot * L::kSlotBytes;
     if constexpr (kCodes) {
-      if (left > 0) write_codes(k, row, first + key, item.head * width);
+      write_codes(k, item);
     } else {
       store_rows<D>(d_k_, args_.scale, args_.scale, k, kOwnTileBytes, row,
                     static_cast<__nv_bfloat16*>(args_.a.d_k) + offset, a_.kv_stride, left, width);
@@ -439,14 +439,19 @@ class DkDvBlock {
     mbarrier_arrive_warp(slot_empty(slot));
   }
 
-  /// Of 16 keys from `key` of the whole matrix on, and the head from `column` on.
-  __device__ void write_codes(unsigned char* tiles, int row, int64_t key, int64_t column) {
-    store_codes<__NV_E5M2, false>(d_k_, args_.scale, args_.scale, tiles, row,
-                                  head_codes(args_.quantize, key, args_.k_column + column, args_.sum_parts),
-                                  warp_scale());
-    store_codes<__NV_E5M2, false>(d_v_, 1.0f, 1.0f, tiles + S::kKeyBytes, row,
-                                  head_codes(args_.quantize, key, args_.v_column + column, args_.sum_parts),
-                                  warp_scale());
+  /// There are as many queries as keys.
+  __device__ void write_codes(unsigned char* tiles, const KeyItem& item) {
+    const int begin = group_ * kCodeRows, key = item.first_key + begin;
+    const int64_t head = static_cast<int64_t>(item.head) * D;
+    HeadPlace at{.row = item.example * a_.keys + key,
+                 .column = args_.k_column + head,
+                 .rows_left = static_cast<int>(a_.keys) - key,
+                 .part = item.example * args_.query_tiles + key / kCodeRows};
+    store_codes<__NV_E5M2, false>(d_k_, args_.scale, args_.scale, tiles, begin, codes(), 1 + group_,
+                                  args_.quantize, at, args_.sum_parts);
+    at.column = args_.v_column + head;
+    store_codes<__NV_E5M2, false>(d_v_, 1.0f, 1.0f, tiles + S::kKeyBytes, begin, codes(), 1 + group_,
+                                  args_.quantize, at, args_.sum_parts);
   }
 
   const BackwardArguments& args_;
@@ -480,7 +485,8 @@ void launch_dkdv(const Launch& launch, BackwardArguments arguments) {
   const PersistentGrid grid(launch, k, k.keys, k.queries);
   arguments.section_heads = grid.section_heads;
   launch_attention<attention_hopper_dkdv_kernel<S, kCodes>>(
-      launch, "attention_hopper_dkdv_kernel", grid.blocks, DkDvLayout<S>::kSharedBytes, arguments);
+      launch, "attention_hopper_dkdv_kernel", grid.blocks, shared_bytes<kCodes>(DkDvLayout<S>::kSharedBytes),
+      arguments);
 }
 
 template void launch_dkdv<BackwardShape<32>>(const Launch&, BackwardArguments);

@@ -37,8 +37,7 @@ struct DqLayout {
   // mbarriers: full and empty of Q and dO, then of each stage. Then the works of this tile and the next.
   static constexpr uint32_t kBarriers = kFirstStage + kStages * kStageBytes;
   static constexpr uint32_t kWork = kBarriers + 8 * (2 + 2 * kStages);
-  static constexpr uint32_t kScales = kWork + 2 * sizeof(DqWork);  // WarpScale, with kCodes
-  static constexpr uint32_t kSharedBytes = kScales + kConsumerWarps * sizeof(WarpScale);
+  static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(DqWork);
 };
 
 /// kCodes: leaves dQ in 8 bits.
@@ -86,8 +85,9 @@ class DqBlock {
     return reinterpret_cast<DqWork*>(memory_ + L::kWork)[parity];
   }
 
-  __device__ WarpScale& warp_scale() const {
-    return reinterpret_cast<WarpScale*>(memory_ + L::kScales)[consumer_warp()];
+  /// With kCodes, behind the layout.
+  __device__ GroupCodes& codes() const {
+    return reinterpret_cast<CodesMemory*>(memory_ + codes_place(L::kSharedBytes))->own();
   }
 
   __device__ void init_barriers() const {
@@ -157,7 +157,7 @@ class DqBlock {
     uint32_t parity = 0;
     float s[2][32], d_p[32];
     clear_accumulator(d_q_);
-    if constexpr (kCodes) warp_scale().begin(args_.quantize);
+    if constexpr (kCodes) begin_codes(codes(), args_.quantize);
     bool first = true;
     for (; wait_for_work(parity); parity ^= 1, first = false) {
       const Rows rows(a_, work(parity).tile, consumer_warp());
@@ -179,7 +179,7 @@ class DqBlock {
     }
     finish_gradients(first);
     if (!first) epilogue(work(parity ^ 1).tile);
-    if constexpr (kCodes) warp_scale().end(args_.quantize);
+    if constexpr (kCodes) end_codes(codes(), args_.quantize);
   }
 
   /// Whether there is another tile of queries.
@@ -309,11 +309,14 @@ class DqBlock {
     rotate_rows_back<D>(d_q_, args_.a.q_rotary, tile.head, first + row + lane() / 4,
                         first + tile.query_count);
     if constexpr (kCodes) {
-      if (row < tile.query_count)
-        store_codes<__NV_E5M2, false>(
-            d_q_, args_.scale, args_.scale, memory_ + L::kDQ, row,
-            head_codes(args_.quantize, first + row, args_.q_column + tile.head * width, args_.sum_parts),
-            warp_scale());
+      const int begin = group_ * kCodeRows;
+      store_codes<__NV_E5M2, false>(
+          d_q_, args_.scale, args_.scale, memory_ + L::kDQ, begin, codes(), 1 + group_, args_.quantize,
+          {.row = first + begin,
+           .column = args_.q_column + tile.head * width,
+           .rows_left = tile.query_count - begin,
+           .part = tile.example * args_.query_tiles + (tile.first_query + begin) / kCodeRows},
+          args_.sum_parts);
       return;
     }
     __nv_bfloat16* target =
@@ -351,7 +354,8 @@ void launch_dq(const Launch& launch, BackwardArguments arguments) {
   const PersistentGrid grid(launch, k, k.queries, k.keys);
   arguments.section_heads = grid.section_heads;
   launch_attention<attention_hopper_dq_kernel<S, kCodes>>(launch, "attention_hopper_dq_kernel", grid.blocks,
-                                                          DqLayout<S>::kSharedBytes, arguments);
+                                                          shared_bytes<kCodes>(DqLayout<S>::kSharedBytes),
+                                                          arguments);
 }
 
 template void launch_dq<BackwardShape<32>>(const Launch&, BackwardArguments);

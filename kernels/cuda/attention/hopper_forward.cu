@@ -59,8 +59,7 @@ struct Shape {
                             kBarriers = kOut + kBytes;
   // mbarriers: full and empty of each buffer of Q, then of each stage of K, then of V.
   static constexpr uint32_t kWork = kBarriers + 8 * (4 + 4 * kStages);
-  static constexpr uint32_t kScales = kWork + 2 * sizeof(Work);  // WarpScale, with kCodes
-  static constexpr uint32_t kSharedBytes = kScales + kConsumerWarps * sizeof(WarpScale);
+  static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(Work);
   static_assert(kQueries == kKeys);
 };
 
@@ -175,7 +174,7 @@ class ForwardBlock {
     uint32_t p[32] = {};
     bool first = true;
     clear();
-    if constexpr (kCodes) warp_scale().begin(args_.quantize);
+    if constexpr (kCodes) begin_codes(codes(), args_.quantize);
     for (; wait_for_work(buffers); buffers.advance(), first = false) {
       // The last product of the previous tile, and zeros before the first: the compiler serialises all wgmma
       // where one is issued conditionally.
@@ -195,11 +194,12 @@ class ForwardBlock {
     wgmma_wait<0>();
     release_values();
     epilogue(buffers.stage ^ 1);
-    if constexpr (kCodes) warp_scale().end(args_.quantize);
+    if constexpr (kCodes) end_codes(codes(), args_.quantize);
   }
 
-  __device__ WarpScale& warp_scale() const {
-    return reinterpret_cast<WarpScale*>(memory_ + S::kScales)[consumer_warp()];
+  /// With kCodes, behind the layout.
+  __device__ GroupCodes& codes() const {
+    return reinterpret_cast<CodesMemory*>(memory_ + codes_place(S::kSharedBytes))->own();
   }
 
   /// Whether there is another tile of queries.
@@ -348,12 +348,14 @@ class ForwardBlock {
                             (tile.example * a_.queries + tile.first_query + row) * a_.out_stride +
                             tile.head * width;
     if constexpr (kCodes) {
-      if (row < tile.query_count)
-        store_codes<__NV_E4M3, true>(
-            out_, inverse[0], inverse[1], memory_ + S::kOut, row,
-            head_codes(args_.quantize, tile.example * a_.queries + tile.first_query + row, tile.head * width,
-                       nullptr),
-            warp_scale(), target, a_.out_stride);
+      const int begin = group_ * kCodeRows;
+      store_codes<__NV_E4M3, true>(out_, inverse[0], inverse[1], memory_ + S::kOut, begin, codes(),
+                                   1 + group_, args_.quantize,
+                                   {.row = tile.example * a_.queries + tile.first_query + begin,
+                                    .column = tile.head * width,
+                                    .rows_left = tile.query_count - begin,
+                                    .part = 0},
+                                   nullptr, target - (row - begin) * a_.out_stride, a_.out_stride);
     } else {
       store_rows<D>(out_, inverse[0], inverse[1], memory_ + S::kOut, S::kTileBytes, row, target,
                     a_.out_stride, tile.query_count - row, width);
@@ -391,8 +393,8 @@ void launch_forward(const Launch& launch, const Attention& k, const Fp8Quantize&
   a.scale_log2 = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(k.head_dim)));
   const PersistentGrid grid(launch, k, k.queries, k.keys);
   a.section_heads = grid.section_heads;
-  launch_attention<attention_hopper_forward_kernel<S, kCodes>>(launch, "attention_hopper_forward_kernel",
-                                                               grid.blocks, S::kSharedBytes, a);
+  launch_attention<attention_hopper_forward_kernel<S, kCodes>>(
+      launch, "attention_hopper_forward_kernel", grid.blocks, shared_bytes<kCodes>(S::kSharedBytes), a);
 }
 
 }  // namespace
