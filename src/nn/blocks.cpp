@@ -37,12 +37,25 @@ int64_t per_example(const Variable& z, const BlockPass& pass) {
   return z.value.elements() / pass.batch;
 }
 
-/// sum + mlp(normal), the end of a block. In training the MLP adds by itself, and rounds once, where nothing
-/// of it is dropped. Elsewhere its result is rounded before, as it is in cached steps, which are to agree
-/// with passes over all tokens.
+/// Whether the last product of a branch adds the residual by itself, and rounds once: in training, where
+/// nothing of the branch is dropped. Elsewhere the branch is rounded before, as it is in cached steps, which
+/// are to agree with passes over all tokens.
+bool adds_itself(const Tape& tape, const BlockPass& pass) {
+  return tape.training() && pass.residual_dropout == 0;
+}
+
+/// z + attended, and its LayerNorm. `added`: what `attended` has of it already, z or nothing.
+ops::ResidualNorm add_attention(Tape& tape, const Variable& z, const Variable& attended,
+                                const Variable& added, const ops::NormParameters& norm,
+                                const ops::DropoutSite& site, const ops::LinearParameters* reader) {
+  if (!added.value) return ops::residual_layer_norm(tape, z, attended, norm, site, reader);
+  return {attended, ops::layer_norm(tape, attended, norm, reader)};
+}
+
+/// sum + mlp(normal), the end of a block.
 Variable add_mlp(Tape& tape, const Mlp& mlp, const Variable& sum, const Variable& normal,
                  const BlockPass& pass, const ops::DropoutSite& site) {
-  const bool adds = tape.training() && pass.residual_dropout == 0;
+  const bool adds = adds_itself(tape, pass);
   const Variable added = adds ? sum : Variable{};
   const Variable result = run_branch(tape, normal, pass.recompute, [&mlp, added](Tape& t, const Variable& h) {
     return mlp.forward(t, h, added);
@@ -73,15 +86,17 @@ Variable SelfBlock::forward(Tape& tape, const Variable& z, const BlockPass& pass
 
 Variable SelfBlock::plain(Tape& tape, const Variable& z, const BlockPass& pass) const {
   const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
+  const Variable added = adds_itself(tape, pass) ? z : Variable{};
   const Variable attended =
       run_branch(tape, ops::layer_norm(tape, z, norm_, reader(pass, qkv_)), pass.recompute,
-                 [this, pass](Tape& t, const Variable& h) { return attend(t, h, pass); });
+                 [this, pass, added](Tape& t, const Variable& h) { return attend(t, h, pass, added); });
   const auto [sum, normal] =
-      ops::residual_layer_norm(tape, z, attended, norm_mlp_, site, reader(pass, mlp_.first()));
+      add_attention(tape, z, attended, added, norm_mlp_, site, reader(pass, mlp_.first()));
   return add_mlp(tape, mlp_, sum, normal, pass, site);
 }
 
-Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& pass) const {
+Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& pass,
+                           const Variable& residual) const {
   const int64_t head_dim = width_ / heads_;
   PERCEIVER_ASSERT(pass.query_positions.data() == pass.key_positions.data());
   const Variable qkv = ops::linear_rotary(tape, normal, qkv_,
@@ -111,7 +126,7 @@ Variable SelfBlock::attend(Tape& tape, const Variable& normal, const BlockPass& 
   }
   const Variable attended = ops::attention(tape, inputs, pass.mask);
   if (pass.cache != nullptr) write_cache(tape, *pass.cache, qkv, width_);
-  return ops::linear(tape, attended, out_);
+  return ops::linear(tape, attended, out_, Activation::identity, residual);
 }
 
 std::vector<ops::LinearParameters*> SelfBlock::linears() {
@@ -154,16 +169,20 @@ Variable CrossBlock::forward(Tape& tape, const Variable& z, const Context& conte
 Variable CrossBlock::plain(Tape& tape, const Variable& z, const Context& context,
                            const BlockPass& pass) const {
   const ops::DropoutSite site{pass.residual_dropout, per_example(z, pass)};
-  const Variable attended = run_branch(
-      tape, ops::layer_norm(tape, z, norm_q_, own_latent_keys_ ? nullptr : reader(pass, q_)), pass.recompute,
-      [this, pass, context](Tape& t, const Variable& h) { return attend(t, h, context, pass); });
-  const auto [sum, normal] = ops::residual_layer_norm(tape, query_residual_ ? z : Variable{}, attended,
-                                                      norm_mlp_, site, reader(pass, mlp_.first()));
+  const Variable residual = query_residual_ ? z : Variable{};
+  const Variable added = adds_itself(tape, pass) ? residual : Variable{};
+  const Variable attended =
+      run_branch(tape, ops::layer_norm(tape, z, norm_q_, own_latent_keys_ ? nullptr : reader(pass, q_)),
+                 pass.recompute, [this, pass, context, added](Tape& t, const Variable& h) {
+                   return attend(t, h, context, pass, added);
+                 });
+  const auto [sum, normal] =
+      add_attention(tape, residual, attended, added, norm_mlp_, site, reader(pass, mlp_.first()));
   return add_mlp(tape, mlp_, sum, normal, pass, site);
 }
 
-Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& context,
-                            const BlockPass& pass) const {
+Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass,
+                            const Variable& residual) const {
   const int64_t head_dim = width_ / heads_;
   const Variable q = ops::linear_rotary(tape, normal, q_, rotation(pass, pass.query_positions));
   if (pass.cache != nullptr && pass.cache->decode)
@@ -185,7 +204,7 @@ Variable CrossBlock::attend(Tape& tape, const Variable& normal, const Context& c
   const Variable attended = pass.key_shards.group == nullptr
                                 ? ops::attention(tape, inputs, pass.mask)
                                 : ops::sharded_attention(tape, inputs, pass.mask, pass.key_shards);
-  return ops::linear(tape, attended, out_);
+  return ops::linear(tape, attended, out_, Activation::identity, residual);
 }
 
 /// Of queries or keys, the first columns of a layer's result.

@@ -49,7 +49,7 @@ class SelfBlock {
 
  private:
   Variable plain(Tape& tape, const Variable& z, const BlockPass& pass) const;
-  Variable attend(Tape& tape, const Variable& normal, const BlockPass& pass) const;
+  Variable attend(Tape& tape, const Variable& normal, const BlockPass& pass, const Variable& residual) const;
 
   std::string name_;
   int64_t heads_ = 1, channels_ = 0, width_ = 0;
@@ -81,7 +81,8 @@ class CrossBlock {
 
  private:
   Variable plain(Tape& tape, const Variable& z, const Context& context, const BlockPass& pass) const;
-  Variable attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass) const;
+  Variable attend(Tape& tape, const Variable& normal, const Context& context, const BlockPass& pass,
+                  const Variable& residual) const;
   Variable projected(Tape& tape, const Context& context, const BlockPass& pass, DType type) const;
   ops::LinearRotation rotation(const BlockPass& pass, const Tensor& positions) const;
   /// Keys, rotated, and values of the latents, [B * M, 2 A], made of their normalised values.

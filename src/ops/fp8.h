@@ -101,8 +101,9 @@ std::optional<Fp8Matrix> input_in_fp8(Tape& tape, const LinearParameters* reader
 /// bits (Variable::wants_codes), under the same conditions.
 std::optional<Fp8Matrix> gradient_in_fp8(Tape& tape, const Variable& result);
 
-/// x · weightᵀ + bias.
-Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters);
+/// x · weightᵀ + bias, plus `residual` if it has a value.
+Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters,
+                    const Variable& residual);
 /// The same into `y`, a result of the tape that `rotary` describes, rotated. Backward takes the gradient of
 /// the product.
 void fp8_linear_rotary(Tape& tape, const Variable& x, const LinearParameters& parameters, const Variable& y,

@@ -203,12 +203,15 @@ Fp8Codes kept(const Fp8Codes& x) {
 }
 
 void record_linear(Tape& tape, const Variable& x, const Fp8Codes& input, const LinearParameters& parameters,
-                   const Variable& y) {
-  tape.record("linear", y, [&tape, x = x.gradient_only(), input = kept(input), parameters, d_y = y.gradient] {
-    const Fp8Codes d = quantise_gradient(tape, parameters, *d_y);
-    weight_gradient(tape, d, input, parameters);
-    if (const GradientTarget d_x = tape.target(x)) input_gradient(tape, d, parameters, d_x);
-  });
+                   const Variable& y, const Variable& residual = {}) {
+  tape.record("linear", y,
+              [&tape, x = x.gradient_only(), input = kept(input), parameters,
+               residual = residual.gradient_only(), d_y = y.gradient] {
+                tape.give(residual, d_y->tensor);
+                const Fp8Codes d = quantise_gradient(tape, parameters, *d_y);
+                weight_gradient(tape, d, input, parameters);
+                if (const GradientTarget d_x = tape.target(x)) input_gradient(tape, d, parameters, d_x);
+              });
 }
 
 /// Where LayerNorm's kernels leave an operand of `layer`: nowhere, if that has to see values to set its
@@ -246,13 +249,15 @@ std::optional<Fp8Matrix> gradient_in_fp8(Tape& tape, const Variable& result) {
   return made_in_fp8(tape, *result.wants_codes, kFp8Gradient, Layout::both, gradient.dtype, gradient.shape);
 }
 
-Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters) {
+Variable fp8_linear(Tape& tape, const Variable& x, const LinearParameters& parameters,
+                    const Variable& residual) {
   const Fp8Codes input = input_of(tape, x, parameters);
   Variable y = tape.result(x.value.dtype(), {x.shape()[0], parameters.weight.shape()[0]});
   y.wants_column_sums = wants_column_sums(parameters);
   y.wants_codes = parameters.fp8;
-  product(tape, input, parameters, y.value);
-  record_linear(tape, x, input, parameters, y);
+  if (residual.value) check_same(tape, "linear", "residual", residual.value, y.value);
+  product(tape, input, parameters, y.value, residual.value);
+  record_linear(tape, x, input, parameters, y, residual);
   return y;
 }
 

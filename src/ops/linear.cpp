@@ -179,14 +179,17 @@ void rotated_product(Tape& tape, const Variable& x, const LinearParameters& para
   kernels::linear_rotary(tape.launch(), k);
 }
 
-/// Backward of the product itself.
-void record_linear(Tape& tape, const Variable& x, const LinearParameters& parameters, const Variable& y) {
-  tape.record("linear", y, [&tape, x = x.kept(), parameters, d_y = y.gradient] {
-    const Tensor d_out = d_y->tensor;
-    bias_gradient(tape, parameters, *d_y);
-    weight_gradient(tape, x, parameters, d_out);
-    input_gradient(tape, x, parameters, d_out);
-  });
+/// Backward of the product itself, and of what was added to it.
+void record_linear(Tape& tape, const Variable& x, const LinearParameters& parameters, const Variable& y,
+                   const Variable& residual = {}) {
+  tape.record("linear", y,
+              [&tape, x = x.kept(), parameters, residual = residual.gradient_only(), d_y = y.gradient] {
+                const Tensor d_out = d_y->tensor;
+                tape.give(residual, d_out);
+                bias_gradient(tape, parameters, *d_y);
+                weight_gradient(tape, x, parameters, d_out);
+                input_gradient(tape, x, parameters, d_out);
+              });
 }
 
 void check_linear(const Tape& tape, const Tensor& x, const LinearParameters& parameters) {
@@ -221,17 +224,23 @@ void skinny_gemm(Tape& tape, const Tensor& x, const LinearParameters& parameters
                                        .out = out.data()});
 }
 
-Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters, Activation activation) {
+Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters, Activation activation,
+                const Variable& residual) {
   const Tensor& weight = parameters.weight.value;
   check_linear(tape, x.value, parameters);
+  if (residual.value && activation != Activation::identity)
+    throw_user("linear: a residual and an activation exclude each other");
+  if (residual.value && tape.batch_invariant())
+    return residual_add(tape, residual, linear(tape, x, parameters), {});
   if (activation == Activation::identity && multiplies_in_fp8(tape, x, parameters))
-    return fp8_linear(tape, x, parameters);
+    return fp8_linear(tape, x, parameters, residual);
   PERCEIVER_ASSERT(!x.codes);
   Variable pre = tape.result(x.value.dtype(), {x.shape()[0], weight.shape()[0]});
   if (activation == Activation::identity) {
     pre.wants_column_sums = wants_column_sums(parameters);
-    product(tape, x, parameters, pre.value);
-    record_linear(tape, x, parameters, pre);
+    if (residual.value) check_same(tape, "linear", "residual", residual.value, pre.value);
+    product(tape, x, parameters, pre.value, residual.value);
+    record_linear(tape, x, parameters, pre, residual);
     return pre;
   }
   Variable y = activated(tape, x, parameters, activation, pre.value);

@@ -77,9 +77,10 @@ struct LinearParameters {
   std::shared_ptr<const Fp8Layer> fp8 = {};  ///< train.precision: fp8; set by the library itself
 };
 
-/// activation(x · weightᵀ + bias).
+/// activation(x · weightᵀ + bias), plus `residual` if it has a value, rounded once, without an activation
+/// then.
 PERCEIVER_API Variable linear(Tape& tape, const Variable& x, const LinearParameters& parameters,
-                              Activation activation = Activation::identity);
+                              Activation activation = Activation::identity, const Variable& residual = {});
 
 /// second(activation(first(x))), plus `residual`, of the result's shape, if it has a value.
 PERCEIVER_API Variable feed_forward(Tape& tape, const Variable& x, const LinearParameters& first,
