@@ -112,24 +112,25 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
 
 /// Returns the number of blocks, which is the number of parts.
 template <int kGroup>
-int64_t launch_tiles(const Launch& launch, const Fp8LayerNormBackward& k, float* parts) {
+int64_t launch_tiles(const Launch& launch, const ResidualLayerNormBackward& norm, const Fp8Quantize& quantize,
+                     float* parts) {
   using L = BackwardLaunch<RowShape<__nv_bfloat16, kVector, kGroup, 16>, false>;
   constexpr const char* kName = "fp8_layer_norm_backward";
   constexpr int kBytes = BackwardTile<L>::kBytes;
   check(cudaFuncSetAttribute(layer_norm_backward_quantize_kernel<L>,
                              cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         kName);
-  const int64_t blocks = std::min({int64_t{launch.sm_count} * L::kBlocks, ceil_div(k.norm.rows, kRows),
-                                   parts_that_fit(launch, column_sums_of(k.norm) * k.norm.columns)});
+  const int64_t blocks = std::min({int64_t{launch.sm_count} * L::kBlocks, ceil_div(norm.rows, kRows),
+                                   parts_that_fit(launch, column_sums_of(norm) * norm.columns)});
   launch_dependent<layer_norm_backward_quantize_kernel<L>>(launch, kName, static_cast<unsigned>(blocks),
-                                                           L::kThreads, kBytes, k.norm, k.quantize, parts);
+                                                           L::kThreads, kBytes, norm, quantize, parts);
   return blocks;
 }
 
 }  // namespace
 
 void fp8_layer_norm_backward(const Launch& launch, const Fp8LayerNormBackward& k) {
-  const ResidualLayerNormBackward& n = k.norm;
+  const ResidualLayerNormBackward n = adding_ahead(k.norm);
   const Fp8Quantize& q = k.quantize;
   require(
       n.type == DType::bf16 && n.rows % 16 == 0 && n.columns % 16 == 0 && fp8_layer_norm_possible(n.columns),
@@ -143,7 +144,7 @@ void fp8_layer_norm_backward(const Launch& launch, const Fp8LayerNormBackward& k
   if (n.rows == 0) return;
   float* const parts = parts_of_backward(launch, n);
   const int64_t blocks =
-      n.columns <= 512 ? launch_tiles<32>(launch, k, parts) : launch_tiles<64>(launch, k, parts);
+      n.columns <= 512 ? launch_tiles<32>(launch, n, q, parts) : launch_tiles<64>(launch, n, q, parts);
   sum_parts_of_backward(launch, n, parts, blocks);
 }
 

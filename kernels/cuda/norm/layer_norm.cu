@@ -167,7 +167,8 @@ void residual_layer_norm(const Launch& launch, const ResidualLayerNorm& k) {
   });
 }
 
-void residual_layer_norm_backward(const Launch& launch, const ResidualLayerNormBackward& k) {
+void residual_layer_norm_backward(const Launch& launch, const ResidualLayerNormBackward& arguments) {
+  const ResidualLayerNormBackward k = adding_ahead(arguments);
   float* const parts = parts_of_backward(launch, k);
   int64_t blocks = 0;
   with_type(k.type, [&]<typename T>() {

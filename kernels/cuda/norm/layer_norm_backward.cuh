@@ -180,6 +180,15 @@ __host__ __device__ inline int column_sums_of(const ResidualLayerNormBackward& k
   return k.branch_sums != nullptr ? 3 : 2;
 }
 
+/// A gradient that is added to what is there reads that ahead like the other operands: a row is read by the
+/// threads that write it later.
+inline ResidualLayerNormBackward adding_ahead(ResidualLayerNormBackward k) {
+  if (!k.accumulate_x || k.d_sum != nullptr) return k;
+  k.d_sum = k.d_x;
+  k.accumulate_x = false;
+  return k;
+}
+
 /// Where blocks leave their parts of these; null: none is wanted.
 inline float* parts_of_backward(const Launch& launch, const ResidualLayerNormBackward& k) {
   const bool wanted = k.d_scale != nullptr || k.d_offset != nullptr || k.branch_sums != nullptr;

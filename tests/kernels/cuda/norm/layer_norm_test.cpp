@@ -132,6 +132,9 @@ const NormBackwardCase kNormBackwardCases[] = {{900, 512},
                                                {9001, 512, 0.1, 0, 0, true, false, true},  // many per block
                                                {6000, 1024},
                                                {700, 1536, 0, 0, 0, false},
+                                               {9001, 512, 0, 0, 0, false, true},  // added to what is there
+                                               {6000, 1024, 0, 0, 0, false, true},
+                                               {700, 1536, 0, 0, 0, false, true},
                                                {1700, 1024, 0.3, 0, 0, true, false, true},
                                                {40, 8192, 0.2, 4, 0, false, false, true},
                                                {300, 1280, 0, 0, 0, true, true},
