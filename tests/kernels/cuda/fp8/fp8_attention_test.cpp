@@ -15,7 +15,7 @@ namespace {
 
 using kernels::Fp8Format;
 
-constexpr int64_t kHeadDim = 64;
+constexpr int64_t kCodesHeadDim = 64;
 
 class CudaFp8Attention : public CudaKernelTest<bf16> {
  protected:
@@ -23,21 +23,21 @@ class CudaFp8Attention : public CudaKernelTest<bf16> {
     CudaKernelTest<bf16>::SetUp();
     if (IsSkipped()) return;
     const char* obstacle =
-        kernels::attention_obstacle(launch(), kernels::AttentionKernel::hopper, DType::bf16, kHeadDim);
+        kernels::attention_obstacle(launch(), kernels::AttentionKernel::hopper, DType::bf16, kCodesHeadDim);
     if (obstacle != nullptr) GTEST_SKIP() << "Hopper's attention: " << obstacle;
   }
 };
 
-constexpr float kScale = 32;
+constexpr float kCodesScale = 32;
 
-struct Case {
+struct AttendedCase {
   int64_t batch, heads, queries, keys;
   bool general = false;  // a mask that is not causal
 };
 
-/// Codes, and what else a quantisation leaves.
-struct Codes {
-  Codes(int64_t rows, int64_t columns)
+/// AttendedCodes, and what else a quantisation leaves.
+struct AttendedCodes {
+  AttendedCodes(int64_t rows, int64_t columns)
       : out(static_cast<size_t>(rows * columns)),
         transposed(static_cast<size_t>(rows * columns)),
         sums(static_cast<size_t>(columns)) {}
@@ -53,7 +53,7 @@ struct Codes {
             .out = out.data(),
             .transposed = transposed.data()};
   }
-  void expect_equal(const Codes& other) const {
+  void expect_equal(const AttendedCodes& other) const {
     EXPECT_EQ(out.read(), other.out.read());
     EXPECT_EQ(transposed.read(), other.transposed.read());
     EXPECT_EQ(largest.read(), other.largest.read());
@@ -61,11 +61,11 @@ struct Codes {
   }
 
   DeviceArray<uint8_t> out, transposed;
-  DeviceArray<float> sums, scale{std::vector<float>{kScale}}, largest{std::vector<float>{0}};
+  DeviceArray<float> sums, scale{std::vector<float>{kCodesScale}}, largest{std::vector<float>{0}};
 };
 
 /// Causal, or each query sees up to some keys more or less.
-Ints limits_of(const Case& c) {
+Ints attended_limits(const AttendedCase& c) {
   Ints limits;
   for (int64_t b = 0; b < c.batch; ++b)
     for (int64_t i = 0; i < c.queries; ++i) {
@@ -75,25 +75,25 @@ Ints limits_of(const Case& c) {
   return limits;
 }
 
-struct Inputs {
-  explicit Inputs(const Case& c)
-      : width(c.heads * kHeadDim),
+struct AttendedInputs {
+  explicit AttendedInputs(const AttendedCase& c)
+      : width(c.heads * kCodesHeadDim),
         rows(c.batch * c.queries),
         q(random_values<bf16>(rows * 3 * width, 1)),
         kv(random_values<bf16>(c.batch * c.keys * 2 * width, 2)),
         out(rows * width),
-        limits(limits_of(c)),
+        limits(attended_limits(c)),
         lse(static_cast<size_t>(rows * c.heads)) {}
 
   /// Packed: q, k and v are columns of q.
-  kernels::Attention attention(const Case& c, bool packed) const {
+  kernels::Attention attention(const AttendedCase& c, bool packed) const {
     const bf16* const k = packed ? q.data() + width : kv.data();
     return {.type = DType::bf16,
             .batch = c.batch,
             .heads = c.heads,
             .queries = c.queries,
             .keys = c.keys,
-            .head_dim = kHeadDim,
+            .head_dim = kCodesHeadDim,
             .q = q.data(),
             .q_stride = 3 * width,
             .k = k,
@@ -117,13 +117,14 @@ struct Inputs {
 };
 
 TEST_F(CudaFp8Attention, LeavesItsResultAsAPassDoes) {
-  const Case cases[] = {{2, 3, 160, 1000}, {1, 16, 1024, 1024}, {3, 5, 16, 64, true}, {2, 9, 400, 420, true}};
-  for (const Case& c : cases) {
+  const AttendedCase cases[] = {
+      {2, 3, 160, 1000}, {1, 16, 1024, 1024}, {3, 5, 16, 64, true}, {2, 9, 400, 420, true}};
+  for (const AttendedCase& c : cases) {
     SCOPED_TRACE(::testing::Message() << c.queries << " queries, " << c.keys << " keys");
-    const Inputs in(c);
+    const AttendedInputs in(c);
     const kernels::Attention attention = in.attention(c, false);
     ASSERT_TRUE(kernels::fp8_attention_possible(launch(), attention));
-    const Codes one(in.rows, in.width), two(in.rows, in.width);
+    const AttendedCodes one(in.rows, in.width), two(in.rows, in.width);
     kernels::Fp8Quantize quantize = two.quantize(in.rows, in.width, Fp8Format::e4m3);
     kernels::cuda::attention(launch(), attention);
     quantize.x = in.out.data();
@@ -141,11 +142,12 @@ TEST_F(CudaFp8Attention, LeavesItsResultAsAPassDoes) {
 
 TEST_F(CudaFp8Attention, LeavesGradientsOfPackedHeadsAsAPassDoes) {
   constexpr int64_t kBands = 16;
-  const Case cases[] = {{2, 3, 160, 160}, {4, 16, 1024, 1024}, {3, 5, 16, 16, true}, {2, 9, 400, 400, true}};
-  for (const Case& c : cases) {
+  const AttendedCase cases[] = {
+      {2, 3, 160, 160}, {4, 16, 1024, 1024}, {3, 5, 16, 16, true}, {2, 9, 400, 400, true}};
+  for (const AttendedCase& c : cases) {
     if (brief_tests() && c.queries > 1000) continue;
     SCOPED_TRACE(::testing::Message() << c.queries << " queries");
-    const Inputs in(c);
+    const AttendedInputs in(c);
     const int64_t columns = 3 * in.width;
     const Array<bf16> d_out(random_values<bf16>(in.rows * in.width, 3)), gradients(in.rows * columns);
     const Array<float> cosine(random_values<float>(c.queries * kBands, 4)),
@@ -164,7 +166,7 @@ TEST_F(CudaFp8Attention, LeavesGradientsOfPackedHeadsAsAPassDoes) {
                                         .q_rotary = rotary,
                                         .k_rotary = rotary};
     ASSERT_TRUE(kernels::fp8_attention_possible(launch(), backward));
-    const Codes one(in.rows, columns), two(in.rows, columns);
+    const AttendedCodes one(in.rows, columns), two(in.rows, columns);
     kernels::Fp8Quantize quantize = two.quantize(in.rows, columns, Fp8Format::e5m2);
     kernels::cuda::attention(launch(), backward.forward);
     kernels::cuda::attention_backward(launch(), backward);
@@ -187,15 +189,15 @@ TEST_F(CudaFp8Attention, LeavesGradientsOfPackedHeadsAsAPassDoes) {
 }
 
 TEST_F(CudaFp8Attention, TakesWhatFitsItsTiles) {
-  const auto possible = [&](const Case& c, int64_t head_dim) {
-    const Inputs in(c);
+  const auto possible = [&](const AttendedCase& c, int64_t head_dim) {
+    const AttendedInputs in(c);
     kernels::AttentionBackward backward{
         .forward = in.attention(c, true), .d_out = nullptr, .d_q = nullptr, .d_k = nullptr, .d_v = nullptr};
     backward.forward.head_dim = head_dim;
     return kernels::fp8_attention_possible(launch(), backward);
   };
-  EXPECT_FALSE(possible({2, 4, 168, 168}, kHeadDim));
-  EXPECT_FALSE(possible({2, 4, 160, 176}, kHeadDim));
+  EXPECT_FALSE(possible({2, 4, 168, 168}, kCodesHeadDim));
+  EXPECT_FALSE(possible({2, 4, 160, 176}, kCodesHeadDim));
   EXPECT_FALSE(possible({2, 4, 160, 160}, 32));
 }
 

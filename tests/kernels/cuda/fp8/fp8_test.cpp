@@ -461,25 +461,26 @@ TEST_F(CudaFp8, LayerNormsAreQuantisedAsTheyAreComputed) {
             normalise_and_quantise(launch(), cases[4], true).out);
 }
 
-struct NormBackwardCase {
+struct QuantisedBackwardCase {
   int64_t rows, columns;
   bool accumulate = false, sums = true, normal = true;
 };
 
-struct NormBackwardResults {
+struct QuantisedBackwardResults {
   std::vector<uint8_t> out, transposed;
   float largest = 0;
   std::vector<uint8_t> d_x, y;
-  bool operator==(const NormBackwardResults&) const = default;
+  bool operator==(const QuantisedBackwardResults&) const = default;
 };
 
-struct NormBackward {
-  NormBackwardResults same;              // bit for bit, however it is computed
+struct QuantisedBackward {
+  QuantisedBackwardResults same;         // bit for bit, however it is computed
   std::vector<std::vector<float>> sums;  // of columns, in another order
 };
 
 /// LayerNorm's backward and the quantisation of what it gives, in one pass or in two.
-NormBackward differentiate_and_quantise(const Launch& launch, const NormBackwardCase& c, bool in_one_pass) {
+QuantisedBackward differentiate_and_quantise(const Launch& launch, const QuantisedBackwardCase& c,
+                                             bool in_one_pass) {
   const int64_t n = c.rows * c.columns;
   const auto elements = static_cast<size_t>(n), columns = static_cast<size_t>(c.columns);
   const Array<bf16> x(random_values<bf16>(n, 1, 2)), d_y(random_values<bf16>(n, 2)),
@@ -523,28 +524,28 @@ NormBackward differentiate_and_quantise(const Launch& launch, const NormBackward
     k.quantize.x = d_x.data();
     kernels::cuda::fp8_quantize(launch, k.quantize);
   }
-  NormBackward result{{out.read(), transposed.read(), largest.read()[0], d_x.bytes(), y.bytes()}, {}};
+  QuantisedBackward result{{out.read(), transposed.read(), largest.read()[0], d_x.bytes(), y.bytes()}, {}};
   if (c.sums) result.sums = {d_scale.read(), d_offset.read(), branch_sums.read()};
   return result;
 }
 
-Values values_of(const std::vector<float>& x) {
+Values wide_values(const std::vector<float>& x) {
   return {x.begin(), x.end()};
 }
 
 TEST_F(CudaFp8, GradientsOfLayerNormsAreQuantisedAsTheyAreComputed) {
-  const NormBackwardCase cases[] = {
+  const QuantisedBackwardCase cases[] = {
       {16, 16},      {48, 80, true},    {304, 512}, {304, 528, true, false}, {1040, 1024, false, true, false},
       {20016, 1008}, {20016, 480, true}};
-  for (const NormBackwardCase& c : cases) {
+  for (const QuantisedBackwardCase& c : cases) {
     if (brief_tests() && c.rows > 10000) continue;
     SCOPED_TRACE(::testing::Message() << c.rows << " x " << c.columns);
-    const NormBackward one = differentiate_and_quantise(launch(), c, true),
-                       two = differentiate_and_quantise(launch(), c, false);
+    const QuantisedBackward one = differentiate_and_quantise(launch(), c, true),
+                            two = differentiate_and_quantise(launch(), c, false);
     EXPECT_GT(one.same.largest, 0);
     EXPECT_TRUE(one.same == two.same);
     for (size_t i = 0; i < one.sums.size(); ++i)
-      expect_close(values_of(one.sums[i]), values_of(two.sums[i]), {1e-5, 1e-6}, "column sums");
+      expect_close(wide_values(one.sums[i]), wide_values(two.sums[i]), {1e-5, 1e-6}, "column sums");
     EXPECT_EQ(differentiate_and_quantise(launch(), c, true).sums, one.sums);
   }
 }
