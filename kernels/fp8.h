@@ -196,7 +196,7 @@ inline bool fp8_layer_norm_possible(const Launch& launch, int64_t columns) {
   return true;
 }
 
-/// Whether fp8_attention (fp8_attention_backward) takes these, and they fit a matrix of codes.
+/// Whether fp8_attention, or fp8_attention_backward, can compute these here.
 template <typename Arguments>
 bool fp8_attention_possible(const Launch& launch, const Arguments& k) {
 #ifdef PERCEIVER_CUDA

@@ -1,12 +1,12 @@
 """The matrix products of a training step alone, in PyTorch; prints a line of JSON for each.
 
-    python3 bench/pytorch/products.py NAME[:fp8]...
+    python3 bench/pytorch/products.py NAME[:fp8][:tables]...
 
 NAME: as for train.py. All products of a step, forward, data and weight gradients, each layer with weights and
-gradients of its own, as cuBLASLt does them in bf16 (or e4m3 with one scale a tensor: torch._scaled_mm), captured in a
-CUDA graph that is replayed for some seconds, so that the GPU's clock is the one it sustains. No step with these
-products can take less: `step_ms` is the floor of its tensor cores. Reported with it: SM clock and power, medians while the
-graph runs, and what an equally long copy within the GPU's memory moves (TB/s, bytes read plus bytes written).
+gradients of its own, as cuBLASLt does them in bf16 (fp8: e4m3 with one scale a tensor, torch._scaled_mm), captured in a
+CUDA graph that is replayed for some seconds, so that the GPU's clock is the one it sustains: the floor of a step's tensor
+cores. tables: without keys and values of the context, which projected tables save. Reported with it: SM clock and
+power, medians while the graph runs, and the bandwidth of an element-wise kernel (TB/s, bytes read plus bytes written).
 """
 import argparse
 import json
@@ -21,13 +21,14 @@ from model import CONFIGS
 SECONDS = 4
 
 
-def layer_shapes(c):
+def layer_shapes(c, tables):
     """(rows, inputs, outputs) of every linear layer, in the order of forward."""
     rows, d = c["batch"] * c["latents"], c["d"]
     block = [(rows, d, 3 * d), (rows, d, d), (rows, d, 4 * d), (rows, 4 * d, d)]
     shapes = [(rows, d, d)]  # the latents' projection
     if not c.get("plain"):
-        shapes += [(rows, d, d), (c["batch"] * c["ctx"], d, 2 * d)] + block[1:]
+        context = [] if tables else [(c["batch"] * c["ctx"], d, 2 * d)]
+        shapes += [(rows, d, d)] + context + block[1:]
     return shapes + block * c["layers"] + [(rows, d, (c["vocab"] + 15) // 16 * 16)]
 
 
@@ -121,10 +122,9 @@ def sustained_ms(run):
     return late[len(late) // 2], min(times), card.medians()
 
 
-def products(name, fp8):
-    shared, layers = {}, []
-    for shape in layer_shapes(CONFIGS[name]):
-        layers.append(Layer(shape, shared, fp8 and shape != layer_shapes(CONFIGS[name])[-1]))  # logits stay bf16
+def products(name, fp8, tables):
+    shared, shapes = {}, layer_shapes(CONFIGS[name], tables)
+    layers = [Layer(shape, shared, fp8) for shape in shapes[:-1]] + [Layer(shapes[-1], shared, False)]  # logits: bf16
 
     def step():
         for layer in layers:
@@ -134,25 +134,27 @@ def products(name, fp8):
 
     ms, fastest, card = sustained_ms(step)
     flops = sum(6 * layer.rows * layer.inputs * layer.outputs for layer in layers)
-    print(json.dumps(dict(bench="products", config=name, type="fp8" if fp8 else "bf16", step_ms=round(ms, 2),
+    print(json.dumps(dict(bench="products", config=name, type="fp8" if fp8 else "bf16", tables=tables, step_ms=round(ms, 2),
                           fastest_ms=round(fastest, 2), tflops=round(flops / ms / 1e9, 1), **card)), flush=True)
 
 
-def copy():
+def bandwidth():
     x = torch.empty(2**30, device="cuda", dtype=torch.float32)
     y = torch.empty_like(x)
     ms, _, card = sustained_ms(lambda: torch.neg(x, out=y))
-    print(json.dumps(dict(bench="copy", tb_s=round(2 * x.numel() * 4 / ms / 1e9, 2), **card)), flush=True)
+    print(json.dumps(dict(bench="bandwidth", tb_s=round(2 * x.numel() * 4 / ms / 1e9, 2), **card)), flush=True)
 
 
 def main():
+    if not torch.cuda.is_available():
+        raise SystemExit("products.py needs an NVIDIA GPU")
     parser = argparse.ArgumentParser(description="Times the matrix products of training steps alone.")
-    parser.add_argument("what", nargs="+", help="NAME[:fp8]")
+    parser.add_argument("what", nargs="+", help="NAME[:fp8][:tables]")
     for what in parser.parse_args().what:
-        name, _, precision = what.partition(":")
-        products(name, precision == "fp8")
+        name, *options = what.split(":")
+        products(name, "fp8" in options, "tables" in options)
         torch.cuda.empty_cache()
-    copy()
+    bandwidth()
 
 
 if __name__ == "__main__":

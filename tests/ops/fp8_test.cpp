@@ -5,6 +5,7 @@
 #include <numeric>
 #include <optional>
 
+#include "ops/linear_rotary.h"
 #include "tests/support/gradient_check.h"
 
 namespace perceiver {
@@ -138,6 +139,79 @@ TEST(Fp8Linear, LayerNormQuantisesForItsReader) {
     EXPECT_EQ(normalise_and_multiply(false, residual, recipe), calibrated);
     EXPECT_EQ(normalise_and_multiply(true, residual, recipe), calibrated);
   }
+}
+
+/// The result of a layer of attention, with its residual, and of the LayerNorm behind it, then the gradients
+/// of all leaves and the largest magnitudes. Not `in_place`: a check needs values, so that every operand in 8
+/// bits is made by a pass of its own.
+std::vector<std::vector<float>> attend_and_normalise(bool in_place, bool recompute,
+                                                     const std::shared_ptr<Fp8Recipe>& recipe) {
+  constexpr int64_t kExamples = 2, kLength = 16, kRows = kExamples * kLength, kHeads = 2, kWidth = 16;
+  const Tensor values[] = {numbers({kRows, kWidth}, 1), numbers({kWidth}, 2),
+                           numbers({kWidth}, 3),        numbers({3 * kWidth, kWidth}, 4, 0.3),
+                           numbers({3 * kWidth}, 5),    numbers({kWidth, kWidth}, 6, 0.3),
+                           numbers({kWidth}, 7),        numbers({kWidth}, 8),
+                           numbers({kWidth}, 9)};
+  std::vector<Variable> leaves;
+  for (const Tensor& each : values) leaves.push_back(Tape::leaf(each));
+  const ops::NormParameters before{leaves[1], leaves[2]}, behind{leaves[7], leaves[8]};
+  ops::LinearParameters qkv{leaves[3], leaves[4]}, out{leaves[5], leaves[6]};
+  const ops::Fp8Weights weights(cpu(), recipe, {&qkv, &out});
+  weights.quantise();
+  std::vector<int32_t> places(kRows);
+  for (size_t i = 0; i < places.size(); ++i) places[i] = static_cast<int32_t>(i % kLength);
+  const Tensor positions = Tensor::from_host<int32_t>(cpu(), {kRows}, places);
+  const ops::RotaryTable table = ops::make_rotary_table(cpu(), DType::f32, kLength, kHeads, kWidth / kHeads);
+  const ops::AttentionMask mask = ops::causal_mask(cpu(), kExamples, kLength);
+  std::optional<std::string> offender;
+  Tape tape(cpu(), true, true);
+  if (!in_place) tape.check_finite(&offender);
+  const Variable z = leaves[0];
+  const auto layer = [&](Tape& t, const Variable& normal) {
+    const Variable heads = ops::linear_rotary(t, normal, qkv,
+                                              {.table = table,
+                                               .positions = positions,
+                                               .head_dim = kWidth / kHeads,
+                                               .parts = 2,
+                                               .part_columns = kWidth,
+                                               .reader_rotates_back = true});
+    const Variable attended = ops::attention(t,
+                                             {.q = heads,
+                                              .kv = heads,
+                                              .q_column = 0,
+                                              .k_column = kWidth,
+                                              .v_column = 2 * kWidth,
+                                              .batch = kExamples,
+                                              .heads = kHeads,
+                                              .head_dim = kWidth / kHeads,
+                                              .rotary = table,
+                                              .query_positions = positions,
+                                              .key_positions = positions,
+                                              .rotated = true,
+                                              .reader = &out},
+                                             mask);
+    EXPECT_EQ(attended.codes != nullptr, in_place && !recipe->calibrating);
+    return ops::linear(t, attended, out, Activation::identity, z);
+  };
+  const Variable normal = ops::layer_norm(tape, z, before, recompute ? nullptr : &qkv);
+  const Variable sum = recompute ? recomputed(tape, normal, layer) : layer(tape, normal);
+  const Variable y = ops::layer_norm(tape, sum, behind);
+  tape.give(y, numbers(y.shape(), 10, 1e-4));
+  tape.backward();
+  EXPECT_FALSE(offender.has_value());
+  std::vector<std::vector<float>> results{sum.value.to_host<float>(), y.value.to_host<float>()};
+  for (const Variable& leaf : leaves) results.push_back(leaf.gradient->tensor.to_host<float>());
+  results.push_back(recipe->largest.to_host<float>());
+  return results;
+}
+
+TEST(Fp8Linear, AttentionAndLayerNormQuantiseInPlace) {
+  const auto recipe = recipe_for(2 * ops::kFp8Sites);
+  const auto calibrated = attend_and_normalise(true, false, recipe);
+  recipe->calibrating = false;
+  EXPECT_EQ(attend_and_normalise(false, false, recipe), calibrated);
+  EXPECT_EQ(attend_and_normalise(true, false, recipe), calibrated);
+  EXPECT_EQ(attend_and_normalise(true, true, recipe), calibrated) << "recomputed";
 }
 
 TEST(Fp8Linear, OnlyWhereItFitsAndTrains) {

@@ -1,7 +1,7 @@
-// Matrix products of bf16 on Hopper (compute capability 9.0a), and what follows them in their epilogue:
-// hopper_product.cuh multiplies; the finishers, a lane 8 columns of every third row of a slab, apply the
-// activation and write 16 bytes a thread and row. The threads that multiply also rotate (tile_rotation.cuh),
-// for which they need 22 more registers.
+// Matrix products of bf16 on Hopper (compute capability 9.0a), and what follows them in their epilogue; with
+// a rotation those of 8-bit operands, too: hopper_product.cuh multiplies; the finishers, a lane 8 columns of
+// every third row of a slab, apply the activation and write 16 bytes a thread and row. The threads that
+// multiply also rotate (tile_rotation.cuh), for which they need 22 more registers.
 #include "kernels/cuda/gemm/hopper_gemm.h"
 
 #include <algorithm>
