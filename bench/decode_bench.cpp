@@ -1,5 +1,5 @@
 // decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--caches=bfloat16|fp8] [--layers=N]
-// [configuration ...]: times the fused decode step alone, replayed as a CUDA graph, for the three
+// [--blocks=N] [configuration ...]: times the fused decode step alone, replayed as a CUDA graph, for the three
 // configurations of configs/bench with full context and latents and each number of slots, and as
 // "NAME-tokens" for one slot whose context is kept as tokens. First checks slot 0 and the last slot against
 // the plain reference. Prints one line per run; exits with 1 if a check fails.
@@ -152,6 +152,7 @@ const std::map<std::string, DType> kWeights{
 int main_of(int count, char** words) {
   std::vector<int64_t> slots{1, 8, 64};
   std::vector<int64_t> layers;  // one number, if not those of the configuration
+  std::vector<int64_t> blocks;  // one number, if not one a multiprocessor
   DType weights = DType::bf16, caches = DType::bf16;
   std::vector<std::string> names;
   for (int i = 1; i < count; ++i) {
@@ -159,6 +160,8 @@ int main_of(int count, char** words) {
     if (word.starts_with("--slots=") && read_counts(word.substr(8), slots)) {
       continue;
     } else if (word.starts_with("--layers=") && read_counts(word.substr(9), layers)) {
+      continue;
+    } else if (word.starts_with("--blocks=") && read_counts(word.substr(9), blocks)) {
       continue;
     } else if (word.starts_with("--weights=") && kWeights.contains(word.substr(10))) {
       weights = kWeights.at(word.substr(10));
@@ -169,7 +172,7 @@ int main_of(int count, char** words) {
     } else {
       std::fprintf(stderr,
                    "decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--caches=bfloat16|fp8] "
-                   "[--layers=N] [imagenet64|copy131k|music4k[-tokens]] ...\n");
+                   "[--layers=N] [--blocks=N] [imagenet64|copy131k|music4k[-tokens]] ...\n");
       return 2;
     }
   }
@@ -180,6 +183,7 @@ int main_of(int count, char** words) {
   Launch launch;
   launch.device = {DeviceKind::cuda, 0};
   launch.sm_count = properties.multiProcessorCount;
+  if (!blocks.empty()) launch.sm_count = std::min(launch.sm_count, static_cast<int>(blocks.back()));
   cudaStream_t stream = nullptr;
   require_cuda(cudaStreamCreate(&stream), "stream");
   launch.stream = stream;
