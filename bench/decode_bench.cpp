@@ -1,6 +1,6 @@
 // decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--caches=bfloat16|fp8] [--layers=N]
-// [--blocks=N] [configuration ...]: times the fused decode step alone, replayed as a CUDA graph, for the three
-// configurations of configs/bench with full context and latents and each number of slots, and as
+// [--blocks=N] [configuration ...]: times the fused decode step alone, replayed as a CUDA graph, for the
+// three configurations of configs/bench with full context and latents and each number of slots, and as
 // "NAME-tokens" for one slot whose context is kept as tokens. First checks slot 0 and the last slot against
 // the plain reference. Prints one line per run; exits with 1 if a check fails.
 #include <charconv>

@@ -60,8 +60,8 @@ inline constexpr int kMaxDecodeTables = 4;
 inline constexpr int kMaxDecodeLayers = 128;
 inline constexpr int kMaxDecodeCrosses = 8;
 inline constexpr int kMaxDecodeQueryLayers = 4;
-/// With one slot, the number of steps after which the kernel clears its flagged buffers. Bytes 128 to 135 of
-/// the workspace count the steps, times Launch::sm_count.
+/// With few slots, the number of steps after which the kernel clears its flagged buffers. Bytes 128 to 135 of
+/// the workspace count the steps, times decode_blocks().
 inline constexpr uint64_t kDecodeEpoch = uint64_t{1} << 22;
 
 /// For an active slot every row count is at least 1, and the row to write is below it. The arrays of blocks
@@ -132,6 +132,9 @@ namespace cuda {
 /// fit beside the weights (about 850 ids at 16 rotated pairs per head). Checks pointers only for presence and
 /// alignment.
 bool decode_supports(const Launch& launch, const DecodeStep& step);
+/// Multiprocessors that a step takes, one block each. With one slot no more than there are tiles of latents:
+/// the others would only wait, and ask for the same words.
+int decode_blocks(const Launch& launch, const DecodeStep& step);
 /// Bytes of DecodeStep::workspace.
 int64_t decode_workspace(const Launch& launch, const DecodeStep& step);
 /// Initialises the workspace for steps like this one, in stream order.

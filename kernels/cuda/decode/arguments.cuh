@@ -31,20 +31,17 @@ struct AttentionShape {
   const float* sine;
 };
 
-/// Copies of each vector that all blocks read.
-inline constexpr int kReplicas = 2 * kEpilogueWarps;
-
 /// The flagged buffers through which blocks exchange the vectors of one slot, and partials and results of
-/// attention with few slots (flagged_buffers.cuh). The replicas of a vector are `stride` words apart.
+/// attention with few slots (flagged_buffers.cuh).
 struct FlaggedBuffers {
-  uint64_t* latents[2];  // [replicas, Z] f32
+  uint64_t* latents[2];  // [Z] f32
   uint64_t* queries;     // [max(Z, A)] f32
   uint64_t* new_kv;      // [1 + X, max(Z, A)] pairs of channels (cached_pair): new keys, then values, of self
                          // and cross blocks
   uint64_t* partials;    // [S * groups + grid, group, head_dim + 2] f32: sums, then maximum and denominator
-  uint64_t* attended;    // [replicas, S, max(Z, A) / 2] pairs of bf16
-  uint64_t* hidden;      // [replicas, widest hidden / 2] pairs of bf16
-  int latent_stride, attended_stride, hidden_stride, new_kv_stride;
+  uint64_t* attended;    // [S, max(Z, A) / 2] pairs of bf16
+  uint64_t* hidden;      // [widest hidden / 2] pairs of bf16
+  int new_kv_stride;
   uint64_t* begin;  // of all buffers, which lie one after the other
   int words;        // of all buffers
 };

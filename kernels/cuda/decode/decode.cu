@@ -134,6 +134,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
           a, shared, shared_address(memory + layout.ring));
       run(a, shared, memory, layout, producer);
     } else if constexpr (kSlots == 1) {
+      if (threadIdx.x / 32 != kEpilogueWarp) return;
       SingleSlotEpilogue<kWeights, kCache> epilogue(a, shared, memory, layout);
       run(a, shared, memory, layout, epilogue);
     }
@@ -264,12 +265,17 @@ auto kernel_of(const DecodeStep& k) {
 
 }  // namespace
 
+int decode_blocks(const Launch& launch, const DecodeStep& k) {
+  if (k.slots > 1) return launch.sm_count;
+  return static_cast<int>(std::clamp<int64_t>(k.latent_channels / kTileRows, 1, launch.sm_count));
+}
+
 bool decode_supports(const Launch& launch, const DecodeStep& k) {
   if (k.type != DType::bf16 || !counts_fit(k)) return false;
   if (k.weight_type != k.type && !is_narrow(k.weight_type)) return false;
   if (k.cache_type != k.type && k.cache_type != DType::e4m3) return false;
   if (!channels_fit(k.input_channels) || !channels_fit(k.latent_channels)) return false;
-  const int blocks = launch.sm_count;
+  const int blocks = decode_blocks(launch, k);
   if (!rows_fit(k, blocks)) return false;
   // The epilogue of one slot keeps the latents of up to 8 tiles.
   if (k.latent_channels > 8 * kTileRows * blocks) return false;
@@ -282,11 +288,11 @@ bool decode_supports(const Launch& launch, const DecodeStep& k) {
 }
 
 int64_t decode_workspace(const Launch& launch, const DecodeStep& k) {
-  return DecodeWorkspace(k, launch.sm_count).bytes;
+  return DecodeWorkspace(k, decode_blocks(launch, k)).bytes;
 }
 
 void decode_prepare(const Launch& launch, const DecodeStep& k) {
-  const DecodeWorkspace parts(k, launch.sm_count);
+  const DecodeWorkspace parts(k, decode_blocks(launch, k));
   const auto stream = stream_of(launch);
   unsigned char* base = static_cast<unsigned char*>(k.workspace);
   check(cudaMemsetAsync(base, 0, static_cast<size_t>(parts.bytes), stream), "workspace of decode_step");
@@ -299,7 +305,7 @@ void decode_prepare(const Launch& launch, const DecodeStep& k) {
 }
 
 void decode_step(const Launch& launch, const DecodeStep& k) {
-  const int blocks = launch.sm_count;
+  const int blocks = decode_blocks(launch, k);
   const int stages = stages_of(k, device_limits(launch));
   const DecodeArguments arguments = make_arguments(k, blocks, stages);
   const DecodeLayout layout = layout_of(k, arguments.table_bytes);

@@ -192,9 +192,7 @@ class FewSlotsConsumer : public SlotConsumer {
   }
 
   __device__ __forceinline__ void receive_attended(const Product& p, Inputs& x) const {
-    const uint64_t* from = a_.flagged.attended +
-                           static_cast<int>(blockIdx.x) % kReplicas * a_.flagged.attended_stride +
-                           row_of_lane() * (p.columns / 2);
+    const uint64_t* from = a_.flagged.attended + row_of_lane() * (p.columns / 2);
     const uint64_t* places[2 * kHeldBlocks];
     uint2 words[2 * kHeldBlocks];
 #pragma unroll
@@ -306,9 +304,8 @@ class FewSlotsConsumer : public SlotConsumer {
       const int i = first + warp_ / warps;
       PairSum sum = combine_piece<3>(plan.shape, piece, lane_, part * 8, warps * 8, flag_ - 1);
       if (warps > 1) sum = merge_warps(sum, merged_parts_ + buffer * kMergeQuadruples, warp_, lane_, warps);
-      if (i < pieces.end && part == 0 && lane_ < 4 * kReplicas)
-        publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4,
-                quotient(sum), flag_);
+      if (i < pieces.end && part == 0 && lane_ < 4)
+        publish(a_.flagged.attended + i * 4 + lane_, quotient(sum), flag_);
       if (first + together < pieces.end) piece = piece_or_none(plan, i + together, pieces);
     }
   }

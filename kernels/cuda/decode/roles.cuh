@@ -1,6 +1,6 @@
 // The roles of a block's warps in the fused decode step, their registers, and the named barriers at which
-// they meet: 8 consumer warps; then one warpgroup with the producer warp and, for one slot, 3 epilogue
-// warps. Otherwise that warpgroup's other warps idle: registers are traded by whole warpgroups.
+// they meet: 8 consumer warps; then one warpgroup with the producer warp and, for one slot, the epilogue
+// warp. The other warps of that warpgroup idle: registers are traded by whole warpgroups.
 #pragma once
 
 #include "kernels/cuda/hopper/primitives.cuh"
@@ -10,7 +10,7 @@ namespace perceiver::kernels::cuda {
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kConsumers = kConsumerWarps * 32;
 inline constexpr int kProducerWarp = kConsumerWarps;
-inline constexpr int kEpilogueWarps = 3;
+inline constexpr int kEpilogueWarp = kProducerWarp + 1;
 inline constexpr int kDecodeThreads = kConsumers + 128;
 
 /// Registers of a thread.
@@ -26,9 +26,9 @@ __device__ inline void consumer_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
 }
 
-/// With one slot: the epilogue's warps arrive when they have published the outputs of a phase.
+/// With one slot: the epilogue arrives when it has published the outputs of a phase.
 struct EpilogueBarrier {
-  static constexpr int kThreads = kConsumers + kEpilogueWarps * 32;
+  static constexpr int kThreads = kConsumers + 32;
   __device__ static void arrive() { asm volatile("bar.arrive 4, %0;" ::"n"(kThreads) : "memory"); }
   __device__ static void wait() { asm volatile("bar.sync 4, %0;" ::"n"(kThreads) : "memory"); }
 };

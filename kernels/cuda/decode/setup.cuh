@@ -109,7 +109,7 @@ __device__ inline void make_barriers(const DecodeArguments& a, DecodeShared& sha
   mbarrier_init(shared_address(&shared.inputs_made), 1);
   for (int i = 0; i < 2; ++i) {
     mbarrier_init(shared_address(&shared.sums_full[i]), kConsumerWarps * kWarpArrivals);
-    mbarrier_init(shared_address(&shared.sums_empty[i]), kEpilogueWarps * kWarpArrivals);
+    mbarrier_init(shared_address(&shared.sums_empty[i]), kWarpArrivals);
   }
   fence_proxy_async();
 }

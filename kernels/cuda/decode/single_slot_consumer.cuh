@@ -1,7 +1,7 @@
 // The consumers of the fused decode step for one slot. What counts is the latency of a phase, from receiving
 // the words that other blocks published before it to publishing its own: a warp receives only the columns
 // that it multiplies, its weights are in registers by then, and the warps meet only for the sums of
-// LayerNorm. Their sums of products go to the epilogue warps (single_slot_epilogue.cuh).
+// LayerNorm. Their sums of products go to the epilogue warp (single_slot_epilogue.cuh).
 //
 // Columns are divided among warps as in few_slots_consumer.cuh, blocks of 32 out of every tile of 1024; a
 // lane receives 4 neighbouring ones of a tile and stores them, as bf16, in the warp's own part of shared
@@ -36,7 +36,6 @@ class SingleSlotConsumer : public RoleRegisters {
         ring_(shared_address(memory + layout.ring)),
         warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        replica_(static_cast<int>(blockIdx.x) % kReplicas),
         inputs_(reinterpret_cast<unsigned char*>(memory + layout.rows) + warp_ * kInputBytes),
         products_(inputs_),
         flag_(shared.first_flag) {
@@ -132,8 +131,7 @@ class SingleSlotConsumer : public RoleRegisters {
   }
 
   __device__ float4 receive_latents() const {
-    const uint64_t* from =
-        a_.flagged.latents[latents_buffer_] + replica_ * a_.flagged.latent_stride + latent_word(column(0));
+    const uint64_t* from = a_.flagged.latents[latents_buffer_] + latent_word(column(0));
     const uint64_t* const places[2] = {from, from + 16};
     uint2 words[2];
     receive(places, flag_ - 1, words);
@@ -167,8 +165,7 @@ class SingleSlotConsumer : public RoleRegisters {
       const bool valid = column(0) < p.columns;
       uint2 packed{0, 0};
       if (p.input == Input::attended) {
-        if (valid)
-          packed = receive_pairs(a_.flagged.attended + replica_ * a_.flagged.attended_stride + column(0) / 2);
+        if (valid) packed = receive_pairs(a_.flagged.attended + column(0) / 2);
       } else {
         const float center = shared_.centers[warp_];
         float4 x{0, 0, 0, 0};
@@ -196,7 +193,7 @@ class SingleSlotConsumer : public RoleRegisters {
     for (int j = 0; j < kHeldStages; ++j) {
       // Columns past the last: any other columns, since their weights are zero.
       const int c = column(begin + j);
-      from[j] = a_.flagged.hidden + replica_ * a_.flagged.hidden_stride + (c < p.columns ? c : 0) / 2;
+      from[j] = a_.flagged.hidden + (c < p.columns ? c : 0) / 2;
     }
     receive(from, flag_ - 1, packed);
 #pragma unroll
@@ -372,9 +369,8 @@ class SingleSlotConsumer : public RoleRegisters {
               ? merge_warps(combine_piece<3>(plan.shape, piece, lane_, warp_ * 8, kConsumers / 4, flag_ - 1),
                             merged_parts(i % 2), warp_, lane_, kConsumerWarps)
               : combine_piece<1>(plan.shape, piece, lane_, 0, 8, flag_ - 1);
-      if (lane_ < 4 * kReplicas && (!together || warp_ == 0))
-        publish(a_.flagged.attended + lane_ / 4 * a_.flagged.attended_stride + i * 4 + lane_ % 4,
-                quotient(sum), flag_);
+      if (lane_ < 4 && (!together || warp_ == 0))
+        publish(a_.flagged.attended + i * 4 + lane_, quotient(sum), flag_);
       i += together ? 1 : kConsumerWarps;
       if (i < pieces.end) piece = find_piece<true>(a_, plan, i);
     }
@@ -386,7 +382,6 @@ class SingleSlotConsumer : public RoleRegisters {
   unsigned char* table_;
   uint32_t ring_;
   int warp_, lane_;
-  int replica_;            // that this block reads
   unsigned char* inputs_;  // this warp's kInputBytes
   Products products_;
   uint32_t flag_;  // of what this phase publishes

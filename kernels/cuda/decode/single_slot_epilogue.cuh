@@ -1,5 +1,5 @@
-// The epilogue of the fused decode step for one slot: three warps that take the consumers' sums of products
-// from shared memory, apply bias, activation, residual or rotation, and publish the outputs while the
+// The epilogue of the fused decode step for one slot: a warp that takes the consumers' sums of products from
+// shared memory, applies bias, activation, residual or rotation, and publishes the outputs while the
 // consumers are at the next phase. What an output needs besides its sum is loaded before the sum arrives.
 #pragma once
 
@@ -21,7 +21,7 @@ __device__ inline bool writes_latents(const Product& p) {
   return p.output <= ProductOutput::latent_activated;
 }
 
-/// Both halves of each warp do the same and each writes its own replica.
+/// The first half of the warp has outputs, two a lane.
 template <DType kWeights, DType kCache>
 class SingleSlotEpilogue : public RoleRegisters {
  public:
@@ -30,8 +30,7 @@ class SingleSlotEpilogue : public RoleRegisters {
       : a_(a),
         shared_(shared),
         sums_(reinterpret_cast<float*>(memory + layout.sums)),
-        lane_(static_cast<int>(threadIdx.x) % 16),
-        replica_((static_cast<int>(threadIdx.x) - kFirst) / 16),
+        lane_(static_cast<int>(threadIdx.x) % 32),
         flag_(shared.first_flag) {}
 
   __device__ void arrive(bool) { ++flag_; }
@@ -58,7 +57,6 @@ class SingleSlotEpilogue : public RoleRegisters {
 
  private:
   using Output = ProductOutput;
-  static constexpr int kFirst = kConsumers + 32;  // thread
 
   /// Two neighbouring outputs: all that is known before their sums, which come much later than these loads.
   struct OutputPair {
@@ -67,7 +65,7 @@ class SingleSlotEpilogue : public RoleRegisters {
     bool second;                             // of the block's two groups of kHeldStages tiles
     float2 bias{0, 0}, scale{1, 1};          // scale: of weights of eight bits
     float cosine = 1, sine = 0, factor = 1;  // factor: scales queries
-    uint64_t* to = nullptr;                  // the words of this lane's replica
+    uint64_t* to = nullptr;                  // in the flagged buffers
     void* cache = nullptr;                   // where keys and values go as well
   };
 
@@ -75,9 +73,9 @@ class SingleSlotEpilogue : public RoleRegisters {
   __device__ OutputPair load_operands(const Product& p, const AttentionPlan& plan, int before, int first,
                                       int count) const {
     OutputPair r;
-    r.tile = (lane_ / 4 - before) & (kHeldStages - 1);
+    r.tile = (lane_ / 4 % kHeldStages - before) & (kHeldStages - 1);
     r.row = (first + r.tile) * kTileRows + lane_ % 4 * 2;
-    r.valid = r.tile < count && r.row < p.rows;
+    r.valid = lane_ < 4 * kHeldStages && r.tile < count && r.row < p.rows;
     r.second = ((before + r.tile) & kHeldStages) != 0;
     if (!r.valid) return r;
     if (p.linear.bias != nullptr) {
@@ -92,13 +90,11 @@ class SingleSlotEpilogue : public RoleRegisters {
     }
     const FlaggedBuffers& to = a_.flagged;
     if (writes_latents(p)) {
-      r.to = (latents_buffer_ == 0 ? to.latents[1] : to.latents[0]) + replica_ * to.latent_stride +
-             latent_word(r.row);
+      r.to = (latents_buffer_ == 0 ? to.latents[1] : to.latents[0]) + latent_word(r.row);
     } else if (p.output == Output::hidden) {
-      r.to = to.hidden + replica_ * to.hidden_stride + r.row / 2;
-    } else {
-      r.valid = replica_ == 0;
-      if (p.output == Output::attention) load_attention_operands(p, plan, r);
+      r.to = to.hidden + r.row / 2;
+    } else if (p.output == Output::attention) {
+      load_attention_operands(p, plan, r);
     }
     return r;
   }
@@ -191,8 +187,7 @@ class SingleSlotEpilogue : public RoleRegisters {
   const DecodeArguments& a_;
   DecodeShared& shared_;
   float* sums_;
-  int lane_;     // of its half
-  int replica_;  // that it writes
+  int lane_;
   uint32_t flag_;
   int latents_buffer_ = 0;
   float2 own_0_{0, 0}, own_1_{0, 0};  // the latents that this lane wrote

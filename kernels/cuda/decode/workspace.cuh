@@ -95,7 +95,7 @@ inline AttentionShape self_shape(const DecodeStep& k) {
 /// with few slots `rows` (the results of attention) and partials.
 struct DecodeWorkspace {
   int64_t cross_table, self_table, latents[2], latent_sums, queries, hidden, rows[2], partials, new_kv, bytes;
-  int64_t hidden_stride, rows_stride, new_kv_stride;  // words
+  int64_t new_kv_stride;  // words
 
   DecodeWorkspace(const DecodeStep& k, int blocks) {
     int64_t at = kCountBytes;
@@ -108,16 +108,17 @@ struct DecodeWorkspace {
     const int64_t value = flagged ? 8 : 4, part = few ? 8 : 4;
     cross_table = at, at += align_256(k.cross_blocks * static_cast<int64_t>(sizeof(DecodeCross)));
     self_table = at, at += align_256(k.layers * static_cast<int64_t>(sizeof(DecodeSelf)));
-    const int64_t z = k.latent_channels, a = k.attention_width, copies = flagged ? kReplicas : k.slots;
+    const int64_t z = k.latent_channels, a = k.attention_width;
+    const int64_t hidden_words = std::max(k.cross_widening, k.self_widening) * z / 2,
+                  row_words = std::max({z, a, k.input_channels}) / 2;
     new_kv_stride = std::max(z, a);
-    hidden_stride = std::max(k.cross_widening, k.self_widening) * z / 2;
-    rows_stride = std::max({z, a, k.input_channels}) / 2;
-    for (int64_t& buffer : latents) buffer = take(copies * z, value);
+    for (int64_t& buffer : latents) buffer = take(k.slots * z, value);
     latent_sums = take(few ? 0 : (kDepthParts - 1) * k.slots * z, value);
     queries = take(k.slots * std::max(z, a), value);
-    const int64_t tiled = input_sets(static_cast<int>(k.slots)) * kSetSlots;  // rows of tiles of inputs
-    hidden = take((few ? copies : tiled) * hidden_stride, value);
-    for (int64_t& buffer : rows) buffer = take((few ? kReplicas * k.slots : tiled) * rows_stride, part);
+    // Rows of inputs, with many slots of tiles of these.
+    const int64_t inputs = few ? k.slots : input_sets(static_cast<int>(k.slots)) * kSetSlots;
+    hidden = take(inputs * hidden_words, value);
+    for (int64_t& buffer : rows) buffer = take(inputs * row_words, part);
     new_kv = take(flagged ? (1 + k.cross_blocks) * new_kv_stride : 0, 8);
     partials = take(
         std::max(partial_floats(k, cross_shape(k), blocks), partial_floats(k, self_shape(k), blocks)), part);
@@ -141,9 +142,6 @@ inline FlaggedBuffers flagged_buffers(const DecodeStep& k, const DecodeWorkspace
           .partials = words(at.partials),
           .attended = words(at.rows[0]),
           .hidden = words(at.hidden),
-          .latent_stride = static_cast<int>(k.latent_channels),
-          .attended_stride = static_cast<int>(k.slots * at.rows_stride),
-          .hidden_stride = static_cast<int>(at.hidden_stride),
           .new_kv_stride = static_cast<int>(at.new_kv_stride),
           .begin = words(begin),
           .words = static_cast<int>((at.bytes - begin) / 8)};
