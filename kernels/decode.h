@@ -132,8 +132,9 @@ namespace cuda {
 /// fit beside the weights (about 850 ids at 16 rotated pairs per head). Checks pointers only for presence and
 /// alignment.
 bool decode_supports(const Launch& launch, const DecodeStep& step);
-/// Multiprocessors that a step takes, one block each. With one slot no more than there are tiles of latents:
-/// the others would only wait, and ask for the same words.
+/// Multiprocessors that a step takes, one block each. Up to 4 slots no more than there are tiles of latents,
+/// since the others would only wait, and ask for the same words; but all where most of what a step reads are
+/// keys and values of the context.
 int decode_blocks(const Launch& launch, const DecodeStep& step);
 /// Bytes of DecodeStep::workspace.
 int64_t decode_workspace(const Launch& launch, const DecodeStep& step);

@@ -13,7 +13,6 @@ namespace perceiver::kernels::cuda {
 using bf16 = __nv_bfloat16;
 
 inline constexpr int kMaxSlots = 64;
-inline constexpr int kFewSlots = 8;        // up to which partials of attention go through flagged buffers
 inline constexpr int kMaxChannels = 1024;  // of what is normalised
 inline constexpr int kDepthParts = 4;      // of the columns of a product (ProductShare)
 
@@ -31,19 +30,19 @@ struct AttentionShape {
   const float* sine;
 };
 
-/// The flagged buffers through which blocks exchange the vectors of one slot, and partials and results of
-/// attention with few slots (flagged_buffers.cuh).
+/// The flagged buffers through which blocks exchange vectors, with few slots only partials and results of
+/// attention (flagged_buffers.cuh).
 struct FlaggedBuffers {
-  uint64_t* latents[2];  // [Z] f32
-  uint64_t* queries;     // [max(Z, A)] f32
-  uint64_t* new_kv;      // [1 + X, max(Z, A)] pairs of channels (cached_pair): new keys, then values, of self
-                         // and cross blocks
-  uint64_t* partials;    // [S * groups + grid, group, head_dim + 2] f32: sums, then maximum and denominator
-  uint64_t* attended;    // [S, max(Z, A) / 2] pairs of bf16
-  uint64_t* hidden;      // [widest hidden / 2] pairs of bf16
-  int new_kv_stride;
-  uint64_t* begin;  // of all buffers, which lie one after the other
-  int words;        // of all buffers
+  uint64_t* latents[2];  // [S, Z] f32
+  uint64_t* queries;     // [S, stride] f32
+  uint64_t* new_kv;  // [1 + X, S, stride] pairs of channels (cached_pair): new keys, then values, of self and
+                     // cross blocks
+  uint64_t* partials;  // [S * groups + grid, group, head_dim + 2] f32: sums, then maximum and denominator
+  uint64_t* attended;  // [S, max(Z, A) / 2] pairs of bf16
+  uint64_t* hidden;    // [S, hidden / 2] pairs of bf16
+  int stride;          // max(Z, A)
+  uint64_t* begin;     // of all buffers, which lie one after the other
+  int words;           // of all buffers
 };
 
 inline constexpr uint32_t kFlagsPerStep = 1024;
@@ -80,9 +79,9 @@ struct DecodeArguments {
   bf16* hidden;                         // [S, widest hidden]; with many slots as in input_tiles.cuh
   bf16* rows[2];                        // with many slots [S, widest input], likewise: inputs of products
   float* partials;         // [S * groups + grid, group, head_dim + 4]: sums, then maximum and denominator
-  FlaggedBuffers flagged;  // with one slot in place of the arrays above, with few of `rows` and `partials`
+  FlaggedBuffers flagged;  // in place of the arrays above, with few slots of `rows` and `partials`
 
-  CUtensorMap self_tiles;  // of self_kv as [layers, ring_rows, 2 * Z], where attention is by head
+  CUtensorMap self_tiles;  // of self_kv as [layers, S * ring_rows, 2 * Z], where attention is by head
   int cross_after[kMaxDecodeCrosses];
 
   // In place of context_kv, which is then null:

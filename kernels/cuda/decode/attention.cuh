@@ -20,17 +20,18 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// With one slot: where attention finds this step's new row, and the flags of its inputs and outputs.
+/// Where attention finds this step's new rows, FlaggedBuffers::stride words from slot to slot, and the flags
+/// of its inputs and outputs.
 struct FlaggedInputs {
   const uint64_t* row = nullptr;  // keys, then values
   uint32_t row_flag = 0, query_flag = 0, partial_flag = 0;
 };
 
-/// kFlagged: with one slot, queries and new rows come through flagged buffers; otherwise through the
+/// kFlagged: the most slots, whose queries and new rows come through flagged buffers; with 0 through the
 /// workspace's plain arrays. kFlaggedPartials: likewise partials. `parts`: two buffers of
 /// kWarpPartialFloats, used alternately (`buffer`). kEarly: the next rows are on their way from shared memory
 /// while those before are added, by which 64 slots gain 3% and 8 slots lose 1%.
-template <DType kCache, bool kFlagged, bool kFlaggedPartials, bool kEarly>
+template <DType kCache, int kFlagged, bool kFlaggedPartials, bool kEarly>
 class DecodeAttention {
  public:
   __device__ DecodeAttention(const DecodeArguments& a, DecodeShared& shared, uint32_t ring, float* parts,
@@ -141,8 +142,8 @@ class DecodeAttention {
 #pragma unroll
     for (int half = 0; half < kChannels / 8; ++half) {
       float2 pairs[4];
-      if constexpr (kFlagged) {
-        receive_query(column + 8 * half, half, new_row, pairs);
+      if constexpr (kFlagged > 0) {
+        receive_query(slot, column + 8 * half, half, new_row, pairs);
       } else {
         const float* from = a_.queries + slot * shape_.width + column + 8 * half;
         const float4 low = load_l2(from), high = load_l2(from + 4);
@@ -155,8 +156,11 @@ class DecodeAttention {
   }
 
   /// 8 channels from `column` on.
-  __device__ __forceinline__ void receive_query(int column, int half, int new_row, float2 (&pairs)[4]) {
-    const uint64_t *q = a_.flagged.queries + column, *k = inputs_.row + column / 2, *v = k + shape_.width / 2;
+  __device__ __forceinline__ void receive_query(int slot, int column, int half, int new_row,
+                                                float2 (&pairs)[4]) {
+    const int before = kFlagged > 1 ? slot * a_.flagged.stride : 0;
+    const uint64_t *q = a_.flagged.queries + before + column, *k = inputs_.row + before + column / 2,
+                   *v = k + shape_.width / 2;
     uint2 words[4];
     if (new_row >= 0 && (new_row & (teams_per_head_ - 1)) == first_row_) {
       const uint64_t* const from[8] = {q, q + 2, q + 4, q + 6, k, k + 2, v, v + 2};
@@ -181,7 +185,7 @@ class DecodeAttention {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       if (row(i) != new_row) continue;
-      if constexpr (kFlagged) {
+      if constexpr (kFlagged > 0) {
         key[i] = new_key_, value[i] = new_value_;
       } else {
         const int64_t row = static_cast<int64_t>(slot) * shape_.ring_rows + plan_.new_row[slot];
@@ -233,7 +237,7 @@ class DecodeAttention {
   __device__ void store_pair(float2 pair, int channel, int slot, int group) const {
     const int block = static_cast<int>(blockIdx.x);
     if constexpr (kFlaggedPartials) {
-      uint64_t* to = partial_words(a_, shape_, kFlagged ? group : slot * shape_.groups + group, block) +
+      uint64_t* to = partial_words(a_, shape_, kFlagged == 1 ? group : slot * shape_.groups + group, block) +
                      head_in_group_ * partial_words_stride(shape_);
       publish(to + channel, pair.x, pair.y, inputs_.partial_flag);
     } else {

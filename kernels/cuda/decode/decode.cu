@@ -55,11 +55,11 @@
 #include <cmath>
 
 #include "kernels/cuda/decode/few_slots_consumer.cuh"
+#include "kernels/cuda/decode/flagged_consumer.cuh"
 #include "kernels/cuda/decode/many_slots_consumer.cuh"
 #include "kernels/cuda/decode/producer.cuh"
 #include "kernels/cuda/decode/program.cuh"
 #include "kernels/cuda/decode/setup.cuh"
-#include "kernels/cuda/decode/single_slot_consumer.cuh"
 #include "kernels/cuda/decode/workspace.cuh"
 
 namespace perceiver::kernels::cuda {
@@ -108,34 +108,39 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
   role.end();
 }
 
+constexpr bool is_flagged(int slots) {
+  return slots <= kFlaggedSlots;
+}
+
 template <int kSlots, bool kByTable, DType kWeights, DType kCache>
 using Consumer = std::conditional_t<
-    kSlots == 1, SingleSlotConsumer<kByTable, kWeights, kCache>,
+    is_flagged(kSlots), FlaggedConsumer<kSlots, kByTable, kWeights, kCache>,
     std::conditional_t<kSlots <= kFewSlots, FewSlotsConsumer<kWeights>, ManySlotsConsumer<kSlots, kWeights>>>;
 
 #endif
 
-/// kByTable: for one slot, whose context is kept as tokens. kCache: of one slot's caches; those of several
-/// are told apart at run time, which would cost one slot 1.5%.
+/// kByTable: for one slot, whose context is kept as tokens. kCache: of the caches where all vectors go
+/// through flagged buffers; with more slots they are told apart at run time, which would cost one slot 1.5%.
 template <int kSlots, bool kByTable, DType kWeights, DType kCache = DType::bf16>
 __global__ void __launch_bounds__(kDecodeThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArguments a) {
 #if defined(PERCEIVER_DECODE_SM90)
   extern __shared__ __align__(128) unsigned char memory[];
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
-  const DecodeLayout layout(a.slots, a.cross_blocks, a.layers, kByTable ? a.table_bytes : 0);
+  const DecodeLayout layout(a.slots, is_flagged(kSlots), a.cross_blocks, a.layers,
+                            kByTable ? a.table_bytes : 0);
   set_up_block<kSlots, kByTable, kWeights>(a, memory + layout.cross_table, memory + layout.self_table,
                                            memory);
   if (threadIdx.x >= kConsumers) {
     set_registers<DecodeRegisters<kSlots>::kProducer, false>();
     if (threadIdx.x / 32 == kProducerWarp) {
-      using Producer = DecodeProducer<kWeights, input_sets(kSlots)>;
+      using Producer = DecodeProducer<kWeights, input_sets(kSlots), is_flagged(kSlots) ? kSlots : 0>;
       std::conditional_t<kByTable, TableProducer<kWeights>, Producer> producer(
           a, shared, shared_address(memory + layout.ring));
       run(a, shared, memory, layout, producer);
-    } else if constexpr (kSlots == 1) {
-      if (threadIdx.x / 32 != kEpilogueWarp) return;
-      SingleSlotEpilogue<kWeights, kCache> epilogue(a, shared, memory, layout);
+    } else if constexpr (is_flagged(kSlots)) {
+      if (threadIdx.x / 32 >= kEpilogueWarp + epilogue_warps(kSlots)) return;
+      FlaggedEpilogue<kSlots, kWeights, kCache> epilogue(a, shared, memory, layout);
       run(a, shared, memory, layout, epilogue);
     }
   } else {
@@ -200,6 +205,13 @@ bool weights_present(const DecodeStep& k) {
   return all;
 }
 
+/// Of the keys and values of the context that a step reads.
+int64_t context_bytes(const DecodeStep& k) {
+  if (by_table(k)) return 0;
+  return k.slots * k.cross_blocks * k.context_rows * 2 * k.attention_width *
+         static_cast<int64_t>(size_of(k.cache_type));
+}
+
 bool channels_fit(int64_t channels) {
   return channels > 0 && channels % 32 == 0 && channels <= kMaxChannels;
 }
@@ -238,14 +250,25 @@ bool counts_fit(const DecodeStep& k) {
          k.vocabulary >= 1;
 }
 
-/// Compiled for the smallest of 1, 8, 16, 32 and 64 slots that is enough.
+template <int kSlots, DType kWeights>
+auto flagged_kernel(const DecodeStep& k) {
+  return is_narrow(k.cache_type) ? decode_kernel<kSlots, false, kWeights, DType::e4m3>
+                                 : decode_kernel<kSlots, false, kWeights>;
+}
+
+/// Compiled for 1, 2, 3 and 4 slots, and for the smallest of 8, 16, 32 and 64 that is enough; with weights of
+/// int8 not for 2 to 4.
 template <DType kWeights>
 auto kernel_with(const DecodeStep& k) {
-  if (k.slots == 1) {
-    if (is_narrow(k.cache_type))
-      return by_table(k) ? decode_kernel<1, true, kWeights, DType::e4m3>
-                         : decode_kernel<1, false, kWeights, DType::e4m3>;
-    return by_table(k) ? decode_kernel<1, true, kWeights> : decode_kernel<1, false, kWeights>;
+  if (by_table(k))
+    return is_narrow(k.cache_type) ? decode_kernel<1, true, kWeights, DType::e4m3>
+                                   : decode_kernel<1, true, kWeights>;
+  if (k.slots == 1) return flagged_kernel<1, kWeights>(k);
+  if constexpr (kWeights != DType::i8) {
+    static_assert(kFlaggedSlots == 4);
+    if (k.slots == 2) return flagged_kernel<2, kWeights>(k);
+    if (k.slots == 3) return flagged_kernel<3, kWeights>(k);
+    if (k.slots == 4) return flagged_kernel<4, kWeights>(k);
   }
   if (k.slots <= kFewSlots) return decode_kernel<kFewSlots, false, kWeights>;
   if (k.slots <= 16) return decode_kernel<16, false, kWeights>;
@@ -266,7 +289,9 @@ auto kernel_of(const DecodeStep& k) {
 }  // namespace
 
 int decode_blocks(const Launch& launch, const DecodeStep& k) {
-  if (k.slots > 1) return launch.sm_count;
+  const int64_t weights = k.layers * (4 + 2 * k.self_widening) * k.latent_channels * k.latent_channels *
+                          static_cast<int64_t>(size_of(k.weight_type));
+  if (!all_flagged(k) || context_bytes(k) > weights) return launch.sm_count;
   return static_cast<int>(std::clamp<int64_t>(k.latent_channels / kTileRows, 1, launch.sm_count));
 }
 

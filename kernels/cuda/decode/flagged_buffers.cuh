@@ -68,6 +68,28 @@ __device__ inline void receive(const uint64_t* const (&from)[kCount], const uint
   }
 }
 
+/// The same with one flag. place(i): where pair i is, found anew at each try, since kCount pointers may be
+/// more than there are registers for.
+template <int kCount, typename Place>
+__device__ __forceinline__ void receive_from(Place&& place, uint32_t flag, uint2 (&data)[kCount]) {
+  bool arrived = false;
+  while (!arrived) {
+    uint64_t words[kCount][2];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
+                   : "=l"(words[i][0]), "=l"(words[i][1])
+                   : "l"(place(i))
+                   : "memory");
+    arrived = true;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      arrived = arrived && words[i][0] >> 32 >= flag && words[i][1] >> 32 >= flag;
+      data[i] = {static_cast<uint32_t>(words[i][0]), static_cast<uint32_t>(words[i][1])};
+    }
+  }
+}
+
 template <int kCount>
 __device__ inline void receive(const uint64_t* const (&from)[kCount], uint32_t flag, uint2 (&data)[kCount]) {
   uint32_t flags[kCount];

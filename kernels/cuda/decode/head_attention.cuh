@@ -1,7 +1,7 @@
-// Attention of the fused decode step for one slot, on the tensor cores, where a tile is 64 rows of one head
-// of 64 channels, of bf16 or e4m3 (head_fragments.cuh). What counts is the latency from the query's arrival
-// to the partial, for a few hundred rows: in plain code (attention.cuh) that is some 600 instructions, here
-// 150.
+// Attention of the fused decode step for up to 4 slots, on the tensor cores, where a tile is 64 rows of one
+// head of 64 channels, of bf16 or e4m3 (head_fragments.cuh). What counts is the latency from the query's
+// arrival to the partial, for a few hundred rows: in plain code (attention.cuh) that is some 600
+// instructions, here 150.
 //
 // A warp takes 16 rows of every two tiles. Scores: the keys are the rows of A, the query fills the columns of
 // B, even ones with its upper 16 bits, odd ones with the remainder, for some 16 bits of mantissa in all.
@@ -17,7 +17,7 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-template <DType kCache>
+template <DType kCache, int kSlots>
 class DecodeHeadAttention {
   using Part = HeadPart<kCache>;
 
@@ -39,11 +39,15 @@ class DecodeHeadAttention {
 
   /// Consumes this block's tiles from the ring.
   __device__ __forceinline__ void run(RingCursor& cursor) {
-    const int tiles = plan_.tiles_before[1];  // of a head
+    const int *before = plan_.tiles_before, heads = plan_.shape.heads;
+    int slot = 0;
 #pragma unroll 1
     for (int i = plan_.begin; i < plan_.end;) {
-      const int head = i / tiles, tile = i - head * tiles, count = min(plan_.end - i, tiles - tile);
-      read(head, tile, count, cursor);
+      while (kSlots > 1 && i >= before[slot + 1] * heads) ++slot;
+      const int first = kSlots > 1 ? before[slot] : 0, tiles = before[slot + 1] - first;  // of a head
+      const int within = i - first * heads, head = within / tiles, tile = within - head * tiles;
+      const int count = min(plan_.end - i, tiles - tile);
+      read(slot, head, tile, count, cursor);
       i += count;
     }
   }
@@ -54,20 +58,20 @@ class DecodeHeadAttention {
     float out[8][4] = {};
   };
 
-  __device__ __forceinline__ void read(int head, int tile, int count, RingCursor& cursor) {
+  __device__ __forceinline__ void read(int slot, int head, int tile, int count, RingCursor& cursor) {
     const int begin = tile * kHeadTileRows + warp_ / 4 * kHeadTileRows + warp_ % 4 * kHeadRows;
     // The new row, counted from this warp's first row; whether this warp will have it.
-    const int new_row = plan_.new_row[0] - begin, stride = kHeadTiles * kHeadTileRows;
+    const int new_row = plan_.new_row[slot] - begin, stride = kHeadTiles * kHeadTileRows;
     const bool has_new_row =
-        new_row >= 0 && new_row % stride < kHeadRows && plan_.new_row[0] < (tile + count) * kHeadTileRows;
+        new_row >= 0 && new_row % stride < kHeadRows && plan_.new_row[slot] < (tile + count) * kHeadTileRows;
     uint32_t query[4][2];
     uint4 new_chunk{0, 0, 0, 0};
-    receive_query(head, has_new_row, query, new_chunk);
+    receive_query(slot, head, has_new_row, query, new_chunk);
     Sum sum;
 #pragma unroll 1
     for (int t = 0; t < count; t += kHeadTiles) {
       const int tiles = min(kHeadTiles, count - t);
-      const int rows = min(plan_.rows[0] - begin - t * kHeadTileRows, kHeadRows);
+      const int rows = min(plan_.rows[slot] - begin - t * kHeadTileRows, kHeadRows);
       const uint32_t place = wait_for_tiles(tiles, cursor);
       const bool mine = warp_ / 4 < tiles && rows > 0;
       if (mine) {
@@ -77,7 +81,7 @@ class DecodeHeadAttention {
       }
       release(tiles, cursor);
     }
-    merge_and_publish(head, sum);
+    merge_and_publish(slot * plan_.shape.heads + head, sum);
   }
 
   /// Returns the address of this warp's 16 rows.
@@ -106,11 +110,12 @@ class DecodeHeadAttention {
 
   /// The query as B, and for lanes 0 to 7 and 8 to 15 a chunk of the new key and value, all in one round
   /// trip. The query goes through shared memory, so that a warp polls it with one access.
-  __device__ __forceinline__ void receive_query(int head, bool with_new_row, uint32_t (&query)[4][2],
-                                                uint4& new_row) const {
-    const uint64_t* q = a_.flagged.queries + head * kHeadWidth + lane_ * 2;
+  __device__ __forceinline__ void receive_query(int slot, int head, bool with_new_row,
+                                                uint32_t (&query)[4][2], uint4& new_row) const {
+    const int before = kSlots > 1 ? slot * a_.flagged.stride : 0;
+    const uint64_t* q = a_.flagged.queries + before + head * kHeadWidth + lane_ * 2;
     if (with_new_row) {
-      const uint64_t* row = inputs_.row + (head * kHeadWidth + lane_ % 8 * 8) / 2 +
+      const uint64_t* row = inputs_.row + before + (head * kHeadWidth + lane_ % 8 * 8) / 2 +
                             (lane_ / 8 % 2 != 0 ? plan_.shape.width / 2 : 0);
       const uint64_t* const places[3] = {q, row, row + 2};
       uint2 words[3];
@@ -181,7 +186,7 @@ class DecodeHeadAttention {
     }
   }
 
-  /// Merges the warps and publishes the block's partial.
+  /// Merges the warps and publishes the block's partial. Heads are counted over all slots.
   __device__ __forceinline__ void merge_and_publish(int head, Sum& sum) const {
 #pragma unroll
     for (int offset = 4; offset < 32; offset *= 2)

@@ -1,17 +1,18 @@
-// Products of the fused decode step for one slot: the weights that a warp holds in registers, by the inputs
-// of its columns, in the arithmetic of the weights' type. A row of a tile is one output; a lane holds 8
-// neighbouring weights of each block of 32 columns, four lanes to a row.
+// Products of the fused decode step for up to 4 slots: the weights that a warp holds in registers, by the
+// inputs of its columns, in the arithmetic of the weights' type. A row of a tile is one output; a lane holds
+// 8 neighbouring weights of each block of 32 columns, four lanes to a row.
 //
 // - bf16: by bf16, sums in f32. Rows 0 to 7 of A are the outputs with the lower 4 of a lane's weights, 8 to
-//   15 with the upper 4; two columns of B are the inputs of these halves.
+//   15 with the upper 4; two columns of B are the inputs of these halves, for each slot.
 // - e4m3: as f16, one instruction a pair, by f16 inputs scaled by the warp's largest; exact, except for
 //   inputs below 2^-30 of it. Otherwise like bf16.
-// - i8: by integers of two digits of 8 bits, in two columns of B, sums in s32. A power of two scales a warp's
+// - i8, one slot: by integers of two digits of 8 bits, in two columns of B, sums in s32. A power of two
+// scales a warp's
 //   inputs: bf16 numbers down to 1/64 of the largest are exact, smaller ones are rounded to bf16's step at
 //   1/64. Rows 8 to 15 of A are a second tile or, if there is none, other columns, whose digits are two
 //   further columns of B.
 //
-// Inputs lie in shared memory, 256 bytes per warp and tile of columns.
+// Inputs lie in shared memory, 256 bytes per warp, slot and tile of columns.
 #pragma once
 
 #include "kernels/cuda/decode/narrow_weights.cuh"
@@ -66,8 +67,10 @@ struct InputScale {
 };
 
 /// bf16 and e4m3.
-template <DType kWeights>
+template <DType kWeights, int kSlots>
 class HeldProducts {
+  static_assert(kSlots <= 4);  // of 8 columns
+
  public:
   using Weights = uint4[kHeldBlocks];  // of a tile, as pairs of bf16 or f16
 
@@ -82,20 +85,23 @@ class HeldProducts {
     load_blocks<kWeights, kWhole>(row, warp, kConsumerWarps, columns, w, read_block);
   }
 
-  /// Stores 4 neighbouring inputs of each tile of columns, as pairs of bf16.
+  /// Stores 4 neighbouring inputs of each tile of columns of a slot, as pairs of bf16.
   template <int kTiles>
-  __device__ __forceinline__ void store_inputs(uint2 (&packed)[kTiles]) {
-    if constexpr (kWeights == DType::e4m3) make_halves(packed);
+  __device__ __forceinline__ void store_inputs(int slot, uint2 (&packed)[kTiles]) {
+    if constexpr (kWeights == DType::e4m3) make_halves(slot, packed);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       // Of every 4 words, 0 and 2 are for one column of B and 1 and 3 for the other, and are stored together.
-      uint32_t* to = reinterpret_cast<uint32_t*>(inputs_ + t * kHeldInputBytes + lane_ / 2 * 16) + lane_ % 2;
+      uint32_t* to =
+          reinterpret_cast<uint32_t*>(inputs_ + slot * kInputPitch + t * kHeldInputBytes + lane_ / 2 * 16) +
+          lane_ % 2;
       to[0] = packed[t].x, to[2] = packed[t].y;
     }
   }
 
   /// Adds each tile's products to its own sum, or, `by_columns`, all of them to the first sum, each tile with
-  /// its own columns. The sum of output lane / 4 is in lanes 0, 4, 8, ...
+  /// its own columns. The sums of output lane / 4 are in lanes 0, 4, 8, ..., of the second slot in lanes 1,
+  /// 5, and so on.
   __device__ __forceinline__ void multiply(int tiles, bool by_columns, const Weights (&w)[kHeldStages],
                                            float (&sums)[kHeldStages]) const {
     float c[kHeldStages][4] = {};
@@ -131,9 +137,9 @@ class HeldProducts {
 
   /// bf16 to f16; the largest stay below 2^15.
   template <int kTiles>
-  __device__ __forceinline__ void make_halves(uint2 (&packed)[kTiles]) {
+  __device__ __forceinline__ void make_halves(int slot, uint2 (&packed)[kTiles]) {
     const InputScale scale = InputScale::of<14>(packed);
-    scale_ = scale.out;
+    if (kSlots == 1 || lane_ % 4 == slot) scale_ = scale.out;
     const auto convert = [&](uint32_t pair) {
       const float2 x = unpack(pair);
       uint32_t halves;
@@ -166,21 +172,22 @@ class HeldProducts {
     return kWeights == DType::bf16 ? sum : sum * scale_;
   }
 
-  /// The inputs of one tile; the unused columns of B are copies of the first two.
+  /// The inputs of one tile; the unused columns of B are copies.
   __device__ void read_inputs(int tile, uint2 (&x)[kHeldBlocks]) const {
     const uint32_t from = shared_address(inputs_) +
-                          static_cast<uint32_t>(tile * kHeldInputBytes + lane_ % 4 * 16 + lane_ / 4 % 2 * 8);
+                          static_cast<uint32_t>(lane_ / 8 % kSlots * kInputPitch + tile * kHeldInputBytes +
+                                                lane_ % 4 * 16 + lane_ / 4 % 2 * 8);
 #pragma unroll
     for (int b = 0; b < kHeldBlocks; ++b) x[b] = load_shared_pair(from + static_cast<uint32_t>(b) * 64);
   }
 
   unsigned char* inputs_;
   int lane_;
-  float scale_ = 1;  // of sums; e4m3
+  float scale_ = 1;  // of this lane's sums; e4m3
 };
 
 template <>
-class HeldProducts<DType::i8> {
+class HeldProducts<DType::i8, 1> {
   static_assert(kHeldStages == 4 && kHeldBlocks == 4);
 
  public:
@@ -196,7 +203,7 @@ class HeldProducts<DType::i8> {
 
   /// As two digits: x = (256 * upper + lower) * scale_, [block, digit, 32] bytes of a tile.
   template <int kTiles>
-  __device__ __forceinline__ void store_inputs(const uint2 (&packed)[kTiles]) {
+  __device__ __forceinline__ void store_inputs(int, const uint2 (&packed)[kTiles]) {
     const InputScale scale = InputScale::of<kExponent>(packed);
     scale_ = scale.out;
 #pragma unroll

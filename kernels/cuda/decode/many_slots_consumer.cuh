@@ -74,8 +74,7 @@ class ManySlotsConsumer : public SlotConsumer {
  private:
   template <DType kCache>
   __device__ __forceinline__ void attend(const Product& p, const AttentionPlan& plan) {
-    DecodeAttention<kCache, false, false, true> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache,
-                                                     plan);
+    DecodeAttention<kCache, 0, false, true> work(a_, shared_, ring_, sums_, partials_buffer_, p.cache, plan);
     grid_.wait();
     work.run(cursor_);
   }

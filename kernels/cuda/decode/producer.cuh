@@ -19,8 +19,10 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// kSets: of inputs of products, which it copies as well; 0 for few slots.
-template <DType kWeights, int kSets>
+/// kSets: of inputs of products, which it copies as well; 0 for few slots. kHeadSlots: slots whose
+/// self-attention may be by head; where there are none, a branch for them would make copies of a long context
+/// 5% slower.
+template <DType kWeights, int kSets, int kHeadSlots>
 class DecodeProducer : public RoleRegisters {
   static constexpr int kBytes = kWeightBytes<kWeights>;
   // With more than kPaceSlack stages free, copies are not delayed; otherwise those of kPaceDepth stages are
@@ -63,8 +65,8 @@ class DecodeProducer : public RoleRegisters {
       const int count = min(shape.tile_rows, rows[slot] - first);
       const char* from = cache + (static_cast<int64_t>(slot) * shape.ring_rows + first) * shape.row_bytes;
       const uint32_t full = acquire();
-      if (shape.by_head) {
-        copy_head(group, p.layer, first, full);
+      if (kHeadSlots > 0 && shape.by_head) {
+        copy_head(group, p.layer, kHeadSlots > 1 ? slot * shape.ring_rows + first : first, full);
       } else if (shape.groups == 1) {
         copy_rows(from, count * shape.row_bytes, full);
       } else {

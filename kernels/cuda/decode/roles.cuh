@@ -1,6 +1,7 @@
 // The roles of a block's warps in the fused decode step, their registers, and the named barriers at which
-// they meet: 8 consumer warps; then one warpgroup with the producer warp and, for one slot, the epilogue
-// warp. The other warps of that warpgroup idle: registers are traded by whole warpgroups.
+// they meet: 8 consumer warps; then one warpgroup with the producer warp and, where all vectors go through
+// flagged buffers, an epilogue warp for every two slots. The other warps of that warpgroup idle: registers
+// are traded by whole warpgroups.
 #pragma once
 
 #include "kernels/cuda/hopper/primitives.cuh"
@@ -10,14 +11,27 @@ namespace perceiver::kernels::cuda {
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kConsumers = kConsumerWarps * 32;
 inline constexpr int kProducerWarp = kConsumerWarps;
-inline constexpr int kEpilogueWarp = kProducerWarp + 1;
+inline constexpr int kEpilogueWarp = kProducerWarp + 1;  // the first
 inline constexpr int kDecodeThreads = kConsumers + 128;
+
+// Slots up to which partials and results of attention go through flagged buffers; up to which all vectors do
+// (flagged_consumer.cuh), but for weights of int8, with which only those of one slot do.
+inline constexpr int kFewSlots = 8, kFlaggedSlots = 4;
+__host__ __device__ constexpr int epilogue_warps(int slots) {
+  return (slots + 1) / 2;
+}
 
 /// Registers of a thread.
 template <int kSlots>
 struct DecodeRegisters {
-  static constexpr bool kFew = kSlots > 1 && kSlots <= 8;  // the producer only copies weights and caches
-  static constexpr int kConsumer = kFew ? 224 : 208, kProducer = kFew ? 56 : 88;
+  static constexpr bool kFlagged = kSlots <= kFlaggedSlots;
+  static constexpr bool kFew = !kFlagged && kSlots <= kFewSlots;  // neither an epilogue nor copies of inputs
+  static constexpr int kConsumer = kFlagged ? 216
+                                   : kFew   ? 224
+                                            : 208,
+                       kProducer = kFlagged ? 72
+                                   : kFew   ? 56
+                                            : 88;
   // 384 threads start with 168 registers each; asking for more in total would wait forever.
   static_assert(kConsumers * kConsumer + 128 * kProducer <= kDecodeThreads * 168);
 };
@@ -26,9 +40,10 @@ __device__ inline void consumer_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
 }
 
-/// With one slot: the epilogue arrives when it has published the outputs of a phase.
+/// The epilogue arrives when it has published the outputs of a phase.
+template <int kSlots>
 struct EpilogueBarrier {
-  static constexpr int kThreads = kConsumers + 32;
+  static constexpr int kThreads = kConsumers + epilogue_warps(kSlots) * 32;
   __device__ static void arrive() { asm volatile("bar.arrive 4, %0;" ::"n"(kThreads) : "memory"); }
   __device__ static void wait() { asm volatile("bar.sync 4, %0;" ::"n"(kThreads) : "memory"); }
 };

@@ -101,6 +101,7 @@ __device__ inline void copy_table(const Table* from, int count, unsigned char* t
 }
 
 /// By one thread.
+template <int kSlots>
 __device__ inline void make_barriers(const DecodeArguments& a, DecodeShared& shared) {
   for (int i = 0; i < a.stages; ++i) {
     mbarrier_init(shared_address(&shared.full[i]), kWarpArrivals);
@@ -109,7 +110,7 @@ __device__ inline void make_barriers(const DecodeArguments& a, DecodeShared& sha
   mbarrier_init(shared_address(&shared.inputs_made), 1);
   for (int i = 0; i < 2; ++i) {
     mbarrier_init(shared_address(&shared.sums_full[i]), kConsumerWarps * kWarpArrivals);
-    mbarrier_init(shared_address(&shared.sums_empty[i]), kWarpArrivals);
+    mbarrier_init(shared_address(&shared.sums_empty[i]), epilogue_warps(kSlots) * kWarpArrivals);
   }
   fence_proxy_async();
 }
@@ -121,7 +122,7 @@ __device__ __noinline__ void set_up_block(const DecodeArguments& a, unsigned cha
                                           unsigned char* self_table, unsigned char* memory) {
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
   if (threadIdx.x / 32 == kProducerWarp) {
-    if (threadIdx.x % 32 == 0) make_barriers(a, shared);
+    if (threadIdx.x % 32 == 0) make_barriers<kSlots>(a, shared);
     __syncwarp();
     return SetupBarriers::ring_is_ready();
   }

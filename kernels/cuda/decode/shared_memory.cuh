@@ -34,27 +34,36 @@ struct alignas(16) BlockStep {
 };
 inline constexpr int kBlockSteps = 5;
 
+/// LayerNorm where all vectors go through flagged buffers: each warp's sums of values and squares of each
+/// slot, double-buffered, and what it takes them about.
+struct FlaggedNorm {
+  float2 moments[2][kFlaggedSlots][kConsumerWarps];
+  float centers[kFlaggedSlots][kConsumerWarps];
+};
+
 struct DecodeShared {
   uint64_t full[kMaxStages], empty[kMaxStages];
   BlockStep steps[2 * kBlockSteps];  // of self blocks and cross blocks
   AttentionPlan cross, self;
   int position[kMaxSlots];
   unsigned long long arrivals_target;  // grid_barrier.cuh
-  // Of the consumers, where registers are short: a Phase each, and what aside.cuh puts there.
-  uint64_t phases[kConsumerWarps][kPhaseBytes / 8];
+  union {
+    // Of the consumers, where registers are short: a Phase each.
+    uint64_t phases[kConsumerWarps][kPhaseBytes / 8];
+    FlaggedNorm flagged_norm;
+  };
+  // What aside.cuh puts there.
   uint32_t aside[kConsumerWarps][kAsideWords];
-  // With one slot:
-  uint64_t sums_full[2], sums_empty[2];
-  float2 moments[2][kConsumerWarps];    // LayerNorm: a warp's sums of values and squares, double-buffered
-  HeadPiece pieces[2][kConsumerWarps];  // with few slots: each warp's first, of self- and cross-attention
-  float centers[kConsumerWarps];        // what each warp takes LayerNorm's sums about
+  uint64_t sums_full[2], sums_empty[2];  // where all vectors go through flagged buffers
+  float2 moments[kConsumerWarps];        // LayerNorm with several slots: a warp's mean and sum of squares
+  HeadPiece pieces[2][kConsumerWarps];   // with few slots: each warp's first, of self- and cross-attention
   uint32_t first_flag;
   bool clears;
   uint64_t inputs_made;  // with many slots, an mbarrier: the consumers have arrived at the barrier before it
 };
 
-/// Inputs of one warp's columns of 4 tiles, for one slot.
-inline constexpr int kInputBytes = 1024;
+/// Inputs of one warp's columns of 4 tiles, for one slot; from one slot to the next, in other banks.
+inline constexpr int kInputBytes = 1024, kInputPitch = kInputBytes + 64;
 
 // Attention: partials of the warps that share a head, [2, warp, 128 + 4] floats, double-buffered. Combining:
 // those of one piece of a head, [2, warp, 4] float4.
@@ -66,23 +75,30 @@ inline constexpr int kMergeQuadruples = kConsumerWarps * 4, kMergeBytes = 2 * kM
 struct DecodeLayout {
   int cross_table, self_table, rows, sums, table, ring;
   __host__ __device__ static int align(int bytes) { return (bytes + 127) / 128 * 128; }
-  __host__ __device__ DecodeLayout(int slots, int cross_count, int layer_count, int table_bytes) {
+  /// `flagged`: all vectors go through flagged buffers.
+  __host__ __device__ DecodeLayout(int slots, bool flagged, int cross_count, int layer_count,
+                                   int table_bytes) {
     cross_table = align(static_cast<int>(sizeof(DecodeShared)));
     self_table = cross_table + align(cross_count * static_cast<int>(sizeof(DecodeCross)));
     rows = self_table + align(layer_count * static_cast<int>(sizeof(DecodeSelf)));
-    sums = rows + align(rows_bytes(slots));
-    table = sums + align(sums_bytes(slots));
+    sums = rows + align(rows_bytes(slots, flagged));
+    table = sums + align(sums_bytes(slots, flagged));
     ring = table + align(table_bytes);
   }
   /// Inputs of products.
-  __host__ __device__ static int rows_bytes(int slots) {
-    if (slots > 8) return 0;
-    return slots > 1 ? slots * kRowPitch : kConsumerWarps * kInputBytes;
+  __host__ __device__ static int rows_bytes(int slots, bool flagged) {
+    if (slots > kFewSlots) return 0;
+    return flagged ? kConsumerWarps * warp_input_bytes(slots) : slots * kRowPitch;
   }
-  /// Each warp's outputs of one pass of a product, or attention's partials, in the same place; with one slot
-  /// side by side. Then, with few slots, what combining needs.
-  __host__ __device__ static int sums_bytes(int slots) {
-    if (slots == 1) return 2 * product_bytes(1) + kMergeBytes + kWarpPartialBytes;
+  /// Of a warp, where all vectors go through flagged buffers.
+  __host__ __device__ static constexpr int warp_input_bytes(int slots) {
+    return (slots - 1) * kInputPitch + kInputBytes;
+  }
+  /// Each warp's outputs of one pass of a product, or attention's partials, in the same place; side by side,
+  /// the former twice, where all vectors go through flagged buffers. Then, with few slots, what combining
+  /// needs.
+  __host__ __device__ static int sums_bytes(int slots, bool flagged) {
+    if (flagged) return 2 * product_bytes(slots) + kMergeBytes + kWarpPartialBytes;
     return merge_offset(slots) + (slots <= kFewSlots ? kMergeBytes : 0);
   }
   __host__ __device__ static int merge_offset(int slots) {

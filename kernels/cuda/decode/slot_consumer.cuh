@@ -70,11 +70,11 @@ class SlotConsumer : public RoleRegisters {
   /// Mean, and sum of squares about it, of a row, from those of its warps.
   template <int kWarps>
   __device__ float2 merge_moments(float2 own, int columns, const NormRow<kWarps>& row) const {
-    if (lane_ == 0) shared_.moments[0][warp_] = own;
+    if (lane_ == 0) shared_.moments[warp_] = own;
     consumer_barrier();
     float2 parts[kWarps];
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) parts[w] = shared_.moments[0][warp_ / kWarps * kWarps + w];
+    for (int w = 0; w < kWarps; ++w) parts[w] = shared_.moments[warp_ / kWarps * kWarps + w];
     return row.merge(parts, columns);
   }
 

@@ -46,11 +46,11 @@ __device__ inline void write_new_token(const DecodeArguments& a) {
 
 /// Skips attention over the context, which has no cache.
 template <DType kWeights>
-class TableProducer : public DecodeProducer<kWeights, 0> {
+class TableProducer : public DecodeProducer<kWeights, 0, 1> {
  public:
-  using DecodeProducer<kWeights, 0>::DecodeProducer;
+  using DecodeProducer<kWeights, 0, 1>::DecodeProducer;
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    if (p.kv_index == 0) DecodeProducer<kWeights, 0>::attention(p, plan);
+    if (p.kv_index == 0) DecodeProducer<kWeights, 0, 1>::attention(p, plan);
   }
 };
 

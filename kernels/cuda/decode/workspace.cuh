@@ -62,8 +62,14 @@ inline int64_t table_bytes(const DecodeStep& k, int heads) {
   return TableLayout(k.vocabulary, head_dim, k.cross_rotary.bands, heads, kConsumerWarps).bytes;
 }
 
+/// Whether all vectors go through flagged buffers.
+inline bool all_flagged(const DecodeStep& k) {
+  return k.slots == 1 || (k.slots <= kFlaggedSlots && k.weight_type != DType::i8);
+}
+
 inline DecodeLayout layout_of(const DecodeStep& k, int table) {
-  return {static_cast<int>(k.slots), static_cast<int>(k.cross_blocks), static_cast<int>(k.layers), table};
+  return {static_cast<int>(k.slots), all_flagged(k), static_cast<int>(k.cross_blocks),
+          static_cast<int>(k.layers), table};
 }
 
 inline int64_t cache_slots(const DecodeStep& k) {
@@ -88,18 +94,18 @@ inline AttentionShape cross_shape(const DecodeStep& k) {
 }
 inline AttentionShape self_shape(const DecodeStep& k) {
   return attention_shape(k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, part_channels(k),
-                         k.slots == 1);
+                         all_flagged(k));
 }
 
-/// Offsets of the workspace's arrays, in bytes. With one slot the arrays are flagged buffers of 8-byte words,
-/// with few slots `rows` (the results of attention) and partials.
+/// Offsets of the workspace's arrays, in bytes. Flagged buffers, of 8-byte words, are all of them, or with
+/// few slots `rows` (the results of attention) and partials.
 struct DecodeWorkspace {
   int64_t cross_table, self_table, latents[2], latent_sums, queries, hidden, rows[2], partials, new_kv, bytes;
-  int64_t new_kv_stride;  // words
+  int64_t flagged_stride;  // FlaggedBuffers::stride
 
   DecodeWorkspace(const DecodeStep& k, int blocks) {
     int64_t at = kCountBytes;
-    const bool flagged = k.slots == 1, few = k.slots <= kFewSlots;
+    const bool flagged = all_flagged(k), few = k.slots <= kFewSlots;
     const auto take = [&](int64_t count, int64_t size) {
       const int64_t begin = at;
       at += align_256(count * size);
@@ -111,15 +117,15 @@ struct DecodeWorkspace {
     const int64_t z = k.latent_channels, a = k.attention_width;
     const int64_t hidden_words = std::max(k.cross_widening, k.self_widening) * z / 2,
                   row_words = std::max({z, a, k.input_channels}) / 2;
-    new_kv_stride = std::max(z, a);
+    flagged_stride = std::max(z, a);
     for (int64_t& buffer : latents) buffer = take(k.slots * z, value);
     latent_sums = take(few ? 0 : (kDepthParts - 1) * k.slots * z, value);
-    queries = take(k.slots * std::max(z, a), value);
+    queries = take(k.slots * flagged_stride, value);
     // Rows of inputs, with many slots of tiles of these.
     const int64_t inputs = few ? k.slots : input_sets(static_cast<int>(k.slots)) * kSetSlots;
     hidden = take(inputs * hidden_words, value);
     for (int64_t& buffer : rows) buffer = take(inputs * row_words, part);
-    new_kv = take(flagged ? (1 + k.cross_blocks) * new_kv_stride : 0, 8);
+    new_kv = take(flagged ? (1 + k.cross_blocks) * k.slots * flagged_stride : 0, 8);
     partials = take(
         std::max(partial_floats(k, cross_shape(k), blocks), partial_floats(k, self_shape(k), blocks)), part);
     bytes = at;
@@ -135,14 +141,14 @@ inline FlaggedBuffers flagged_buffers(const DecodeStep& k, const DecodeWorkspace
   const auto words = [&](int64_t offset) {
     return reinterpret_cast<uint64_t*>(static_cast<unsigned char*>(k.workspace) + offset);
   };
-  const int64_t begin = k.slots == 1 ? at.latents[0] : at.rows[0];
+  const int64_t begin = all_flagged(k) ? at.latents[0] : at.rows[0];
   return {.latents = {words(at.latents[0]), words(at.latents[1])},
           .queries = words(at.queries),
           .new_kv = words(at.new_kv),
           .partials = words(at.partials),
           .attended = words(at.rows[0]),
           .hidden = words(at.hidden),
-          .new_kv_stride = static_cast<int>(at.new_kv_stride),
+          .stride = static_cast<int>(at.flagged_stride),
           .begin = words(begin),
           .words = static_cast<int>((at.bytes - begin) / 8)};
 }
@@ -165,10 +171,11 @@ inline void point_to_workspace(const DecodeStep& k, const DecodeWorkspace& at, D
 }
 
 inline CUtensorMap self_tiles(const DecodeStep& k) {
-  const int64_t pitch = cache_slots(k) * k.latent_rows, columns = 2 * k.latent_channels;
+  const int64_t rows = k.slots * k.latent_rows, pitch = cache_slots(k) * k.latent_rows;
+  const int64_t columns = 2 * k.latent_channels;
   if (is_narrow(k.cache_type))
-    return hopper::narrow_tensor_map(k.self_kv, k.layers, k.latent_rows, columns, kHeadTileRows, pitch);
-  return hopper::tensor_map(k.self_kv, k.layers, k.latent_rows, columns, columns, kHeadTileRows, pitch);
+    return hopper::narrow_tensor_map(k.self_kv, k.layers, rows, columns, kHeadTileRows, pitch);
+  return hopper::tensor_map(k.self_kv, k.layers, rows, columns, columns, kHeadTileRows, pitch);
 }
 
 inline DecodeArguments make_arguments(const DecodeStep& k, int blocks, int stages) {

@@ -1,7 +1,8 @@
-// The consumers of the fused decode step for one slot. What counts is the latency of a phase, from receiving
-// the words that other blocks published before it to publishing its own: a warp receives only the columns
-// that it multiplies, its weights are in registers by then, and the warps meet only for the sums of
-// LayerNorm. Their sums of products go to the epilogue warp (single_slot_epilogue.cuh).
+// The consumers of the fused decode step where all vectors go through flagged buffers, with up to 4 slots.
+// What counts is the latency of a phase, from receiving the words that other blocks published before it to
+// publishing its own: a warp receives only the columns that it multiplies, its weights are in registers by
+// then, and the warps meet only for the sums of LayerNorm. Their sums of products go to the epilogue
+// (flagged_epilogue.cuh).
 //
 // Columns are divided among warps as in few_slots_consumer.cuh, blocks of 32 out of every tile of 1024; a
 // lane receives 4 neighbouring ones of a tile and stores them, as bf16, in the warp's own part of shared
@@ -9,26 +10,27 @@
 #pragma once
 
 #include "kernels/cuda/decode/combine.cuh"
+#include "kernels/cuda/decode/flagged_epilogue.cuh"
 #include "kernels/cuda/decode/head_attention.cuh"
 #include "kernels/cuda/decode/held_products.cuh"
 #include "kernels/cuda/decode/program.cuh"
-#include "kernels/cuda/decode/single_slot_epilogue.cuh"
 #include "kernels/cuda/decode/table_attention.cuh"
 
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// kByTable: the context is kept as tokens.
-template <bool kByTable, DType kWeights, DType kCache>
-class SingleSlotConsumer : public RoleRegisters {
-  using Products = HeldProducts<kWeights>;
-  static constexpr int kSums = kPassSums;
+/// kSlots: of the step. kByTable: the context is kept as tokens, with one slot.
+template <int kSlots, bool kByTable, DType kWeights, DType kCache>
+class FlaggedConsumer : public RoleRegisters {
+  using Products = HeldProducts<kWeights, kSlots>;
+  static constexpr int kSums = kSlots * kPassSums;
+  static constexpr bool kOneSlot = kSlots == 1;
 
  public:
   static constexpr bool kAsideForContext = kByTable;
 
-  __device__ SingleSlotConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
-                                const DecodeLayout& layout)
+  __device__ FlaggedConsumer(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
+                             const DecodeLayout& layout)
       : a_(a),
         shared_(shared),
         sums_(reinterpret_cast<float*>(memory + layout.sums)),
@@ -36,13 +38,14 @@ class SingleSlotConsumer : public RoleRegisters {
         ring_(shared_address(memory + layout.ring)),
         warp_(static_cast<int>(threadIdx.x) / 32),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        inputs_(reinterpret_cast<unsigned char*>(memory + layout.rows) + warp_ * kInputBytes),
+        inputs_(reinterpret_cast<unsigned char*>(memory + layout.rows) +
+                warp_ * DecodeLayout::warp_input_bytes(kSlots)),
         products_(inputs_),
         flag_(shared.first_flag) {
     if (lane_ == 0) {
-      shared.centers[warp_] = 0;
-      shared.pieces[0][warp_] = find_piece<true>(a, shared.self, first_piece(shared.self));
-      shared.pieces[1][warp_] = find_piece<true>(a, shared.cross, first_piece(shared.cross));
+      for (int s = 0; s < kSlots; ++s) shared.flagged_norm.centers[s][warp_] = 0;
+      shared.pieces[0][warp_] = piece_or_none(shared.self, first_piece(shared.self));
+      shared.pieces[1][warp_] = piece_or_none(shared.cross, first_piece(shared.cross));
     }
     __syncwarp();
     if (!shared.clears) return;
@@ -70,9 +73,8 @@ class SingleSlotConsumer : public RoleRegisters {
   }
 
   __device__ __forceinline__ void attention(const Product& p, const AttentionPlan& plan) {
-    const FlaggedInputs inputs{
-        a_.flagged.new_kv + static_cast<int64_t>(p.kv_index) * a_.flagged.new_kv_stride,
-        p.kv_index == 0 ? flag_ - 1 : shared_.first_flag, flag_ - 1, flag_};
+    const FlaggedInputs inputs{new_rows(a_, p.kv_index), p.kv_index == 0 ? flag_ - 1 : shared_.first_flag,
+                               flag_ - 1, flag_};
     wait_for_epilogue();
     int buffer = 0;  // barriers of all consumers lie between two phases of attention
     if (kByTable && p.kv_index > 0) {
@@ -84,11 +86,11 @@ class SingleSlotConsumer : public RoleRegisters {
       take_back(at, flag_, latents_buffer_, moments_buffer_, cursor_.stage, cursor_.parity,
                 sums_cursor_.stage, sums_cursor_.parity);
     } else if (plan.shape.by_head) {
-      DecodeHeadAttention<kCache>(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs)
+      DecodeHeadAttention<kCache, kSlots>(a_, shared_, ring_, inputs_, warp_partials(), buffer, plan, inputs)
           .run(cursor_);
     } else {
-      DecodeAttention<kCache, true, true, true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan,
-                                                inputs)
+      DecodeAttention<kCache, kSlots, true, true>(a_, shared_, ring_, warp_partials(), buffer, p.cache, plan,
+                                                  inputs)
           .run(cursor_);
     }
     ++flag_;
@@ -108,7 +110,7 @@ class SingleSlotConsumer : public RoleRegisters {
     return reinterpret_cast<float4*>(sums_ + 2 * kSums) + buffer * kMergeQuadruples;
   }
   __device__ float* warp_partials() const { return sums_ + 2 * kSums + kMergeBytes / 4; }
-  __device__ bool active() const { return shared_.self.rows[0] > 0; }
+  __device__ bool active(int slot) const { return shared_.self.rows[slot] > 0; }
   __device__ static bool is_latent(const Product& p) {
     return p.input == Input::latent || p.input == Input::latent_norm;
   }
@@ -126,26 +128,35 @@ class SingleSlotConsumer : public RoleRegisters {
   /// A block without outputs still waits for the latents: flagged_buffers.cuh says why.
   __device__ void skip(const Product& p) const {
     if (!is_latent(p)) return;
-    if (column(0) < p.columns) receive_latents();
+    float4 x[kSlots];
+    if (column(0) < p.columns) receive_latents(x);
     consumer_barrier();
   }
 
-  __device__ float4 receive_latents() const {
-    const uint64_t* from = a_.flagged.latents[latents_buffer_] + latent_word(column(0));
-    const uint64_t* const places[2] = {from, from + 16};
-    uint2 words[2];
+  __device__ void receive_latents(float4 (&x)[kSlots]) const {
+    const uint64_t* places[2 * kSlots];
+    uint2 words[2 * kSlots];
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      places[2 * s] = a_.flagged.latents[latents_buffer_] + s * a_.latent + latent_word(column(0));
+      places[2 * s + 1] = places[2 * s] + 16;
+    }
     receive(places, flag_ - 1, words);
-    const float2 low = floats(words[0]), high = floats(words[1]);
-    return {low.x, low.y, high.x, high.y};
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      const float2 low = floats(words[2 * s]), high = floats(words[2 * s + 1]);
+      x[s] = {low.x, low.y, high.x, high.y};
+    }
   }
 
-  /// This lane's 4 values of the token's embedding.
-  __device__ float4 embed() const {
+  /// This lane's 4 values of the embedding of a slot's token.
+  __device__ float4 embed(int slot) const {
     float4 x{0, 0, 0, 0};
-    if (!active()) return x;
-    add_row(x, a_.token_embedding, a_.token[0]);
+    if (!active(slot)) return x;
+    add_row(x, a_.token_embedding, a_.token[slot]);
 #pragma unroll 1
-    for (int t = 0; t < a_.position_tables; ++t) add_row(x, a_.position_table[t], a_.table_position[t]);
+    for (int t = 0; t < a_.position_tables; ++t)
+      add_row(x, a_.position_table[t], a_.table_position[slot * a_.position_tables + t]);
     const float2 low = unpack(pack(x.x, x.y)), high = unpack(pack(x.z, x.w));
     return {low.x, low.y, high.x, high.y};
   }
@@ -163,75 +174,118 @@ class SingleSlotConsumer : public RoleRegisters {
       receive_hidden(p, begin);
     } else {
       const bool valid = column(0) < p.columns;
-      uint2 packed{0, 0};
+      uint2 packed[kSlots] = {};
       if (p.input == Input::attended) {
-        if (valid) packed = receive_pairs(a_.flagged.attended + column(0) / 2);
+        if (valid) receive_attended(p.columns, packed);
       } else {
-        const float center = shared_.centers[warp_];
-        float4 x{0, 0, 0, 0};
-        if (valid) x = is_latent(p) ? receive_latents() : embed();
+        float centers[kSlots];
+#pragma unroll
+        for (int s = 0; s < kSlots; ++s) centers[s] = shared_.flagged_norm.centers[s][warp_];
+        float4 x[kSlots] = {};
+        if (valid) {
+          if (is_latent(p)) {
+            receive_latents(x);
+          } else {
+#pragma unroll
+            for (int s = 0; s < kSlots; ++s) x[s] = embed(s);
+          }
+        }
         if (is_norm(p))
-          x = normalise(x, valid, is_latent(p) ? a_.inverse_latent : a_.inverse_input, norm, center);
-        packed = {pack(x.x, x.y), pack(x.z, x.w)};
+          normalise(x, valid, is_latent(p) ? a_.inverse_latent : a_.inverse_input, norm, centers);
+#pragma unroll
+        for (int s = 0; s < kSlots; ++s) packed[s] = {pack(x[s].x, x[s].y), pack(x[s].z, x[s].w)};
       }
-      uint2 tiles[1] = {packed};
-      products_.store_inputs(tiles);
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+        uint2 tiles[1] = {packed[s]};
+        products_.store_inputs(s, tiles);
+      }
     }
     __syncwarp();
   }
 
-  __device__ uint2 receive_pairs(const uint64_t* from) const {
-    uint2 packed[1];
-    receive(from, flag_ - 1, packed);
-    return packed[0];
+  __device__ void receive_attended(int columns, uint2 (&packed)[kSlots]) const {
+    const uint64_t* places[kSlots];
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) places[s] = a_.flagged.attended + (s * columns + column(0)) / 2;
+    receive(places, flag_ - 1, packed);
   }
 
   __device__ __forceinline__ void receive_hidden(const Product& p, int begin) {
-    const uint64_t* from[kHeldStages];
-    uint2 packed[kHeldStages];
+    uint2 packed[kSlots * kHeldStages];
+    int words[kHeldStages];
 #pragma unroll
     for (int j = 0; j < kHeldStages; ++j) {
       // Columns past the last: any other columns, since their weights are zero.
       const int c = column(begin + j);
-      from[j] = a_.flagged.hidden + (c < p.columns ? c : 0) / 2;
+      words[j] = (c < p.columns ? c : 0) / 2;
     }
-    receive(from, flag_ - 1, packed);
+    receive_from(
+        [&](int i) { return a_.flagged.hidden + i / kHeldStages * (p.columns / 2) + words[i % kHeldStages]; },
+        flag_ - 1, packed);
 #pragma unroll
-    for (int j = 0; j < kHeldStages; ++j)
-      if (column(begin + j) >= p.columns) packed[j] = {0, 0};
-    products_.store_inputs(packed);
+    for (int s = 0; s < kSlots; ++s) {
+      uint2 tiles[kHeldStages];
+#pragma unroll
+      for (int j = 0; j < kHeldStages; ++j) {
+        tiles[j] = packed[s * kHeldStages + j];
+        if (column(begin + j) >= p.columns) tiles[j] = {0, 0};
+      }
+      products_.store_inputs(s, tiles);
+    }
   }
 
   /// Over all columns, of whose number `inverse` is the reciprocal. The sums are taken about the mean of the
   /// previous LayerNorm, to avoid cancellation.
-  __device__ float4 normalise(float4 x, bool valid, float inverse, Norm norm, float center) {
-    float4 d{x.x - center, x.y - center, x.z - center, x.w - center};
-    if (!valid) d = {0, 0, 0, 0};
-    float sum = (d.x + d.y) + (d.z + d.w), squares = (d.x * d.x + d.y * d.y) + (d.z * d.z + d.w * d.w);
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-      squares += __shfl_xor_sync(0xffffffffu, squares, offset);
-    }
+  __device__ void normalise(float4 (&x)[kSlots], bool valid, float inverse, Norm norm,
+                            const float (&centers)[kSlots]) {
     // Double-buffered, since a warp may be at the next LayerNorm while another still reads.
     moments_buffer_ ^= 1;
-    float2* moments = shared_.moments[moments_buffer_];
-    if (lane_ == 0) moments[warp_] = {sum, squares};
-    consumer_barrier();
-    sum = squares = 0;
+    auto& moments = shared_.flagged_norm.moments[moments_buffer_];
+    float2 sums[kSlots];
 #pragma unroll
-    for (int w = 0; w < kConsumerWarps; ++w) {
-      const float2 part = moments[w];
-      sum += part.x, squares += part.y;
+    for (int s = 0; s < kSlots; ++s) {
+      const float center = centers[s];
+      x[s] = {x[s].x - center, x[s].y - center, x[s].z - center, x[s].w - center};
+      if (!valid) x[s] = {0, 0, 0, 0};
+      sums[s] = sums_of(x[s]);
     }
-    const float mean = sum * inverse;
-    const float rstd = rsqrtf(fmaxf(squares * inverse - mean * mean, 0.0f) + kNormEpsilon);
-    if (lane_ == 0) shared_.centers[warp_] = center + mean;
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s)
+      if (lane_ == 0) moments[s][warp_] = sums[s];
+    consumer_barrier();
+    float2 mean_and_rstd[kSlots];
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      float sum = 0, squares = 0;
+#pragma unroll
+      for (int w = 0; w < kConsumerWarps; ++w) {
+        const float2 part = moments[s][w];
+        sum += part.x, squares += part.y;
+      }
+      const float mean = sum * inverse;
+      mean_and_rstd[s] = {mean, rsqrtf(fmaxf(squares * inverse - mean * mean, 0.0f) + kNormEpsilon)};
+      if (lane_ == 0) shared_.flagged_norm.centers[s][warp_] = centers[s] + mean;
+    }
     hold_until_here(norm);
     const float2 s0 = unpack(norm.scale.x), s1 = unpack(norm.scale.y);
     const float2 o0 = unpack(norm.offset.x), o1 = unpack(norm.offset.y);
-    return {(d.x - mean) * rstd * s0.x + o0.x, (d.y - mean) * rstd * s0.y + o0.y,
-            (d.z - mean) * rstd * s1.x + o1.x, (d.w - mean) * rstd * s1.y + o1.y};
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      const auto [mean, rstd] = mean_and_rstd[s];
+      x[s] = {(x[s].x - mean) * rstd * s0.x + o0.x, (x[s].y - mean) * rstd * s0.y + o0.y,
+              (x[s].z - mean) * rstd * s1.x + o1.x, (x[s].w - mean) * rstd * s1.y + o1.y};
+    }
+  }
+  /// Of the warp's values, and of their squares.
+  __device__ static float2 sums_of(float4 d) {
+    float2 sums{(d.x + d.y) + (d.z + d.w), (d.x * d.x + d.y * d.y) + (d.z * d.z + d.w * d.w)};
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      sums.x += __shfl_xor_sync(0xffffffffu, sums.x, offset);
+      sums.y += __shfl_xor_sync(0xffffffffu, sums.y, offset);
+    }
+    return sums;
   }
 
   /// Keeps the compiler from unpacking the parameters, and so waiting for them, before it asks for the
@@ -278,14 +332,14 @@ class SingleSlotConsumer : public RoleRegisters {
   /// weights or keys have time until other blocks have published what this phase needs. Makes a step 2%
   /// faster.
   __device__ void wait_for_epilogue() {
-    if (publishing_) EpilogueBarrier::wait();
+    if (publishing_) EpilogueBarrier<kSlots>::wait();
     publishing_ = false;
   }
 
   /// Sums of tiles that the pass does not have are 0, and never read.
   __device__ void write_sums(const float (&sums)[kHeldStages]) {
-    float* to = sums_ + sums_cursor_.stage * kSums + warp_ * kTileRows + lane_ / 4;
-    if (lane_ % 4 == 0)
+    float* to = sums_ + sums_cursor_.stage * kSums + lane_ % 4 * kPassSums + warp_ * kTileRows + lane_ / 4;
+    if (lane_ % 4 < kSlots)
 #pragma unroll
       for (int i = 0; i < kHeldStages; ++i) to[i * kConsumerWarps * kTileRows] = sums[i];
     mbarrier_arrive_warp(shared_address(&shared_.sums_full[sums_cursor_.stage]));
@@ -351,15 +405,23 @@ class SingleSlotConsumer : public RoleRegisters {
 
   // ------------------------------------------------------- combining attention
 
+  /// Of all slots.
+  __device__ Share pieces_of(const AttentionPlan& plan) const {
+    return Share(kSlots * (plan.shape.width / 8));
+  }
   __device__ int first_piece(const AttentionPlan& plan) const {
-    return Share(plan.shape.width / 8).begin + (plan.shape.many_partials ? 0 : warp_);
+    return pieces_of(plan).begin + (plan.shape.many_partials ? 0 : warp_);
+  }
+  __device__ HeadPiece piece_or_none(const AttentionPlan& plan, int i) const {
+    if (!kOneSlot && i >= pieces_of(plan).end) return {nullptr, 0, 0};
+    return find_piece<kOneSlot>(a_, plan, i);
   }
 
   /// This block's share of the channels, 8 at a time: each by one warp, or by all where there are many
   /// partials.
   __device__ __forceinline__ void combine(bool cross, const AttentionPlan& plan) {
     HeadPiece piece = shared_.pieces[cross ? 1 : 0][warp_];
-    const Share pieces(plan.shape.width / 8);
+    const Share pieces = pieces_of(plan);
     const bool together = plan.shape.many_partials;
 #pragma unroll 1
     for (int i = first_piece(plan); i < pieces.end;) {
@@ -372,7 +434,7 @@ class SingleSlotConsumer : public RoleRegisters {
       if (lane_ < 4 && (!together || warp_ == 0))
         publish(a_.flagged.attended + i * 4 + lane_, quotient(sum), flag_);
       i += together ? 1 : kConsumerWarps;
-      if (i < pieces.end) piece = find_piece<true>(a_, plan, i);
+      if (i < pieces.end) piece = find_piece<kOneSlot>(a_, plan, i);
     }
   }
 

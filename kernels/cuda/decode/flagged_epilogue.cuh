@@ -1,6 +1,7 @@
-// The epilogue of the fused decode step for one slot: a warp that takes the consumers' sums of products from
-// shared memory, applies bias, activation, residual or rotation, and publishes the outputs while the
-// consumers are at the next phase. What an output needs besides its sum is loaded before the sum arrives.
+// The epilogue of the fused decode step where all vectors go through flagged buffers: a warp for every two
+// slots that takes the consumers' sums of products from shared memory, applies bias, activation, residual or
+// rotation, and publishes the outputs while the consumers are at the next phase. What an output needs besides
+// its sum is loaded before the sum arrives.
 #pragma once
 
 #include "kernels/cuda/decode/aside.cuh"
@@ -14,23 +15,29 @@
 namespace perceiver::kernels::cuda {
 #ifdef PERCEIVER_DECODE_SM90
 
-/// Floats of the sums of a pass: [tile, warp, 8].
+/// Floats of the sums of a pass and slot, [tile, warp, 8]; those of the next slot follow.
 inline constexpr int kPassSums = kHeldStages * kConsumerWarps * kTileRows;
 
 __device__ inline bool writes_latents(const Product& p) {
   return p.output <= ProductOutput::latent_activated;
 }
 
-/// The first half of the warp has outputs, two a lane.
-template <DType kWeights, DType kCache>
-class SingleSlotEpilogue : public RoleRegisters {
+/// The new keys and values of self-attention (0) or a cross block, of the first slot.
+__device__ inline uint64_t* new_rows(const DecodeArguments& a, int kv_index) {
+  return a.flagged.new_kv + static_cast<int64_t>(kv_index) * a.slots * a.flagged.stride;
+}
+
+/// Half a warp has the outputs of a slot, two a lane.
+template <int kSlots, DType kWeights, DType kCache>
+class FlaggedEpilogue : public RoleRegisters {
  public:
-  __device__ SingleSlotEpilogue(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
-                                const DecodeLayout& layout)
+  __device__ FlaggedEpilogue(const DecodeArguments& a, DecodeShared& shared, unsigned char* memory,
+                             const DecodeLayout& layout)
       : a_(a),
         shared_(shared),
         sums_(reinterpret_cast<float*>(memory + layout.sums)),
-        lane_(static_cast<int>(threadIdx.x) % 32),
+        lane_(static_cast<int>(threadIdx.x) % kLanes),
+        slot_((static_cast<int>(threadIdx.x) - kEpilogueWarp * 32) / kLanes),
         flag_(shared.first_flag) {}
 
   __device__ void arrive(bool) { ++flag_; }
@@ -51,12 +58,13 @@ class SingleSlotEpilogue : public RoleRegisters {
       cursor_.advance(2);
       if (result.valid) write_outputs(p, result, sum);
     }
-    if (tiles.begin < tiles.end) EpilogueBarrier::arrive();
+    if (tiles.begin < tiles.end) EpilogueBarrier<kSlots>::arrive();
     if (writes_latents(p)) latents_buffer_ ^= 1;
   }
 
  private:
   using Output = ProductOutput;
+  static constexpr int kLanes = 4 * kHeldStages;  // of a slot
 
   /// Two neighbouring outputs: all that is known before their sums, which come much later than these loads.
   struct OutputPair {
@@ -73,9 +81,9 @@ class SingleSlotEpilogue : public RoleRegisters {
   __device__ OutputPair load_operands(const Product& p, const AttentionPlan& plan, int before, int first,
                                       int count) const {
     OutputPair r;
-    r.tile = (lane_ / 4 % kHeldStages - before) & (kHeldStages - 1);
+    r.tile = (lane_ / 4 - before) & (kHeldStages - 1);
     r.row = (first + r.tile) * kTileRows + lane_ % 4 * 2;
-    r.valid = lane_ < 4 * kHeldStages && r.tile < count && r.row < p.rows;
+    r.valid = slot_ < kSlots && r.tile < count && r.row < p.rows;
     r.second = ((before + r.tile) & kHeldStages) != 0;
     if (!r.valid) return r;
     if (p.linear.bias != nullptr) {
@@ -90,27 +98,32 @@ class SingleSlotEpilogue : public RoleRegisters {
     }
     const FlaggedBuffers& to = a_.flagged;
     if (writes_latents(p)) {
-      r.to = (latents_buffer_ == 0 ? to.latents[1] : to.latents[0]) + latent_word(r.row);
+      r.to = (latents_buffer_ == 0 ? to.latents[1] : to.latents[0]) + slot_ * p.rows + latent_word(r.row);
     } else if (p.output == Output::hidden) {
-      r.to = to.hidden + r.row / 2;
+      r.to = to.hidden + (slot_ * p.rows + r.row) / 2;
     } else if (p.output == Output::attention) {
       load_attention_operands(p, plan, r);
     }
     return r;
   }
 
+  __device__ bool is_active() const {
+    return shared_.self.rows[slot_] > 0;
+  }
+
   __device__ void load_attention_operands(const Product& p, const AttentionPlan& plan, OutputPair& r) const {
-    const bool active = shared_.self.rows[0] > 0;
+    const bool active = is_active();
     if (active) load_rotation(p, plan, r);
+    const int of_slot = slot_ * a_.flagged.stride;
     if (r.row < p.query_rows) {
-      r.to = a_.flagged.queries + r.row;
+      r.to = a_.flagged.queries + of_slot + r.row;
       r.factor = kLog2E * rsqrtf(static_cast<float>(plan.shape.head_dim));
       return;
     }
     const int channel = r.row - p.query_rows;
-    r.to = a_.flagged.new_kv + static_cast<int64_t>(p.kv_index) * a_.flagged.new_kv_stride + channel / 2;
+    r.to = new_rows(a_, p.kv_index) + of_slot + channel / 2;
     if (!active) return;
-    const int64_t row = plan.new_row[0];
+    const int64_t row = static_cast<int64_t>(slot_) * plan.shape.ring_rows + plan.new_row[slot_];
     r.cache = static_cast<char*>(p.cache) + row * plan.shape.row_bytes +
               channel * kPartBytes / kPartChannels<kCache>;
   }
@@ -121,7 +134,7 @@ class SingleSlotEpilogue : public RoleRegisters {
     const int column = r.row < p.query_rows ? r.row : r.row - p.query_rows;
     const int channel = column & (shape.head_dim - 1);
     if (column >= shape.rotary_heads * shape.head_dim || channel >= 2 * shape.bands) return;
-    const int position = shared_.position[0] + p.position_offset;
+    const int position = shared_.position[slot_] + p.position_offset;
     const int64_t entry = static_cast<int64_t>(abs(position)) * shape.bands + channel / 2;
     r.cosine = __ldg(shape.cosine + entry), r.sine = __ldg(shape.sine + entry);
     if (position < 0) r.sine = -r.sine;
@@ -129,7 +142,8 @@ class SingleSlotEpilogue : public RoleRegisters {
 
   /// The sum of the consumer warps' sums, in warp order.
   __device__ float2 total(int tile) const {
-    const float* from = sums_ + cursor_.stage * kPassSums + tile * kConsumerWarps * kTileRows + lane_ % 4 * 2;
+    const float* from = sums_ + (cursor_.stage * kSlots + slot_) * kPassSums +
+                        tile * kConsumerWarps * kTileRows + lane_ % 4 * 2;
     float2 sum{0, 0};
 #pragma unroll
     for (int w = 0; w < kConsumerWarps; ++w) {
@@ -154,7 +168,7 @@ class SingleSlotEpilogue : public RoleRegisters {
       return publish(r.to, x.x, x.y, flag_);
     }
     if (p.output == Output::logits) {
-      if (shared_.self.rows[0] > 0) write_logits(p, r, x);
+      if (is_active()) write_logits(p, r, x);
       return;
     }
     x = {x.x * r.cosine - x.y * r.sine, x.y * r.cosine + x.x * r.sine};
@@ -171,8 +185,9 @@ class SingleSlotEpilogue : public RoleRegisters {
   }
 
   __device__ void write_logits(const Product& p, const OutputPair& r, float2 x) const {
-    a_.logits[r.row] = x.x;
-    if (r.row + 1 < p.rows) a_.logits[r.row + 1] = x.y;
+    float* logits = a_.logits + slot_ * p.rows + r.row;
+    logits[0] = x.x;
+    if (r.row + 1 < p.rows) logits[1] = x.y;
   }
 
   __device__ static float2 activate(Activation activation, float2 x) {
@@ -187,7 +202,8 @@ class SingleSlotEpilogue : public RoleRegisters {
   const DecodeArguments& a_;
   DecodeShared& shared_;
   float* sums_;
-  int lane_;
+  int lane_;  // of the slot's
+  int slot_;
   uint32_t flag_;
   int latents_buffer_ = 0;
   float2 own_0_{0, 0}, own_1_{0, 0};  // the latents that this lane wrote
