@@ -189,13 +189,14 @@ TEST_P(CudaDecodeCaches, Widths) {
 }
 
 TEST_P(CudaDecodeCaches, Slots) {
-  for (const int64_t slots : {2, 3, 7, 8, 9, 16, 17, 32, 33, 64}) check_with_caches({.slots = slots});
-  check_with_caches(
-      {.slots = 5, .input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 8});
+  for (const int64_t slots : {2, 3, 4, 7, 8, 9, 16, 17, 32, 33, 64}) check_with_caches({.slots = slots});
+  for (const int64_t slots : {2, 3, 4, 5})  // heads of 64 channels
+    check_with_caches(
+        {.slots = slots, .input = 512, .latent = 512, .attention = 512, .cross_heads = 8, .self_heads = 8});
   for (const int64_t slots : {2, 4, 6})  // more than one warp to a head, and to a row
     check_with_caches(
         {.slots = slots, .input = 1024, .latent = 768, .attention = 256, .cross_heads = 2, .self_heads = 6});
-  for (const int64_t slots : {2, 3, 8})
+  for (const int64_t slots : {2, 3, 4, 8})
     check_with_caches(
         {.slots = slots, .input = 96, .latent = 160, .attention = 32, .cross_heads = 1, .self_heads = 5});
   check_with_caches(
@@ -205,7 +206,7 @@ TEST_P(CudaDecodeCaches, Slots) {
 }
 
 TEST_P(CudaDecodeCaches, ManyRows) {
-  for (const int64_t slots : {1, 2, 12})
+  for (const int64_t slots : {1, 2, 4, 12})
     check_with_caches({.slots = slots,
                        .input = 256,
                        .latent = 256,
@@ -244,6 +245,7 @@ TEST_P(CudaDecodeCaches, Variants) {
     check_with_caches({.activation = activation});
   check_with_caches({.slots = 3, .query_residual = false, .biases = false, .query_offset = 1});
   check_with_caches({.slots = 10, .layers = 4, .cross_after = {0, 2}});
+  check_with_caches({.slots = 4, .layers = 3, .cross_after = {1}, .query_layers = 2});
   check_with_caches({.layers = 3, .cross_after = {1, 2}});
   check_with_caches({.slots = 2, .query_layers = 1});
   check_with_caches({.slots = 9, .query_activation = Activation::gelu, .query_layers = 3});
@@ -254,7 +256,7 @@ TEST_P(CudaDecodeCaches, Variants) {
 
 TEST_P(CudaDecodeCaches, NarrowWeights) {
   for (const DType weights : {DType::e4m3, DType::i8})
-    for (const int64_t slots : {1, 3, 12})
+    for (const int64_t slots : {1, 2, 3, 4, 12})
       check_with_caches({.slots = slots, .latent = 256, .attention = 256, .weights = weights});
 }
 
@@ -439,14 +441,15 @@ TEST_F(CudaDecode, NarrowWidths) {
 
 TEST_F(CudaDecode, NarrowSlots) {
   for (const DType weights : kNarrow) {
-    for (const int64_t slots : {2, 7, 9, 17, 33, 64}) check({.slots = slots, .weights = weights});
-    check({.slots = 5,
-           .input = 512,
-           .latent = 512,
-           .attention = 512,
-           .cross_heads = 8,
-           .self_heads = 8,
-           .weights = weights});
+    for (const int64_t slots : {2, 4, 7, 9, 17, 33, 64}) check({.slots = slots, .weights = weights});
+    for (const int64_t slots : {2, 3, 4, 5})
+      check({.slots = slots,
+             .input = 512,
+             .latent = 512,
+             .attention = 512,
+             .cross_heads = 8,
+             .self_heads = 8,
+             .weights = weights});
     check({.slots = 20,
            .input = 96,
            .latent = 192,
@@ -553,7 +556,7 @@ TEST_F(CudaDecode, NotANumberInOneSlot) {
 
 /// When the flags start over, words of the previous epoch are not taken for new ones.
 class CudaDecodeEpochs : public CudaDecode, public ::testing::WithParamInterface<int64_t> {};
-INSTANTIATE_TEST_SUITE_P(Slots, CudaDecodeEpochs, ::testing::Values(1, 3));
+INSTANTIATE_TEST_SUITE_P(Slots, CudaDecodeEpochs, ::testing::Values(1, 2, 4, 7));
 
 TEST_P(CudaDecodeEpochs, StartOver) {
   HostDecode host({.slots = GetParam(), .layers = 3}, 9);
@@ -584,7 +587,7 @@ TEST_P(CudaDecodeEpochs, StartOver) {
 
 /// The order of sums depends on the shapes alone.
 TEST_F(CudaDecode, Repeatable) {
-  for (const int64_t slots : {1, 6, 40})
+  for (const int64_t slots : {1, 2, 3, 4, 6, 40})
     check_repeatable(
         {.slots = slots, .latent = 512, .self_heads = 8, .context_rows = 600, .latent_rows = 300}, 50);
 }
