@@ -24,7 +24,7 @@ struct AttentionShape {
   int warps;                 // of a block that share a head
   bool by_head;              // head_attention.cuh: tiles are TMA boxes of self_tiles
   int ring_rows, row_bytes;  // of the cache
-  bool many_partials;        // with one slot, of a head: all warps of a block combine them together
+  bool many_partials;  // of a head: where all vectors are flagged, a block's warps combine them together
   int bands, rotary_heads;
   const float* cosine;
   const float* sine;

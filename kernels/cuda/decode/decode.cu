@@ -8,12 +8,13 @@
 //   stages in shared memory (ring.cuh), in the order of the phases (program.cuh) but without waiting for
 //   them: 12 stages of 16.5 KiB, 26 MB over the GPU, a whole layer ahead. With 9 to 64 slots it copies the
 //   inputs of products as well, for which it waits (input_tiles.cuh).
-// - The consumer warps go from phase to phase: with one slot by flagged buffers (single_slot_consumer.cuh,
-//   flagged_buffers.cuh), with 9 to 64 by barriers over the grid (many_slots_consumer.cuh), with 2 to 8 by
-//   these, but for attention's results, which go through flagged buffers (few_slots_consumer.cuh). While they
-//   wait, the ring fills.
-// - With one slot, the epilogue warps (single_slot_epilogue.cuh) publish a phase's outputs while the
-//   consumers are at the next.
+// - The consumer warps go from phase to phase: with up to 4 slots by flagged buffers (flagged_consumer.cuh,
+//   flagged_buffers.cuh), with 9 to 64 by barriers over the grid (many_slots_consumer.cuh), with 5 to 8, and
+//   with 2 to 4 and weights of int8, by these, but for attention's results, which go through flagged buffers
+//   (few_slots_consumer.cuh). While they wait, the ring fills.
+// - With up to 4 slots, the epilogue warps (flagged_epilogue.cuh) publish a phase's outputs while the
+// consumers
+//   are at the next.
 //
 // Phases: Linear_z with the context's new keys and values; then per block q (or qkv); attention; the combine
 // of its split-KV partials and the output projection, with up to 8 slots as two phases; MLP up; MLP down;
@@ -22,17 +23,18 @@
 // each block that needs a LayerNorm computes it itself, up to 8 slots.
 //
 // Floors at 3.0 TB/s: imagenet64 1.84 GB, 614 us; music4k 0.45 GB, 149 us; copy131k 0.74 GB, 247 us with a
-// cached context. Measured on an H100, one slot: 843, 196 and 283 us, 73, 76 and 87%. A layer is bound by the
-// chain of its six phases, 23000 cycles for imagenet64: on an otherwise idle GPU a word takes 700 cycles from
+// cached context. Measured on an H100, one slot: 843, 196 and 283 us, 73, 76 and 87%; on an H200 688, 170 and
+// 214. A layer is bound by the chain of its six phases: on an otherwise idle GPU a word takes 700 cycles from
 // one block to another, 2000 from 132 blocks to all of them, 3600 while copies come in bursts, which is why
-// the producer paces itself; a spilled register costs 900 cycles wherever it is reloaded, so the loop must
-// not have any. The start of a step misses every instruction and constant cache: 10 us to the end of the
-// first phase, 17 where streamed data have evicted the code from L2, hence the evict-first hint of the
+// the producer paces itself. Twice the words cost only 150 to 500 cycles more, which is why a second slot
+// takes little besides its caches' bytes; a spilled register costs 900 cycles wherever it is reloaded, so the
+// loop must not have any. The start of a step misses every instruction and constant cache: 10 us to the end
+// of the first phase, 17 where streamed data have evicted the code from L2, hence the evict-first hint of the
 // copies.
 //
 // Weights of eight bits (narrow_weights.cuh) lie in the same tiles, of half the bytes, so that phases, tiles
 // and the depth of the ring in phases stay what they are; the epilogue multiplies sums by the scales of rows.
-// With one slot, integers are multiplied as they are (held_products.cuh) and e4m3 as f16; with several slots
+// With one slot, integers are multiplied as they are (held_products.cuh), with up to 4 e4m3 as f16; with more
 // the consumers make bf16 of both as they take them from the ring. Half the bytes make a step only a little
 // faster: they are not what bounds it. With one slot the conversion of e4m3, about 1000 cycles of a phase of
 // 4 tiles, fits into the time in which a phase's inputs are on their way from other blocks.
@@ -48,9 +50,9 @@
 // A context kept as tokens is attended to by table (table_attention.cuh): that phase takes nothing from the
 // ring, which is shorter, 7 stages at 259 ids.
 //
-// Shared memory: ring 12 * 16896 bytes with one slot or many; inputs of products 2112 bytes per slot for 2 to
-// 8 slots, 8 KiB for one, in the ring for more; partial sums 9 to 16 KiB; tables of block weights, 96 bytes
-// per layer.
+// Shared memory: ring 12 * 16896 bytes with one slot or many, 10 or 11 between; inputs of products 8.5 KiB
+// per slot for up to 4, 2112 bytes for up to 8, in the ring for more; partial sums 9 to 16 KiB; tables of
+// block weights, 96 bytes per layer.
 #include <algorithm>
 #include <cmath>
 

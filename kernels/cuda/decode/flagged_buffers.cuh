@@ -1,5 +1,5 @@
-// Flagged buffers: how the blocks of the fused decode step hand vectors to one another for one slot. As in
-// NCCL's LL protocol, an 8-byte word holds 4 bytes of data and a 4-byte flag, here that of the phase that
+// Flagged buffers: how the blocks of the fused decode step hand vectors to one another for up to 4 slots. As
+// in NCCL's LL protocol, an 8-byte word holds 4 bytes of data and a 4-byte flag, here that of the phase that
 // wrote it. Readers poll the words themselves, so that one trip to the L2 cache replaces fence, barrier and
 // read. Data and flag are one relaxed 64-bit access each way; a 16-byte access is two of these, in no order.
 //
@@ -13,10 +13,10 @@
 //   the first has contributed.
 // - Hidden, attended, partials, queries, new keys and values: between two writes lie two phases that write
 //   latents, and the latents of the first cannot be complete before the readers are done.
-// Without an active slot attention depends on nothing, and results may be torn; they are never read.
+// Attention of an idle slot depends on nothing, and its results may be torn; they are never read.
 //
-// With 2 to 8 slots only partials and attended are flagged. Between two writes of these lie barriers over the
-// grid.
+// With 5 to 8 slots, and with 2 to 4 and weights of int8, only partials and attended are flagged. Between two
+// writes of these lie barriers over the grid.
 #pragma once
 
 #include "kernels/cuda/decode/grid_barrier.cuh"

@@ -27,7 +27,8 @@ __device__ inline uint64_t* new_rows(const DecodeArguments& a, int kv_index) {
   return a.flagged.new_kv + static_cast<int64_t>(kv_index) * a.slots * a.flagged.stride;
 }
 
-/// Half a warp has the outputs of a slot, two a lane.
+/// Half a warp has the outputs of a slot, two a lane. With an odd number of slots the last half has none: it
+/// reads whatever follows the sums of the last slot and drops it.
 template <int kSlots, DType kWeights, DType kCache>
 class FlaggedEpilogue : public RoleRegisters {
  public:

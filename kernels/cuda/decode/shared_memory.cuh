@@ -22,7 +22,7 @@ struct HeadPiece {
   int channel, count;
 };
 
-/// Of a Phase; and of what is put aside, for a warp. With 60 layers and one slot 128 bytes are left before
+/// Of a Phase; and of what is put aside, for a warp. With 60 layers and one slot 224 bytes are left before
 /// the ring would have a stage less.
 inline constexpr int kPhaseBytes = 88, kAsideWords = 12;
 
