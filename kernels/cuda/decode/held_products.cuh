@@ -7,10 +7,9 @@
 // - e4m3: as f16, one instruction a pair, by f16 inputs scaled by the warp's largest; exact, except for
 //   inputs below 2^-30 of it. Otherwise like bf16.
 // - i8, one slot: by integers of two digits of 8 bits, in two columns of B, sums in s32. A power of two
-// scales a warp's
-//   inputs: bf16 numbers down to 1/64 of the largest are exact, smaller ones are rounded to bf16's step at
-//   1/64. Rows 8 to 15 of A are a second tile or, if there is none, other columns, whose digits are two
-//   further columns of B.
+//   scales a warp's inputs: bf16 numbers down to 1/64 of the largest are exact, smaller ones are rounded to
+//   bf16's step at 1/64. Rows 8 to 15 of A are a second tile or, if there is none, other columns, whose
+//   digits are two further columns of B.
 //
 // Inputs lie in shared memory, 256 bytes per warp, slot and tile of columns.
 #pragma once

@@ -17,6 +17,7 @@ inline constexpr int kDecodeThreads = kConsumers + 128;
 // Slots up to which partials and results of attention go through flagged buffers; up to which all vectors do
 // (flagged_consumer.cuh), but for weights of int8, with which only those of one slot do.
 inline constexpr int kFewSlots = 8, kFlaggedSlots = 4;
+/// Half a warp has the outputs of a slot.
 __host__ __device__ constexpr int epilogue_warps(int slots) {
   return (slots + 1) / 2;
 }
@@ -26,12 +27,8 @@ template <int kSlots>
 struct DecodeRegisters {
   static constexpr bool kFlagged = kSlots <= kFlaggedSlots;
   static constexpr bool kFew = !kFlagged && kSlots <= kFewSlots;  // neither an epilogue nor copies of inputs
-  static constexpr int kConsumer = kFlagged ? 216
-                                   : kFew   ? 224
-                                            : 208,
-                       kProducer = kFlagged ? 72
-                                   : kFew   ? 56
-                                            : 88;
+  static constexpr int kConsumer = kFlagged ? 216 : (kFew ? 224 : 208);
+  static constexpr int kProducer = kFlagged ? 72 : (kFew ? 56 : 88);
   // 384 threads start with 168 registers each; asking for more in total would wait forever.
   static_assert(kConsumers * kConsumer + 128 * kProducer <= kDecodeThreads * 168);
 };
