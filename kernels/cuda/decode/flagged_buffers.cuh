@@ -45,33 +45,11 @@ __device__ inline int latent_word(int row) {
   return (row & ~31) + (row % 4 / 2) * 16 + row % 32 / 4 * 2;
 }
 
-/// Waits for kCount pairs of words, each pair aligned to 16 bytes and with its own flag, and returns their
-/// data.
-template <int kCount>
-__device__ inline void receive(const uint64_t* const (&from)[kCount], const uint32_t (&flags)[kCount],
-                               uint2 (&data)[kCount]) {
-  bool arrived = false;
-  while (!arrived) {
-    uint64_t words[kCount][2];
-#pragma unroll
-    for (int i = 0; i < kCount; ++i)
-      asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];"
-                   : "=l"(words[i][0]), "=l"(words[i][1])
-                   : "l"(from[i])
-                   : "memory");
-    arrived = true;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      arrived = arrived && words[i][0] >> 32 >= flags[i] && words[i][1] >> 32 >= flags[i];
-      data[i] = {static_cast<uint32_t>(words[i][0]), static_cast<uint32_t>(words[i][1])};
-    }
-  }
-}
-
-/// The same with one flag. place(i): where pair i is, found anew at each try, since kCount pointers may be
-/// more than there are registers for.
-template <int kCount, typename Place>
-__device__ __forceinline__ void receive_from(Place&& place, uint32_t flag, uint2 (&data)[kCount]) {
+/// Waits for kCount pairs of words and returns their data. place(i): where pair i is, aligned to 16 bytes;
+/// found anew at each try, since kCount pointers may be more than there are registers for. flag(i): what it
+/// has to have.
+template <int kCount, typename Place, typename Flag>
+__device__ __forceinline__ void receive_from(Place&& place, Flag&& flag, uint2 (&data)[kCount]) {
   bool arrived = false;
   while (!arrived) {
     uint64_t words[kCount][2];
@@ -84,10 +62,16 @@ __device__ __forceinline__ void receive_from(Place&& place, uint32_t flag, uint2
     arrived = true;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      arrived = arrived && words[i][0] >> 32 >= flag && words[i][1] >> 32 >= flag;
+      arrived = arrived && words[i][0] >> 32 >= flag(i) && words[i][1] >> 32 >= flag(i);
       data[i] = {static_cast<uint32_t>(words[i][0]), static_cast<uint32_t>(words[i][1])};
     }
   }
+}
+
+template <int kCount>
+__device__ inline void receive(const uint64_t* const (&from)[kCount], const uint32_t (&flags)[kCount],
+                               uint2 (&data)[kCount]) {
+  receive_from([&](int i) { return from[i]; }, [&](int i) { return flags[i]; }, data);
 }
 
 template <int kCount>

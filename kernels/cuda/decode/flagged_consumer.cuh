@@ -222,7 +222,7 @@ class FlaggedConsumer : public RoleRegisters {
     }
     receive_from(
         [&](int i) { return a_.flagged.hidden + i / kHeldStages * (p.columns / 2) + words[i % kHeldStages]; },
-        flag_ - 1, packed);
+        [&](int) { return flag_ - 1; }, packed);
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       uint2 tiles[kHeldStages];
