@@ -152,7 +152,7 @@ const std::map<std::string, DType> kWeights{
 int main_of(int count, char** words) {
   std::vector<int64_t> slots{1, 8, 64};
   std::vector<int64_t> layers;  // one number, if not those of the configuration
-  std::vector<int64_t> blocks;  // one number, if not one a multiprocessor
+  std::vector<int64_t> blocks;  // one number: multiprocessors to use, if not all
   DType weights = DType::bf16, caches = DType::bf16;
   std::vector<std::string> names;
   for (int i = 1; i < count; ++i) {

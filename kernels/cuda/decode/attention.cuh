@@ -27,8 +27,8 @@ struct FlaggedInputs {
   uint32_t row_flag = 0, query_flag = 0, partial_flag = 0;
 };
 
-/// kFlagged: the most slots, whose queries and new rows come through flagged buffers; with 0 through the
-/// workspace's plain arrays. kFlaggedPartials: likewise partials. `parts`: two buffers of
+/// kFlagged: the number of slots, if their queries and new rows come through flagged buffers; 0 if through
+/// the workspace's plain arrays. kFlaggedPartials: likewise partials. `parts`: two buffers of
 /// kWarpPartialFloats, used alternately (`buffer`). kEarly: the next rows are on their way from shared memory
 /// while those before are added, by which 64 slots gain 3% and 8 slots lose 1%.
 template <DType kCache, int kFlagged, bool kFlaggedPartials, bool kEarly>

@@ -13,8 +13,7 @@
 //   with 2 to 4 and weights of int8, by these, but for attention's results, which go through flagged buffers
 //   (few_slots_consumer.cuh). While they wait, the ring fills.
 // - With up to 4 slots, the epilogue warps (flagged_epilogue.cuh) publish a phase's outputs while the
-// consumers
-//   are at the next.
+//   consumers are at the next.
 //
 // Phases: Linear_z with the context's new keys and values; then per block q (or qkv); attention; the combine
 // of its split-KV partials and the output projection, with up to 8 slots as two phases; MLP up; MLP down;
@@ -26,7 +25,7 @@
 // cached context. Measured on an H100, one slot: 843, 196 and 283 us, 73, 76 and 87%; on an H200 688, 170 and
 // 214. A layer is bound by the chain of its six phases: on an otherwise idle GPU a word takes 700 cycles from
 // one block to another, 2000 from 132 blocks to all of them, 3600 while copies come in bursts, which is why
-// the producer paces itself. Twice the words cost only 150 to 500 cycles more, which is why a second slot
+// the producer paces itself. Twice the words cost only 200 to 850 cycles more, which is why a second slot
 // takes little besides its caches' bytes; a spilled register costs 900 cycles wherever it is reloaded, so the
 // loop must not have any. The start of a step misses every instruction and constant cache: 10 us to the end
 // of the first phase, 17 where streamed data have evicted the code from L2, hence the evict-first hint of the
@@ -51,7 +50,7 @@
 // ring, which is shorter, 7 stages at 259 ids.
 //
 // Shared memory: ring 12 * 16896 bytes with one slot or many, 10 or 11 between; inputs of products 8.5 KiB
-// per slot for up to 4, 2112 bytes for up to 8, in the ring for more; partial sums 9 to 16 KiB; tables of
+// per slot for up to 4, 2112 bytes for up to 8, in the ring for more; partial sums 9 to 18 KiB; tables of
 // block weights, 96 bytes per layer.
 #include <algorithm>
 #include <cmath>
@@ -108,10 +107,6 @@ __device__ __forceinline__ void run(const DecodeArguments& a, DecodeShared& shar
     if (phase.swaps_latents) role.swap_latents();
   }
   role.end();
-}
-
-constexpr bool is_flagged(int slots) {
-  return slots <= kFlaggedSlots;
 }
 
 template <int kSlots, bool kByTable, DType kWeights, DType kCache>

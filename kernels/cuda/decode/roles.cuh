@@ -17,6 +17,10 @@ inline constexpr int kDecodeThreads = kConsumers + 128;
 // Slots up to which partials and results of attention go through flagged buffers; up to which all vectors do
 // (flagged_consumer.cuh), but for weights of int8, with which only those of one slot do.
 inline constexpr int kFewSlots = 8, kFlaggedSlots = 4;
+/// Of a kernel compiled for `slots`.
+__host__ __device__ constexpr bool is_flagged(int slots) {
+  return slots <= kFlaggedSlots;
+}
 /// Half a warp has the outputs of a slot.
 __host__ __device__ constexpr int epilogue_warps(int slots) {
   return (slots + 1) / 2;
@@ -25,7 +29,7 @@ __host__ __device__ constexpr int epilogue_warps(int slots) {
 /// Registers of a thread.
 template <int kSlots>
 struct DecodeRegisters {
-  static constexpr bool kFlagged = kSlots <= kFlaggedSlots;
+  static constexpr bool kFlagged = is_flagged(kSlots);
   static constexpr bool kFew = !kFlagged && kSlots <= kFewSlots;  // neither an epilogue nor copies of inputs
   static constexpr int kConsumer = kFlagged ? 216 : (kFew ? 224 : 208);
   static constexpr int kProducer = kFlagged ? 72 : (kFew ? 56 : 88);
