@@ -10,7 +10,7 @@
 namespace perceiver::kernels {
 
 /// Which implementation of attention runs on CUDA: `portable` needs bf16 and head widths that are multiples
-/// of 16 up to 128, `hopper` bf16, multiples of 8 up to 128 and compute capability 9.0; `reference` takes
+/// of 16 up to 128, `hopper` bf16, multiples of 8 up to 256 and compute capability 9.0; `reference` takes
 /// everything. `cudnn`, never chosen by `automatic`, is NVIDIA's library where it is installed: bf16, head
 /// widths that are multiples of 8 up to 128, a mask that is not `general`; its gradients are not bitwise
 /// repeatable. The CPU has one implementation only.

@@ -30,9 +30,9 @@ struct AttentionCase {
 };
 
 // Latents at the end of the context, causal (docs/benchmarks).
-constexpr AttentionCase kGpuCases[] = {{8, 16, 1024, 12288, 64},  {4, 16, 1024, 131072, 64},
-                                       {4, 16, 1024, 32768, 128}, {16, 16, 1024, 1024, 64},
-                                       {4, 16, 8192, 8192, 64},   {4, 16, 8192, 8192, 128}};
+constexpr AttentionCase kGpuCases[] = {
+    {8, 16, 1024, 12288, 64}, {4, 16, 1024, 131072, 64}, {4, 16, 1024, 32768, 128}, {16, 16, 1024, 1024, 64},
+    {4, 16, 8192, 8192, 64},  {4, 16, 8192, 8192, 128},  {8, 4, 1024, 12288, 256},  {4, 8, 8192, 8192, 256}};
 constexpr AttentionCase kCpuCases[] = {{1, 4, 256, 4096, 64}, {1, 4, 1024, 1024, 64}, {1, 4, 256, 4096, 128}};
 
 // In the order of kernels::AttentionKernel.

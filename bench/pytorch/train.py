@@ -1,6 +1,6 @@
 """Times training steps, attention and roofline figures in PyTorch; prints a line of JSON for each.
 
-    python3 bench/pytorch/train.py NAME[:eager][:dropout]... | attention | roofline
+    python3 bench/pytorch/train.py NAME[:eager][:dropout]... | attention[:B,H,M,N,D] | roofline
     torchrun --nproc-per-node 2 bench/pytorch/train.py NAME...      (DistributedDataParallel, NAME's batch on each GPU)
 
 NAME: a key of CONFIGS in model.py, which has the shapes of configs/bench/NAME.yaml. A step is torch.compile'd (unless
@@ -103,7 +103,8 @@ def median_ms(function, repeats, warmup=3):
 # Batch, heads, queries, keys, head width.
 ATTENTION_SHAPES = [
     (8, 16, 1024, 12288, 64), (4, 16, 1024, 131072, 64), (4, 16, 1024, 32768, 128), (16, 16, 1024, 1024, 64),
-    (4, 16, 8192, 8192, 64), (4, 16, 8192, 8192, 128), (2, 16, 16384, 16384, 128)]
+    (4, 16, 8192, 8192, 64), (4, 16, 8192, 8192, 128), (2, 16, 16384, 16384, 128),
+    (8, 4, 1024, 12288, 256), (4, 8, 8192, 8192, 256)]
 
 
 def attention_call(backend, q, k, v):
@@ -128,8 +129,8 @@ def attention_call(backend, q, k, v):
     return contextlib.nullcontext(), lambda: compiled(q, k, v, block_mask=mask), causal
 
 
-def attention():
-    for B, H, M, N, D in ATTENTION_SHAPES:
+def attention(shapes):
+    for B, H, M, N, D in shapes:
         q, k, v = (torch.randn(B, H, rows, D, device="cuda", dtype=torch.bfloat16, requires_grad=True)
                    for rows in (M, N, N))
         gradient = torch.randn(B, H, M, D, device="cuda", dtype=torch.bfloat16)
@@ -183,7 +184,7 @@ def roofline():
 
 def main():
     parser = argparse.ArgumentParser(description="Times training steps, attention and roofline figures in PyTorch.")
-    parser.add_argument("what", nargs="+", help="NAME[:eager][:dropout], attention or roofline")
+    parser.add_argument("what", nargs="+", help="NAME[:eager][:dropout], attention[:B,H,M,N,D] or roofline")
     names = parser.parse_args().what
     if RANKS > 1:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -193,7 +194,7 @@ def main():
         if name == "roofline":
             roofline()
         elif name == "attention":
-            attention()
+            attention([tuple(int(x) for x in shape.split(",")) for shape in options] or ATTENTION_SHAPES)
         else:
             train(name, compiled="eager" not in options, dropout=0.1 if "dropout" in options else 0.0)
     if RANKS > 1:

@@ -325,7 +325,7 @@ std::vector<ConfigKey> model_keys() {
            "the one with less work."),
       bind(MEMBER(model.attention), any(),
            "Attention kernels used in training: auto picks by GPU, precision and shape; hopper (compute "
-           "capability 9.0, bf16, heads of up to 128 channels, a multiple of 8), portable (bf16, heads of up "
+           "capability 9.0, bf16, heads of up to 256 channels, a multiple of 8), portable (bf16, heads of up "
            "to 128 channels, a multiple of 16) and reference (everything) are this library's own; cudnn is "
            "NVIDIA's library, loaded at run time (bf16, heads of up to 128 channels, a multiple of 8; no "
            "dropped context or latents, and only batches whose examples all fill their rows). With cudnn two "

@@ -12,9 +12,12 @@ bool aligned(const void* pointer, int64_t stride) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && stride % 8 == 0;
 }
 
+/// Channels of a head, at most.
+constexpr int64_t kWidest = 128, kWidestHopper = 256;
+
 /// The tensor-core kernels load and store 8 elements at a time.
-bool tensor_cores_possible(const Attention& k) {
-  return k.type == DType::bf16 && k.queries > 0 && k.head_dim % 8 == 0 && k.head_dim <= 128 &&
+bool tensor_cores_possible(const Attention& k, int64_t widest) {
+  return k.type == DType::bf16 && k.queries > 0 && k.head_dim % 8 == 0 && k.head_dim <= widest &&
          aligned(k.q, k.q_stride) && aligned(k.k, k.kv_stride) && aligned(k.v, k.kv_stride) &&
          aligned(k.out, k.out_stride);
 }
@@ -24,7 +27,7 @@ bool gradients_aligned(const AttentionBackward& a) {
 }
 
 bool portable_possible(const Attention& k) {
-  return tensor_cores_possible(k) && k.head_dim % 16 == 0;
+  return tensor_cores_possible(k, kWidest) && k.head_dim % 16 == 0;
 }
 
 /// For wide heads the backward kernel needs more shared memory than some GPUs have.
@@ -42,7 +45,7 @@ bool portable_possible(const AttentionBackward& a) {
 
 /// wgmma and setmaxnreg exist in compute capability 9.0 only.
 bool hopper_possible(const Attention& k) {
-  return hopper::built() && k.keys > 0 && tensor_cores_possible(k) && hopper::on_hopper();
+  return hopper::built() && k.keys > 0 && tensor_cores_possible(k, kWidestHopper) && hopper::on_hopper();
 }
 bool hopper_possible(const AttentionBackward& a) {
   return hopper_possible(a.forward) && gradients_aligned(a);
@@ -50,7 +53,7 @@ bool hopper_possible(const AttentionBackward& a) {
 
 /// Its masks are causal or none: nothing that depends on the example.
 bool cudnn_possible(const Attention& k) {
-  return cudnn_obstacle() == nullptr && tensor_cores_possible(k) && k.mask != MaskShape::general &&
+  return cudnn_obstacle() == nullptr && tensor_cores_possible(k, kWidest) && k.mask != MaskShape::general &&
          k.queries <= k.keys;
 }
 bool cudnn_possible(const AttentionBackward& a) {
@@ -71,7 +74,7 @@ AttentionKernel choose(const Arguments& arguments, const Attention& k, int sm_co
   require(
       k.kernel != AttentionKernel::hopper || hopper,
       "for Hopper's attention compute capability 9.0, a build for 90a, bf16, a head width that is a multiple "
-      "of 8 up to 128, rows aligned to 16 bytes");
+      "of 8 up to 256, rows aligned to 16 bytes");
   require(
       k.kernel != AttentionKernel::cudnn || cudnn_possible(arguments),
       "for cuDNN's attention the library (cuDNN 9), bf16, a head width that is a multiple of 8 up to 128, "
@@ -120,11 +123,15 @@ const char* attention_obstacle(AttentionKernel kernel, DType type, int64_t head_
     if (!hopper::on_hopper()) return "it needs a GPU of compute capability 9.0 (Hopper)";
   }
   if (type != DType::bf16) return "it computes in bfloat16 only";
-  if (kernel != AttentionKernel::portable && (head_dim % 8 != 0 || head_dim > 128))
+  if (kernel == AttentionKernel::hopper)
+    return head_dim % 8 == 0 && head_dim <= kWidestHopper
+               ? nullptr
+               : "it takes heads of up to 256 channels, a multiple of 8";
+  if (kernel == AttentionKernel::cudnn && (head_dim % 8 != 0 || head_dim > kWidest))
     return "it takes heads of up to 128 channels, a multiple of 8";
-  if (kernel == AttentionKernel::hopper) return nullptr;
   if (kernel == AttentionKernel::cudnn) return cudnn_obstacle();
-  if (head_dim % 16 != 0 || head_dim > 128) return "it takes heads of up to 128 channels, a multiple of 16";
+  if (head_dim % 16 != 0 || head_dim > kWidest)
+    return "it takes heads of up to 128 channels, a multiple of 16";
   AttentionBackward a{};
   a.forward.head_dim = head_dim;
   return portable_backward_fits(a) ? nullptr

@@ -25,7 +25,7 @@ void attention_portable_backward(const Launch& launch, const AttentionBackward& 
 int attention_portable_backward_shared_bytes(const AttentionBackward& a);
 int64_t attention_portable_backward_bytes(const AttentionBackward& a, int sm_count);
 
-// Compute capability 9.0, bf16, heads of up to 128 channels, a multiple of 8.
+// Compute capability 9.0, bf16, heads of up to 256 channels, a multiple of 8.
 void attention_hopper(const Launch& launch, const Attention& k);
 void attention_hopper_backward(const Launch& launch, const AttentionBackward& a, Scratch scratch);
 // The same for heads of 64 channels, and multiples of 16 rows.

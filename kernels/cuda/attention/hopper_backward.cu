@@ -100,7 +100,7 @@ BackwardArguments make_arguments(const AttentionBackward& a, Scratch scratch) {
   b.scale = static_cast<float>(scale);
   b.scale_log2 = static_cast<float>(scale * 1.4426950408889634);
   b.query_tiles = static_cast<int>(ceil_div(k.queries, S::kQueries));
-  b.key_tiles = static_cast<int>(ceil_div(k.keys, kKeyTile));
+  b.key_tiles = static_cast<int>(ceil_div(k.keys, S::kOwnKeys));
   auto* memory = static_cast<unsigned char*>(scratch.data);
   b.statistics = reinterpret_cast<float*>(memory);
   b.limits = reinterpret_cast<int32_t*>(memory + statistics_bytes<S>(k));

@@ -1,4 +1,5 @@
-// What the Hopper backward kernels (hopper_dkdv.cu, hopper_dq.cu) share.
+// What the Hopper backward kernels (hopper_dkdv.cu, hopper_dq.cu; above 128 channels hopper_wide_dkdv.cu,
+// hopper_wide_dq.cu) share.
 //
 // Like the forward kernel, they have a producer warpgroup that loads tiles by TMA into a pipeline of stages
 // and two consumer warpgroups (wgmma). A block stays and takes one tile of 128 rows of its own side after
@@ -28,7 +29,7 @@ struct BackwardArguments {
   CUtensorMap q_rows, d_out_rows, k_rows, v_rows;  // for dQ: of 128 and 64 rows
   AttentionBackward a;
   float scale, scale_log2;
-  int query_tiles, key_tiles;  // of kQueries, of 128
+  int query_tiles, key_tiles;  // of kQueries, of kOwnKeys
   int section_heads;           // PersistentGrid
   float* statistics;           // [batch, heads, query_tiles, 2, kQueries]: LSE in base 2, delta
   int32_t* limits;             // [batch, query_tiles, kQueries], at most `keys`
@@ -45,7 +46,8 @@ template <int kD>
 struct BackwardShape {
   static constexpr int D = kD, kTiles = (D + kTileColumns - 1) / kTileColumns;
   static constexpr int kQueries = 64, kKeys = 64;
-  static constexpr bool kOwnInRegisters = kTiles == 1;  // OwnRows
+  static constexpr int kOwnKeys = D > 128 ? 64 : kKeyTile;  // a block's tile for dK and dV
+  static constexpr bool kOwnInRegisters = kTiles == 1;      // OwnRows
   static constexpr uint32_t kKeyBytes = kTiles * kOwnTileBytes;
   static constexpr uint32_t kQueryTileBytes = kQueries * kRowBytes, kQueryBytes = kTiles * kQueryTileBytes;
 };
@@ -78,5 +80,11 @@ template <typename S, bool kCodes = false>
 void launch_dkdv(const Launch& launch, BackwardArguments arguments);
 template <typename S, bool kCodes = false>
 void launch_dq(const Launch& launch, BackwardArguments arguments);
+
+// Heads of more than 128 channels have kernels of their own.
+template <>
+void launch_dkdv<BackwardShape<256>>(const Launch& launch, BackwardArguments arguments);
+template <>
+void launch_dq<BackwardShape<256>>(const Launch& launch, BackwardArguments arguments);
 
 }  // namespace perceiver::kernels::cuda::hopper

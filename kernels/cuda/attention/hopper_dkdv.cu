@@ -11,20 +11,13 @@
 // dS^T, 16 each, which above take the place of S^T and dP^T; up to D = 64 K and V, D / 4 each. Shared memory:
 // two slots of K and V, kStages stages of Q, dO, LSE, delta and limits: 165 KiB up to D = 64 (6 stages), 226
 // KiB above (3 stages).
-#include "kernels/cuda/attention/hopper_backward.cuh"
+#include "kernels/cuda/attention/hopper_key_tiles.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
 #include "kernels/cuda/attention/store_codes.cuh"
 #include "kernels/cuda/hopper/rotate_rows.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 namespace {
-
-/// A tile of keys of one example and head.
-struct KeyItem {
-  int example, head;  // head < 0: no more work
-  int first_key;
-  int first_tile[2];  // the first query tile that sees any key of this warpgroup, or else the last one
-};
 
 template <typename S>
 struct DkDvLayout {
@@ -105,11 +98,12 @@ class DkDvBlock {
   __device__ void produce() const {
     PipelineState<2> slots;
     PipelineState<kStages> stages;
-    const int items = args_.key_tiles * static_cast<int>(a_.heads * a_.batch);
-    int index = fetch();
-    for (; broadcast(index) < items; slots.advance()) {
-      const KeyItem item = find_item(broadcast(index));
-      index = fetch();
+    const KeyItems items(args_);
+    const int count = items.count();
+    int index = items.fetch();
+    for (; items.broadcast(index) < count; slots.advance()) {
+      const KeyItem item = items.find<2>(items.broadcast(index));
+      index = items.fetch();
       mbarrier_wait(slot_empty(slots.stage), slots.phase ^ 1);
       if (lane() == 0) load_keys(slots.stage, item);
       for (int tile = item.first_tile[0]; tile < args_.query_tiles; ++tile, stages.advance()) {
@@ -121,34 +115,6 @@ class DkDvBlock {
     if (lane() != 0) return;
     item_slot(slots.stage).head = -1;
     mbarrier_arrive(slot_full(slots.stage));
-  }
-
-  /// The next item's index, in lane 0. It is fetched ahead of its use.
-  __device__ int fetch() const { return lane() == 0 ? atomicAdd(args_.next_item, 1) : 0; }
-  __device__ static int broadcast(int x) { return __shfl_sync(0xFFFFFFFFu, x, 0); }
-
-  /// With a causal mask the first key tiles take longest: those of a section of heads come first, so that
-  /// short ones are left to even out the blocks' ends. A section's Q and dO remain in the L2 cache.
-  __device__ KeyItem find_item(int index) const {
-    const int heads = static_cast<int>(a_.heads), section_items = args_.section_heads * args_.key_tiles;
-    const int first_head = index / section_items * args_.section_heads, place = index % section_items;
-    const int section_heads = min(args_.section_heads, heads * static_cast<int>(a_.batch) - first_head);
-    const int head = first_head + place % section_heads;
-    KeyItem item{head / heads, head % heads, place / section_heads * kKeyTile, {}};
-    for (int group = 0; group < 2; ++group)
-      item.first_tile[group] = first_query_tile(item.example, item.first_key + group * 64);
-    return item;
-  }
-
-  __device__ int first_query_tile(int example, int first_key) const {
-    const int32_t* limits = args_.limits + example * args_.query_tiles * kQueries;
-    for (int from = 0;; from += 32) {
-      const int tile = from + lane();
-      const int last = min((tile + 1) * kQueries, static_cast<int>(a_.queries)) - 1;
-      const bool sees = tile >= args_.query_tiles || limits[last] > first_key;
-      const uint32_t found = __ballot_sync(0xFFFFFFFFu, sees);
-      if (found != 0) return min(from + __ffs(static_cast<int>(found)), args_.query_tiles) - 1;
-    }
   }
 
   __device__ void load_keys(int slot, const KeyItem& item) const {
@@ -187,7 +153,7 @@ class DkDvBlock {
     for (; wait_for_item(slots); slots.advance(), first = false) {
       const KeyItem& item = item_slot(slots.stage);
       slot_ = slots.stage;
-      find_keys(item);
+      rows_.find(a_, item.example, item.first_key + consumer_warp() * 16);
       k_.load(k_slot(slot_));
       v_.load(v_slot(slot_));
       finish_gradients(first);
@@ -217,21 +183,6 @@ class DkDvBlock {
     return static_cast<int>(uniform(item_slot(slots.stage).head)) >= 0;
   }
 
-  /// Which of this thread's keys exist and pass the key mask.
-  __device__ void find_keys(const KeyItem& item) {
-    const int b = item.example, first = a_.first == nullptr ? 0 : a_.first[b];
-    bool all = true;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      key_[r] = item.first_key + consumer_warp() * 16 + r * 8 + lane() / 4;
-      exists_[r] = key_[r] >= first && key_[r] < a_.keys;
-      seen_[r] = exists_[r] && (a_.key_mask == nullptr || a_.key_mask[b * a_.keys + key_[r]] != 0);
-      all = all && seen_[r];
-    }
-    all_seen_ = __all_sync(0xFFFFFFFFu, all);
-    warp_end_ = item.first_key + consumer_warp() * 16 + 16;
-  }
-
   __device__ void pass_over_hidden(const KeyItem& item) {
     const int end = static_cast<int>(uniform(item.first_tile[group_]));
     for (int tile = static_cast<int>(uniform(item.first_tile[0])); tile < end; ++tile) {
@@ -246,9 +197,7 @@ class DkDvBlock {
     clear_accumulator(d_v_);
   }
 
-  __device__ void wait_for_stage() const {
-    mbarrier_wait(stage_full(stages_.stage), stages_.phase);
-  }
+  __device__ void wait_for_stage() const { mbarrier_wait(stage_full(stages_.stage), stages_.phase); }
 
   __device__ void release_previous() {
     wgmma_fence_operand(d_k_);
@@ -293,7 +242,7 @@ class DkDvBlock {
     wgmma_fence_operand(s);
     wgmma_fence_operand(d_p);
     probabilities(tile, stage, s);
-    score_gradients(stage, s, d_p);
+    score_gradients(statistics(stage) + kQueries, s, d_p);
     wgmma_fence_operand(s);
     wgmma_fence_operand(d_p);
   }
@@ -316,7 +265,7 @@ class DkDvBlock {
       issue_product(d_v_, p, d_out_stage(stages_.stage));
       wgmma_wait<1>();
       wgmma_fence_operand(d_p);
-      score_gradients(stages_.stage, p, d_p, d_s);
+      score_gradients(statistics(stages_.stage) + kQueries, p, d_p, d_s);
       issue_product(d_k_, d_s, q_stage(stages_.stage));
       next_stage();
       if (++tile >= args_.query_tiles) break;
@@ -360,60 +309,7 @@ class DkDvBlock {
   }
 
   __device__ void probabilities(int tile, int stage, float (&s)[32]) const {
-    if (!all_seen_ || warp_end_ > limits(stage)[0]) hide(tile, stage, s);
-    const float* lse = statistics(stage) + lane() % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < kQueries / 8; ++n) {
-      const float2 x = *reinterpret_cast<const float2*>(lse + n * 8);
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        s[n * 4 + e] = exp2_fast(fmaf(s[n * 4 + e], args_.scale_log2, e % 2 == 0 ? -x.x : -x.y));
-    }
-  }
-
-  /// Sets the scores of hidden keys to -infinity.
-  __device__ void hide(int tile, int stage, float (&s)[32]) const {
-    const int* limit = limits(stage);
-#pragma unroll
-    for (int n = 0; n < kQueries / 8; ++n) {
-      const int column = n * 8 + lane() % 4 * 2;
-      const int2 limit2 = *reinterpret_cast<const int2*>(limit + column);
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int end = e == 0 ? limit2.x : limit2.y;
-        const int own = a_.self_visible ? tile * kQueries + column + e : -1;
-#pragma unroll
-        for (int r = 0; r < 2; ++r)
-          if (key_[r] >= end || !(seen_[r] || (exists_[r] && own == key_[r])))
-            s[n * 4 + r * 2 + e] = -INFINITY;
-      }
-    }
-  }
-
-  /// dS = P (dP - delta), in place of dP.
-  __device__ void score_gradients(int stage, const float (&p)[32], float (&d_p)[32]) const {
-    const float* delta = statistics(stage) + kQueries + lane() % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < kQueries / 8; ++n) {
-      const float2 x = *reinterpret_cast<const float2*>(delta + n * 8);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) d_p[n * 4 + e] = p[n * 4 + e] * (d_p[n * 4 + e] - (e % 2 == 0 ? x.x : x.y));
-    }
-  }
-
-  /// The same from rounded P; dS is rounded too.
-  __device__ void score_gradients(int stage, const uint32_t (&p)[16], const float (&d_p)[32],
-                                  uint32_t (&d_s)[16]) const {
-    const float* delta = statistics(stage) + kQueries + lane() % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < kQueries / 8; ++n) {
-      const float2 x = *reinterpret_cast<const float2*>(delta + n * 8);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float2 pair = unpack(p[n * 2 + r]);
-        d_s[n * 2 + r] = pack(pair.x * (d_p[n * 4 + r * 2] - x.x), pair.y * (d_p[n * 4 + r * 2 + 1] - x.y));
-      }
-    }
+    rows_.probabilities(a_, args_.scale_log2, limits(stage), statistics(stage), tile, s);
   }
 
   /// Rotates dK of the item in `slot` back, writes dK and dV, and releases the slot.
@@ -458,8 +354,7 @@ class DkDvBlock {
   const Attention& a_;
   unsigned char* memory_;
   const uint32_t shared_;
-  int key_[2], warp_end_;
-  bool exists_[2], seen_[2], all_seen_;
+  KeyRows rows_;
   const int group_;                // of the consumers
   PipelineState<kStages> stages_;  // of the consumers
   int slot_;                       // of K and V

@@ -12,10 +12,13 @@
 //
 // Tiles start at the example's first key, so only limits, ends and key masks need masking.
 //
-// Heads of up to D = 32, 64, 96 or 128 channels: TMA fills narrower ones up with zeros, to tiles of 64
+// Heads of up to D = 32, 64, 96, 128 or 256 channels: TMA fills narrower ones up with zeros, to tiles of 64
 // columns, of which the products use D. Shared memory: two buffers of Q and one of O of 128 rows, and
 // kStages * 256 rows of K and V: 176 KiB with one tile (4 stages), 224 KiB with two (2 stages). Registers of
 // a consumer thread: S 64, P 32, O D / 2, of 240.
+//
+// D = 256 takes tiles of 64 keys: S 32, P 16, O 128 registers; 192 KiB for one buffer of Q, which is loaded
+// anew once a tile's last scores are complete, and two stages of K and V. O leaves through registers.
 #include <cmath>
 
 #include "kernels/attention.h"
@@ -31,7 +34,7 @@ namespace {
 
 using namespace hopper;
 
-constexpr int kQueries = 128, kKeys = 128;
+constexpr int kQueries = 128;
 constexpr float kLn2 = 0.693147180559945f;
 
 struct ForwardArguments {
@@ -52,22 +55,26 @@ struct Work {
 template <int kD>
 struct Shape {
   static constexpr int D = kD, kTiles = (D + kTileColumns - 1) / kTileColumns;
+  static constexpr bool kWide = D > 128;
+  static constexpr int kKeys = kWide ? 64 : 128, kQBuffers = kWide ? 1 : 2;
   static constexpr int kStages = kTiles == 1 ? 4 : 2;
-  static constexpr uint32_t kTileBytes = kQueries * kRowBytes;  // of 64 columns
-  static constexpr uint32_t kBytes = kTiles * kTileBytes;       // of a buffer of Q or O, a stage of K or V
-  static constexpr uint32_t kQ = 0, kK = 2 * kBytes, kV = kK + kStages * kBytes, kOut = kV + kStages * kBytes,
-                            kBarriers = kOut + kBytes;
+  // Of 64 columns.
+  static constexpr uint32_t kTileBytes = kQueries * kRowBytes, kKeyTileBytes = kKeys * kRowBytes;
+  static constexpr uint32_t kBytes = kTiles * kTileBytes;        // of a buffer of Q or O
+  static constexpr uint32_t kKeyBytes = kTiles * kKeyTileBytes;  // of a stage of K or V
+  static constexpr uint32_t kQ = 0, kK = kQBuffers * kBytes, kV = kK + kStages * kKeyBytes,
+                            kOut = kV + kStages * kKeyBytes, kBarriers = kOut + (kWide ? 0 : kBytes);
   // mbarriers: full and empty of each buffer of Q, then of each stage of K, then of V.
   static constexpr uint32_t kWork = kBarriers + 8 * (4 + 4 * kStages);
   static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(Work);
-  static_assert(kQueries == kKeys);
 };
 
 /// kCodes: leaves O in 8 bits, too.
 template <typename S, bool kCodes>
 class ForwardBlock {
-  static constexpr int D = S::D, kStages = S::kStages;
+  static constexpr int D = S::D, kKeys = S::kKeys, kStages = S::kStages, kQBuffers = S::kQBuffers;
   using Ring = PipelineState<kStages>;
+  using QueryBuffers = PipelineState<kQBuffers>;
   using Rows = QueryRows<kKeys>;
 
  public:
@@ -101,9 +108,13 @@ class ForwardBlock {
   __device__ uint32_t v_empty(int stage) const { return barrier(4 + 3 * kStages + stage); }
 
   __device__ uint32_t q_buffer(int buffer) const { return shared_ + S::kQ + buffer * S::kBytes; }
-  __device__ uint32_t k_stage(int stage) const { return shared_ + S::kK + stage * S::kBytes; }
-  __device__ uint32_t v_stage(int stage) const { return shared_ + S::kV + stage * S::kBytes; }
-  __device__ Work& work(int buffer) const { return reinterpret_cast<Work*>(memory_ + S::kWork)[buffer]; }
+  __device__ uint32_t k_stage(int stage) const { return shared_ + S::kK + stage * S::kKeyBytes; }
+  __device__ uint32_t v_stage(int stage) const { return shared_ + S::kV + stage * S::kKeyBytes; }
+  __device__ Work& work(int parity) const { return reinterpret_cast<Work*>(memory_ + S::kWork)[parity]; }
+  /// Of the number of the tile of queries.
+  __device__ static int parity(const QueryBuffers& buffers) {
+    return kQBuffers == 2 ? buffers.stage : static_cast<int>(buffers.phase);
+  }
 
   __device__ void init_barriers() const {
     for (int buffer = 0; buffer < 2; ++buffer) {
@@ -122,7 +133,7 @@ class ForwardBlock {
   // --- Producer thread.
 
   __device__ void produce() const {
-    PipelineState<2> buffers;
+    QueryBuffers buffers;
     Ring ring;
     for (Schedule schedule(a_, args_.section_heads); schedule.advance(); buffers.advance()) {
       const QueryTile tile = schedule.tile();
@@ -131,28 +142,29 @@ class ForwardBlock {
       const int first_row = seen > 0 ? tile.first_key : static_cast<int>(a_.keys);
       const uint32_t full = q_full(buffers.stage);
       mbarrier_wait(q_empty(buffers.stage), buffers.phase ^ 1);
-      start_load(q_buffer(buffers.stage), &args_.q, full, tile, tile.first_query);
-      describe(tile, key_tiles, work(buffers.stage));
+      start_load<S::kTileBytes>(q_buffer(buffers.stage), &args_.q, full, tile, tile.first_query);
+      describe(tile, key_tiles, work(parity(buffers)));
       mbarrier_arrive(full);
       for (int t = key_tiles - 1; t >= 0; --t, ring.advance()) {
         const int row = first_row + t * kKeys;
         mbarrier_wait(k_empty(ring.stage), ring.phase ^ 1);
-        start_load(k_stage(ring.stage), &args_.k, k_full(ring.stage), tile, row);
+        start_load<S::kKeyTileBytes>(k_stage(ring.stage), &args_.k, k_full(ring.stage), tile, row);
         mbarrier_arrive(k_full(ring.stage));
         mbarrier_wait(v_empty(ring.stage), ring.phase ^ 1);
-        start_load(v_stage(ring.stage), &args_.v, v_full(ring.stage), tile, row);
+        start_load<S::kKeyTileBytes>(v_stage(ring.stage), &args_.v, v_full(ring.stage), tile, row);
         mbarrier_arrive(v_full(ring.stage));
       }
     }
     mbarrier_wait(q_empty(buffers.stage), buffers.phase ^ 1);
-    work(buffers.stage).key_tiles = 0;
+    work(parity(buffers)).key_tiles = 0;
     mbarrier_arrive(q_full(buffers.stage));
   }
 
+  template <uint32_t kTileBytes>
   __device__ void start_load(uint32_t target, const CUtensorMap* map, uint32_t full, const QueryTile& tile,
                              int row) const {
-    mbarrier_expect_tx(full, S::kBytes);
-    tma_load_tiles<S::kTiles>(target, S::kTileBytes, map, full, tile.head, row, tile.example);
+    mbarrier_expect_tx(full, S::kTiles * kTileBytes);
+    tma_load_tiles<S::kTiles>(target, kTileBytes, map, full, tile.head, row, tile.example);
   }
 
   __device__ void describe(const QueryTile& tile, int key_tiles, Work& work) const {
@@ -169,9 +181,9 @@ class ForwardBlock {
   // --- Consumer warpgroups.
 
   __device__ void consume() {
-    PipelineState<2> buffers;
-    float s[64];
-    uint32_t p[32] = {};
+    QueryBuffers buffers;
+    float s[kKeys / 2];
+    uint32_t p[kKeys / 4] = {};
     bool first = true;
     clear();
     if constexpr (kCodes) begin_codes(codes(), args_.quantize);
@@ -180,20 +192,20 @@ class ForwardBlock {
       // where one is issued conditionally.
       issue_values(p);
       issue_scores(s, buffers.stage);
-      const Rows rows(a_, work(buffers.stage).tile, consumer_warp());
+      const Rows rows(a_, work(parity(buffers)).tile, consumer_warp());
       wgmma_wait<1>();
       if (!first) {
         release_values();
-        epilogue(buffers.stage ^ 1);
+        epilogue(parity(buffers) ^ 1);
       }
       wgmma_wait<0>();
-      compute_tile(rows, buffers.stage, s, p);
+      compute_tile(rows, buffers, s, p);
     }
     if (first) return;
     issue_values(p);
     wgmma_wait<0>();
     release_values();
-    epilogue(buffers.stage ^ 1);
+    epilogue(parity(buffers) ^ 1);
     if constexpr (kCodes) end_codes(codes(), args_.quantize);
   }
 
@@ -203,17 +215,19 @@ class ForwardBlock {
   }
 
   /// Whether there is another tile of queries.
-  __device__ bool wait_for_work(const PipelineState<2>& buffers) const {
+  __device__ bool wait_for_work(const QueryBuffers& buffers) const {
     mbarrier_wait(q_full(buffers.stage), buffers.phase);
-    return uniform(work(buffers.stage).key_tiles) > 0;
+    return uniform(work(parity(buffers)).key_tiles) > 0;
   }
 
   /// From the first scores, which are complete, up to all but the last product with V.
-  __device__ void compute_tile(const Rows& rows, int buffer, float (&s)[64], uint32_t (&p)[32]) {
-    int t = static_cast<int>(uniform(work(buffer).key_tiles)) - 1;
-    release_scores(s);
+  __device__ void compute_tile(const Rows& rows, const QueryBuffers& buffers, float (&s)[kKeys / 2],
+                               uint32_t (&p)[kKeys / 4]) {
+    const Work& of_tile = work(parity(buffers));
+    int t = static_cast<int>(uniform(of_tile.key_tiles)) - 1;
+    release_scores(s, buffers, t == 0);
     clear();
-    if (uniform(work(buffer).narrow[group_])) {
+    if (uniform(of_tile.narrow[group_])) {
       hide<kKeys / 2>(rows, t, s);
       softmax<kKeys / 2, true>(s, p);
     } else {
@@ -221,10 +235,10 @@ class ForwardBlock {
       softmax<kKeys, true>(s, p);
     }
     while (--t >= 0) {
-      issue_scores(s, buffer);
+      issue_scores(s, buffers.stage);
       issue_values(p);
       wgmma_wait<1>();
-      release_scores(s);
+      release_scores(s, buffers, t == 0);
       if (!rows.sees_all(t)) hide<kKeys>(rows, t, s);
       softmax<kKeys, false>(s, p);
     }
@@ -239,25 +253,27 @@ class ForwardBlock {
     clear_accumulator(out_);
   }
 
-  __device__ void issue_scores(float (&s)[64], int buffer) {
+  __device__ void issue_scores(float (&s)[kKeys / 2], int buffer) {
     mbarrier_wait(k_full(k_ring_.stage), k_ring_.phase);
     wgmma_fence();
     uniform_mm_abt<D>(s, q_buffer(buffer) + group_ * 64 * kRowBytes, S::kTileBytes, k_stage(k_ring_.stage),
-                      S::kTileBytes);
+                      S::kKeyTileBytes);
     wgmma_commit();
   }
-  __device__ void release_scores(float (&s)[64]) {
+  /// A single buffer of Q goes with the last scores of its tile; one of two when O has been written.
+  __device__ void release_scores(float (&s)[kKeys / 2], const QueryBuffers& buffers, bool last) {
     wgmma_fence_operand(s);
     mbarrier_arrive_warp(k_empty(k_ring_.stage));
     k_ring_.advance();
+    if (kQBuffers == 1 && last) mbarrier_arrive_warp(q_empty(buffers.stage));
   }
 
-  __device__ void issue_values(uint32_t (&p)[32]) {
+  __device__ void issue_values(uint32_t (&p)[kKeys / 4]) {
     mbarrier_wait(v_full(v_ring_.stage), v_ring_.phase);
     wgmma_fence_operand(out_);
     wgmma_fence_operand(p);
     wgmma_fence();
-    uniform_mma_ab<kKeys / 16>(out_, p, v_stage(v_ring_.stage), S::kTileBytes);
+    uniform_mma_ab<kKeys / 16>(out_, p, v_stage(v_ring_.stage), S::kKeyTileBytes);
     wgmma_commit();
   }
   __device__ void release_values() {
@@ -268,7 +284,7 @@ class ForwardBlock {
 
   /// Sets the scores of hidden keys among the first kColumns of a tile to -infinity.
   template <int kColumns>
-  __device__ void hide(const Rows& rows, int t, float (&s)[64]) const {
+  __device__ void hide(const Rows& rows, int t, float (&s)[kKeys / 2]) const {
     if (a_.key_mask == nullptr) return rows.template hide_beyond_limits<kColumns>(t, s);
     rows.hide(t, s);
   }
@@ -277,7 +293,7 @@ class ForwardBlock {
   /// maximum; keys beyond count as hidden. After a warpgroup's first tile it waits for the product with V in
   /// flight, to rescale its result.
   template <int kColumns, bool kFirst>
-  __device__ void softmax(const float (&s)[64], uint32_t (&p)[32]) {
+  __device__ void softmax(const float (&s)[kKeys / 2], uint32_t (&p)[kKeys / 4]) {
     float largest[2] = {largest_[0], largest_[1]};
 #pragma unroll
     for (int n = 0; n < kColumns / 8; ++n)
@@ -313,16 +329,16 @@ class ForwardBlock {
         p[n * 2 + r] = pack(x0, x1);
       }
 #pragma unroll
-    for (int i = kColumns / 4; i < 32; ++i) p[i] = 0;
+    for (int i = kColumns / 4; i < kKeys / 4; ++i) p[i] = 0;
 #pragma unroll
     for (int r = 0; r < 2; ++r) sum_[r] = sum_[r] * correction[r] + sum[r];
 #pragma unroll
     for (int i = 0; i < D / 2; ++i) out_[i] *= correction[i % 4 / 2];
   }
 
-  /// Of the tile in `buffer`, which it releases.
-  __device__ void epilogue(int buffer) {
-    const QueryTile tile = work(buffer).tile;
+  /// Of the tile of work(parity). Of two buffers of Q it releases that tile's.
+  __device__ void epilogue(int parity) {
+    const QueryTile tile = work(parity).tile;
     // A row that sees a key has a sum of 1 or more, since its largest score adds 1: the fast functions, which
     // do not branch, are as good as exact there.
     float inverse[2], lse[2];
@@ -356,11 +372,14 @@ class ForwardBlock {
                                     .rows_left = tile.query_count - begin,
                                     .part = 0},
                                    nullptr, target - (row - begin) * a_.out_stride, a_.out_stride);
+    } else if constexpr (S::kWide) {
+      exchange_and_store_rows<D>(out_, inverse[0], inverse[1], target, a_.out_stride, tile.query_count - row,
+                                 width);
     } else {
       store_rows<D>(out_, inverse[0], inverse[1], memory_ + S::kOut, S::kTileBytes, row, target,
                     a_.out_stride, tile.query_count - row, width);
     }
-    mbarrier_arrive_warp(q_empty(buffer));
+    if (kQBuffers == 2) mbarrier_arrive_warp(q_empty(parity));
   }
 
   const ForwardArguments& args_;
@@ -387,8 +406,8 @@ void launch_forward(const Launch& launch, const Attention& k, const Fp8Quantize&
   ForwardArguments a{};
   a.quantize = quantize;
   a.q = query_rows_map(k, k.q, k.q_stride, kQueries);
-  a.k = key_rows_map(k, k.k, kKeys);
-  a.v = key_rows_map(k, k.v, kKeys);
+  a.k = key_rows_map(k, k.k, S::kKeys);
+  a.v = key_rows_map(k, k.v, S::kKeys);
   a.a = k;
   a.scale_log2 = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(k.head_dim)));
   const PersistentGrid grid(launch, k, k.queries, k.keys);

@@ -18,7 +18,8 @@ auto with_head_width(int64_t head_dim, Body&& body) {
   if (head_dim <= 32) return body.template operator()<32>();
   if (head_dim <= 64) return body.template operator()<64>();
   if (head_dim <= 96) return body.template operator()<96>();
-  return body.template operator()<128>();
+  if (head_dim <= 128) return body.template operator()<128>();
+  return body.template operator()<256>();
 }
 
 /// Of q, out or their gradients, for TMA loads of `box_rows` rows.
@@ -30,12 +31,12 @@ inline CUtensorMap key_rows_map(const Attention& k, const void* data, int64_t bo
   return heads_tensor_map(data, k.batch, k.keys, k.heads, k.head_dim, k.kv_stride, box_rows);
 }
 
-/// Blocks that stay, one on a multiprocessor, and compute tiles of 128 of the `rows` of each head, which read
-/// two matrices of `others` rows. They take the tiles by sections of heads: as many as make two rounds, but
-/// not more than 32 MiB of those matrices, which remain in the L2 cache.
+/// Blocks that stay, one on a multiprocessor, and compute tiles of `tile` of the `rows` of each head, which
+/// read two matrices of `others` rows. They take the tiles by sections of heads: as many as make two rounds,
+/// but not more than 32 MiB of those matrices, which remain in the L2 cache.
 struct PersistentGrid {
-  PersistentGrid(const Launch& launch, const Attention& k, int64_t rows, int64_t others) {
-    const int64_t head_tiles = ceil_div(rows, 128), head_bytes = others * k.head_dim * 4;
+  PersistentGrid(const Launch& launch, const Attention& k, int64_t rows, int64_t others, int64_t tile = 128) {
+    const int64_t head_tiles = ceil_div(rows, tile), head_bytes = others * k.head_dim * 4;
     blocks = static_cast<int>(std::min<int64_t>(launch.sm_count, head_tiles * k.heads * k.batch));
     const int64_t heads = std::min(2 * blocks / head_tiles, (int64_t{32} << 20) / head_bytes);
     section_heads = static_cast<int>(std::max<int64_t>(heads, 1));

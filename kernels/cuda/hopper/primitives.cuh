@@ -376,6 +376,11 @@ __device__ inline void wgmma_mn_major(float (&c)[64], const uint32_t* a, uint64_
                : PERCEIVER_C64("+f", c)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
+__device__ inline void wgmma_mn_major(float (&c)[128], const uint32_t* a, uint64_t b) {
+  asm volatile(PERCEIVER_WGMMA("m64n256k16", PERCEIVER_128, "{%128, %129, %130, %131}, %132", "1", "1")
+               : PERCEIVER_C128("+f", c)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
 
 #undef PERCEIVER_C8
 #undef PERCEIVER_C16
@@ -460,6 +465,50 @@ __device__ inline void store_rows(const float (&c)[D / 2], float factor0, float 
             *reinterpret_cast<const uint4*>(
                 tiles + static_cast<uint32_t>(tile) * tile_bytes +
                 swizzled_offset(static_cast<uint32_t>(row + r), static_cast<uint32_t>(chunk)));
+    }
+  }
+}
+
+/// Transposes a matrix of 4 x 4 words whose columns four neighbouring lanes hold: lane q gets x[q] of each.
+__device__ inline void transpose_over_quad(uint32_t (&x)[4]) {
+#pragma unroll
+  for (int distance = 1; distance <= 2; distance *= 2) {
+    const bool upper = threadIdx.x & static_cast<unsigned>(distance);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      uint32_t& low = x[distance == 1 ? 2 * i : i];
+      uint32_t& high = x[distance == 1 ? 2 * i + 1 : i + 2];
+      const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, upper ? low : high, distance);
+      if (upper) {
+        low = other;
+      } else {
+        high = other;
+      }
+    }
+  }
+}
+
+/// store_rows() without shared memory: the lanes of a row exchange words until each has 16 bytes.
+template <int D>
+__device__ inline void exchange_and_store_rows(const float (&c)[D / 2], float factor0, float factor1,
+                                               __nv_bfloat16* target, int64_t stride, int rows_left,
+                                               int width) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float factor = r == 0 ? factor0 : factor1;
+    const int row = lane / 4 + r * 8;
+#pragma unroll
+    for (int n = 0; n < D / 8; n += 4) {
+      uint32_t words[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        words[i] = pack(c[(n + i) * 4 + r * 2] * factor, c[(n + i) * 4 + r * 2 + 1] * factor);
+      transpose_over_quad(words);
+      const int column = (n + lane % 4) * 8;
+      if (row < rows_left && column < width)
+        *reinterpret_cast<uint4*>(target + row * stride + column) =
+            make_uint4(words[0], words[1], words[2], words[3]);
     }
   }
 }
