@@ -153,7 +153,7 @@ class DkDvBlock {
     for (; wait_for_item(slots); slots.advance(), first = false) {
       const KeyItem& item = item_slot(slots.stage);
       slot_ = slots.stage;
-      rows_.find(a_, item.example, item.first_key + consumer_warp() * 16);
+      rows_.find(a_, item);
       k_.load(k_slot(slot_));
       v_.load(v_slot(slot_));
       finish_gradients(first);
@@ -309,7 +309,8 @@ class DkDvBlock {
   }
 
   __device__ void probabilities(int tile, int stage, float (&s)[32]) const {
-    rows_.probabilities(a_, args_.scale_log2, limits(stage), statistics(stage), tile, s);
+    if (!rows_.seen_by_all(limits(stage))) rows_.hide(a_, limits(stage), tile, s);
+    hopper::probabilities(statistics(stage), args_.scale_log2, s);
   }
 
   /// Rotates dK of the item in `slot` back, writes dK and dV, and releases the slot.

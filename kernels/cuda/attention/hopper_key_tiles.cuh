@@ -58,40 +58,30 @@ class KeyItems {
   const Attention& a_;
 };
 
-/// The two keys of a thread, of the 16 of its warp.
+/// The two keys of a thread of the 16 of its warp: consumer warp w has those from 16 w on.
 class KeyRows {
  public:
-  /// Finds which of them exist and pass the key mask; the warp's are those from `warp_key` on.
-  __device__ void find(const Attention& a, int example, int warp_key) {
-    const int first = a.first == nullptr ? 0 : a.first[example];
+  /// Finds which of them exist and pass the key mask.
+  __device__ void find(const Attention& a, const KeyItem& item) {
+    const int b = item.example, first = a.first == nullptr ? 0 : a.first[b];
     bool all = true;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      key_[r] = warp_key + r * 8 + lane() / 4;
+      key_[r] = item.first_key + consumer_warp() * 16 + r * 8 + lane() / 4;
       exists_[r] = key_[r] >= first && key_[r] < a.keys;
-      seen_[r] = exists_[r] && (a.key_mask == nullptr || a.key_mask[example * a.keys + key_[r]] != 0);
+      seen_[r] = exists_[r] && (a.key_mask == nullptr || a.key_mask[b * a.keys + key_[r]] != 0);
       all = all && seen_[r];
     }
     all_seen_ = __all_sync(0xFFFFFFFFu, all);
-    warp_end_ = warp_key + 16;
+    warp_end_ = item.first_key + consumer_warp() * 16 + 16;
   }
 
-  /// P^T from S^T of tile `tile` of queries, whose limits and LSE in base 2 are given.
-  __device__ void probabilities(const Attention& a, float scale_log2, const int* limits, const float* lse,
-                                int tile, float (&s)[32]) const {
-    if (!all_seen_ || warp_end_ > limits[0]) hide(a, limits, tile, s);
-    const float* own = lse + lane() % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < kBackwardQueries / 8; ++n) {
-      const float2 x = *reinterpret_cast<const float2*>(own + n * 8);
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        s[n * 4 + e] = exp2_fast(fmaf(s[n * 4 + e], scale_log2, e % 2 == 0 ? -x.x : -x.y));
-    }
+  /// Whether every query of a tile with these limits sees all keys of the warp.
+  __device__ bool seen_by_all(const int* limits) const {
+    return all_seen_ && warp_end_ <= limits[0];
   }
 
- private:
-  /// Sets the scores of hidden keys to -infinity.
+  /// Sets the scores of keys that queries of tile `tile` do not see to -infinity.
   __device__ void hide(const Attention& a, const int* limits, int tile, float (&s)[32]) const {
 #pragma unroll
     for (int n = 0; n < kBackwardQueries / 8; ++n) {
@@ -109,9 +99,22 @@ class KeyRows {
     }
   }
 
+ private:
   int key_[2], warp_end_;
   bool exists_[2], seen_[2], all_seen_;
 };
+
+/// P^T from S^T; LSE in base 2.
+__device__ inline void probabilities(const float* lse, float scale_log2, float (&s)[32]) {
+  const float* own = lse + lane() % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < kBackwardQueries / 8; ++n) {
+    const float2 x = *reinterpret_cast<const float2*>(own + n * 8);
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      s[n * 4 + e] = exp2_fast(fmaf(s[n * 4 + e], scale_log2, e % 2 == 0 ? -x.x : -x.y));
+  }
+}
 
 /// dS^T = P^T (dP^T - delta), in place of dP^T.
 __device__ inline void score_gradients(const float* delta, const float (&p)[32], float (&d_p)[32]) {

@@ -190,15 +190,16 @@ class WideDkDvBlock {
       mbarrier_wait(k_full(), parity);
       const KeyItem& own = item(parity);
       if (static_cast<int>(uniform(own.head)) < 0) return;
-      rows.find(a_, own.example, own.first_key + consumer_warp() * 16);
+      rows.find(a_, own);
       int tile = static_cast<int>(uniform(own.first_tile[0]));
       clear_accumulator(d_v);
       issue_scores(s, shared_ + L::kK, q_full(ring_.stage), q_stage(ring_.stage));
       wgmma_wait<0>();
       wgmma_fence_operand(s);
       for (;;) {
-        rows.probabilities(a_, args_.scale_log2, vector<int>(L::kLimits, ring_.stage),
-                           vector(L::kLse, ring_.stage), tile, s);
+        const int* limits = vector<int>(L::kLimits, ring_.stage);
+        if (!rows.seen_by_all(limits)) rows.hide(a_, limits, tile, s);
+        probabilities(vector(L::kLse, ring_.stage), args_.scale_log2, s);
         mbarrier_arrive_warp(q_empty(ring_.stage));
         pack_a_fragment(s, p);
         send(p);

@@ -223,8 +223,13 @@ class DecodeAttention {
       if (first_row_ == 0) store_partial(sum, slot, group);
       return;
     }
-    float* parts = warp_partials_ + buffer_ * kWarpPartialFloats;
-    buffer_ ^= 1;
+    float* parts = warp_partials_;
+    if (shape_.head_dim <= kBufferedHeadWidth) {
+      parts += buffer_ * kWarpPartialFloats;
+      buffer_ ^= 1;
+    } else {
+      consumer_barrier();  // Both buffers are one: what it had has been read.
+    }
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     if (lane < team_lanes_) store(sum, parts + warp * partial_stride(shape_));
     consumer_barrier();

@@ -53,6 +53,7 @@
 // per slot for up to 4, 2112 bytes for up to 8, in the ring for more; partial sums 9 to 18 KiB; tables of
 // block weights, 96 bytes per layer.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "kernels/cuda/decode/few_slots_consumer.cuh"
@@ -217,11 +218,11 @@ bool attention_fits(const DecodeStep& k, int64_t width, int64_t heads, int64_t r
                     const DecodeRotary& rotary, int blocks) {
   if (heads <= 0 || width % heads != 0 || width > kTileColumns || ring_rows <= 0) return false;
   const int64_t head_dim = width / heads;
-  if (head_dim != 32 && head_dim != 64 && head_dim != 128) return false;
+  if (!std::has_single_bit(static_cast<uint64_t>(head_dim)) || head_dim < 32 || head_dim > 256) return false;
   if (rotary.bands > 0 && (rotary.cosine == nullptr || rotary.sine == nullptr || 2 * rotary.bands > head_dim))
     return false;
-  // A tile has at least 32 pairs of a row and a head; work_split.cuh multiplies tiles by blocks.
-  return k.slots * heads * (ring_rows / 32 + 1) * blocks < int64_t{1} << 31;
+  // A tile has at least 16 pairs of a row and a head; work_split.cuh multiplies tiles by blocks.
+  return k.slots * heads * (ring_rows / 16 + 1) * blocks < int64_t{1} << 31;
 }
 
 /// Shares of the rows of a product: grid_reciprocal().

@@ -176,16 +176,21 @@ class ManySlotsConsumer : public SlotConsumer {
         return combine_head<1>(shape, i, parts, rows);
       case 64:
         return combine_head<2>(shape, i, parts, rows);
-      default:
+      case 128:
         return combine_head<4>(shape, i, parts, rows);
+      default:  // 256, by halves
+        combine_head<4>(shape, i, parts, rows);
+        return combine_head<4>(shape, i, parts, rows, 128);
     }
   }
 
+  /// Channels `first` to first + 32 * N - 1 of a head.
   template <int N>
-  __device__ void combine_head(const AttentionShape& shape, int i, const HeadParts& parts, bf16* rows) {
+  __device__ void combine_head(const AttentionShape& shape, int i, const HeadParts& parts, bf16* rows,
+                               int first = 0) {
     PartialSum<N> sum;
-    sum.add(parts.first, shape.group * partial_stride(shape), parts.count);
-    const int column = i % shape.heads * shape.head_dim + lane_ * N;
+    sum.add(parts.first + first, shape.group * partial_stride(shape), parts.count, shape.head_dim - first);
+    const int column = i % shape.heads * shape.head_dim + first + lane_ * N;
     sum.write_quotient(rows + input_place(i / shape.heads, column, shape.width));
   }
 

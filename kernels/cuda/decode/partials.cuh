@@ -100,15 +100,16 @@ __device__ __forceinline__ void merge_warp_partials(const float* parts, int warp
   if (lane == 0) store(float2{largest, denominator}, head_dim);
 }
 
-/// Combines partials of one head in the workspace; a lane has N = head_dim / 32 channels.
+/// Combines partials of 32 * N channels of a head in the workspace; a lane has N of them.
 template <int N>
 class PartialSum {
  public:
-  /// `count` partials that start at `parts`, `stride` floats apart.
-  __device__ void add(const float* parts, int64_t stride, int count) {
+  /// `count` partials, of which these channels start at `parts`, `stride` floats apart; `statistics` floats
+  /// behind are their maximum and denominator.
+  __device__ void add(const float* parts, int64_t stride, int count, int statistics = 32 * N) {
 #pragma unroll 1
     for (int block = 0; block < count; block += 32)
-      add_block(parts + block * stride, stride, min(32, count - block));
+      add_block(parts + block * stride, stride, min(32, count - block), statistics);
   }
   /// `to`: where this lane's channels go.
   __device__ void write_quotient(bf16* to) const {
@@ -124,9 +125,9 @@ class PartialSum {
     return static_cast<int>(threadIdx.x) % 32;
   }
 
-  __device__ void add_block(const float* parts, int64_t stride, int count) {
+  __device__ void add_block(const float* parts, int64_t stride, int count, int statistics) {
     float2 own{kLowestScore, 0};
-    if (lane() < count) own = __ldcg(reinterpret_cast<const float2*>(parts + lane() * stride + 32 * N));
+    if (lane() < count) own = __ldcg(reinterpret_cast<const float2*>(parts + lane() * stride + statistics));
     alignas(16) float x[kUnroll][N];
     load(parts, stride, count, x);
     const float largest = fmaxf(largest_, warp_max(own.x)), factor = exp2_fast(largest_ - largest);

@@ -65,9 +65,10 @@ struct DecodeShared {
 /// Inputs of one warp's columns of 4 tiles, for one slot; from one slot to the next, in other banks.
 inline constexpr int kInputBytes = 1024, kInputPitch = kInputBytes + 64;
 
-// Attention: partials of the warps that share a head, [2, warp, 128 + 4] floats, double-buffered. Combining:
-// those of one piece of a head, [2, warp, 4] float4.
-inline constexpr int kWarpPartialFloats = kConsumerWarps * (128 + 4),
+// Attention: partials of the warps that share a head, [2, warp, 128 + 4] floats, double-buffered; of a head
+// of 256 channels [warp, 256 + 4]. Combining: those of one piece of a head, [2, warp, 4] float4.
+inline constexpr int kBufferedHeadWidth = 128;
+inline constexpr int kWarpPartialFloats = kConsumerWarps * (kBufferedHeadWidth + 4),
                      kWarpPartialBytes = 2 * kWarpPartialFloats * 4;
 inline constexpr int kMergeQuadruples = kConsumerWarps * 4, kMergeBytes = 2 * kMergeQuadruples * 16;
 

@@ -51,6 +51,33 @@ TEST_P(CudaDecodeCaches, Slots) {
       {.slots = 20, .input = 96, .latent = 192, .attention = 192, .cross_heads = 3, .self_heads = 6});
 }
 
+TEST_P(CudaDecodeCaches, HeadsOf256) {
+  for (const int64_t slots : {1, 2, 3, 4, 5, 8, 12, 33}) {
+    check_with_caches(
+        {.slots = slots, .input = 256, .latent = 512, .attention = 512, .cross_heads = 2, .self_heads = 2});
+    check_with_caches(
+        {.slots = slots, .input = 512, .latent = 768, .attention = 256, .cross_heads = 1, .self_heads = 3});
+  }
+  for (const int64_t slots : {1, 4, 64}) {
+    check_with_caches({.slots = slots,
+                       .input = 1024,
+                       .latent = 1024,
+                       .attention = 1024,
+                       .cross_heads = 4,
+                       .self_heads = 4});
+    check_with_caches(
+        {.slots = slots, .input = 512, .latent = 512, .attention = 1024, .cross_heads = 4, .self_heads = 8});
+  }
+  for (const int64_t slots : {1, 2, 12})
+    check_with_caches({.slots = slots,
+                       .latent = 512,
+                       .attention = 512,
+                       .cross_heads = 2,
+                       .self_heads = 2,
+                       .context_rows = 5000,
+                       .latent_rows = 1030});
+}
+
 TEST_P(CudaDecodeCaches, ManyRows) {
   for (const int64_t slots : {1, 2, 4, 12})
     check_with_caches({.slots = slots,
@@ -273,6 +300,15 @@ TEST_F(CudaDecode, Repeatable) {
   for (const int64_t slots : {1, 2, 3, 4, 6, 40})
     check_repeatable(
         {.slots = slots, .latent = 512, .self_heads = 8, .context_rows = 600, .latent_rows = 300}, 50);
+  for (const int64_t slots : {1, 3, 12})  // heads of 256 channels
+    check_repeatable({.slots = slots,
+                      .latent = 512,
+                      .attention = 512,
+                      .cross_heads = 2,
+                      .self_heads = 2,
+                      .context_rows = 600,
+                      .latent_rows = 300},
+                     50);
 }
 
 /// What the kernel cannot do is left to separate operations.
