@@ -16,7 +16,13 @@ TEST_F(CudaDecode, TokensWidths) {
          .tokens = true});
   check({.input = 256, .latent = 512, .attention = 256, .cross_heads = 8, .self_heads = 8, .tokens = true});
   check({.input = 256, .latent = 128, .attention = 128, .cross_heads = 1, .self_heads = 1, .tokens = true});
-  check({.input = 512, .latent = 512, .attention = 512, .cross_heads = 2, .self_heads = 2, .tokens = true});
+  check({.vocabulary = 150,
+         .input = 512,
+         .latent = 512,
+         .attention = 512,
+         .cross_heads = 2,
+         .self_heads = 2,
+         .tokens = true});
   check({.vocabulary = 17,
          .input = 96,
          .latent = 192,
