@@ -9,9 +9,9 @@
 //   them: 12 stages of 16.5 KiB, 26 MB over the GPU, a whole layer ahead. With 9 to 64 slots it copies the
 //   inputs of products as well, for which it waits (input_tiles.cuh).
 // - The consumer warps go from phase to phase: with up to 4 slots by flagged buffers (flagged_consumer.cuh,
-//   flagged_buffers.cuh), with 9 to 64 by barriers over the grid (many_slots_consumer.cuh), with 5 to 8, and
-//   with 2 to 4 and weights of int8, by these, but for attention's results, which go through flagged buffers
-//   (few_slots_consumer.cuh). While they wait, the ring fills.
+//   flagged_buffers.cuh), with 9 to 64 by barriers over the grid (many_slots_consumer.cuh), with 5 to 8 by
+//   these, but for attention's results, which go through flagged buffers (few_slots_consumer.cuh). While they
+//   wait, the ring fills.
 // - With up to 4 slots, the epilogue warps (flagged_epilogue.cuh) publish a phase's outputs while the
 //   consumers are at the next.
 //
@@ -33,7 +33,8 @@
 //
 // Weights of eight bits (narrow_weights.cuh) lie in the same tiles, of half the bytes, so that phases, tiles
 // and the depth of the ring in phases stay what they are; the epilogue multiplies sums by the scales of rows.
-// With one slot, integers are multiplied as they are (held_products.cuh), with up to 4 e4m3 as f16; with more
+// With one slot, integers are multiplied as they are (held_products.cuh), else with up to 4 as f16, e4m3
+// always; with more
 // the consumers make bf16 of both as they take them from the ring. Half the bytes make a step only a little
 // faster: they are not what bounds it. With one slot the conversion of e4m3, about 1000 cycles of a phase of
 // 4 tiles, fits into the time in which a phase's inputs are on their way from other blocks.
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
 #if defined(PERCEIVER_DECODE_SM90)
   extern __shared__ __align__(128) unsigned char memory[];
   DecodeShared& shared = *reinterpret_cast<DecodeShared*>(memory);
-  const DecodeLayout layout(a.slots, is_flagged(kSlots), a.cross_blocks, a.layers,
+  const DecodeLayout layout(is_flagged(kSlots) ? kSlots : a.slots, a.cross_blocks, a.layers,
                             kByTable ? a.table_bytes : 0);
   set_up_block<kSlots, kByTable, kWeights>(a, memory + layout.cross_table, memory + layout.self_table,
                                            memory);
@@ -254,20 +255,17 @@ auto flagged_kernel(const DecodeStep& k) {
                                  : decode_kernel<kSlots, false, kWeights>;
 }
 
-/// Compiled for 1, 2, 3 and 4 slots, and for the smallest of 8, 16, 32 and 64 that is enough; with weights of
-/// int8 not for 2 to 4.
+/// Compiled for 1, 2, 3 and 4 slots, and for the smallest of 8, 16, 32 and 64 that is enough.
 template <DType kWeights>
 auto kernel_with(const DecodeStep& k) {
   if (by_table(k))
     return is_narrow(k.cache_type) ? decode_kernel<1, true, kWeights, DType::e4m3>
                                    : decode_kernel<1, true, kWeights>;
   if (k.slots == 1) return flagged_kernel<1, kWeights>(k);
-  if constexpr (kWeights != DType::i8) {
-    static_assert(kFlaggedSlots == 4);
-    if (k.slots == 2) return flagged_kernel<2, kWeights>(k);
-    if (k.slots == 3) return flagged_kernel<3, kWeights>(k);
-    if (k.slots == 4) return flagged_kernel<4, kWeights>(k);
-  }
+  static_assert(kFlaggedSlots == 4);
+  if (k.slots == 2) return flagged_kernel<2, kWeights>(k);
+  if (k.slots == 3) return flagged_kernel<3, kWeights>(k);
+  if (k.slots == 4) return flagged_kernel<4, kWeights>(k);
   if (k.slots <= kFewSlots) return decode_kernel<kFewSlots, false, kWeights>;
   if (k.slots <= 16) return decode_kernel<16, false, kWeights>;
   if (k.slots <= 32) return decode_kernel<32, false, kWeights>;

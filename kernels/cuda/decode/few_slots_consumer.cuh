@@ -1,4 +1,4 @@
-// The consumers of the fused decode step for 5 to 8 slots, with weights of int8 for 2 to 8. With so few, the
+// The consumers of the fused decode step for 5 to 8 slots. With so few, the
 // chain of the phases counts as much as the bytes: a warp takes four stages of its weights into registers
 // before it waits for the inputs; split-KV partials and the combined results of attention go through flagged
 // buffers, without a barrier; otherwise a barrier over the grid lies between phases.
@@ -7,7 +7,7 @@
 // are rows 0 to 7 of A, outputs the columns of B. The columns of a tile are divided among the warps in blocks
 // of 32; within a block a thread's 8 neighbouring elements serve as its share of two k16 steps, in A and B
 // alike, so that both are read in 16-byte accesses. The sums of the warps are added in warp order. Every
-// block normalises the latents of all slots itself, into shared memory: each slot's by 4, 2 or 1 warps.
+// block normalises the latents of all slots itself, into shared memory, a warp each.
 #pragma once
 
 #include "kernels/cuda/decode/attention.cuh"
@@ -25,7 +25,6 @@ class FewSlotsConsumer : public SlotConsumer {
                               const DecodeLayout& layout)
       : SlotConsumer(a, shared, memory, layout, a.slots),
         rows_(reinterpret_cast<bf16*>(memory + layout.rows)),
-        merged_parts_(reinterpret_cast<float4*>(memory + layout.sums + DecodeLayout::merge_offset(a.slots))),
         flag_(shared.first_flag) {
     if (lane_ == 0) {
       shared.pieces[0][warp_] = first_piece(shared.self);
@@ -115,10 +114,6 @@ class FewSlotsConsumer : public SlotConsumer {
   using Weights = uint4[kHeldBlocks];
   using Inputs = uint4[kHeldStages][kHeldBlocks];
 
-  /// Of the number of warps for each slot: 2, 1 or 0.
-  __device__ int log_slot_warps() const {
-    return 3 - (32 - __clz(a_.slots - 1));
-  }
   __device__ int row_of_lane() const {
     return min(lane_ / 4, a_.slots - 1);
   }
@@ -129,21 +124,13 @@ class FewSlotsConsumer : public SlotConsumer {
   __device__ __forceinline__ void wait_for_inputs(const Product& p, bool needed) {
     if (p.input == Input::attended) return;
     if (p.input == Input::hidden || !needed) return grid_.wait();
-    switch (log_slot_warps()) {
-      case 2:
-        return make_rows<4>(p);
-      case 1:
-        return make_rows<2>(p);
-      default:
-        return make_rows<1>(p);
-    }
+    make_rows(p);
   }
 
-  /// Waits, and makes the rows of all slots in shared memory, each by kWarps warps.
-  template <int kWarps>
+  /// Waits, and makes the rows of all slots in shared memory, each by a warp.
   __device__ void make_rows(const Product& p) {
-    const int slot = warp_ / kWarps;
-    NormRow<kWarps> row(warp_ % kWarps);
+    const int slot = warp_;
+    NormRow<1> row(0);
     const bool norm = is_norm(p), exists = slot < a_.slots;
     if (norm && exists) row.load_norm(p.norm, p.columns);
     grid_.wait();
@@ -153,9 +140,7 @@ class FewSlotsConsumer : public SlotConsumer {
       row.clear();
     }
     if (norm) {
-      float2 moments = row.moments(p.columns);
-      if (kWarps > 1) moments = merge_moments(moments, p.columns, row);
-      row.normalise(moments, p.columns);
+      row.normalise(row.moments(p.columns), p.columns);
     }
     if (exists) row.store(p.columns, [&](int column) { return rows_ + slot * (kRowPitch / 2) + column; });
     consumer_barrier();
@@ -281,13 +266,13 @@ class FewSlotsConsumer : public SlotConsumer {
 
   // ------------------------------------------------------- combining attention
 
-  /// Of all slots; each piece by as many warps as a slot has, so that each warp receives some 16 partials.
+  /// Of all slots; each piece by a warp, which receives some 16 partials.
   __device__ Share pieces_of(const AttentionPlan& plan) const {
     return Share(a_.slots * (plan.shape.width / 8));
   }
   __device__ HeadPiece first_piece(const AttentionPlan& plan) const {
     const Share pieces = pieces_of(plan);
-    return piece_or_none(plan, pieces.begin + (warp_ >> log_slot_warps()), pieces);
+    return piece_or_none(plan, pieces.begin + warp_, pieces);
   }
   __device__ HeadPiece piece_or_none(const AttentionPlan& plan, int i, const Share& pieces) const {
     if (i >= pieces.end) return {nullptr, 0, 0};
@@ -297,21 +282,16 @@ class FewSlotsConsumer : public SlotConsumer {
   /// This block's share of the pieces.
   __device__ __forceinline__ void combine(bool cross, const AttentionPlan& plan) {
     const Share pieces = pieces_of(plan);
-    const int warps = 1 << log_slot_warps(), together = kConsumerWarps / warps, part = warp_ % warps;
     HeadPiece piece = shared_.pieces[cross ? 1 : 0][warp_];
 #pragma unroll 1
-    for (int first = pieces.begin, buffer = 0; first < pieces.end; first += together, buffer ^= 1) {
-      const int i = first + warp_ / warps;
-      PairSum sum = combine_piece<3>(plan.shape, piece, lane_, part * 8, warps * 8, flag_ - 1);
-      if (warps > 1) sum = merge_warps(sum, merged_parts_ + buffer * kMergeQuadruples, warp_, lane_, warps);
-      if (i < pieces.end && part == 0 && lane_ < 4)
-        publish(a_.flagged.attended + i * 4 + lane_, quotient(sum), flag_);
-      if (first + together < pieces.end) piece = piece_or_none(plan, i + together, pieces);
+    for (int i = pieces.begin + warp_; i < pieces.end; i += kConsumerWarps) {
+      const PairSum sum = combine_piece<3>(plan.shape, piece, lane_, 0, 8, flag_ - 1);
+      if (lane_ < 4) publish(a_.flagged.attended + i * 4 + lane_, quotient(sum), flag_);
+      piece = piece_or_none(plan, i + kConsumerWarps, pieces);
     }
   }
 
   bf16* rows_;
-  float4* merged_parts_;
   uint32_t flag_;  // of what this phase publishes
 };
 

@@ -5,7 +5,8 @@
 // - bf16: by bf16, sums in f32. Rows 0 to 7 of A are the outputs with the lower 4 of a lane's weights, 8 to
 //   15 with the upper 4; two columns of B are the inputs of these halves, for each slot.
 // - e4m3: as f16, one instruction a pair, by f16 inputs scaled by the warp's largest; exact, except for
-//   inputs below 2^-30 of it. Otherwise like bf16.
+//   inputs below 2^-30 of it. Otherwise like bf16. So is i8 with 2 to 4 slots, two and a half instructions a
+//   pair.
 // - i8, one slot: by integers of two digits of 8 bits, in two columns of B, sums in s32. A power of two
 //   scales a warp's inputs: bf16 numbers down to 1/64 of the largest are exact, smaller ones are rounded to
 //   bf16's step at 1/64. Rows 8 to 15 of A are a second tile or, if there is none, other columns, whose
@@ -65,7 +66,7 @@ struct InputScale {
   }
 };
 
-/// bf16 and e4m3.
+/// All but i8 with one slot.
 template <DType kWeights, int kSlots>
 class HeldProducts {
   static_assert(kSlots <= 4);  // of 8 columns
@@ -87,7 +88,7 @@ class HeldProducts {
   /// Stores 4 neighbouring inputs of each tile of columns of a slot, as pairs of bf16.
   template <int kTiles>
   __device__ __forceinline__ void store_inputs(int slot, uint2 (&packed)[kTiles]) {
-    if constexpr (kWeights == DType::e4m3) make_halves(slot, packed);
+    if constexpr (is_narrow(kWeights)) make_halves(slot, packed);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       // Of every 4 words, 0 and 2 are for one column of B and 1 and 3 for the other, and are stored together.
@@ -131,6 +132,10 @@ class HeldProducts {
   __device__ static __forceinline__ uint4 read_block(uint32_t from) {
     if constexpr (kWeights == DType::bf16) return load_shared(from);
     const uint2 codes = load_shared_pair(from);
+    if constexpr (kWeights == DType::i8) {
+      const uint2 low = halves_of_int8(codes.x), high = halves_of_int8(codes.y);
+      return {low.x, low.y, high.x, high.y};
+    }
     return {half_pair(codes.x), half_pair(codes.x >> 16), half_pair(codes.y), half_pair(codes.y >> 16)};
   }
 
@@ -182,7 +187,7 @@ class HeldProducts {
 
   unsigned char* inputs_;
   int lane_;
-  float scale_ = 1;  // of this lane's sums; e4m3
+  float scale_ = 1;  // of this lane's sums; eight bits
 };
 
 template <>

@@ -33,6 +33,19 @@ __device__ inline uint32_t half_pair(uint32_t codes) {
   return pair;
 }
 
+/// 4 whole numbers of 8 bits as two pairs of f16, exactly: with the sign flipped they are the lower bits of
+/// numbers from 1024 on.
+__device__ inline uint2 halves_of_int8(uint32_t x) {
+  constexpr uint32_t kExponents = 0x64646464, kZero = 0x64806480;  // 1024 + 128, twice
+  const auto less_zero = [](uint32_t pair) {
+    uint32_t halves;
+    asm("sub.f16x2 %0, %1, %2;" : "=r"(halves) : "r"(pair), "r"(kZero));
+    return halves;
+  };
+  x ^= 0x80808080u;
+  return {less_zero(__byte_perm(x, kExponents, 0x4140)), less_zero(__byte_perm(x, kExponents, 0x4342))};
+}
+
 /// Sign, exponent and mantissa move to where bf16 has them, whose exponents are 120 less; subnormal numbers
 /// become those of bf16.
 __device__ inline uint2 widen_e4m3(uint32_t codes) {

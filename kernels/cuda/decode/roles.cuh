@@ -15,7 +15,7 @@ inline constexpr int kEpilogueWarp = kProducerWarp + 1;  // the first
 inline constexpr int kDecodeThreads = kConsumers + 128;
 
 // Slots up to which partials and results of attention go through flagged buffers; up to which all vectors do
-// (flagged_consumer.cuh), but for weights of int8, with which only those of one slot do.
+// (flagged_consumer.cuh).
 inline constexpr int kFewSlots = 8, kFlaggedSlots = 4;
 /// Of a kernel compiled for `slots`.
 __host__ __device__ constexpr bool is_flagged(int slots) {

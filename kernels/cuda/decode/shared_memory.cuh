@@ -76,33 +76,27 @@ inline constexpr int kMergeQuadruples = kConsumerWarps * 4, kMergeBytes = 2 * kM
 struct DecodeLayout {
   int cross_table, self_table, rows, sums, table, ring;
   __host__ __device__ static int align(int bytes) { return (bytes + 127) / 128 * 128; }
-  /// `flagged`: all vectors go through flagged buffers.
-  __host__ __device__ DecodeLayout(int slots, bool flagged, int cross_count, int layer_count,
-                                   int table_bytes) {
+  __host__ __device__ DecodeLayout(int slots, int cross_count, int layer_count, int table_bytes) {
     cross_table = align(static_cast<int>(sizeof(DecodeShared)));
     self_table = cross_table + align(cross_count * static_cast<int>(sizeof(DecodeCross)));
     rows = self_table + align(layer_count * static_cast<int>(sizeof(DecodeSelf)));
-    sums = rows + align(rows_bytes(slots, flagged));
-    table = sums + align(sums_bytes(slots, flagged));
+    sums = rows + align(rows_bytes(slots));
+    table = sums + align(sums_bytes(slots));
     ring = table + align(table_bytes);
   }
   /// Inputs of products.
-  __host__ __device__ static int rows_bytes(int slots, bool flagged) {
+  __host__ __device__ static int rows_bytes(int slots) {
     if (slots > kFewSlots) return 0;
-    return flagged ? kConsumerWarps * warp_input_bytes(slots) : slots * kRowPitch;
+    return is_flagged(slots) ? kConsumerWarps * warp_input_bytes(slots) : slots * kRowPitch;
   }
   /// Of a warp, where all vectors go through flagged buffers.
   __host__ __device__ static constexpr int warp_input_bytes(int slots) {
     return (slots - 1) * kInputPitch + kInputBytes;
   }
   /// Each warp's outputs of one pass of a product, or attention's partials, in the same place; side by side,
-  /// the former twice, where all vectors go through flagged buffers. Then, with few slots, what combining
-  /// needs.
-  __host__ __device__ static int sums_bytes(int slots, bool flagged) {
-    if (flagged) return 2 * product_bytes(slots) + kMergeBytes + kWarpPartialBytes;
-    return merge_offset(slots) + (slots <= kFewSlots ? kMergeBytes : 0);
-  }
-  __host__ __device__ static int merge_offset(int slots) {
+  /// the former twice, and what combining needs, where all vectors go through flagged buffers.
+  __host__ __device__ static int sums_bytes(int slots) {
+    if (is_flagged(slots)) return 2 * product_bytes(slots) + kMergeBytes + kWarpPartialBytes;
     return product_bytes(slots) > kWarpPartialBytes ? product_bytes(slots) : kWarpPartialBytes;
   }
   /// Warps that divide the columns of a slot among themselves.

@@ -64,12 +64,11 @@ inline int64_t table_bytes(const DecodeStep& k, int heads) {
 
 /// Whether all vectors go through flagged buffers.
 inline bool all_flagged(const DecodeStep& k) {
-  return k.slots == 1 || (k.slots <= kFlaggedSlots && k.weight_type != DType::i8);
+  return is_flagged(static_cast<int>(k.slots));
 }
 
 inline DecodeLayout layout_of(const DecodeStep& k, int table) {
-  return {static_cast<int>(k.slots), all_flagged(k), static_cast<int>(k.cross_blocks),
-          static_cast<int>(k.layers), table};
+  return {static_cast<int>(k.slots), static_cast<int>(k.cross_blocks), static_cast<int>(k.layers), table};
 }
 
 inline int64_t cache_slots(const DecodeStep& k) {

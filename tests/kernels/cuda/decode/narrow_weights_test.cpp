@@ -47,7 +47,7 @@ TEST_F(CudaDecode, NarrowWidths) {
 
 TEST_F(CudaDecode, NarrowSlots) {
   for (const DType weights : kNarrow) {
-    for (const int64_t slots : {2, 4, 7, 9, 17, 33, 64}) check({.slots = slots, .weights = weights});
+    for (const int64_t slots : {2, 3, 4, 7, 9, 17, 33, 64}) check({.slots = slots, .weights = weights});
     for (const int64_t slots : {2, 3, 4, 5})
       check({.slots = slots,
              .input = 512,
@@ -90,7 +90,7 @@ TEST_F(CudaDecode, NarrowTokens) {
 
 TEST_F(CudaDecode, NarrowRepeatable) {
   for (const DType weights : kNarrow)
-    for (const int64_t slots : {1, 6, 40})
+    for (const int64_t slots : {1, 2, 3, 4, 6, 40})
       check_repeatable({.slots = slots,
                         .latent = 512,
                         .self_heads = 8,
