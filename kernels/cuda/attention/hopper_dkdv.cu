@@ -309,7 +309,7 @@ class DkDvBlock {
   }
 
   __device__ void probabilities(int tile, int stage, float (&s)[32]) const {
-    if (!rows_.seen_by_all(limits(stage))) rows_.hide(a_, limits(stage), tile, s);
+    if (!rows_.all_seen() || rows_.warp_end() > limits(stage)[0]) rows_.hide(a_, limits(stage), tile, s);
     hopper::probabilities(statistics(stage), args_.scale_log2, s);
   }
 

@@ -198,7 +198,7 @@ class WideDkDvBlock {
       wgmma_fence_operand(s);
       for (;;) {
         const int* limits = vector<int>(L::kLimits, ring_.stage);
-        if (!rows.seen_by_all(limits)) rows.hide(a_, limits, tile, s);
+        if (!rows.all_seen() || rows.warp_end() > limits[0]) rows.hide(a_, limits, tile, s);
         probabilities(vector(L::kLse, ring_.stage), args_.scale_log2, s);
         mbarrier_arrive_warp(q_empty(ring_.stage));
         pack_a_fragment(s, p);
