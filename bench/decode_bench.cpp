@@ -1,8 +1,8 @@
 // decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--caches=bfloat16|fp8] [--layers=N]
-// [--blocks=N] [configuration ...]: times the fused decode step alone, replayed as a CUDA graph, for the
-// three configurations of configs/bench with full context and latents and each number of slots, and as
-// "NAME-tokens" for one slot whose context is kept as tokens. First checks slot 0 and the last slot against
-// the plain reference. Prints one line per run; exits with 1 if a check fails.
+// [--heads=N] [--blocks=N] [configuration ...]: times the fused decode step alone, replayed as a CUDA graph,
+// for the three configurations of configs/bench with full context and latents and each number of slots, and
+// as "NAME-tokens" for one slot whose context is kept as tokens. First checks slot 0 and the last slot
+// against the plain reference. Prints one line per run; exits with 1 if a check fails.
 #include <charconv>
 #include <cstdio>
 #include <map>
@@ -152,6 +152,7 @@ const std::map<std::string, DType> kWeights{
 int main_of(int count, char** words) {
   std::vector<int64_t> slots{1, 8, 64};
   std::vector<int64_t> layers;  // one number, if not those of the configuration
+  std::vector<int64_t> heads;   // one number, likewise
   std::vector<int64_t> blocks;  // one number: multiprocessors to use, if not all
   DType weights = DType::bf16, caches = DType::bf16;
   std::vector<std::string> names;
@@ -160,6 +161,8 @@ int main_of(int count, char** words) {
     if (word.starts_with("--slots=") && read_counts(word.substr(8), slots)) {
       continue;
     } else if (word.starts_with("--layers=") && read_counts(word.substr(9), layers)) {
+      continue;
+    } else if (word.starts_with("--heads=") && read_counts(word.substr(8), heads)) {
       continue;
     } else if (word.starts_with("--blocks=") && read_counts(word.substr(9), blocks)) {
       continue;
@@ -172,7 +175,7 @@ int main_of(int count, char** words) {
     } else {
       std::fprintf(stderr,
                    "decode_bench [--slots=1,8,64] [--weights=bfloat16|fp8|int8] [--caches=bfloat16|fp8] "
-                   "[--layers=N] [--blocks=N] [imagenet64|copy131k|music4k[-tokens]] ...\n");
+                   "[--layers=N] [--heads=N] [--blocks=N] [imagenet64|copy131k|music4k[-tokens]] ...\n");
       return 2;
     }
   }
@@ -192,6 +195,7 @@ int main_of(int count, char** words) {
     DecodeShape shape = kShapes.at(name);
     shape.weights = weights, shape.caches = caches;
     if (!layers.empty()) shape.layers = layers.back();
+    if (!heads.empty()) shape.cross_heads = shape.self_heads = heads.back();
     good = run(launch, name, shape, slots) && good;
   }
   cudaStreamDestroy(stream);

@@ -222,11 +222,16 @@ class DecodeProducer : public RoleRegisters {
                      evict_first_);
   }
 
+  /// Of a piece of a row that is copied in bulk: of these, one by each lane fills a stage. More copies of
+  /// fewer bytes take longer than accesses of 16 bytes.
+  static constexpr int kBulkBytes = kCacheTileBytes / 32;
+
   /// Keys and values of one group of heads: two pieces of each row.
   __device__ void copy_heads(const AttentionShape& shape, const char* from, int group, int rows,
                              uint32_t full) const {
     const int bytes = shape.group * shape.head_dim * a_.cache_bytes;  // of a piece, a power of two
-    const int shift = __ffs(bytes / 16) - 1;                          // accesses of a piece, likewise
+    if (bytes >= kBulkBytes) return copy_pieces(shape, from + group * bytes, bytes, rows, full);
+    const int shift = __ffs(bytes / 16) - 1;  // accesses of a piece, likewise
     const int accesses = rows << (shift + 1);
     from += group * bytes;
 #pragma unroll 8
@@ -237,6 +242,18 @@ class DecodeProducer : public RoleRegisters {
           from + static_cast<int64_t>(row) * shape.row_bytes + piece * (shape.row_bytes / 2) + access * 16);
     }
     copies_arrive(full);
+  }
+
+  /// The same by a bulk copy for each piece.
+  __device__ void copy_pieces(const AttentionShape& shape, const char* from, int bytes, int rows,
+                              uint32_t full) const {
+    if (lane_ == 0) mbarrier_expect_tx(full, 2 * rows * bytes);
+    __syncwarp();
+#pragma unroll 1
+    for (int i = lane_; i < 2 * rows; i += 32)
+      bulk_load(stage() + i * bytes,
+                from + static_cast<int64_t>(i >> 1) * shape.row_bytes + (i & 1) * (shape.row_bytes / 2), full,
+                bytes, evict_first_);
   }
 
   const DecodeArguments& a_;

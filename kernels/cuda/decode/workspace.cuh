@@ -92,8 +92,12 @@ inline AttentionShape cross_shape(const DecodeStep& k) {
   return shape;
 }
 inline AttentionShape self_shape(const DecodeStep& k) {
-  return attention_shape(k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary, part_channels(k),
-                         all_flagged(k));
+  AttentionShape shape = attention_shape(k.latent_channels, k.self_heads, k.latent_rows, k.self_rotary,
+                                         part_channels(k), all_flagged(k));
+  // Heads of 256 channels are so few that each has partials of some 32 blocks. With several slots there are
+  // as many times the pieces to combine, and the meetings of the warps would cost more than they save.
+  if (k.slots == 1 && shape.head_dim > 128) shape.many_partials = true;
+  return shape;
 }
 
 /// Offsets of the workspace's arrays, in bytes. Flagged buffers, of 8-byte words, are all of them, or with
