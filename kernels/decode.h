@@ -128,9 +128,9 @@ struct DecodeStep {
 namespace cuda {
 /// Whether decode_step supports this step on the launch's device: bf16, with weights and caches of bf16 or
 /// eight bits, compute capability 9.0, up to 64 slots, widths that are multiples of 32 up to 1024, heads of
-/// 32, 64, 128 or 256 channels; a context kept as tokens for one slot, where a head's products with the vocabulary
-/// fit beside the weights (about 850 ids at 16 rotated pairs per head). Checks pointers only for presence and
-/// alignment.
+/// 32, 64, 128 or 256 channels; a context kept as tokens for one slot, where a head's products with the
+/// vocabulary fit beside the weights (about 850 ids at 16 rotated pairs per head). Checks pointers only for
+/// presence and alignment.
 bool decode_supports(const Launch& launch, const DecodeStep& step);
 /// Multiprocessors that a step takes, one block each. Up to 4 slots no more than there are tiles of latents,
 /// since the others would only wait, and ask for the same words; but all where most of what a step reads are
