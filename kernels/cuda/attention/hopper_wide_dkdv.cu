@@ -12,9 +12,9 @@
 // Blocks fetch the next key tile from a counter, as in hopper_dkdv.cu.
 //
 // Registers of a consumer thread, of 240: dK or dV 128, scores 32, the operand of the gradients 16. Shared
-// memory, 212 KiB: K and V, two stages of Q and two of dO, each 32 KiB; two buffers of P^T, 8 KiB each. dK
-// and dV leave through registers. Of each tile 64 KiB are read from the L2 cache for 33.6 million
-// multiply-adds, 2,048 cycles of the tensor cores, which is about what the L2 cache can deliver in that time.
+// memory, 210 KiB: K and V, two stages of Q and two of dO, each 32 KiB; two buffers of P^T, 8 KiB each. dK
+// and dV leave through registers. A tile takes the tensor cores 2,048 cycles; its 64 KiB of Q and dO take the
+// L2 cache some 2,600, which is the limit.
 #include "kernels/cuda/attention/hopper_key_tiles.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
 #include "kernels/cuda/hopper/rotate_rows.cuh"

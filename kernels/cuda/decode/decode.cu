@@ -33,11 +33,11 @@
 //
 // Weights of eight bits (narrow_weights.cuh) lie in the same tiles, of half the bytes, so that phases, tiles
 // and the depth of the ring in phases stay what they are; the epilogue multiplies sums by the scales of rows.
-// With one slot, integers are multiplied as they are (held_products.cuh), else with up to 4 as f16, e4m3
-// always; with more
-// the consumers make bf16 of both as they take them from the ring. Half the bytes make a step only a little
-// faster: they are not what bounds it. With one slot the conversion of e4m3, about 1000 cycles of a phase of
-// 4 tiles, fits into the time in which a phase's inputs are on their way from other blocks.
+// With one slot integers are multiplied as they are, with 2 to 4 as f16, as e4m3 is with up to 4
+// (held_products.cuh); with more the consumers make bf16 of both as they take them from the ring. Half the
+// bytes make a step only a little faster: they are not what bounds it. With one slot the conversion of e4m3,
+// about 1000 cycles of a phase of 4 tiles, fits into the time in which a phase's inputs are on their way from
+// other blocks.
 //
 // That time, some 2000 cycles from the publication of a vector to its arrival in all blocks, is also what
 // consumers have to find the next phase, its share and its weights: whatever takes longer than that delays

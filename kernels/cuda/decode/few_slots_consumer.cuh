@@ -1,7 +1,7 @@
-// The consumers of the fused decode step for 5 to 8 slots. With so few, the
-// chain of the phases counts as much as the bytes: a warp takes four stages of its weights into registers
-// before it waits for the inputs; split-KV partials and the combined results of attention go through flagged
-// buffers, without a barrier; otherwise a barrier over the grid lies between phases.
+// The consumers of the fused decode step for 5 to 8 slots. With so few, the chain of the phases counts as
+// much as the bytes: a warp takes four stages of its weights into registers before it waits for the inputs;
+// split-KV partials and the combined results of attention go through flagged buffers, without a barrier;
+// otherwise a barrier over the grid lies between phases.
 //
 // A product multiplies the block's tiles of 8 outputs with the inputs of all slots on the tensor cores: slots
 // are rows 0 to 7 of A, outputs the columns of B. The columns of a tile are divided among the warps in blocks

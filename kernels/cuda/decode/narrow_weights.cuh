@@ -1,7 +1,7 @@
-// Weights of the fused decode step as they lie in the ring, and how, for several slots, those of eight bits
-// become the bf16 that tensor cores multiply: exactly, without their scales, which multiply the sums. A
-// conversion instruction of the hardware gives f16, and two more steps bf16; moving bits takes as many
-// instructions, for integers and e4m3 alike. One slot needs no bf16: held_products.cuh.
+// Weights of the fused decode step as they lie in the ring, and how those of eight bits become what tensor
+// cores multiply: exactly, without their scales, which multiply the sums. For up to 4 slots that is f16
+// (held_products.cuh): a conversion instruction of e4m3, a subtraction of integers. For more it is bf16,
+// which takes two more steps from f16; moving bits takes as many instructions, for integers and e4m3 alike.
 #pragma once
 
 #include "kernels/cuda/decode/loads.cuh"
