@@ -136,7 +136,7 @@ bool decode_supports(const Launch& launch, const DecodeStep& step);
 /// since the others would only wait, and ask for the same words; but all where most of what a step reads are
 /// keys and values of the context.
 int decode_blocks(const Launch& launch, const DecodeStep& step);
-/// Bytes of DecodeStep::workspace.
+/// Bytes of DecodeStep::workspace, of a step that is supported.
 int64_t decode_workspace(const Launch& launch, const DecodeStep& step);
 /// Initialises the workspace for steps like this one, in stream order.
 void decode_prepare(const Launch& launch, const DecodeStep& step);
