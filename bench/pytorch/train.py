@@ -1,6 +1,6 @@
 """Times training steps, attention and roofline figures in PyTorch; prints a line of JSON for each.
 
-    python3 bench/pytorch/train.py NAME[:eager][:dropout]... | attention[:B,H,M,N,D] | roofline
+    python3 bench/pytorch/train.py NAME[:eager][:dropout]... | attention[:B,H,M,N,D]... | roofline
     torchrun --nproc-per-node 2 bench/pytorch/train.py NAME...      (DistributedDataParallel, NAME's batch on each GPU)
 
 NAME: a key of CONFIGS in model.py, which has the shapes of configs/bench/NAME.yaml. A step is torch.compile'd (unless
@@ -184,7 +184,7 @@ def roofline():
 
 def main():
     parser = argparse.ArgumentParser(description="Times training steps, attention and roofline figures in PyTorch.")
-    parser.add_argument("what", nargs="+", help="NAME[:eager][:dropout], attention[:B,H,M,N,D] or roofline")
+    parser.add_argument("what", nargs="+", help="NAME[:eager][:dropout], attention[:B,H,M,N,D]... or roofline")
     names = parser.parse_args().what
     if RANKS > 1:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -22,6 +22,7 @@
 namespace perceiver::kernels::cuda::hopper {
 
 inline constexpr int kKeyTile = 128, kQueryTile = 128;
+inline constexpr int kBackwardQueries = 64;                 // of a tile for dK and dV, and of statistics
 inline constexpr uint32_t kOwnTileBytes = 128 * kRowBytes;  // 64 columns of the block's own 128 rows
 
 struct BackwardArguments {
@@ -45,7 +46,7 @@ struct BackwardArguments {
 template <int kD>
 struct BackwardShape {
   static constexpr int D = kD, kTiles = (D + kTileColumns - 1) / kTileColumns;
-  static constexpr int kQueries = 64, kKeys = 64;
+  static constexpr int kQueries = kBackwardQueries, kKeys = 64;
   static constexpr int kOwnKeys = D > 128 ? 64 : kKeyTile;  // a block's tile for dK and dV
   static constexpr bool kOwnInRegisters = kTiles == 1;      // OwnRows
   static constexpr uint32_t kKeyBytes = kTiles * kOwnTileBytes;

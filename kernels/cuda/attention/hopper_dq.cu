@@ -10,22 +10,14 @@
 // D / 4 each. Shared memory: Q, dO, dQ, and kStages stages of K and V: 176 KiB up to D = 64 (8 stages), 224
 // KiB above (4 stages; a warpgroup holds up to three). Q and dO of the next tile are loaded once those of
 // this one are in registers, or above D = 64 once its last S and dP are complete.
-#include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
+#include "kernels/cuda/attention/hopper_query_tiles.cuh"
 #include "kernels/cuda/attention/store_codes.cuh"
-#include "kernels/cuda/hopper/query_rows.cuh"
 #include "kernels/cuda/hopper/rotate_rows.cuh"
 #include "kernels/cuda/hopper/schedule.cuh"
 
 namespace perceiver::kernels::cuda::hopper {
 namespace {
-
-/// What the producer tells the consumers of a tile of queries.
-struct DqWork {
-  QueryTile tile;
-  int key_tiles;       // at least 1, which is hidden where the queries see nothing; 0: no more work
-  int group_tiles[2];  // of these, the first ones that a query of this warpgroup sees; at least 1
-};
 
 template <typename S>
 struct DqLayout {
@@ -112,7 +104,7 @@ class DqBlock {
       const int first_row = seen > 0 ? tile.first_key : static_cast<int>(a_.keys);
       mbarrier_wait(own_empty(), parity ^ 1);
       load_own(tile);
-      describe(tile, key_tiles, work(parity));
+      describe_queries<kKeys>(a_, tile, key_tiles, work(parity));
       mbarrier_arrive(own_full());
       for (int t = key_tiles - 1; t >= 0; --t, ring.advance()) {
         mbarrier_wait(empty(ring.stage), ring.phase ^ 1);
@@ -138,17 +130,6 @@ class DqBlock {
     tma_load_tiles<S::kTiles>(v_stage(stage), L::kKeyTileBytes, &args_.v_rows, full(stage), tile.head, row,
                               tile.example);
     mbarrier_arrive(full(stage));
-  }
-
-  __device__ void describe(const QueryTile& tile, int key_tiles, DqWork& work) const {
-    work.tile = tile;
-    work.key_tiles = key_tiles;
-    const int32_t* limits = tile.limits(a_);
-    for (int group = 0; group < 2; ++group) {
-      const int last = min(tile.query_count, group * 64 + 64) - 1;
-      const int keys = min(limits[last], tile.key_end) - tile.first_key;
-      work.group_tiles[group] = max(keys + kKeys - 1, kKeys) / kKeys;
-    }
   }
 
   // --- Consumer warpgroups.

@@ -7,8 +7,6 @@
 
 namespace perceiver::kernels::cuda::hopper {
 
-inline constexpr int kBackwardQueries = 64;  // of a tile
-
 /// A tile of keys of one example and head.
 struct KeyItem {
   int example, head;  // head < 0: no more work

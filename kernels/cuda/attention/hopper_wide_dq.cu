@@ -10,9 +10,8 @@
 // Registers of a consumer thread, of 240: dQ 128, S and dP 32 each, dS 16. Shared memory, 224 KiB: Q and dO,
 // two stages of K, one of V: V of a tile is needed for dP alone, so that the next one has the time of the
 // other products. dQ leaves through registers.
-#include "kernels/cuda/attention/hopper_backward.cuh"
 #include "kernels/cuda/attention/hopper_launch.cuh"
-#include "kernels/cuda/hopper/query_rows.cuh"
+#include "kernels/cuda/attention/hopper_query_tiles.cuh"
 #include "kernels/cuda/hopper/rotate_rows.cuh"
 #include "kernels/cuda/hopper/schedule.cuh"
 
@@ -20,13 +19,6 @@ namespace perceiver::kernels::cuda::hopper {
 namespace {
 
 using Wide = BackwardShape<256>;
-
-/// What the producer tells the consumers of a tile of queries.
-struct WideDqWork {
-  QueryTile tile;
-  int key_tiles;       // at least 1, which is hidden where the queries see nothing; 0: no more work
-  int group_tiles[2];  // of these, the first ones that a query of this warpgroup sees; at least 1
-};
 
 struct WideDqLayout {
   static constexpr int kStages = 2, kKeys = Wide::kKeys;
@@ -37,7 +29,7 @@ struct WideDqLayout {
   // next.
   static constexpr uint32_t kBarriers = kV + kKeyBytes;
   static constexpr uint32_t kWork = kBarriers + 8 * (4 + 2 * kStages);
-  static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(WideDqWork);
+  static constexpr uint32_t kSharedBytes = kWork + 2 * sizeof(DqWork);
 };
 static_assert(WideDqLayout::kSharedBytes <= 227 * 1024);
 
@@ -78,8 +70,8 @@ class WideDqBlock {
   __device__ uint32_t k_empty(int stage) const { return barrier(4 + kStages + stage); }
 
   __device__ uint32_t k_stage(int stage) const { return shared_ + L::kK + stage * L::kKeyBytes; }
-  __device__ WideDqWork& work(uint32_t parity) const {
-    return reinterpret_cast<WideDqWork*>(memory_ + L::kWork)[parity];
+  __device__ DqWork& work(uint32_t parity) const {
+    return reinterpret_cast<DqWork*>(memory_ + L::kWork)[parity];
   }
 
   __device__ void init_barriers() const {
@@ -104,7 +96,7 @@ class WideDqBlock {
       const int first_row = seen > 0 ? tile.first_key : static_cast<int>(a_.keys);
       mbarrier_wait(own_empty(), parity ^ 1);
       load_own(tile);
-      describe(tile, key_tiles, work(parity));
+      describe_queries<kKeys>(a_, tile, key_tiles, work(parity));
       mbarrier_arrive(own_full());
       for (int t = key_tiles - 1; t >= 0; --t, ring.advance(), v_parity ^= 1) {
         const int row = first_row + t * kKeys;
@@ -133,24 +125,13 @@ class WideDqBlock {
     mbarrier_arrive(full);
   }
 
-  __device__ void describe(const QueryTile& tile, int key_tiles, WideDqWork& work) const {
-    work.tile = tile;
-    work.key_tiles = key_tiles;
-    const int32_t* limits = tile.limits(a_);
-    for (int group = 0; group < 2; ++group) {
-      const int last = min(tile.query_count, group * 64 + 64) - 1;
-      const int keys = min(limits[last], tile.key_end) - tile.first_key;
-      work.group_tiles[group] = max(keys + kKeys - 1, kKeys) / kKeys;
-    }
-  }
-
   // --- Consumer warpgroups. Each issues all products unconditionally.
 
   __device__ void consume() {
     float s[32], d_p[32];
     uint32_t d_s[16];
     for (uint32_t parity = 0; wait_for_work(parity); parity ^= 1) {
-      const WideDqWork& own = work(parity);
+      const DqWork& own = work(parity);
       const Rows rows(a_, own.tile, consumer_warp());
       load_statistics(rows, own.tile);
       pass_over_hidden(own);
@@ -205,7 +186,7 @@ class WideDqBlock {
     }
   }
 
-  __device__ void pass_over_hidden(const WideDqWork& own) {
+  __device__ void pass_over_hidden(const DqWork& own) {
     for (int t = uniform(own.key_tiles); t > static_cast<int>(uniform(own.group_tiles[group_])); --t) {
       mbarrier_wait(k_full(ring_.stage), ring_.phase);
       mbarrier_arrive_warp(k_empty(ring_.stage));

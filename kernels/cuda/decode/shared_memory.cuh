@@ -55,7 +55,7 @@ struct DecodeShared {
   // What aside.cuh puts there.
   uint32_t aside[kConsumerWarps][kAsideWords];
   uint64_t sums_full[2], sums_empty[2];  // where all vectors go through flagged buffers
-  float2 moments[kConsumerWarps];        // LayerNorm with several slots: a warp's mean and sum of squares
+  float2 moments[kConsumerWarps];        // LayerNorm with many slots: a warp's mean and sum of squares
   HeadPiece pieces[2][kConsumerWarps];   // with few slots: each warp's first, of self- and cross-attention
   uint32_t first_flag;
   bool clears;
